@@ -1,0 +1,49 @@
+# One-line verbs. PYTHON=python3.12 chooses the interpreter, ARGS="..." passes arguments on.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+EXTRAS := train,serving,record,box2d,postgres,bench,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help install train serve watch record lint types test bench constraints clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: .venv/.installed ## set up .venv (every other verb does it when needed)
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+train: .venv/.installed ## train, register and promote a champion; ARGS="--help" shows every option
+	$(BIN)/python -m flows.train $(ARGS)
+
+serve: .venv/.installed ## play the champion in the browser, http://127.0.0.1:8000
+	$(BIN)/python -m serving $(ARGS)
+
+watch: .venv/.installed ## play the champion in Gymnasium's own window
+	$(BIN)/python -m serving watch $(ARGS)
+
+record: .venv/.installed ## write a video of the champion
+	$(BIN)/python -m serving record $(ARGS)
+
+lint: .venv/.installed ## ruff, formatting, import contracts
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: .venv/.installed ## mypy, strict
+	$(BIN)/mypy
+
+test: lint types ## lint, types and every test that needs no Docker engine
+	$(BIN)/pytest -m "not stack" $(ARGS)
+
+bench: .venv/.installed ## measure this project beside its peers; ARGS="--quick" for a minute
+	$(BIN)/python -m benchmarks $(ARGS)
+
+constraints: ## regenerate constraints.txt from pyproject.toml in a fresh environment
+	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	build/constraints/bin/pip install --quiet '.[$(EXTRAS)]' && build/constraints/bin/pip freeze --exclude dqn-pipeline | sed 's/+cpu$$//' > constraints.txt
+
+clean: ## remove .venv and caches; runs, models and checkpoints stay
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

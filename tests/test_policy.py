@@ -1,0 +1,72 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from serving.policy import OnnxPolicy, PolicyError
+
+PROPERTIES = {
+    "env_id": "CartPole-v1",
+    "action_meanings": "left,right",
+    "run_id": "0" * 32,
+    "seed": "7",
+    "config_sha256": "0" * 64,
+}
+
+
+def linear_model(
+    *,
+    properties: dict[str, str] = PROPERTIES,
+    batch: str | int = "batch",
+    input_name: str = "observation",
+    element: int = TensorProto.FLOAT,
+) -> bytes:
+    """q = observation @ W, with W chosen so that the second action wins when the pole leans right."""
+    weight = np.zeros((4, 2), dtype=helper.tensor_dtype_to_np_dtype(element))
+    weight[2] = [-1, 1]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", [input_name, "W"], ["q_values"])],
+        "linear",
+        [helper.make_tensor_value_info(input_name, element, [batch, 4])],
+        [helper.make_tensor_value_info("q_values", element, [batch, 2])],
+        [onnx.numpy_helper.from_array(weight, "W")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, properties)
+    return model.SerializeToString()
+
+
+def test_policy_acts_greedily_on_batches() -> None:
+    policy = OnnxPolicy.load(linear_model())
+    observation = np.array([[0, 0, 0.1, 0], [0, 0, -0.1, 0]], dtype=np.float64)
+    np.testing.assert_allclose(policy.q_values(observation), [[-0.1, 0.1], [0.1, -0.1]], rtol=1e-6)
+    assert policy.act(observation).tolist() == [1, 0]
+
+
+def test_policy_knows_where_it_comes_from() -> None:
+    metadata = OnnxPolicy.load(linear_model()).metadata
+    assert (metadata.env_id, metadata.action_meanings, metadata.seed) == ("CartPole-v1", ("left", "right"), 7)
+    assert (metadata.observation_size, metadata.num_actions) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (b"not a model", "not a loadable ONNX model"),
+        (linear_model(input_name="x"), "expected one input 'observation'"),
+        (linear_model(batch=1), "dynamic batch"),
+        (linear_model(element=TensorProto.DOUBLE), "must be float32"),
+        (linear_model(properties={"env_id": "CartPole-v1"}), "missing: action_meanings, run_id"),
+        (linear_model(properties=PROPERTIES | {"seed": "x"}), "'seed' must be a whole number"),
+        (linear_model(properties=PROPERTIES | {"action_meanings": "left"}), "1 action meanings for 2 Q-values"),
+    ],
+)
+def test_a_broken_contract_is_named(model: bytes, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        OnnxPolicy.load(model)
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 3), (1, 1, 4)])
+def test_a_wrong_observation_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected observations of shape \[batch, 4\]"):
+        OnnxPolicy.load(linear_model()).q_values(np.zeros(shape))
