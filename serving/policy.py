@@ -80,7 +80,7 @@ class OnnxPolicy:
 
     def act(self, observation: npt.NDArray[np.floating]) -> IntArray:
         """Greedy actions `[batch]` for observations `[batch, obs]`."""
-        return self.q_values(observation).argmax(axis=1)
+        return np.asarray(self.q_values(observation).argmax(axis=1), dtype=np.int64)
 
 
 def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:

@@ -33,7 +33,7 @@ def linear_model(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     helper.set_model_props(model, properties)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def test_policy_acts_greedily_on_batches() -> None:
