@@ -1,0 +1,246 @@
+"""Every hyper-parameter of a training run, validated, and the named presets."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Literal
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be trained; the message names the field, its value and what it may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DQNConfig:
+    """Configuration of one population of DQN agents.
+
+    Counts and intervals are per agent: with 16 agents, `batch_size=128` samples 16 batches of 128.
+    "Updates" are gradient updates. Features that take an interval, a rate or a norm are off at 0.
+    """
+
+    # Unknown keys are refused, and the sentences below become the forms of the Prefect UI.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    env_id: str = "CartPole-v1"
+    """Gymnasium environment with a flat Box observation and a Discrete action space."""
+    seed: int = 0
+    """Seed of the whole population; training, selection and test draw from streams that never meet."""
+    num_agents: int = 16
+    """Independent agents trained side by side; they share this configuration and differ in their draws."""
+    num_envs: int = 16
+    """Sub-environments an agent steps at once."""
+
+    hidden_sizes: tuple[int, ...] = (128, 64)
+    """Widths of the hidden layers, each followed by ReLU."""
+    observation_scale: tuple[float, ...] = ()
+    """Observations are divided by this inside the network, one number an entry; empty leaves them as they are."""
+    initial_q: float = 0.0
+    """Added to the last layer's bias at the start; the value of surviving makes the start optimistic."""
+
+    replay_capacity: int = 100_000
+    """Transitions an agent's replay buffer holds."""
+    min_replay_batches: int = 10
+    """Batches the replay buffer must hold before learning starts."""
+    terminal_copies: int = 1
+    """How often a transition that ends in a terminal state is stored; rare endings are seen sooner above 1."""
+
+    epsilon_start: float = 1.0
+    """Exploration rate at the start."""
+    epsilon_end: float = 0.05
+    """Exploration rate after the decay."""
+    epsilon_decay_updates: int = 10_000
+    """Updates over which epsilon falls linearly; unused where it falls by episode."""
+    epsilon_decay_per_episode: float = 0.0
+    """Epsilon falls by this after each episode of an agent (the article); 0 takes the linear schedule."""
+
+    gamma: float = 0.99
+    """Discount factor."""
+    n_step: int = 1
+    """Environment steps whose rewards are summed before bootstrapping."""
+    reward_scale: float = 1.0
+    """Rewards are multiplied by this before learning; 1 - gamma keeps Q-values near 1."""
+    bootstrap_on_truncation: bool = True
+    """A time limit is not an end: bootstrap from the last observation. Off in the article."""
+    batch_size: int = 128
+    """Transitions in one update."""
+    updates_per_step: int = 1
+    """Updates after each step of the vector environment."""
+    loss: Literal["squared", "huber"] = "squared"
+    """Loss of the temporal-difference error."""
+    double_dqn: bool = True
+    """The online network chooses the action whose value the target network gives (van Hasselt et al., 2016)."""
+    max_gradient_norm: float = 0.0
+    """Clips each agent's own gradient norm."""
+
+    learning_rate: float = 1e-3
+    """AdamW's learning rate at the start."""
+    learning_rate_end: float = 1e-3
+    """Learning rate after the decay."""
+    learning_rate_decay_updates: int = 0
+    """Updates over which the learning rate falls linearly."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the moment estimates."""
+    adam_eps: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+
+    target_update_interval: int = 500
+    """Updates between hard copies of the online network to the target network."""
+    target_update_episodes: int = 0
+    """Episodes of an agent between hard copies of its target network (the article)."""
+    tau: float = 0.0
+    """Polyak rate: the target network moves this far towards the online network at every update."""
+    average_rate: float = 0.0
+    """Rate of the exponential average of the weights that is evaluated and exported; 0 takes the online network."""
+
+    max_updates: int = 50_000
+    """Budget: updates an agent."""
+    max_episodes: int = 0
+    """Budget: an agent stops after this many episodes (the article)."""
+    eval_start: int = 0
+    """Updates before the first evaluation."""
+    eval_interval: int = 1_000
+    """Updates between greedy evaluations of the population."""
+    eval_episodes: int = 10
+    """Episodes in each evaluation of an agent."""
+    acceptance_return: float | None = None
+    """An agent that reaches this in every acceptance episode is solved and leaves the population; none: never."""
+    acceptance_episodes: int = 100
+    """Episodes of the acceptance evaluation, on selection seeds."""
+    log_interval: int = 10
+    """Updates between metrics of the learner."""
+    checkpoint_interval: float = 10.0
+    """Seconds between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained.
+
+        Raises:
+            ConfigError: naming the first field that is out of range.
+        """
+        for name in _POSITIVE:
+            self._require(name, _number(getattr(self, name)) and getattr(self, name) > 0, "must be above 0")
+        for name in _NOT_NEGATIVE:
+            self._require(name, _number(getattr(self, name)) and getattr(self, name) >= 0, "must be 0 or above")
+        for name in _FRACTION:
+            self._require(name, _number(getattr(self, name)) and 0 <= getattr(self, name) <= 1, "must be from 0 to 1")
+        self._require("seed", self.seed < 2**63, "must be below 2^63")
+        self._require("gamma", self.gamma < 1, "must be below 1")
+        self._require("hidden_sizes", all(size > 0 for size in self.hidden_sizes), "must be positive")
+        self._require("observation_scale", all(s > 0 for s in self.observation_scale), "must be positive")
+        self._require("adam_betas", all(0 <= beta < 1 for beta in self.adam_betas), "must be from 0 to below 1")
+        self._require("initial_q", math.isfinite(self.initial_q), "must be finite")
+        self._require("loss", self.loss in ("squared", "huber"), "must be 'squared' or 'huber'")
+        self._require(
+            "replay_capacity",
+            self.replay_capacity >= self.min_replay_batches * self.batch_size,
+            f"must hold min_replay_batches x batch_size = {self.min_replay_batches * self.batch_size} transitions",
+        )
+        self._require(
+            "replay_capacity", self.replay_capacity >= self.num_envs, f"must hold one step of {self.num_envs} envs"
+        )
+        targets = [bool(self.target_update_interval), bool(self.target_update_episodes), bool(self.tau)]
+        if sum(targets) != 1:
+            raise ConfigError(
+                "exactly one of target_update_interval, target_update_episodes and tau must be above 0, got "
+                f"{self.target_update_interval}, {self.target_update_episodes} and {self.tau}"
+            )
+
+    def _require(self, name: str, condition: bool, expectation: str) -> None:
+        if not condition:
+            raise ConfigError(f"{name} {expectation}, got {getattr(self, name)!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "DQNConfig":
+        """Inverse of `to_dict`, also after a round trip through JSON.
+
+        Raises:
+            ConfigError: if a field is unknown or out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise ConfigError(f"unknown field {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**values)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the configuration, independent of field order."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+_POSITIVE: Final = (
+    "num_agents", "num_envs", "replay_capacity", "min_replay_batches", "terminal_copies", "n_step", "reward_scale",
+    "batch_size", "updates_per_step", "learning_rate", "adam_eps", "max_updates", "eval_interval", "eval_episodes",
+    "acceptance_episodes", "log_interval",
+)  # fmt: skip
+_NOT_NEGATIVE: Final = (
+    "seed", "epsilon_decay_updates", "max_gradient_norm", "learning_rate_end", "learning_rate_decay_updates",
+    "weight_decay", "target_update_interval", "target_update_episodes", "max_episodes", "eval_start",
+    "checkpoint_interval",
+)  # fmt: skip
+_FRACTION: Final = ("epsilon_start", "epsilon_end", "epsilon_decay_per_episode", "gamma", "tau", "average_rate")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+PresetName = Literal["cartpole", "article"]
+
+PRESETS: Final[dict[PresetName, DQNConfig]] = {
+    "cartpole": DQNConfig(
+        num_envs=128,
+        hidden_sizes=(32, 32),
+        observation_scale=(2.4, 3.0, 0.2095, 3.0),
+        initial_q=1.0,
+        replay_capacity=12_800,
+        terminal_copies=2,
+        epsilon_end=0.1,
+        epsilon_decay_updates=600,
+        gamma=0.995,
+        n_step=5,
+        reward_scale=0.005,
+        updates_per_step=2,
+        double_dqn=False,
+        learning_rate=1e-2,
+        learning_rate_end=2e-4,
+        learning_rate_decay_updates=1_200,
+        adam_betas=(0.9, 0.99),
+        adam_eps=1e-5,
+        weight_decay=0.0,
+        target_update_interval=0,
+        tau=0.2,
+        average_rate=0.01,
+        max_updates=2_400,
+        eval_start=450,
+        eval_interval=150,
+        eval_episodes=4,
+        acceptance_return=500.0,
+    ),
+    "article": DQNConfig(
+        num_agents=1,
+        num_envs=1,
+        batch_size=32,
+        epsilon_end=0.0,
+        epsilon_decay_per_episode=1e-4,
+        bootstrap_on_truncation=False,
+        double_dqn=False,
+        learning_rate=1e-4,
+        target_update_interval=0,
+        target_update_episodes=10,
+        max_updates=1_500 * 500,
+        max_episodes=1_500,
+        eval_interval=5_000,
+        eval_episodes=20,
+    ),
+}

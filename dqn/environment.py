@@ -1,0 +1,167 @@
+"""Vector environments as tensors `[A, E, ...]`; autoreset is handled here and nowhere else."""
+
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from torch import Tensor
+
+from dqn.replay import Transition
+from dqn.snapshot import capture, restore
+
+
+class EnvironmentUnsupportedError(ValueError):
+    """An environment this project cannot train on; the message says why and what is supported."""
+
+
+class VectorEnvironment:
+    """`num_agents x num_envs` sub-environments stepped as one.
+
+    Uses the environment's own vector implementation where its state can be captured and narrowed, and Gymnasium's
+    SyncVectorEnv otherwise. Gymnasium resets an ended sub-environment on the next step and ignores that step's action:
+    such a step is no transition, and comes back with `valid` false.
+    """
+
+    def __init__(self, env_id: str, *, num_agents: int, num_envs: int, seed: int) -> None:
+        self.env_id = env_id
+        self.num_envs = num_envs
+        self._envs = _make(env_id, num_agents * num_envs)
+        self.observation_size, self.num_actions = _sizes(self._envs, env_id)
+        self._first_action = int(getattr(self._envs.single_action_space, "start", 0))
+        self.reset(seed=seed)
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents whose sub-environments are stepped, A."""
+        return int(self._previous_ended.shape[0])
+
+    def reset(self, *, seed: int) -> None:
+        """Start every episode afresh."""
+        observation, _ = self._envs.reset(seed=seed)
+        self.observation = self._tensor(observation, torch.float32)
+        self._previous_ended = torch.zeros(self.observation.shape[:2], dtype=torch.bool)
+        self.episodic_return = torch.zeros(self.observation.shape[:2], dtype=torch.float64)
+
+    def step(self, action: Tensor) -> Transition:
+        """Take actions `[A, E]` and return what followed.
+
+        Afterwards `observation` is the next one to act on and `episodic_return` the undiscounted return so far,
+        complete where the episode ended.
+        """
+        observation, reward, terminated, truncated, _ = self._envs.step(action.flatten().numpy() + self._first_action)
+        transition = Transition(
+            observation=self.observation,
+            action=action,
+            reward=self._tensor(reward, torch.float32),
+            next_observation=self._tensor(observation, torch.float32),
+            terminated=self._tensor(terminated, torch.bool),
+            truncated=self._tensor(truncated, torch.bool),
+            valid=~self._previous_ended,
+        )
+        self.episodic_return = self.episodic_return * transition.valid + transition.reward
+        self.observation = transition.next_observation
+        self._previous_ended = transition.terminated | transition.truncated
+        return transition
+
+    def select(self, agents: Tensor) -> None:
+        """Keep the sub-environments of `agents`, an index tensor `[K]`, in that order; their episodes go on."""
+        rows = torch.arange(self.num_agents * self.num_envs).view(-1, self.num_envs)[agents].flatten()
+        self._envs = _narrow(self._envs, self.env_id, rows.numpy())
+        self.observation = self.observation[agents]
+        self._previous_ended = self._previous_ended[agents]
+        self.episodic_return = self.episodic_return[agents]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs; `envs` is None where the environment cannot be captured."""
+        return {
+            "envs": capture(self._envs),
+            "observation": self.observation,
+            "previous_ended": self._previous_ended,
+            "episodic_return": self.episodic_return,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Continue from a captured state; returns False where episodes had to start afresh instead."""
+        if state["envs"] is None:
+            return False
+        restore(self._envs, state["envs"])
+        self.observation = state["observation"]
+        self._previous_ended = state["previous_ended"]
+        self.episodic_return = state["episodic_return"]
+        return True
+
+    def close(self) -> None:
+        """Release the sub-environments."""
+        self._envs.close()
+
+    def _tensor(self, array: Any, dtype: torch.dtype) -> Tensor:
+        tensor = torch.from_numpy(np.asarray(array)).to(dtype)
+        return tensor.view(-1, self.num_envs, *tensor.shape[1:])
+
+
+def describe(env_id: str) -> tuple[int, int]:
+    """Observation size and number of actions of an environment.
+
+    Raises:
+        EnvironmentUnsupportedError: if it is unknown, or its spaces are none this project trains on.
+    """
+    envs = _make(env_id, 1)
+    try:
+        return _sizes(envs, env_id)
+    finally:
+        envs.close()
+
+
+def _make(env_id: str, num_envs: int) -> VectorEnv[Any, Any, Any]:
+    try:
+        spec = gym.spec(env_id)
+        own = spec.vector_entry_point is not None
+        envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point" if own else "sync")
+        if own and (not _is_array_env(envs) or envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP):
+            envs.close()
+            envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="sync")
+    except (gym.error.Error, ImportError) as error:
+        raise EnvironmentUnsupportedError(
+            f"environment {env_id!r} cannot be made: {error}. Expected the id of a registered Gymnasium environment, "
+            "such as CartPole-v1 or Acrobot-v1"
+        ) from error
+    return envs
+
+
+def _sizes(envs: VectorEnv[Any, Any, Any], env_id: str) -> tuple[int, int]:
+    observation, action = envs.single_observation_space, envs.single_action_space
+    if (
+        not isinstance(observation, spaces.Box)
+        or len(observation.shape) != 1
+        or not isinstance(action, spaces.Discrete)
+    ):
+        raise EnvironmentUnsupportedError(
+            f"environment {env_id!r} has observations {observation} and actions {action}; "
+            "supported are a flat Box (one axis of numbers) and a Discrete action space"
+        )
+    return observation.shape[0], int(action.n)
+
+
+def _is_array_env(envs: VectorEnv[Any, Any, Any]) -> bool:
+    """Whether all sub-environments live in arrays, as in Gymnasium's vector CartPole."""
+    return {"state", "steps", "prev_done"} <= vars(envs).keys()
+
+
+def _narrow(envs: VectorEnv[Any, Any, Any], env_id: str, rows: Any) -> VectorEnv[Any, Any, Any]:
+    """The sub-environments `rows` of `envs`, in mid-episode."""
+    if isinstance(envs, SyncVectorEnv):
+        kept = SyncVectorEnv([partial(envs.envs.__getitem__, row) for row in rows])
+        kept._autoreset_envs = envs._autoreset_envs[rows]
+        return kept
+    kept_arrays: Any = _make(env_id, len(rows))
+    source: Any = envs
+    kept_arrays.reset(seed=0)
+    kept_arrays.np_random = source.np_random
+    kept_arrays.state = source.state[:, rows]
+    kept_arrays.steps = source.steps[rows]
+    kept_arrays.prev_done = source.prev_done[rows]
+    return kept_arrays  # type: ignore[no-any-return] # attributes of one class behind a generic one

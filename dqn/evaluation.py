@@ -1,0 +1,55 @@
+"""Greedy returns of anything that acts, and the statistics a set of returns deserves. Torch-free."""
+
+from collections.abc import Callable
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+Act = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.integer]]
+
+
+def episodic_returns(act: Act, env_id: str, *, num_episodes: int, seed: int) -> npt.NDArray[np.float64]:
+    """Undiscounted returns `[num_episodes]` of as many episodes played side by side.
+
+    Args:
+        act: maps observations `[num_episodes, obs]` to actions `[num_episodes]`.
+        env_id: a registered Gymnasium environment.
+        num_episodes: number of sub-environments; the first episode of each counts.
+        seed: determines every initial state and every random transition.
+    """
+    envs = gym.make_vec(env_id, num_envs=num_episodes)
+    first_action = int(getattr(envs.single_action_space, "start", 0))
+    returns = np.zeros(num_episodes)
+    finished = np.zeros(num_episodes, dtype=np.bool_)
+    observation, _ = envs.reset(seed=seed)
+    while not finished.all():
+        action = act(np.asarray(observation, dtype=np.float32)) + first_action
+        observation, reward, terminated, truncated, _ = envs.step(action)
+        returns += np.where(finished, 0.0, reward)
+        finished |= terminated | truncated
+    envs.close()
+    return returns
+
+
+def interquartile_mean(values: Floats) -> float:
+    """Mean of the middle half of `values` `[N]` (Agarwal et al., 2021, section 4.3).
+
+    Each value weighs in by how much of its 1/N share lies between the quartiles, so N need not divide by four.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    edges = np.arange(len(ordered) + 1) / len(ordered)
+    weights = np.diff(np.clip(edges, 0.25, 0.75))
+    return float(np.average(ordered, weights=weights))
+
+
+def bootstrap_interval(
+    values: Floats, *, seed: int, level: float = 0.95, resamples: int = 2_000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the interquartile mean of `values` `[N]`."""
+    generator = np.random.default_rng(seed)
+    samples = generator.choice(np.asarray(values, dtype=np.float64), size=(resamples, len(values)))
+    means = np.sort([interquartile_mean(sample) for sample in samples])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

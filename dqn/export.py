@@ -1,0 +1,127 @@
+"""One agent's network as ONNX bytes that any runtime plays."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import nn
+
+from dqn.network import QNetworks
+
+QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+
+PARITY_OBSERVATIONS: Final = 10_000
+PARITY_TOLERANCE: Final = 1e-5
+_ROUNDING: Final = 1e-6  # Q-values closer than this are equal in float32: their argmax is no statement
+
+
+class ExportError(RuntimeError):
+    """The exported graph does not compute what the network computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelProperties:
+    """What an exported policy says about itself."""
+
+    env_id: str
+    action_meanings: tuple[str, ...]
+    run_id: str
+    seed: int
+    """Seed of the population."""
+    agent: int
+    """Which of its agents."""
+    config_sha256: str
+
+    def to_strings(self) -> dict[str, str]:
+        """As ONNX model properties, which are strings."""
+        return {
+            "env_id": self.env_id,
+            "action_meanings": ",".join(self.action_meanings),
+            "run_id": self.run_id,
+            "seed": str(self.seed),
+            "agent": str(self.agent),
+            "config_sha256": self.config_sha256,
+        }
+
+
+def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Callable[[bytes], QFunction]) -> bytes:
+    """Export the network of one agent, `properties.agent`, and check the result in the runtime that will play it.
+
+    Args:
+        networks: the population it is part of.
+        properties: written into the model.
+        load: turns the bytes into a function in the target runtime.
+
+    Returns:
+        A single-file ONNX model with a dynamic batch; the same network and properties give the same bytes.
+
+    Raises:
+        ExportError: if on 10,000 observations a Q-value differs by 1e-5 or a greedy action differs.
+    """
+    network = networks.agent(properties.agent).eval()
+    scale = networks.observation_scale.numpy()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nothing here uses
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations, none of them about this network
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, len(scale)),),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=["observation"],
+            output_names=["q_values"],
+            dynamic_shapes={"input": {0: torch.export.Dim("batch")}},
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    onnx.helper.set_model_props(model, properties.to_strings())
+    onnx.checker.check_model(model, full_check=True)
+    exported = model.SerializeToString(deterministic=True)
+    check_parity(network, load(exported), observation_scale=scale)
+    return bytes(exported)
+
+
+@torch.no_grad()
+def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale: npt.NDArray[np.float32]) -> None:
+    """Hold a runtime's Q-values against torch's on 10,000 observations.
+
+    Raises:
+        ExportError: if they differ by more than rounding explains, or prefer another action.
+    """
+    generator = np.random.default_rng(0)
+    scale = 2 * observation_scale
+    observation = generator.uniform(-scale, scale, (PARITY_OBSERVATIONS, len(scale))).astype(np.float32)
+    expected = network(torch.from_numpy(observation)).numpy()
+    actual = q_function(observation)
+    if not np.isfinite(actual).all():
+        raise ExportError("the exported network gives Q-values that are not finite")
+    difference = float(np.abs(actual - expected).max())
+    if difference >= PARITY_TOLERANCE:
+        raise ExportError(f"the exported network's Q-values differ by {difference:.1e} (allowed {PARITY_TOLERANCE})")
+    runner_up, best = np.sort(expected, axis=1)[:, -2:].T
+    decided = best - runner_up > _ROUNDING
+    changed = int((actual.argmax(1) != expected.argmax(1))[decided].sum())
+    if changed:
+        raise ExportError(f"the exported network prefers another action in {changed} of {PARITY_OBSERVATIONS} cases")
+
+
+def _strip(model: Any) -> None:
+    """Remove what the exporter says about the machine it ran on, such as source paths."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    model.graph.doc_string = ""
+    del model.graph.metadata_props[:]
+    for value in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""

@@ -1,0 +1,157 @@
+"""Gradient updates of a population: TD targets, loss, optimizer and target networks; knows no environment."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqn.config import DQNConfig
+from dqn.network import QNetworks
+from dqn.policy import greedy_action
+from dqn.replay import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateStatistics:
+    """What one update saw, before it changed the weights."""
+
+    td_loss: Tensor
+    """`[A]`, mean over the batch"""
+    q_value: Tensor
+    """`[A]`, mean Q-value of the actions taken"""
+
+
+@torch.no_grad()
+def td_target(batch: Batch, *, online: QNetworks, target: QNetworks, double_dqn: bool) -> Tensor:
+    """TD targets `[A, B]`: reward + discount x value of the next observation.
+
+    The value is the target network's maximum (Mnih et al., 2015), or its value of the online network's greedy action
+    (Double DQN: van Hasselt et al., 2016, equation 4).
+    """
+    q_next = target(batch.next_observation)
+    if double_dqn:
+        action = greedy_action(online(batch.next_observation))
+        value = q_next.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    else:
+        value = q_next.amax(-1)
+    return torch.addcmul(batch.reward, batch.discount, value)
+
+
+def td_loss(q_value: Tensor, target: Tensor, *, loss: str) -> Tensor:
+    """Loss `[A]` of Q-values `[A, B]` against fixed targets `[A, B]`: mean squared error, or Huber with delta 1."""
+    if loss == "huber":
+        return torch.nn.functional.huber_loss(q_value, target, reduction="none").mean(-1)
+    return torch.nn.functional.mse_loss(q_value, target, reduction="none").mean(-1)
+
+
+class Learner:
+    """Online and target networks, their optimizer, and the average of the weights that is evaluated."""
+
+    def __init__(self, config: DQNConfig, networks: QNetworks) -> None:
+        self._config = config
+        everyone = torch.arange(networks.num_agents)
+        self.online = networks.select(everyone).requires_grad_(True)
+        self.target = networks.select(everyone).requires_grad_(False)
+        self._average = networks.select(everyone).requires_grad_(False) if config.average_rate else None
+        self._optimizer = self._make_optimizer()
+        self.updates = 0
+
+    @property
+    def evaluated(self) -> QNetworks:
+        """The networks that are evaluated and exported: the averaged ones, or the online ones without averaging."""
+        return self._average or self.online
+
+    def update(self, batch: Batch) -> UpdateStatistics:
+        """One gradient update of every agent on its own part of the batch."""
+        target = td_target(batch, online=self.online, target=self.target, double_dqn=self._config.double_dqn)
+        q_values = self.online(batch.observation)
+        q_value = q_values.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
+        loss = td_loss(q_value, target, loss=self._config.loss)
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss.sum())  # agents share no parameter: the sum's gradient is each agent's own
+        if self._config.max_gradient_norm:
+            clip_gradients(self.online, self._config.max_gradient_norm)
+        self._set_learning_rate()
+        self._optimizer.step()
+        self.updates += 1
+        self._follow()
+        return UpdateStatistics(td_loss=loss.detach(), q_value=q_value.detach().mean(-1))
+
+    def copy_to_target(self, agents: Tensor) -> None:
+        """Copy the online networks of `agents`, an index tensor `[K]`, to their target networks."""
+        self.target.assign(agents, self.online.select(agents))
+
+    def select(self, agents: Tensor) -> None:
+        """Keep `agents`, an index tensor `[K]`, with their optimizer state."""
+        moments = [self._optimizer.state[parameter] for parameter in self.online.parameters()]
+        self.online = self.online.select(agents)
+        self.target = self.target.select(agents)
+        if self._average:
+            self._average = self._average.select(agents)
+        self._optimizer = self._make_optimizer()
+        for parameter, moment in zip(self.online.parameters(), moments, strict=True):
+            self._optimizer.state[parameter] = {
+                name: value[agents] if value.dim() else value for name, value in moment.items()
+            }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimizer state and the number of updates."""
+        return {
+            "online": self.online.state_dict(),
+            "target": self.target.state_dict(),
+            "average": self._average.state_dict() if self._average else None,
+            "optimizer": self._optimizer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`, into a learner of as many agents."""
+        self.online.load_state_dict(state["online"])
+        self.target.load_state_dict(state["target"])
+        if self._average:
+            self._average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        config = self._config
+        return torch.optim.AdamW(
+            self.online.parameters(),
+            lr=config.learning_rate,
+            betas=config.adam_betas,
+            eps=config.adam_eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def _set_learning_rate(self) -> None:
+        config = self._config
+        if not config.learning_rate_decay_updates:
+            return
+        progress = min(self.updates / config.learning_rate_decay_updates, 1.0)
+        rate = config.learning_rate + (config.learning_rate_end - config.learning_rate) * progress
+        self._optimizer.param_groups[0]["lr"] = rate
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        online: list[Tensor] = list(self.online.parameters())
+        target: list[Tensor] = list(self.target.parameters())
+        if self._config.tau:
+            torch._foreach_lerp_(target, online, self._config.tau)
+        elif self._config.target_update_interval and self.updates % self._config.target_update_interval == 0:
+            torch._foreach_copy_(target, online)
+        if self._average:
+            average: list[Tensor] = list(self._average.parameters())
+            torch._foreach_lerp_(average, online, self._config.average_rate)
+
+
+@torch.no_grad()
+def clip_gradients(networks: QNetworks, max_norm: float) -> Tensor:
+    """Scale each agent's gradient to at most `max_norm`; returns the norms before `[A]`."""
+    gradients = [parameter.grad for parameter in networks.parameters() if parameter.grad is not None]
+    norm = torch.stack([gradient.square().sum((1, 2)) for gradient in gradients]).sum(0).sqrt()
+    scale = (max_norm / norm.clamp_min(1e-12)).clamp_max(1.0)
+    for gradient in gradients:
+        gradient *= scale[:, None, None]
+    return norm

@@ -1,0 +1,115 @@
+"""Q-networks of a whole population as batched matrices."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class QNetworks(nn.Module):
+    """A independent multilayer perceptrons with ReLU, evaluated by one batched matmul a layer.
+
+    Parameters keep `nn.Linear`'s layout behind a leading agent axis: weights `[A, out, in]`, biases `[A, out, 1]`.
+    """
+
+    observation_scale: Tensor
+
+    def __init__(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor], observation_scale: Tensor, *, trainable: bool = False
+    ) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(w, requires_grad=trainable) for w in weights])
+        self.biases = nn.ParameterList([nn.Parameter(b, requires_grad=trainable) for b in biases])
+        self.register_buffer("observation_scale", observation_scale)
+
+    @classmethod
+    def initialised(
+        cls,
+        *,
+        seeds: Sequence[int],
+        observation_size: int,
+        hidden_sizes: Sequence[int],
+        num_actions: int,
+        observation_scale: Sequence[float] = (),
+        initial_q: float = 0.0,
+    ) -> "QNetworks":
+        """One network a seed, each with the initialisation of `nn.Linear`.
+
+        Weights and biases are uniform in +-1/sqrt(in), as `nn.Linear.reset_parameters` draws them; an agent's draws
+        depend on its own seed alone. `observation_scale` divides observations (empty: 1).
+
+        Raises:
+            ValueError: if the scale's length is not the observation's.
+        """
+        scale = torch.tensor(observation_scale or (1.0,) * observation_size, dtype=torch.float32)
+        if len(scale) != observation_size:
+            raise ValueError(f"observation_scale has {len(scale)} entries for observations of {observation_size}")
+        sizes = (observation_size, *hidden_sizes, num_actions)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        weights, biases = [], []
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            bound = 1 / math.sqrt(fan_in)
+            uniform = [torch.rand(fan_out, fan_in + 1, generator=generator) for generator in generators]
+            layer = (torch.stack(uniform) * 2 - 1) * bound
+            weights.append(layer[:, :, :-1].contiguous())
+            biases.append(layer[:, :, -1:].contiguous())
+        biases[-1] += initial_q
+        return cls(weights, biases, scale)
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents, A."""
+        return int(self.biases[0].shape[0])
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions, the width of the last layer."""
+        return int(self.biases[-1].shape[1])
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Q-values `[A, B, actions]` of observations `[A, B, obs]`."""
+        # Features before batch: the long batch axis is innermost in every matmul, also in the last, only `actions`
+        # wide one. Saves a third of a forward pass against `observation @ weight.mT`.
+        hidden = (observation / self.observation_scale).mT
+        layers = list(zip(self.weights, self.biases, strict=True))
+        for weight, bias in layers[:-1]:
+            hidden = torch.baddbmm(bias, weight, hidden).relu_()
+        weight, bias = layers[-1]
+        return torch.baddbmm(bias, weight, hidden).mT
+
+    def select(self, agents: Tensor) -> "QNetworks":
+        """A copy of the networks of `agents`, an index tensor `[K]`, in that order."""
+        weights = [w.detach()[agents] for w in self.weights]
+        biases = [b.detach()[agents] for b in self.biases]
+        return QNetworks(weights, biases, self.observation_scale, trainable=self.weights[0].requires_grad)
+
+    @torch.no_grad()
+    def assign(self, agents: Tensor, networks: "QNetworks") -> None:
+        """Overwrite the networks of `agents` `[K]` with the K given ones."""
+        for mine, given in zip(self.parameters(), networks.parameters(), strict=True):
+            mine[agents] = given
+
+    def agent(self, k: int) -> nn.Sequential:
+        """Network of agent k alone, `[B, obs] -> [B, actions]`, in plain `nn.Linear` layers."""
+        layers: list[nn.Module] = [ObservationScale(self.observation_scale.clone())]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            linear = nn.Linear(weight.shape[2], weight.shape[1])
+            linear.load_state_dict({"weight": weight[k].detach().clone(), "bias": bias[k, :, 0].detach().clone()})
+            layers += [linear, nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+
+class ObservationScale(nn.Module):
+    """Divides observations `[..., obs]` by a fixed scale `[obs]`."""
+
+    scale: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Scaled observations, the shape unchanged."""
+        return observation / self.scale

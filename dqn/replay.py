@@ -1,0 +1,222 @@
+"""Transitions, n-step accumulation and the replay buffer of a population; knows nothing of learning."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transition:
+    """One environment step of every sub-environment of every agent."""
+
+    observation: Tensor
+    """`[A, E, obs]`"""
+    action: Tensor
+    """`[A, E]`, int64"""
+    reward: Tensor
+    """`[A, E]`"""
+    next_observation: Tensor
+    """`[A, E, obs]`; the last of its episode where that ended, never the first of the next."""
+    terminated: Tensor
+    """`[A, E]`, bool"""
+    truncated: Tensor
+    """`[A, E]`, bool"""
+    valid: Tensor
+    """`[A, E]`, bool; false where a sub-environment was being reset and nothing else in the row means anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Transitions to learn from, B an agent, each over one or several environment steps."""
+
+    observation: Tensor
+    """`[A, B, obs]`"""
+    action: Tensor
+    """`[A, B]`, int64"""
+    reward: Tensor
+    """`[A, B]`, the discounted sum of the rewards on the way"""
+    next_observation: Tensor
+    """`[A, B, obs]`"""
+    discount: Tensor
+    """`[A, B]`, what the value of the next observation is worth: gamma^steps, and 0 after termination"""
+
+
+class NStepAccumulator:
+    """Sums rewards over n steps, or to an episode's end where that comes first (Sutton, 1988).
+
+    Each valid step starts a transition that is handed out n - 1 steps later, so memory holds the last n starts. A
+    finished episode's transitions are complete by then and wait unchanged; none reaches into the next episode.
+    """
+
+    def __init__(
+        self, *, n_step: int, gamma: float, bootstrap_on_truncation: bool, num_agents: int, num_envs: int, obs: int
+    ) -> None:
+        self._n_step = n_step
+        self._gamma = gamma
+        self._bootstrap_on_truncation = bootstrap_on_truncation
+        shape = (n_step, num_agents, num_envs)
+        self._observation = torch.zeros(*shape, obs)
+        self._next_observation = torch.zeros(*shape, obs)
+        self._action = torch.zeros(shape, dtype=torch.int64)
+        self._reward = torch.zeros(shape)
+        self._weight = torch.zeros(shape)  # gamma^k of the next reward, 0 once the episode ended
+        self._discount = torch.zeros(shape)
+        self._valid = torch.zeros(shape, dtype=torch.bool)
+        self._steps = 0
+
+    def push(self, transition: Transition) -> tuple[Batch, Tensor]:
+        """Add one step of every sub-environment; returns the transitions n - 1 steps old and which are valid.
+
+        Returns:
+            A batch whose second axis is the sub-environment, and a mask `[A, E]` (all false in the first n - 1 steps).
+        """
+        slot = self._steps % self._n_step
+        self._steps += 1
+        self._observation[slot] = transition.observation
+        self._action[slot] = transition.action
+        self._reward[slot] = 0.0
+        self._weight[slot] = transition.valid.float()
+        self._valid[slot] = transition.valid
+
+        ongoing = self._weight > 0
+        self._reward += self._weight * transition.reward
+        torch.where(
+            ongoing.unsqueeze(-1), transition.next_observation, self._next_observation, out=self._next_observation
+        )
+        self._weight *= self._gamma
+        bootstrap = ~transition.terminated
+        if not self._bootstrap_on_truncation:
+            bootstrap &= ~transition.truncated
+        torch.where(ongoing, self._weight * bootstrap, self._discount, out=self._discount)
+        self._weight *= ~(transition.terminated | transition.truncated)
+
+        oldest = self._steps % self._n_step
+        batch = Batch(
+            observation=self._observation[oldest],
+            action=self._action[oldest],
+            reward=self._reward[oldest],
+            next_observation=self._next_observation[oldest],
+            discount=self._discount[oldest],
+        )
+        return batch, self._valid[oldest]
+
+    def select(self, agents: Tensor) -> None:
+        """Keep the pending transitions of `agents`, an index tensor `[K]`."""
+        for name, value in self._tensors().items():
+            setattr(self, name, value[:, agents])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Pending transitions."""
+        return {"steps": self._steps, **self._tensors()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self._steps = state["steps"]
+        for name in self._tensors():
+            setattr(self, name, state[name])
+
+    def clear(self) -> None:
+        """Forget the pending transitions, where the environments had to be restarted."""
+        self._valid.zero_()
+        self._weight.zero_()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+
+class ReplayBuffer:
+    """A ring of transitions an agent, in one preallocated tensor.
+
+    A transition is one row of floats: sampling a batch for all agents is then a single gather, several times cheaper
+    than one a field. Actions are exact in float32 up to 2^24.
+    """
+
+    def __init__(self, *, num_agents: int, capacity: int, obs: int, generator: torch.Generator) -> None:
+        self._capacity = capacity
+        self._obs = obs
+        self._generator = generator
+        self._rows = torch.zeros(num_agents, capacity, row_width(obs))
+        self._position = torch.zeros(num_agents, dtype=torch.int64)
+        self._size = torch.zeros(num_agents, dtype=torch.int64)
+
+    @property
+    def size(self) -> Tensor:
+        """Transitions held `[A]`."""
+        return self._size
+
+    def insert(self, batch: Batch, valid: Tensor) -> None:
+        """Store the rows of a batch `[A, B, ...]` that `valid` `[A, B]` marks, over the oldest ones.
+
+        Raises:
+            ValueError: if a batch is larger than the ring, where the survivors would be arbitrary.
+        """
+        if batch.action.shape[1] > self._capacity:
+            raise ValueError(f"{batch.action.shape[1]} transitions at once do not fit a capacity of {self._capacity}")
+        rows = torch.cat(
+            [
+                batch.observation,
+                batch.next_observation,
+                batch.action.unsqueeze(-1).float(),
+                batch.reward.unsqueeze(-1),
+                batch.discount.unsqueeze(-1),
+            ],
+            dim=-1,
+        )
+        rank = valid.cumsum(1) - 1
+        slot = (self._position.unsqueeze(1) + rank) % self._capacity + self._offset()
+        self._rows.view(-1, rows.shape[-1])[slot[valid]] = rows[valid]
+        count = valid.sum(1)
+        self._position = (self._position + count) % self._capacity
+        self._size = (self._size + count).clamp_max(self._capacity)
+
+    def can_sample(self, batch_size: int, min_batches: int = 10) -> bool:
+        """Whether every agent holds at least `min_batches` batches."""
+        return int(self._size.min()) >= batch_size * min_batches
+
+    def sample(self, batch_size: int) -> Batch:
+        """A uniform sample with replacement of `batch_size` transitions an agent."""
+        draws = torch.rand(len(self._size), batch_size, dtype=torch.float64, generator=self._generator)
+        index = (draws * self._size.unsqueeze(1)).long() + self._offset()
+        rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
+        observation, next_observation, action, reward, discount = self._columns(rows)
+        return Batch(
+            observation=observation,
+            action=action.long(),
+            reward=reward,
+            next_observation=next_observation,
+            discount=discount,
+        )
+
+    def select(self, agents: Tensor) -> None:
+        """Keep the transitions of `agents`, an index tensor `[K]`."""
+        self._rows, self._position, self._size = self._rows[agents], self._position[agents], self._size[agents]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows in use and the ring's positions."""
+        used = int(self._size.max())
+        return {"rows": self._rows[:, :used].contiguous(), "position": self._position, "size": self._size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self._rows[:, : state["rows"].shape[1]] = state["rows"]
+        self._position, self._size = state["position"], state["size"]
+
+    def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        observation, next_observation = rows[..., : self._obs], rows[..., self._obs : 2 * self._obs]
+        action, reward, discount = rows[..., 2 * self._obs :].unbind(-1)
+        return observation, next_observation, action, reward, discount
+
+    def _offset(self) -> Tensor:
+        return torch.arange(len(self._size)).unsqueeze(1) * self._capacity
+
+
+def row_width(obs: int) -> int:
+    """Floats a stored transition takes: two observations, action, reward and discount."""
+    return 2 * obs + 3
+
+
+def replay_bytes(*, num_agents: int, capacity: int, obs: int) -> int:
+    """Memory of a replay buffer in bytes."""
+    return num_agents * capacity * row_width(obs) * 4

@@ -1,0 +1,22 @@
+"""Seeds of streams that never meet: what an agent is judged on, it was not trained on."""
+
+from typing import Final
+
+import numpy as np
+
+TRAINING: Final = 0
+SELECTION: Final = 1
+TEST: Final = 2
+
+_BLOCK_BITS: Final = 29
+_DRAW_BITS: Final = 28
+
+
+def stream_seed(seed: int, stream: int, *index: int) -> int:
+    """A 31-bit seed that depends on everything given.
+
+    Each stream has a block of 2^29 seeds and draws from its lower half: vector environments seed sub-environment i
+    with seed + i, which then stays inside the block.
+    """
+    state = np.random.SeedSequence(seed, spawn_key=(stream, *index)).generate_state(1)
+    return (stream << _BLOCK_BITS) | (int(state[0]) >> (32 - _DRAW_BITS))

@@ -1,0 +1,143 @@
+"""Everything a training run is at one moment: what a checkpoint holds."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqn.config import DQNConfig
+from dqn.environment import VectorEnvironment, describe
+from dqn.learner import Learner
+from dqn.memory import require_memory
+from dqn.metrics import POPULATION, MetricHistory, MetricName
+from dqn.network import QNetworks
+from dqn.replay import NStepAccumulator, ReplayBuffer, replay_bytes
+from dqn.seeding import TRAINING, stream_seed
+
+
+class TrainingState:
+    """The population in training and the record of the agents that have left it.
+
+    `agents` `[K]` names the K agents still in training; their networks, replay, environments and optimizer state have
+    K on the agent axis. What is kept of every agent, in training or not, has all A.
+    """
+
+    def __init__(self, config: DQNConfig) -> None:
+        """Start afresh.
+
+        Raises:
+            EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
+            MemoryError: if the replay buffer would not fit this machine.
+        """
+        A = config.num_agents
+        observation_size, num_actions = describe(config.env_id)
+        require_memory(replay_bytes(num_agents=A, capacity=config.replay_capacity, obs=observation_size))
+        self.config = config
+        self.agents = torch.arange(A)
+        self.generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
+        self.environment = VectorEnvironment(
+            config.env_id, num_agents=A, num_envs=config.num_envs, seed=stream_seed(config.seed, TRAINING, 1)
+        )
+        self.accumulator = NStepAccumulator(
+            n_step=config.n_step,
+            gamma=config.gamma,
+            bootstrap_on_truncation=config.bootstrap_on_truncation,
+            num_agents=A,
+            num_envs=config.num_envs,
+            obs=observation_size,
+        )
+        self.replay = ReplayBuffer(
+            num_agents=A, capacity=config.replay_capacity, obs=observation_size, generator=self.generator
+        )
+        networks = QNetworks.initialised(
+            seeds=[stream_seed(config.seed, TRAINING, 2, agent) for agent in range(A)],
+            observation_size=observation_size,
+            hidden_sizes=config.hidden_sizes,
+            num_actions=num_actions,
+            observation_scale=config.observation_scale,
+            initial_q=config.initial_q,
+        )
+        self.learner = Learner(config, networks)
+        self.metrics = MetricHistory()
+        self.epsilon = torch.ones(A)
+        self.last_step_valid = True
+        self.environment_steps = 0
+        self.evaluations = 0
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0
+
+        self.best = networks
+        self.final = networks.select(self.agents)
+        self.best_return = torch.full((A,), -torch.inf, dtype=torch.float64)
+        self.last_return = torch.zeros(A, dtype=torch.float64)
+        self.solved = torch.zeros(A, dtype=torch.bool)
+        self.episodes = torch.zeros(A, dtype=torch.int64)
+        self.updates = torch.zeros(A, dtype=torch.int64)
+        self.steps = torch.zeros(A, dtype=torch.int64)
+
+    def record(self, name: MetricName, value: Tensor) -> None:
+        """Record a metric `[K]` of the agents in training, at the current environment step."""
+        step = torch.full((len(self.agents),), self.environment_steps)
+        self.metrics.append(name, agent=self.agents, step=step, value=value)
+
+    def record_population(self, name: MetricName, value: float) -> None:
+        """Record a metric of the whole population, at the current environment step."""
+        self.metrics.append(
+            name,
+            agent=torch.tensor([POPULATION]),
+            step=torch.tensor([self.environment_steps]),
+            value=torch.tensor([value], dtype=torch.float64),
+        )
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the agents in `rows`, an index tensor `[K]` into those in training."""
+        self.agents = self.agents[rows]
+        self.epsilon = self.epsilon[rows]
+        if not rows.numel():
+            return
+        self.learner.select(rows)
+        self.replay.select(rows)
+        self.accumulator.select(rows)
+        self.environment.select(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state as nested plain data and tensors."""
+        return {
+            "learner": self.learner.state_dict(),
+            "replay": self.replay.state_dict(),
+            "accumulator": self.accumulator.state_dict(),
+            "environment": self.environment.state_dict(),
+            "metrics": self.metrics.state_dict(),
+            "best": self.best.state_dict(),
+            "final": self.final.state_dict(),
+            "generator": self.generator.get_state(),
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Continue from a captured state of the same configuration, into a state that was just started.
+
+        Returns:
+            False if the environments' state could not be captured, so that their episodes start afresh.
+        """
+        self.select(state["agents"])
+        for name in _PLAIN:
+            setattr(self, name, state[name])
+        self.learner.load_state_dict(state["learner"])
+        self.replay.load_state_dict(state["replay"])
+        self.accumulator.load_state_dict(state["accumulator"])
+        self.metrics.load_state_dict(state["metrics"])
+        self.best.load_state_dict(state["best"])
+        self.final.load_state_dict(state["final"])
+        self.generator.set_state(state["generator"])
+        if self.environment.load_state_dict(state["environment"]):
+            return True
+        self.environment.reset(seed=stream_seed(self.config.seed, TRAINING, 1, self.environment_steps))
+        self.accumulator.clear()
+        return False
+
+
+_PLAIN = (
+    "agents", "epsilon", "last_step_valid", "environment_steps", "evaluations", "seconds", "cpu_seconds",
+    "best_return", "last_return", "solved", "episodes", "updates", "steps",
+)  # fmt: skip

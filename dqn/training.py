@@ -1,0 +1,288 @@
+"""The training loop of a population."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Never
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dqn.config import DQNConfig
+from dqn.evaluation import episodic_returns, interquartile_mean
+from dqn.metrics import MetricHistory, Metrics
+from dqn.network import QNetworks
+from dqn.policy import episode_epsilon, epsilon_greedy, greedy_action, linear_epsilon
+from dqn.replay import Transition
+from dqn.seeding import SELECTION, stream_seed
+from dqn.state import TrainingState
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentResult:
+    """How one agent ended."""
+
+    agent: int
+    solved: bool
+    """Whether it passed the acceptance evaluation."""
+    selection_return: float
+    """Mean greedy return, on selection seeds, of the network that is kept."""
+    updates: int
+    environment_steps: int
+    episodes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """A trained population."""
+
+    config: DQNConfig
+    best: QNetworks
+    """Each agent's best network by evaluation; the accepted one of a solved agent."""
+    final: QNetworks
+    """Each agent's last network, whatever its evaluation said."""
+    agents: tuple[AgentResult, ...]
+    metrics: MetricHistory
+    seconds: float
+    """Wall-clock time of the loop, over all processes that took part."""
+    cpu_seconds: float
+
+    @property
+    def best_agent(self) -> int:
+        """The agent with the highest selection return; of equals, the one that needed the fewest updates."""
+        return min(self.agents, key=lambda agent: (-agent.selection_return, agent.updates, agent.agent)).agent
+
+    @property
+    def solved_fraction(self) -> float:
+        """Share of agents that passed the acceptance evaluation."""
+        return sum(agent.solved for agent in self.agents) / len(self.agents)
+
+
+def train(
+    config: DQNConfig,
+    *,
+    state: TrainingState | None = None,
+    on_metrics: Callable[[Sequence[Metrics]], None] = lambda _: None,
+    on_checkpoint: Callable[[TrainingState], None] = lambda _: None,
+) -> TrainingResult:
+    """Train a population until every agent is solved or the budget is spent.
+
+    Args:
+        config: what to train.
+        state: where an earlier process stopped; none starts afresh.
+        on_metrics: called with every record once, in order; a resumed run begins with those since its checkpoint.
+        on_checkpoint: called with the whole state at the start and every `checkpoint_interval` seconds, between two
+            steps, after `on_metrics` has had everything recorded so far.
+    """
+    state = state or TrainingState(config)
+    published = len(state.metrics)
+    on_checkpoint(state)
+    clock = _Clock(state)
+    with tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None) as progress:
+        while state.agents.numel() and state.learner.updates < config.max_updates:
+            collect(state)
+            if state.replay.can_sample(config.batch_size, config.min_replay_batches) and state.last_step_valid:
+                for _ in range(config.updates_per_step):
+                    learn(state)
+                    if evaluation_due(config, state.learner.updates):
+                        evaluate(state)
+                        _show(progress, state)
+                progress.update(state.learner.updates - progress.n)
+            retire(state)
+            on_metrics(state.metrics.since(published))
+            published = len(state.metrics)
+            if clock.checkpoint_due():
+                on_checkpoint(state)
+        if state.agents.numel():
+            evaluate(state)
+            leave(state, torch.arange(len(state.agents)))
+        on_metrics(state.metrics.since(published))
+    clock.checkpoint_due()
+    return _result(state)
+
+
+@torch.no_grad()
+def collect(state: TrainingState) -> None:
+    """Act once in every sub-environment and store the transitions that are complete."""
+    config = state.config
+    state.epsilon = _epsilon(state)
+    q_values = state.learner.online(state.environment.observation)
+    transition = state.environment.step(epsilon_greedy(q_values, state.epsilon, state.generator))
+    batch, complete = state.accumulator.push(transition)
+    state.replay.insert(batch, complete)
+    for _ in range(config.terminal_copies - 1):
+        state.replay.insert(batch, complete & (batch.discount == 0))
+    _record_episodes(state, transition)
+    state.last_step_valid = bool(transition.valid.any())
+    state.environment_steps += config.num_envs
+
+
+def learn(state: TrainingState) -> None:
+    """One gradient update of every agent."""
+    config = state.config
+    statistics = state.learner.update(state.replay.sample(config.batch_size))
+    if state.learner.updates % config.log_interval == 0:
+        state.record("train/td_loss", statistics.td_loss)
+        state.record("train/q_value", statistics.q_value)
+        state.record("train/epsilon", state.epsilon)
+
+
+def evaluation_due(config: DQNConfig, updates: int) -> bool:
+    """Whether the population is evaluated after this many updates."""
+    return updates >= config.eval_start and (updates - config.eval_start) % config.eval_interval == 0
+
+
+def evaluate(state: TrainingState) -> None:
+    """Greedy evaluation on selection seeds: keeps the best networks, and lets solved agents leave."""
+    config, networks = state.config, state.learner.evaluated
+    state.evaluations += 1
+    seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
+    returns = greedy_returns(networks, config.env_id, episodes=config.eval_episodes, seed=seed)
+    mean_return = returns.mean(1)
+    passed = torch.zeros(0, dtype=torch.int64)
+    if config.acceptance_return is not None:
+        candidates = (returns >= config.acceptance_return).all(1).nonzero().squeeze(1)
+        if candidates.numel():
+            seed = stream_seed(config.seed, SELECTION, state.evaluations, 1)
+            returns = greedy_returns(
+                networks.select(candidates), config.env_id, episodes=config.acceptance_episodes, seed=seed
+            )
+            mean_return[candidates] = returns.mean(1)
+            passed = candidates[(returns >= config.acceptance_return).all(1)]
+    state.record("eval/mean_return", mean_return)
+    state.last_return[state.agents] = mean_return
+    better = (mean_return >= state.best_return[state.agents]).nonzero().squeeze(1)
+    state.best.assign(state.agents[better], networks.select(better))
+    state.best_return[state.agents[better]] = mean_return[better]
+    state.solved[state.agents[passed]] = True
+    state.record_population("eval/iqm_return", interquartile_mean(state.last_return.numpy()))
+    state.record_population("eval/solved_fraction", float(state.solved.double().mean()))
+    leave(state, passed)
+
+
+def retire(state: TrainingState) -> None:
+    """Agents that have used up their episodes leave after a last evaluation."""
+    limit = state.config.max_episodes
+    if limit and bool((state.episodes[state.agents] >= limit).any()):
+        evaluate(state)
+        leave(state, (state.episodes[state.agents] >= limit).nonzero().squeeze(1))
+
+
+def leave(state: TrainingState, rows: Tensor) -> None:
+    """The agents in `rows` `[K]` of the current population leave it; the others go on undisturbed."""
+    if not rows.numel():
+        return
+    leaving = state.agents[rows]
+    state.final.assign(leaving, state.learner.evaluated.select(rows))
+    state.updates[leaving] = state.learner.updates
+    state.steps[leaving] = state.environment_steps
+    staying = torch.ones(len(state.agents), dtype=torch.bool)
+    staying[rows] = False
+    state.select(staying.nonzero().squeeze(1))
+
+
+@torch.no_grad()
+def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int) -> Tensor:
+    """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side."""
+
+    def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
+        q_values = networks(torch.from_numpy(observation).view(networks.num_agents, episodes, -1))
+        return greedy_action(q_values).flatten().numpy()
+
+    returns = episodic_returns(act, env_id, num_episodes=networks.num_agents * episodes, seed=seed)
+    return torch.from_numpy(returns).view(networks.num_agents, episodes)
+
+
+def _epsilon(state: TrainingState) -> Tensor:
+    config = state.config
+    if config.epsilon_decay_per_episode:
+        return episode_epsilon(
+            state.episodes[state.agents],
+            start=config.epsilon_start,
+            end=config.epsilon_end,
+            decay=config.epsilon_decay_per_episode,
+        )
+    epsilon = linear_epsilon(
+        state.learner.updates,
+        start=config.epsilon_start,
+        end=config.epsilon_end,
+        decay_updates=config.epsilon_decay_updates,
+    )
+    return torch.full((len(state.agents),), epsilon)
+
+
+def _record_episodes(state: TrainingState, transition: Transition) -> None:
+    """Record the returns of episodes that ended, at the environment step of their end."""
+    ended = transition.terminated | transition.truncated
+    if not bool(ended.any()):
+        return
+    row, column = ended.nonzero(as_tuple=True)
+    state.metrics.append(
+        "train/episodic_return",
+        agent=state.agents[row],
+        step=state.environment_steps + column,
+        value=state.environment.episodic_return[row, column],
+    )
+    before = state.episodes[state.agents]
+    state.episodes[state.agents] += ended.sum(1)
+    if interval := state.config.target_update_episodes:
+        due = before // interval != state.episodes[state.agents] // interval
+        state.learner.copy_to_target(due.nonzero().squeeze(1))
+
+
+def _show(progress: "tqdm[Never]", state: TrainingState) -> None:
+    steps = state.environment_steps * len(state.agents) / max(progress.format_dict["elapsed"], 1e-9)
+    progress.set_postfix(
+        {
+            "steps/s": f"{steps:,.0f}",
+            "mean return": f"{float(state.last_return.mean()):.1f}",
+            "solved": f"{float(state.solved.double().mean()):.0%}",
+        },
+        refresh=False,
+    )
+
+
+def _result(state: TrainingState) -> TrainingResult:
+    agents = tuple(
+        AgentResult(
+            agent=agent,
+            solved=bool(state.solved[agent]),
+            selection_return=float(state.best_return[agent]),
+            updates=int(state.updates[agent]),
+            environment_steps=int(state.steps[agent]),
+            episodes=int(state.episodes[agent]),
+        )
+        for agent in range(state.config.num_agents)
+    )
+    return TrainingResult(
+        config=state.config,
+        best=state.best,
+        final=state.final,
+        agents=agents,
+        metrics=state.metrics,
+        seconds=state.seconds,
+        cpu_seconds=state.cpu_seconds,
+    )
+
+
+class _Clock:
+    """Adds the time that passes to the state's account, and says when a checkpoint is due."""
+
+    def __init__(self, state: TrainingState) -> None:
+        self._state = state
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+        self._since_checkpoint = 0.0
+
+    def checkpoint_due(self) -> bool:
+        wall, cpu = time.monotonic(), time.process_time()
+        self._state.seconds += wall - self._wall
+        self._state.cpu_seconds += cpu - self._cpu
+        self._since_checkpoint += wall - self._wall
+        self._wall, self._cpu = wall, cpu
+        if self._since_checkpoint < self._state.config.checkpoint_interval:
+            return False
+        self._since_checkpoint = 0.0
+        return True
