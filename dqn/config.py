@@ -235,7 +235,7 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
         eval_interval=150,
         eval_episodes=4,
         acceptance_return=500.0,
-        acceptance_epsilon=0.1,
+        acceptance_epsilon=0.12,
     ),
     "article": DQNConfig(
         num_agents=1,
