@@ -116,6 +116,8 @@ class DQNConfig:
     """Updates between metrics of the learner."""
     checkpoint_interval: float = 10.0
     """Seconds between checkpoints."""
+    num_threads: int = 1
+    """Threads PyTorch computes with; results are reproduced by the same number of them."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained.
@@ -183,7 +185,7 @@ class DQNConfig:
 _POSITIVE: Final = (
     "num_agents", "num_envs", "replay_capacity", "min_replay_batches", "terminal_copies", "n_step", "reward_scale",
     "batch_size", "updates_per_step", "learning_rate", "adam_eps", "max_updates", "eval_interval", "eval_episodes",
-    "acceptance_episodes", "log_interval",
+    "acceptance_episodes", "log_interval", "num_threads",
 )  # fmt: skip
 _NOT_NEGATIVE: Final = (
     "seed", "epsilon_decay_updates", "max_gradient_norm", "learning_rate_end", "learning_rate_decay_updates",

@@ -1,7 +1,8 @@
 """The training loop of a population."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Never
 
@@ -81,7 +82,10 @@ def train(
     published = len(state.metrics)
     on_checkpoint(state)
     clock = _Clock(state)
-    with tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None) as progress:
+    with (
+        torch_threads(config.num_threads),
+        tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None) as progress,
+    ):
         while state.agents.numel() and state.learner.updates < config.max_updates:
             collect(state)
             if state.replay.can_sample(config.batch_size, config.min_replay_batches) and state.last_step_valid:
@@ -207,6 +211,17 @@ def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int
 
     returns = episodic_returns(act, env_id, num_episodes=networks.num_agents * episodes, seed=seed)
     return torch.from_numpy(returns).view(networks.num_agents, episodes)
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Compute with this many PyTorch threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _epsilon(state: TrainingState) -> Tensor:
