@@ -55,7 +55,9 @@ export class Panels {
       input.previousElementSibling.textContent = `${(status.physics[name] * factor).toFixed(digits)} ${unit}`;
     }
     $("physics-default").disabled = Object.keys(DEFAULTS).every((name) => status.physics[name] === DEFAULTS[name]);
-    const aliases = Object.entries(status.aliases).map(([alias, version]) => [alias, `${alias} (version ${version})`]);
+    const first = status.lanes[0]?.aliases[0]; // what plays is the natural first choice
+    const sorted = Object.entries(status.aliases).sort(([a], [b]) => (b === first) - (a === first) || (a > b ? 1 : -1));
+    const aliases = sorted.map(([alias, version]) => [alias, `${alias} (version ${version})`]);
     const versions = status.versions.map((version) => [version, `version ${version}`]);
     const options = JSON.stringify([aliases, versions]);
     if (options === this.options) return;

@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(folder: Path, *arguments: str, **environment: str) -> Iterator[RunningServer]:
+def running_server(folder: Path, *arguments: str, ready: bool = True, **environment: str) -> Iterator[RunningServer]:
     """`python -m serving` in a process of its own, on a free port."""
     log = folder / "server.log"
     with log.open("w") as stderr:
@@ -46,7 +48,12 @@ def running_server(folder: Path, *arguments: str, **environment: str) -> Iterato
         try:
             line = process.stdout.readline()
             assert line.startswith("http://127.0.0.1:"), log.read_text()
-            yield RunningServer(line.split()[0], process, log)
+            running = RunningServer(line.split()[0], process, log)
+            deadline = time.monotonic() + 15
+            while ready and running.get("/v2/health/ready").status_code != 200:
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            yield running
         finally:
             process.terminate()
             process.wait(10)
@@ -98,7 +105,8 @@ def registry_store(tmp_path_factory: pytest.TempPathFactory) -> LocalRegistry:
 
     folder = tmp_path_factory.mktemp("registry")
     registry = LocalRegistry(f"sqlite:///{folder / 'mlflow.db'}")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own use of SQLAlchemy 2.1 and pydantic
         patch.setenv("MLFLOW_TRACKING_URI", registry.uri)
         client = mlflow.MlflowClient()
         experiment = client.create_experiment("dqn", artifact_location=str(folder / "artifacts"))
