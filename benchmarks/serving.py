@@ -203,7 +203,7 @@ def mlflow_serving(folder: Path) -> Iterator[tuple[int, int]]:
         try:
             wait_for(f"http://127.0.0.1:{port}/ping")
             print(f"mlflow models serve: start to ready {time.perf_counter() - began:.1f} s")
-            yield port, largest_child(process.pid)
+            yield port, process.pid
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(20)
@@ -240,25 +240,28 @@ def current(port: int) -> str:
         return str(orjson.loads(answer.read())["current"]["version"])
 
 
+def family(pid: int) -> list[int]:
+    """A process and its children, which `mlflow models serve` does its work in."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(member for child in children for member in family(int(child)))]
+
+
 def resident(pid: int) -> float:
-    """Megabytes of resident memory."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(fields["VmRSS"].split()[0]) / 1024
+    """Megabytes of resident memory, of the largest process of a family."""
+    sizes = []
+    for member in family(pid):
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{member}/status").read_text().splitlines())
+        sizes.append(int(fields["VmRSS"].split()[0]) / 1024)
+    return max(sizes)
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def largest_child(pid: int) -> int:
-    """The process of a group that holds the model."""
-    group = [
-        int(path.name)
-        for path in Path("/proc").iterdir()
-        if path.name.isdigit() and path.joinpath("stat").exists() and os.getpgid(int(path.name)) == pid
-    ]
-    return max(group, key=resident)
+    """Seconds of CPU a family has spent."""
+    ticks = 0
+    for member in family(pid):
+        fields = Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
