@@ -94,11 +94,13 @@ def train(
                     if evaluation_due(config, state.learner.updates):
                         evaluate(state)
                         _show(progress, state)
+                        if not state.agents.numel():
+                            break
                 progress.update(state.learner.updates - progress.n)
             retire(state)
             on_metrics(state.metrics.since(published))
             published = len(state.metrics)
-            if clock.checkpoint_due():
+            if clock.checkpoint_due() and state.agents.numel():
                 on_checkpoint(state)
         if state.agents.numel():
             evaluate(state)
