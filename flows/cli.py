@@ -17,7 +17,7 @@ from dqn.config import PRESETS, ConfigError, DQNConfig, PresetName
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
 
-_ENVIRONMENT: Final = {
+ENVIRONMENT: Final = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = parse(arguments)
     except ConfigError as error:
         return _fail(error, BAD_INPUT)
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     return run(chosen)
 
