@@ -1,0 +1,76 @@
+"""From a configuration to a champion in the registry: `python -m flows.train`, or the deployment `train-dqn`."""
+
+if __name__ == "__main__":  # before Prefect is imported below: it reads its environment then
+    from flows.cli import main
+
+    raise SystemExit(main())
+
+import prefect.runtime
+from prefect import flow
+
+from dqn.config import PresetName
+from flows.parameters import ConfigOverrides, InputError, check_trainable
+from flows.population import check_resumable, check_writable, checkpoint_path
+from flows.promote import promote
+from flows.registry import model_name
+from flows.report import report
+from flows.stages import evaluate, export, register, test_agents, train
+from flows.tracking import connect, ending, open_runs, read_config, reopen_runs
+
+NO_OVERRIDES = ConfigOverrides()
+
+
+@flow(name="train-dqn")
+def train_dqn(
+    config: ConfigOverrides = NO_OVERRIDES,
+    preset: PresetName = "cartpole",
+    resume: str | None = None,
+    checkpoint_dir: str = "checkpoints",
+) -> str:
+    """Train a population of DQN agents and register, evaluate and promote the best of them.
+
+    Args:
+        config: overrides of the preset's hyper-parameters.
+        preset: hyper-parameters to start from.
+        resume: id of the MLflow run to go on with; it keeps its own configuration.
+        checkpoint_dir: where the training state is kept until training is over.
+
+    Returns:
+        The report.
+    """
+    check_request(config, preset, resume, checkpoint_dir)
+    client = connect()
+    flow_run_id = str(prefect.runtime.flow_run.id)
+    if resume:
+        runs = reopen_runs(client, resume, flow_run_id=flow_run_id)
+    else:
+        runs = open_runs(client, config.applied_to(preset), preset=preset, flow_run_id=flow_run_id)
+    print(f"MLflow run {runs.parent}")
+    name = model_name(read_config(client, runs.parent).env_id)
+    with ending(client, runs, checkpoint_path(checkpoint_dir, runs.parent)):
+        run_id = train(runs.parent, checkpoint_dir)
+        model_id = export(run_id)
+        version = register(run_id, model_id)
+        agents = test_agents(run_id)
+        evaluation = evaluate(name, version)
+        gate = promote(name, version, evaluation)
+        return report(run_id, version, gate, agents)
+
+
+def check_request(config: ConfigOverrides, preset: PresetName, resume: str | None, checkpoint_dir: str) -> None:
+    """Refuse what cannot be done before anything starts.
+
+    Raises:
+        ConfigError: if the configuration cannot be trained.
+        EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
+        InputError: if there is nothing to resume, or the checkpoint directory cannot be written.
+        TrackingError: if MLflow cannot be reached.
+    """
+    if not resume:
+        check_trainable(config.applied_to(preset))
+    elif config.model_fields_set or preset != "cartpole":
+        raise InputError("a resumed run keeps its own configuration: leave out the preset and its fields")
+    check_writable(checkpoint_dir)
+    client = connect()
+    if resume:
+        check_resumable(client, resume, checkpoint_dir)
