@@ -8,9 +8,7 @@ short run before the first measured one.
 """
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import secrets
 import time
 from typing import Any
@@ -27,8 +25,7 @@ def measure(num_agents: int, seed: int, threads: int) -> dict[str, Any]:
     config = dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents, seed=seed, num_threads=threads)
     assert config.acceptance_return is not None
     wall, cpu = time.perf_counter(), time.process_time()
-    with contextlib.redirect_stdout(io.StringIO()):
-        result = train(config)
+    result = train(config)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     test_seed = secrets.randbits(31)
     best, final = (
@@ -55,8 +52,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="populations of each size, each with its own seed")
     parser.add_argument("--threads", type=int, default=PRESETS["cartpole"].num_threads)
     arguments = parser.parse_args()
-    with contextlib.redirect_stdout(io.StringIO()):
-        train(dataclasses.replace(PRESETS["cartpole"], num_agents=1, max_updates=2))
+    train(dataclasses.replace(PRESETS["cartpole"], num_agents=1, max_updates=2))
     rows = [
         measure(num_agents, seed, arguments.threads)
         for seed in (secrets.randbits(31) for _ in range(arguments.repeats))

@@ -146,6 +146,11 @@ class ReplayBuffer:
         """Transitions held `[A]`."""
         return self._size
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the transitions in bytes, used or not."""
+        return self._rows.nbytes
+
     def insert(self, batch: Batch, valid: Tensor) -> None:
         """Store the rows of a batch `[A, B, ...]` that `valid` `[A, B]` marks, over the oldest ones.
 
