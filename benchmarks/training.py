@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks.harness import table, write
 from dqn.config import PRESETS
-from dqn.training import greedy_returns, train
+from dqn.selection import greedy_returns
+from dqn.training import train
 
 EPISODES = 100
 

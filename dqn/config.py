@@ -111,7 +111,7 @@ class DQNConfig:
     acceptance_episodes: int = 100
     """Episodes of the acceptance evaluation, on selection seeds."""
     acceptance_epsilon: float = 0.0
-    """Share of random actions in acceptance episodes: who holds the ceiling disturbed, holds it on unseen seeds."""
+    """Share of random actions in as many further episodes; who holds the ceiling disturbed holds it on unseen seeds."""
     log_interval: int = 10
     """Updates between metrics of the learner."""
     checkpoint_interval: float = 10.0
@@ -213,7 +213,7 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
     "cartpole": DQNConfig(
         num_envs=128,
         hidden_sizes=(32, 32),
-        observation_scale=(1.2, 0.5, 0.05, 0.5),
+        observation_scale=(2.4, 2.0, 0.2095, 2.0),
         initial_q=1.0,
         replay_capacity=12_800,
         terminal_copies=2,

@@ -29,8 +29,9 @@ from prefect.tasks import Task
 from dqn.evaluation import episodic_returns
 from dqn.export import ModelProperties, export_onnx
 from dqn.seeding import TEST, stream_seed
+from dqn.selection import greedy_returns
 from dqn.state import TrainingState
-from dqn.training import greedy_returns, torch_threads
+from dqn.training import torch_threads
 from flows import figures, registry
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
 from flows.tracking import FLOW_RUN_TAG, TRAINED_TAG, connect, find_run, one_line, read_config, read_runs
