@@ -93,6 +93,21 @@ class EndlessReward(Probe):
         return self._observe(0.0), 1.0, False, False, {}
 
 
+class RandomLength(Probe):
+    """Reward 1 a step for as many steps as the first observation says, in tenths: 1 to 9."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._left = int(self.np_random.integers(1, 10))
+        return self._observe(self._left / 10), {}
+
+    def step(self, action: np.int64) -> Step:
+        self._left -= 1
+        return self._observe(self._left / 10), 1.0, self._left == 0, False, {}
+
+
 class Corridor(Probe):
     """Walk right `length` times from the left end for a reward of 1; left is a step back. Rewards are rare."""
 
@@ -113,7 +128,7 @@ class Corridor(Probe):
 
 def register() -> None:
     """Make the probes known to Gymnasium, once."""
-    for probe in (ConstantReward, ObservedReward, DelayedReward, ActionReward, Corridor):
+    for probe in (ConstantReward, ObservedReward, DelayedReward, ActionReward, RandomLength, Corridor):
         gym.register(
             f"Probe{probe.__name__}-v0",
             f"tests.probes:{probe.__name__}",

@@ -19,7 +19,19 @@ def test_a_return_is_that_of_the_first_episode_alone() -> None:
     assert episodic_returns(always(0), "ProbeActionReward-v0", num_episodes=2, seed=0).tolist() == [-1.0] * 2
 
 
-def test_episodes_of_different_lengths_end_apart() -> None:
+def test_episodes_of_different_lengths_count_once() -> None:
+    observations: list[np.ndarray] = []
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        observations.append(observation)
+        return np.zeros(len(observation), dtype=np.int64)
+
+    returns = episodic_returns(act, "ProbeRandomLength-v0", num_episodes=40, seed=0)
+    assert returns.tolist() == np.round(observations[0][:, 0] * 10).tolist()
+    assert len(set(returns)) > 5
+
+
+def test_cartpole_falls_sooner_under_a_constant_push() -> None:
     returns = episodic_returns(always(0), "CartPole-v1", num_episodes=50, seed=1)
     assert 7 < returns.min() < returns.max() < 12
     assert episodic_returns(lean, "CartPole-v1", num_episodes=50, seed=1).min() > 20

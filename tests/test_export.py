@@ -1,8 +1,9 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 
-from dqn.export import ExportError, ModelProperties, QFunction, export_onnx
+from dqn.export import ExportError, ModelProperties, QFunction, check_parity, export_onnx
 from dqn.network import QNetworks
 from serving.policy import OnnxPolicy
 
@@ -41,8 +42,6 @@ def test_the_export_keeps_the_serving_contract(exported: bytes) -> None:
 
 
 def test_the_exported_network_is_that_of_the_agent(exported: bytes) -> None:
-    import torch
-
     observation = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     population = networks()
     for agent in range(3):
@@ -78,3 +77,21 @@ def test_a_runtime_that_computes_something_else_is_found_out(broken: QFunction, 
 
     with pytest.raises(ExportError, match=message):
         export_onnx(networks(), PROPERTIES, load=load_broken)
+
+
+class _NearlyEqual(torch.nn.Module):
+    """Prefers action 0 by less than the tolerance of its Q-values, and by more than rounding explains."""
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([5e-6, 0.0]).expand(len(observation), -1)
+
+
+def test_another_preference_is_found_out_where_the_values_agree() -> None:
+    network, scale = _NearlyEqual(), np.ones(4, dtype=np.float32)
+    check_parity(
+        network, lambda o: np.tile(np.array([5e-6, 0.0], dtype=np.float32), (len(o), 1)), observation_scale=scale
+    )
+    with pytest.raises(ExportError, match="prefers another action in 10000 of 10000"):
+        check_parity(
+            network, lambda o: np.tile(np.array([0.0, 5e-6], dtype=np.float32), (len(o), 1)), observation_scale=scale
+        )
