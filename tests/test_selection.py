@@ -86,3 +86,4 @@ def test_terminal_transitions_are_stored_as_often_as_configured(small_config: Ma
     for _ in range(3):  # a step to the middle, a step to the end, a reset
         collect(state)
     assert state.replay.size.tolist() == [2 * (1 + 3)]
+    assert float((state.replay.sample(500).discount == 0).double().mean()) == pytest.approx(3 / 4, abs=0.1)
