@@ -1,0 +1,239 @@
+"""`python -m serving [serve | watch | record]`: arguments and wiring."""
+
+import argparse
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from serving.app import App
+from serving.episode import Physics, Push, parse_seed, record
+from serving.metrics import configure_logging
+from serving.models import (
+    FileSource,
+    ModelSource,
+    ModelURI,
+    RegistrySource,
+    RegistryUnavailableError,
+    ServedModel,
+    UnknownModelError,
+)
+from serving.recording import RecordingError, to_gif, to_video
+from serving.roster import Roster
+from serving.security import LOOPBACK
+from serving.window import NoDisplayError, watch
+
+DEFAULT_MODEL: Final = "models:/dqn-CartPole-v1@champion"
+_VERBS: Final = ("serve", "watch", "record")
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with streams that end when it is told to stop and a line that says where it is."""
+
+    def __init__(self, config: uvicorn.Config, app: App, url: str) -> None:
+        super().__init__(config)
+        self._app = app
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets)
+        sys.stdout.write(f"{self._url}  (Ctrl-C stops)\n")
+        sys.stdout.flush()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams first: uvicorn waits for connections, and a stream would never end by itself."""
+        self._app.close()
+        await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status."""
+    for name, value in (("MAX_RETRIES", "2"), ("BACKOFF_FACTOR", "1"), ("TIMEOUT", "5")):
+        # MLflow's own defaults let a dead registry block a call for minutes; it reads these when it is first used
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = "serve"
+    if arguments and not arguments[0].startswith("-"):
+        verb, *arguments = arguments
+    options = _parser(verb).parse_args(arguments)
+    try:
+        source, uri = _source(options.model, options.cache_dir)
+        if verb == "serve":
+            return serve(source, uri, options)
+        served = resolve(source, uri)
+        sys.stdout.write(f"{served.name} version {served.version.number}\n")
+        if verb == "watch":
+            watch(served.policy, seed=options.seed, episodes=options.episodes, physics=Physics())
+            return 0
+        return _record(served, options)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, UnknownModelError, RegistryUnavailableError, RecordingError, NoDisplayError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def serve(source: ModelSource, uri: ModelURI, options: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    token = options.token or os.environ.get("SERVING_TOKEN") or None
+    local = options.host in (*LOOPBACK, "::1")
+    if not local and token is None:
+        raise ValueError(
+            f"--host {options.host} opens the server to other machines: give it a --token (or SERVING_TOKEN) too"
+        )
+    hosts = [host.strip() for host in options.allowed_hosts.split(",") if host.strip()]
+    configure_logging()
+    roster = Roster(source, alias=uri.alias, version=uri.version)
+    app = App(
+        roster,
+        token=token,
+        hosts=(options.host, *hosts),
+        webhook_secret=os.environ.get("SERVING_WEBHOOK_SECRET") or None,
+        mlflow_url=options.mlflow_url,
+    )
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen on {options.host} port {options.port}: {error.strerror}; try --port"
+        ) from error
+    shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104 -- compared, not bound
+    config = uvicorn.Config(
+        app.asgi,
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,  # frames are 150 bytes: it costs more than it saves
+        ws_max_size=4096,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
+    Server(config, app, url).run(sockets=[listener])
+    return 0
+
+
+def resolve(source: ModelSource, uri: ModelURI) -> ServedModel:
+    """The version a URI names, from the registry or, if that does not answer, from the last good copy."""
+    remembered = source.remembered()
+    try:
+        snapshot = source.snapshot(None)
+    except RegistryUnavailableError as error:
+        if remembered is None:
+            raise
+        sys.stderr.write(f"the registry does not answer ({error}): playing the last good copy\n")
+        snapshot = remembered
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{error}: run `make train` to train and promote one") from error
+    number = uri.version or snapshot.aliases.get(uri.alias or "")
+    if number is None or number not in snapshot.versions:
+        wanted = f"version {number}" if number else f"alias '{uri.alias}'"
+        raise UnknownModelError(f"model {source.name} has no {wanted}: run `make train` to train and promote one")
+    version = snapshot.versions[number]
+    return ServedModel.load(source.name, version, source.fetch(version))
+
+
+def _record(served: ServedModel, options: argparse.Namespace) -> int:
+    pushes = [_push(text) for text in options.push]
+    replay = record(
+        served.policy,
+        model=served.name,
+        version=served.version.number,
+        seed=options.seed,
+        pushes=pushes,
+        physics=Physics(),
+    )
+    path: Path = options.out or Path(
+        "recordings", f"{replay.model}-v{replay.version}-seed{replay.seed}-{replay.id}.mp4"
+    )
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("mp4", "webm", "gif"):
+        raise ValueError(f"--out should end in .mp4, .webm or .gif, got {path.name!r}")
+    try:
+        content = to_gif(replay) if kind == "gif" else to_video(replay, kind)
+    except RecordingError as error:
+        if options.out:
+            raise
+        sys.stderr.write(f"{error}; writing a gif\n")
+        path, content = path.with_suffix(".gif"), to_gif(replay)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    sys.stdout.write(f"seed {replay.seed}: return {replay.episodic_return:g}\n{path}\n")
+    return 0
+
+
+def _source(model: str, cache_dir: Path) -> tuple[ModelSource, ModelURI]:
+    if model.endswith(".onnx"):
+        source = FileSource(Path(model))
+        return source, ModelURI(name=source.name, version="1")
+    uri = ModelURI.parse(model)
+    return RegistrySource(uri.name, cache_dir), uri
+
+
+def _push(text: str) -> Push:
+    step, _, force = text.partition(":")
+    try:
+        return Push(step=int(step), force=float(force))
+    except ValueError as error:
+        raise ValueError(f"--push takes STEP:NEWTONS, as in 100:60, got {text!r} ({error})") from error
+
+
+def _seed(text: str) -> int:
+    try:
+        return parse_seed(int(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 (any free one) to 65535, got {text!r}")
+    return int(text)
+
+
+def _parser(verb: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m serving {verb}".removesuffix(" serve"),
+        description="Play a policy: `serve` in the browser (the default), `watch` in a window, `record` to a video.",
+    )
+    if verb not in _VERBS:
+        parser.error(f"there is no verb {verb!r}; there are {', '.join(_VERBS)}")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="models:/NAME@ALIAS, models:/NAME/VERSION or FILE.onnx")
+    parser.add_argument("--cache-dir", type=Path, default=Path("models"), help="where fetched versions are kept")
+    if verb == "serve":
+        parser.add_argument("--host", default="127.0.0.1", help="address to bind; others than loopback need a token")
+        parser.add_argument("--port", type=_port, default=8000)
+        parser.add_argument("--token", help="bearer token for what changes things (or SERVING_TOKEN)")
+        parser.add_argument(
+            "--allowed-hosts",
+            default=os.environ.get("SERVING_ALLOWED_HOSTS", ""),
+            help="further Host names to answer to, comma-separated (or SERVING_ALLOWED_HOSTS)",
+        )
+        parser.add_argument(
+            "--mlflow-url",
+            default=os.environ.get("SERVING_MLFLOW_URL", ""),
+            help="where a browser finds MLflow, for links to runs (or SERVING_MLFLOW_URL)",
+        )
+        return parser
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of the (first) episode")
+    if verb == "watch":
+        parser.add_argument("--episodes", type=int, help="how many (default: until the window is closed)")
+    else:
+        parser.add_argument("--out", type=Path, help=".mp4, .webm or .gif (default: recordings/...)")
+        parser.add_argument(
+            "--push", action="append", default=[], metavar="STEP:NEWTONS", help="push the cart; repeatable"
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

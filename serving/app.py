@@ -1,0 +1,280 @@
+"""The application: routes, and what lives as long as the server does."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from serving import openapi, pixels
+from serving.body import read_body
+from serving.episode import parse_seed
+from serving.inference import InferenceAPI
+from serving.metrics import CONTENT_TYPE, Metrics
+from serving.models import RegistryUnavailableError, UnknownModelError
+from serving.protocol import ProtocolError
+from serving.recording import THEATRE, RecordingError, replay_csp
+from serving.replays import FORMATS, Replays, summary
+from serving.roster import Roster
+from serving.security import CSP, WEBHOOK_PATH, Guard, Webhooks, admits
+from serving.show import describe
+from serving.shows import Shows
+from serving.viewer import ShowOverError, Viewer
+
+_TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_STATUS: Final[list[tuple[type[Exception], int]]] = [
+    (UnknownModelError, 404),
+    (RegistryUnavailableError, 503),
+    (RecordingError, 501),
+    (ValueError, 400),
+]
+
+
+class App:
+    """An ASGI application around one roster. `close` ends its streams, so that a server can drain."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        *,
+        token: str | None = None,
+        hosts: tuple[str, ...] = (),
+        webhook_secret: str | None = None,
+        mlflow_url: str = "",
+        body_seconds: float = 10.0,
+    ) -> None:
+        self.roster = roster
+        self.metrics = Metrics()
+        self.shows = Shows(roster, self.metrics)
+        self.feed = pixels.PixelFeed(self.shows.main, self.metrics)
+        self.replays = Replays(roster, self.metrics)
+        self._token = token
+        self._mlflow_url = mlflow_url.rstrip("/")
+        self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
+        self._body_seconds = body_seconds
+        self._files = {path.name: path.read_bytes() for path in THEATRE.iterdir() if path.suffix in _TYPES}
+        inference = InferenceAPI(roster, self.metrics, body_seconds=body_seconds)
+        starlette = Starlette(
+            routes=[*inference.routes(), *self._routes()],
+            lifespan=self._lifespan,
+            exception_handlers={HTTPException: _http_error, **{kind: _known_error for kind, _ in _STATUS}},
+        )
+        starlette.router.redirect_slashes = False
+        self.asgi = Guard(starlette, metrics=self.metrics, hosts=hosts, token=token)
+
+    def close(self) -> None:
+        """End every stream and show, now."""
+        self.feed.close()
+        self.shows.close()
+
+    def _routes(self) -> list[BaseRoute]:
+        return [
+            Route("/", self._page),
+            Route("/theatre/{file}", self._page),
+            Route("/openapi.json", self._openapi),
+            Route("/metrics", self._metrics),
+            Route("/api/status", self._status),
+            Route("/api/frame.png", self._frame),
+            Route("/api/stage.mjpeg", self._mjpeg),
+            Route("/api/episodes", self._list_episodes),
+            Route("/api/episodes", self._create_episode, methods=["POST"]),
+            Route("/api/episodes/{file}", self._episode),
+            Route(WEBHOOK_PATH, self._webhook, methods=["POST"]),
+            WebSocketRoute("/api/show", self._socket),
+        ]
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        following = asyncio.create_task(self.roster.run())
+        self.shows.start()
+        try:
+            yield
+        finally:
+            following.cancel()
+            self.close()
+            with suppress(asyncio.CancelledError):
+                await following
+
+    async def _page(self, request: Request) -> Response:
+        name = request.path_params.get("file", "index.html")
+        content = self._files.get(name)
+        if content is None:
+            raise HTTPException(404, f"there is no file {name[:80]!r}")
+        etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache", "Content-Security-Policy": CSP}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type=_TYPES[name[name.rindex(".") :]])
+
+    async def _openapi(self, request: Request) -> Response:
+        return _json(openapi.document(self.roster.name))
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self.metrics.expose(self.roster), media_type=CONTENT_TYPE)
+
+    async def _status(self, request: Request) -> Response:
+        current = self.roster.current
+        return _json(
+            {
+                "model": self.roster.name,
+                "ready": current is not None,
+                "notice": self.roster.notice,
+                "current": describe(self.roster, current) if current else None,
+                "aliases": dict(self.roster.snapshot.aliases),
+                "versions": sorted(self.roster.snapshot.versions, key=int, reverse=True),
+                "swaps": self.roster.swaps,
+                "failed_swaps": self.roster.failed_swaps,
+                "registry_reachable": bool(self.roster.reachable),
+                "locked": self._token is not None,
+                "mlflow_url": self._mlflow_url,
+            }
+        )
+
+    async def _frame(self, request: Request) -> Response:
+        try:
+            png = await self.feed.snapshot()
+        except (TimeoutError, ShowOverError):
+            raise RegistryUnavailableError(f"nothing is on stage: {self.roster.notice}") from None
+        return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
+
+    async def _mjpeg(self, request: Request) -> Response:
+        query = request.query_params
+        if unknown := set(query) - {"seed", "version"}:
+            raise ValueError(f"unknown parameter {min(unknown)[:40]!r}; there are seed and version")
+        headers = {"Cache-Control": "no-store"}
+        if not query:
+            if self.roster.current is None:
+                raise RegistryUnavailableError(f"nothing is on stage: {self.roster.notice}")
+            return StreamingResponse(self.feed.shared(), media_type=pixels.MEDIA_TYPE, headers=headers)
+        seed = query.get("seed", "0")
+        number = parse_seed(int(seed) if seed.isascii() and seed.isdecimal() and len(seed) < 12 else seed)
+        reference = query.get("version") or self.roster.alias or ""
+        current = self.roster.current
+        served = current if current and "version" not in query else await self.roster.get(reference)
+        if not self.feed.admit():
+            raise HTTPException(
+                429, f"{pixels.PRIVATE_LIMIT} private sessions are running already: watch the shared one"
+            )
+        return StreamingResponse(
+            self.feed.private(served.policy, number), media_type=pixels.MEDIA_TYPE, headers=headers
+        )
+
+    async def _list_episodes(self, request: Request) -> Response:
+        return _json(self.replays.list())
+
+    async def _create_episode(self, request: Request) -> Response:
+        body = await read_body(request.scope, request.receive, seconds=self._body_seconds)
+        try:
+            content = orjson.loads(body or b"{}")
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"the request is not valid JSON: {error}") from error
+        return _json(summary(await self.replays.create(content)), 201)
+
+    async def _episode(self, request: Request) -> Response:
+        replay_id, _, kind = request.path_params["file"].partition(".")
+        replay = self.replays.get(replay_id)
+        if replay is None:
+            raise HTTPException(
+                404, f"there is no replay {replay_id[:40]!r} (any more): POST /api/episodes plays it again"
+            )
+        if kind not in FORMATS:
+            raise HTTPException(404, f"a replay comes as .{', .'.join(FORMATS)}, not {kind[:40]!r}")
+        content = await self.replays.file(replay, kind)
+        headers = {"Content-Security-Policy": replay_csp(content)} if kind == "html" else {}
+        if "download" in request.query_params:
+            headers["Content-Disposition"] = f'attachment; filename="{replay.id}.{kind}"'
+        return Response(content, media_type=FORMATS[kind][0], headers=headers)
+
+    async def _webhook(self, request: Request) -> Response:
+        if self._webhooks is None:
+            raise HTTPException(404, "webhooks are off: start the server with SERVING_WEBHOOK_SECRET to turn them on")
+        body = await read_body(request.scope, request.receive, seconds=self._body_seconds)
+        if refusal := self._webhooks.refusal(dict(request.headers), body, time.time()):
+            raise HTTPException(*refusal)
+        self.roster.poke()
+        return _json({"accepted": True}, 202)
+
+    async def _socket(self, socket: WebSocket) -> None:
+        references = tuple(socket.query_params.get("lineup", "").split(","))
+        viewer: Viewer[str] = Viewer()
+        await socket.accept()
+        try:
+            show = await self.shows.join(references, viewer)
+        except (ValueError, LookupError, RuntimeError, OSError) as error:
+            await _tell(socket, error)
+            await socket.close(1008)
+            return
+        sending = asyncio.create_task(_send_news(socket, viewer))
+        authorized = self._token is None
+        try:
+            while True:
+                message = _parse_command(await socket.receive_text())
+                try:
+                    if isinstance(message, dict) and message.get("do") == "authorize":
+                        authorized = admits(self._token, message.get("token"))
+                    if not authorized:
+                        raise PermissionError("this needs the server's token: enter it at the bottom of the page")
+                    if not isinstance(message, dict) or message.get("do") != "authorize":
+                        show.command(message)
+                except (ValueError, PermissionError) as error:
+                    await _tell(socket, error)
+        except (WebSocketDisconnect, RuntimeError, KeyError):
+            pass  # the viewer left, perhaps in the middle of a message
+        finally:
+            sending.cancel()
+            self.shows.leave(show, viewer)
+
+
+async def _send_news(socket: WebSocket, viewer: Viewer[str]) -> None:
+    try:
+        while True:
+            for text in await viewer.take():
+                if text:
+                    await socket.send({"type": "websocket.send", "text": text})
+    except ShowOverError:
+        await socket.close(1012, "the server is stopping")
+    except (WebSocketDisconnect, RuntimeError):
+        return  # the receiving side notices too, and cleans up
+
+
+async def _tell(socket: WebSocket, error: Exception) -> None:
+    await socket.send_text(orjson.dumps({"type": "error", "error": str(error)}).decode())
+
+
+def _parse_command(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code == 404 and message == "Not Found":
+        message = f"there is nothing at {request.url.path[:120]!r}; /openapi.json lists what there is"
+    elif error.status_code == 405:
+        message = f"{request.method} is not allowed at {request.url.path[:120]!r}"
+    response = _json({"error": message}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _known_error(request: Request, error: Exception) -> Response:
+    status = (
+        error.status if isinstance(error, ProtocolError) else next(s for kind, s in _STATUS if isinstance(error, kind))
+    )
+    return _json({"error": str(error)}, status)

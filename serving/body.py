@@ -1,0 +1,81 @@
+"""Request bodies of bounded size and time, plain or compressed."""
+
+import asyncio
+import zlib
+from typing import Final
+
+from starlette.types import Receive, Scope
+
+from serving.protocol import ProtocolError
+
+MAX_BODY: Final = 1 << 20
+_WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}
+
+
+async def read_body(scope: Scope, receive: Receive, *, seconds: float = 10.0) -> bytes:
+    """The whole body, decompressed.
+
+    Raises:
+        ProtocolError: 413 if it is over 1 MiB, before or after decompression; 408 if it does not end in time;
+            415 for a Content-Encoding other than gzip and deflate; 400 if it cannot be decompressed.
+    """
+    encoding = b""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > MAX_BODY:
+            raise ProtocolError(f"a body may have at most {MAX_BODY} bytes, got {value[:20].decode()}", 413)
+        if name == b"content-encoding":
+            encoding = value.strip().lower()
+    try:
+        async with asyncio.timeout(seconds):
+            body = await _receive_all(receive)
+    except TimeoutError:
+        raise ProtocolError(f"the body did not end within {seconds:g} seconds", 408) from None
+    return body if encoding in (b"", b"identity") else _decompress(body, encoding)
+
+
+async def _receive_all(receive: Receive) -> bytes:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ProtocolError("the client went away")
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body") and len(body) <= MAX_BODY:
+        return body
+    chunks, size = [body], len(body)
+    while message.get("more_body"):
+        if size > MAX_BODY:
+            break
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ProtocolError("the client went away")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+    if size > MAX_BODY:
+        raise ProtocolError(f"a body may have at most {MAX_BODY} bytes, this one has more", 413)
+    return b"".join(chunks)
+
+
+def _decompress(body: bytes, encoding: bytes) -> bytes:
+    if encoding not in _WINDOW_BITS:
+        raise ProtocolError(f"Content-Encoding must be gzip or deflate, got {encoding[:40].decode('latin-1')!r}", 415)
+    unpacker = zlib.decompressobj(wbits=_WINDOW_BITS[encoding])
+    try:
+        plain = unpacker.decompress(body, MAX_BODY + 1)
+    except zlib.error as error:
+        raise ProtocolError(f"the body is not valid {encoding.decode()}: {error}") from error
+    if len(plain) > MAX_BODY:
+        raise ProtocolError(f"a body may have at most {MAX_BODY} bytes, this one unpacks to more", 413)
+    if not unpacker.eof or unpacker.unused_data:
+        raise ProtocolError(f"the body is not one complete {encoding.decode()} stream")
+    return plain
+
+
+def compress(body: bytes, accept_encoding: bytes) -> tuple[bytes, bytes]:
+    """The body as a client's Accept-Encoding allows, and the Content-Encoding; short ones stay as they are."""
+    if len(body) < 1024:
+        return body, b""
+    accepted = [part.split(b";")[0].strip() for part in accept_encoding.lower().split(b",") if b"q=0" not in part]
+    for encoding, bits in _WINDOW_BITS.items():
+        if encoding in accepted:
+            packer = zlib.compressobj(level=1, wbits=bits)
+            return packer.compress(body) + packer.flush(), encoding
+    return body, b""

@@ -1,0 +1,225 @@
+"""The Open Inference Protocol's endpoints as ASGI callables: lean, for they are what is called most."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from serving import protocol
+from serving.body import compress, read_body
+from serving.metrics import Metrics
+from serving.models import RegistryUnavailableError, ServedModel, UnknownModelError
+from serving.protocol import ProtocolError
+from serving.roster import Roster
+from serving.security import send_json
+
+SERVER: Final = {"name": "dqn-pipeline", "version": "0.1.0", "extensions": list(protocol.EXTENSIONS)}
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass
+class _Statistics:
+    """Counts and nanoseconds of one version since start, as the statistics extension wants them."""
+
+    inferences: int = 0
+    executions: int = 0
+    last_ms: int = 0
+    times: dict[str, list[int]] = field(
+        default_factory=lambda: {
+            name: [0, 0] for name in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+        }
+    )
+
+    def add(self, name: str, nanoseconds: int) -> None:
+        entry = self.times[name]
+        entry[0] += 1
+        entry[1] += nanoseconds
+
+    def to_json(self, model: str, version: str) -> dict[str, Any]:
+        return {
+            "name": model,
+            "version": version,
+            "last_inference": self.last_ms,
+            "inference_count": self.inferences,
+            "execution_count": self.executions,
+            "inference_stats": {name: {"count": count, "ns": ns} for name, (count, ns) in self.times.items()},
+            "batch_stats": [],
+        }
+
+
+class _Endpoint:
+    """Gives a bound method the shape of an ASGI application, and turns refusals into JSON errors."""
+
+    def __init__(self, handle: Handler) -> None:
+        self._handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._handle(scope, receive, send)
+        except ProtocolError as error:
+            # the rest of a body that was not read must not be taken for the next request
+            headers = ((b"connection", b"close"),) if error.status in (408, 413) else ()
+            await send_json(send, {"error": str(error)}, error.status, headers)
+        except UnknownModelError as error:
+            await send_json(send, {"error": str(error)}, 404)
+        except (RegistryUnavailableError, ValueError, OSError) as error:
+            await send_json(send, {"error": str(error)}, 503)
+
+
+class InferenceAPI:
+    """Every /v2 route of one roster."""
+
+    def __init__(self, roster: Roster, metrics: Metrics, *, body_seconds: float = 10.0) -> None:
+        self._roster = roster
+        self._metrics = metrics
+        self._body_seconds = body_seconds
+        self._statistics: dict[str, _Statistics] = {}
+
+    def routes(self) -> list[BaseRoute]:
+        """Routes, the busiest first."""
+        table: list[tuple[str, str, Handler]] = [
+            ("/v2/models/{model}/infer", "POST", self.infer),
+            ("/v2/models/{model}/versions/{version}/infer", "POST", self.infer),
+            ("/v2/health/live", "GET", self.live),
+            ("/v2/health/ready", "GET", self.ready),
+            ("/v2", "GET", self.server),
+            ("/v2/", "GET", self.server),
+            ("/v2/repository/index", "POST", self.index),
+            ("/v2/models/stats", "GET", self.statistics),
+        ]
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            table += [
+                (path, "GET", self.metadata),
+                (f"{path}/ready", "GET", self.model_ready),
+                (f"{path}/config", "GET", self.config),
+                (f"{path}/stats", "GET", self.statistics),
+            ]
+        return [Route(path, _Endpoint(handle), methods=[method]) for path, method, handle in table]
+
+    async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Q-values and greedy actions of a batch of observations."""
+        started = time.perf_counter_ns()
+        body = await read_body(scope, receive, seconds=self._body_seconds)
+        served = await self._find(scope)
+        header_length, accept_encoding = None, b""
+        for name, value in scope["headers"]:
+            if name == b"inference-header-content-length":
+                header_length = value.decode("latin-1")
+            elif name == b"accept-encoding":
+                accept_encoding = value
+        number = served.version.number
+        statistics = self._statistics.setdefault(number, _Statistics())
+        try:
+            request = protocol.parse_infer(body, header_length, served.policy.metadata.observation_size)
+            parsed = time.perf_counter_ns()
+            q_values = served.policy.q_values(request.observation)
+            inferred = time.perf_counter_ns()
+            answer, json_length = protocol.answer_infer(request, q_values, model=self._roster.name, version=number)
+        except ProtocolError:
+            statistics.add("fail", time.perf_counter_ns() - started)
+            raise
+        answered = time.perf_counter_ns()
+        statistics.inferences += len(q_values)
+        statistics.executions += 1
+        statistics.last_ms = time.time_ns() // 1_000_000
+        statistics.add("success", answered - started)
+        statistics.add("compute_input", parsed - started)
+        statistics.add("compute_infer", inferred - parsed)
+        statistics.add("compute_output", answered - inferred)
+        self._metrics.inference.observe((inferred - parsed) / 1e9)
+        answer, encoding = compress(answer, accept_encoding)
+        headers = [(b"content-length", str(len(answer)).encode())]
+        if json_length is None:
+            headers.append((b"content-type", b"application/json"))
+        else:
+            headers.append((b"content-type", b"application/octet-stream"))
+            headers.append((b"inference-header-content-length", str(json_length).encode()))
+        if encoding:
+            headers.append((b"content-encoding", encoding))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def server(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Server metadata."""
+        await send_json(send, SERVER)
+
+    async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """200 while the process runs."""
+        await send_json(send, {"live": True})
+
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """200 once a version is on stage."""
+        if self._roster.current is None:
+            await send_json(send, {"error": f"not ready: {self._roster.notice}"}, 503)
+        else:
+            await send_json(send, {"ready": True})
+
+    async def model_ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """200 if the version can be called."""
+        served = await self._find(scope)
+        await send_json(send, {"name": self._roster.name, "version": served.version.number, "ready": True})
+
+    async def metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Inputs, outputs, versions."""
+        served = await self._find(scope)
+        versions = sorted(self._roster.snapshot.versions, key=int)
+        await send_json(send, protocol.model_metadata(self._roster.name, versions, served.policy.metadata))
+
+    async def config(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The model configuration extension."""
+        served = await self._find(scope)
+        await send_json(send, protocol.model_config(self._roster.name, served.policy.metadata))
+
+    async def statistics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The statistics extension: of one version, of the model, or of all."""
+        numbers = sorted(self._statistics, key=int)
+        if "version" in scope.get("path_params", {}):
+            numbers = [(await self._find(scope)).version.number]
+        elif "model" in scope.get("path_params", {}):
+            self._check_name(scope)
+        empty = _Statistics()
+        stats = [self._statistics.get(number, empty).to_json(self._roster.name, number) for number in numbers]
+        await send_json(send, {"model_stats": stats})
+
+    async def index(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The repository index: every known version, READY if it is loaded."""
+        body = await read_body(scope, receive, seconds=self._body_seconds)
+        try:
+            wanted = orjson.loads(body or b"{}")
+        except orjson.JSONDecodeError as error:
+            raise ProtocolError(f"the request is not valid JSON: {error}") from error
+        only_ready = wanted.get("ready", False) if isinstance(wanted, dict) else None
+        if type(only_ready) is not bool:
+            raise ProtocolError("the request must be an object; 'ready' must be true or false")
+        entries = []
+        for number in sorted(self._roster.snapshot.versions, key=int):
+            ready = self._roster.peek(number) is not None
+            reason = "" if ready else "loaded when it is first called"
+            entry = {
+                "name": self._roster.name,
+                "version": number,
+                "state": "READY" if ready else "UNAVAILABLE",
+                "reason": reason,
+            }
+            if ready or not only_ready:
+                entries.append(entry)
+        await send_json(send, entries)
+
+    async def _find(self, scope: Scope) -> ServedModel:
+        self._check_name(scope)
+        reference = scope["path_params"].get("version", "")
+        served = self._roster.peek(reference) if reference else self._roster.current
+        if served is None and reference:
+            served = await self._roster.get(reference)
+        if served is None:
+            raise ProtocolError(f"not ready: {self._roster.notice}", 503)
+        return served
+
+    def _check_name(self, scope: Scope) -> None:
+        name = scope["path_params"]["model"]
+        if name != self._roster.name:
+            raise UnknownModelError(f"there is no model '{name[:80]}'; this server has '{self._roster.name}'")

@@ -1,0 +1,81 @@
+"""What Prometheus reads at /metrics, and the log lines a machine reads."""
+
+import logging
+import time
+from typing import Final
+
+import orjson
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from serving.roster import Roster
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_LATENCY: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
+_INFERENCE: Final = (0.00001, 0.00002, 0.00005, 0.0001, 0.0005, 0.001, 0.01)
+_RETURNS: Final = (10, 25, 50, 100, 200, 300, 400, 475, 499.5, 500)
+_STANDARD: Final = set(logging.makeLogRecord({}).__dict__) | {"message", "taskName", "color_message"}
+
+
+class Metrics:
+    """One registry an app, so that two apps in one process do not mix."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self._registry = registry
+        ProcessCollector(registry=registry)
+        self.requests = Counter("serving_requests", "HTTP requests", ["route", "method", "status"], registry=registry)
+        self.latency = Histogram(
+            "serving_request_seconds", "Time from request to answer", ["route"], buckets=_LATENCY, registry=registry
+        )
+        self.inference = Histogram(
+            "serving_inference_seconds", "Time in onnxruntime, a request", buckets=_INFERENCE, registry=registry
+        )
+        self.episodes = Counter("serving_episodes", "Episodes played to their end", ["kind"], registry=registry)
+        self.returns = Histogram(
+            "serving_episodic_return", "Episodic returns of the show", buckets=_RETURNS, registry=registry
+        )
+        self.viewers = Gauge("serving_viewers", "Connected viewers", ["kind"], registry=registry)
+        self._model = Gauge(
+            "serving_model_info", "The version that is served", ["model", "version", "run_id"], registry=registry
+        )
+        self._version = Gauge("serving_model_version", "Number of the version that is served", registry=registry)
+        self._swaps = Gauge("serving_swaps_total", "Versions put on stage since start", registry=registry)
+        self._failed = Gauge("serving_swaps_failed_total", "Versions refused since start", registry=registry)
+        self._reachable = Gauge("serving_registry_reachable", "1 if the registry answered last time", registry=registry)
+
+    def expose(self, roster: Roster) -> bytes:
+        """The text format, with the roster's state as of now."""
+        self._model.clear()
+        if served := roster.current:
+            self._model.labels(roster.name, served.version.number, served.version.run_id).set(1)
+            self._version.set(int(served.version.number))
+        self._swaps.set(roster.swaps)
+        self._failed.set(roster.failed_swaps)
+        self._reachable.set(1 if roster.reachable else 0)
+        return bytes(generate_latest(self._registry))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, message, and the record's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Send every log line to standard error as JSON."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in ("alembic", "mlflow.store.db"):
+        logging.getLogger(name).setLevel(logging.WARNING)

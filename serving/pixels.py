@@ -1,0 +1,134 @@
+"""Gymnasium's own picture of the show: rendered once a moment, however many watch."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from serving.episode import Stage
+from serving.metrics import Metrics
+from serving.policy import OnnxPolicy
+from serving.show import Show
+from serving.viewer import ShowOverError, Viewer
+
+BOUNDARY: Final = "frame"
+MEDIA_TYPE: Final = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
+PRIVATE_LIMIT: Final = 4
+
+
+class PixelFeed:
+    """JPEG frames of the main show; renders only while somebody takes them."""
+
+    def __init__(self, show: Show, metrics: Metrics) -> None:
+        self._show = show
+        self._gauge = metrics.viewers.labels("pixels")
+        self._viewers: set[Viewer[bytes]] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._private = 0
+
+    async def shared(self) -> AsyncIterator[bytes]:
+        """The main show as MJPEG parts; a slow reader gets the newest frame, never a queue."""
+        viewer: Viewer[bytes] = Viewer()
+        self._viewers.add(viewer)
+        self._gauge.inc()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._render())
+        try:
+            with suppress(ShowOverError):
+                while True:
+                    _, jpeg = await viewer.take()
+                    if jpeg:
+                        yield _part(jpeg)
+        finally:
+            self._gauge.dec()
+            self._viewers.discard(viewer)
+            if not self._viewers and self._task:
+                self._task.cancel()
+
+    def admit(self) -> bool:
+        """Whether one more private session fits; if so it is counted until `private` ends."""
+        if self._private >= PRIVATE_LIMIT:
+            return False
+        self._private += 1
+        return True
+
+    async def private(self, policy: OnnxPolicy, seed: int) -> AsyncIterator[bytes]:
+        """One viewer's own episodes as MJPEG parts, from a seed on; `admit` first."""
+        self._gauge.inc()
+        stage = Stage(policy.metadata.env_id, render_mode="rgb_array")
+        clock = asyncio.get_running_loop().time
+        due = clock()
+        try:
+            while not self._show.closed:
+                if stage.over:
+                    stage.reset(seed)
+                    seed += 1
+                else:
+                    stage.step(policy)
+                yield _part(await asyncio.to_thread(lambda: encode(stage.render(), "JPEG")))
+                due = max(due + 1 / stage.fps, clock() - 0.2)
+                await asyncio.sleep(due - clock())
+        finally:
+            stage.close()
+            self._gauge.dec()
+            self._private -= 1
+
+    async def snapshot(self, seconds: float = 2.0) -> bytes:
+        """This moment as PNG; the show wakes up for it.
+
+        Raises:
+            TimeoutError: if nothing is on stage.
+        """
+        viewer: Viewer[str] = Viewer()
+        self._show.join(viewer)
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._show.lanes or not self._show.frame:
+                    await viewer.take()
+            return encode(self._show.lanes[0].stage.render(), "PNG")
+        finally:
+            self._show.leave(viewer)
+
+    def close(self) -> None:
+        """End every stream."""
+        for viewer in self._viewers:
+            viewer.dismiss()
+        if self._task:
+            self._task.cancel()
+
+    async def _render(self) -> None:
+        audience: Viewer[str] = Viewer()
+        self._show.join(audience)
+        try:
+            while True:
+                _, frame = await audience.take()
+                if frame is None or not self._show.lanes:
+                    continue
+                picture = self._show.lanes[0].stage.render()
+                jpeg = await asyncio.to_thread(encode, picture, "JPEG")
+                for viewer in self._viewers:
+                    viewer.offer(frame=jpeg)
+        except ShowOverError:
+            return
+        finally:
+            self._show.leave(audience)
+
+
+def encode(picture: npt.NDArray[np.uint8], kind: str) -> bytes:
+    """A picture `[height, width, 3]` as "JPEG" or "PNG"."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format=kind, quality=75)
+    return buffer.getvalue()
+
+
+def _part(jpeg: bytes) -> bytes:
+    return b"--%s\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (
+        BOUNDARY.encode(),
+        len(jpeg),
+        jpeg,
+    )

@@ -1,0 +1,117 @@
+"""Replays as files: mp4 and webm (PyAV), gif (Pillow), and one self-contained html page."""
+
+import base64
+import hashlib
+import html
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from serving.episode import Replay, Stage
+
+THEATRE: Final = Path(__file__).parent / "theatre"
+_CODECS: Final = {
+    "mp4": ("libx264", {"crf": "23", "preset": "veryfast"}),
+    "webm": ("libvpx-vp9", {"crf": "35", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
+}
+
+
+class RecordingError(RuntimeError):
+    """A recording cannot be made; the message says what is missing."""
+
+
+def frames(replay: Replay) -> Iterator[npt.NDArray[np.uint8]]:
+    """Gymnasium's pictures `[height, width, 3]` of every moment of a replay: its actions and pushes, taken again."""
+    stage = Stage(replay.env_id, render_mode="rgb_array")
+    try:
+        stage.set_physics(replay.physics)
+        stage.reset(replay.seed)
+        yield stage.render()
+        for step in replay.steps:
+            stage.apply(step.action, step.push)
+            yield stage.render()
+    finally:
+        stage.close()
+
+
+def to_gif(replay: Replay, *, stride: int = 2) -> bytes:
+    """An animation of every `stride`-th moment, in real time (GIF counts in hundredths of a second)."""
+    palette = None
+    pictures: list[Image.Image] = []
+    for index, frame in enumerate(frames(replay)):
+        if index % stride:
+            continue
+        picture = Image.fromarray(frame)
+        palette = palette or picture.quantize(16)
+        pictures.append(picture.quantize(palette=palette, dither=Image.Dither.NONE))
+    buffer = io.BytesIO()
+    pictures[0].save(
+        buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=20 * stride, loop=0, disposal=1
+    )
+    return buffer.getvalue()
+
+
+def to_video(replay: Replay, container: str) -> bytes:
+    """A video at 50 frames a second: "mp4" (H.264) or "webm" (VP9).
+
+    Raises:
+        RecordingError: if PyAV, or the codec in it, is not there.
+    """
+    try:
+        import av  # an extra: the server runs without it
+    except ImportError as error:
+        raise RecordingError(f"{container} needs PyAV: pip install 'dqn-pipeline[record]', or take .gif") from error
+    codec, options = _CODECS[container]
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as output:
+        try:
+            stream = cast("av.VideoStream", output.add_stream(codec, rate=50, options=options))
+        except (av.FFmpegError, ValueError) as error:
+            raise RecordingError(f"this PyAV cannot write {codec}: {error}; take .gif") from error
+        stream.pix_fmt = "yuv420p"
+        for index, frame in enumerate(frames(replay)):
+            if index == 0:
+                stream.height, stream.width = frame.shape[:2]
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def to_html(replay: Replay) -> bytes:
+    """One page with everything in it: it plays from a disk, without a network.
+
+    Its content security policy admits its own script and style, by their hashes, and nothing else.
+    """
+    script = "\n".join(
+        _without_modules((THEATRE / name).read_text()) for name in ("stage.js", "charts.js", "replay.js")
+    )
+    style = (THEATRE / "theatre.css").read_text()
+    page = (THEATRE / "replay.html").read_text()
+    data = replay.to_json().decode().replace("<", "\\u003c")
+    policy = f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'"
+    title = f"{replay.model} version {replay.version}, seed {replay.seed}: return {replay.episodic_return:g}"
+    values = {"policy": policy, "title": html.escape(title), "style": style, "data": data, "script": script}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], page).encode()
+
+
+def replay_csp(page: bytes) -> str:
+    """The content security policy that a page of `to_html` carries, to be sent as a header too."""
+    match = re.search(rb'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    if match is None:
+        raise RecordingError("the replay page has no content security policy")
+    return match[1].decode()
+
+
+def _without_modules(source: str) -> str:
+    source = re.sub(r"^import .*?;\n", "", source, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^export (?=const|function|class)", "", source, flags=re.MULTILINE)
+
+
+def _digest(source: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()

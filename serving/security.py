@@ -1,0 +1,165 @@
+"""The outermost layer: who may ask, what every answer carries, and how every answer is counted."""
+
+import hashlib
+import hmac
+import logging
+import time
+from base64 import b64encode
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import urlsplit
+
+import orjson
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.metrics import Metrics
+
+LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
+CSP: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+WEBHOOK_PATH: Final = "/api/webhooks/registry"
+_WEBHOOK_WINDOW: Final = 300
+_LOG: Final = logging.getLogger("serving")
+
+
+class Guard:
+    """Checks Host, Origin and the bearer token; adds security headers; counts and times; no traceback leaves."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, hosts: Iterable[str], token: str | None) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._hosts = frozenset(host.lower() for host in (*LOOPBACK, *hosts))
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one connection through, or answer it here."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if scope["type"] == "websocket":
+            if refusal:
+                await send({"type": "websocket.close", "code": 1008, "reason": refusal[1][:120]})
+            else:
+                await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0
+
+        async def finish(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        try:
+            if refusal:
+                await send_json(finish, {"error": refusal[1]}, refusal[0])
+            else:
+                await self._app(scope, receive, finish)
+        except Exception:
+            _LOG.exception("a request failed", extra={"path": scope["path"]})
+            if status:
+                raise
+            await send_json(finish, {"error": "the server failed; its log says why"}, 500)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            self._metrics.requests.labels(route, scope["method"], str(status)).inc()
+            self._metrics.latency.labels(route).observe(time.perf_counter() - started)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        host = origin = authorization = b""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+            elif name == b"authorization":
+                authorization = value
+        if _without_port(host.decode("latin-1").lower()) not in self._hosts:
+            return (
+                421,
+                f"unknown Host {host[:80].decode('latin-1')!r}: start the server with --allowed-hosts to admit it",
+            )
+        method = scope.get("method", "WEBSOCKET")
+        if method in ("GET", "HEAD", "OPTIONS"):
+            return None
+        if origin and urlsplit(origin.decode("latin-1")).netloc.lower() != host.decode("latin-1").lower():
+            return 403, "this request comes from a page of another origin"
+        path = scope["path"]
+        if method != "WEBSOCKET" and path.startswith("/api/") and path != WEBHOOK_PATH:
+            given = authorization.decode("latin-1").removeprefix("Bearer ")
+            if not self.admits(given):
+                return 401, "this needs the server's token: send the header Authorization: Bearer TOKEN"
+        return None
+
+    def admits(self, token: object) -> bool:
+        """Whether a token opens what changes things; always true if the server was started without one."""
+        return admits(self._token, token)
+
+
+def admits(expected: str | None, given: object) -> bool:
+    """Compare tokens in constant time; no expected token admits everybody."""
+    if expected is None:
+        return True
+    return isinstance(given, str) and hmac.compare_digest(expected.encode(), given.encode())
+
+
+class Webhooks:
+    """Verifies MLflow's signed deliveries (mlflow.webhooks.delivery: HMAC-SHA256 of "id.timestamp.payload")."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
+        self._seen: OrderedDict[str, float] = OrderedDict()
+
+    def refusal(self, headers: dict[str, str], payload: bytes, now: float) -> tuple[int, str] | None:
+        """Why a delivery is refused, as a status and a sentence; None if it is genuine, recent and new."""
+        delivery, stamp = headers.get("x-mlflow-delivery-id", ""), headers.get("x-mlflow-timestamp", "")
+        signed = f"{delivery}.{stamp}.".encode() + payload
+        expected = b"v1," + b64encode(hmac.new(self._secret, signed, hashlib.sha256).digest())
+        if not hmac.compare_digest(expected, headers.get("x-mlflow-signature", "").encode()):
+            return 401, "the signature does not match SERVING_WEBHOOK_SECRET"
+        if not stamp.isdecimal() or abs(now - int(stamp)) > _WEBHOOK_WINDOW:
+            return 401, f"the delivery's timestamp is more than {_WEBHOOK_WINDOW} seconds away from this clock"
+        if delivery in self._seen:
+            return 409, "this delivery was handled already"
+        self._seen[delivery] = now
+        while self._seen and next(iter(self._seen.values())) < now - 2 * _WEBHOOK_WINDOW:
+            self._seen.popitem(last=False)
+        return None
+
+
+async def send_json(
+    send: Send, content: object, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Answer with JSON."""
+    body = content if isinstance(content, bytes) else orjson.dumps(content)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]

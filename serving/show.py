@@ -1,0 +1,281 @@
+"""The live show: one or two policies on stage from one seed, watched and pushed by any number of viewers."""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from serving.episode import MAX_PUSH, Physics, Stage, Step, parse_seed
+from serving.metrics import Metrics
+from serving.models import ServedModel
+from serving.roster import Roster
+from serving.viewer import Viewer
+
+SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
+_CURTAIN_SECONDS: Final = 1.2
+_HISTORY: Final = 60
+_LOG: Final = logging.getLogger("serving")
+
+
+@dataclass
+class Lane:
+    """One policy's half of the show."""
+
+    reference: str
+    """Version number or alias; empty for the current version."""
+    served: ServedModel
+    stage: Stage
+    last: Step | None = None
+    episodic_return: float = 0.0
+    history: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
+
+
+class Show:
+    """Plays episode after episode while somebody watches."""
+
+    def __init__(self, roster: Roster, metrics: Metrics, references: tuple[str, ...] = ("",)) -> None:
+        self.roster = roster
+        self.references = references
+        self.viewers: set[Viewer[str]] = set()
+        self.lanes: list[Lane] = []
+        self.episode = 0
+        self.frame = ""
+        self.closed = False
+        self._metrics = metrics
+        self._audience = asyncio.Event()
+        self._seed = random.randrange(100_000)  # noqa: S311 -- a show, not a secret
+        self._step = 0
+        self._paused = False
+        self._single = False
+        self._speed = 1.0
+        self._physics = Physics()
+        self._push = 0.0
+        self._pushes: list[tuple[int, float]] = []
+        self._restart = True
+        self._curtain = 0.0
+        self._credit = 0.0
+        roster.listeners.append(self.announce)
+
+    def join(self, viewer: Viewer[str]) -> None:
+        """Add a viewer, who gets the status and the latest frame at once."""
+        self.viewers.add(viewer)
+        self._audience.set()
+        viewer.offer(frame=self.frame or None)
+        self.announce()
+
+    def leave(self, viewer: Viewer[str]) -> None:
+        """Remove a viewer; the show sleeps when the last one left."""
+        self.viewers.discard(viewer)
+        if not self.viewers:
+            self._audience.clear()
+        self.announce()
+
+    def close(self) -> None:
+        """Send everybody home."""
+        self.closed = True
+        self.roster.listeners.remove(self.announce)
+        for viewer in self.viewers:
+            viewer.dismiss()
+
+    def command(self, message: object) -> None:
+        """Do what a viewer asks.
+
+        Raises:
+            ValueError: with a sentence, if it makes no sense.
+        """
+        if not isinstance(message, dict):
+            raise ValueError("a command must be an object with 'do'")
+        match message.get("do"):
+            case "push":
+                force = message.get("force")
+                if type(force) not in (int, float) or not -MAX_PUSH <= float(str(force)) <= MAX_PUSH:
+                    raise ValueError(
+                        f"push needs a force between -{MAX_PUSH:g} and {MAX_PUSH:g} newtons, got {force!r}"
+                    )
+                if any(lane.stage.cartpole is None for lane in self.lanes):
+                    raise ValueError("only CartPole can be pushed")
+                self._push = max(-MAX_PUSH, min(MAX_PUSH, self._push + float(str(force))))
+            case "pause":
+                self._paused = True
+            case "resume":
+                self._paused = False
+            case "step":
+                self._paused = self._single = True
+            case "speed":
+                if message.get("speed") not in SPEEDS:
+                    raise ValueError(f"speed must be one of {', '.join(f'{s:g}' for s in SPEEDS)}")
+                self._speed = float(message["speed"])
+            case "reset":
+                if message.get("seed") is not None:
+                    self._seed = parse_seed(message["seed"])
+                self._restart = True
+            case "physics":
+                physics = Physics.parse(message.get("physics"))
+                for lane in self.lanes:
+                    lane.stage.set_physics(physics)
+                self._physics = physics
+            case other:
+                raise ValueError(f"unknown command {str(other)[:40]!r}")
+        self.announce()
+
+    async def run(self) -> None:
+        """Play until cancelled, fifty moments a second, and not at all without viewers."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await self._audience.wait()
+            due = clock()
+            while self.viewers:
+                period = 1 / (self.lanes[0].stage.fps if self.lanes else 10)
+                try:
+                    self._tick(period)
+                except Exception:
+                    _LOG.exception("the show stumbled; a new episode begins")
+                    self._restart = True
+                    await asyncio.sleep(1)
+                due = max(due + period, clock() - 0.2)  # after a hiccup it does not race to catch up
+                await asyncio.sleep(due - clock())
+
+    def announce(self) -> None:
+        """Offer the status to every viewer."""
+        if not self.viewers:
+            return
+        status = orjson.dumps({"type": "status"} | self.status()).decode()
+        for viewer in self.viewers:
+            viewer.offer(status=status)
+
+    def status(self) -> dict[str, Any]:
+        """Everything about the show that does not change fifty times a second."""
+        return {
+            "model": self.roster.name,
+            "ready": self.roster.current is not None,
+            "notice": self.roster.notice,
+            "lanes": [
+                {
+                    "reference": lane.reference,
+                    "history": list(lane.history),
+                    **describe(self.roster, lane.served),
+                }
+                for lane in self.lanes
+            ],
+            "aliases": dict(self.roster.snapshot.aliases),
+            "versions": sorted(self.roster.snapshot.versions, key=int, reverse=True),
+            "episode": self.episode,
+            "seed": self._seed,
+            "paused": self._paused,
+            "speed": self._speed,
+            "physics": asdict(self._physics),
+            "pushes": [{"step": step, "force": force} for step, force in self._pushes],
+            "viewers": len(self.viewers),
+        }
+
+    def _tick(self, period: float) -> None:
+        if not self._cast():
+            return
+        if self._restart:
+            self._begin()
+        if self._curtain > 0:
+            self._curtain -= period
+            if self._curtain <= 0:
+                self._seed += 1
+                self._begin()
+            return
+        self._credit = self._credit + self._speed if not self._paused else float(self._single)
+        self._single = False
+        if self._credit < 1:
+            return
+        while self._credit >= 1 and self._curtain <= 0:
+            self._credit -= 1
+            self._advance()
+        self._show_frame()
+
+    def _cast(self) -> bool:
+        """Put the versions that are current now on stage; False if there is none yet."""
+        for index, reference in enumerate(self.references):
+            served = self.roster.peek(reference) if reference else self.roster.current
+            if index == len(self.lanes):
+                if served is None:
+                    return False
+                self.lanes.append(self._lane(reference, served))
+                self._restart = True
+                continue
+            lane = self.lanes[index]
+            if served is None or served is lane.served:
+                continue  # a version that left the cache plays on from here
+            if served.policy.metadata.env_id != lane.served.policy.metadata.env_id:
+                lane.stage.close()
+                lane.stage = self._lane(reference, served).stage
+                self._restart = True
+            lane.served = served
+            self.announce()
+        return True
+
+    def _lane(self, reference: str, served: ServedModel) -> Lane:
+        stage = Stage(served.policy.metadata.env_id, render_mode="rgb_array")
+        stage.set_physics(self._physics if stage.cartpole else Physics())
+        return Lane(reference=reference, served=served, stage=stage)
+
+    def _begin(self) -> None:
+        self._restart, self._curtain, self._push, self._step = False, 0.0, 0.0, 0
+        self._pushes.clear()
+        self.episode += 1
+        for lane in self.lanes:
+            lane.stage.reset(self._seed)
+            lane.last, lane.episodic_return = None, 0.0
+        self._show_frame()
+        self.announce()
+
+    def _advance(self) -> None:
+        force, self._push = self._push, 0.0
+        if force:
+            self._pushes.append((self._step, force))
+            self.announce()
+        for lane in self.lanes:
+            if lane.stage.over:
+                continue
+            lane.last = lane.stage.step(lane.served.policy, force)
+            lane.episodic_return = lane.last.episodic_return
+        self._step += 1
+        if all(lane.stage.over for lane in self.lanes):
+            self._curtain = _CURTAIN_SECONDS
+            for lane in self.lanes:
+                lane.history.append(lane.episodic_return)
+                self._metrics.episodes.labels("show").inc()
+                self._metrics.returns.observe(lane.episodic_return)
+            self.announce()
+
+    def _show_frame(self) -> None:
+        last = [lane.last for lane in self.lanes]
+        self.frame = orjson.dumps(
+            {
+                "e": self.episode,
+                "k": self._step,
+                "s": [[round(value, 4) for value in lane.stage.observation] for lane in self.lanes],
+                "q": [[round(value, 3) for value in step.q_values] if step else None for step in last],
+                "a": [step.action if step else None for step in last],
+                "r": [lane.episodic_return for lane in self.lanes],
+                "o": [lane.stage.over for lane in self.lanes],
+                "p": max((step.push for step in last if step and step.index == self._step - 1), default=0.0, key=abs),
+            }
+        ).decode()
+        for viewer in self.viewers:
+            viewer.offer(frame=self.frame)
+
+
+def describe(roster: Roster, served: ServedModel) -> dict[str, Any]:
+    """A served version as the page and the API show it."""
+    metadata = served.policy.metadata
+    return {
+        "version": served.version.number,
+        "aliases": roster.aliases_of(served.version.number),
+        "env_id": metadata.env_id,
+        "action_meanings": metadata.action_meanings,
+        "run_id": metadata.run_id,
+        "experiment_id": served.version.experiment_id,
+        "seed": metadata.seed,
+        "sha256": served.sha256,
+        "tags": dict(served.version.tags),
+    }

@@ -1,0 +1,63 @@
+"""All shows that run at once."""
+
+import asyncio
+from typing import Final
+
+from serving.metrics import Metrics
+from serving.roster import Roster
+from serving.show import Show
+from serving.viewer import Viewer
+
+_SHOWS: Final = 8
+
+
+class Shows:
+    """The main show, and one for every other line-up that somebody watches."""
+
+    def __init__(self, roster: Roster, metrics: Metrics) -> None:
+        self.main = Show(roster, metrics)
+        self._roster = roster
+        self._metrics = metrics
+        self._gauge = metrics.viewers.labels("state")
+        self._shows: dict[tuple[str, ...], tuple[Show, asyncio.Task[None]]] = {}
+
+    def start(self) -> None:
+        """Raise the main show's curtain."""
+        self._shows[self.main.references] = (self.main, asyncio.create_task(self.main.run()))
+
+    async def join(self, references: tuple[str, ...], viewer: Viewer[str]) -> Show:
+        """Seat a viewer at the show of these versions or aliases.
+
+        Raises:
+            ValueError: for more than two, or when too many different shows run already.
+            UnknownModelError, RegistryUnavailableError: if a version cannot be had.
+        """
+        if not 1 <= len(references) <= 2:
+            raise ValueError("a show has one or two versions, as in ?lineup=champion,2")
+        for reference in references:
+            if reference:
+                await self._roster.get(reference)
+        if references not in self._shows:
+            if len(self._shows) >= _SHOWS:
+                raise ValueError(f"{_SHOWS} different shows are running already: join one of them or wait")
+            show = Show(self._roster, self._metrics, references)
+            self._shows[references] = (show, asyncio.create_task(show.run()))
+        show = self._shows[references][0]
+        show.join(viewer)
+        self._gauge.inc()
+        return show
+
+    def leave(self, show: Show, viewer: Viewer[str]) -> None:
+        """Let a viewer go, and end a show that nobody watches unless it is the main one."""
+        self._gauge.dec()
+        show.leave(viewer)
+        if not show.viewers and show is not self.main and show.references in self._shows:
+            self._shows.pop(show.references)[1].cancel()
+            show.close()
+
+    def close(self) -> None:
+        """End every show."""
+        for show, task in self._shows.values():
+            task.cancel()
+            show.close()
+        self._shows.clear()

@@ -1,0 +1,48 @@
+"""The champion in Gymnasium's own window, to watch and to push."""
+
+import itertools
+import sys
+from typing import Final
+
+from serving.episode import MAX_SEED, Physics, Stage
+from serving.policy import OnnxPolicy
+
+_PUSH: Final = 60.0
+
+
+class NoDisplayError(RuntimeError):
+    """There is no screen to open a window on."""
+
+
+def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None, physics: Physics) -> None:
+    """Play in a window until it is closed; the arrow keys push, q quits.
+
+    Raises:
+        NoDisplayError: if SDL would draw into the void.
+    """
+    import pygame  # heavy, and of no use to the server
+
+    stage = Stage(policy.metadata.env_id, render_mode="human")
+    try:
+        stage.set_physics(physics)
+        for episode in itertools.count() if episodes is None else range(episodes):
+            stage.reset((seed + episode) % (MAX_SEED + 1))
+            driver = pygame.display.get_driver()
+            if driver in ("dummy", "offscreen"):
+                raise NoDisplayError(
+                    f"there is no display here (SDL draws to its '{driver}' driver, which nobody sees): "
+                    "run `make serve` and open the page, or `make record` for a video"
+                )
+            total = 0.0
+            while not stage.over:
+                force = 0.0
+                for event in pygame.event.get():
+                    if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_q):
+                        return
+                    if event.type == pygame.KEYDOWN and stage.cartpole:
+                        force += {pygame.K_LEFT: -_PUSH, pygame.K_RIGHT: _PUSH}.get(event.key, 0.0)
+                total = stage.step(policy, force).episodic_return
+            sys.stdout.write(f"seed {stage.seed}: return {total:g}\n")
+            sys.stdout.flush()
+    finally:
+        stage.close()
