@@ -1,0 +1,159 @@
+"""Metrics on their way to MLflow: buffered, batched and sent by one background thread."""
+
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from torch import Tensor
+
+from dqn.metrics import POPULATION, Metrics
+from flows.tracking import TrackingError, one_line
+
+BATCH: Final = 1_000
+"""Values in one request; MLflow accepts no more."""
+FLUSH_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Watermark:
+    """How far a metric of a run has been logged."""
+
+    step: int
+    values: frozenset[float]
+    """The values logged at that step."""
+
+    def covers(self, step: int, value: float) -> bool:
+        """Whether this value is logged already; an agent's steps never decrease."""
+        return step < self.step or (step == self.step and value in self.values)
+
+
+Watermarks = Mapping[tuple[str, str], Watermark]
+"""By run id and metric name."""
+
+
+def read_watermarks(client: MlflowClient, run_ids: Sequence[str]) -> Watermarks:
+    """What a run that stopped has logged, so that the one that goes on repeats none of it."""
+    watermarks = {}
+    for run_id in run_ids:
+        for key in client.get_run(run_id).data.metrics:
+            history = client.get_metric_history(run_id, key)
+            last = max(metric.step for metric in history)
+            values = frozenset(metric.value for metric in history if metric.step == last)
+            watermarks[run_id, key] = Watermark(last, values)
+    return watermarks
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Values `[N]` of one metric, of agents `[N]` at steps `[N]`, and when they were handed over in ms."""
+
+    timestamp: int
+    name: str
+    agent: Tensor
+    step: Tensor
+    value: Tensor
+
+
+class MetricWriter:
+    """Takes metrics without waiting and logs them in order, in batches of one run.
+
+    What cannot be sent stays in the buffer and is tried again with the next flush: a tracking server may restart
+    during training. Values keep the time they were written at, which makes sending one twice harmless.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        run_of_agent: Mapping[int, str],
+        watermarks: Watermarks,
+        *,
+        after_flush: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            client: where metrics go.
+            run_of_agent: run ids, the parent's under `dqn.metrics.POPULATION`.
+            watermarks: what is logged already.
+            after_flush: called in the thread, at most every few seconds.
+        """
+        self._client = client
+        self._run_of_agent = run_of_agent
+        self._watermarks = watermarks
+        self._after_flush = after_flush
+        self._buffers: dict[str, list[Metric]] = defaultdict(list)
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._failure: Exception | None = None
+        self.seconds = 0.0
+        self._thread = threading.Thread(target=self._run, name="metric-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, records: Sequence[Metrics]) -> None:
+        """Hand over records; returns at once."""
+        timestamp = _now()
+        for record in records:
+            self._queue.put(_Item(timestamp, record.name, record.agent, record.step, record.value))
+
+    def write_population(self, name: str, *, step: int, value: float) -> None:
+        """Hand over one value of the parent run; returns at once."""
+        columns = (torch.tensor([number]) for number in (POPULATION, step, value))
+        self._queue.put(_Item(_now(), name, *columns))
+
+    def close(self) -> None:
+        """Send what is left and end the thread.
+
+        Raises:
+            TrackingError: if something could not be sent.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        if self._failure:
+            unsent = sum(len(buffer) for buffer in self._buffers.values())
+            raise TrackingError(
+                f"{unsent} metric values could not be logged: {one_line(self._failure)}"
+            ) from self._failure
+
+    def _run(self) -> None:
+        due = time.monotonic() + FLUSH_SECONDS
+        while True:
+            try:
+                item = self._queue.get(timeout=max(due - time.monotonic(), 0.0))
+            except queue.Empty:
+                self._flush()
+                due = time.monotonic() + FLUSH_SECONDS
+                continue
+            if item is None:
+                self._flush()
+                return
+            self._buffer(item)
+
+    def _buffer(self, item: _Item) -> None:
+        for agent, step, value in zip(item.agent.tolist(), item.step.tolist(), item.value.tolist(), strict=True):
+            run_id = self._run_of_agent[agent]
+            watermark = self._watermarks.get((run_id, item.name))
+            if watermark is None or not watermark.covers(step, value):
+                self._buffers[run_id].append(Metric(item.name, value, item.timestamp, step))
+
+    def _flush(self) -> None:
+        started = time.monotonic()
+        try:
+            for run_id, buffer in self._buffers.items():
+                while buffer:
+                    self._client.log_batch(run_id, metrics=buffer[:BATCH])
+                    del buffer[:BATCH]
+            self._after_flush()
+            self._failure = None
+        except Exception as error:  # kept and raised by close, unless a later flush sends what this one could not
+            self._failure = error
+        self.seconds += time.monotonic() - started
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

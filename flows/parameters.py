@@ -1,0 +1,78 @@
+"""What a caller may ask for: a preset, and overrides of the fields of DQNConfig."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer, model_validator
+
+from dqn.config import PRESETS, ConfigError, DQNConfig, PresetName
+from dqn.environment import describe
+
+
+class InputError(ValueError):
+    """A request that cannot be met; the message says what was given, what is expected and what to do."""
+
+
+class _Overrides(BaseModel):
+    """Fields left out keep the preset's value; a whole DQNConfig gives them all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_config(cls, value: Any) -> Any:
+        return value.to_dict() if isinstance(value, DQNConfig) else value
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_given(self, serialize: Callable[["_Overrides"], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+    def applied_to(self, preset: PresetName) -> DQNConfig:
+        """The preset with these overrides.
+
+        Raises:
+            ConfigError: if there is no such preset, or the result cannot be trained.
+        """
+        if preset not in PRESETS:
+            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        return dataclasses.replace(PRESETS[preset], **{name: getattr(self, name) for name in self.model_fields_set})
+
+
+def _derive_overrides() -> type[_Overrides]:
+    """DQNConfig's fields with its types and its sentences, all optional: the form of the Prefect UI."""
+    sentences = TypeAdapter(DQNConfig).json_schema()["properties"]
+    types = get_type_hints(DQNConfig)
+    fields: dict[str, Any] = {
+        field.name: (
+            types[field.name],
+            # A factory, unlike a default, stays out of the schema: the form starts empty and sends what was filled in.
+            Field(default_factory=lambda: None, description=sentences[field.name]["description"]),
+        )
+        for field in dataclasses.fields(DQNConfig)
+    }
+    return create_model("ConfigOverrides", __base__=_Overrides, __doc__=_Overrides.__doc__, **fields)
+
+
+if TYPE_CHECKING:
+
+    class ConfigOverrides(_Overrides):
+        """As derived below; a type checker cannot follow the derivation."""
+else:
+    ConfigOverrides = _derive_overrides()
+
+
+def check_trainable(config: DQNConfig) -> None:
+    """Refuse, before anything starts, what only the environment can tell.
+
+    Raises:
+        EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
+        ConfigError: if the configuration does not fit it.
+    """
+    observation_size, _ = describe(config.env_id)
+    scale = config.observation_scale
+    if scale and len(scale) != observation_size:
+        raise ConfigError(
+            f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
+            "give one number for each, or none to leave them unscaled"
+        )

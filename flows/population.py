@@ -1,0 +1,188 @@
+"""Training under MLflow: a population goes on where an earlier process stopped and leaves its networks in the run."""
+
+import dataclasses
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import RunTag
+
+from dqn import training
+from dqn.checkpoint import load_checkpoint, load_networks, save_checkpoint, save_networks
+from dqn.config import DQNConfig
+from dqn.metrics import Metrics
+from dqn.network import QNetworks
+from dqn.state import TrainingState
+from dqn.training import AgentResult, TrainingResult
+from flows.metric_writer import MetricWriter, read_watermarks
+from flows.parameters import InputError
+from flows.tracking import TRAINED_TAG, PopulationRuns, end_runs, find_run
+
+_DIRECTORY: Final = "population"
+_RESULT_FILE: Final = f"{_DIRECTORY}/result.json"
+_SPEED_SECONDS: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationSummary:
+    """What is known of a trained population besides its networks."""
+
+    agents: tuple[AgentResult, ...]
+    best_agent: int
+    seconds: float
+    cpu_seconds: float
+
+
+def checkpoint_path(directory: str | Path, run_id: str) -> Path:
+    """Where the training state of a run is kept."""
+    return Path(directory).absolute() / f"{run_id}.ckpt"
+
+
+def check_resumable(client: MlflowClient, run_id: str, checkpoint_dir: str) -> None:
+    """Refuse to resume what cannot go on.
+
+    Raises:
+        InputError: if there is no such run, it is finished, or its checkpoint is not here.
+    """
+    run = find_run(client, run_id)
+    if run.info.status == "FINISHED":
+        raise InputError(f"run {run_id} is finished, there is nothing to resume; leave out --resume to train anew")
+    path = checkpoint_path(checkpoint_dir, run_id)
+    if TRAINED_TAG not in run.data.tags and not path.exists():
+        raise InputError(
+            f"run {run_id} has no checkpoint {path}; resume on the machine and in the directory it was started in, "
+            "or name its directory with --checkpoint-dir"
+        )
+
+
+def check_writable(directory: str) -> None:
+    """Refuse a checkpoint directory that cannot be written, before hours depend on it.
+
+    Raises:
+        InputError: naming the directory.
+    """
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"checkpoints cannot be written to {Path(directory).absolute()} ({error.strerror}); "
+            "choose another directory with --checkpoint-dir"
+        ) from error
+
+
+def train_population(
+    client: MlflowClient,
+    runs: PopulationRuns,
+    config: DQNConfig,
+    checkpoint: Path,
+    *,
+    on_progress: Callable[[TrainingState], None] = lambda _: None,
+) -> TrainingResult:
+    """Train, or go on from the checkpoint, with every metric in MLflow once.
+
+    Args:
+        client: the tracking store.
+        runs: where metrics go.
+        config: what to train.
+        checkpoint: read if it exists, written while training.
+        on_progress: called every few seconds from a background thread.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read or written.
+        TrackingError: if metrics could not be logged; the checkpoint has them all.
+    """
+    state = _start(config, checkpoint)
+    watermarks = read_watermarks(client, (runs.parent, *runs.children))
+    writer = MetricWriter(client, runs.by_agent, watermarks, after_flush=lambda: on_progress(state))
+    writer.write(state.metrics.since(0))
+    speed = _Speed(state)
+
+    def on_metrics(records: Sequence[Metrics]) -> None:
+        writer.write(records)
+        if (steps_per_second := speed.measure()) is not None:
+            writer.write_population("train/steps_per_second", step=state.environment_steps, value=steps_per_second)
+
+    try:
+        result = training.train(
+            config, state=state, on_metrics=on_metrics, on_checkpoint=lambda state: save_checkpoint(checkpoint, state)
+        )
+    except BaseException as error:
+        try:
+            writer.close()
+        except Exception as second:  # the first error is the one to report
+            error.add_note(str(second))
+        raise
+    writer.close()
+    logger.info("logging metrics took %.1f s beside the training", writer.seconds)
+    return result
+
+
+def keep_result(client: MlflowClient, runs: PopulationRuns, result: TrainingResult) -> None:
+    """Put networks and summary into the run, for the stages that follow in this process or another."""
+    with tempfile.TemporaryDirectory() as directory:
+        save_networks(Path(directory), result.best, result.config)
+        client.log_artifacts(runs.parent, directory, _DIRECTORY)
+    summary = {
+        "agents": [dataclasses.asdict(agent) for agent in result.agents],
+        "best_agent": result.best_agent,
+        "seconds": result.seconds,
+        "cpu_seconds": result.cpu_seconds,
+    }
+    client.log_dict(runs.parent, summary, _RESULT_FILE)
+    end_runs(client, runs.children, "FINISHED")
+    client.log_batch(runs.parent, tags=[RunTag(TRAINED_TAG, "true")])
+
+
+def read_networks(client: MlflowClient, run_id: str) -> tuple[QNetworks, DQNConfig]:
+    """Each agent's best network, and the configuration they were trained with."""
+    with tempfile.TemporaryDirectory() as directory:
+        client.download_artifacts(run_id, _DIRECTORY, directory)
+        return load_networks(Path(directory) / _DIRECTORY)
+
+
+def read_summary(client: MlflowClient, run_id: str) -> PopulationSummary:
+    """How every agent ended."""
+    content: dict[str, Any] = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{_RESULT_FILE}")
+    agents = tuple(AgentResult(**agent) for agent in content.pop("agents"))
+    return PopulationSummary(agents=agents, **content)
+
+
+def _start(config: DQNConfig, checkpoint: Path) -> TrainingState:
+    if not checkpoint.exists():
+        return TrainingState(config)
+    state, continues = load_checkpoint(checkpoint, config)
+    logger.info("going on from %s, update %d", checkpoint, state.learner.updates)
+    if not continues:
+        logger.warning("the state of %s cannot be captured: its episodes start afresh", config.env_id)
+    return state
+
+
+class _Speed:
+    """Environment steps a second of the whole population, by wall clock."""
+
+    def __init__(self, state: TrainingState) -> None:
+        self._state = state
+        self._since = time.monotonic()
+        self._steps = 0
+        self._last = state.environment_steps
+
+    def measure(self) -> float | None:
+        """The mean since the last answer, once a second; None in between."""
+        self._steps += (self._state.environment_steps - self._last) * max(len(self._state.agents), 1)
+        self._last = self._state.environment_steps
+        elapsed = time.monotonic() - self._since
+        if elapsed < _SPEED_SECONDS:
+            return None
+        speed = self._steps / elapsed
+        self._since, self._steps = time.monotonic(), 0
+        return speed

@@ -1,0 +1,132 @@
+"""What a person reads when a training run is over."""
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import mlflow
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+
+from dqn.training import AgentResult
+from flows import figures, registry
+from flows.population import PopulationSummary, read_summary
+from flows.stages import OVER_NETWORK, Returns, read_returns
+from flows.tracking import connect, describe_run, read_config
+
+REPORT: Final = "report.md"
+_COLUMNS: Final = ("agent", "solved", "mean return", "min return", "updates", "environment steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A finished training run."""
+
+    run_id: str
+    env_id: str
+    version: int
+    gate: str
+    population: PopulationSummary
+    returns: Returns
+    """`[A, episodes]` on unseen episodes"""
+
+    @property
+    def uri(self) -> str:
+        """Of the registered version."""
+        return f"models:/{registry.model_name(self.env_id)}/{self.version}"
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row an agent, under the headings of `_COLUMNS`."""
+        return [_row(agent, mine) for agent, mine in zip(self.population.agents, self.returns, strict=True)]
+
+    @property
+    def totals(self) -> str:
+        """One sentence about the population."""
+        population, (agents, episodes) = self.population, self.returns.shape
+        solved = sum(agent.solved for agent in population.agents)
+        best = self.returns.max()
+        perfect = int((self.returns == best).all(1).sum())
+        return (
+            f"{solved} of {agents} agents solved; {perfect} of {agents} return {best:g} in every one of {episodes} "
+            f"unseen episodes. Training took {population.seconds:.1f} s ({population.cpu_seconds:.1f} CPU-seconds)."
+        )
+
+    @property
+    def verdict(self) -> str:
+        """One sentence about the registered version."""
+        return f"{self.uri} (agent {self.population.best_agent:02d}) {self.gate}"
+
+    def text(self) -> str:
+        """For a terminal."""
+        next_steps = [("make serve", "play the champion in the browser, http://127.0.0.1:8000"), _where_runs_are()]
+        width = max(len(command) for command, _ in next_steps)
+        steps = "\n".join(f"  {command:<{width}}  {what}" for command, what in next_steps)
+        return f"{_aligned(_COLUMNS, self.rows)}\n\n{self.totals}\n{self.verdict}\n\nrun {self.run_id}\n{steps}"
+
+    def markdown(self) -> str:
+        """For a page."""
+        lines = [_COLUMNS, ("---:",) * len(_COLUMNS), *self.rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{self.totals}\n\n`{self.uri}` (agent {self.population.best_agent:02d}) {self.gate}\n\n{table}"
+
+
+@task(name="report", **OVER_NETWORK)
+def report(run_id: str, version: int, gate: str, agents: str) -> str:
+    """Write the report to Prefect and to the MLflow run. Returns it for a terminal."""
+    client = connect()
+    finished = Report(
+        run_id=run_id,
+        env_id=read_config(client, run_id).env_id,
+        version=version,
+        gate=gate,
+        population=read_summary(client, run_id),
+        returns=read_returns(agents),
+    )
+    client.log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
+    describe_run(client, run_id, finished.markdown())
+    curves = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{figures.LEARNING_CURVES}")
+    with open(curves, "rb") as file:
+        picture = base64.b64encode(file.read()).decode()
+    where = _links(client.get_run(run_id).info.experiment_id, run_id)
+    image = f"![learning curves](data:image/png;base64,{picture})"
+    create_markdown_artifact(
+        key="training-report",
+        description=f"MLflow run {run_id}",
+        markdown=f"# {finished.env_id}\n\n{finished.markdown()}\n\n{image}\n\n{where}\n",
+    )
+    return finished.text()
+
+
+def _row(agent: AgentResult, returns: Returns) -> tuple[str, ...]:
+    return (
+        f"{agent.agent:02d}",
+        "yes" if agent.solved else "no",
+        f"{returns.mean():.1f}",
+        f"{returns.min():g}",
+        f"{agent.updates:,}",
+        f"{agent.environment_steps:,}",
+    )
+
+
+def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in (headings, *rows)) for column in range(len(headings))]
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in (headings, *rows)
+    )
+
+
+def _where_runs_are() -> tuple[str, str]:
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        return uri, "runs, figures and versions"
+    return ".venv/bin/mlflow ui", "runs, figures and versions, http://127.0.0.1:5000"
+
+
+def _links(experiment: str, run_id: str) -> str:
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith("http"):
+        return f"The run is {run_id} in {os.path.abspath('mlflow.db') if uri == 'sqlite:///mlflow.db' else uri}."
+    return f"[The run in MLflow]({uri}/#/experiments/{experiment}/runs/{run_id})"

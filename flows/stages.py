@@ -1,0 +1,212 @@
+"""The stages between a configuration and a registered, tested version, as Prefect tasks.
+
+Each takes and returns references alone (a run id, a model id, a version) and keeps its result, so that a flow run that
+is retried skips what is finished.
+"""
+
+import logging
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, cast
+from uuid import UUID
+
+import gymnasium as gym
+import mlflow
+import numpy as np
+import numpy.typing as npt
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import DEFAULT
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from dqn.evaluation import episodic_returns
+from dqn.export import ModelProperties, export_onnx
+from dqn.seeding import TEST, stream_seed
+from dqn.state import TrainingState
+from dqn.training import greedy_returns
+from flows import figures, registry
+from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
+from flows.tracking import FLOW_RUN_TAG, TRAINED_TAG, connect, find_run, one_line, read_config, read_runs
+from serving.policy import OnnxPolicy
+
+Returns = npt.NDArray[np.float64]
+
+TEST_MEAN: Final = "test/mean_return"
+TEST_MIN: Final = "test/min_return"
+TEST_EPISODES: Final = 100
+AGENTS_FILE: Final = "evaluation/agents.json"
+_ACTIONS: Final = {
+    "CartPole-v0": ("left", "right"),
+    "CartPole-v1": ("left", "right"),
+    "MountainCar-v0": ("left", "nothing", "right"),
+    "Acrobot-v1": ("torque -1", "torque 0", "torque +1"),
+    "LunarLander-v3": ("nothing", "left engine", "main engine", "right engine"),
+}
+
+logger = logging.getLogger(__name__)
+
+
+def is_transient(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failure is the network's, and trying again may help."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, MlflowException):
+        return int(ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, 500)) >= 500
+    return isinstance(error, requests.RequestException | ConnectionError)
+
+
+# The default policy is inputs, task source and flow run. Without the source, two tasks of a run that take the same id
+# would share a result.
+KEPT: Final[dict[str, Any]] = {"persist_result": True, "result_serializer": "json", "cache_policy": DEFAULT}
+OVER_NETWORK: Final[dict[str, Any]] = {
+    **KEPT,
+    "retries": 2,
+    "retry_delay_seconds": [1, 10],
+    "retry_condition_fn": is_transient,
+}
+
+
+@task(name="train", **KEPT)
+def train(run_id: str, checkpoint_dir: str) -> str:
+    """Train the population of a run; networks and summary stay in the run. Returns the run id."""
+    client = connect()
+    runs = read_runs(client, run_id)
+    if TRAINED_TAG in find_run(client, run_id).data.tags:
+        return run_id
+    config = read_config(client, run_id)
+    checkpoint = checkpoint_path(checkpoint_dir, run_id)
+    progress = cast("UUID", create_progress_artifact(progress=0.0, key="training", description="gradient updates done"))
+
+    def show(state: TrainingState) -> None:
+        _update_progress(progress, 100.0 * state.learner.updates / config.max_updates)
+
+    result = train_population(client, runs, config, checkpoint, on_progress=show)
+    client.log_figure(run_id, figures.learning_curves(result), figures.LEARNING_CURVES)
+    keep_result(client, runs, result)
+    checkpoint.unlink(missing_ok=True)
+    _update_progress(progress, 100.0)
+    return run_id
+
+
+@task(name="export", **OVER_NETWORK)
+def export(run_id: str) -> str:
+    """Log the best agent's policy as an ONNX model. Returns its model id."""
+    client = connect()
+    networks, config = read_networks(client, run_id)
+    summary = read_summary(client, run_id)
+    spec = gym.spec(config.env_id)
+    properties = ModelProperties(
+        env_id=config.env_id,
+        action_meanings=_ACTIONS.get(spec.id) or tuple(f"action {k}" for k in range(networks.num_actions)),
+        run_id=run_id,
+        seed=config.seed,
+        agent=summary.best_agent,
+        config_sha256=config.sha256,
+    )
+    exported = export_onnx(networks, properties, load=lambda model: OnnxPolicy.load(model).q_values)
+    return registry.log_model(run_id, exported)
+
+
+@task(name="register", **OVER_NETWORK)
+def register(run_id: str, model_id: str) -> int:
+    """Register a logged model as challenger. Returns its version."""
+    client = connect()
+    run = find_run(client, run_id)
+    config = read_config(client, run_id)
+    tags = {
+        "git_commit": run.data.tags.get(MLFLOW_GIT_COMMIT, "unknown"),
+        FLOW_RUN_TAG: run.data.tags[FLOW_RUN_TAG],
+        "gate": "not evaluated yet",
+    }
+    name = registry.model_name(config.env_id)
+    version = registry.register(client, name, model_id=model_id, run_id=run_id, tags=tags)
+    registry.set_alias(client, name, registry.CHALLENGER, version)
+    return version
+
+
+@task(name="test agents", **OVER_NETWORK)
+def test_agents(run_id: str) -> str:
+    """Play every agent's best network on unseen episodes. Returns the artifact with the returns, `[A][episodes]`."""
+    client = connect()
+    runs = read_runs(client, run_id)
+    networks, config = read_networks(client, run_id)
+    seed = stream_seed(config.seed, TEST, 0)
+    returns = greedy_returns(networks, config.env_id, episodes=TEST_EPISODES, seed=seed).numpy()
+    for child, mine in zip(runs.children, returns, strict=True):
+        log_test(client, child, mine)
+    client.log_figure(run_id, figures.final_returns(returns, config.env_id), figures.FINAL_RETURNS)
+    client.log_dict(run_id, {"returns": returns.tolist()}, AGENTS_FILE)
+    return f"{client.get_run(run_id).info.artifact_uri}/{AGENTS_FILE}"
+
+
+@task(name="evaluate", **OVER_NETWORK)
+def evaluate(name: str, version: int) -> str:
+    """Play the artifact the registry hands out on unseen episodes. Returns the artifact with its returns."""
+    client = connect()
+    found = registry.get_version(client, name, version)
+    policy = registry.download_policy(name, version)
+    returns = play(policy, policy)
+    run_id = policy.metadata.run_id
+    if TEST_MEAN not in registry.metrics_of(client, found):
+        log_test(client, run_id, returns, model_id=registry.model_id_of(found))
+    tags = {
+        "eval.mean_return": f"{returns.mean():g}",
+        "eval.min_return": f"{returns.min():g}",
+        "eval.episodes": str(len(returns)),
+    }
+    registry.set_tags(client, name, version, tags)
+    run = find_run(client, run_id)
+    registry.describe(
+        client,
+        name,
+        version,
+        policy.metadata,
+        training=f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`.",
+        evaluation=f"returns from {returns.min():g} to {returns.max():g}, mean {returns.mean():g}, over "
+        f"{len(returns)} episodes with seeds that training never saw.",
+    )
+    if gif := figures.episode_gif(policy):
+        log_bytes(client, run_id, gif, figures.EPISODE)
+    file = f"evaluation/version-{version}.json"
+    client.log_dict(run_id, {"returns": returns.tolist()}, file)
+    return f"{run.info.artifact_uri}/{file}"
+
+
+def play(policy: OnnxPolicy, judged: OnnxPolicy) -> Returns:
+    """Returns `[TEST_EPISODES]` of a policy, on the episodes that `judged` is tested on; training sees none of them."""
+    seed = stream_seed(judged.metadata.seed, TEST, 0)
+    return episodic_returns(policy.act, judged.metadata.env_id, num_episodes=TEST_EPISODES, seed=seed)
+
+
+def read_returns(uri: str) -> Returns:
+    """The returns that `evaluate` `[episodes]` or `test_agents` `[A, episodes]` left in an artifact."""
+    return np.asarray(mlflow.artifacts.load_dict(uri)["returns"])
+
+
+def log_test(client: MlflowClient, run_id: str, returns: Returns, *, model_id: str | None = None) -> None:
+    """Log the mean and the minimum of returns `[episodes]`, linked to a logged model where one is named."""
+    now = int(time.time() * 1000)
+    values = {TEST_MEAN: returns.mean(), TEST_MIN: returns.min()}
+    metrics = [Metric(key, float(value), now, 0, model_id=model_id) for key, value in values.items()]
+    client.log_batch(run_id, metrics=metrics)
+
+
+def log_bytes(client: MlflowClient, run_id: str, content: bytes, file: str) -> None:
+    """Log an artifact from memory."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / file
+        path.write_bytes(content)
+        client.log_artifact(run_id, str(path))
+
+
+def _update_progress(artifact: UUID, percent: float) -> None:
+    try:
+        update_progress_artifact(artifact, progress=percent)
+    except Exception as error:  # a display; training goes on without it, and the log says so
+        logger.warning("the progress artifact could not be updated: %s", one_line(error))
