@@ -1,39 +1,9 @@
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from serving.policy import OnnxPolicy, PolicyError
-
-PROPERTIES = {
-    "env_id": "CartPole-v1",
-    "action_meanings": "left,right",
-    "run_id": "0" * 32,
-    "seed": "7",
-    "config_sha256": "0" * 64,
-}
-
-
-def linear_model(
-    *,
-    properties: dict[str, str] = PROPERTIES,
-    batch: str | int = "batch",
-    input_name: str = "observation",
-    element: int = TensorProto.FLOAT,
-) -> bytes:
-    """q = observation @ W, with W chosen so that the second action wins when the pole leans right."""
-    weight = np.zeros((4, 2), dtype=helper.tensor_dtype_to_np_dtype(element))
-    weight[2] = [-1, 1]
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", [input_name, "W"], ["q_values"])],
-        "linear",
-        [helper.make_tensor_value_info(input_name, element, [batch, 4])],
-        [helper.make_tensor_value_info("q_values", element, [batch, 2])],
-        [onnx.numpy_helper.from_array(weight, "W")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, properties)
-    return bytes(model.SerializeToString())
+from tests.policies import PROPERTIES, linear_model
 
 
 def test_policy_acts_greedily_on_batches() -> None:

@@ -1,0 +1,121 @@
+// The instruments: Q-value bars, their scrolling trace, and the returns of past episodes.
+
+export const COLOURS = ["--first", "--second", "--third", "--fourth", "--fifth", "--sixth"];
+
+export function css(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+// Scales a canvas to its place on the page and the screen's density; returns its context and size in CSS pixels.
+function prepare(canvas) {
+  const ratio = window.devicePixelRatio || 1;
+  const { clientWidth: width, clientHeight: height } = canvas;
+  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+  }
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  context.font = `11px ${css("--mono")}`;
+  return { context, width, height };
+}
+
+// A bar an action, on the scale of what was seen lately: the gap between actions is what decides.
+export class Bars {
+  constructor(list, names) {
+    this.rows = names.map((name, index) => {
+      const row = document.createElement("li");
+      row.innerHTML = '<span class="name"></span><span class="bar"><i></i></span><output></output>';
+      row.querySelector(".name").textContent = name;
+      row.querySelector("i").className = `series-${index % COLOURS.length}`;
+      return row;
+    });
+    list.replaceChildren(...this.rows);
+    this.low = this.high = null;
+  }
+
+  show(values, action) {
+    if (!values) return;
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    this.low = this.low === null ? low : Math.min(low, this.low * 0.99 + low * 0.01);
+    this.high = this.high === null ? high : Math.max(high, this.high * 0.99 + high * 0.01);
+    const span = Math.max(this.high - this.low, 1e-3);
+    this.rows.forEach((row, index) => {
+      row.querySelector("i").style.transform = `scaleX(${0.06 + (0.94 * (values[index] - this.low)) / span})`;
+      row.querySelector("output").textContent = values[index].toFixed(2);
+      row.classList.toggle("chosen", index === action);
+    });
+  }
+}
+
+// The last `length` moments of every action's Q-value.
+export class Trace {
+  constructor(canvas, length = 300) {
+    this.canvas = canvas;
+    this.length = length;
+    this.clear();
+  }
+
+  clear() {
+    this.moments = [];
+  }
+
+  add(values, push = 0) {
+    if (!values) return;
+    this.moments.push({ values, push });
+    if (this.moments.length > this.length) this.moments.shift();
+  }
+
+  draw() {
+    const { context, width, height } = prepare(this.canvas);
+    if (this.moments.length < 2) return;
+    const all = this.moments.flatMap((moment) => moment.values);
+    const [low, high] = [Math.min(...all), Math.max(...all)];
+    const span = Math.max(high - low, 1e-3);
+    const margin = 46;
+    const x = (index) => ((width - margin) * index) / (this.length - 1);
+    const y = (value) => 8 + (height - 16) * (1 - (value - low) / span);
+    context.strokeStyle = css("--line");
+    context.fillStyle = css("--muted");
+    context.lineWidth = 1;
+    context.textBaseline = "middle";
+    for (const value of [low, (low + high) / 2, high]) {
+      context.beginPath();
+      context.moveTo(0, Math.round(y(value)) + 0.5);
+      context.lineTo(width - margin, Math.round(y(value)) + 0.5);
+      context.stroke();
+      context.fillText(value.toFixed(span < 20 ? 1 : 0), width - margin + 6, y(value));
+    }
+    context.fillStyle = css("--push");
+    this.moments.forEach(({ push }, index) => push && context.fillRect(x(index), 8, 2, height - 16));
+    for (let action = 0; action < this.moments[0].values.length; action++) {
+      context.strokeStyle = css(COLOURS[action % COLOURS.length]);
+      context.lineWidth = 1.5;
+      context.beginPath();
+      this.moments.forEach(({ values }, index) => context.lineTo(x(index), y(values[action])));
+      context.stroke();
+    }
+  }
+}
+
+// One column an episode, the newest at the right.
+export function drawHistory(canvas, returns, slots = 40) {
+  const { context, width, height } = prepare(canvas);
+  const shown = returns.slice(-slots);
+  const top = Math.max(500, ...shown);
+  const step = width / slots;
+  context.fillStyle = css("--line");
+  context.fillRect(0, height - 1, width, 1);
+  shown.forEach((value, index) => {
+    const tall = Math.max(2, ((height - 16) * value) / top);
+    context.fillStyle = value >= top ? css("--good") : css("--accent");
+    context.fillRect(index * step, height - 1 - tall, Math.max(2, step - 2), tall);
+  });
+  if (shown.length) {
+    context.fillStyle = css("--muted");
+    context.textBaseline = "top";
+    context.textAlign = "left";
+    context.fillText(`${shown.at(-1)}`, Math.min((shown.length - 1) * step, width - 24), 0);
+  }
+}

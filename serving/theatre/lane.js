@@ -1,0 +1,79 @@
+// One policy on the page: its picture and its instruments.
+
+import { Bars, css, Trace } from "./charts.js";
+import { drawStage } from "./stage.js";
+
+export class Lane {
+  constructor(template, description) {
+    this.root = template.content.firstElementChild.cloneNode(true);
+    this.actions = description.action_meanings;
+    this.bars = new Bars(this.find(".bars"), this.actions);
+    this.trace = new Trace(this.find(".trace"));
+    this.over = false;
+    this.episode = 0;
+    this.push = { force: 0, left: 0 };
+  }
+
+  find(selector) {
+    return this.root.querySelector(selector);
+  }
+
+  // Who plays: version, aliases, run.
+  describe(status, lane, mlflow) {
+    this.find(".version").textContent = `Version ${lane.version}`;
+    this.find(".aliases").replaceChildren(...lane.aliases.map((alias) => {
+      const badge = document.createElement("span");
+      badge.textContent = alias;
+      return badge;
+    }));
+    const run = document.createElement(mlflow && lane.experiment_id ? "a" : "span");
+    if (run.localName === "a") run.href = `${mlflow}/#/experiments/${lane.experiment_id}/runs/${lane.run_id}`;
+    run.textContent = `run ${lane.run_id.slice(0, 8)}`;
+    run.title = Object.entries(lane.tags).map(([name, value]) => `${name} = ${value}`).join("\n") || lane.run_id;
+    this.find(".run").replaceChildren(run);
+    this.find(".seed").textContent = status.seed;
+    const mean = lane.history.reduce((sum, value) => sum + value, 0) / lane.history.length;
+    this.find(".mean").textContent = lane.history.length ? `mean ${mean.toFixed(1)} of ${lane.history.length}` : "none finished yet";
+  }
+
+  take(frame, index) {
+    if (frame.e !== this.episode) {
+      this.episode = frame.e;
+      this.trace.clear();
+    }
+    this.over = frame.o[index];
+    if (!this.over || frame.k <= frame.r[index]) this.trace.add(frame.q[index], frame.p);
+    if (frame.p) this.push = { force: frame.p, left: 12 };
+  }
+
+  paint(frame, index, length) {
+    if (!frame?.s[index]) return;
+    const colours = {
+      background: css("--stage"), track: css("--track"), cart: css("--cart"), pole: css("--pole"), axle: css("--axle"),
+      guide: css("--guide"), push: css("--push"),
+    };
+    const canvas = this.find(".picture");
+    const ratio = Math.max(1, (canvas.clientWidth / 600) * (window.devicePixelRatio || 1));
+    const push = this.push.left-- > 0 ? this.push.force : 0;
+    if (frame.s[index].length === 4) drawStage(canvas, frame.s[index], { colours, length, push, ratio });
+    this.bars.show(frame.q[index], frame.a[index]);
+    this.trace.draw();
+    const action = this.actions[frame.a[index]];
+    this.find(".action").textContent = action ?? "";
+    this.find(".episode").textContent = frame.e;
+    this.find(".step").textContent = frame.k;
+    this.find(".return").textContent = frame.r[index];
+    this.find(".curtain").hidden = !this.over;
+    this.find(".curtain").textContent = frame.r[index] >= 500 ? "Balanced to the end" : `Fell after ${frame.r[index]} steps`;
+    canvas.setAttribute("aria-label", `Cart and pole, step ${frame.k}, ${this.over ? "over" : `pushing ${action}`}`);
+  }
+
+  showPixels(on) {
+    const image = this.find(".pixels");
+    if (on === !image.hidden) return;
+    image.hidden = !on;
+    this.find(".picture").hidden = on;
+    if (on) image.src = "/api/stage.mjpeg";
+    else image.removeAttribute("src");
+  }
+}

@@ -1,0 +1,78 @@
+// Plays one recorded episode from the page's own data; inlined into the page after stage.js and charts.js.
+
+import { Bars, css, Trace } from "./charts.js";
+import { drawStage } from "./stage.js";
+
+const byId = (id) => document.getElementById(id);
+const replay = JSON.parse(byId("data").textContent);
+const last = replay.actions.length;
+const bars = new Bars(byId("bars"), replay.action_meanings);
+const trace = new Trace(byId("trace"));
+const forces = new Map();
+replay.pushes.forEach(({ step, force }) => forces.set(step, (forces.get(step) || 0) + force));
+let moment = 0;
+let playing = true;
+let credit = 0;
+let before = null;
+
+function showMoment() {
+  const whole = Math.min(Math.floor(moment), last);
+  const index = Math.max(0, whole - 1);
+  const colours = {
+    background: css("--stage"), track: css("--track"), cart: css("--cart"), pole: css("--pole"), axle: css("--axle"),
+    guide: css("--guide"), push: css("--push"),
+  };
+  const canvas = byId("picture");
+  const ratio = Math.max(1, (canvas.clientWidth / 600) * (window.devicePixelRatio || 1));
+  let push = 0;
+  for (let step = Math.max(0, whole - 10); step < whole; step++) push = forces.get(step) || push;
+  if (replay.observations[whole].length === 4) {
+    drawStage(canvas, replay.observations[whole], { colours, length: replay.physics.length, push, ratio });
+  }
+  bars.show(replay.q_values[index], replay.actions[index]);
+  trace.clear();
+  for (let step = Math.max(0, index - 299); step <= index; step++) trace.add(replay.q_values[step], forces.get(step));
+  trace.draw();
+  byId("step").textContent = whole;
+  byId("return").textContent = replay.rewards.slice(0, whole).reduce((sum, reward) => sum + reward, 0);
+  byId("push").textContent = push ? `${push} N` : "–";
+  byId("action").textContent = replay.action_meanings[replay.actions[index]];
+  byId("scrub").value = whole;
+  byId("play").textContent = playing ? "Pause" : whole === last ? "Again" : "Play";
+}
+
+function toggle() {
+  if (!playing && moment >= last) moment = 0;
+  playing = !playing;
+  showMoment();
+}
+
+function tick(now) {
+  if (playing && before !== null) {
+    credit = Math.min((now - before) / 20, 12) * Number(byId("speed").value);
+    moment = Math.min(moment + credit, last);
+    if (moment >= last) playing = false;
+    showMoment();
+  }
+  before = now;
+  requestAnimationFrame(tick);
+}
+
+byId("seed").textContent = replay.seed;
+byId("subtitle").textContent = `run ${replay.run_id}`;
+byId("scrub").max = last;
+byId("scrub").oninput = () => {
+  moment = Number(byId("scrub").value);
+  playing = false;
+  showMoment();
+};
+byId("play").onclick = toggle;
+document.addEventListener("keydown", (event) => {
+  if (event.key === " " && !event.target.matches("button, select")) {
+    event.preventDefault();
+    toggle();
+  }
+});
+addEventListener("resize", showMoment);
+showMoment();
+requestAnimationFrame(tick);

@@ -1,0 +1,94 @@
+// Draws CartPole as Gymnasium does: the geometry of CartPoleEnv.render, in its 600 x 400 pixels.
+
+export const STAGE = { width: 600, height: 400 };
+const SCALE = STAGE.width / 4.8; // pixels a metre: the track is twice x_threshold wide
+const CART = { width: 50, height: 30, y: 100 };
+const POLE_WIDTH = 10;
+const AXLE_OFFSET = CART.height / 4;
+const FALL_ANGLE = (12 * Math.PI) / 180;
+
+export const GYMNASIUM_COLOURS = {
+  background: "#ffffff", track: "#000000", cart: "#000000", pole: "rgb(202 152 101)", axle: "rgb(129 132 203)",
+  guide: "transparent", push: "transparent",
+};
+
+// Pygame fills whole pixels, edges included, and counts rows from below.
+const X = (x) => x + 0.5;
+const Y = (y) => STAGE.height - 0.5 - y;
+
+function polygon(context, points, colour) {
+  context.beginPath();
+  points.forEach(([x, y], index) => (index ? context.lineTo(X(x), Y(y)) : context.moveTo(X(x), Y(y))));
+  context.closePath();
+  context.fillStyle = context.strokeStyle = colour;
+  context.lineWidth = 1;
+  context.fill();
+  context.stroke();
+}
+
+// state: [x, x_dot, theta, theta_dot]; options: colours, half pole length in metres, push in newtons, ratio of pixels
+export function drawStage(canvas, state, { colours = GYMNASIUM_COLOURS, length = 0.5, push = 0, ratio = 1 } = {}) {
+  const width = Math.round(STAGE.width * ratio);
+  if (canvas.width !== width) {
+    canvas.width = width;
+    canvas.height = Math.round(STAGE.height * ratio);
+  }
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.fillStyle = colours.background;
+  context.fillRect(0, 0, STAGE.width, STAGE.height);
+  if (!state) return;
+  const [x, , theta] = state;
+  const cartX = x * SCALE + STAGE.width / 2;
+  const axleY = CART.y + AXLE_OFFSET;
+  drawGuides(context, cartX, axleY, SCALE * 2 * length, colours);
+  const half = CART.width / 2;
+  const [low, high] = [CART.y - CART.height / 2, CART.y + CART.height / 2];
+  polygon(context, [[cartX - half, low], [cartX - half, high], [cartX + half, high], [cartX + half, low]], colours.cart);
+  const reach = SCALE * 2 * length - POLE_WIDTH / 2;
+  const [sine, cosine] = [Math.sin(-theta), Math.cos(-theta)];
+  const pole = [[-5, -5], [-5, reach], [5, reach], [5, -5]].map(([px, py]) => [
+    px * cosine - py * sine + cartX, px * sine + py * cosine + axleY,
+  ]);
+  polygon(context, pole, colours.pole);
+  context.beginPath();
+  context.arc(X(cartX), Y(axleY), POLE_WIDTH / 2, 0, 2 * Math.PI);
+  context.fillStyle = context.strokeStyle = colours.axle;
+  context.fill();
+  context.stroke();
+  context.fillStyle = colours.track;
+  context.fillRect(0, Math.floor(Y(CART.y)), STAGE.width, 1);
+  if (push) drawPush(context, cartX, push, colours.push);
+}
+
+// How far the pole may lean before the episode ends; nothing in Gymnasium's own colours.
+function drawGuides(context, cartX, axleY, reach, colours) {
+  if (colours.guide === "transparent") return;
+  context.strokeStyle = colours.guide;
+  context.lineWidth = 1;
+  context.setLineDash([3, 5]);
+  for (const angle of [-FALL_ANGLE, FALL_ANGLE]) {
+    context.beginPath();
+    context.moveTo(X(cartX), Y(axleY));
+    context.lineTo(X(cartX + reach * Math.sin(angle)), Y(axleY + reach * Math.cos(angle)));
+    context.stroke();
+  }
+  context.setLineDash([]);
+}
+
+function drawPush(context, cartX, push, colour) {
+  const side = Math.sign(push);
+  const long = 14 + Math.min(60, Math.abs(push) / 2);
+  const tip = X(cartX) - side * (CART.width / 2 + 6);
+  context.strokeStyle = context.fillStyle = colour;
+  context.lineWidth = 4;
+  context.beginPath();
+  context.moveTo(tip - side * long, Y(CART.y));
+  context.lineTo(tip - side * 8, Y(CART.y));
+  context.stroke();
+  context.beginPath();
+  context.moveTo(tip, Y(CART.y));
+  context.lineTo(tip - side * 12, Y(CART.y) - 8);
+  context.lineTo(tip - side * 12, Y(CART.y) + 8);
+  context.fill();
+}

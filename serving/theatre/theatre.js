@@ -1,0 +1,194 @@
+// The page: one WebSocket brings status and frames; buttons, keys and sliders send commands back.
+
+import { drawHistory } from "./charts.js";
+import { Lane } from "./lane.js";
+import { Panels } from "./panels.js";
+
+const $ = (id) => document.getElementById(id);
+const SPEEDS = [0.25, 0.5, 1, 2, 4];
+
+const page = {
+  socket: null, lanes: [], status: null, frame: null, lineup: "", mlflow: "", locked: false, retry: 500, dirty: true,
+  token: sessionStorage.getItem("token") || "", pixels: false, framesSeen: 0,
+};
+window.theatre = page; // for the curious, and for tests
+
+function send(command) {
+  if (page.socket?.readyState === WebSocket.OPEN) page.socket.send(JSON.stringify(command));
+}
+
+function toast(message) {
+  $("toast").textContent = message;
+  $("toast").hidden = false;
+  clearTimeout(toast.timer);
+  toast.timer = setTimeout(() => ($("toast").hidden = true), 5000);
+}
+
+async function api(path, options = {}) {
+  const headers = page.token ? { Authorization: `Bearer ${page.token}` } : {};
+  const response = await fetch(path, { ...options, headers });
+  const content = await response.json();
+  if (!response.ok) throw new Error(content.error);
+  return content;
+}
+
+function connect() {
+  const scheme = location.protocol === "https:" ? "wss" : "ws";
+  const socket = new WebSocket(`${scheme}://${location.host}/api/show?lineup=${encodeURIComponent(page.lineup)}`);
+  page.socket = socket;
+  socket.onopen = async () => {
+    page.retry = 500;
+    linkState("live", "live");
+    if (page.token) send({ do: "authorize", token: page.token });
+    try {
+      const status = await api("/api/status");
+      [page.mlflow, page.locked] = [status.mlflow_url, status.locked];
+      $("token-panel").hidden = !page.locked;
+      panels.listReplays(await api("/api/episodes"));
+      if (page.status) showStatus(page.status);
+    } catch (error) {
+      toast(error.message);
+    }
+  };
+  socket.onmessage = ({ data }) => {
+    const message = JSON.parse(data);
+    if (message.type === "status") showStatus(message);
+    else if (message.type === "error") toast(message.error);
+    else showFrame(message);
+  };
+  socket.onclose = ({ code }) => {
+    if (page.socket !== socket) return;
+    if (code === 1008 && page.lineup) {
+      compare(""); // this line-up cannot be had: the reason was toasted
+      return;
+    }
+    linkState("gone", "server gone, trying again");
+    setTimeout(() => page.socket === socket && connect(), page.retry);
+    page.retry = Math.min(page.retry * 1.6, 5000);
+  };
+}
+
+function linkState(state, text) {
+  $("link").dataset.state = state;
+  $("link").textContent = text;
+  document.body.classList.toggle("gone", state === "gone");
+}
+
+function showStatus(status) {
+  const before = page.status;
+  page.status = status;
+  document.title = $("title").textContent = status.model;
+  $("notice").textContent = status.notice;
+  $("notice").hidden = !status.notice;
+  if (!status.ready) linkState("waiting", "waiting for a champion");
+  else if (page.socket.readyState === WebSocket.OPEN) linkState("live", status.paused ? "paused" : "live");
+  const key = (s) => s?.lanes.map((lane) => `${lane.reference}|${lane.env_id}`).join();
+  if (key(before) !== key(status)) {
+    page.lanes = status.lanes.map((lane) => new Lane($("lane"), lane));
+    $("lanes").replaceChildren(...page.lanes.map((lane) => lane.root));
+    $("lanes").dataset.count = Math.max(1, page.lanes.length);
+    showPixels(page.pixels || status.lanes.some((lane) => !lane.env_id.startsWith("CartPole")));
+  }
+  page.lanes.forEach((lane, index) => lane.describe(status, status.lanes[index], page.mlflow));
+  $("pause").firstElementChild.textContent = status.paused ? "Play" : "Pause";
+  $("speeds").querySelectorAll("button").forEach((button) => {
+    button.setAttribute("aria-checked", button.value === String(status.speed));
+  });
+  $("seed").placeholder = status.seed;
+  $("viewers").textContent = `${status.viewers} ${status.viewers === 1 ? "viewer" : "viewers"}`;
+  panels.show(status);
+  page.dirty = true;
+}
+
+function showFrame(frame) {
+  page.frame = frame;
+  page.framesSeen += 1;
+  page.lanes.forEach((lane, index) => lane.take(frame, index));
+  page.dirty = true;
+}
+
+function paint() {
+  if (page.dirty && page.status) {
+    page.dirty = false;
+    page.lanes.forEach((lane, index) => {
+      lane.paint(page.frame, index, page.status.physics.length);
+      drawHistory(lane.find(".history"), page.status.lanes[index]?.history ?? []);
+    });
+  }
+  requestAnimationFrame(paint);
+}
+
+function push(direction) {
+  send({ do: "push", force: direction * Number($("strength").value) });
+}
+
+function togglePause() {
+  send({ do: page.status?.paused ? "resume" : "pause" });
+}
+
+function showPixels(on) {
+  page.pixels = on;
+  $("pixels").setAttribute("aria-pressed", on);
+  page.lanes.forEach((lane, index) => lane.showPixels(on && index === 0 && !page.lineup));
+  page.dirty = true;
+}
+
+function compare(lineup) {
+  page.lineup = lineup;
+  $("pixels").disabled = lineup !== "";
+  $("alone").hidden = lineup === "";
+  const old = page.socket;
+  page.socket = null;
+  old?.close();
+  connect();
+}
+
+const panels = new Panels({ send, api, compare, toast, page });
+
+$("push-left").onclick = () => push(-1);
+$("push-right").onclick = () => push(1);
+$("strength").oninput = () => ($("strength-value").textContent = `${$("strength").value} N`);
+$("pause").onclick = togglePause;
+$("step").onclick = () => send({ do: "step" });
+$("pixels").onclick = () => showPixels(!page.pixels);
+$("reset").onsubmit = (event) => {
+  event.preventDefault();
+  const seed = $("seed").value;
+  send({ do: "reset", seed: seed === "" ? null : Number(seed) });
+};
+$("token-form").onsubmit = (event) => {
+  event.preventDefault();
+  page.token = $("token").value;
+  sessionStorage.setItem("token", page.token);
+  send({ do: "authorize", token: page.token });
+};
+$("speeds").replaceChildren(...SPEEDS.map((speed) => {
+  const button = document.createElement("button");
+  button.value = speed;
+  button.textContent = `${speed}×`;
+  button.setAttribute("role", "radio");
+  button.onclick = () => send({ do: "speed", speed });
+  return button;
+}));
+
+const keys = {
+  ArrowLeft: () => push(-1),
+  ArrowRight: () => push(1),
+  " ": togglePause,
+  ".": () => send({ do: "step" }),
+  r: () => send({ do: "reset", seed: null }),
+  g: () => !page.lineup && showPixels(!page.pixels),
+};
+document.addEventListener("keydown", (event) => {
+  if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === " " && event.target.matches("button, a")) return; // space presses the focused button
+  const action = keys[event.key];
+  if (!action) return;
+  event.preventDefault();
+  action();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (page.dirty = true));
+addEventListener("resize", () => (page.dirty = true));
+
+connect();
+requestAnimationFrame(paint);

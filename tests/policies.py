@@ -1,0 +1,49 @@
+"""Small ONNX policies, built without torch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+PROPERTIES = {
+    "env_id": "CartPole-v1",
+    "action_meanings": "left,right",
+    "run_id": "0" * 32,
+    "seed": "7",
+    "config_sha256": "0" * 64,
+}
+BALANCES = (0.05, 0.3, 6.0, 1.2)
+"""A linear controller of (x, x_dot, theta, theta_dot) that holds CartPole-v1 for all 500 steps."""
+FALLS = (0.0, 0.0, 1.0, 0.0)
+"""The same idea without damping: it falls within about 50 steps."""
+
+
+def linear_model(
+    gains: Sequence[float] = (0, 0, 1, 0),
+    *,
+    bias: float = 0.0,
+    properties: dict[str, str] = PROPERTIES,
+    batch: str | int = "batch",
+    input_name: str = "observation",
+    element: int = TensorProto.FLOAT,
+) -> bytes:
+    """q = bias -/+ observation @ gains: the second action wins where observation @ gains is positive."""
+    dtype = helper.tensor_dtype_to_np_dtype(element)
+    weight = np.stack([-np.array(gains), np.array(gains)], axis=1).astype(dtype)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", [input_name, "W"], ["advantage"]),
+            helper.make_node("Add", ["advantage", "b"], ["q_values"]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info(input_name, element, [batch, 4])],
+        [helper.make_tensor_value_info("q_values", element, [batch, 2])],
+        [
+            onnx.numpy_helper.from_array(weight, "W"),
+            onnx.numpy_helper.from_array(np.full(2, bias, dtype=dtype), "b"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, properties)
+    return bytes(model.SerializeToString())

@@ -1,0 +1,108 @@
+import gymnasium as gym
+import numpy as np
+import orjson
+import pytest
+
+from serving.episode import Physics, Push, Stage, parse_seed, play, record
+from serving.policy import OnnxPolicy
+from tests.policies import FALLS, linear_model
+
+
+def test_an_episode_is_gymnasiums(champion: OnnxPolicy) -> None:
+    env = gym.make("CartPole-v1")
+    observation, _ = env.reset(seed=3)
+    for step in play(champion, seed=3):
+        np.testing.assert_array_equal(step.observation, observation)
+        assert step.action == champion.act(observation[np.newaxis])[0]
+        observation, _, terminated, truncated, _ = env.step(step.action)
+        assert (step.terminated, step.truncated) == (terminated, truncated)
+    assert (step.index, step.episodic_return, step.truncated) == (499, 500.0, True)
+
+
+def test_a_push_is_an_outside_force_for_one_step(champion: OnnxPolicy) -> None:
+    free = list(play(champion, seed=1))
+    pushed = list(play(champion, seed=1, pushes=[Push(step=5, force=30), Push(step=5, force=30)]))
+    assert [step.observation for step in pushed[:6]] == [step.observation for step in free[:6]]
+    # CartPole is linear in force: acceleration = force / (total mass - pole's share), times 0.02 s
+    theta = free[5].observation[2]
+    share = 0.05 * np.cos(theta) ** 2 / (0.5 * (4 / 3 - 0.1 * np.cos(theta) ** 2 / 1.1)) / 1.1
+    gained = pushed[5].next_observation[1] - free[5].next_observation[1]
+    assert gained == pytest.approx(0.02 * 60 / 1.1 * (1 + share), rel=1e-4)
+    assert pushed[5].push == 60
+
+
+def test_physics_reach_the_dynamics(champion: OnnxPolicy) -> None:
+    stage = Stage("CartPole-v1")
+    stage.set_physics(Physics(masspole=1.0, length=1.0, gravity=0.0, force_mag=20.0))
+    cartpole = stage.cartpole
+    assert cartpole is not None
+    assert (cartpole.total_mass, cartpole.polemass_length, cartpole.gravity) == (2.0, 1.0, 0.0)
+    stage.reset(0)
+    stage.step(champion, 50)
+    assert cartpole.force_mag == 20.0
+
+
+def test_the_same_request_is_the_same_replay(champion: OnnxPolicy) -> None:
+    pushes = [Push(step=10, force=-40)]
+    first, second = (
+        record(champion, model="m", version="1", seed=5, pushes=pushes, physics=Physics(gravity=12)) for _ in range(2)
+    )
+    assert first == second
+    other = record(champion, model="m", version="1", seed=6, pushes=pushes, physics=Physics(gravity=12))
+    assert other.id != first.id
+    columns = orjson.loads(first.to_json())
+    assert len(columns["observations"]) == len(columns["actions"]) + 1
+    assert columns["episodic_return"] == sum(columns["rewards"])
+
+
+def test_a_policy_that_falls_falls() -> None:
+    steps = list(play(OnnxPolicy.load(linear_model(FALLS)), seed=0))
+    assert steps[-1].terminated
+    assert len(steps) < 100
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"gravity": 99}, "gravity must be between 0 and 30, got 99"),
+        ({"length": "long"}, "length must be a finite number"),
+        ({"length": True}, "length must be a finite number"),
+        ({"wind": 1}, "unknown physics wind"),
+        ([1], "physics must be an object"),
+    ],
+)
+def test_impossible_physics_are_named(values: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Physics.parse(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"step": -1, "force": 1}, "whole number from 0"),
+        ({"step": 1.5, "force": 1}, "whole number from 0"),
+        ({"step": 1, "force": 1e9}, "between -200 and 200"),
+        ({"step": 1}, "with step and force"),
+        (7, "with step and force"),
+    ],
+)
+def test_impossible_pushes_are_named(values: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Push.parse(values)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, "1", None, True, 2**31])
+def test_impossible_seeds_are_named(seed: object) -> None:
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        parse_seed(seed)
+
+
+def test_only_cartpole_is_pushed() -> None:
+    stage = Stage("Acrobot-v1")
+    stage.reset(0)
+    with pytest.raises(ValueError, match="only CartPole can be pushed"):
+        stage.apply(0, 10.0)
+    with pytest.raises(ValueError, match="CartPole alone"):
+        stage.set_physics(Physics(gravity=1))
+    with pytest.raises(ValueError, match="cannot make environment 'Nowhere-v0'"):
+        Stage("Nowhere-v0")

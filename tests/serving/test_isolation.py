@@ -1,0 +1,21 @@
+import subprocess
+import sys
+
+BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "dqn", "flows", "prefect", "pandas", "mlflow"}:
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Blocked())
+import serving.app
+import serving.__main__
+print("imported")
+"""
+
+
+def test_serving_starts_where_torch_is_not_installed() -> None:
+    result = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=False)
+    assert result.stdout == "imported\n", result.stderr

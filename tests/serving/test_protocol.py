@@ -1,0 +1,214 @@
+import asyncio
+import gzip
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message
+
+from serving.body import MAX_BODY, compress, read_body
+from serving.policy import OnnxPolicy
+from serving.protocol import InferRequest, ProtocolError, answer_infer, parse_infer
+
+TENSOR: dict[str, Any] = {"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0.5, -1, 2]}
+
+
+def parse(request: object, **tensor: object) -> InferRequest:
+    if isinstance(request, dict) and not request.get("inputs"):
+        request = {"inputs": [{key: value for key, value in (TENSOR | tensor).items() if value is not ...}]} | request
+    return parse_infer(orjson.dumps(request), None, 4)
+
+
+def test_flat_and_nested_data_are_the_same() -> None:
+    flat = parse({}, shape=[2, 4], data=[0, 1, 2, 3, 4, 5, 6, 7]).observation
+    nested = parse({}, shape=[2, 4], data=[[0, 1, 2, 3], [4, 5, 6, 7]]).observation
+    np.testing.assert_array_equal(flat, nested)
+    assert flat.dtype == np.float32
+
+
+def test_outputs_are_chosen_one_by_one() -> None:
+    assert parse({}).outputs == (("q_values", False), ("action", False))
+    assert parse({"parameters": {"binary_data_output": True}}).outputs == (("q_values", True), ("action", True))
+    chosen = {"outputs": [{"name": "action", "parameters": {"binary_data": True}}, {"name": "q_values"}]}
+    assert parse(chosen).outputs == (("action", True), ("q_values", False))
+
+
+def test_binary_goes_both_ways(champion: OnnxPolicy) -> None:
+    observation = np.array([[0, 0, 0.1, 0], [0, 0, -0.1, 0]], dtype="<f4")
+    tensor = {"name": "observation", "shape": [2, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}}
+    header = orjson.dumps({"inputs": [tensor], "id": "7", "parameters": {"binary_data_output": True}})
+    request = parse_infer(header + observation.tobytes(), str(len(header)), 4)
+    q_values = champion.q_values(request.observation)
+    body, length = answer_infer(request, q_values, model="m", version="3")
+    answer = orjson.loads(body[:length])
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "m", "3")
+    assert [output["parameters"]["binary_data_size"] for output in answer["outputs"]] == [16, 16]
+    assert length is not None
+    np.testing.assert_array_equal(np.frombuffer(body[length : length + 16], "<f4").reshape(2, 2), q_values)
+    assert np.frombuffer(body[length + 16 :], "<i8").tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "obs"}, "expected exactly one input 'observation', got"),
+        ({"datatype": "FP64"}, 'has datatype FP32, got "FP64"'),
+        ({"datatype": ...}, "has datatype FP32, got null"),
+        ({"shape": [4]}, r"must have shape \[batch, 4\]"),
+        ({"shape": [1, 5]}, r"must have shape \[batch, 4\]"),
+        ({"shape": [-1, 4]}, "with a batch of 1 or more, got"),
+        ({"shape": [0, 4], "data": []}, "with a batch of 1 or more"),
+        ({"shape": [True, 4]}, r"needs a shape \[batch, 4\]"),
+        ({"shape": [1.0, 4]}, r"needs a shape \[batch, 4\]"),
+        ({"shape": "1,4"}, r"needs a shape \[batch, 4\]"),
+        ({"shape": [4097, 4]}, "at most 4096 rows, got 4097"),
+        ({"data": [1, 2, 3]}, "takes 4 numbers, 'data' has 3"),
+        ({"data": [[1, 2, 3]]}, "nested 'data' must have the shape"),
+        ({"data": [[1, 2, 3, [4]]]}, r"must hold numbers only, got \[4\]"),
+        ({"data": [1, 2, 3, "4"]}, 'must hold numbers only, got "4"'),
+        ({"data": [1, 2, 3, True]}, "must hold numbers only, got true"),
+        ({"data": [1, 2, 3, None]}, "must hold numbers only, got null"),
+        ({"data": [1, 2, 3, 1e39]}, "finite float32 numbers"),
+        ({"data": ...}, "needs 'data'"),
+        ({"parameters": 3}, "'parameters' must be an object"),
+        ({"parameters": {"binary_data_size": 16}}, "both 'data' and 'binary_data_size'"),
+        ({"parameters": {"shared_memory_region": "x"}}, "'shared_memory_region' is of an extension"),
+    ],
+)
+def test_a_wrong_tensor_is_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ProtocolError, match=message) as caught:
+        parse({}, **change)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ([], "must be a JSON object"),
+        ({"id": 7}, "'id' must be a string, got 7"),
+        ({"inputs": 7}, "'inputs' must be an array"),
+        ({"inputs": [TENSOR, TENSOR]}, "expected exactly one input"),
+        ({"inputs": [7]}, "every input must be an object with a 'name'"),
+        ({"outputs": 7}, "'outputs' must be an array"),
+        ({"outputs": [{"name": "x"}]}, 'unknown output "x"'),
+        ({"outputs": [{"name": "action"}, {"name": "action"}]}, "asked for once"),
+        ({"outputs": [{"name": "action", "parameters": {"binary_data": 1}}]}, "must be true or false, got 1"),
+        ({"outputs": [{"name": "action", "parameters": {"classification": 1}}]}, "'classification' is of an extension"),
+        ({"parameters": {"binary_data_output": "yes"}}, "must be true or false"),
+    ],
+)
+def test_a_wrong_request_is_named(request_: object, message: str) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        parse(request_)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"inputs": [NaN]}', b"\xff\xfe", b"[" * 5000])
+def test_what_is_not_json_is_refused(body: bytes) -> None:
+    with pytest.raises(ProtocolError, match="not valid JSON"):
+        parse_infer(body, None, 4)
+
+
+@pytest.mark.parametrize(
+    ("size", "extra", "header_length", "message"),
+    [
+        (16, b"", None, "0 bytes follow the JSON"),
+        (16, b"x" * 15, 0, "15 bytes follow the JSON"),
+        (15, b"x" * 15, 0, "takes 16 bytes, 'binary_data_size' is 15"),
+        (None, b"x" * 16, 0, "no input has a 'binary_data_size'"),
+        (16, b"x" * 16, "-1", "must be a whole number"),
+        (16, b"x" * 16, "9" * 40, "must be a whole number"),
+        (16, b"", "99999", "the body has"),
+        (16, np.full(4, np.nan, "<f4").tobytes(), 0, "NaN or infinity"),
+    ],
+)
+def test_sizes_that_disagree_are_named(size: object, extra: bytes, header_length: object, message: str) -> None:
+    tensor: dict[str, object] = {"name": "observation", "shape": [1, 4], "datatype": "FP32"}
+    tensor |= {"data": [0, 0, 0, 0]} if size is None else {"parameters": {"binary_data_size": size}}
+    header = orjson.dumps({"inputs": [tensor]})
+    stated = str(len(header)) if header_length == 0 else header_length
+    with pytest.raises(ProtocolError, match=message):
+        parse_infer(header + extra, stated, 4)  # type: ignore[arg-type] # the table mixes types on purpose
+
+
+def test_an_answer_that_is_not_finite_is_not_given() -> None:
+    with pytest.raises(ProtocolError, match="not finite"):
+        answer_infer(parse({}), np.array([[np.inf, 0]], dtype=np.float32), model="m", version="1")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda children: st.lists(children, max_size=5) | st.dictionaries(st.text(max_size=8), children, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    shape=JSON | st.just([1, 4]), datatype=JSON | st.just("FP32"), parameters=JSON, data=JSON, outputs=JSON, id_=JSON,
+    extra=st.binary(max_size=64), shift=st.integers(-3, 3),
+)  # fmt: skip
+def test_nothing_but_a_protocol_error_comes_out(
+    shape: Any, datatype: Any, parameters: Any, data: Any, outputs: Any, id_: Any, extra: bytes, shift: int
+) -> None:
+    tensor = {"name": "observation", "shape": shape, "datatype": datatype, "parameters": parameters, "data": data}
+    header = orjson.dumps({"inputs": [tensor], "outputs": outputs, "id": id_})
+    try:
+        request = parse_infer(header + extra, str(max(0, len(header) + shift)), 4)
+    except ProtocolError:
+        return
+    assert request.observation.shape[1] == 4
+
+
+@given(rows=st.integers(1, 5), noise=st.binary(max_size=80), size=st.integers(-1, 100))
+def test_the_binary_parser_takes_exact_sizes_only(rows: int, noise: bytes, size: int) -> None:
+    tensor = {"name": "observation", "shape": [rows, 4], "datatype": "FP32", "parameters": {"binary_data_size": size}}
+    header = orjson.dumps({"inputs": [tensor]})
+    try:
+        request = parse_infer(header + noise, str(len(header)), 4)
+    except ProtocolError:
+        exact = size == len(noise) == rows * 16
+        assert not exact or not np.isfinite(np.frombuffer(noise, "<f4")).all()
+    else:
+        assert request.observation.tobytes() == noise
+
+
+def read(chunks: list[bytes], *headers: tuple[bytes, bytes], ends: bool = True) -> bytes:
+    async def receive() -> Message:
+        if not chunks:
+            await asyncio.sleep(60)
+        chunk = chunks.pop(0)
+        return {"type": "http.request", "body": chunk, "more_body": bool(chunks) or not ends}
+
+    return asyncio.run(read_body({"headers": list(headers)}, receive, seconds=0.05))
+
+
+def test_bodies_are_bounded_in_size_and_time() -> None:
+    assert read([b"a", b"b"]) == b"ab"
+    assert read([b"x" * MAX_BODY]) == b"x" * MAX_BODY
+    gzipped = (b"content-encoding", b"gzip")
+    assert read([gzip.compress(b"hello")], gzipped) == b"hello"
+    refused = [
+        (413, [b""], (b"content-length", b"1048577")),
+        (413, [b"x" * MAX_BODY, b"x"], (b"x", b"")),
+        (413, [gzip.compress(b"x" * (MAX_BODY + 1))], gzipped),
+        (400, [b"not gzip"], gzipped),
+        (400, [gzip.compress(b"hello")[:-3]], gzipped),
+        (415, [b""], (b"content-encoding", b"br")),
+    ]
+    for status, chunks, header in refused:
+        with pytest.raises(ProtocolError) as caught:
+            read(chunks, header)
+        assert caught.value.status == status
+    with pytest.raises(ProtocolError, match="did not end within") as caught:
+        read([b"x"], ends=False)
+    assert caught.value.status == 408
+
+
+def test_long_answers_are_compressed_on_request() -> None:
+    long = b"x" * 2000
+    packed, encoding = compress(long, b"gzip, deflate")
+    assert (gzip.decompress(packed), encoding) == (long, b"gzip")
+    assert compress(long, b"br") == (long, b"")
+    assert compress(b"short", b"gzip") == (b"short", b"")

@@ -1,0 +1,50 @@
+import io
+import re
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.episode import Physics, Push, Replay, record
+from serving.policy import OnnxPolicy
+from serving.recording import frames, replay_csp, to_gif, to_html, to_video
+from tests.policies import FALLS, linear_model
+
+
+@pytest.fixture(scope="module")
+def replay() -> Replay:
+    """A short one: it falls."""
+    policy = OnnxPolicy.load(linear_model(FALLS))
+    return record(policy, model="m", version="1", seed=2, pushes=[Push(step=3, force=20)], physics=Physics(length=0.8))
+
+
+def test_frames_show_every_moment(replay: Replay) -> None:
+    pictures = list(frames(replay))
+    assert len(pictures) == len(replay.steps) + 1
+    assert pictures[0].shape == (400, 600, 3)
+    assert not np.array_equal(pictures[0], pictures[-1])
+
+
+def test_a_gif_plays_in_real_time(replay: Replay) -> None:
+    with Image.open(io.BytesIO(to_gif(replay))) as picture:
+        assert picture.size == (600, 400)
+        frames_in_gif = getattr(picture, "n_frames", 1)
+        assert frames_in_gif == (len(replay.steps) + 2) // 2
+        assert picture.info["duration"] == 40
+
+
+@pytest.mark.parametrize("container", ["mp4", "webm"])
+def test_a_video_holds_fifty_frames_a_second(replay: Replay, container: str) -> None:
+    with av.open(io.BytesIO(to_video(replay, container)), "r") as video:
+        assert video.streams.video[0].average_rate == 50
+        assert len(list(video.decode(video=0))) == len(replay.steps) + 1
+
+
+def test_the_page_contains_all_it_needs(replay: Replay) -> None:
+    page = to_html(replay)
+    text = page.decode()
+    assert "default-src 'none'; script-src 'sha256-" in replay_csp(page)
+    assert "{{" not in text
+    assert not re.search(r"^(import|export) ", text, re.MULTILINE)
+    assert not re.search(r"""(src|href)=["']""", text)

@@ -1,0 +1,241 @@
+import base64
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from serving.episode import Physics, Push, Stage, record
+from serving.policy import OnnxPolicy
+from serving.recording import to_html
+from tests.policies import BALANCES, linear_model
+from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium (.ci/run does)"),
+    # MLflow 3.17 uses what SQLAlchemy 2.1 deprecated
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    errors: list[str] = []
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    yield page
+    page.close()
+    assert [error for error in errors if "WebSocket" not in error] == []
+
+
+@pytest.fixture(scope="module")
+def theatre(registry_store: LocalRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of the sqlite registry's champion."""
+    folder = tmp_path_factory.mktemp("theatre")
+    with running_server(folder, MLFLOW_TRACKING_URI=registry_store.uri) as running:
+        yield running
+
+
+def until(page: Page, expression: str, seconds: float = 20) -> None:
+    """Wait for an expression to be true; playwright's own wait needs eval, which the page's policy forbids."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"{expression} stayed false"
+        page.wait_for_timeout(20)
+
+
+def opened(page: Page, server: RunningServer) -> Page:
+    page.goto(server.url, wait_until="domcontentloaded")
+    until(page, "window.theatre?.framesSeen > 5")
+    return page
+
+
+def test_frames_advance_at_fifty_a_second(page: Page, theatre: RunningServer) -> None:
+    opened(page, theatre)
+    # counted in environment steps and milliseconds of the page's own clock, so that a busy machine cannot fail it
+    rate = page.evaluate(
+        """async () => {
+            const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+            const first = [theatre.frame.e, theatre.frame.k, performance.now()];
+            await wait(1500);
+            if (theatre.frame.e !== first[0]) return 50;
+            return (theatre.frame.k - first[1]) / (performance.now() - first[2]) * 1000;
+        }"""
+    )
+    assert 40 <= rate <= 55
+
+
+def test_a_push_moves_the_pole(page: Page, theatre: RunningServer) -> None:
+    opened(page, theatre)
+    page.keyboard.press("r")
+    until(page, "theatre.frame.k > 5 && theatre.frame.k < 100")
+    page.evaluate("""() => {
+        theatre.widest = 0;
+        theatre.socket.addEventListener("message", ({data}) => {
+            const frame = JSON.parse(data);
+            if (frame.s) theatre.widest = Math.max(theatre.widest, Math.abs(frame.s[0][2]));
+        });
+    }""")
+    page.keyboard.press("ArrowRight")
+    until(page, "theatre.status.pushes.length === 1")
+    until(page, "theatre.widest > 0.05")
+    assert page.evaluate("theatre.status.pushes[0].force") == 60
+
+
+def test_keys_pause_step_and_change_speed(page: Page, theatre: RunningServer) -> None:
+    opened(page, theatre)
+    page.keyboard.press("r")
+    page.keyboard.press(" ")
+    until(page, "theatre.status.paused")
+    page.wait_for_timeout(100)
+    before = page.evaluate("theatre.frame.k")
+    page.keyboard.press(".")
+    until(page, f"theatre.frame.k === {before} + 1")
+    page.get_by_role("radio", name=re.compile("^2.$")).click()
+    until(page, "theatre.status.speed === 2")
+    page.get_by_role("radio", name=re.compile("^1.$")).click()
+    page.locator("#seed").fill("123")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Play space").click()
+    until(page, "!theatre.status.paused && theatre.status.seed === 123 && theatre.status.speed === 1")
+
+
+def test_physics_change_live_and_go_back(page: Page, theatre: RunningServer) -> None:
+    opened(page, theatre)
+    page.locator("#physics-gravity").fill("15")
+    until(page, "theatre.status.physics.gravity === 15")
+    page.get_by_role("button", name="Back to default").click()
+    until(page, "theatre.status.physics.gravity === 9.8")
+
+
+def test_compare_shows_two_versions_under_one_seed(page: Page, theatre: RunningServer) -> None:
+    opened(page, theatre)
+    page.locator("#first").select_option("champion")
+    page.locator("#second").select_option("2")
+    page.get_by_role("button", name="Compare").click()
+    until(page, "theatre.frame?.s.length === 2")
+    until(page, "theatre.frame.o[1] && !theatre.frame.o[0]")  # the challenger falls, the champion does not
+    assert page.locator(".lane .version").all_inner_texts() == ["Version 1", "Version 2"]
+    assert page.locator(".lane .aliases").all_inner_texts() == ["champion", "challenger"]
+    page.get_by_role("button", name="One alone").click()
+    until(page, "theatre.frame?.s.length === 1 && theatre.status.lanes.length === 1")
+
+
+def test_gymnasiums_pixels_can_be_watched(page: Page, theatre: RunningServer) -> None:
+    opened(page, theatre)
+    page.keyboard.press("g")
+    until(page, "document.querySelector('.pixels').naturalWidth === 600")
+    page.keyboard.press("g")
+    page.wait_for_selector("canvas.picture", state="visible")
+
+
+def test_a_replay_is_kept_and_plays_offline(
+    page: Page, theatre: RunningServer, champion: OnnxPolicy, tmp_path: Path
+) -> None:
+    opened(page, theatre)
+    page.get_by_role("button", name="Play and keep").click()
+    page.wait_for_selector("#replays li")
+    assert re.search(r"Version 1, seed 0: return \d+", page.locator("#replays li").first.inner_text())
+    replay = record(champion, model="m", version="1", seed=1, pushes=[Push(step=9, force=60)], physics=Physics())
+    (tmp_path / "replay.html").write_bytes(to_html(replay))
+    page.context.set_offline(True)
+    page.goto((tmp_path / "replay.html").as_uri(), wait_until="domcontentloaded")
+    until(page, "Number(document.querySelector('#step').textContent) > 20")
+    page.context.set_offline(False)
+
+
+def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, theatre: RunningServer) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    opened(page, theatre)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    seen = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.id"))
+    assert {"push-left", "push-right", "pause", "step", "seed", "physics-length", "first", "keep"} <= seen
+    page.close()
+
+
+@pytest.mark.parametrize("state", [(0.0, 0, 0.0, 0), (1.3, 0, 0.18, 0), (-2.0, 0, -0.2, 0), (0.37, 0, 0.05, 0)])
+@pytest.mark.parametrize("length", [0.5, 1.0])
+def test_the_canvas_is_gymnasiums_picture(
+    page: Page, theatre: RunningServer, state: tuple[float, ...], length: float
+) -> None:
+    """At most 1 % of the pixels may differ by more than 64 of 255, and none of them deeper than 2 pixels.
+
+    Pygame rounds corners to whole pixels and the canvas does not: edges may lie one pixel apart, shapes may not.
+    """
+    stage = Stage("CartPole-v1", render_mode="rgb_array")
+    stage.reset(0)
+    stage.set_physics(Physics(length=length))
+    assert stage.cartpole is not None
+    stage.cartpole.state = np.array(state)
+    expected = stage.render().astype(int)
+    page.goto(theatre.url, wait_until="domcontentloaded")
+    data = page.evaluate(
+        """async ([state, length]) => {
+            const { drawStage } = await import("/theatre/stage.js");
+            const canvas = document.createElement("canvas");
+            drawStage(canvas, state, { length });
+            return canvas.toDataURL("image/png");
+        }""",
+        [list(state), length],
+    )
+    with Image.open(BytesIO(base64.b64decode(data.split(",")[1]))) as picture:
+        drawn = np.asarray(picture.convert("RGB")).astype(int)
+    assert drawn.shape == expected.shape
+    wrong = np.abs(drawn - expected).max(axis=2) > 64
+    assert wrong.mean() < 0.01
+    thick = wrong.copy()  # what survives an erosion by two pixels in both directions is no edge
+    for axis in (0, 1):
+        for _ in range(2):
+            thick &= np.roll(thick, 1, axis=axis)
+    assert not thick.any()
+
+
+def test_a_lost_server_is_said_and_found_again(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "p.onnx").write_bytes(linear_model(BALANCES))
+    page = browser.new_page()
+    with running_server(tmp_path, "--model", str(tmp_path / "p.onnx")) as server:
+        opened(page, server)
+        port = server.url.rsplit(":", 1)[1]
+    until(page, "document.querySelector('#link').dataset.state === 'gone'")
+    with running_server(tmp_path, "--model", str(tmp_path / "p.onnx"), "--port", port):
+        until(page, "document.querySelector('#link').dataset.state === 'live'")
+        page.close()
+
+
+def test_the_show_begins_when_a_champion_is_promoted(browser: Browser, registry: LocalRegistry, tmp_path: Path) -> None:
+    uri = f"models:/{MODEL}@hopeful"
+    page = browser.new_page()
+    with running_server(tmp_path, "--model", uri, ready=False) as server:
+        deadline = time.monotonic() + 20
+        while "no alias 'hopeful'" not in server.get("/api/status").json()["notice"]:
+            assert time.monotonic() < deadline, server.log.read_text()
+            time.sleep(0.1)
+        assert server.get("/v2/health/live").status_code == 200
+        assert server.get("/v2/health/ready").status_code == 503
+        page.goto(server.url, wait_until="domcontentloaded")
+        until(page, "document.querySelector('#notice').textContent.includes('make train')")
+        registry.alias("hopeful", "1")
+        until(page, "window.theatre?.framesSeen > 5")
+        assert server.get("/v2/health/ready").status_code == 200
+        assert server.get(f"/v2/models/{MODEL}/versions/hopeful").json()["name"] == MODEL
+        page.close()
