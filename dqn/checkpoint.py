@@ -1,5 +1,6 @@
 """Training states and trained networks as files: the only file access in dqn."""
 
+import contextlib
 import json
 import os
 import zipfile
@@ -38,7 +39,8 @@ def save_checkpoint(path: Path, state: TrainingState) -> None:
         temporary.replace(path)
         _sync_directory(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what prevented the writing may prevent this; the first error counts
+            temporary.unlink()
         kept = "the previous one is intact" if path.exists() else "there was none before"
         raise CheckpointError(f"checkpoint {path} could not be written ({error}); {kept}") from error
 

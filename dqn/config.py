@@ -110,6 +110,8 @@ class DQNConfig:
     """An agent that reaches this in every acceptance episode is solved and leaves the population; none: never."""
     acceptance_episodes: int = 100
     """Episodes of the acceptance evaluation, on selection seeds."""
+    acceptance_epsilon: float = 0.0
+    """Share of random actions in acceptance episodes: who holds the ceiling disturbed, holds it on unseen seeds."""
     log_interval: int = 10
     """Updates between metrics of the learner."""
     checkpoint_interval: float = 10.0
@@ -188,7 +190,15 @@ _NOT_NEGATIVE: Final = (
     "weight_decay", "target_update_interval", "target_update_episodes", "max_episodes", "eval_start",
     "checkpoint_interval",
 )  # fmt: skip
-_FRACTION: Final = ("epsilon_start", "epsilon_end", "epsilon_decay_per_episode", "gamma", "tau", "average_rate")
+_FRACTION: Final = (
+    "epsilon_start",
+    "epsilon_end",
+    "epsilon_decay_per_episode",
+    "gamma",
+    "tau",
+    "average_rate",
+    "acceptance_epsilon",
+)
 
 
 def _number(value: object) -> bool:
@@ -201,16 +211,15 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
     "cartpole": DQNConfig(
         num_envs=128,
         hidden_sizes=(32, 32),
-        observation_scale=(2.4, 3.0, 0.2095, 3.0),
+        observation_scale=(1.2, 0.5, 0.05, 0.5),
         initial_q=1.0,
         replay_capacity=12_800,
         terminal_copies=2,
         epsilon_end=0.1,
-        epsilon_decay_updates=600,
+        epsilon_decay_updates=400,
         gamma=0.995,
         n_step=5,
         reward_scale=0.005,
-        updates_per_step=2,
         double_dqn=False,
         learning_rate=1e-2,
         learning_rate_end=2e-4,
@@ -221,11 +230,12 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
         target_update_interval=0,
         tau=0.2,
         average_rate=0.01,
-        max_updates=2_400,
+        max_updates=4_000,
         eval_start=450,
         eval_interval=150,
         eval_episodes=4,
         acceptance_return=500.0,
+        acceptance_epsilon=0.12,
     ),
     "article": DQNConfig(
         num_agents=1,

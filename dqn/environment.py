@@ -118,18 +118,17 @@ def describe(env_id: str) -> tuple[int, int]:
 
 def _make(env_id: str, num_envs: int) -> VectorEnv[Any, Any, Any]:
     try:
-        spec = gym.spec(env_id)
-        own = spec.vector_entry_point is not None
-        envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point" if own else "sync")
-        if own and (not _is_array_env(envs) or envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP):
+        if gym.spec(env_id).vector_entry_point is not None:
+            envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point")
+            if _is_array_env(envs) and envs.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP:
+                return envs
             envs.close()
-            envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="sync")
+        return gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="sync", disable_env_checker=True)
     except (gym.error.Error, ImportError) as error:
         raise EnvironmentUnsupportedError(
             f"environment {env_id!r} cannot be made: {error}. Expected the id of a registered Gymnasium environment, "
             "such as CartPole-v1 or Acrobot-v1"
         ) from error
-    return envs
 
 
 def _sizes(envs: VectorEnv[Any, Any, Any], env_id: str) -> tuple[int, int]:

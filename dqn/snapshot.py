@@ -54,7 +54,7 @@ def _attributes(env: object) -> dict[str, Any]:
     return {
         name: _encode(value)
         for name, value in vars(env).items()
-        if not isinstance(value, _DESCRIPTION) and not callable(value) and name not in ("metadata", "_metadata")
+        if not isinstance(value, _DESCRIPTION) and not callable(value)
     }
 
 
@@ -64,7 +64,7 @@ def _assign(env: object, attributes: dict[str, Any]) -> None:
 
 
 def _encode(value: Any) -> Any:
-    if isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.random.Generator):
         return {"bit_generator": json.dumps(value.bit_generator.state)}
@@ -76,6 +76,8 @@ def _encode(value: Any) -> Any:
         return {"tuple": [_encode(item) for item in value]}
     if isinstance(value, list):
         return [_encode(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": {str(key): _encode(item) for key, item in value.items()}}
     raise _UncapturableError(type(value).__name__)
 
 
@@ -89,6 +91,8 @@ def _decode(value: Any) -> Any:
             return scalar.numpy()[()]
         case {"tuple": items}:
             return tuple(_decode(item) for item in items)
+        case {"dict": items}:
+            return {key: _decode(item) for key, item in items.items()}
         case list():
             return [_decode(item) for item in value]
         case torch.Tensor():

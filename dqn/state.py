@@ -63,6 +63,7 @@ class TrainingState:
         self.last_step_valid = True
         self.environment_steps = 0
         self.evaluations = 0
+        self.evaluated_at = -1
         self.seconds = 0.0
         self.cpu_seconds = 0.0
 
@@ -138,6 +139,6 @@ class TrainingState:
 
 
 _PLAIN = (
-    "agents", "epsilon", "last_step_valid", "environment_steps", "evaluations", "seconds", "cpu_seconds",
-    "best_return", "last_return", "solved", "episodes", "updates", "steps",
+    "agents", "epsilon", "last_step_valid", "environment_steps", "evaluations", "evaluated_at",
+    "seconds", "cpu_seconds", "best_return", "last_return", "solved", "episodes", "updates", "steps",
 )  # fmt: skip

@@ -138,6 +138,9 @@ def evaluation_due(config: DQNConfig, updates: int) -> bool:
 def evaluate(state: TrainingState) -> None:
     """Greedy evaluation on selection seeds: keeps the best networks, and lets solved agents leave."""
     config, networks = state.config, state.learner.evaluated
+    if state.evaluated_at == state.learner.updates:
+        return
+    state.evaluated_at = state.learner.updates
     state.evaluations += 1
     seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
     returns = greedy_returns(networks, config.env_id, episodes=config.eval_episodes, seed=seed)
@@ -148,7 +151,11 @@ def evaluate(state: TrainingState) -> None:
         if candidates.numel():
             seed = stream_seed(config.seed, SELECTION, state.evaluations, 1)
             returns = greedy_returns(
-                networks.select(candidates), config.env_id, episodes=config.acceptance_episodes, seed=seed
+                networks.select(candidates),
+                config.env_id,
+                episodes=config.acceptance_episodes,
+                seed=seed,
+                epsilon=config.acceptance_epsilon,
             )
             mean_return[candidates] = returns.mean(1)
             passed = candidates[(returns >= config.acceptance_return).all(1)]
@@ -185,12 +192,18 @@ def leave(state: TrainingState, rows: Tensor) -> None:
 
 
 @torch.no_grad()
-def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int) -> Tensor:
-    """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side."""
+def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int, epsilon: float = 0.0) -> Tensor:
+    """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side.
+
+    With `epsilon`, that share of their actions is random instead.
+    """
+    disturbance = torch.full((networks.num_agents,), epsilon)
+    generator = torch.Generator().manual_seed(seed)
 
     def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
         q_values = networks(torch.from_numpy(observation).view(networks.num_agents, episodes, -1))
-        return greedy_action(q_values).flatten().numpy()
+        action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)
+        return action.flatten().numpy()
 
     returns = episodic_returns(act, env_id, num_episodes=networks.num_agents * episodes, seed=seed)
     return torch.from_numpy(returns).view(networks.num_agents, episodes)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from dqn.config import PRESETS, ConfigError, DQNConfig, PresetName
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
 
-_ENVIRONMENT: Final = {
+ENVIRONMENT: Final = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = parse(arguments)
     except ConfigError as error:
         return _fail(error, BAD_INPUT)
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     return run(chosen)
 
@@ -76,17 +77,14 @@ def run(arguments: Arguments) -> int:
     from flows.parameters import ConfigOverrides, InputError
     from flows.registry import RegistryError
     from flows.tracking import TrackingError
-    from flows.train import train_dqn
+    from flows.train import check_request, train_dqn
 
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
+    config = ConfigOverrides.model_validate(_overrides(arguments))
+    request = (config, arguments.preset, arguments.resume, str(arguments.checkpoint_dir))
     try:
-        print(
-            train_dqn(
-                ConfigOverrides.model_validate(_overrides(arguments)),
-                preset=arguments.preset,
-                resume=arguments.resume,
-                checkpoint_dir=str(arguments.checkpoint_dir),
-            )
-        )
+        check_request(*request)  # the flow does so too, but Prefect takes ten seconds to start
+        print(train_dqn(*request))
     except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
         return _fail(error, BAD_INPUT)
     except (TrackingError, RegistryError, CheckpointError) as error:

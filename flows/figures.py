@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.metrics import MetricName
 from dqn.seeding import TEST, stream_seed
 from dqn.training import TrainingResult
 from serving.policy import OnnxPolicy
@@ -32,40 +33,36 @@ _COLOURS: Final = 32
 def learning_curves(result: TrainingResult) -> Figure:
     """Episodic return of every agent against its environment steps, and the population's interquartile mean.
 
-    An agent that has left the population, solved, counts with its last value from then on.
+    Above, while exploring: the mean is of the agents in training, as long as they are half of the population. Below,
+    the greedy evaluations: an agent that has left the population counts with its last one, of the network it keeps.
     """
-    figure, axes = _figure("Learning curves", result.config.env_id)
+    figure, (exploring, greedy) = _figure(f"Learning curves, {result.config.env_id}", rows=2)
     last = max(agent.environment_steps for agent in result.agents)
     edges = np.linspace(0, last, _BINS + 1)
-    centres = (edges[:-1] + edges[1:]) / 2
     curves = np.stack([_binned(result, agent.agent, edges) for agent in result.agents])
-    for agent, curve in zip(result.agents, curves, strict=True):
-        inside = centres <= max(agent.environment_steps, centres[0])
-        axes.plot(centres[inside], curve[inside], color=_AGENT, linewidth=0.8, alpha=0.8)
+    _agents_and_summary(exploring, edges[1:], curves)
+    steps = np.unique(np.concatenate([_series(result, "eval/mean_return", k)[0] for k in range(len(curves))]))
+    evaluations = np.stack([_last_known(*_series(result, "eval/mean_return", k), steps) for k in range(len(curves))])
+    _agents_and_summary(greedy, steps, evaluations)
+    for agent, curve in zip(result.agents, evaluations, strict=True):
         if agent.solved:
-            axes.plot(centres[inside][-1], curve[inside][-1], "o", color=_AGENT, markersize=4)
-    known = ~np.isnan(curves).any(0)
-    if len(curves) > 1 and known.any():
-        columns = curves.T[known]
-        low, high = np.array([bootstrap_interval(column, seed=0, resamples=500) for column in columns]).T
-        axes.fill_between(
-            centres[known], low, high, color=_BAND, alpha=0.7, linewidth=0, label="95% bootstrap interval"
-        )
-        means = [interquartile_mean(column) for column in columns]
-        axes.plot(centres[known], means, color=_SUMMARY, linewidth=2.2, label="interquartile mean")
-    axes.plot([], [], color=_AGENT, linewidth=0.8, label=f"one agent (of {len(curves)})")
-    axes.plot([], [], "o", color=_AGENT, markersize=4, label="solved: left the population")
-    axes.set_xlabel("environment steps of an agent")
-    axes.set_ylabel("episodic return while exploring")
-    axes.set_xlim(0, last)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
+            greedy.plot(agent.environment_steps, curve[-1], "o", color=_AGENT, markersize=4, clip_on=False)
+    exploring.set_ylabel("return of an episode, exploring")
+    greedy.set_ylabel("mean return of an evaluation, greedy")
+    greedy.set_xlabel("environment steps of an agent")
+    exploring.plot([], [], "o", color=_AGENT, markersize=4, label="solved, leaves the population")
+    exploring.plot([], [], color=_AGENT, linewidth=0.8, label=f"one agent of {len(curves)}")
+    exploring.legend(frameon=False, loc="upper left", fontsize=9)
+    for axes in (exploring, greedy):
+        axes.set_xlim(0, last)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     return figure
 
 
 def final_returns(returns: Floats, env_id: str) -> Figure:
     """Distribution of every agent's greedy returns `[A, episodes]` on unseen episodes."""
-    figure, axes = _figure("Returns on unseen episodes", env_id)
+    figure, (axes,) = _figure(f"Returns on unseen episodes, {env_id}")
     generator = np.random.default_rng(0)
     agents, episodes = returns.shape
     for agent, mine in enumerate(returns):
@@ -78,8 +75,8 @@ def final_returns(returns: Floats, env_id: str) -> Figure:
     axes.set_ylabel("episodic return, greedy")
     axes.set_xticks(range(agents))
     low, high = returns.min(), returns.max()
-    margin = max(0.08 * (high - low), 0.1 * abs(high), 1.0)
-    axes.set_ylim(low - margin, high + margin)
+    low = min(low, high - 0.2 * abs(high))  # equal returns are a flat line, not noise under a lens
+    axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     axes.legend(frameon=False, ncols=2, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.3)
     axes.set_title(axes.get_title(loc="left"), loc="left", pad=26, fontsize=12, color=_INK)
     return figure
@@ -119,27 +116,51 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(title: str, env_id: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(f"{title}, {env_id}", loc="left", fontsize=12, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
+def _figure(title: str, *, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(9, 4.6 * rows), dpi=110, layout="constrained")
+    panels = list(figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0])
+    panels[0].set_title(title, loc="left", fontsize=12, color=_INK)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, panels
+
+
+def _agents_and_summary(axes: Axes, steps: Floats, curves: Floats) -> None:
+    """Thin lines of curves `[A, N]`, NaN where an agent has no value, and over half of them their mean and interval."""
+    axes.plot(steps, curves.T, color=_AGENT, linewidth=0.8, alpha=0.8)
+    enough = (~np.isnan(curves)).mean(0) > 0.5
+    if len(curves) == 1 or not enough.any():
+        return
+    columns = [column[~np.isnan(column)] for column in curves.T[enough]]
+    low, high = np.array([bootstrap_interval(column, seed=0, resamples=500) for column in columns]).T
+    axes.fill_between(steps[enough], low, high, color=_BAND, alpha=0.7, linewidth=0, label="95% bootstrap interval")
+    means = [interquartile_mean(column) for column in columns]
+    axes.plot(steps[enough], means, color=_SUMMARY, linewidth=2.2, label="interquartile mean")
+
+
+def _series(result: TrainingResult, name: MetricName, agent: int) -> tuple[Floats, Floats]:
+    steps, values = result.metrics.series(name, agent)
+    return steps.numpy(), values.numpy()
+
+
+def _last_known(known_steps: Floats, values: Floats, steps: Floats) -> Floats:
+    """Values `[N]` at `steps` `[N]`: the last one known by then, NaN before the first."""
+    position = np.searchsorted(known_steps, steps, side="right") - 1
+    return np.where(position >= 0, values[np.maximum(position, 0)], np.nan)
 
 
 def _binned(result: TrainingResult, agent: int, edges: Floats) -> Floats:
-    """Mean return `[bins]` of the episodes that ended in each bin; a bin without one repeats the one before."""
-    step, value = (column.numpy() for column in result.metrics.series("train/episodic_return", agent))
-    index = np.clip(np.digitize(step, edges) - 1, 0, len(edges) - 2)
+    """Mean return `[bins]` of the episodes that ended in each bin; NaN after the agent's last episode."""
+    steps, values = _series(result, "train/episodic_return", agent)
+    index = np.clip(np.digitize(steps, edges) - 1, 0, len(edges) - 2)
     count = np.bincount(index, minlength=len(edges) - 1)
-    total = np.bincount(index, weights=value, minlength=len(edges) - 1)
+    total = np.bincount(index, weights=values, minlength=len(edges) - 1)
     curve = np.full(len(edges) - 1, np.nan)
     np.divide(total, count, out=curve, where=count > 0)
-    for position in range(1, len(curve)):
-        if np.isnan(curve[position]):
-            curve[position] = curve[position - 1]
+    between = np.isnan(curve) & (np.arange(len(curve)) < index.max(initial=0))
+    curve[between] = np.interp(edges[1:][between], edges[1:][count > 0], curve[count > 0])
     return curve
 
 

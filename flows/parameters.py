@@ -2,12 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer, model_validator
 
 from dqn.config import PRESETS, ConfigError, DQNConfig, PresetName
 from dqn.environment import describe
+from dqn.memory import require_memory
+from dqn.replay import replay_bytes
 
 
 class InputError(ValueError):
@@ -68,6 +72,7 @@ def check_trainable(config: DQNConfig) -> None:
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
         ConfigError: if the configuration does not fit it.
+        MemoryError: if the replay buffer would not fit this machine.
     """
     observation_size, _ = describe(config.env_id)
     scale = config.observation_scale
@@ -75,4 +80,8 @@ def check_trainable(config: DQNConfig) -> None:
         raise ConfigError(
             f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
             "give one number for each, or none to leave them unscaled"
+        )
+    with redirect_stdout(StringIO()):  # the training says how much it takes; here only too much is news
+        require_memory(
+            replay_bytes(num_agents=config.num_agents, capacity=config.replay_capacity, obs=observation_size)
         )

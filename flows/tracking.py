@@ -1,9 +1,10 @@
 """The MLflow runs of a population: a parent, and a child an agent."""
 
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -62,12 +63,14 @@ def connect() -> MlflowClient:
         os.environ.setdefault(name, value)
     uri = mlflow.get_tracking_uri()
     try:
+        _check_file(uri)
         client = MlflowClient()
         client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        reason, _, _ = one_line(error).partition(" with exception HTTP")
         raise TrackingError(
-            f"MLflow's tracking store {uri} cannot be used ({one_line(error)}); "
-            "start the server, or set MLFLOW_TRACKING_URI to one that is up"
+            f"MLflow's tracking store {uri} cannot be used ({reason}); "
+            "start its server or free its directory, or set MLFLOW_TRACKING_URI to another"
         ) from error
     return client
 
@@ -153,14 +156,18 @@ def describe_run(client: MlflowClient, run_id: str, results: str) -> None:
 
 
 @contextmanager
-def closing(client: MlflowClient, runs: PopulationRuns) -> Iterator[None]:
-    """End the runs as the block does: FINISHED, FAILED, or KILLED where it was interrupted from outside."""
+def ending(client: MlflowClient, runs: PopulationRuns, checkpoint: Path) -> Iterator[None]:
+    """End the runs as the block does: FINISHED, FAILED, or KILLED where it was interrupted from outside.
+
+    An error leaves with a note that says how to go on, where that is possible.
+    """
     try:
         yield
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         end_runs(client, (runs.parent, *_still_running(client, runs)), status)
-        error.add_note(f'resume with: make train ARGS="--resume {runs.parent}"')
+        if checkpoint.exists() or TRAINED_TAG in client.get_run(runs.parent).data.tags:
+            error.add_note(f'resume with: make train ARGS="--resume {runs.parent}"')
         raise
     end_runs(client, (runs.parent,), "FINISHED")
 
@@ -185,6 +192,14 @@ def git_commit() -> str:
 def one_line(error: BaseException) -> str:
     """The first line of what an error says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_file(uri: str) -> None:
+    """Open an embedded store for writing; MLflow itself would try for two minutes."""
+    if not uri.startswith("sqlite:///"):
+        return
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+        connection.execute("BEGIN IMMEDIATE")
 
 
 def _git(*arguments: str) -> str:

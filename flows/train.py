@@ -10,12 +10,12 @@ from prefect import flow
 
 from dqn.config import PresetName
 from flows.parameters import ConfigOverrides, InputError, check_trainable
-from flows.population import check_resumable, check_writable
+from flows.population import check_resumable, check_writable, checkpoint_path
 from flows.promote import promote
 from flows.registry import model_name
 from flows.report import report
 from flows.stages import evaluate, export, register, test_agents, train
-from flows.tracking import closing, connect, open_runs, read_config, reopen_runs
+from flows.tracking import connect, ending, open_runs, read_config, reopen_runs
 
 NO_OVERRIDES = ConfigOverrides()
 
@@ -38,20 +38,16 @@ def train_dqn(
     Returns:
         The report.
     """
+    check_request(config, preset, resume, checkpoint_dir)
     client = connect()
-    check_writable(checkpoint_dir)
     flow_run_id = str(prefect.runtime.flow_run.id)
     if resume:
-        if config.model_fields_set or preset != "cartpole":
-            raise InputError("a resumed run keeps its own configuration: give --resume without preset or fields")
-        check_resumable(client, resume, checkpoint_dir)
         runs = reopen_runs(client, resume, flow_run_id=flow_run_id)
     else:
-        wanted = config.applied_to(preset)
-        check_trainable(wanted)
-        runs = open_runs(client, wanted, preset=preset, flow_run_id=flow_run_id)
+        runs = open_runs(client, config.applied_to(preset), preset=preset, flow_run_id=flow_run_id)
+    print(f"MLflow run {runs.parent}")
     name = model_name(read_config(client, runs.parent).env_id)
-    with closing(client, runs):
+    with ending(client, runs, checkpoint_path(checkpoint_dir, runs.parent)):
         run_id = train(runs.parent, checkpoint_dir)
         model_id = export(run_id)
         version = register(run_id, model_id)
@@ -59,3 +55,22 @@ def train_dqn(
         evaluation = evaluate(name, version)
         gate = promote(name, version, evaluation)
         return report(run_id, version, gate, agents)
+
+
+def check_request(config: ConfigOverrides, preset: PresetName, resume: str | None, checkpoint_dir: str) -> None:
+    """Refuse what cannot be done before anything starts.
+
+    Raises:
+        ConfigError: if the configuration cannot be trained.
+        EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
+        InputError: if there is nothing to resume, or the checkpoint directory cannot be written.
+        TrackingError: if MLflow cannot be reached.
+    """
+    if not resume:
+        check_trainable(config.applied_to(preset))
+    elif config.model_fields_set or preset != "cartpole":
+        raise InputError("a resumed run keeps its own configuration: leave out the preset and its fields")
+    check_writable(checkpoint_dir)
+    client = connect()
+    if resume:
+        check_resumable(client, resume, checkpoint_dir)

@@ -1,0 +1,57 @@
+"""What every measurement shares: the machine it ran on, a table for people and a file for machines."""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, str]:
+    """Processor, Python and the versions of what is measured."""
+    model = "unknown processor"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = f"{lines[0].split(':')[1].strip()} x {len(lines)}" if lines else platform.machine()
+    packages = {name: version(name) for name in ("torch", "gymnasium", "numpy")}
+    return {"processor": model, "python": platform.python_version(), **packages}
+
+
+def commit() -> str:
+    """The commit that was measured; marked where files differ from it."""
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return described.stdout.strip() or "unknown"
+
+
+def write(name: str, rows: Sequence[dict[str, Any]]) -> Path:
+    """Write the rows of a measurement to `results/<name>.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    content = {
+        "command": " ".join(["python", "-m", *sys.argv[1:]]) if sys.argv[0] == "-m" else " ".join(sys.orig_argv[1:]),
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "rows": rows,
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return path
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as an aligned table; the first row's keys are its head."""
+    head = list(rows[0])
+    cells = [head, *[[_cell(row[name]) for name in head] for row in rows]]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

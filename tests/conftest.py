@@ -1,0 +1,64 @@
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from dqn.config import DQNConfig
+from flows.cli import ENVIRONMENT
+from tests import probes
+
+os.environ |= ENVIRONMENT  # before Prefect is imported: no telemetry leaves this machine
+torch.set_num_threads(1)  # the machine's other cores run other tests; results depend on the number
+probes.register()
+
+
+@pytest.fixture
+def small_config() -> Callable[..., DQNConfig]:
+    """A configuration that trains in a second, with overrides."""
+
+    def make(**overrides: Any) -> DQNConfig:
+        fields: dict[str, Any] = {
+            "num_agents": 3,
+            "num_envs": 4,
+            "hidden_sizes": (16,),
+            "batch_size": 16,
+            "replay_capacity": 400,
+            "n_step": 3,
+            "epsilon_decay_updates": 100,
+            "max_updates": 120,
+            "eval_interval": 40,
+            "eval_episodes": 2,
+            "log_interval": 1,
+            "target_update_interval": 20,
+        }
+        return DQNConfig(**(fields | overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def store_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture
+def store(store_directory: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """The embedded MLflow of one session; creating its tables takes seconds."""
+    monkeypatch.chdir(store_directory)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store_directory}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    return MlflowClient()
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[str]:
+    """URL of a temporary Prefect API; starting it takes about ten seconds."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())

@@ -1,0 +1,123 @@
+"""Environments whose optimal Q-values are known, each of which one fault of a learner makes unlearnable.
+
+After the probe environments of rejax and of Andy Jones, "Debugging Reinforcement Learning Systems" (2021).
+"""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+Observation = npt.NDArray[np.float32]
+Step = tuple[Observation, float, bool, bool, dict[str, Any]]
+
+
+class Probe(gym.Env[Observation, np.int64]):
+    """What the probes share: one number observed, two actions, and what a subclass does with them."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def _observe(self, value: float) -> Observation:
+        return np.array([value], dtype=np.float32)
+
+
+class ConstantReward(Probe):
+    """One step, reward 1: Q = 1. Fails if the loss or the optimizer is broken."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self._observe(0.0), {}
+
+    def step(self, action: np.int64) -> Step:
+        return self._observe(0.0), 1.0, True, False, {}
+
+
+class ObservedReward(Probe):
+    """One step, the reward is the observation, +-1: Q = observation. Fails if observations go astray."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._value = float(self.np_random.choice([-1.0, 1.0]))
+        return self._observe(self._value), {}
+
+    def step(self, action: np.int64) -> Step:
+        return self._observe(self._value), self._value, True, False, {}
+
+
+class DelayedReward(Probe):
+    """Two steps, observed as 0 and 1, reward 1 at the end: Q(0) = gamma, Q(1) = 1. Fails if discounting is wrong."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._step = 0
+        return self._observe(0.0), {}
+
+    def step(self, action: np.int64) -> Step:
+        self._step += 1
+        ended = self._step == 2
+        return self._observe(1.0), float(ended), ended, False, {}
+
+
+class ActionReward(Probe):
+    """One step, action 1 earns 1 and action 0 earns -1: Q = (-1, 1). Fails if actions are mixed up."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self._observe(0.0), {}
+
+    def step(self, action: np.int64) -> Step:
+        return self._observe(0.0), 2.0 * float(action) - 1.0, True, False, {}
+
+
+class EndlessReward(Probe):
+    """Reward 1 a step and no end but a time limit after 5: Q = 1 / (1 - gamma) if truncation bootstraps."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self._observe(0.0), {}
+
+    def step(self, action: np.int64) -> Step:
+        return self._observe(0.0), 1.0, False, False, {}
+
+
+class Corridor(Probe):
+    """Walk right `length` times from the left end for a reward of 1; left is a step back. Rewards are rare."""
+
+    length = 6
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._position = 0
+        return self._observe(-1.0), {}
+
+    def step(self, action: np.int64) -> Step:
+        self._position = max(self._position + (1 if action == 1 else -1), 0)
+        ended = self._position == self.length
+        return self._observe(2 * self._position / self.length - 1), float(ended), ended, False, {}
+
+
+def register() -> None:
+    """Make the probes known to Gymnasium, once."""
+    for probe in (ConstantReward, ObservedReward, DelayedReward, ActionReward, Corridor):
+        gym.register(
+            f"Probe{probe.__name__}-v0",
+            f"tests.probes:{probe.__name__}",
+            max_episode_steps=50,
+            disable_env_checker=True,
+        )
+    gym.register("ProbeEndlessReward-v0", "tests.probes:EndlessReward", max_episode_steps=5, disable_env_checker=True)

@@ -1,0 +1,142 @@
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from dqn.environment import EnvironmentUnsupportedError, VectorEnvironment, describe
+from dqn.replay import Transition
+
+OWN_VECTOR, SYNC, SYNC_TUPLE_STATE = "CartPole-v1", "Acrobot-v1", "MountainCar-v0"
+
+
+def make(env_id: str, *, num_agents: int = 3, num_envs: int = 4, seed: int = 0) -> VectorEnvironment:
+    return VectorEnvironment(env_id, num_agents=num_agents, num_envs=num_envs, seed=seed)
+
+
+def play(environment: VectorEnvironment, steps: int, seed: int = 0) -> list[Transition]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (environment.num_agents, environment.num_envs)
+    return [environment.step(torch.randint(environment.num_actions, shape, generator=generator)) for _ in range(steps)]
+
+
+def same(first: list[Transition], second: list[Transition]) -> bool:
+    return all(
+        torch.equal(getattr(a, name), getattr(b, name))
+        for a, b in zip(first, second, strict=True)
+        for name in ("observation", "reward", "next_observation", "terminated", "truncated", "valid")
+    )
+
+
+@pytest.mark.parametrize("env_id", [OWN_VECTOR, "ProbeEndlessReward-v0"])
+def test_no_transition_joins_two_episodes(env_id: str) -> None:
+    environment = make(env_id)
+    transitions = play(environment, 120)
+    ended_before = torch.zeros(3, 4, dtype=torch.bool)
+    assert any(bool((t.terminated | t.truncated).any()) for t in transitions)
+    for previous, current in zip([None, *transitions], transitions, strict=False):
+        assert torch.equal(current.valid, ~ended_before)
+        if previous is not None:
+            assert torch.equal(current.observation, previous.next_observation)
+        ended_before = current.terminated | current.truncated
+        assert not bool((ended_before & ~current.valid).any())
+
+
+def test_an_episodes_last_observation_is_its_own() -> None:
+    transitions = play(make(OWN_VECTOR), 200)
+    for transition in transitions:
+        fallen = transition.next_observation[transition.terminated]
+        outside = (fallen[:, 0].abs() > 2.4) | (fallen[:, 2].abs() > 12 * 2 * np.pi / 360)
+        assert bool(outside.all())
+
+
+def test_the_episodic_return_is_the_sum_of_its_rewards() -> None:
+    environment = make("ProbeEndlessReward-v0")
+    returns = []
+    for _ in range(14):
+        transition = environment.step(torch.zeros(3, 4, dtype=torch.int64))
+        if bool(transition.truncated.any()):
+            returns.append(environment.episodic_return.clone())
+    assert len(returns) == 2
+    assert all(bool((r == 5.0).all()) for r in returns)
+
+
+@pytest.mark.parametrize("env_id", [OWN_VECTOR, SYNC, SYNC_TUPLE_STATE])
+def test_a_captured_environment_continues_exactly(env_id: str) -> None:
+    original = make(env_id)
+    play(original, 220)  # past a first end, so that the generators have been used
+    state = original.state_dict()
+    expected = play(original, 220, seed=1)
+    restored = make(env_id, seed=99)
+    assert restored.load_state_dict(state)
+    assert same(play(restored, 220, seed=1), expected)
+
+
+def test_what_cannot_be_captured_says_so() -> None:
+    environment = make("LunarLander-v3", num_agents=1, num_envs=1)
+    state = environment.state_dict()
+    assert state["envs"] is None
+    assert not make("LunarLander-v3", num_agents=1, num_envs=1).load_state_dict(state)
+
+
+@pytest.mark.parametrize("env_id", [OWN_VECTOR, SYNC, SYNC_TUPLE_STATE])
+def test_agents_that_stay_are_not_disturbed_by_one_that_leaves(env_id: str) -> None:
+    whole, narrowed = make(env_id), make(env_id)
+    for environment in (whole, narrowed):
+        play(environment, 10)
+    keep = torch.tensor([0, 2])
+    narrowed.select(keep)
+    assert narrowed.num_agents == 2
+    action = torch.ones(3, 4, dtype=torch.int64)
+    for _ in range(6):  # few enough that no episode ends: afterwards the shared generator is drawn from differently
+        everyone, remaining = whole.step(action), narrowed.step(action[keep])
+        assert torch.equal(everyone.next_observation[keep], remaining.next_observation)
+        assert torch.equal(everyone.valid[keep], remaining.valid)
+    assert torch.equal(whole.episodic_return[keep], narrowed.episodic_return)
+
+
+class _Image(gym.Env[np.ndarray, np.int64]):
+    observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+
+class _Offset(gym.Env[np.ndarray, np.int64]):
+    """Actions are 5 and 6; taking 6 earns 1."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Discrete(2, start=5)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert action in (5, 6)
+        return np.zeros(1, dtype=np.float32), float(action - 5), False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("NoSuch-v0", "environment 'NoSuch-v0' cannot be made: .*Expected the id of a registered"),
+        ("Pendulum-v1", "supported are a flat Box .* and a Discrete action space"),
+        ("Image-v0", "supported are a flat Box"),
+        ("nomodule:Env-v0", "cannot be made"),
+    ],
+)
+def test_unsupported_environments_are_refused(env_id: str, message: str) -> None:
+    gym.register("Image-v0", "tests.test_environment:_Image", disable_env_checker=True)
+    with pytest.raises(EnvironmentUnsupportedError, match=message):
+        describe(env_id)
+    gym.registry.pop("Image-v0")
+
+
+def test_actions_need_not_start_at_zero() -> None:
+    gym.register("Offset-v0", "tests.test_environment:_Offset", disable_env_checker=True, max_episode_steps=9)
+    environment = make("Offset-v0", num_agents=1, num_envs=2)
+    assert environment.step(torch.tensor([[0, 1]])).reward.tolist() == [[0.0, 1.0]]
+    gym.registry.pop("Offset-v0")

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from dqn.evaluation import Act, bootstrap_interval, episodic_returns, interquartile_mean
+
+
+def always(action: int) -> Act:
+    return lambda observation: np.full(len(observation), action)
+
+
+def lean(observation: np.ndarray) -> np.ndarray:
+    """Push the cart to where the pole leans: falls later than under a constant push."""
+    return (observation[:, 2] > 0).astype(np.int64)
+
+
+def test_a_return_is_that_of_the_first_episode_alone() -> None:
+    assert episodic_returns(always(0), "ProbeEndlessReward-v0", num_episodes=3, seed=0).tolist() == [5.0] * 3
+    assert episodic_returns(always(1), "ProbeActionReward-v0", num_episodes=2, seed=0).tolist() == [1.0] * 2
+    assert episodic_returns(always(0), "ProbeActionReward-v0", num_episodes=2, seed=0).tolist() == [-1.0] * 2
+
+
+def test_episodes_of_different_lengths_end_apart() -> None:
+    returns = episodic_returns(always(0), "CartPole-v1", num_episodes=50, seed=1)
+    assert 7 < returns.min() < returns.max() < 12
+    assert episodic_returns(lean, "CartPole-v1", num_episodes=50, seed=1).min() > 20
+
+
+def test_the_seed_decides() -> None:
+    first, again, other = (
+        episodic_returns(lean, "CartPole-v1", num_episodes=20, seed=seed).tolist() for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 2.0, 3.0, 4.0], 2.5),
+        ([0.0, 10.0, 20.0, 1_000.0], 15.0),
+        ([7.0], 7.0),
+        ([1.0, 2.0], 1.5),
+        ([1.0, 2.0, 6.0], ((1 / 3 - 1 / 4) * (1 + 6) + 1 / 3 * 2) / (1 / 2)),  # a quarter cuts into a third
+    ],
+)
+def test_interquartile_mean(values: list[float], expected: float) -> None:
+    assert interquartile_mean(np.array(values)) == pytest.approx(expected)
+
+
+def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_agreement() -> None:
+    values = np.random.default_rng(0).normal(100.0, 10.0, 64)
+    low, high = bootstrap_interval(values, seed=0)
+    assert low < interquartile_mean(values) < high
+    assert bootstrap_interval(np.full(16, 500.0), seed=0) == (500.0, 500.0)
+    assert bootstrap_interval(values, seed=0) == (low, high)

@@ -1,0 +1,80 @@
+import numpy as np
+import onnx
+import pytest
+
+from dqn.export import ExportError, ModelProperties, QFunction, export_onnx
+from dqn.network import QNetworks
+from serving.policy import OnnxPolicy
+
+PROPERTIES = ModelProperties(
+    env_id="CartPole-v1", action_meanings=("left", "right"), run_id="r", seed=3, agent=1, config_sha256="c"
+)
+
+
+def networks() -> QNetworks:
+    return QNetworks.initialised(
+        seeds=range(3),
+        observation_size=4,
+        hidden_sizes=(32, 16),
+        num_actions=2,
+        observation_scale=(2.4, 2.0, 0.2, 2.0),
+        initial_q=1.0,
+    )
+
+
+def load(model: bytes) -> QFunction:
+    return OnnxPolicy.load(model).q_values
+
+
+@pytest.fixture(scope="module")
+def exported() -> bytes:
+    return export_onnx(networks(), PROPERTIES, load=load)
+
+
+def test_the_export_keeps_the_serving_contract(exported: bytes) -> None:
+    policy = OnnxPolicy.load(exported)
+    assert policy.metadata.env_id == "CartPole-v1"
+    assert policy.metadata.action_meanings == ("left", "right")
+    assert (policy.metadata.seed, policy.metadata.run_id, policy.metadata.config_sha256) == (3, "r", "c")
+    for batch in (1, 2, 1_000):
+        assert policy.q_values(np.zeros((batch, 4), dtype=np.float32)).shape == (batch, 2)
+
+
+def test_the_exported_network_is_that_of_the_agent(exported: bytes) -> None:
+    import torch
+
+    observation = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    population = networks()
+    for agent in range(3):
+        expected = population.agent(agent)(torch.from_numpy(observation)).detach().numpy()
+        same = np.allclose(OnnxPolicy.load(exported).q_values(observation), expected, atol=1e-6)
+        assert same == (agent == PROPERTIES.agent)
+
+
+def test_exporting_twice_gives_the_same_bytes(exported: bytes) -> None:
+    assert export_onnx(networks(), PROPERTIES, load=load) == exported
+
+
+def test_nothing_of_the_machine_is_in_the_file(exported: bytes) -> None:
+    model = onnx.load_from_string(exported)
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert b".py" not in exported
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda q: q + 2e-5, "differ by"),
+        (lambda q: q[:, ::-1], "differ by"),
+        (lambda q: q * np.nan, "not finite"),
+    ],
+    ids=["shifted", "swapped", "nan"],
+)
+def test_a_runtime_that_computes_something_else_is_found_out(broken: QFunction, message: str) -> None:
+    def load_broken(model: bytes) -> QFunction:
+        q_values = load(model)
+        return lambda observation: broken(q_values(observation))
+
+    with pytest.raises(ExportError, match=message):
+        export_onnx(networks(), PROPERTIES, load=load_broken)

@@ -1,0 +1,153 @@
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from dqn.config import DQNConfig
+from dqn.learner import Learner, clip_gradients, td_loss, td_target
+from dqn.network import QNetworks
+from dqn.replay import Batch
+
+CONFIG = DQNConfig(hidden_sizes=(16,), learning_rate=1e-2, target_update_interval=3)
+
+
+def networks(num_agents: int = 3, first_seed: int = 0) -> QNetworks:
+    seeds = range(first_seed, first_seed + num_agents)
+    return QNetworks.initialised(seeds=seeds, observation_size=4, hidden_sizes=(16,), num_actions=2)
+
+
+def batch(num_agents: int = 3, size: int = 32, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        observation=torch.randn(num_agents, size, 4, generator=generator),
+        action=torch.randint(2, (num_agents, size), generator=generator),
+        reward=torch.randn(num_agents, size, generator=generator),
+        next_observation=torch.randn(num_agents, size, 4, generator=generator),
+        discount=torch.rand(num_agents, size, generator=generator),
+    )
+
+
+def part_of(whole: Batch, agent: int) -> Batch:
+    fields = {field.name: getattr(whole, field.name)[agent : agent + 1] for field in dataclasses.fields(Batch)}
+    return Batch(**fields)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"double_dqn": False, "loss": "huber"},
+        {"max_gradient_norm": 0.5},
+        {"target_update_interval": 0, "tau": 0.1, "average_rate": 0.05, "learning_rate_decay_updates": 10},
+    ],
+    ids=["plain", "huber", "clipped", "polyak and averaged"],
+)
+def test_a_member_of_a_population_takes_the_steps_it_would_take_alone(variant: dict[str, Any]) -> None:
+    config = dataclasses.replace(CONFIG, **variant)
+    population = Learner(config, networks())
+    alone = [Learner(config, networks().select(torch.tensor([k]))) for k in range(3)]
+    for step in range(10):
+        whole = batch(seed=step)
+        population.update(whole)
+        for k, learner in enumerate(alone):
+            learner.update(part_of(whole, k))
+    for k, learner in enumerate(alone):
+        for mine, theirs in zip(learner.evaluated.parameters(), population.evaluated.parameters(), strict=True):
+            torch.testing.assert_close(mine[0], theirs[k], rtol=1e-4, atol=1e-6)
+
+
+def test_agents_that_stay_go_on_as_if_no_one_had_left() -> None:
+    whole, narrowed = Learner(CONFIG, networks()), Learner(CONFIG, networks())
+    for learner in (whole, narrowed):
+        learner.update(batch(seed=0))
+    keep = torch.tensor([0, 2])
+    narrowed.select(keep)
+    for step in range(1, 5):
+        data = batch(seed=step)
+        whole.update(data)
+        narrowed.update(Batch(**{f.name: getattr(data, f.name)[keep] for f in dataclasses.fields(Batch)}))
+    for mine, theirs in zip(narrowed.online.parameters(), whole.online.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs[keep], rtol=1e-4, atol=1e-6)
+
+
+class _Table(torch.nn.Module):
+    """Q-values looked up by the observation's first entry."""
+
+    def __init__(self, rows: list[list[float]]) -> None:
+        super().__init__()
+        self.rows = torch.tensor(rows)
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return self.rows[observation[..., 0].long()]
+
+
+@pytest.mark.parametrize(("double_dqn", "expected"), [(False, [1 + 0.9 * 8, 2.0]), (True, [1 + 0.9 * 3, 2.0])])
+def test_td_targets(double_dqn: bool, expected: list[float]) -> None:
+    # the target network prefers action 0 (value 8), the online network action 1, which the target values at 3
+    target, online = _Table([[8.0, 3.0]]), _Table([[0.0, 1.0]])
+    data = Batch(
+        observation=torch.zeros(1, 2, 1),
+        action=torch.zeros(1, 2, dtype=torch.int64),
+        reward=torch.tensor([[1.0, 2.0]]),
+        next_observation=torch.zeros(1, 2, 1),
+        discount=torch.tensor([[0.9, 0.0]]),
+    )
+    actual = td_target(data, online=online, target=target, double_dqn=double_dqn)  # type: ignore[arg-type]
+    torch.testing.assert_close(actual, torch.tensor([expected]))
+
+
+def test_losses() -> None:
+    q_value, target = torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.5, 3.0], [1.0, 1.0]])
+    torch.testing.assert_close(td_loss(q_value, target, loss="squared"), torch.tensor([(0.25 + 9.0) / 2, 0.0]))
+    torch.testing.assert_close(td_loss(q_value, target, loss="huber"), torch.tensor([(0.125 + 2.5) / 2, 0.0]))
+
+
+def test_gradients_are_clipped_agent_by_agent() -> None:
+    population = networks().requires_grad_(True)
+    scale = torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    torch.autograd.backward((population(torch.ones(3, 5, 4)) * scale).sum())
+    before = [p.grad.clone() for p in population.parameters() if p.grad is not None]
+    norms = clip_gradients(population, max_norm=0.1)
+    after = [p.grad for p in population.parameters() if p.grad is not None]
+    for k in range(3):
+        expected = min(1.0, 0.1 / float(norms[k]))
+        for old, new in zip(before, after, strict=True):
+            torch.testing.assert_close(new[k], old[k] * expected)
+    assert float(norms[0]) < 0.1 < float(norms[1])
+
+
+def test_hard_target_copies_come_at_their_interval() -> None:
+    learner = Learner(CONFIG, networks())
+    for step in range(1, 7):
+        learner.update(batch(seed=step))
+        equal = torch.equal(learner.target.weights[0], learner.online.weights[0])
+        assert equal == (step % 3 == 0)
+
+
+def test_target_copies_of_single_agents() -> None:
+    learner = Learner(dataclasses.replace(CONFIG, target_update_interval=0, target_update_episodes=10), networks())
+    learner.update(batch())
+    learner.copy_to_target(torch.tensor([1]))
+    equal = [torch.equal(learner.target.weights[0][k], learner.online.weights[0][k]) for k in range(3)]
+    assert equal == [False, True, False]
+
+
+def test_polyak_and_averaged_weights_move_by_their_rate() -> None:
+    config = dataclasses.replace(CONFIG, target_update_interval=0, tau=0.25, average_rate=0.5)
+    learner = Learner(config, networks())
+    start = learner.online.weights[0].detach().clone()
+    learner.update(batch())
+    online = learner.online.weights[0].detach()
+    torch.testing.assert_close(learner.target.weights[0], start + 0.25 * (online - start))
+    torch.testing.assert_close(learner.evaluated.weights[0], start + 0.5 * (online - start))
+
+
+def test_the_learning_rate_falls_to_its_end() -> None:
+    config = dataclasses.replace(CONFIG, learning_rate=1.0, learning_rate_end=0.2, learning_rate_decay_updates=4)
+    learner = Learner(config, networks())
+    rates = []
+    for step in range(6):
+        learner.update(batch(seed=step))
+        rates.append(learner._optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.2])

@@ -1,0 +1,102 @@
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from dqn.metrics import POPULATION, MetricName, Metrics
+from flows import metric_writer
+from flows.metric_writer import MetricWriter, Watermark, read_watermarks
+from flows.tracking import TrackingError
+
+
+def record(name: MetricName, agents: Sequence[int], steps: Sequence[int], values: Sequence[float]) -> Metrics:
+    return Metrics(
+        name=name,
+        agent=torch.tensor(agents),
+        step=torch.tensor(steps),
+        value=torch.tensor(values, dtype=torch.float64),
+    )
+
+
+def logged(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
+
+
+@pytest.fixture
+def runs(store: MlflowClient, request: pytest.FixtureRequest) -> dict[int, str]:
+    experiment = store.create_experiment(request.node.name)
+    return {agent: store.create_run(experiment).info.run_id for agent in (POPULATION, 0, 1)}
+
+
+def test_values_reach_the_run_of_their_agent_in_order(store: MlflowClient, runs: dict[int, str]) -> None:
+    writer = MetricWriter(store, runs, {})
+    writer.write([record("train/td_loss", [0, 1], [10, 10], [0.5, 0.25]), record("train/td_loss", [1], [20], [0.125])])
+    writer.write_population("train/steps_per_second", step=20, value=1e5)
+    writer.close()
+    assert logged(store, runs[0], "train/td_loss") == [(10, 0.5)]
+    assert logged(store, runs[1], "train/td_loss") == [(10, 0.25), (20, 0.125)]
+    assert logged(store, runs[POPULATION], "train/steps_per_second") == [(20, 1e5)]
+
+
+def test_more_values_than_one_request_takes(store: MlflowClient, runs: dict[int, str]) -> None:
+    steps = range(2 * metric_writer.BATCH + 1)
+    writer = MetricWriter(store, runs, {})
+    writer.write([record("train/episodic_return", [0] * len(steps), steps, [float(step) for step in steps])])
+    writer.close()
+    assert logged(store, runs[0], "train/episodic_return") == [(step, float(step)) for step in steps]
+
+
+def test_a_run_that_goes_on_repeats_nothing_and_loses_nothing(store: MlflowClient, runs: dict[int, str]) -> None:
+    history = [record("eval/mean_return", [0, 0, 0, 0], [10, 20, 20, 30], [1.0, 2.0, 3.0, 4.0])]
+    first = MetricWriter(store, runs, {})
+    first.write([record("eval/mean_return", [0, 0], [10, 20], [1.0, 2.0])])  # killed between two values of one step
+    first.close()
+    second = MetricWriter(store, runs, read_watermarks(store, list(runs.values())))
+    second.write(history)
+    second.close()
+    assert logged(store, runs[0], "eval/mean_return") == [(10, 1.0), (20, 2.0), (20, 3.0), (30, 4.0)]
+
+
+@pytest.mark.parametrize(
+    ("step", "value", "covered"), [(9, 5.0, True), (10, 1.0, True), (10, 2.0, False), (11, 1.0, False)]
+)
+def test_a_watermark_covers_what_was_logged(step: int, value: float, covered: bool) -> None:
+    assert Watermark(10, frozenset([1.0])).covers(step, value) is covered
+
+
+class Unreliable:
+    """A tracking server that is down until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self.tried = threading.Event()
+        self.received: list[Metric] = []
+
+    def log_batch(self, run_id: str, metrics: Sequence[Metric]) -> None:
+        self.tried.set()
+        if not self.up:
+            raise ConnectionError("connection refused")
+        self.received += metrics
+
+
+def test_what_cannot_be_sent_is_sent_when_the_server_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_writer, "FLUSH_SECONDS", 0.01)
+    server: Any = Unreliable()
+    writer = MetricWriter(server, {0: "run"}, {})
+    writer.write([record("train/td_loss", [0, 0], [1, 2], [0.5, 0.25])])
+    assert server.tried.wait(10)
+    server.up = True
+    writer.close()
+    assert [(metric.step, metric.value) for metric in server.received] == [(1, 0.5), (2, 0.25)]
+
+
+def test_what_was_never_sent_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    server: Any = Unreliable()
+    writer = MetricWriter(server, {0: "run"}, {})
+    writer.write([record("train/td_loss", [0, 0], [1, 2], [0.5, 0.25])])
+    with pytest.raises(TrackingError, match="2 metric values could not be logged: connection refused"):
+        writer.close()

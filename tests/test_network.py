@@ -1,0 +1,74 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from dqn.network import QNetworks
+
+
+def networks(num_agents: int = 3, **overrides: Any) -> QNetworks:
+    arguments: dict[str, Any] = {
+        "seeds": range(num_agents),
+        "observation_size": 4,
+        "hidden_sizes": (16, 8),
+        "num_actions": 2,
+        "observation_scale": (2.0, 1.0, 0.5, 4.0),
+    }
+    return QNetworks.initialised(**(arguments | overrides))
+
+
+def test_a_population_computes_what_its_agents_compute_alone() -> None:
+    population = networks()
+    observation = torch.randn(3, 10, 4)
+    q_values = population(observation)
+    assert q_values.shape == (3, 10, 2)
+    for k in range(3):
+        torch.testing.assert_close(q_values[k], population.agent(k)(observation[k]))
+
+
+def test_observations_are_scaled_inside_the_network() -> None:
+    scaled, plain = networks(), networks(observation_scale=())
+    scale = torch.tensor([2.0, 1.0, 0.5, 4.0])
+    observation = torch.randn(3, 5, 4)
+    torch.testing.assert_close(scaled(observation * scale), plain(observation))
+
+
+def test_a_scale_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="observation_scale has 2 entries for observations of 4"):
+        networks(observation_scale=(1.0, 2.0))
+
+
+def test_initialisation_is_that_of_linear_layers() -> None:
+    population = networks(num_agents=200)
+    for weight, bias in zip(population.weights, population.biases, strict=True):
+        bound = 1 / math.sqrt(weight.shape[2])
+        for parameter in (weight, bias):
+            assert float(parameter.abs().max()) <= bound
+            assert float(parameter.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+def test_an_agent_starts_the_same_in_every_population() -> None:
+    small, large = networks(num_agents=2), networks(num_agents=5)
+    for mine, theirs in zip(small.parameters(), large.parameters(), strict=True):
+        assert torch.equal(mine, theirs[:2])
+    assert not torch.equal(large.weights[0][0], large.weights[0][1])
+
+
+def test_an_optimistic_start_raises_every_q_value() -> None:
+    observation = torch.randn(3, 5, 4)
+    torch.testing.assert_close(networks(initial_q=7.0)(observation), networks()(observation) + 7.0)
+
+
+def test_select_copies_and_assign_puts_back() -> None:
+    population = networks()
+    chosen = population.select(torch.tensor([2, 0]))
+    assert torch.equal(chosen.weights[0], population.weights[0][[2, 0]])
+    before = population.weights[1][1].clone()
+    with torch.no_grad():
+        for parameter in chosen.parameters():
+            parameter.add_(1)
+    assert not torch.equal(chosen.weights[0][0], population.weights[0][2])
+    population.assign(torch.tensor([2, 0]), chosen)
+    assert torch.equal(chosen.weights[0], population.weights[0][[2, 0]])
+    assert torch.equal(population.weights[1][1], before)

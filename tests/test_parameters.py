@@ -1,0 +1,77 @@
+import dataclasses
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dqn.config import PRESETS, ConfigError, DQNConfig, PresetName
+from flows.parameters import ConfigOverrides, check_trainable
+
+
+def overrides(value: Any) -> ConfigOverrides:
+    return ConfigOverrides.model_validate(value)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_overrides_change_what_they_name_and_keep_the_rest_of_any_preset(preset: PresetName) -> None:
+    assert overrides({"seed": 7}).applied_to(preset) == dataclasses.replace(PRESETS[preset], seed=7)
+    assert overrides({}).applied_to(preset) == PRESETS[preset]
+
+
+def test_a_whole_configuration_replaces_every_field() -> None:
+    config = DQNConfig(num_agents=3, acceptance_return=None)
+    assert overrides(config).applied_to("cartpole") == config
+
+
+def test_json_arrays_become_the_tuples_of_the_configuration() -> None:
+    assert overrides({"hidden_sizes": [8, 8]}).applied_to("article").hidden_sizes == (8, 8)
+
+
+def test_none_is_a_value_only_where_the_field_has_it() -> None:
+    assert overrides({"acceptance_return": None}).applied_to("cartpole").acceptance_return is None
+    with pytest.raises(ValidationError, match="valid integer"):
+        overrides({"seed": None})
+
+
+def test_unknown_keys_and_presets_are_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match=r"gama[\s\S]*not permitted"):
+        overrides({"gama": 0.5})
+    with pytest.raises(ConfigError, match="one of cartpole, article, got 'atari'"):
+        overrides({}).applied_to("atari")  # type: ignore[arg-type] # what a person may type
+
+
+def test_out_of_range_is_refused_by_the_configuration_itself() -> None:
+    with pytest.raises(ConfigError, match=r"gamma must be from 0 to 1, got 1\.5"):
+        overrides({"gamma": 1.5}).applied_to("cartpole")
+
+
+def test_the_schema_is_a_form_of_every_field_with_its_sentence_and_no_default() -> None:
+    schema = ConfigOverrides.model_json_schema()
+    fields = schema["properties"]
+    assert set(fields) == {field.name for field in dataclasses.fields(DQNConfig)}
+    assert fields["gamma"] == {"title": "Gamma", "type": "number", "description": "Discount factor."}
+    assert "required" not in schema
+
+
+def test_what_is_sent_on_is_what_was_given() -> None:
+    assert overrides({"seed": 7}).model_dump(mode="json") == {"seed": 7}
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"env_id": "Nowhere-v0"}, Exception, "Nowhere-v0.*cannot be made"),
+        ({"env_id": "Acrobot-v1"}, ConfigError, "observation_scale has 4 entries and Acrobot-v1 has observations of 6"),
+        ({"replay_capacity": 10**12}, MemoryError, "lower replay_capacity or num_agents"),
+    ],
+)
+def test_what_the_environment_and_the_machine_forbid_is_refused_before_the_start(
+    fields: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        check_trainable(overrides(fields).applied_to("cartpole"))
+
+
+def test_presets_are_trainable() -> None:
+    for config in PRESETS.values():
+        check_trainable(config)

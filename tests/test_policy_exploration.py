@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from dqn.policy import episode_epsilon, epsilon_greedy, greedy_action, linear_epsilon
+
+
+@pytest.mark.parametrize(
+    ("update", "decay_updates", "expected"),
+    [(0, 100, 1.0), (50, 100, 0.55), (100, 100, 0.1), (1_000, 100, 0.1), (0, 0, 0.1)],
+)
+def test_linear_schedule(update: int, decay_updates: int, expected: float) -> None:
+    assert linear_epsilon(update, start=1.0, end=0.1, decay_updates=decay_updates) == pytest.approx(expected)
+
+
+def test_the_articles_schedule_falls_by_episode() -> None:
+    epsilon = episode_epsilon(torch.tensor([0, 1, 5_000, 20_000]), start=1.0, end=0.0, decay=1e-4)
+    torch.testing.assert_close(epsilon, torch.tensor([1.0, 0.9999, 0.5, 0.0]))
+
+
+@pytest.mark.parametrize("num_actions", [2, 3])
+def test_greedy_takes_the_first_of_the_best(num_actions: int) -> None:
+    q_values = torch.randn(50, num_actions)
+    q_values[0] = 1.0
+    assert torch.equal(greedy_action(q_values), q_values.argmax(-1))
+    assert int(greedy_action(q_values)[0]) == 0
+
+
+def test_exploration_happens_as_often_as_each_agents_epsilon_says() -> None:
+    q_values = torch.tensor([0.0, 0.0, 1.0]).expand(3, 20_000, 3)
+    action = epsilon_greedy(q_values, torch.tensor([0.0, 0.3, 1.0]), torch.Generator().manual_seed(0))
+    greedy_share = (action == 2).double().mean(1)
+    assert greedy_share.tolist() == pytest.approx([1.0, 0.8, 1 / 3], abs=0.02)

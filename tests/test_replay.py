@@ -1,0 +1,154 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dqn.replay import Batch, NStepAccumulator, ReplayBuffer, Transition, replay_bytes
+
+OBS = 2
+
+
+def numbered(identity: Tensor) -> Batch:
+    """Transitions that carry their identity in every field, so that a field that goes astray shows."""
+    value = identity.float()
+    return Batch(
+        observation=torch.stack([value, value + 0.1], -1),
+        action=identity % 7,
+        reward=value + 0.2,
+        next_observation=torch.stack([value + 0.3, value + 0.4], -1),
+        discount=value + 0.5,
+    )
+
+
+def buffer(num_agents: int, capacity: int, seed: int = 0) -> ReplayBuffer:
+    generator = torch.Generator().manual_seed(seed)
+    return ReplayBuffer(num_agents=num_agents, capacity=capacity, obs=OBS, generator=generator)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    capacity=st.integers(4, 12),
+    masks=st.lists(st.lists(st.booleans(), min_size=8, max_size=8), min_size=1, max_size=12),
+)
+def test_the_buffer_holds_each_agents_latest_valid_transitions(capacity: int, masks: list[list[bool]]) -> None:
+    replay = buffer(num_agents=2, capacity=capacity)
+    kept: list[list[int]] = [[], []]
+    for step, mask in enumerate(masks):
+        identity = torch.arange(8).view(2, 4) + 8 * step
+        valid = torch.tensor(mask).view(2, 4)
+        replay.insert(numbered(identity), valid)
+        for agent in range(2):
+            kept[agent] += identity[agent][valid[agent]].tolist()
+    assert replay.size.tolist() == [min(len(ids), capacity) for ids in kept]
+    if not all(kept):
+        return
+    sample = replay.sample(200)
+    identity = sample.observation[..., 0].long()
+    for agent in range(2):
+        assert set(identity[agent].tolist()) <= set(kept[agent][-capacity:])
+    expected = numbered(identity)
+    for field in ("observation", "action", "reward", "next_observation", "discount"):
+        torch.testing.assert_close(getattr(sample, field), getattr(expected, field))
+
+
+def test_sampling_is_uniform_and_seeded() -> None:
+    replays = [buffer(num_agents=1, capacity=10, seed=3) for _ in range(2)]
+    for replay in replays:
+        replay.insert(numbered(torch.arange(10).view(1, 10)), torch.ones(1, 10, dtype=torch.bool))
+    first, second = (replay.sample(50_000).action for replay in replays)
+    assert torch.equal(first, second)
+    drawn = replays[0].sample(50_000).observation[0, :, 0].long().bincount(minlength=10)
+    assert float((drawn / 5_000 - 1).abs().max()) < 0.06
+
+
+def test_sampling_waits_for_every_agent() -> None:
+    replay = buffer(num_agents=2, capacity=100)
+    valid = torch.zeros(2, 40, dtype=torch.bool)
+    valid[0] = True
+    replay.insert(numbered(torch.arange(80).view(2, 40)), valid)
+    assert not replay.can_sample(4, min_batches=10)
+    replay.insert(numbered(torch.arange(80).view(2, 40)), ~valid)
+    assert replay.can_sample(4, min_batches=10)
+    assert not replay.can_sample(5, min_batches=10)
+
+
+def test_more_transitions_at_once_than_the_ring_holds_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 transitions at once do not fit a capacity of 4"):
+        buffer(num_agents=1, capacity=4).insert(
+            numbered(torch.arange(5).view(1, 5)), torch.ones(1, 5, dtype=torch.bool)
+        )
+
+
+def test_the_memory_announced_is_the_memory_taken() -> None:
+    replay = buffer(num_agents=3, capacity=50)
+    assert replay._rows.nbytes == replay_bytes(num_agents=3, capacity=50, obs=OBS)
+
+
+GAMMA = 0.5
+
+Step = tuple[float, bool, bool, bool]  # reward, terminated, truncated, valid
+
+
+def steps_of(ends: list[int], rewards: list[float], *, truncate: bool) -> list[Step]:
+    """Episodes of the given lengths, each followed by the reset step that is no transition."""
+    steps: list[Step] = []
+    for length in ends:
+        for i in range(length):
+            last = i == length - 1
+            steps.append((rewards[len(steps) % len(rewards)], last and not truncate, last and truncate, True))
+        steps.append((0.0, False, False, False))
+    return steps
+
+
+def reference(steps: list[Step], n_step: int, *, bootstrap_on_truncation: bool) -> dict[int, tuple[float, int, float]]:
+    """For each valid start: return, step whose next observation is bootstrapped from, and its discount."""
+    expected = {}
+    for start, (_, _, _, valid) in enumerate(steps[: max(len(steps) - n_step + 1, 0)]):
+        if not valid:
+            continue
+        total, weight = 0.0, 1.0
+        for k in range(start, start + n_step):
+            reward, terminated, truncated, _ = steps[k]
+            total += weight * reward
+            weight *= GAMMA
+            if terminated or truncated:
+                break
+        cut = terminated or (truncated and not bootstrap_on_truncation)
+        expected[start] = (total, k, 0.0 if cut else weight)
+    return expected
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    n_step=st.integers(1, 5),
+    ends=st.lists(st.integers(1, 7), min_size=1, max_size=6),
+    rewards=st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=5),
+    truncate=st.booleans(),
+    bootstrap=st.booleans(),
+)
+def test_n_step_transitions_never_join_two_episodes(
+    n_step: int, ends: list[int], rewards: list[float], truncate: bool, bootstrap: bool
+) -> None:
+    steps = steps_of(ends, rewards, truncate=truncate)
+    accumulator = NStepAccumulator(
+        n_step=n_step, gamma=GAMMA, bootstrap_on_truncation=bootstrap, num_agents=1, num_envs=1, obs=1
+    )
+    actual = {}
+    for time, (reward, terminated, truncated, valid) in enumerate(steps):
+        batch, complete = accumulator.push(
+            Transition(
+                observation=torch.full((1, 1, 1), float(time)),
+                action=torch.full((1, 1), time),
+                reward=torch.full((1, 1), reward),
+                next_observation=torch.full((1, 1, 1), time + 0.5),
+                terminated=torch.full((1, 1), terminated),
+                truncated=torch.full((1, 1), truncated),
+                valid=torch.full((1, 1), valid),
+            )
+        )
+        if bool(complete):
+            start = int(batch.action)
+            assert float(batch.observation) == start
+            actual[start] = (float(batch.reward), int(batch.next_observation), float(batch.discount))
+    assert actual == reference(steps, n_step, bootstrap_on_truncation=bootstrap)

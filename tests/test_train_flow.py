@@ -1,0 +1,179 @@
+import dataclasses
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from dqn.config import DQNConfig
+from flows import cli, registry
+from flows.parameters import ConfigOverrides
+from flows.population import checkpoint_path
+from flows.train import train_dqn
+
+ROOT = Path(__file__).parent.parent
+COMMAND = "from flows import metric_writer, cli; metric_writer.FLUSH_SECONDS = 0.2; raise SystemExit(cli.main())"
+
+
+@pytest.fixture
+def config(small_config: Callable[..., DQNConfig]) -> DQNConfig:
+    """Trains for some seconds, so that it can be killed in the middle."""
+    return small_config(max_updates=2_500, eval_interval=250, checkpoint_interval=0.2)
+
+
+def process(arguments: list[str], store_directory: Path, prefect_api: str) -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_api, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments],
+        cwd=store_directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def as_arguments(config: DQNConfig) -> list[str]:
+    arguments = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        values = [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+        arguments += [f"--{field.name.replace('_', '-')}", *values]
+    return arguments
+
+
+def population(client: MlflowClient, known: set[str]) -> Run | None:
+    """The parent run that is not among the known ones, once it has children with metrics."""
+    experiment = client.get_experiment_by_name("dqn-CartPole-v1")
+    if experiment is None:
+        return None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "population" in run.data.tags and run.info.run_id not in known]
+    for parent in parents:
+        children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        if any("train/td_loss" in child.data.metrics for child in children):
+            return parent
+    return None
+
+
+def everything(client: MlflowClient, run_id: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """Steps and values of every deterministic metric, by run name and key."""
+    experiment = client.get_run(run_id).info.experiment_id
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    named = {"parent": run_id} | {str(child.info.run_name): child.info.run_id for child in children}
+    return {
+        (name, key): [(metric.step, metric.value) for metric in client.get_metric_history(run, key)]
+        for name, run in named.items()
+        for key in client.get_run(run).data.metrics
+        if key != "train/steps_per_second"
+    }
+
+
+def networks(client: MlflowClient, run_id: str, directory: Path) -> str:
+    path = client.download_artifacts(run_id, "population/networks.safetensors", str(directory))
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@pytest.mark.e2e
+def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
+    config: DQNConfig, store: MlflowClient, store_directory: Path, prefect_api: str, tmp_path: Path
+) -> None:
+    report = train_dqn(ConfigOverrides.model_validate(config), checkpoint_dir=str(tmp_path))
+    unbroken = population(store, known=set())
+    assert unbroken is not None
+    assert_complete(store, unbroken, config, report)
+    assert not checkpoint_path(tmp_path, unbroken.info.run_id).exists()
+
+    where = ["--checkpoint-dir", str(tmp_path)]
+    victim = process([*as_arguments(config), *where], store_directory, prefect_api)
+    deadline = time.monotonic() + 60
+    while (killed := population(store, known={unbroken.info.run_id})) is None:
+        assert victim.poll() is None, victim.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    run_id = killed.info.run_id
+    assert store.get_run(run_id).info.status == "RUNNING"
+    assert "trained" not in store.get_run(run_id).data.tags
+    logged_before = sum(len(values) for values in everything(store, run_id).values())
+
+    resumed = process(["--resume", run_id, *where], store_directory, prefect_api)
+    output, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors
+    assert f"run {run_id}" in output
+    expected = everything(store, unbroken.info.run_id)
+    assert 0 < logged_before < sum(len(values) for values in expected.values())
+    assert everything(store, run_id) == expected
+    assert networks(store, run_id, tmp_path) == networks(store, unbroken.info.run_id, tmp_path)
+    assert cli.main(["--resume", run_id, *where]) == cli.BAD_INPUT  # it is finished
+
+
+def assert_complete(client: MlflowClient, run: Run, config: DQNConfig, report: str) -> None:
+    """Everything a finished run leaves behind, for a policy that is no good."""
+    run = client.get_run(run.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["gamma"] == str(config.gamma)
+    assert {"prefect.flow_run_id", "mlflow.source.git.commit", "version.torch"} <= run.data.tags.keys()
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"learning_curves.png", "final_returns.png", "episode.gif", "report.md"} <= files
+    experiment = run.info.experiment_id
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    assert sorted(str(child.info.run_name) for child in children) == ["agent 00", "agent 01", "agent 02"]
+    for child in children:
+        assert child.info.status == "FINISHED"
+        assert {"train/episodic_return", "train/epsilon", "eval/mean_return", "test/mean_return"} <= set(
+            child.data.metrics
+        )
+    (version,) = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+    tags: dict[str, Any] = client.get_model_version(version.name, version.version).tags
+    assert tags["gate"].startswith("refused: mean return")
+    assert registry.version_of(client, version.name, registry.CHALLENGER) == int(version.version)
+    assert f"models:/{version.name}/{version.version}" in report
+    assert tags["gate"] in report
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    store: MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments, message in (
+        (["--env-id", "Nowhere-v0"], "environment 'Nowhere-v0' cannot be made"),
+        (["--resume", "0" * 32], "there is no run"),
+        (["--resume", "0" * 32, "--seed", "1"], "a resumed run keeps its own configuration"),
+        (["--checkpoint-dir", "/proc/nowhere"], "checkpoints cannot be written to /proc/nowhere"),
+    ):
+        assert cli.main(arguments) == cli.BAD_INPUT
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/nowhere/mlflow.db")
+    assert cli.main([]) == 1
+    assert "tracking store sqlite:////proc/nowhere/mlflow.db cannot be used" in capsys.readouterr().err
+
+
+def test_an_unreachable_tracking_server_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR"):
+        monkeypatch.setenv(name, "0")
+    assert cli.main([]) == 1
+    assert "tracking store http://127.0.0.1:9 cannot be used" in capsys.readouterr().err
+
+
+def test_arguments_start_from_the_preset_they_name() -> None:
+    assert cli.parse(["--preset", "article", "--seed", "7"]).config.max_episodes == 1_500
+    assert cli.parse(["--seed", "7"]).config.seed == 7
+    with pytest.raises(SystemExit) as refused:
+        cli.parse(["--gamma", "1.5"])
+    assert refused.value.code == cli.BAD_INPUT

@@ -1,0 +1,171 @@
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from dqn.checkpoint import load_checkpoint, save_checkpoint
+from dqn.config import PRESETS, DQNConfig
+from dqn.metrics import POPULATION, MetricName, Metrics
+from dqn.network import QNetworks
+from dqn.seeding import SELECTION, TEST, TRAINING, stream_seed
+from dqn.state import TrainingState
+from dqn.training import TrainingResult, train
+
+Make = Callable[..., DQNConfig]
+
+PROBE = DQNConfig(
+    num_agents=2,
+    num_envs=8,
+    hidden_sizes=(32,),
+    batch_size=64,
+    replay_capacity=5_000,
+    gamma=0.9,
+    epsilon_end=1.0,
+    learning_rate=1e-2,
+    learning_rate_end=1e-4,
+    learning_rate_decay_updates=600,
+    target_update_interval=10,
+    max_updates=600,
+    eval_interval=10_000,
+)
+
+
+@pytest.mark.parametrize(
+    ("probe", "observation", "expected"),
+    [
+        ("ConstantReward", [0.0], [[1.0, 1.0]]),
+        ("ObservedReward", [-1.0, 1.0], [[-1.0, -1.0], [1.0, 1.0]]),
+        ("DelayedReward", [0.0, 1.0], [[0.9, 0.9], [1.0, 1.0]]),
+        ("ActionReward", [0.0], [[-1.0, 1.0]]),
+        ("EndlessReward", [0.0], [[10.0, 10.0]]),
+    ],
+)
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_known_values_are_learned(
+    probe: str, observation: list[float], expected: list[list[float]], n_step: int
+) -> None:
+    result = train(dataclasses.replace(PROBE, env_id=f"Probe{probe}-v0", n_step=n_step))
+    q_values = result.final(torch.tensor(observation).view(1, -1, 1).expand(2, -1, 1))
+    torch.testing.assert_close(q_values, torch.tensor(expected).expand(2, -1, -1), rtol=0.05, atol=0.05)
+
+
+def test_the_article_takes_a_time_limit_for_an_end() -> None:
+    result = train(dataclasses.replace(PROBE, env_id="ProbeEndlessReward-v0", bootstrap_on_truncation=False))
+    q_value = float(result.final(torch.zeros(2, 1, 1)).mean())
+    assert 1.0 < q_value < 1 + 0.9 + 0.81 + 0.729 + 0.6561  # no more than the five steps to the limit
+
+
+def equal(first: TrainingResult, second: TrainingResult) -> bool:
+    def tensors(networks: QNetworks) -> list[torch.Tensor]:
+        return list(networks.state_dict().values())
+
+    pairs = zip(
+        [*tensors(first.best), *tensors(first.final), *first.metrics.state_dict().values()],
+        [*tensors(second.best), *tensors(second.final), *second.metrics.state_dict().values()],
+        strict=True,
+    )
+    return first.agents == second.agents and all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_seed_decides_everything(small_config: Make) -> None:
+    first, again, other = (train(small_config(seed=seed)) for seed in (1, 1, 2))
+    assert equal(first, again)
+    assert not equal(first, other)
+
+
+LEAVING = {"acceptance_return": 9.0, "acceptance_episodes": 3, "eval_interval": 10, "max_updates": 200}
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        LEAVING,
+        {"env_id": "Acrobot-v1", "num_envs": 2},
+        {"average_rate": 0.1, "tau": 0.1, "target_update_interval": 0, "double_dqn": False},
+        {"target_update_interval": 0, "target_update_episodes": 2, "epsilon_decay_per_episode": 1e-2},
+    ],
+    ids=["plain", "agents leave", "sync environments", "averaged", "the article's schedules"],
+)
+def test_a_run_resumed_from_any_checkpoint_ends_as_the_unbroken_one(
+    small_config: Make, tmp_path: Path, variant: dict[str, float]
+) -> None:
+    config = small_config(checkpoint_interval=0.0, **variant)
+    paths: list[Path] = []
+
+    def checkpoint(state: TrainingState) -> None:
+        if state.environment_steps // config.num_envs % 13 == 0:
+            paths.append(tmp_path / f"{len(paths)}.ckpt")
+            save_checkpoint(paths[-1], state)
+
+    unbroken = train(config, on_checkpoint=checkpoint)
+    assert len(paths) > 3
+    for path in (paths[0], paths[len(paths) // 2], paths[-1]):
+        state, continues = load_checkpoint(path, config)
+        assert continues
+        assert equal(train(config, state=state), unbroken)
+
+
+def test_metrics_come_in_order_and_once(small_config: Make, tmp_path: Path) -> None:
+    received: list[Metrics] = []
+
+    def receive(records: Sequence[Metrics]) -> None:
+        received.extend(records)
+
+    result = train(small_config(), on_metrics=receive)
+    assert received == result.metrics.since(0)
+    names: tuple[MetricName, ...] = ("train/episodic_return", "train/td_loss", "eval/mean_return")
+    for name in names:
+        steps, values = result.metrics.series(name, 0)
+        assert len(steps) > 0
+        assert bool((steps.diff() > 0).all()), name
+        assert bool(values.isfinite().all())
+    assert len(result.metrics.series("eval/solved_fraction", POPULATION)[0]) == 3
+
+
+def test_solved_agents_leave_with_their_networks(small_config: Make) -> None:
+    result = train(small_config(**LEAVING))
+    solved = [agent for agent in result.agents if agent.solved]
+    assert solved, "a ceiling of 9 is within reach of any policy that sometimes changes direction"
+    for agent in solved:
+        assert agent.selection_return >= 9.0
+        assert agent.updates <= 200
+        steps, _ = result.metrics.series("train/td_loss", agent.agent)
+        assert int(steps.max()) <= agent.environment_steps
+        for best, final in zip(result.best.parameters(), result.final.parameters(), strict=True):
+            assert torch.equal(best[agent.agent], final[agent.agent])
+
+
+def test_an_episode_budget_retires_agents_one_by_one() -> None:
+    config = dataclasses.replace(PRESETS["article"], num_agents=3, max_episodes=4, eval_episodes=1)
+    result = train(config)
+    assert [agent.episodes for agent in result.agents] == [4, 4, 4]
+    assert len({agent.environment_steps for agent in result.agents}) > 1
+
+
+def test_the_article_updates_once_a_step() -> None:
+    config = dataclasses.replace(PRESETS["article"], max_episodes=30, eval_interval=100_000, eval_episodes=1)
+    result = train(config)
+    (agent,) = result.agents
+    resets = agent.episodes - 1  # each costs a step of the vector environment in which nothing is learned
+    transitions = agent.environment_steps - resets
+    waiting = config.batch_size * config.min_replay_batches - 1
+    assert agent.updates == transitions - waiting
+
+
+def test_a_replay_buffer_beyond_the_machine_is_refused(small_config: Make) -> None:
+    with pytest.raises(MemoryError, match="lower replay_capacity or num_agents"):
+        TrainingState(small_config(replay_capacity=10**13))
+
+
+def test_streams_never_meet() -> None:
+    seeds = {
+        stream: {stream_seed(seed, stream, index) for seed in range(50) for index in range(50)}
+        for stream in (TRAINING, SELECTION, TEST)
+    }
+    span = 2**28
+    for stream, drawn in seeds.items():
+        assert all(stream << 29 <= seed < (stream << 29) + span for seed in drawn)
+        assert len(drawn) == 2_500
