@@ -69,7 +69,7 @@ class App:
             exception_handlers={HTTPException: _http_error, **{kind: _known_error for kind, _ in _STATUS}},
         )
         starlette.router.redirect_slashes = False
-        self.asgi = Guard(starlette, metrics=self.metrics, hosts=hosts, token=token)
+        self.asgi = Guard(inference.express(starlette), metrics=self.metrics, hosts=hosts, token=token)
 
     def close(self) -> None:
         """End every stream and show, now."""

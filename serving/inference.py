@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import protocol
 from serving.body import compress, read_body
@@ -99,6 +99,21 @@ class InferenceAPI:
                 (f"{path}/stats", "GET", self.statistics),
             ]
         return [Route(path, _Endpoint(handle), methods=[method]) for path, method, handle in table]
+
+    def express(self, app: ASGIApp) -> ASGIApp:
+        """Put inference on the current version before an application's routing, which costs a tenth of the request."""
+        route = next(route for route in self.routes() if isinstance(route, Route))
+        path, path_params = f"/v2/models/{self._roster.name}/infer", {"model": self._roster.name}
+        endpoint = _Endpoint(self.infer)
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] == path and scope["method"] == "POST":
+                scope["path_params"], scope["route"] = path_params, route
+                await endpoint(scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return dispatch
 
     async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Q-values and greedy actions of a batch of observations."""

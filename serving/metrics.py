@@ -22,6 +22,7 @@ class Metrics:
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         ProcessCollector(registry=registry)
         self.requests = Counter("serving_requests", "HTTP requests", ["route", "method", "status"], registry=registry)
         self.latency = Histogram(
@@ -42,6 +43,16 @@ class Metrics:
         self._swaps = Gauge("serving_swaps_total", "Versions put on stage since start", registry=registry)
         self._failed = Gauge("serving_swaps_failed_total", "Versions refused since start", registry=registry)
         self._reachable = Gauge("serving_registry_reachable", "1 if the registry answered last time", registry=registry)
+
+    def count(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count and time one request."""
+        key = (route, method, status)
+        children = self._children.get(key)
+        if children is None:  # looking a child up by its labels takes longer than counting
+            children = (self.requests.labels(route, method, str(status)), self.latency.labels(route))
+            self._children[key] = children
+        children[0].inc()
+        children[1].observe(seconds)
 
     def expose(self, roster: Roster) -> bytes:
         """The text format, with the roster's state as of now."""

@@ -266,7 +266,8 @@ def _short_hash(text: str) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.split(" with exception")[0][:200]  # what urllib3 adds after that is a stack in words
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

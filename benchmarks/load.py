@@ -1,0 +1,130 @@
+"""Load on an HTTP or WebSocket server of this machine, from one process, cheaper than what it measures."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+
+@dataclass
+class Load:
+    """What a server did under load."""
+
+    seconds: float
+    latencies: list[float] = field(default_factory=list)
+    errors: int = 0
+
+    @property
+    def count(self) -> int:
+        """Answered requests."""
+        return len(self.latencies)
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return self.count / self.seconds
+
+    def quantile(self, share: float) -> float:
+        """Seconds that this share of the requests stayed under."""
+        ordered = sorted(self.latencies)
+        return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
+async def hammer(
+    port: int,
+    path: str,
+    body: bytes,
+    *,
+    seconds: float,
+    connections: int = 16,
+    check: Callable[[bytes], bool] = lambda _: True,
+) -> Load:
+    """POST the same body over kept connections, each sending when the last answer has come."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    load = Load(seconds)
+    loop = asyncio.get_running_loop()
+    until = time.perf_counter() + seconds
+    clients = [_Client(request, load, until, check) for _ in range(connections)]
+    for client in clients:
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]
+    await asyncio.gather(*(client.finished for client in clients))
+    return load
+
+
+class _Client(asyncio.Protocol):
+    """One connection; a protocol rather than streams, for it costs the measured machine a third."""
+
+    def __init__(self, request: bytes, load: Load, until: float, check: Callable[[bytes], bool]) -> None:
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._request, self._load, self._until, self._check = request, load, until, check
+        self._buffer = b""
+        self._sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        header = self._buffer[:end].lower() + b"\r\n"
+        start = header.index(b"content-length: ") + 16
+        size = int(header[start : header.index(b"\r", start)])
+        if len(self._buffer) < end + 4 + size:
+            return
+        now = time.perf_counter()
+        self._load.latencies.append(now - self._sent)
+        if not header.startswith(b"http/1.1 200") or not self._check(self._buffer[end + 4 :]):
+            self._load.errors += 1
+        self._buffer = b""
+        if now < self._until:
+            self._send()
+        else:
+            self._transport.close()
+            self.finished.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.finished.done():
+            self.finished.set_exception(error or ConnectionError("the server closed the connection"))
+
+    def _send(self) -> None:
+        self._sent = time.perf_counter()
+        self._transport.write(self._request)
+
+
+async def watch(port: int, viewers: int, seconds: float) -> list[int]:
+    """Frames of the live show that each of many viewers received."""
+    handshake = (
+        f"GET /api/show HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
+    frames = [0] * viewers
+    seated = asyncio.Event()
+    waiting = viewers
+    until = 0.0
+
+    async def one(index: int) -> None:
+        nonlocal waiting, until
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(handshake)
+        await reader.readuntil(b"\r\n\r\n")
+        waiting -= 1
+        if waiting == 0:
+            until = time.perf_counter() + seconds
+            seated.set()
+        while not seated.is_set() or time.perf_counter() < until:
+            head = await reader.readexactly(2)
+            length = head[1]
+            if length == 126:
+                length = int.from_bytes(await reader.readexactly(2))
+            message = await reader.readexactly(length)
+            if seated.is_set() and message.startswith(b'{"e"'):
+                frames[index] += 1
+        writer.close()
+
+    await asyncio.gather(*(one(index) for index in range(viewers)))
+    return frames

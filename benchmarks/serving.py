@@ -1,0 +1,268 @@
+"""Serving beside `mlflow models serve`, under viewers and under swaps: `python -m benchmarks.serving [--quick]`."""
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import hmac
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import mlflow
+import numpy as np
+import onnx
+import orjson
+import uvloop
+
+from benchmarks.load import Load, hammer, watch
+from tests.policies import BALANCES, linear_model
+
+MODEL = "dqn-CartPole-v1"
+SECRET = "benchmark"  # noqa: S105 -- of a server that lives for a minute
+ROW = [0.01, -0.02, 0.03, 0.04]
+OIP = orjson.dumps({"inputs": [{"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": ROW}]})
+MLFLOW = orjson.dumps({"inputs": {"observation": [ROW]}})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the load")
+    parser.add_argument("only", nargs="*", help="any of: infer viewers swaps start (default: all)")
+    options = parser.parse_args()
+    parts = {"start": start, "infer": infer, "viewers": viewers, "swaps": swaps}
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        register(folder)
+        for name in options.only or parts:
+            parts[name](folder, options.quick)
+
+
+def start(folder: Path, quick: bool) -> None:
+    """From exec to ready: first without, then with a cached model."""
+    for kind in ("empty cache", "cached model", "cached model"):
+        with serving(folder) as (_, pid, seconds):
+            time.sleep(4)  # until mlflow is imported and has polled
+            print(f"start to ready, {kind}: {seconds:.2f} s; resident {resident(pid):.0f} MB")
+
+
+def infer(folder: Path, quick: bool) -> None:
+    """Single rows over 16 connections, the two servers by turns."""
+    seconds = 1.0 if quick else 4.0
+    with serving(folder) as (port, pid, _), mlflow_serving(folder) as (peer, peer_pid):
+        spent = [0.0, 0.0]
+        ours: list[Load] = []
+        theirs: list[Load] = []
+        for _ in range(2 if quick else 5):
+            spent[0] -= cpu_seconds(pid)
+            ours.append(uvloop.run(hammer(port, f"/v2/models/{MODEL}/infer", OIP, seconds=seconds)))
+            spent[0] += cpu_seconds(pid)
+            spent[1] -= cpu_seconds(peer_pid)
+            theirs.append(uvloop.run(hammer(peer, "/invocations", MLFLOW, seconds=seconds)))
+            spent[1] += cpu_seconds(peer_pid)
+        costs = [
+            1e6 * cpu / sum(load.count for load in loads) for cpu, loads in zip(spent, (ours, theirs), strict=True)
+        ]
+        for name, loads, process, cost in (
+            ("serving", ours, pid, costs[0]),
+            ("mlflow models serve", theirs, peer_pid, costs[1]),
+        ):
+            rate = median(load.rate for load in loads)
+            p50 = median(load.quantile(0.5) for load in loads) * 1e3
+            p99 = median(load.quantile(0.99) for load in loads) * 1e3
+            errors = sum(load.errors for load in loads)
+            print(
+                f"{name}: {rate:.0f} requests/s, p50 {p50:.2f} ms, p99 {p99:.2f} ms (x{p99 / p50:.1f}), "
+                f"{cost:.0f} us of CPU a request, {errors} errors, resident {resident(process):.0f} MB"
+            )
+        ratios = [mine.rate / peer.rate for mine, peer in zip(ours, theirs, strict=True)]
+        print(f"ratio of CPU a request: {costs[1] / costs[0]:.1f}")
+        print(f"ratio of requests a second: median {median(ratios):.1f}, {min(ratios):.1f} to {max(ratios):.1f}")
+
+
+def viewers(folder: Path, quick: bool) -> None:
+    """Viewers of one show: what each received, and what the server spent."""
+    count, seconds = (50, 3.0) if quick else (300, 10.0)
+    with serving(folder) as (port, pid, _):
+        time.sleep(4)
+        before, began = cpu_seconds(pid), time.perf_counter()
+        frames = uvloop.run(watch(port, count, seconds))
+        cpu = (cpu_seconds(pid) - before) / (time.perf_counter() - began)
+        rates = sorted(number / seconds for number in frames)
+        print(
+            f"{count} viewers: {rates[0]:.1f} to {rates[-1]:.1f} frames/s each (median {median(rates):.1f}), "
+            f"{100 * cpu:.0f} % of a core in the server, joining included"
+        )
+
+
+def swaps(folder: Path, quick: bool) -> None:
+    """The alias moves back and forth under load; every answer must come from the version it names."""
+    wanted, requests = (10, 2_000) if quick else (100, 20_000)
+    client = mlflow.MlflowClient()
+
+    async def scenario(port: int) -> tuple[list[Load], int]:
+        swapped = 0
+
+        async def keep_swapping() -> None:
+            nonlocal swapped
+            while swapped < wanted:
+                number = str(2 - swapped % 2)
+                await asyncio.to_thread(client.set_registered_model_alias, MODEL, "champion", number)
+                await asyncio.to_thread(poke, port)
+                while (await asyncio.to_thread(current, port)) != number:
+                    await asyncio.sleep(0.01)
+                swapped += 1
+
+        swapping = asyncio.create_task(keep_swapping())
+        loads: list[Load] = []
+        while not swapping.done() or sum(load.count for load in loads) < requests:
+            loads.append(await hammer(port, f"/v2/models/{MODEL}/infer", OIP, seconds=1.0, check=names_its_version))
+        await swapping
+        return loads, swapped
+
+    with serving(folder) as (port, _, _):
+        loads, swapped = uvloop.run(scenario(port))
+    total, errors = sum(load.count for load in loads), sum(load.errors for load in loads)
+    print(f"{swapped} swaps during {total} requests: {errors} errors or answers from a version other than named")
+    client.set_registered_model_alias(MODEL, "champion", "1")
+
+
+def names_its_version(body: bytes) -> bool:
+    """Version n adds 100 n to its Q-values."""
+    answer = orjson.loads(body)
+    return bool(abs(answer["outputs"][0]["data"][0] - 100 * int(answer["model_version"])) < 10)
+
+
+def register(folder: Path) -> None:
+    """A registry with two versions that differ in their bias."""
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment("benchmark", artifact_location=str(folder / "artifacts"))
+    client.create_registered_model(MODEL)
+    for number in (1, 2):
+        model = onnx.load_from_string(linear_model(BALANCES, bias=100 * number))
+        with mlflow.start_run(experiment_id=experiment):
+            info = mlflow.onnx.log_model(
+                model,
+                name="policy",
+                save_as_external_data=False,
+                pip_requirements=["onnxruntime"],
+                onnx_execution_providers=["CPUExecutionProvider"],
+                signature=mlflow.models.infer_signature({"observation": np.zeros((1, 4), np.float32)}),
+            )
+        client.create_model_version(MODEL, info.model_uri, info.run_id)
+    client.set_registered_model_alias(MODEL, "champion", "1")
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[int, int, float]]:
+    """Our server: its port, process id and seconds from exec to ready."""
+    began = time.perf_counter()
+    environment = os.environ | {"SERVING_WEBHOOK_SECRET": SECRET}
+    command = [sys.executable, "-m", "serving", "--port", "0", "--cache-dir", str(folder / "cache")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    assert process.stdout
+    try:
+        port = int(process.stdout.readline().split()[0].rsplit(":", 1)[1])
+        wait_for(f"http://127.0.0.1:{port}/v2/health/ready")
+        yield port, process.pid, time.perf_counter() - began
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+@contextmanager
+def mlflow_serving(folder: Path) -> Iterator[tuple[int, int]]:
+    """The peer with one worker: its port and the worker's process id."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    mlflow_command = str(Path(sys.executable).parent / "mlflow")
+    command = [mlflow_command, "models", "serve", "-m", f"models:/{MODEL}/1", "--env-manager", "local"]
+    command += ["-h", "127.0.0.1", "-p", str(port), "-w", "1"]
+    began = time.perf_counter()
+    with (folder / "peer.log").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        )
+        try:
+            wait_for(f"http://127.0.0.1:{port}/ping")
+            print(f"mlflow models serve: start to ready {time.perf_counter() - began:.1f} s")
+            yield port, process.pid
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(20)
+
+
+def wait_for(url: str) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 -- loopback
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def poke(port: int) -> None:
+    """What MLflow's webhook does."""
+    delivery, stamp = str(uuid.uuid4()), str(int(time.time()))
+    digest = hmac.new(SECRET.encode(), f"{delivery}.{stamp}.{{}}".encode(), hashlib.sha256).digest()
+    headers = {
+        "X-MLflow-Delivery-Id": delivery,
+        "X-MLflow-Timestamp": stamp,
+        "X-MLflow-Signature": "v1," + base64.b64encode(digest).decode(),
+    }
+    url = f"http://127.0.0.1:{port}/api/webhooks/registry"
+    with urllib.request.urlopen(urllib.request.Request(url, b"{}", headers), timeout=5):
+        return
+
+
+def current(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=5) as answer:
+        return str(orjson.loads(answer.read())["current"]["version"])
+
+
+def family(pid: int) -> list[int]:
+    """A process and its children, which `mlflow models serve` does its work in."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(member for child in children for member in family(int(child)))]
+
+
+def resident(pid: int) -> float:
+    """Megabytes of resident memory, of the largest process of a family."""
+    sizes = []
+    for member in family(pid):
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{member}/status").read_text().splitlines())
+        sizes.append(int(fields["VmRSS"].split()[0]) / 1024)
+    return max(sizes)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of CPU a family has spent."""
+    ticks = 0
+    for member in family(pid):
+        fields = Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()
