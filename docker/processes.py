@@ -46,12 +46,7 @@ class StackError(RuntimeError):
 def main() -> int:
     """Start everything, wait for Ctrl-C or for a process to end, stop everything."""
     try:
-        for name, port in (
-            ("PREFECT_PORT", PREFECT_PORT),
-            ("MLFLOW_PORT", MLFLOW_PORT),
-            ("SERVING_PORT", SERVING_PORT),
-        ):
-            check_port(name, port)
+        check_ports()
         STATE.mkdir(exist_ok=True)
         with ExitStack() as stack:
             run(stack)
@@ -174,18 +169,19 @@ def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
     raise StackError(f"{url} does not answer: the logs in {STATE.relative_to(ROOT)}/ say why")
 
 
-def check_port(name: str, port: int) -> None:
-    """Refuse a port that another program has.
+def check_ports() -> None:
+    """Refuse ports that another program has.
 
     Raises:
         StackError: naming the variable that chooses another.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise StackError(f"port {port} is taken ({error.strerror}): set {name} to a free one") from error
+    for name, port in (("PREFECT_PORT", PREFECT_PORT), ("MLFLOW_PORT", MLFLOW_PORT), ("SERVING_PORT", SERVING_PORT)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise StackError(f"port {port} is taken ({error.strerror}): set {name} to a free one") from error
 
 
 if __name__ == "__main__":
