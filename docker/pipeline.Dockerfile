@@ -15,10 +15,6 @@ RUN mkdir dqn flows serving \
     && /opt/venv/bin/pip uninstall --quiet --yes dqn-pipeline
 
 FROM ${BASE}
-ARG GIT_COMMIT=unknown
-LABEL org.opencontainers.image.title="dqn-pipeline" \
-      org.opencontainers.image.description="Trains, tracks and promotes DQN agents: Prefect, MLflow and a worker" \
-      org.opencontainers.image.revision="${GIT_COMMIT}"
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin app \
     && install -d -o app -g app /app /app/checkpoints /app/results /artifacts
 COPY --from=build /opt/venv /opt/venv
@@ -33,8 +29,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     MLFLOW_DISABLE_TELEMETRY=true \
     DO_NOT_TRACK=1 \
     MPLCONFIGDIR=/tmp/matplotlib \
-    GIT_PYTHON_REFRESH=quiet \
-    GIT_COMMIT=${GIT_COMMIT}
+    GIT_PYTHON_REFRESH=quiet
 WORKDIR /app
 COPY . ./
 RUN python -m compileall -q dqn flows serving docker
@@ -44,4 +39,10 @@ USER app
 # Smoke test: every entrypoint loads, and so does what the servers need beside them.
 RUN python -c "import asyncpg, boto3, psycopg2, flows.promote, flows.train" \
     && prefect --version && mlflow --version && rm -rf /tmp/*
+# Last, so that a new commit copies no dependencies again.
+ARG GIT_COMMIT=unknown
+ENV GIT_COMMIT=${GIT_COMMIT}
+LABEL org.opencontainers.image.title="dqn-pipeline" \
+      org.opencontainers.image.description="Trains, tracks and promotes DQN agents: Prefect, MLflow and a worker" \
+      org.opencontainers.image.revision="${GIT_COMMIT}"
 CMD ["prefect", "worker", "start", "--pool", "dqn"]

@@ -15,10 +15,6 @@ RUN mkdir dqn flows serving \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
 
 FROM ${BASE}
-ARG GIT_COMMIT=unknown
-LABEL org.opencontainers.image.title="dqn-serving" \
-      org.opencontainers.image.description="Plays and serves DQN policies with onnxruntime" \
-      org.opencontainers.image.revision="${GIT_COMMIT}"
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin app \
     && install -d -o app -g app /app /models
 COPY --from=build /opt/venv /opt/venv
@@ -36,4 +32,9 @@ RUN python -m serving --help >/dev/null \
     && python -c "import importlib.util as find; assert not find.find_spec('torch'), 'torch is in the serving image'" \
     && rm -rf /tmp/*
 EXPOSE 8000
+# Last, so that a new commit copies no dependencies again.
+ARG GIT_COMMIT=unknown
+LABEL org.opencontainers.image.title="dqn-serving" \
+      org.opencontainers.image.description="Plays and serves DQN policies with onnxruntime" \
+      org.opencontainers.image.revision="${GIT_COMMIT}"
 CMD ["python", "-m", "serving", "--host", "0.0.0.0", "--port", "8000", "--cache-dir", "/models"]
