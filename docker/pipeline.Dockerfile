@@ -18,6 +18,8 @@ FROM ${BASE}
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin app \
     && install -d -o app -g app /app /app/checkpoints /app/results /artifacts
 COPY --from=build /opt/venv /opt/venv
+# Heartbeats come as often as the automations of docker/deploy.py expect them. Where a Docker or Kubernetes pool runs
+# `prefect flow-run execute`, a container that is stopped hands its run back at once.
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
@@ -33,8 +35,6 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /app
 COPY . ./
 RUN python -m compileall -q dqn flows serving docker
-# Heartbeats as often as the automations of docker/deploy.py expect them. In a Docker or Kubernetes pool, where
-# `prefect flow-run execute` runs a flow, a pod that is evicted hands its run back at once.
 USER app
 # Smoke test: every entrypoint loads, and so does what the servers need beside them.
 RUN python -c "import asyncpg, boto3, psycopg2, flows.promote, flows.train" \
