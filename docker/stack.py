@@ -63,10 +63,18 @@ class Stack:
         Raises:
             StackError: if a port is taken, or a container fails or does not become healthy.
         """
+        self.check_secrets()
         self.check_ports()
         self.compose("build", "--quiet")
         self.compose("up", "--detach", *arguments)
         self.wait()
+
+    def check_secrets(self) -> None:
+        """Refuse empty ones; Compose would too, printing the others."""
+        given = {**read_env(self.env_file), **os.environ}
+        wanted = read_env(ENV_FILE.with_name(".env.example"))
+        if missing := [name for name, value in wanted.items() if not value and not given.get(name)]:
+            raise StackError(f"{', '.join(missing)} in {self.env_file.name} is empty or missing: give it a value")
 
     def check_ports(self) -> None:
         """Refuse ports that another program has."""

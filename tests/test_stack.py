@@ -109,6 +109,9 @@ def test_everything_is_healthy_and_published_to_this_machine_only(system: System
         for binding in bindings or []
     ]
     assert published == ["127.0.0.1"] * 3
+    for port in system.stack.ports().values():
+        page = httpx.get(f"http://127.0.0.1:{port}/", follow_redirects=True)
+        assert "<html" in page.raise_for_status().text
 
 
 def test_a_request_that_makes_no_sense_is_refused_in_one_sentence(system: System) -> None:
