@@ -8,29 +8,25 @@ short run before the first measured one.
 """
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import secrets
 import time
 from typing import Any
 
-import torch
-
 from benchmarks.harness import table, write
 from dqn.config import PRESETS
-from dqn.training import greedy_returns, train
+from dqn.selection import greedy_returns
+from dqn.training import train
 
 EPISODES = 100
 
 
-def measure(num_agents: int, seed: int) -> dict[str, Any]:
+def measure(num_agents: int, seed: int, threads: int) -> dict[str, Any]:
     """Train one population and test each agent's best and final network on unseen seeds."""
-    config = dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents, seed=seed)
+    config = dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents, seed=seed, num_threads=threads)
     assert config.acceptance_return is not None
     wall, cpu = time.perf_counter(), time.process_time()
-    with contextlib.redirect_stdout(io.StringIO()):
-        result = train(config)
+    result = train(config)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     test_seed = secrets.randbits(31)
     best, final = (
@@ -55,13 +51,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--populations", type=int, nargs="+", default=[32])
     parser.add_argument("--repeats", type=int, default=1, help="populations of each size, each with its own seed")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=PRESETS["cartpole"].num_threads)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    with contextlib.redirect_stdout(io.StringIO()):
-        train(dataclasses.replace(PRESETS["cartpole"], num_agents=1, max_updates=2))
+    train(dataclasses.replace(PRESETS["cartpole"], num_agents=1, max_updates=2))
     rows = [
-        measure(num_agents, seed)
+        measure(num_agents, seed, arguments.threads)
         for seed in (secrets.randbits(31) for _ in range(arguments.repeats))
         for num_agents in arguments.populations
     ]

@@ -111,11 +111,13 @@ class DQNConfig:
     acceptance_episodes: int = 100
     """Episodes of the acceptance evaluation, on selection seeds."""
     acceptance_epsilon: float = 0.0
-    """Share of random actions in acceptance episodes: who holds the ceiling disturbed, holds it on unseen seeds."""
+    """Share of random actions in as many further episodes; who holds the ceiling disturbed holds it on unseen seeds."""
     log_interval: int = 10
     """Updates between metrics of the learner."""
     checkpoint_interval: float = 10.0
     """Seconds between checkpoints."""
+    num_threads: int = 1
+    """Threads PyTorch computes with; results are reproduced by the same number of them."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained.
@@ -183,7 +185,7 @@ class DQNConfig:
 _POSITIVE: Final = (
     "num_agents", "num_envs", "replay_capacity", "min_replay_batches", "terminal_copies", "n_step", "reward_scale",
     "batch_size", "updates_per_step", "learning_rate", "adam_eps", "max_updates", "eval_interval", "eval_episodes",
-    "acceptance_episodes", "log_interval",
+    "acceptance_episodes", "log_interval", "num_threads",
 )  # fmt: skip
 _NOT_NEGATIVE: Final = (
     "seed", "epsilon_decay_updates", "max_gradient_norm", "learning_rate_end", "learning_rate_decay_updates",
@@ -211,7 +213,7 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
     "cartpole": DQNConfig(
         num_envs=128,
         hidden_sizes=(32, 32),
-        observation_scale=(1.2, 0.5, 0.05, 0.5),
+        observation_scale=(2.4, 2.0, 0.2095, 2.0),
         initial_q=1.0,
         replay_capacity=12_800,
         terminal_copies=2,

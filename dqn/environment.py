@@ -125,8 +125,9 @@ def _make(env_id: str, num_envs: int) -> VectorEnv[Any, Any, Any]:
             envs.close()
         return gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="sync", disable_env_checker=True)
     except (gym.error.Error, ImportError) as error:
+        reason = str(error).rstrip(".")
         raise EnvironmentUnsupportedError(
-            f"environment {env_id!r} cannot be made: {error}. Expected the id of a registered Gymnasium environment, "
+            f"environment {env_id!r} cannot be made: {reason}. Expected the id of a registered Gymnasium environment, "
             "such as CartPole-v1 or Acrobot-v1"
         ) from error
 

@@ -16,8 +16,8 @@ def memory_limit() -> int:
     return min(machine, int(container)) if container.isdecimal() else machine
 
 
-def require_memory(replay: int) -> None:
-    """Print how much memory the replay buffers take.
+def require_memory(replay: int) -> str:
+    """How much of this machine's memory the replay buffers take, as a sentence.
 
     Raises:
         MemoryError: if it is more than this machine has.
@@ -28,7 +28,7 @@ def require_memory(replay: int) -> None:
             f"the replay buffers would take {_gib(replay)} and this machine has {_gib(limit)}; "
             "lower replay_capacity or num_agents"
         )
-    print(f"replay buffers: {_gib(replay)} of {_gib(limit)}")
+    return f"replay buffers: {_gib(replay)} of {_gib(limit)}"
 
 
 def _gib(size: int) -> str:

@@ -51,10 +51,19 @@ class NStepAccumulator:
     """
 
     def __init__(
-        self, *, n_step: int, gamma: float, bootstrap_on_truncation: bool, num_agents: int, num_envs: int, obs: int
+        self,
+        *,
+        n_step: int,
+        gamma: float,
+        reward_scale: float = 1.0,
+        bootstrap_on_truncation: bool,
+        num_agents: int,
+        num_envs: int,
+        obs: int,
     ) -> None:
         self._n_step = n_step
         self._gamma = gamma
+        self._reward_scale = reward_scale
         self._bootstrap_on_truncation = bootstrap_on_truncation
         shape = (n_step, num_agents, num_envs)
         self._observation = torch.zeros(*shape, obs)
@@ -81,7 +90,7 @@ class NStepAccumulator:
         self._valid[slot] = transition.valid
 
         ongoing = self._weight > 0
-        self._reward += self._weight * transition.reward
+        self._reward += self._weight * (self._reward_scale * transition.reward)
         torch.where(
             ongoing.unsqueeze(-1), transition.next_observation, self._next_observation, out=self._next_observation
         )
@@ -145,6 +154,11 @@ class ReplayBuffer:
     def size(self) -> Tensor:
         """Transitions held `[A]`."""
         return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the transitions in bytes, used or not."""
+        return self._rows.nbytes
 
     def insert(self, batch: Batch, valid: Tensor) -> None:
         """Store the rows of a batch `[A, B, ...]` that `valid` `[A, B]` marks, over the oldest ones.

@@ -41,6 +41,7 @@ class TrainingState:
         self.accumulator = NStepAccumulator(
             n_step=config.n_step,
             gamma=config.gamma,
+            reward_scale=config.reward_scale,
             bootstrap_on_truncation=config.bootstrap_on_truncation,
             num_agents=A,
             num_envs=config.num_envs,

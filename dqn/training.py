@@ -1,23 +1,21 @@
 """The training loop of a population."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Never
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from dqn.config import DQNConfig
-from dqn.evaluation import episodic_returns, interquartile_mean
 from dqn.metrics import MetricHistory, Metrics
 from dqn.network import QNetworks
-from dqn.policy import episode_epsilon, epsilon_greedy, greedy_action, linear_epsilon
+from dqn.policy import episode_epsilon, epsilon_greedy, linear_epsilon
 from dqn.replay import Transition
-from dqn.seeding import SELECTION, stream_seed
+from dqn.selection import evaluate, evaluation_due, leave, retire
 from dqn.state import TrainingState
 
 
@@ -81,7 +79,10 @@ def train(
     published = len(state.metrics)
     on_checkpoint(state)
     clock = _Clock(state)
-    with tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None) as progress:
+    with (
+        torch_threads(config.num_threads),
+        tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None) as progress,
+    ):
         while state.agents.numel() and state.learner.updates < config.max_updates:
             collect(state)
             if state.replay.can_sample(config.batch_size, config.min_replay_batches) and state.last_step_valid:
@@ -90,11 +91,13 @@ def train(
                     if evaluation_due(config, state.learner.updates):
                         evaluate(state)
                         _show(progress, state)
+                        if not state.agents.numel():
+                            break
                 progress.update(state.learner.updates - progress.n)
             retire(state)
             on_metrics(state.metrics.since(published))
             published = len(state.metrics)
-            if clock.checkpoint_due():
+            if clock.checkpoint_due() and state.agents.numel():
                 on_checkpoint(state)
         if state.agents.numel():
             evaluate(state)
@@ -130,83 +133,15 @@ def learn(state: TrainingState) -> None:
         state.record("train/epsilon", state.epsilon)
 
 
-def evaluation_due(config: DQNConfig, updates: int) -> bool:
-    """Whether the population is evaluated after this many updates."""
-    return updates >= config.eval_start and (updates - config.eval_start) % config.eval_interval == 0
-
-
-def evaluate(state: TrainingState) -> None:
-    """Greedy evaluation on selection seeds: keeps the best networks, and lets solved agents leave."""
-    config, networks = state.config, state.learner.evaluated
-    if state.evaluated_at == state.learner.updates:
-        return
-    state.evaluated_at = state.learner.updates
-    state.evaluations += 1
-    seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
-    returns = greedy_returns(networks, config.env_id, episodes=config.eval_episodes, seed=seed)
-    mean_return = returns.mean(1)
-    passed = torch.zeros(0, dtype=torch.int64)
-    if config.acceptance_return is not None:
-        candidates = (returns >= config.acceptance_return).all(1).nonzero().squeeze(1)
-        if candidates.numel():
-            seed = stream_seed(config.seed, SELECTION, state.evaluations, 1)
-            returns = greedy_returns(
-                networks.select(candidates),
-                config.env_id,
-                episodes=config.acceptance_episodes,
-                seed=seed,
-                epsilon=config.acceptance_epsilon,
-            )
-            mean_return[candidates] = returns.mean(1)
-            passed = candidates[(returns >= config.acceptance_return).all(1)]
-    state.record("eval/mean_return", mean_return)
-    state.last_return[state.agents] = mean_return
-    better = (mean_return >= state.best_return[state.agents]).nonzero().squeeze(1)
-    state.best.assign(state.agents[better], networks.select(better))
-    state.best_return[state.agents[better]] = mean_return[better]
-    state.solved[state.agents[passed]] = True
-    state.record_population("eval/iqm_return", interquartile_mean(state.last_return.numpy()))
-    state.record_population("eval/solved_fraction", float(state.solved.double().mean()))
-    leave(state, passed)
-
-
-def retire(state: TrainingState) -> None:
-    """Agents that have used up their episodes leave after a last evaluation."""
-    limit = state.config.max_episodes
-    if limit and bool((state.episodes[state.agents] >= limit).any()):
-        evaluate(state)
-        leave(state, (state.episodes[state.agents] >= limit).nonzero().squeeze(1))
-
-
-def leave(state: TrainingState, rows: Tensor) -> None:
-    """The agents in `rows` `[K]` of the current population leave it; the others go on undisturbed."""
-    if not rows.numel():
-        return
-    leaving = state.agents[rows]
-    state.final.assign(leaving, state.learner.evaluated.select(rows))
-    state.updates[leaving] = state.learner.updates
-    state.steps[leaving] = state.environment_steps
-    staying = torch.ones(len(state.agents), dtype=torch.bool)
-    staying[rows] = False
-    state.select(staying.nonzero().squeeze(1))
-
-
-@torch.no_grad()
-def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int, epsilon: float = 0.0) -> Tensor:
-    """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side.
-
-    With `epsilon`, that share of their actions is random instead.
-    """
-    disturbance = torch.full((networks.num_agents,), epsilon)
-    generator = torch.Generator().manual_seed(seed)
-
-    def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-        q_values = networks(torch.from_numpy(observation).view(networks.num_agents, episodes, -1))
-        action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)
-        return action.flatten().numpy()
-
-    returns = episodic_returns(act, env_id, num_episodes=networks.num_agents * episodes, seed=seed)
-    return torch.from_numpy(returns).view(networks.num_agents, episodes)
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Compute with this many PyTorch threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _epsilon(state: TrainingState) -> Tensor:

@@ -2,8 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import redirect_stdout
-from io import StringIO
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer, model_validator
@@ -81,7 +79,4 @@ def check_trainable(config: DQNConfig) -> None:
             f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
             "give one number for each, or none to leave them unscaled"
         )
-    with redirect_stdout(StringIO()):  # the training says how much it takes; here only too much is news
-        require_memory(
-            replay_bytes(num_agents=config.num_agents, capacity=config.replay_capacity, obs=observation_size)
-        )
+    require_memory(replay_bytes(num_agents=config.num_agents, capacity=config.replay_capacity, obs=observation_size))

@@ -16,6 +16,7 @@ from mlflow.entities import RunTag
 from dqn import training
 from dqn.checkpoint import load_checkpoint, load_networks, save_checkpoint, save_networks
 from dqn.config import DQNConfig
+from dqn.memory import require_memory
 from dqn.metrics import Metrics
 from dqn.network import QNetworks
 from dqn.state import TrainingState
@@ -102,6 +103,7 @@ def train_population(
         TrackingError: if metrics could not be logged; the checkpoint has them all.
     """
     state = _start(config, checkpoint)
+    print(require_memory(state.replay.nbytes))
     watermarks = read_watermarks(client, (runs.parent, *runs.children))
     writer = MetricWriter(client, runs.by_agent, watermarks, after_flush=lambda: on_progress(state))
     writer.write(state.metrics.since(0))

@@ -29,8 +29,9 @@ from prefect.tasks import Task
 from dqn.evaluation import episodic_returns
 from dqn.export import ModelProperties, export_onnx
 from dqn.seeding import TEST, stream_seed
+from dqn.selection import greedy_returns
 from dqn.state import TrainingState
-from dqn.training import greedy_returns
+from dqn.training import torch_threads
 from flows import figures, registry
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
 from flows.tracking import FLOW_RUN_TAG, TRAINED_TAG, connect, find_run, one_line, read_config, read_runs
@@ -137,7 +138,8 @@ def test_agents(run_id: str) -> str:
     runs = read_runs(client, run_id)
     networks, config = read_networks(client, run_id)
     seed = stream_seed(config.seed, TEST, 0)
-    returns = greedy_returns(networks, config.env_id, episodes=TEST_EPISODES, seed=seed).numpy()
+    with torch_threads(config.num_threads):
+        returns = greedy_returns(networks, config.env_id, episodes=TEST_EPISODES, seed=seed).numpy()
     for child, mine in zip(runs.children, returns, strict=True):
         log_test(client, child, mine)
     client.log_figure(run_id, figures.final_returns(returns, config.env_id), figures.FINAL_RETURNS)

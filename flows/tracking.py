@@ -218,7 +218,7 @@ def _children(client: MlflowClient, parent: str, experiment: str, config: DQNCon
     query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
     found = client.search_runs([experiment], query, max_results=config.num_agents)
     children = {int(run.data.tags[_AGENT_TAG]): run.info.run_id for run in found}
-    for agent in range(config.num_agents):
+    for agent in reversed(range(config.num_agents)):  # MLflow lists the newest first
         if agent not in children:
             tags = {MLFLOW_PARENT_RUN_ID: parent, _AGENT_TAG: str(agent), "seed": str(config.seed)}
             children[agent] = client.create_run(experiment, tags=tags, run_name=f"agent {agent:02d}").info.run_id

@@ -82,7 +82,7 @@ def test_more_transitions_at_once_than_the_ring_holds_are_refused() -> None:
 
 def test_the_memory_announced_is_the_memory_taken() -> None:
     replay = buffer(num_agents=3, capacity=50)
-    assert replay._rows.nbytes == replay_bytes(num_agents=3, capacity=50, obs=OBS)
+    assert replay.nbytes == replay_bytes(num_agents=3, capacity=50, obs=OBS)
 
 
 GAMMA = 0.5

@@ -51,6 +51,14 @@ def test_known_values_are_learned(
     torch.testing.assert_close(q_values, torch.tensor(expected).expand(2, -1, -1), rtol=0.05, atol=0.05)
 
 
+def test_rewards_are_scaled_before_learning() -> None:
+    result = train(dataclasses.replace(PROBE, env_id="ProbeDelayedReward-v0", reward_scale=0.1, max_updates=400))
+    q_values = result.final(torch.tensor([0.0, 1.0]).view(1, -1, 1).expand(2, -1, 1))
+    torch.testing.assert_close(q_values[..., 0], torch.tensor([[0.09, 0.1]]).expand(2, -1), rtol=0.05, atol=0.005)
+    returns = [float(result.metrics.series("train/episodic_return", agent)[1].mean()) for agent in range(2)]
+    assert returns == [1.0, 1.0]  # what is reported is not scaled
+
+
 def test_the_article_takes_a_time_limit_for_an_end() -> None:
     result = train(dataclasses.replace(PROBE, env_id="ProbeEndlessReward-v0", bootstrap_on_truncation=False))
     q_value = float(result.final(torch.zeros(2, 1, 1)).mean())

@@ -19,16 +19,18 @@ def test_an_episode_is_gymnasiums(champion: OnnxPolicy) -> None:
     assert (step.index, step.episodic_return, step.truncated) == (499, 500.0, True)
 
 
-def test_a_push_is_an_outside_force_for_one_step(champion: OnnxPolicy) -> None:
+@pytest.mark.parametrize("action", [0, 1])
+def test_a_push_is_an_outside_force_for_one_step(champion: OnnxPolicy, action: int) -> None:
     free = list(play(champion, seed=1))
-    pushed = list(play(champion, seed=1, pushes=[Push(step=5, force=30), Push(step=5, force=30)]))
-    assert [step.observation for step in pushed[:6]] == [step.observation for step in free[:6]]
-    # CartPole is linear in force: acceleration = force / (total mass - pole's share), times 0.02 s
-    theta = free[5].observation[2]
+    index = next(step.index for step in free[5:] if step.action == action)
+    pushed = list(play(champion, seed=1, pushes=[Push(step=index, force=30), Push(step=index, force=30)]))
+    assert [step.observation for step in pushed[: index + 1]] == [step.observation for step in free[: index + 1]]
+    # CartPole is linear in force: acceleration = force / total mass, plus the pole's share, for 0.02 s
+    theta = free[index].observation[2]
     share = 0.05 * np.cos(theta) ** 2 / (0.5 * (4 / 3 - 0.1 * np.cos(theta) ** 2 / 1.1)) / 1.1
-    gained = pushed[5].next_observation[1] - free[5].next_observation[1]
+    gained = pushed[index].next_observation[1] - free[index].next_observation[1]
     assert gained == pytest.approx(0.02 * 60 / 1.1 * (1 + share), rel=1e-4)
-    assert pushed[5].push == 60
+    assert pushed[index].push == 60
 
 
 def test_physics_reach_the_dynamics(champion: OnnxPolicy) -> None:

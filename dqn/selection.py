@@ -1,0 +1,90 @@
+"""Which networks are kept: greedy evaluation of the population, acceptance, and who leaves it."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dqn.config import DQNConfig
+from dqn.evaluation import episodic_returns, interquartile_mean
+from dqn.network import QNetworks
+from dqn.policy import epsilon_greedy, greedy_action
+from dqn.seeding import SELECTION, stream_seed
+from dqn.state import TrainingState
+
+
+def evaluation_due(config: DQNConfig, updates: int) -> bool:
+    """Whether the population is evaluated after this many updates."""
+    return updates >= config.eval_start and (updates - config.eval_start) % config.eval_interval == 0
+
+
+def evaluate(state: TrainingState) -> None:
+    """Greedy evaluation on selection seeds: keeps the best networks, and lets solved agents leave."""
+    config, networks = state.config, state.learner.evaluated
+    if state.evaluated_at == state.learner.updates:
+        return
+    state.evaluated_at = state.learner.updates
+    state.evaluations += 1
+    seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
+    returns = greedy_returns(networks, config.env_id, episodes=config.eval_episodes, seed=seed)
+    mean_return = returns.mean(1)
+    ceiling = torch.inf if config.acceptance_return is None else config.acceptance_return
+    passed = (returns >= ceiling).all(1).nonzero().squeeze(1)
+    # First undisturbed; then, where the configuration asks for it, with some of the actions random.
+    for trial, epsilon in enumerate([0.0] + [config.acceptance_epsilon] * bool(config.acceptance_epsilon), start=1):
+        if not passed.numel():
+            break
+        seed = stream_seed(config.seed, SELECTION, state.evaluations, trial)
+        episodes = config.acceptance_episodes
+        returns = greedy_returns(networks.select(passed), config.env_id, episodes=episodes, seed=seed, epsilon=epsilon)
+        if not epsilon:
+            mean_return[passed] = returns.mean(1)
+        passed = passed[(returns >= ceiling).all(1)]
+    state.record("eval/mean_return", mean_return)
+    state.last_return[state.agents] = mean_return
+    better = (mean_return >= state.best_return[state.agents]).nonzero().squeeze(1)
+    state.best.assign(state.agents[better], networks.select(better))
+    state.best_return[state.agents[better]] = mean_return[better]
+    state.solved[state.agents[passed]] = True
+    state.record_population("eval/iqm_return", interquartile_mean(state.last_return.numpy()))
+    state.record_population("eval/solved_fraction", float(state.solved.double().mean()))
+    leave(state, passed)
+
+
+def retire(state: TrainingState) -> None:
+    """Agents that have used up their episodes leave after a last evaluation."""
+    limit = state.config.max_episodes
+    if limit and bool((state.episodes[state.agents] >= limit).any()):
+        evaluate(state)
+        leave(state, (state.episodes[state.agents] >= limit).nonzero().squeeze(1))
+
+
+def leave(state: TrainingState, rows: Tensor) -> None:
+    """The agents in `rows` `[K]` of the current population leave it; the others go on undisturbed."""
+    if not rows.numel():
+        return
+    leaving = state.agents[rows]
+    state.final.assign(leaving, state.learner.evaluated.select(rows))
+    state.updates[leaving] = state.learner.updates
+    state.steps[leaving] = state.environment_steps
+    staying = torch.ones(len(state.agents), dtype=torch.bool)
+    staying[rows] = False
+    state.select(staying.nonzero().squeeze(1))
+
+
+@torch.no_grad()
+def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int, epsilon: float = 0.0) -> Tensor:
+    """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side.
+
+    With `epsilon`, that share of their actions is random instead.
+    """
+    disturbance = torch.full((networks.num_agents,), epsilon)
+    generator = torch.Generator().manual_seed(seed)
+
+    def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
+        q_values = networks(torch.from_numpy(observation).view(networks.num_agents, episodes, -1))
+        action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)
+        return action.flatten().numpy()
+
+    returns = episodic_returns(act, env_id, num_episodes=networks.num_agents * episodes, seed=seed)
+    return torch.from_numpy(returns).view(networks.num_agents, episodes)
