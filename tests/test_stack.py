@@ -27,9 +27,9 @@ LONG: dict[str, Any] = {
     "seed": 11,
     "num_agents": 2,
     "acceptance_return": None,  # nobody stops early
-    "max_updates": 20_000,
+    "max_updates": 8_000,
     "log_interval": 50,
-    "eval_interval": 2_000,
+    "eval_interval": 1_000,
     "checkpoint_interval": 5.0,
 }
 MetricHistory = dict[str, list[tuple[int, float]]]
@@ -217,6 +217,7 @@ def test_no_container_runs_as_root_or_writes_outside_its_volumes(system: System)
         assert "no-new-privileges:true" in host["SecurityOpt"], name
         assert host["Memory"] > 0, name
         mounts = [mount["Destination"] for mount in container["Mounts"]] + list(host["Tmpfs"])
+        mounts.append("/usr/sbin/docker-init")  # the engine's own, by `init: true`
         changed = [line.split(maxsplit=1) for line in docker("diff", name).splitlines()]
         outside = [path for kind, path in changed if not inside(path, mounts) and kind != "C"]
         assert not outside, name
