@@ -45,6 +45,7 @@ class StackError(RuntimeError):
 
 def main() -> int:
     """Start everything, wait for Ctrl-C or for a process to end, stop everything."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops everything too
     try:
         check_ports()
         STATE.mkdir(exist_ok=True)
