@@ -2,10 +2,10 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-EXTRAS := train,serving,record,box2d,postgres,bench,dev
+EXTRAS := train,serving,sqlite,record,box2d,postgres,s3,bench,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install train serve watch record lint types test bench constraints clean
+.PHONY: help install train serve watch record secrets up down destroy stack lint types test test-stack bench constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,21 @@ watch: .venv/.installed ## play the champion in Gymnasium's own window
 record: .venv/.installed ## write a video of the champion
 	$(BIN)/python -m serving record $(ARGS)
 
+secrets: ## write docker/.env with fresh random secrets, once
+	$(PYTHON) docker/stack.py secrets
+
+up: ## build and start the whole system in containers, and wait until it is healthy
+	$(PYTHON) docker/stack.py up $(ARGS)
+
+down: ## stop the containers; the data stays
+	$(PYTHON) docker/stack.py down $(ARGS)
+
+destroy: ## stop the containers and, having asked, delete their data
+	$(PYTHON) docker/stack.py destroy $(ARGS)
+
+stack: .venv/.installed ## the same system without containers, as plain processes; Ctrl-C stops it
+	$(BIN)/python docker/processes.py $(ARGS)
+
 lint: .venv/.installed ## ruff, formatting, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
@@ -37,6 +52,9 @@ types: .venv/.installed ## mypy, strict
 
 test: lint types ## lint, types and every test that needs no Docker engine
 	$(BIN)/pytest -m "not stack" $(ARGS)
+
+test-stack: .venv/.installed ## the containers, from building to a killed worker (needs a Docker engine)
+	$(BIN)/pytest -m stack $(ARGS)
 
 bench: .venv/.installed ## measure this project beside its peers; ARGS="--quick" for a minute
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -1,0 +1,10 @@
+# Runs once, when the database volume is empty: a role and a database each for Prefect and MLflow.
+set -eu
+psql -v ON_ERROR_STOP=1 -U "$POSTGRES_USER" -d postgres \
+  -v prefect="$PREFECT_DB_PASSWORD" -v mlflow="$MLFLOW_DB_PASSWORD" <<'SQL'
+CREATE ROLE prefect LOGIN PASSWORD :'prefect';
+CREATE ROLE mlflow LOGIN PASSWORD :'mlflow';
+CREATE DATABASE prefect OWNER prefect;
+CREATE DATABASE mlflow OWNER mlflow;
+REVOKE CONNECT ON DATABASE prefect, mlflow FROM PUBLIC;
+SQL

@@ -1,0 +1,175 @@
+"""Sets up the servers for this project; running it again changes nothing.
+
+Work pool, concurrency limit, automations and deployments in Prefect (PREFECT_API_URL), the webhook in MLflow
+(MLFLOW_TRACKING_URI) if SERVING_WEBHOOK_URL says whom to tell.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities.webhook import WebhookEvent, WebhookEventStr
+from prefect.automations import AutomationCore, EventTrigger, Posture
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.exceptions import ObjectNotFound
+
+POOL: Final = "dqn"
+PROMOTION_LIMIT: Final = "promote-dqn-CartPole-v1"
+WEBHOOK: Final = "serving"
+MAX_RUN_COUNT: Final = 5
+
+AWAITING_RETRY: Final = "AwaitingRetry"
+BY_A_WORKER: Final[dict[str, str | list[str]]] = {"prefect.resource.role": "work-pool", "prefect.resource.name": POOL}
+"""Runs of `make train` send fewer heartbeats, and have a person in front of them."""
+
+# Prefect notices a dead flow process as long as its worker lives. These notice a dead worker too.
+AUTOMATIONS: Final = (
+    AutomationCore(
+        name="a run without heartbeat has crashed",
+        description="Its worker was killed or lost its machine: nobody else would report it.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.*"},
+            match_related=BY_A_WORKER,
+            for_each={"prefect.resource.id"},
+            within=timedelta(seconds=90),  # a run sends one every 30 seconds
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, name="Crashed", force=False, message="No heartbeat for 90 seconds."
+            )
+        ],
+    ),
+    AutomationCore(
+        name="a run that never started is scheduled again",
+        description="Its worker died between taking the run and starting it.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={"prefect.flow-run.Pending"},
+            expect={"prefect.flow-run.*"},
+            match_related=BY_A_WORKER,
+            for_each={"prefect.resource.id"},
+            within=timedelta(seconds=90),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED,
+                name=AWAITING_RETRY,
+                force=False,
+                message="It did not start within 90 seconds.",
+            )
+        ],
+    ),
+    AutomationCore(
+        name="a crashed training goes on elsewhere",
+        description=f"From its checkpoint, under the same run id, until it has been started {MAX_RUN_COUNT} times.",
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            expect={"prefect.flow-run.Crashed"},
+            match={"prefect.run-count": [str(count) for count in range(1, MAX_RUN_COUNT)]},
+            match_related={"prefect.resource.role": "flow", "prefect.resource.name": "train-dqn"},
+            for_each={"prefect.resource.id"},
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED,
+                name=AWAITING_RETRY,
+                force=False,
+                message="Crashed: it goes on from its checkpoint.",
+            )
+        ],
+    ),
+)
+
+
+def main() -> int:
+    """Set everything up; returns the exit status."""
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        if not os.environ.get(name):  # Prefect would start a server of its own, MLflow make a file
+            sys.stderr.write(f"{name} is not set: set it to the URL of the server to deploy to\n")
+            return 1
+    with get_client(sync_client=True) as client:
+        create_pool(client)
+        client.upsert_global_concurrency_limit_by_name(PROMOTION_LIMIT, limit=1)
+        for automation in AUTOMATIONS:
+            upsert(client, automation)
+        active = active_schedules(client)
+        deploy(Path("prefect.yaml"))
+        keep_active(client, active)
+    if url := os.environ.get("SERVING_WEBHOOK_URL"):
+        register_webhook(url, os.environ["SERVING_WEBHOOK_SECRET"])
+    return 0
+
+
+def create_pool(client: SyncPrefectClient) -> None:
+    """The work pool, unless there is one."""
+    try:
+        client.read_work_pool(POOL)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+
+
+def upsert(client: SyncPrefectClient, automation: AutomationCore) -> None:
+    """Create an automation, or update the one of its name; a paused one stays paused."""
+    existing = client.read_automations_by_name(automation.name)
+    if not existing:
+        client.create_automation(automation)
+        return
+    wanted = automation.model_copy(update={"enabled": existing[0].enabled})
+    if AutomationCore.model_validate(existing[0].model_dump(exclude={"id"})) != wanted:
+        client.update_automation(existing[0].id, wanted)
+
+
+def active_schedules(client: SyncPrefectClient) -> set[tuple[object, str | None]]:
+    """Schedules that somebody has turned on, as deployment id and slug."""
+    return {
+        (deployment.id, schedule.slug)
+        for deployment in client.read_deployments()
+        for schedule in deployment.schedules
+        if schedule.active
+    }
+
+
+def keep_active(client: SyncPrefectClient, active: set[tuple[object, str | None]]) -> None:
+    """Turn schedules on again that deploying has turned off."""
+    for deployment in client.read_deployments():
+        for schedule in deployment.schedules:
+            if (deployment.id, schedule.slug) in active and not schedule.active:
+                client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+
+
+def deploy(path: Path) -> None:
+    """`prefect deploy --all`, with the code where this process has it."""
+    specification = yaml.safe_load(path.read_text())
+    for step in specification["pull"]:
+        step["prefect.deployments.steps.set_working_directory"]["directory"] = str(Path.cwd())
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as copy:
+        yaml.safe_dump(specification, copy)
+        copy.flush()
+        command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", copy.name)
+        subprocess.run(command, check=True)
+
+
+def register_webhook(url: str, secret: str) -> None:
+    """Have MLflow tell serving, signed, when an alias moves."""
+    client = MlflowClient()
+    events: list[WebhookEventStr | WebhookEvent] = ["model_version_alias.created", "model_version_alias.deleted"]
+    for webhook in client.list_webhooks():
+        if webhook.name == WEBHOOK:
+            client.update_webhook(webhook.webhook_id, url=url, events=events, secret=secret)
+            return
+    client.create_webhook(WEBHOOK, url, events, description="Serving follows the champion.", secret=secret)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

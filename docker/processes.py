@@ -1,0 +1,189 @@
+"""`make stack`: the system of compose.yaml as plain processes on this machine, for development.
+
+Prefect and MLflow servers, a worker and serving, on ports that leave those of `make up` alone. Everything they keep
+lies in .stack/. Ctrl-C stops all of it.
+"""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+STATE: Final = ROOT / ".stack"
+PREFECT_PORT: Final = int(os.environ.get("PREFECT_PORT", "4201"))
+MLFLOW_PORT: Final = int(os.environ.get("MLFLOW_PORT", "5001"))
+SERVING_PORT: Final = int(os.environ.get("SERVING_PORT", "8001"))
+PREFECT: Final = f"http://127.0.0.1:{PREFECT_PORT}"
+MLFLOW: Final = f"http://127.0.0.1:{MLFLOW_PORT}"
+SERVING: Final = f"http://127.0.0.1:{SERVING_PORT}"
+START_SECONDS: Final = 120
+STOP_SECONDS: Final = 15
+
+CLIENTS: Final = {
+    "PREFECT_API_URL": f"{PREFECT}/api",
+    "PREFECT_LOCAL_STORAGE_PATH": str(STATE / "results"),
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "PREFECT_WORKER_QUERY_SECONDS": "5",
+    "MLFLOW_TRACKING_URI": MLFLOW,
+}
+
+
+class StackError(RuntimeError):
+    """What keeps a process from starting, as one sentence for the person at the keyboard."""
+
+
+def main() -> int:
+    """Start everything, wait for Ctrl-C or for a process to end, stop everything."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops everything too
+    try:
+        check_ports()
+        STATE.mkdir(exist_ok=True)
+        with ExitStack() as stack:
+            run(stack)
+    except StackError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped")
+    return 0
+
+
+def run(stack: ExitStack) -> None:
+    """Start the processes one after another, as they need each other, and watch over them."""
+    secret = secrets.token_hex(24)
+    common = {
+        **os.environ,
+        "PREFECT_HOME": str(STATE / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+    }
+    clients = {**common, **CLIENTS}
+    webhook = {"SERVING_WEBHOOK_URL": f"{SERVING}/api/webhooks/registry", "SERVING_WEBHOOK_SECRET": secret}
+    store = f"sqlite:///{STATE / 'mlflow.db'}"
+    mlflow_server = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    }
+
+    def start(name: str, *arguments: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        return stack.enter_context(process(name, arguments, env))
+
+    processes = [
+        start("prefect-server", "prefect", "server", "start", "--port", str(PREFECT_PORT), env=common),
+        start(
+            "mlflow",
+            *("mlflow", "server", "--port", str(MLFLOW_PORT), "--workers", "1", "--backend-store-uri", store),
+            *("--artifacts-destination", str(STATE / "artifacts")),
+            env={**common, **mlflow_server},
+        ),
+    ]
+    wait_for(f"{PREFECT}/api/ready", processes[0])
+    wait_for(f"{MLFLOW}/api/2.0/mlflow/registered-models/search", processes[1])
+    processes += [
+        start(
+            "worker", "prefect", "worker", "start", "--pool", "dqn", "--type", "process", "--limit", "2", env=clients
+        ),
+        start(
+            "serving",
+            *("serving", "--port", str(SERVING_PORT), "--cache-dir", str(STATE / "models"), "--mlflow-url", MLFLOW),
+            env={**clients, **webhook},
+        ),
+    ]
+    wait_for(f"{SERVING}/v2", processes[-1])
+    with (STATE / "deploy.log").open("wb") as log:
+        deployed = subprocess.run(
+            (sys.executable, "docker/deploy.py"), cwd=ROOT, env={**clients, **webhook}, stdout=log, stderr=log
+        )
+    if deployed.returncode:
+        raise StackError(f"deploying failed: {STATE / 'deploy.log'} says why")
+    print(
+        f"""
+Prefect  {PREFECT}
+MLflow   {MLFLOW}
+Theatre  {SERVING}
+
+PREFECT_API_URL={PREFECT}/api .venv/bin/prefect deployment run train-dqn/cartpole --watch
+
+Logs and data are in {STATE.relative_to(ROOT)}/. Ctrl-C stops everything.""",
+        flush=True,
+    )
+    while all(each.poll() is None for each in processes):
+        time.sleep(0.5)
+    raise StackError("a process has ended, so the others were stopped: .stack/*.log say why")
+
+
+@contextmanager
+def process(name: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A module of this interpreter in a process group of its own, its output in .stack/<name>.log."""
+    print(f"starting {name}", flush=True)
+    with (STATE / f"{name}.log").open("wb") as log:
+        started = subprocess.Popen(
+            (sys.executable, "-m", *arguments), cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield started
+    finally:
+        stop(started)
+
+
+def stop(running: subprocess.Popen[bytes]) -> None:
+    """End a process group: asked first, then made to."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(running.pid, signum)
+        except ProcessLookupError:
+            break
+        try:
+            running.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
+    """Until a server answers a real call.
+
+    Raises:
+        StackError: if its process ends, or it takes too long.
+    """
+    patience = time.monotonic() + START_SECONDS
+    while time.monotonic() < patience:
+        if running.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise StackError(f"{url} does not answer: the logs in {STATE.relative_to(ROOT)}/ say why")
+
+
+def check_ports() -> None:
+    """Refuse ports that another program has.
+
+    Raises:
+        StackError: naming the variable that chooses another.
+    """
+    for name, port in (("PREFECT_PORT", PREFECT_PORT), ("MLFLOW_PORT", MLFLOW_PORT), ("SERVING_PORT", SERVING_PORT)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise StackError(f"port {port} is taken ({error.strerror}): set {name} to a free one") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

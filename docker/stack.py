@@ -1,0 +1,250 @@
+"""`make secrets`, `up`, `down` and `destroy`: the containers of compose.yaml, with any Docker engine and Compose.
+
+Needs nothing but Python's standard library, so that it runs before anything is installed.
+"""
+
+import argparse
+import base64
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+COMPOSE_FILE: Final = ROOT / "docker" / "compose.yaml"
+ENV_FILE: Final = ROOT / "docker" / ".env"
+PORTS: Final = {"prefect-server": "PREFECT_PORT", "mlflow": "MLFLOW_PORT", "serving": "SERVING_PORT"}
+PATIENCE: Final = 300
+
+
+class StackError(RuntimeError):
+    """What keeps the stack from starting or stopping, as one sentence for the person at the keyboard."""
+
+
+class Stack:
+    """The containers, networks and volumes of one Compose project."""
+
+    def __init__(self, project: str = "dqn", env_file: Path = ENV_FILE) -> None:
+        self.project = project
+        self.env_file = env_file
+        self._command = [*compose_command(), "-p", project, "-f", str(COMPOSE_FILE), "--env-file", str(env_file)]
+
+    def compose(self, *arguments: str, quiet: bool = False) -> str:
+        """Run Compose; returns what it prints if quiet.
+
+        Raises:
+            StackError: if it fails; what it prints has been shown by then.
+        """
+        environment = {**os.environ, "GIT_COMMIT": git_commit()}
+        done = subprocess.run(
+            (*self._command, *arguments), env=environment, text=True, stdout=subprocess.PIPE if quiet else None
+        )
+        if done.returncode:
+            raise StackError(f"`{' '.join(arguments)}` failed, see above")
+        return done.stdout or ""
+
+    def containers(self) -> dict[str, dict[str, Any]]:
+        """What the engine knows about each container, by name; those that have ended too."""
+        label = f"label=com.docker.compose.project={self.project}"
+        ids = docker("ps", "--all", "--quiet", "--filter", label).split()
+        if not ids:
+            return {}
+        return {container["Name"].lstrip("/"): container for container in json.loads(docker("inspect", *ids))}
+
+    def up(self, *arguments: str) -> None:
+        """Build, start and wait until everything is healthy.
+
+        Raises:
+            StackError: if a port is taken, or a container fails or does not become healthy.
+        """
+        self.check_secrets()
+        self.check_ports()
+        self.compose("build", "--quiet")
+        self.compose("up", "--detach", *arguments)
+        self.wait()
+
+    def check_secrets(self) -> None:
+        """Refuse empty ones; Compose would too, printing the others."""
+        given = {**read_env(self.env_file), **os.environ}
+        wanted = read_env(ENV_FILE.with_name(".env.example"))
+        if missing := [name for name, value in wanted.items() if not value and not given.get(name)]:
+            raise StackError(f"{', '.join(missing)} in {self.env_file.name} is empty or missing: give it a value")
+
+    def check_ports(self) -> None:
+        """Refuse ports that another program has."""
+        running = {service_of(container) for container in self.containers().values() if container["State"]["Running"]}
+        for service, port in self.ports().items():
+            if service in running:
+                continue
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError as error:
+                    raise StackError(
+                        f"port {port} for {service} is taken ({error.strerror}): "
+                        f"set {PORTS[service]} in docker/.env to a free one"
+                    ) from error
+
+    def ports(self) -> dict[str, int]:
+        """Published ports by service, as Compose resolves them."""
+        environment = {**read_env(ENV_FILE.with_name(".env.example")), **read_env(self.env_file), **os.environ}
+        return {service: int(environment[variable]) for service, variable in PORTS.items()}
+
+    def wait(self, patience: float = PATIENCE) -> None:
+        """Until every container is healthy and the one-shot has succeeded."""
+        started = time.monotonic()
+        ready: set[str] = set()
+        while True:
+            containers = self.containers()
+            for name, container in containers.items():
+                if name not in ready and is_ready(container):
+                    ready.add(name)
+                    print(f"{time.monotonic() - started:5.1f} s  {name} is ready", flush=True)
+                if has_failed(container):
+                    print(docker("logs", "--tail", "20", name), file=sys.stderr)
+                    raise StackError(f"{name} failed, see above")
+            if ready >= containers.keys():
+                return
+            if time.monotonic() - started > patience:
+                late = ", ".join(sorted(containers.keys() - ready))
+                raise StackError(f"{late} not healthy after {patience:.0f} s: look at `docker logs`")
+            time.sleep(0.5)
+
+
+def service_of(container: dict[str, Any]) -> str:
+    """The service in compose.yaml that a container belongs to."""
+    return str(container["Config"]["Labels"]["com.docker.compose.service"])
+
+
+def is_ready(container: dict[str, Any]) -> bool:
+    """Whether a container is healthy, or has done its work."""
+    state = container["State"]
+    if "Health" in state:
+        return bool(state["Health"]["Status"] == "healthy")
+    return bool(state["Status"] == "exited" and state["ExitCode"] == 0)
+
+
+def has_failed(container: dict[str, Any]) -> bool:
+    """Whether a container has ended with an error, or goes round in restarts."""
+    state = container["State"]
+    return bool(state["Status"] == "exited" and state["ExitCode"] != 0) or int(container["RestartCount"]) > 3
+
+
+def compose_command() -> tuple[str, ...]:
+    """`docker compose` or, where that is missing, `docker-compose`.
+
+    Raises:
+        StackError: if there is neither, or no engine answers.
+    """
+    if not shutil.which("docker"):
+        raise StackError("there is no `docker` on PATH: install a Docker engine with Compose")
+    if subprocess.run(("docker", "info"), capture_output=True).returncode:
+        raise StackError("no Docker engine answers: start it, or set DOCKER_HOST to where it listens")
+    if subprocess.run(("docker", "compose", "version"), capture_output=True).returncode == 0:
+        return ("docker", "compose")
+    if shutil.which("docker-compose"):
+        return ("docker-compose",)
+    raise StackError("there is neither `docker compose` nor `docker-compose`: install Docker's Compose plugin")
+
+
+def docker(*arguments: str) -> str:
+    """What the Docker client prints, errors of a log included."""
+    done = subprocess.run(("docker", *arguments), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise StackError(f"`docker {arguments[0]}` failed: {done.stdout.strip()}")
+    return done.stdout
+
+
+def git_commit() -> str:
+    """The commit the images are labelled with."""
+    if commit := os.environ.get("GIT_COMMIT"):
+        return commit
+    done = subprocess.run(("git", "-C", str(ROOT), "rev-parse", "HEAD"), text=True, capture_output=True)
+    return done.stdout.strip() or "unknown"
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """Variables of a file as Compose reads it."""
+    lines = (line.partition("=") for line in path.read_text().splitlines() if not line.startswith("#"))
+    return {name.strip(): value.strip() for name, equals, value in lines if equals}
+
+
+def write_env(path: Path) -> None:
+    """Copy .env.example and give every empty secret a random value.
+
+    Raises:
+        StackError: if there is such a file; its secrets belong to databases that exist.
+    """
+    lines = []
+    for line in ENV_FILE.with_name(".env.example").read_text().splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not value and not line.startswith("#"):
+            key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+            value = key if name.endswith("_ENCRYPTION_KEY") else secrets.token_hex(24)
+        lines.append(f"{name}{equals}{value}")
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise StackError(f"{path} exists already, and the databases know its passwords: edit it") from error
+    with open(descriptor, "w") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def confirmed() -> bool:
+    """Whether a person at a keyboard wants to lose the data."""
+    if not sys.stdin.isatty():
+        raise StackError("this deletes all runs, models and checkpoints of the stack: add --yes to mean it")
+    print("This deletes the volumes: every run, model, checkpoint and both databases of the stack.")
+    return input("Type 'destroy' to go on: ").strip() == "destroy"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="docker/stack.py", description=__doc__)
+    parser.add_argument("verb", choices=("secrets", "up", "down", "destroy"))
+    parser.add_argument("--yes", action="store_true", help="destroy without asking")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        if options.verb == "secrets":
+            write_env(ENV_FILE)
+            print(f"{ENV_FILE.relative_to(ROOT)} holds fresh secrets")
+            return 0
+        if not ENV_FILE.exists():
+            raise StackError("docker/.env with the stack's secrets is missing: `make secrets` writes one")
+        stack = Stack()
+        if options.verb == "up":
+            stack.up(*rest)
+            print_places(stack)
+        elif options.verb == "down":
+            stack.compose("down", *rest)
+        elif options.yes or confirmed():
+            stack.compose("down", "--volumes", *rest)
+    except StackError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def print_places(stack: Stack) -> None:
+    """Where to look now, and what to type."""
+    ports = stack.ports()
+    print(f"""
+Prefect  http://127.0.0.1:{ports["prefect-server"]}
+MLflow   http://127.0.0.1:{ports["mlflow"]}
+Theatre  http://127.0.0.1:{ports["serving"]}
+
+export PREFECT_API_URL=http://127.0.0.1:{ports["prefect-server"]}/api
+.venv/bin/prefect deployment run train-dqn/cartpole -p 'config={{"seed": 7}}' --watch""")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

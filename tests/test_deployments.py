@@ -1,0 +1,125 @@
+"""prefect.yaml, and the scripts beside the containers that need no engine."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import prefect
+import pytest
+import yaml
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
+from prefect.utilities.templating import apply_values, find_placeholders
+from stack import PORTS, StackError, compose_command, has_failed, is_ready, main, read_env, write_env
+
+ROOT = Path(__file__).parent.parent
+SPECIFICATION: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+IMAGE = "dqn-pipeline:1"
+
+
+def test_every_deployment_names_a_flow_and_parameters_it_takes() -> None:
+    names = []
+    for deployment in SPECIFICATION["deployments"]:
+        flow: Flow[..., Any] = load_flow_from_entrypoint(str(ROOT / deployment["entrypoint"]))
+        names.append(f"{flow.name}/{deployment['name']}")
+        validate(
+            deployment.get("parameters", {}),
+            parameter_schema(flow).model_dump(),
+            ignore_required=True,
+        )
+        assert deployment["description"]
+        assert deployment["tags"]
+        assert deployment["enforce_parameter_schema"]
+        assert not any(schedule["active"] for schedule in deployment.get("schedules", ()))
+    assert names == ["train-dqn/cartpole", "train-dqn/article", "promote-policy/default", "rollback-policy/default"]
+
+
+def test_a_deployment_copies_no_hyper_parameter() -> None:
+    for deployment in SPECIFICATION["deployments"]:
+        assert set(deployment.get("parameters", {})) <= {"preset"}
+
+
+@pytest.mark.parametrize(("package", "pool"), [("prefect-docker", "docker"), ("prefect-kubernetes", "kubernetes")])
+def test_a_container_pool_needs_one_override(package: str, pool: str) -> None:
+    metadata = Path(prefect.__file__).parent / "server/api/collections_data/views/aggregate-worker-metadata.json"
+    template = json.loads(metadata.read_text())[package][pool]["default_base_job_configuration"]
+    known = template["variables"]["properties"]
+    values = {name: variable["default"] for name, variable in known.items() if "default" in variable}
+    override = {"image": IMAGE}
+    assert set(override) <= set(known)
+    job = apply_values(template["job_configuration"], {**values, **override})
+    if pool == "kubernetes":
+        (container,) = job["job_manifest"]["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == IMAGE
+    else:
+        assert job["image"] == IMAGE
+    assert not find_placeholders(job)
+    # The worker fills in the command, `prefect flow-run execute`; the code is where the image has it.
+    assert job.get("command") is None
+    (step,) = SPECIFICATION["pull"]
+    directory = step["prefect.deployments.steps.set_working_directory"]["directory"]
+    assert f"WORKDIR {directory}" in (ROOT / "docker/pipeline.Dockerfile").read_text()
+
+
+def test_secrets_are_fresh_complete_and_never_overwritten(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_env(first)
+    write_env(second)
+    variables, others = read_env(first), read_env(second)
+    assert all(variables.values())
+    secret = [name for name in variables if variables[name] != others[name]]
+    assert [name for name in read_env(ROOT / "docker/.env.example") if name not in PORTS.values()][:6] == secret
+    assert first.stat().st_mode & 0o077 == 0
+    with pytest.raises(StackError, match="exists already"):
+        write_env(first)
+
+
+def test_compose_refuses_to_start_without_any_of_its_secrets() -> None:
+    compose = json.dumps(yaml.safe_load((ROOT / "docker/compose.yaml").read_text()))
+    empty = [name for name, value in read_env(ROOT / "docker/.env.example").items() if not value]
+    assert len(empty) == 6
+    for name in empty:
+        assert f"${{{name}:?{name} is empty" in compose
+
+
+def test_an_engine_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StackError, match="no `docker` on PATH"):
+        compose_command()
+
+
+def test_destroying_asks_a_person(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stack.ENV_FILE", tmp_path / "none")
+    assert main(["destroy"]) == 1
+    assert "`make secrets` writes one" in capsys.readouterr().err
+
+
+def test_a_taken_port_is_named_with_the_variable_that_moves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import processes
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(processes, "MLFLOW_PORT", taken.getsockname()[1])
+        with pytest.raises(processes.StackError, match=r"set MLFLOW_PORT to a free one"):
+            processes.check_ports()
+
+
+@pytest.mark.parametrize(
+    ("state", "restarts", "ready", "failed"),
+    [
+        ({"Status": "running", "Health": {"Status": "starting"}}, 0, False, False),
+        ({"Status": "running", "Health": {"Status": "healthy"}}, 0, True, False),
+        ({"Status": "running"}, 0, False, False),
+        ({"Status": "exited", "ExitCode": 0}, 0, True, False),
+        ({"Status": "exited", "ExitCode": 1}, 0, False, True),
+        ({"Status": "restarting", "ExitCode": 1, "Health": {"Status": "starting"}}, 4, False, True),
+    ],
+)
+def test_waiting_tells_ready_from_failed(state: dict[str, Any], restarts: int, ready: bool, failed: bool) -> None:
+    container = {"State": state, "RestartCount": restarts}
+    assert (is_ready(container), has_failed(container)) == (ready, failed)
