@@ -17,10 +17,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serving import openapi, pixels
 from serving.body import read_body
-from serving.episode import parse_seed
 from serving.inference import InferenceAPI
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.models import RegistryUnavailableError, UnknownModelError
+from serving.physics import parse_seed
 from serving.protocol import ProtocolError
 from serving.recording import THEATRE, RecordingError, replay_csp
 from serving.replays import FORMATS, Replays, summary
