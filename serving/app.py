@@ -274,7 +274,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _known_error(request: Request, error: Exception) -> Response:
-    status = (
-        error.status if isinstance(error, ProtocolError) else next(s for kind, s in _STATUS if isinstance(error, kind))
-    )
-    return _json({"error": str(error)}, status)
+    if isinstance(error, ProtocolError):
+        response = _json({"error": str(error)}, error.status)
+        response.headers.update(error.headers)
+        return response
+    return _json({"error": str(error)}, next(status for kind, status in _STATUS if isinstance(error, kind)))

@@ -284,7 +284,9 @@ def test_sigterm_drains_with_streams_open(tmp_path: Path) -> None:
         with connect(server.url.replace("http", "ws") + "/api/show") as viewer:
             viewer.recv(5)
             os.kill(server.process.pid, signal.SIGTERM)
-            assert server.process.wait(10) in (0, -signal.SIGTERM)
+            server.process.wait(6)  # drained in less than three seconds; a busy machine may take longer
         for stream in streams:
             stream.close()
-    assert "Traceback" not in server.log.read_text()
+    log = server.log.read_text()
+    assert "Finished server process" in log, "it was killed, it did not drain"
+    assert "Traceback" not in log
