@@ -11,7 +11,6 @@ from typing import Final
 import uvicorn
 
 from serving.app import App
-from serving.episode import Physics, Push, parse_seed, record
 from serving.metrics import configure_logging
 from serving.models import (
     FileSource,
@@ -22,7 +21,9 @@ from serving.models import (
     ServedModel,
     UnknownModelError,
 )
+from serving.physics import CARTPOLE, Push, parse_seed
 from serving.recording import RecordingError, to_gif, to_video
+from serving.replay import record
 from serving.roster import Roster
 from serving.security import LOOPBACK
 from serving.window import NoDisplayError, watch
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         served = resolve(source, uri)
         sys.stdout.write(f"{served.name} version {served.version.number}\n")
         if verb == "watch":
-            watch(served.policy, seed=options.seed, episodes=options.episodes, physics=Physics())
+            watch(served.policy, seed=options.seed, episodes=options.episodes, physics=CARTPOLE)
             return 0
         return _record(served, options)
     except KeyboardInterrupt:
@@ -150,7 +151,6 @@ def _record(served: ServedModel, options: argparse.Namespace) -> int:
         version=served.version.number,
         seed=options.seed,
         pushes=pushes,
-        physics=Physics(),
     )
     path: Path = options.out or Path(
         "recordings", f"{replay.model}-v{replay.version}-seed{replay.seed}-{replay.id}.mp4"

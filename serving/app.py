@@ -17,10 +17,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serving import openapi, pixels
 from serving.body import read_body
-from serving.episode import parse_seed
 from serving.inference import InferenceAPI
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.models import RegistryUnavailableError, UnknownModelError
+from serving.physics import parse_seed
 from serving.protocol import ProtocolError
 from serving.recording import THEATRE, RecordingError, replay_csp
 from serving.replays import FORMATS, Replays, summary
@@ -274,7 +274,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _known_error(request: Request, error: Exception) -> Response:
-    status = (
-        error.status if isinstance(error, ProtocolError) else next(s for kind, s in _STATUS if isinstance(error, kind))
-    )
-    return _json({"error": str(error)}, status)
+    if isinstance(error, ProtocolError):
+        response = _json({"error": str(error)}, error.status)
+        response.headers.update(error.headers)
+        return response
+    return _json({"error": str(error)}, next(status for kind, status in _STATUS if isinstance(error, kind)))

@@ -61,8 +61,7 @@ class _Endpoint:
         try:
             await self._handle(scope, receive, send)
         except ProtocolError as error:
-            # the rest of a body that was not read must not be taken for the next request
-            headers = ((b"connection", b"close"),) if error.status in (408, 413) else ()
+            headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
             await send_json(send, {"error": str(error)}, error.status, headers)
         except UnknownModelError as error:
             await send_json(send, {"error": str(error)}, 404)

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from serving.episode import MAX_SEED
+from serving.physics import MAX_SEED, MAX_STEPS
 from serving.protocol import MAX_BATCH
 
 _ERROR: Final = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
@@ -40,6 +40,17 @@ _INFER: Final = {
         },
     },
 }
+_PHYSICS: Final = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "length": {"type": "number", "minimum": 0.1, "maximum": 2},
+        "masspole": {"type": "number", "minimum": 0.01, "maximum": 2},
+        "gravity": {"type": "number", "minimum": 0, "maximum": 30},
+        "force_mag": {"type": "number", "minimum": 1, "maximum": 50},
+    },
+}
+_STEP: Final = {"type": "integer", "minimum": 0, "maximum": MAX_STEPS - 1}
 _EPISODE: Final = {
     "type": "object",
     "additionalProperties": False,
@@ -54,19 +65,20 @@ _EPISODE: Final = {
                 "required": ["step", "force"],
                 "additionalProperties": False,
                 "properties": {
-                    "step": {"type": "integer", "minimum": 0, "maximum": 1999},
+                    "step": _STEP,
                     "force": {"type": "number", "minimum": -200, "maximum": 200},
                 },
             },
         },
-        "physics": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "length": {"type": "number", "minimum": 0.1, "maximum": 2},
-                "masspole": {"type": "number", "minimum": 0.01, "maximum": 2},
-                "gravity": {"type": "number", "minimum": 0, "maximum": 30},
-                "force_mag": {"type": "number", "minimum": 1, "maximum": 50},
+        "physics": _PHYSICS,
+        "changes": {
+            "type": "array",
+            "maxItems": 20,
+            "items": {
+                "type": "object",
+                "required": ["step", "physics"],
+                "additionalProperties": False,
+                "properties": {"step": _STEP, "physics": _PHYSICS},
             },
         },
     },

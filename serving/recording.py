@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from serving.episode import Replay, Stage
+from serving.episode import Stage
+from serving.replay import Replay
 
 THEATRE: Final = Path(__file__).parent / "theatre"
 _CODECS: Final = {
@@ -27,13 +28,16 @@ class RecordingError(RuntimeError):
 
 
 def frames(replay: Replay) -> Iterator[npt.NDArray[np.uint8]]:
-    """Gymnasium's pictures `[height, width, 3]` of every moment of a replay: its actions and pushes, taken again."""
+    """Gymnasium's pictures `[height, width, 3]` of every moment of a replay: all that was done, done again."""
+    changed = {change.step: change.physics for change in replay.changes}
     stage = Stage(replay.env_id, render_mode="rgb_array")
     try:
         stage.set_physics(replay.physics)
         stage.reset(replay.seed)
         yield stage.render()
         for step in replay.steps:
+            if step.index in changed:
+                stage.set_physics(changed[step.index])
             stage.apply(step.action, step.push)
             yield stage.render()
     finally:

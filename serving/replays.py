@@ -5,15 +5,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
-from serving.episode import MAX_PUSHES, Physics, Push, Replay, parse_seed, record
 from serving.metrics import Metrics
 from serving.models import ServedModel
+from serving.physics import MAX_PUSHES, Change, Physics, Push, parse_seed
 from serving.recording import to_gif, to_html, to_video
+from serving.replay import Replay, record
 from serving.roster import Roster
 
 KEPT_REPLAYS: Final = 50
 KEPT_BYTES: Final = 24 << 20
-_FIELDS: Final = ("seed", "version", "pushes", "physics")
+_FIELDS: Final = ("seed", "version", "pushes", "physics", "changes")
 FORMATS: Final[dict[str, tuple[str, Callable[[Replay], bytes]]]] = {
     "json": ("application/json", Replay.to_json),
     "gif": ("image/gif", to_gif),
@@ -41,15 +42,13 @@ class Replays:
             UnknownModelError, RegistryUnavailableError: if there is no such version to play.
         """
         if not isinstance(request, dict):
-            raise ValueError("an episode is asked for by a JSON object with any of seed, version, pushes, physics")
+            raise ValueError(f"an episode is asked for by a JSON object with any of {', '.join(_FIELDS)}")
         if unknown := sorted(set(request) - set(_FIELDS)):
             raise ValueError(f"unknown field {unknown[0][:40]!r}; there are {', '.join(_FIELDS)}")
         seed = parse_seed(request.get("seed", 0))
         physics = Physics.parse(request.get("physics", {}))
-        pushes = request.get("pushes", [])
-        if not isinstance(pushes, list) or len(pushes) > MAX_PUSHES:
-            raise ValueError(f"pushes must be an array of at most {MAX_PUSHES}")
-        parsed = [Push.parse(push) for push in pushes]
+        pushes = [Push.parse(push) for push in _list(request, "pushes")]
+        changes = [Change.parse(change) for change in _list(request, "changes")]
         served = await self._served(request.get("version"))
         async with self._working:
             replay = await asyncio.to_thread(
@@ -58,8 +57,9 @@ class Replays:
                 model=self._roster.name,
                 version=served.version.number,
                 seed=seed,
-                pushes=parsed,
+                pushes=pushes,
                 physics=physics,
+                changes=changes,
             )
         self._metrics.episodes.labels("replay").inc()
         self._replays[replay.id] = replay
@@ -104,6 +104,13 @@ class Replays:
         return await self._roster.get(version)
 
 
+def _list(request: dict[str, Any], name: str) -> list[Any]:
+    values = request.get(name, [])
+    if not isinstance(values, list) or len(values) > MAX_PUSHES:
+        raise ValueError(f"{name} must be an array of at most {MAX_PUSHES}")
+    return values
+
+
 def summary(replay: Replay) -> dict[str, Any]:
     """What a replay is and where its files are."""
     return {
@@ -114,5 +121,6 @@ def summary(replay: Replay) -> dict[str, Any]:
         "steps": len(replay.steps),
         "episodic_return": replay.episodic_return,
         "pushes": len(replay.pushes),
+        "changes": len(replay.changes),
         "files": {kind: f"/api/episodes/{replay.id}.{kind}" for kind in FORMATS},
     }

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import orjson
 
-from serving.episode import MAX_PUSH, Physics, Stage, Step, parse_seed
+from serving.episode import Stage, Step
 from serving.metrics import Metrics
 from serving.models import ServedModel
+from serving.physics import CARTPOLE, MAX_PUSH, Change, Physics, parse_seed
 from serving.roster import Roster
 from serving.viewer import Viewer
 
@@ -52,9 +53,12 @@ class Show:
         self._paused = False
         self._single = False
         self._speed = 1.0
-        self._physics = Physics()
+        self._physics = CARTPOLE
         self._push = 0.0
         self._pushes: list[tuple[int, float]] = []
+        self._opening = self._physics
+        self._changes: dict[int, Physics] = {}
+        self._recast = False
         self._restart = True
         self._curtain = 0.0
         self._credit = 0.0
@@ -117,7 +121,7 @@ class Show:
                 physics = Physics.parse(message.get("physics"))
                 for lane in self.lanes:
                     lane.stage.set_physics(physics)
-                self._physics = physics
+                self._physics = self._changes[self._step] = physics
             case other:
                 raise ValueError(f"unknown command {str(other)[:40]!r}")
         self.announce()
@@ -168,6 +172,9 @@ class Show:
             "paused": self._paused,
             "speed": self._speed,
             "physics": asdict(self._physics),
+            "opening_physics": asdict(self._opening),
+            "changes": [Change(step=step, physics=physics).to_json() for step, physics in self._changes.items()],
+            "recast": self._recast,
             "pushes": [{"step": step, "force": force} for step, force in self._pushes],
             "viewers": len(self.viewers),
         }
@@ -209,18 +216,20 @@ class Show:
                 lane.stage.close()
                 lane.stage = self._lane(reference, served).stage
                 self._restart = True
-            lane.served = served
+            lane.served, self._recast = served, True
             self.announce()
         return True
 
     def _lane(self, reference: str, served: ServedModel) -> Lane:
         stage = Stage(served.policy.metadata.env_id, render_mode="rgb_array")
-        stage.set_physics(self._physics if stage.cartpole else Physics())
+        stage.set_physics(self._physics if stage.cartpole else CARTPOLE)
         return Lane(reference=reference, served=served, stage=stage)
 
     def _begin(self) -> None:
         self._restart, self._curtain, self._push, self._step = False, 0.0, 0.0, 0
         self._pushes.clear()
+        self._opening, self._recast = self._physics, False
+        self._changes.clear()
         self.episode += 1
         for lane in self.lanes:
             lane.stage.reset(self._seed)

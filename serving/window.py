@@ -4,7 +4,8 @@ import itertools
 import sys
 from typing import Final
 
-from serving.episode import MAX_SEED, Physics, Stage
+from serving.episode import Stage
+from serving.physics import MAX_SEED, Physics
 from serving.policy import OnnxPolicy
 
 _PUSH: Final = 60.0

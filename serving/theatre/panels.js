@@ -29,8 +29,9 @@ export class Panels {
     $("keep").onclick = () => {
       const { status } = this.page;
       if (!status?.lanes.length) return this.toast("nothing is on stage yet");
-      const { seed, pushes, physics, lanes } = status;
-      return this.play({ seed, pushes, physics, version: lanes[0].version });
+      const { seed, pushes, opening_physics: physics, changes, lanes } = status;
+      if (status.recast) return this.toast("another version took over in this episode: restart it, then keep it");
+      return this.play({ seed, pushes, physics, changes, version: lanes[0].version });
     };
   }
 
@@ -92,7 +93,8 @@ export class Panels {
       const what = document.createElement("span");
       what.className = "what";
       const pushes = replay.pushes ? `, ${replay.pushes} ${replay.pushes === 1 ? "push" : "pushes"}` : "";
-      what.textContent = `Version ${replay.version}, seed ${replay.seed}${pushes}: return ${replay.episodic_return}`;
+      const changes = replay.changes ? ", physics changed" : "";
+      what.textContent = `Version ${replay.version}, seed ${replay.seed}${pushes}${changes}: return ${replay.episodic_return}`;
       const files = document.createElement("span");
       files.className = "files";
       files.append(...["html", "gif", "mp4", "webm", "json"].map((kind) => {

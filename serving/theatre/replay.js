@@ -27,7 +27,8 @@ function showMoment() {
   let push = 0;
   for (let step = Math.max(0, whole - 10); step < whole; step++) push = forces.get(step) || push;
   if (replay.observations[whole].length === 4) {
-    drawStage(canvas, replay.observations[whole], { colours, length: replay.physics.length, push, ratio });
+    const { physics } = replay.changes.findLast(({ step }) => step <= whole) ?? replay;
+    drawStage(canvas, replay.observations[whole], { colours, length: physics.length, push, ratio });
   }
   bars.show(replay.q_values[index], replay.actions[index]);
   trace.clear();

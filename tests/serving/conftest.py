@@ -49,15 +49,20 @@ def running_server(folder: Path, *arguments: str, ready: bool = True, **environm
             line = process.stdout.readline()
             assert line.startswith("http://127.0.0.1:"), log.read_text()
             running = RunningServer(line.split()[0], process, log)
-            deadline = time.monotonic() + 15
-            while ready and running.get("/v2/health/ready").status_code != 200:
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
+            if ready:
+                until_ready(running)
             yield running
         finally:
             process.terminate()
             process.wait(10)
             process.stdout.close()
+
+
+def until_ready(server: RunningServer) -> None:
+    deadline = time.monotonic() + 15
+    while server.get("/v2/health/ready").status_code != 200:
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@ import numpy as np
 import orjson
 import pytest
 
-from serving.episode import Physics, Push, Stage, parse_seed, play, record
+from serving.episode import Stage, play
+from serving.physics import Change, Physics, Push, parse_seed
 from serving.policy import OnnxPolicy
+from serving.replay import record
 from tests.policies import FALLS, linear_model
 
 
@@ -42,6 +44,22 @@ def test_physics_reach_the_dynamics(champion: OnnxPolicy) -> None:
     stage.reset(0)
     stage.step(champion, 50)
     assert cartpole.force_mag == 20.0
+
+
+def test_physics_change_in_the_middle_of_an_episode(champion: OnnxPolicy) -> None:
+    free = list(play(champion, seed=1))
+    heavy = Physics(gravity=25, length=1.0)
+    changed = list(play(champion, seed=1, changes=[Change(step=8, physics=Physics()), Change(step=8, physics=heavy)]))
+    assert [step.observation for step in changed[:9]] == [step.observation for step in free[:9]]
+    stage = Stage("CartPole-v1")
+    assert stage.cartpole is not None
+    stage.reset(0)
+    stage.set_physics(heavy)
+    stage.cartpole.state = np.array(free[8].observation)
+    stage.apply(free[8].action)
+    assert changed[8].next_observation == pytest.approx(stage.observation, abs=1e-6)
+    with pytest.raises(ValueError, match="with step and physics"):
+        Change.parse({"step": 1})
 
 
 def test_the_same_request_is_the_same_replay(champion: OnnxPolicy) -> None:

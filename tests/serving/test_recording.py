@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.episode import Physics, Push, Replay, record
+from serving.physics import Physics, Push
 from serving.policy import OnnxPolicy
 from serving.recording import frames, replay_csp, to_gif, to_html, to_video
+from serving.replay import Replay, record
 from tests.policies import FALLS, linear_model
 
 

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from serving.episode import Physics, Push, Stage, record
+from serving.episode import Stage
+from serving.physics import Physics, Push
 from serving.policy import OnnxPolicy
 from serving.recording import to_html
+from serving.replay import record
 from tests.policies import BALANCES, linear_model
 from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server
 
