@@ -72,26 +72,52 @@ def parse(argv: Sequence[str]) -> Arguments:
 def run(arguments: Arguments) -> int:
     """Run the flow on Prefect's temporary API, or the one that PREFECT_API_URL names."""
     # Imported here: Prefect reads the environment when it is imported, and --help need not wait for torch.
+    from mlflow.exceptions import MlflowException
+
     from dqn.checkpoint import CheckpointError
     from dqn.environment import EnvironmentUnsupportedError
     from flows.parameters import ConfigOverrides, InputError
     from flows.registry import RegistryError
-    from flows.tracking import TrackingError
+    from flows.tracking import TrackingError, one_line
     from flows.train import check_request, train_dqn
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
     config = ConfigOverrides.model_validate(_overrides(arguments))
     request = (config, arguments.preset, arguments.resume, str(arguments.checkpoint_dir))
     try:
+        check_prefect()
         check_request(*request)  # the flow does so too, but Prefect takes ten seconds to start
         print(train_dqn(*request))
     except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
         return _fail(error, BAD_INPUT)
     except (TrackingError, RegistryError, CheckpointError) as error:
         return _fail(error, 1)
+    except MlflowException as error:
+        return _fail(error, 1, f"MLflow: {one_line(error)}")
     except KeyboardInterrupt as error:
         return _fail(error, INTERRUPTED, "interrupted")
     return 0
+
+
+def check_prefect() -> None:
+    """Refuse to start where PREFECT_API_URL names a server that does not answer.
+
+    Raises:
+        InputError: naming the URL.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.parameters import InputError
+
+    if not (url := PREFECT_API_URL.value()):
+        return  # a temporary API will be started
+    with get_client(sync_client=True, httpx_settings={"timeout": 10}) as client:
+        if error := client.api_healthcheck():
+            raise InputError(
+                f"Prefect's API {url} does not answer ({error}); start its server, or unset PREFECT_API_URL to use a "
+                "temporary one"
+            )
 
 
 def _overrides(arguments: Arguments) -> dict[str, Any]:
