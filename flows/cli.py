@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, BAD_INPUT)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    return run(chosen)
+    try:
+        return run(chosen)
+    except KeyboardInterrupt as error:
+        return _fail(error, INTERRUPTED, "interrupted")
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -77,6 +80,7 @@ def run(arguments: Arguments) -> int:
     from dqn.checkpoint import CheckpointError
     from dqn.environment import EnvironmentUnsupportedError
     from flows.parameters import ConfigOverrides, InputError
+    from flows.prefect_api import PrefectError, ensure_api
     from flows.registry import RegistryError
     from flows.tracking import TrackingError, one_line
     from flows.train import check_request, train_dqn
@@ -85,39 +89,16 @@ def run(arguments: Arguments) -> int:
     config = ConfigOverrides.model_validate(_overrides(arguments))
     request = (config, arguments.preset, arguments.resume, str(arguments.checkpoint_dir))
     try:
-        check_prefect()
         check_request(*request)  # the flow does so too, but Prefect takes ten seconds to start
+        ensure_api()
         print(train_dqn(*request))
     except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
         return _fail(error, BAD_INPUT)
-    except (TrackingError, RegistryError, CheckpointError) as error:
+    except (TrackingError, RegistryError, CheckpointError, PrefectError) as error:
         return _fail(error, 1)
     except MlflowException as error:
         return _fail(error, 1, f"MLflow: {one_line(error)}")
-    except KeyboardInterrupt as error:
-        return _fail(error, INTERRUPTED, "interrupted")
     return 0
-
-
-def check_prefect() -> None:
-    """Refuse to start where PREFECT_API_URL names a server that does not answer.
-
-    Raises:
-        InputError: naming the URL.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    from flows.parameters import InputError
-
-    if not (url := PREFECT_API_URL.value()):
-        return  # a temporary API will be started
-    with get_client(sync_client=True, httpx_settings={"timeout": 10}) as client:
-        if error := client.api_healthcheck():
-            raise InputError(
-                f"Prefect's API {url} does not answer ({error}); start its server, or unset PREFECT_API_URL to use a "
-                "temporary one"
-            )
 
 
 def _overrides(arguments: Arguments) -> dict[str, Any]:
