@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, BAD_INPUT)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    return run(chosen)
+    try:
+        return run(chosen)
+    except KeyboardInterrupt as error:
+        return _fail(error, INTERRUPTED, "interrupted")
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -72,11 +75,14 @@ def parse(argv: Sequence[str]) -> Arguments:
 def run(arguments: Arguments) -> int:
     """Run the flow on Prefect's temporary API, or the one that PREFECT_API_URL names."""
     # Imported here: Prefect reads the environment when it is imported, and --help need not wait for torch.
+    from mlflow.exceptions import MlflowException
+
     from dqn.checkpoint import CheckpointError
     from dqn.environment import EnvironmentUnsupportedError
     from flows.parameters import ConfigOverrides, InputError
+    from flows.prefect_api import PrefectError, ensure_api
     from flows.registry import RegistryError
-    from flows.tracking import TrackingError
+    from flows.tracking import TrackingError, one_line
     from flows.train import check_request, train_dqn
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
@@ -84,13 +90,14 @@ def run(arguments: Arguments) -> int:
     request = (config, arguments.preset, arguments.resume, str(arguments.checkpoint_dir))
     try:
         check_request(*request)  # the flow does so too, but Prefect takes ten seconds to start
+        ensure_api()
         print(train_dqn(*request))
     except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
         return _fail(error, BAD_INPUT)
-    except (TrackingError, RegistryError, CheckpointError) as error:
+    except (TrackingError, RegistryError, CheckpointError, PrefectError) as error:
         return _fail(error, 1)
-    except KeyboardInterrupt as error:
-        return _fail(error, INTERRUPTED, "interrupted")
+    except MlflowException as error:
+        return _fail(error, 1, f"MLflow: {one_line(error)}")
     return 0
 
 

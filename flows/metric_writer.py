@@ -19,6 +19,8 @@ from flows.tracking import TrackingError, one_line
 BATCH: Final = 1_000
 """Values in one request; MLflow accepts no more."""
 FLUSH_SECONDS: Final = 5.0
+RETRY_SECONDS: Final = 1.0
+"""Between attempts to send what is left at the end."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,21 @@ class MetricWriter:
         columns = (torch.tensor([number]) for number in (POPULATION, step, value))
         self._queue.put(_Item(_now(), name, *columns))
 
-    def close(self) -> None:
+    def close(self, *, patience: float = 0.0) -> None:
         """Send what is left and end the thread.
+
+        Args:
+            patience: seconds to keep trying in, while the tracking server may be restarting.
 
         Raises:
             TrackingError: if something could not be sent.
         """
         self._queue.put(None)
         self._thread.join()
+        deadline = time.monotonic() + patience
+        while self._failure and time.monotonic() < deadline:
+            time.sleep(RETRY_SECONDS)
+            self._flush()
         if self._failure:
             unsent = sum(len(buffer) for buffer in self._buffers.values())
             raise TrackingError(

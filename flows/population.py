@@ -28,6 +28,8 @@ from flows.tracking import TRAINED_TAG, PopulationRuns, end_runs, find_run
 _DIRECTORY: Final = "population"
 _RESULT_FILE: Final = f"{_DIRECTORY}/result.json"
 _SPEED_SECONDS: Final = 1.0
+_PATIENCE: Final = 60.0
+"""Seconds a tracking server may be away when training ends; one takes half a minute to restart."""
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +126,7 @@ def train_population(
         except Exception as second:  # the first error is the one to report
             error.add_note(str(second))
         raise
-    writer.close()
+    writer.close(patience=_PATIENCE)
     logger.info("logging metrics took %.1f s beside the training", writer.seconds)
     return result
 

@@ -67,9 +67,8 @@ def connect() -> MlflowClient:
         client = MlflowClient()
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
-        reason, _, _ = one_line(error).partition(" with exception HTTP")
         raise TrackingError(
-            f"MLflow's tracking store {uri} cannot be used ({reason}); "
+            f"MLflow's tracking store {uri} cannot be used ({one_line(error)}); "
             "start its server or free its directory, or set MLFLOW_TRACKING_URI to another"
         ) from error
     return client
@@ -165,8 +164,13 @@ def ending(client: MlflowClient, runs: PopulationRuns, checkpoint: Path) -> Iter
         yield
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        end_runs(client, (runs.parent, *_still_running(client, runs)), status)
-        if checkpoint.exists() or TRAINED_TAG in client.get_run(runs.parent).data.tags:
+        resumable = checkpoint.exists()
+        try:
+            end_runs(client, (runs.parent, *_still_running(client, runs)), status)
+            resumable |= TRAINED_TAG in client.get_run(runs.parent).data.tags
+        except Exception as second:  # the first error is the one to report
+            error.add_note(f"the run could not be marked {status}: {one_line(second)}")
+        if resumable:
             error.add_note(f'resume with: make train ARGS="--resume {runs.parent}"')
         raise
     end_runs(client, (runs.parent,), "FINISHED")
@@ -190,8 +194,9 @@ def git_commit() -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, less the causes MLflow's client strings together behind it."""
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line.partition(" with exception HTTP")[0]
 
 
 def _check_file(uri: str) -> None:

@@ -94,6 +94,23 @@ def test_what_cannot_be_sent_is_sent_when_the_server_is_back(monkeypatch: pytest
     assert [(metric.step, metric.value) for metric in server.received] == [(1, 0.5), (2, 0.25)]
 
 
+def test_a_server_that_restarts_when_training_ends_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_writer, "RETRY_SECONDS", 0.01)
+    server: Any = Unreliable()
+    writer = MetricWriter(server, {0: "run"}, {})
+    writer.write([record("train/td_loss", [0], [1], [0.5])])
+
+    def restart() -> None:
+        assert server.tried.wait(10)
+        server.up = True
+
+    restarting = threading.Thread(target=restart)
+    restarting.start()
+    writer.close(patience=10)
+    restarting.join()
+    assert [(metric.step, metric.value) for metric in server.received] == [(1, 0.5)]
+
+
 def test_what_was_never_sent_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     server: Any = Unreliable()
     writer = MetricWriter(server, {0: "run"}, {})
