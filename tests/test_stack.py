@@ -20,6 +20,8 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from stack import PORTS, Stack, docker, service_of, write_env
 
+from dqn.config import PRESETS
+
 pytestmark = pytest.mark.stack
 
 MODEL = "dqn-CartPole-v1"
@@ -32,6 +34,7 @@ LONG: dict[str, Any] = {
     "eval_interval": 1_000,
     "checkpoint_interval": 5.0,
 }
+PRESET = PRESETS["cartpole"]
 MetricHistory = dict[str, list[tuple[int, float]]]
 
 
@@ -65,9 +68,13 @@ class System:
 
     def population(self, flow_run_id: UUID) -> Run:
         """The one MLflow run of a flow run."""
-        experiments = [experiment.experiment_id for experiment in self.mlflow.search_experiments()]
-        (run,) = self.mlflow.search_runs(experiments, f"tags.`prefect.flow_run_id` = '{flow_run_id}'")
+        (run,) = self.populations(flow_run_id)
         return run
+
+    def populations(self, flow_run_id: UUID) -> list[Run]:
+        """The MLflow runs of a flow run: none before it has begun, and never two."""
+        experiments = [experiment.experiment_id for experiment in self.mlflow.search_experiments()]
+        return list(self.mlflow.search_runs(experiments, f"tags.`prefect.flow_run_id` = '{flow_run_id}'"))
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +193,7 @@ def test_restarted_servers_lose_no_metric(unbroken: MetricHistory) -> None:
     assert len(losses) == LONG["num_agents"]
     for history in losses.values():
         steps = [step for step, _ in history]
-        interval = LONG["log_interval"] * 64  # an agent steps 128 environments for each 2 updates
+        interval = LONG["log_interval"] * PRESET.num_envs // PRESET.updates_per_step
         assert steps == list(range(steps[0], steps[0] + interval * len(steps), interval))
         assert len(steps) >= LONG["max_updates"] // LONG["log_interval"] - 1
 
@@ -222,7 +229,8 @@ def test_no_container_runs_as_root_or_writes_outside_its_volumes(system: System)
         outside = [path for kind, path in changed if not inside(path, mounts) and kind != "C"]
         assert not outside, name
         if container["State"]["Running"]:
-            users = docker("top", name, "-eo", "uid").split()[1:]
+            users = [line.split()[1] for line in docker("top", name, "-eo", "pid,uid").splitlines()[1:]]
+            assert users, name
             assert "0" not in users, name
 
 
@@ -240,7 +248,7 @@ def start_long_training(system: System) -> FlowRun:
 
     def has_checkpoint() -> bool:
         files = docker("exec", workers(system)[0], "ls", "checkpoints").split()
-        return bool(files) and f"{system.population(flow_run.id).info.run_id}.ckpt" in files
+        return any(f"{run.info.run_id}.ckpt" in files for run in system.populations(flow_run.id))
 
     within(120, has_checkpoint)
     return flow_run
@@ -322,7 +330,7 @@ def workers(system: System) -> list[str]:
 
 def trains(worker: str) -> bool:
     """Whether a worker is busy with a flow run."""
-    return "prefect.engine" in docker("top", worker, "-eo", "args")
+    return "prefect.engine" in docker("top", worker, "-eo", "pid,args")
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> None:
