@@ -56,8 +56,8 @@ test: lint types ## lint, types and every test that needs no Docker engine
 test-stack: .venv/.installed ## the containers, from building to a killed worker (needs a Docker engine)
 	$(BIN)/pytest -m stack $(ARGS)
 
-bench: .venv/.installed ## measure this project beside its peers; ARGS="--quick" for a minute
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: .venv/.installed ## measure what a solved seed costs, in CPU-seconds; ARGS="--populations 1 8 32"
+	$(BIN)/python -m benchmarks.training $(ARGS)
 
 constraints: ## regenerate constraints.txt from pyproject.toml in a fresh environment
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
