@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,15 +16,7 @@ MetricName = Literal[
     "eval/iqm_return",
     "eval/solved_fraction",
 ]
-NAMES: Final[tuple[MetricName, ...]] = (
-    "train/episodic_return",
-    "train/td_loss",
-    "train/epsilon",
-    "train/q_value",
-    "eval/mean_return",
-    "eval/iqm_return",
-    "eval/solved_fraction",
-)
+NAMES: Final[tuple[MetricName, ...]] = get_args(MetricName)
 POPULATION: Final = -1
 """In place of an agent: a metric of the whole population."""
 
