@@ -1,6 +1,7 @@
 """Episodes as they are played: a policy, an environment, and what a spectator does to both."""
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
@@ -31,6 +32,21 @@ class Step:
     terminated: bool
     truncated: bool
     next_observation: tuple[float, ...]
+
+
+_SURFARRAY_LOCK = threading.Lock()
+
+
+def _load_surfarray() -> None:
+    """Load for good the module that pygame loads at its first use.
+
+    importlib's lazy loader fails where two threads use a module first at once (CPython issue 114763), as two streams
+    that begin together do.
+    """
+    with _SURFARRAY_LOCK:
+        from pygame import surfarray  # here, because episodes without pictures do without pygame
+
+        surfarray.__dict__  # noqa: B018 # a lazy module loads at the first access to an attribute
 
 
 class Stage:
@@ -128,6 +144,7 @@ class Stage:
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Gymnasium's own picture of this moment, `[height, width, 3]`; needs render_mode "rgb_array"."""
+        _load_surfarray()
         return np.asarray(cast("Any", self.env.render()), dtype=np.uint8)
 
     def close(self) -> None:

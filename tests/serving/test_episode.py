@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import orjson
@@ -126,3 +129,26 @@ def test_only_cartpole_is_pushed() -> None:
         stage.set_physics(Physics(gravity=1))
     with pytest.raises(ValueError, match="cannot make environment 'Nowhere-v0'"):
         Stage("Nowhere-v0")
+
+
+def test_pictures_may_begin_in_several_threads_at_once() -> None:
+    """In a process of its own: the module behind the race is loaded once a process."""
+    script = """
+import sys, threading
+from serving.episode import Stage
+sys.setswitchinterval(1e-6)
+stages = [Stage("CartPole-v1", render_mode="rgb_array") for _ in range(8)]
+for stage in stages:
+    stage.reset(0)
+barrier = threading.Barrier(len(stages))
+def render(stage):
+    barrier.wait()
+    stage.render()
+threads = [threading.Thread(target=render, args=(stage,)) for stage in stages]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert "Error" not in finished.stderr
