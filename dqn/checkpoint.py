@@ -93,7 +93,7 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
         layers = range(len(config.hidden_sizes) + 1)
         weights = [tensors[f"weights.{layer}"] for layer in layers]
         biases = [tensors[f"biases.{layer}"] for layer in layers]
-        return QNetworks(weights, biases, tensors["observation_scale"]), config
+        return QNetworks(weights, biases, tensors["observation_scale"], dueling=config.dueling), config
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{directory} holds no trained networks ({error})") from error
 

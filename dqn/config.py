@@ -39,12 +39,20 @@ class DQNConfig:
     initial_q: float = 0.0
     """Added to the last layer's bias at the start; the value of surviving makes the start optimistic."""
 
+    dueling: bool = False
+    """Dueling heads: the last layer gives the state's value and each action's advantage (Wang et al., 2016)."""
+
     replay_capacity: int = 100_000
     """Transitions an agent's replay buffer holds."""
     min_replay_batches: int = 10
     """Batches the replay buffer must hold before learning starts."""
     terminal_copies: int = 1
     """How often a transition that ends in a terminal state is stored; rare endings are seen sooner above 1."""
+
+    priority_exponent: float = 0.0
+    """Prioritised replay: sampling goes by the TD error to this power (Schaul et al., 2016); 0 is uniform."""
+    importance_exponent: float = 0.4
+    """Start of the importance weights' exponent in prioritised replay; rises linearly to 1 over `max_updates`."""
 
     epsilon_start: float = 1.0
     """Exploration rate at the start."""
@@ -200,6 +208,8 @@ _FRACTION: Final = (
     "tau",
     "average_rate",
     "acceptance_epsilon",
+    "priority_exponent",
+    "importance_exponent",
 )
 
 
@@ -237,7 +247,7 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
         eval_interval=150,
         eval_episodes=4,
         acceptance_return=500.0,
-        acceptance_epsilon=0.12,
+        acceptance_epsilon=0.1,
     ),
     "article": DQNConfig(
         num_agents=1,

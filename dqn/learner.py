@@ -16,10 +16,10 @@ from dqn.replay import Batch
 class UpdateStatistics:
     """What one update saw, before it changed the weights."""
 
-    td_loss: Tensor
-    """`[A]`, mean over the batch"""
+    td_error: Tensor
+    """`[A, B]`, Q-value less TD target"""
     q_value: Tensor
-    """`[A]`, mean Q-value of the actions taken"""
+    """`[A, B]`, of the actions taken"""
 
 
 @torch.no_grad()
@@ -38,11 +38,17 @@ def td_target(batch: Batch, *, online: QNetworks, target: QNetworks, double_dqn:
     return torch.addcmul(batch.reward, batch.discount, value)
 
 
-def td_loss(q_value: Tensor, target: Tensor, *, loss: str) -> Tensor:
-    """Loss `[A]` of Q-values `[A, B]` against fixed targets `[A, B]`: mean squared error, or Huber with delta 1."""
+def td_loss(td_error: Tensor, *, loss: str) -> Tensor:
+    """Loss of each TD error, in its shape: its square, or Huber's with delta 1 (half the square near 0)."""
     if loss == "huber":
-        return torch.nn.functional.huber_loss(q_value, target, reduction="none").mean(-1)
-    return torch.nn.functional.mse_loss(q_value, target, reduction="none").mean(-1)
+        size = td_error.abs()
+        return torch.where(size < 1, 0.5 * size.square(), size - 0.5)
+    return td_error.square()
+
+
+def td_gradient(td_error: Tensor, *, loss: str) -> Tensor:
+    """Derivative of `td_loss` by the TD error."""
+    return td_error.clamp(-1, 1) if loss == "huber" else 2 * td_error
 
 
 class Learner:
@@ -62,21 +68,26 @@ class Learner:
         """The networks that are evaluated and exported: the averaged ones, or the online ones without averaging."""
         return self._average or self.online
 
+    @torch.no_grad()
     def update(self, batch: Batch) -> UpdateStatistics:
-        """One gradient update of every agent on its own part of the batch."""
-        target = td_target(batch, online=self.online, target=self.target, double_dqn=self._config.double_dqn)
-        q_values = self.online(batch.observation)
-        q_value = q_values.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
-        loss = td_loss(q_value, target, loss=self._config.loss)
-        self._optimizer.zero_grad()
-        torch.autograd.backward(loss.sum())  # agents share no parameter: the sum's gradient is each agent's own
-        if self._config.max_gradient_norm:
-            clip_gradients(self.online, self._config.max_gradient_norm)
+        """One gradient update of every agent on its own part of the batch, by the mean of the batch's losses."""
+        config = self._config
+        target = td_target(batch, online=self.online, target=self.target, double_dqn=config.double_dqn)
+        activations = self.online.activations(batch.observation)
+        q_values, action = activations[-1], batch.action.unsqueeze(1)
+        q_value = q_values.gather(1, action).squeeze(1)
+        td_error = q_value - target
+        gradient = td_gradient(td_error, loss=config.loss) / td_error.shape[1]
+        if batch.weight is not None:
+            gradient *= batch.weight
+        self.online.backward(activations, torch.zeros_like(q_values).scatter_(1, action, gradient.unsqueeze(1)))
+        if config.max_gradient_norm:
+            clip_gradients(self.online, config.max_gradient_norm)
         self._set_learning_rate()
         self._optimizer.step()
         self.updates += 1
         self._follow()
-        return UpdateStatistics(td_loss=loss.detach(), q_value=q_value.detach().mean(-1))
+        return UpdateStatistics(td_error=td_error, q_value=q_value)
 
     def copy_to_target(self, agents: Tensor) -> None:
         """Copy the online networks of `agents`, an index tensor `[K]`, to their target networks."""
@@ -133,7 +144,6 @@ class Learner:
         rate = config.learning_rate + (config.learning_rate_end - config.learning_rate) * progress
         self._optimizer.param_groups[0]["lr"] = rate
 
-    @torch.no_grad()
     def _follow(self) -> None:
         online: list[Tensor] = list(self.online.parameters())
         target: list[Tensor] = list(self.target.parameters())

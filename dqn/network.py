@@ -12,14 +12,23 @@ class QNetworks(nn.Module):
     """A independent multilayer perceptrons with ReLU, evaluated by one batched matmul a layer.
 
     Parameters keep `nn.Linear`'s layout behind a leading agent axis: weights `[A, out, in]`, biases `[A, out, 1]`.
+    With dueling heads (Wang et al., 2016, equation 9) the last layer gives a state's value, then each action's
+    advantage.
     """
 
     observation_scale: Tensor
 
     def __init__(
-        self, weights: Sequence[Tensor], biases: Sequence[Tensor], observation_scale: Tensor, *, trainable: bool = False
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        observation_scale: Tensor,
+        *,
+        dueling: bool = False,
+        trainable: bool = False,
     ) -> None:
         super().__init__()
+        self.dueling = dueling
         self.weights = nn.ParameterList([nn.Parameter(w, requires_grad=trainable) for w in weights])
         self.biases = nn.ParameterList([nn.Parameter(b, requires_grad=trainable) for b in biases])
         self.register_buffer("observation_scale", observation_scale)
@@ -34,6 +43,7 @@ class QNetworks(nn.Module):
         num_actions: int,
         observation_scale: Sequence[float] = (),
         initial_q: float = 0.0,
+        dueling: bool = False,
     ) -> "QNetworks":
         """One network a seed, each with the initialisation of `nn.Linear`.
 
@@ -46,7 +56,7 @@ class QNetworks(nn.Module):
         scale = torch.tensor(observation_scale or (1.0,) * observation_size, dtype=torch.float32)
         if len(scale) != observation_size:
             raise ValueError(f"observation_scale has {len(scale)} entries for observations of {observation_size}")
-        sizes = (observation_size, *hidden_sizes, num_actions)
+        sizes = (observation_size, *hidden_sizes, num_actions + dueling)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         weights, biases = [], []
         for fan_in, fan_out in itertools.pairwise(sizes):
@@ -56,7 +66,7 @@ class QNetworks(nn.Module):
             weights.append(layer[:, :, :-1].contiguous())
             biases.append(layer[:, :, -1:].contiguous())
         biases[-1] += initial_q
-        return cls(weights, biases, scale)
+        return cls(weights, biases, scale, dueling=dueling)
 
     @property
     def num_agents(self) -> int:
@@ -65,25 +75,61 @@ class QNetworks(nn.Module):
 
     @property
     def num_actions(self) -> int:
-        """Number of actions, the width of the last layer."""
-        return int(self.biases[-1].shape[1])
+        """Number of actions, the width of the last layer but for a dueling network's value."""
+        return int(self.biases[-1].shape[1]) - self.dueling
 
     def forward(self, observation: Tensor) -> Tensor:
         """Q-values `[A, B, actions]` of observations `[A, B, obs]`."""
+        return self.activations(observation)[-1].mT
+
+    def activations(self, observation: Tensor) -> list[Tensor]:
+        """What each layer is given `[A, in, B]`, and last the Q-values `[A, actions, B]`, all that `backward` needs."""
         # Features before batch: the long batch axis is innermost in every matmul, also in the last, only `actions`
         # wide one. Saves a third of a forward pass against `observation @ weight.mT`.
-        hidden = (observation / self.observation_scale).mT
-        layers = list(zip(self.weights, self.biases, strict=True))
+        activations = [(observation / self.observation_scale).mT]
+        layers = self._layers()
         for weight, bias in layers[:-1]:
-            hidden = torch.baddbmm(bias, weight, hidden).relu_()
+            activations.append(torch.baddbmm(bias, weight, activations[-1]).relu_())
         weight, bias = layers[-1]
-        return torch.baddbmm(bias, weight, hidden).mT
+        return [*activations, torch.baddbmm(bias, weight, activations[-1])]
+
+    @torch.no_grad()
+    def backward(self, activations: Sequence[Tensor], gradient: Tensor) -> None:
+        """Set every parameter's gradient, given that of the Q-values `[A, actions, B]`.
+
+        By hand and not by autograd, whose bookkeeping costs more than the matrices of a network this small: saves a
+        quarter of an update of 32 agents and half of one of a single agent.
+        """
+        layers = self._layers()
+        for i in reversed(range(len(layers))):
+            given = activations[i]
+            self._set_gradient(i, _outer(gradient, given), gradient.sum(2, keepdim=True))
+            if i:
+                gradient = torch.bmm(layers[i][0].mT, gradient)
+                gradient = torch.ops.aten.threshold_backward(gradient, given, 0)  # ReLU's
+
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each layer; the mean-free sum of value and advantages folded into the last one."""
+        layers: list[tuple[Tensor, Tensor]] = list(zip(self.weights, self.biases, strict=True))
+        if self.dueling:
+            weight, bias = (head[:, :1] + head[:, 1:] - head[:, 1:].mean(1, keepdim=True) for head in layers[-1])
+            layers[-1] = weight, bias
+        return layers
+
+    def _set_gradient(self, layer: int, weight: Tensor, bias: Tensor) -> None:
+        if self.dueling and layer == len(self.weights) - 1:
+            weight, bias = (
+                torch.cat([folded.sum(1, keepdim=True), folded - folded.mean(1, keepdim=True)], 1)
+                for folded in (weight, bias)
+            )
+        self.weights[layer].grad, self.biases[layer].grad = weight, bias
 
     def select(self, agents: Tensor) -> "QNetworks":
         """A copy of the networks of `agents`, an index tensor `[K]`, in that order."""
         weights = [w.detach()[agents] for w in self.weights]
         biases = [b.detach()[agents] for b in self.biases]
-        return QNetworks(weights, biases, self.observation_scale, trainable=self.weights[0].requires_grad)
+        trainable = self.weights[0].requires_grad
+        return QNetworks(weights, biases, self.observation_scale, dueling=self.dueling, trainable=trainable)
 
     @torch.no_grad()
     def assign(self, agents: Tensor, networks: "QNetworks") -> None:
@@ -94,7 +140,7 @@ class QNetworks(nn.Module):
     def agent(self, k: int) -> nn.Sequential:
         """Network of agent k alone, `[B, obs] -> [B, actions]`, in plain `nn.Linear` layers."""
         layers: list[nn.Module] = [ObservationScale(self.observation_scale.clone())]
-        for weight, bias in zip(self.weights, self.biases, strict=True):
+        for weight, bias in self._layers():
             linear = nn.Linear(weight.shape[2], weight.shape[1])
             linear.load_state_dict({"weight": weight[k].detach().clone(), "bias": bias[k, :, 0].detach().clone()})
             layers += [linear, nn.ReLU()]
@@ -113,3 +159,10 @@ class ObservationScale(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         """Scaled observations, the shape unchanged."""
         return observation / self.scale
+
+
+def _outer(gradient: Tensor, given: Tensor) -> Tensor:
+    """`gradient @ given.mT` `[A, out, in]` of `[A, out, B]` and `[A, in, B]`, in the faster order of factors."""
+    if given.shape[1] < gradient.shape[1]:  # a third of the time where 4 observations meet 32 units
+        return torch.bmm(given, gradient.mT).mT.contiguous()
+    return torch.bmm(gradient, given.mT)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqn.priorities import Priorities
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
@@ -41,6 +43,10 @@ class Batch:
     """`[A, B, obs]`"""
     discount: Tensor
     """`[A, B]`, what the value of the next observation is worth: gamma^steps, and 0 after termination"""
+    weight: Tensor | None = None
+    """`[A, B]`, importance weights of prioritised replay; none means 1"""
+    slot: Tensor | None = None
+    """`[A, B]`, where a sampled transition lies in its agent's buffer"""
 
 
 class NStepAccumulator:
@@ -139,11 +145,20 @@ class ReplayBuffer:
     """A ring of transitions an agent, in one preallocated tensor.
 
     A transition is one row of floats: sampling a batch for all agents is then a single gather, several times cheaper
-    than one a field. Actions are exact in float32 up to 2^24.
+    than one a field. Actions are exact in float32 up to 2^24. Sampling is uniform without `priorities`.
     """
 
-    def __init__(self, *, num_agents: int, capacity: int, obs: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        *,
+        num_agents: int,
+        capacity: int,
+        obs: int,
+        generator: torch.Generator,
+        priorities: Priorities | None = None,
+    ) -> None:
         self._capacity = capacity
+        self._priorities = priorities
         self._obs = obs
         self._generator = generator
         self._rows = torch.zeros(num_agents, capacity, row_width(obs))
@@ -180,7 +195,10 @@ class ReplayBuffer:
         )
         rank = valid.cumsum(1) - 1
         slot = (self._position.unsqueeze(1) + rank) % self._capacity + self._offset()
-        self._rows.view(-1, rows.shape[-1])[slot[valid]] = rows[valid]
+        stored = slot[valid]
+        self._rows.view(-1, rows.shape[-1])[stored] = rows[valid]
+        if self._priorities:
+            self._priorities.insert(stored)
         count = valid.sum(1)
         self._position = (self._position + count) % self._capacity
         self._size = (self._size + count).clamp_max(self._capacity)
@@ -189,10 +207,20 @@ class ReplayBuffer:
         """Whether every agent holds at least `min_batches` batches."""
         return int(self._size.min()) >= batch_size * min_batches
 
-    def sample(self, batch_size: int) -> Batch:
-        """A uniform sample with replacement of `batch_size` transitions an agent."""
+    def sample(self, batch_size: int, *, importance_exponent: float = 1.0) -> Batch:
+        """A sample with replacement of `batch_size` transitions an agent, uniform or by priority.
+
+        Args:
+            batch_size: B.
+            importance_exponent: how far importance weights undo the priorities' bias; unused without priorities.
+        """
         draws = torch.rand(len(self._size), batch_size, dtype=torch.float64, generator=self._generator)
-        index = (draws * self._size.unsqueeze(1)).long() + self._offset()
+        weight = None
+        if self._priorities:
+            slot, weight = self._priorities.sample(draws, self._size, importance_exponent)
+        else:
+            slot = (draws * self._size.unsqueeze(1)).long()
+        index = slot + self._offset()
         rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
         observation, next_observation, action, reward, discount = self._columns(rows)
         return Batch(
@@ -201,21 +229,37 @@ class ReplayBuffer:
             reward=reward,
             next_observation=next_observation,
             discount=discount,
+            weight=weight,
+            slot=slot,
         )
+
+    def prioritise(self, batch: Batch, td_error: Tensor) -> None:
+        """Give a sampled batch's transitions the priorities of their TD errors `[A, B]`; nothing without priorities."""
+        if self._priorities and batch.slot is not None:
+            self._priorities.update(batch.slot + self._offset(), td_error)
 
     def select(self, agents: Tensor) -> None:
         """Keep the transitions of `agents`, an index tensor `[K]`."""
         self._rows, self._position, self._size = self._rows[agents], self._position[agents], self._size[agents]
+        if self._priorities:
+            self._priorities.select(agents)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows in use and the ring's positions."""
+        """The rows in use, the ring's positions and the priorities."""
         used = int(self._size.max())
-        return {"rows": self._rows[:, :used].contiguous(), "position": self._position, "size": self._size}
+        return {
+            "rows": self._rows[:, :used].contiguous(),
+            "position": self._position,
+            "size": self._size,
+            "priorities": self._priorities.state_dict() if self._priorities else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self._rows[:, : state["rows"].shape[1]] = state["rows"]
         self._position, self._size = state["position"], state["size"]
+        if self._priorities:
+            self._priorities.load_state_dict(state["priorities"])
 
     def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         observation, next_observation = rows[..., : self._obs], rows[..., self._obs : 2 * self._obs]

@@ -11,6 +11,7 @@ from dqn.learner import Learner
 from dqn.memory import require_memory
 from dqn.metrics import POPULATION, MetricHistory, MetricName
 from dqn.network import QNetworks
+from dqn.priorities import Priorities
 from dqn.replay import NStepAccumulator, ReplayBuffer, replay_bytes
 from dqn.seeding import TRAINING, stream_seed
 
@@ -48,7 +49,13 @@ class TrainingState:
             obs=observation_size,
         )
         self.replay = ReplayBuffer(
-            num_agents=A, capacity=config.replay_capacity, obs=observation_size, generator=self.generator
+            num_agents=A,
+            capacity=config.replay_capacity,
+            obs=observation_size,
+            generator=self.generator,
+            priorities=Priorities(num_agents=A, capacity=config.replay_capacity, exponent=config.priority_exponent)
+            if config.priority_exponent
+            else None,
         )
         networks = QNetworks.initialised(
             seeds=[stream_seed(config.seed, TRAINING, 2, agent) for agent in range(A)],
@@ -57,6 +64,7 @@ class TrainingState:
             num_actions=num_actions,
             observation_scale=config.observation_scale,
             initial_q=config.initial_q,
+            dueling=config.dueling,
         )
         self.learner = Learner(config, networks)
         self.metrics = MetricHistory()

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dqn.config import DQNConfig
+from dqn.learner import td_loss
 from dqn.metrics import MetricHistory, Metrics
 from dqn.network import QNetworks
 from dqn.policy import episode_epsilon, epsilon_greedy, linear_epsilon
@@ -126,10 +127,14 @@ def collect(state: TrainingState) -> None:
 def learn(state: TrainingState) -> None:
     """One gradient update of every agent."""
     config = state.config
-    statistics = state.learner.update(state.replay.sample(config.batch_size))
+    progress = state.learner.updates / config.max_updates
+    importance_exponent = config.importance_exponent + (1 - config.importance_exponent) * progress
+    batch = state.replay.sample(config.batch_size, importance_exponent=importance_exponent)
+    statistics = state.learner.update(batch)
+    state.replay.prioritise(batch, statistics.td_error)
     if state.learner.updates % config.log_interval == 0:
-        state.record("train/td_loss", statistics.td_loss)
-        state.record("train/q_value", statistics.q_value)
+        state.record("train/td_loss", td_loss(statistics.td_error, loss=config.loss).mean(-1))
+        state.record("train/q_value", statistics.q_value.mean(-1))
         state.record("train/epsilon", state.epsilon)
 
 

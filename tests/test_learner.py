@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dqn.config import DQNConfig
-from dqn.learner import Learner, clip_gradients, td_loss, td_target
+from dqn.learner import Learner, clip_gradients, td_gradient, td_loss, td_target
 from dqn.network import QNetworks
 from dqn.replay import Batch
 
@@ -29,8 +29,12 @@ def batch(num_agents: int = 3, size: int = 32, seed: int = 0) -> Batch:
 
 
 def part_of(whole: Batch, agent: int) -> Batch:
-    fields = {field.name: getattr(whole, field.name)[agent : agent + 1] for field in dataclasses.fields(Batch)}
-    return Batch(**fields)
+    return rows_of(whole, torch.tensor([agent]))
+
+
+def rows_of(whole: Batch, agents: torch.Tensor) -> Batch:
+    values = {name: value[agents] for name, value in vars(whole).items() if value is not None}
+    return dataclasses.replace(whole, **values)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,7 @@ def test_agents_that_stay_go_on_as_if_no_one_had_left() -> None:
     for step in range(1, 5):
         data = batch(seed=step)
         whole.update(data)
-        narrowed.update(Batch(**{f.name: getattr(data, f.name)[keep] for f in dataclasses.fields(Batch)}))
+        narrowed.update(rows_of(data, keep))
     for mine, theirs in zip(narrowed.online.parameters(), whole.online.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs[keep], rtol=1e-4, atol=1e-6)
 
@@ -97,10 +101,28 @@ def test_td_targets(double_dqn: bool, expected: list[float]) -> None:
     torch.testing.assert_close(actual, torch.tensor([expected]))
 
 
-def test_losses() -> None:
-    q_value, target = torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.5, 3.0], [1.0, 1.0]])
-    torch.testing.assert_close(td_loss(q_value, target, loss="squared"), torch.tensor([(0.25 + 9.0) / 2, 0.0]))
-    torch.testing.assert_close(td_loss(q_value, target, loss="huber"), torch.tensor([(0.125 + 2.5) / 2, 0.0]))
+def test_losses_and_their_derivatives() -> None:
+    td_error = torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0], requires_grad=True)
+    for loss, expected in (("squared", [9.0, 0.25, 0.0, 0.25, 9.0]), ("huber", [2.5, 0.125, 0.0, 0.125, 2.5])):
+        values = td_loss(td_error, loss=loss)
+        torch.testing.assert_close(values, torch.tensor(expected))
+        (derivative,) = torch.autograd.grad(values.sum(), td_error)
+        torch.testing.assert_close(td_gradient(td_error, loss=loss), derivative)
+
+
+def test_importance_weights_weigh_the_gradient() -> None:
+    data = batch()
+    weight = torch.rand(3, 32, generator=torch.Generator().manual_seed(1))
+    weighted, halved, plain = (Learner(CONFIG, networks()) for _ in range(3))
+    weighted.update(dataclasses.replace(data, weight=weight))
+    halved.update(dataclasses.replace(data, weight=torch.full((3, 32), 0.5)))
+    plain.update(data)
+    for given, half, whole in zip(*(learner.online.parameters() for learner in (weighted, halved, plain)), strict=True):
+        assert half.grad is not None
+        assert whole.grad is not None
+        assert given.grad is not None
+        torch.testing.assert_close(half.grad, whole.grad / 2)
+        assert not torch.allclose(given.grad, whole.grad / 2)
 
 
 def test_gradients_are_clipped_agent_by_agent() -> None:

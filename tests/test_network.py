@@ -27,6 +27,27 @@ def test_a_population_computes_what_its_agents_compute_alone() -> None:
         torch.testing.assert_close(q_values[k], population.agent(k)(observation[k]))
 
 
+@pytest.mark.parametrize("dueling", [False, True])
+def test_gradients_by_hand_are_those_of_autograd(dueling: bool) -> None:
+    population = networks(dueling=dueling).requires_grad_(True)
+    observation, gradient = torch.randn(3, 10, 4), torch.randn(3, 2, 10)
+    q_values = population(observation)
+    expected = torch.autograd.grad((q_values.mT * gradient).sum(), list(population.parameters()))
+    population.backward(population.activations(observation), gradient)
+    for parameter, by_autograd in zip(population.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, by_autograd)
+
+
+def test_dueling_heads_add_a_value_to_advantages_without_a_mean() -> None:
+    population = networks(dueling=True, hidden_sizes=(), observation_scale=())
+    assert population.num_actions == 2
+    observation = torch.randn(3, 10, 4)
+    heads = observation @ population.weights[0].mT + population.biases[0].mT
+    value, advantage = heads[..., :1], heads[..., 1:]
+    torch.testing.assert_close(population(observation), value + advantage - advantage.mean(-1, keepdim=True))
+    torch.testing.assert_close(population.agent(1)(observation[1]), population(observation)[1])
+
+
 def test_observations_are_scaled_inside_the_network() -> None:
     scaled, plain = networks(), networks(observation_scale=())
     scale = torch.tensor([2.0, 1.0, 0.5, 4.0])
