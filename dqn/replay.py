@@ -175,31 +175,29 @@ class ReplayBuffer:
         """Memory of the transitions in bytes, used or not."""
         return self._rows.nbytes
 
-    def insert(self, batch: Batch, valid: Tensor) -> None:
-        """Store the rows of a batch `[A, B, ...]` that `valid` `[A, B]` marks, over the oldest ones.
+    def insert(self, batch: Batch, copies: Tensor) -> None:
+        """Store each row of a batch `[A, B, ...]` as often as `copies` `[A, B]` says, over the oldest transitions.
 
         Raises:
-            ValueError: if a batch is larger than the ring, where the survivors would be arbitrary.
+            ValueError: if an agent's part is larger than its ring, where the survivors would be arbitrary.
         """
-        if batch.action.shape[1] > self._capacity:
-            raise ValueError(f"{batch.action.shape[1]} transitions at once do not fit a capacity of {self._capacity}")
-        rows = torch.cat(
-            [
-                batch.observation,
-                batch.next_observation,
-                batch.action.unsqueeze(-1).float(),
-                batch.reward.unsqueeze(-1),
-                batch.discount.unsqueeze(-1),
-            ],
-            dim=-1,
-        )
-        rank = valid.cumsum(1) - 1
-        slot = (self._position.unsqueeze(1) + rank) % self._capacity + self._offset()
-        stored = slot[valid]
-        self._rows.view(-1, rows.shape[-1])[stored] = rows[valid]
+        count = copies.sum(1)
+        if (most := int(count.max())) > self._capacity:
+            raise ValueError(f"{most} transitions at once do not fit a capacity of {self._capacity}")
+        columns = [
+            batch.observation,
+            batch.next_observation,
+            batch.action.unsqueeze(-1).float(),
+            batch.reward.unsqueeze(-1),
+            batch.discount.unsqueeze(-1),
+        ]
+        row = torch.arange(copies.numel()).repeat_interleave(copies.flatten())
+        agent = row // copies.shape[1]
+        rank = torch.arange(len(row)) - (count.cumsum(0) - count)[agent]
+        index = (self._position[agent] + rank) % self._capacity + agent * self._capacity
+        self._rows.view(-1, self._rows.shape[-1])[index] = torch.cat(columns, dim=-1).flatten(0, 1)[row]
         if self._priorities:
-            self._priorities.insert(stored)
-        count = valid.sum(1)
+            self._priorities.insert(index)
         self._position = (self._position + count) % self._capacity
         self._size = (self._size + count).clamp_max(self._capacity)
 

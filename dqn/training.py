@@ -116,9 +116,7 @@ def collect(state: TrainingState) -> None:
     q_values = state.learner.online(state.environment.observation)
     transition = state.environment.step(epsilon_greedy(q_values, state.epsilon, state.generator))
     batch, complete = state.accumulator.push(transition)
-    state.replay.insert(batch, complete)
-    for _ in range(config.terminal_copies - 1):
-        state.replay.insert(batch, complete & (batch.discount == 0))
+    state.replay.insert(batch, complete * (1 + (config.terminal_copies - 1) * (batch.discount == 0)))
     _record_episodes(state, transition)
     state.last_step_valid = bool(transition.valid.any())
     state.environment_steps += config.num_envs
