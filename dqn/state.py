@@ -23,8 +23,12 @@ class TrainingState:
     K on the agent axis. What is kept of every agent, in training or not, has all A.
     """
 
-    def __init__(self, config: DQNConfig) -> None:
+    def __init__(self, config: DQNConfig, *, start: QNetworks | None = None) -> None:
         """Start afresh.
+
+        Args:
+            config: what is trained.
+            start: one network that every agent starts from, of the configuration's shape; none draws each its own.
 
         Raises:
             EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
@@ -48,24 +52,28 @@ class TrainingState:
             num_envs=config.num_envs,
             obs=observation_size,
         )
+        priorities = None
+        if config.priority_exponent:
+            priorities = Priorities(num_agents=A, capacity=config.replay_capacity, exponent=config.priority_exponent)
         self.replay = ReplayBuffer(
             num_agents=A,
             capacity=config.replay_capacity,
             obs=observation_size,
             generator=self.generator,
-            priorities=Priorities(num_agents=A, capacity=config.replay_capacity, exponent=config.priority_exponent)
-            if config.priority_exponent
-            else None,
+            priorities=priorities,
         )
-        networks = QNetworks.initialised(
-            seeds=[stream_seed(config.seed, TRAINING, 2, agent) for agent in range(A)],
-            observation_size=observation_size,
-            hidden_sizes=config.hidden_sizes,
-            num_actions=num_actions,
-            observation_scale=config.observation_scale,
-            initial_q=config.initial_q,
-            dueling=config.dueling,
-        )
+        if start is not None:
+            networks = start.select(torch.zeros(A, dtype=torch.int64))
+        else:
+            networks = QNetworks.initialised(
+                seeds=[stream_seed(config.seed, TRAINING, 2, agent) for agent in range(A)],
+                observation_size=observation_size,
+                hidden_sizes=config.hidden_sizes,
+                num_actions=num_actions,
+                observation_scale=config.observation_scale,
+                initial_q=config.initial_q,
+                dueling=config.dueling,
+            )
         self.learner = Learner(config, networks)
         self.metrics = MetricHistory()
         self.epsilon = torch.ones(A)

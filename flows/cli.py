@@ -37,6 +37,8 @@ class Arguments:
     """Hyper-parameters to start from; the options below change single ones."""
     resume: str | None = None
     """Id of an interrupted run to go on with; it keeps its own configuration."""
+    warm_start: str | None = None
+    """Version or alias of the environment's registered model; all agents start with its network."""
     checkpoint_dir: Path = Path("checkpoints")
     """Where the training state is kept until training is over."""
 
@@ -87,7 +89,7 @@ def run(arguments: Arguments) -> int:
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
     config = ConfigOverrides.model_validate(_overrides(arguments))
-    request = (config, arguments.preset, arguments.resume, str(arguments.checkpoint_dir))
+    request = (config, arguments.preset, arguments.resume, arguments.warm_start, str(arguments.checkpoint_dir))
     try:
         check_request(*request)  # the flow does so too, but Prefect takes ten seconds to start
         ensure_api()

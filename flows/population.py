@@ -89,6 +89,7 @@ def train_population(
     config: DQNConfig,
     checkpoint: Path,
     *,
+    start: QNetworks | None = None,
     on_progress: Callable[[TrainingState], None] = lambda _: None,
 ) -> TrainingResult:
     """Train, or go on from the checkpoint, with every metric in MLflow once.
@@ -98,13 +99,14 @@ def train_population(
         runs: where metrics go.
         config: what to train.
         checkpoint: read if it exists, written while training.
+        start: a network that all agents start from, where there is no checkpoint.
         on_progress: called every few seconds from a background thread.
 
     Raises:
         CheckpointError: if the checkpoint cannot be read or written.
         TrackingError: if metrics could not be logged; the checkpoint has them all.
     """
-    state = _start(config, checkpoint)
+    state = _start(config, checkpoint, start)
     print(require_memory(state.replay.nbytes))
     watermarks = read_watermarks(client, (runs.parent, *runs.children))
     writer = MetricWriter(client, runs.by_agent, watermarks, after_flush=lambda: on_progress(state))
@@ -161,9 +163,9 @@ def read_summary(client: MlflowClient, run_id: str) -> PopulationSummary:
     return PopulationSummary(agents=agents, **content)
 
 
-def _start(config: DQNConfig, checkpoint: Path) -> TrainingState:
+def _start(config: DQNConfig, checkpoint: Path, start: QNetworks | None) -> TrainingState:
     if not checkpoint.exists():
-        return TrainingState(config)
+        return TrainingState(config, start=start)
     state, continues = load_checkpoint(checkpoint, config)
     logger.info("going on from %s, update %d", checkpoint, state.learner.updates)
     if not continues:

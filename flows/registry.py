@@ -106,8 +106,15 @@ def get_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
 
 def version_of(client: MlflowClient, name: str, alias: Alias) -> int | None:
     """The version an alias points to, if it is set."""
+    return resolve(client, name, alias)
+
+
+def resolve(client: MlflowClient, name: str, reference: str) -> int | None:
+    """The version that a number or an alias refers to, if there is one."""
     try:
-        return int(client.get_model_version_by_alias(name, alias).version)
+        if reference.isdecimal():
+            return int(client.get_model_version(name, reference).version)
+        return int(client.get_model_version_by_alias(name, reference).version)
     except MlflowException as error:
         if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
             return None

@@ -35,6 +35,7 @@ from dqn.training import torch_threads
 from flows import figures, registry
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
 from flows.tracking import FLOW_RUN_TAG, TRAINED_TAG, connect, find_run, one_line, read_config, read_runs
+from flows.warm_start import starting_network
 from serving.policy import OnnxPolicy
 
 Returns = npt.NDArray[np.float64]
@@ -78,7 +79,8 @@ def train(run_id: str, checkpoint_dir: str) -> str:
     """Train the population of a run; networks and summary stay in the run. Returns the run id."""
     client = connect()
     runs = read_runs(client, run_id)
-    if TRAINED_TAG in find_run(client, run_id).data.tags:
+    run = find_run(client, run_id)
+    if TRAINED_TAG in run.data.tags:
         return run_id
     config = read_config(client, run_id)
     checkpoint = checkpoint_path(checkpoint_dir, run_id)
@@ -87,7 +89,8 @@ def train(run_id: str, checkpoint_dir: str) -> str:
     def show(state: TrainingState) -> None:
         _update_progress(progress, 100.0 * state.learner.updates / config.max_updates)
 
-    result = train_population(client, runs, config, checkpoint, on_progress=show)
+    start = starting_network(client, run, config)
+    result = train_population(client, runs, config, checkpoint, start=start, on_progress=show)
     client.log_figure(run_id, figures.learning_curves(result), figures.LEARNING_CURVES)
     keep_result(client, runs, result)
     checkpoint.unlink(missing_ok=True)

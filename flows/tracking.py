@@ -74,13 +74,16 @@ def connect() -> MlflowClient:
     return client
 
 
-def open_runs(client: MlflowClient, config: DQNConfig, *, preset: str, flow_run_id: str) -> PopulationRuns:
-    """The runs of this flow run: those of an earlier attempt where there was one, or new ones."""
+def open_runs(
+    client: MlflowClient, config: DQNConfig, *, preset: str, flow_run_id: str, tags: Mapping[str, str]
+) -> PopulationRuns:
+    """The runs of this flow run: those of an earlier attempt where there was one, or new ones with these tags too."""
     experiment = _experiment(client, config)
     query = f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'"
     if earlier := client.search_runs([experiment], query, max_results=1):
         return reopen_runs(client, earlier[0].info.run_id, flow_run_id=flow_run_id)
-    tags = {
+    all_tags = {
+        **tags,
         FLOW_RUN_TAG: flow_run_id,
         _POPULATION_TAG: f"{config.num_agents} agents",
         MLFLOW_GIT_COMMIT: git_commit(),
@@ -91,7 +94,7 @@ def open_runs(client: MlflowClient, config: DQNConfig, *, preset: str, flow_run_
         **{f"version.{package}": version(package) for package in _PACKAGES},
     }
     name = f"{preset} seed {config.seed}"
-    parent = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+    parent = client.create_run(experiment, tags=all_tags, run_name=name).info.run_id
     params = [Param(key, "none" if value is None else str(value)) for key, value in config.to_dict().items()]
     client.log_batch(parent, params=params)
     client.log_dict(parent, config.to_dict(), CONFIG_FILE)

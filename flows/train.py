@@ -16,6 +16,7 @@ from flows.registry import model_name
 from flows.report import report
 from flows.stages import evaluate, export, register, test_agents, train
 from flows.tracking import connect, ending, open_runs, read_config, reopen_runs
+from flows.warm_start import WARM_START_TAG, find_version
 
 NO_OVERRIDES = ConfigOverrides()
 
@@ -25,6 +26,7 @@ def train_dqn(
     config: ConfigOverrides = NO_OVERRIDES,
     preset: PresetName = "cartpole",
     resume: str | None = None,
+    warm_start: str | None = None,
     checkpoint_dir: str = "checkpoints",
 ) -> str:
     """Train a population of DQN agents and register, evaluate and promote the best of them.
@@ -33,18 +35,21 @@ def train_dqn(
         config: overrides of the preset's hyper-parameters.
         preset: hyper-parameters to start from.
         resume: id of the MLflow run to go on with; it keeps its own configuration.
+        warm_start: version or alias of the environment's registered model; all agents start with its network.
         checkpoint_dir: where the training state is kept until training is over.
 
     Returns:
         The report.
     """
-    check_request(config, preset, resume, checkpoint_dir)
+    check_request(config, preset, resume, warm_start, checkpoint_dir)
     client = connect()
     flow_run_id = str(prefect.runtime.flow_run.id)
     if resume:
         runs = reopen_runs(client, resume, flow_run_id=flow_run_id)
     else:
-        runs = open_runs(client, config.applied_to(preset), preset=preset, flow_run_id=flow_run_id)
+        chosen = config.applied_to(preset)
+        tags = {WARM_START_TAG: str(find_version(client, chosen, warm_start))} if warm_start else {}
+        runs = open_runs(client, chosen, preset=preset, flow_run_id=flow_run_id, tags=tags)
     print(f"MLflow run {runs.parent}")
     name = model_name(read_config(client, runs.parent).env_id)
     with ending(client, runs, checkpoint_path(checkpoint_dir, runs.parent)):
@@ -57,20 +62,24 @@ def train_dqn(
         return report(run_id, version, gate, agents)
 
 
-def check_request(config: ConfigOverrides, preset: PresetName, resume: str | None, checkpoint_dir: str) -> None:
+def check_request(
+    config: ConfigOverrides, preset: PresetName, resume: str | None, warm_start: str | None, checkpoint_dir: str
+) -> None:
     """Refuse what cannot be done before anything starts.
 
     Raises:
         ConfigError: if the configuration cannot be trained.
         EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
-        InputError: if there is nothing to resume, or the checkpoint directory cannot be written.
+        InputError: if there is nothing to resume or to start from, or the checkpoint directory cannot be written.
         TrackingError: if MLflow cannot be reached.
     """
     if not resume:
         check_trainable(config.applied_to(preset))
-    elif config.model_fields_set or preset != "cartpole":
-        raise InputError("a resumed run keeps its own configuration: leave out the preset and its fields")
+    elif config.model_fields_set or preset != "cartpole" or warm_start:
+        raise InputError("a resumed run keeps its own configuration: leave out the preset, its fields and warm_start")
     check_writable(checkpoint_dir)
     client = connect()
     if resume:
         check_resumable(client, resume, checkpoint_dir)
+    elif warm_start:
+        find_version(client, config.applied_to(preset), warm_start)

@@ -108,27 +108,84 @@ class RandomLength(Probe):
         return self._observe(self._left / 10), 1.0, self._left == 0, False, {}
 
 
-class Corridor(Probe):
-    """Walk right `length` times from the left end for a reward of 1; left is a step back. Rewards are rare."""
+class LongDelay(Probe):
+    """Ten steps, observed as 0 to 0.9, reward 1 at the end whatever was done: Q = gamma^(steps still to come)."""
 
-    length = 6
+    length = 10
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed)
         self._position = 0
-        return self._observe(-1.0), {}
+        return self._observe(0.0), {}
 
     def step(self, action: np.int64) -> Step:
-        self._position = max(self._position + (1 if action == 1 else -1), 0)
+        self._position += 1
         ended = self._position == self.length
-        return self._observe(2 * self._position / self.length - 1), float(ended), ended, False, {}
+        return self._observe(self._position / self.length), float(ended), ended, False, {}
+
+
+class RareReward(Probe):
+    """One step; in one of fifty the observation is x in (0, 1) and earns sin(6 x), else it is -1 and earns nothing."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        rewarded = self.np_random.random() < 0.02
+        self._value = float(self.np_random.random()) if rewarded else -1.0
+        return self._observe(self._value), {}
+
+    def step(self, action: np.int64) -> Step:
+        reward = float(np.sin(6 * self._value)) if self._value > 0 else 0.0
+        return self._observe(0.0), reward, True, False, {}
+
+
+class ManyActions(Probe):
+    """One step, the reward is the observation whatever the action, of which there are 64."""
+
+    action_space = spaces.Discrete(64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._value = float(self.np_random.uniform(-1.0, 1.0))
+        return self._observe(self._value), {}
+
+    def step(self, action: np.int64) -> Step:
+        return self._observe(self._value), self._value, True, False, {}
+
+
+class Outliers(Probe):
+    """One step, the reward is the observation, +-1, but in one of ten it is +-50: rare and without a meaning."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._value = float(self.np_random.choice([-1.0, 1.0]))
+        return self._observe(self._value), {}
+
+    def step(self, action: np.int64) -> Step:
+        noise = float(self.np_random.choice([-50.0, 50.0])) if self.np_random.random() < 0.1 else 0.0
+        return self._observe(self._value), self._value + noise, True, False, {}
 
 
 def register() -> None:
     """Make the probes known to Gymnasium, once."""
-    for probe in (ConstantReward, ObservedReward, DelayedReward, ActionReward, RandomLength, Corridor):
+    for probe in (
+        ConstantReward,
+        ObservedReward,
+        DelayedReward,
+        ActionReward,
+        RandomLength,
+        LongDelay,
+        RareReward,
+        ManyActions,
+        Outliers,
+    ):
         gym.register(
             f"Probe{probe.__name__}-v0",
             f"tests.probes:{probe.__name__}",

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from dqn.config import DQNConfig
 from flows import cli, registry
-from flows.parameters import ConfigOverrides
-from flows.population import checkpoint_path
+from flows.parameters import ConfigOverrides, InputError
+from flows.population import checkpoint_path, read_networks, read_summary
 from flows.train import train_dqn
+from flows.warm_start import WARM_START_TAG, find_version, starting_network
 
 ROOT = Path(__file__).parent.parent
 COMMAND = "from flows import metric_writer, cli; metric_writer.FLUSH_SECONDS = 0.2; raise SystemExit(cli.main())"
@@ -92,6 +94,8 @@ def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
     assert_complete(store, unbroken, config, report)
     assert not checkpoint_path(tmp_path, unbroken.info.run_id).exists()
 
+    assert_can_be_started_from(store, unbroken, config)
+
     where = ["--checkpoint-dir", str(tmp_path)]
     victim = process([*as_arguments(config), *where], store_directory, prefect_api)
     deadline = time.monotonic() + 180
@@ -142,6 +146,21 @@ def assert_complete(client: MlflowClient, run: Run, config: DQNConfig, report: s
     assert tags["gate"] in report
 
 
+def assert_can_be_started_from(client: MlflowClient, run: Run, config: DQNConfig) -> None:
+    """The version a finished run registered gives its network to a run that names it, and to no other shape."""
+    for reference in ("1", "challenger"):
+        assert find_version(client, config, reference) == 1
+    client.set_tag(run.info.run_id, WARM_START_TAG, "1")
+    start = starting_network(client, client.get_run(run.info.run_id), config)
+    assert start is not None
+    trained, _ = read_networks(client, run.info.run_id)
+    best = trained.select(torch.tensor([read_summary(client, run.info.run_id).best_agent]))
+    observation = torch.randn(1, 5, 4)
+    assert torch.equal(start(observation), best(observation))
+    with pytest.raises(InputError, match=r"its hidden_sizes is \(.*\), not \(7,\); give the configuration the same"):
+        find_version(client, dataclasses.replace(config, hidden_sizes=(7,)), "1")
+
+
 def test_bad_input_is_one_sentence_and_exit_code_2(
     store: MlflowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +168,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
         (["--env-id", "Nowhere-v0"], "environment 'Nowhere-v0' cannot be made"),
         (["--resume", "0" * 32], "there is no run"),
         (["--resume", "0" * 32, "--seed", "1"], "a resumed run keeps its own configuration"),
+        (["--warm-start", "nobody"], "dqn-CartPole-v1 has no version 'nobody' to start from"),
+        (["--warm-start", "12"], "dqn-CartPole-v1 has no version '12' to start from"),
         (["--checkpoint-dir", "/proc/nowhere"], "checkpoints cannot be written to /proc/nowhere"),
     ):
         assert cli.main(arguments) == cli.BAD_INPUT

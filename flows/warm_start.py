@@ -1,0 +1,60 @@
+"""Warm start: a population whose agents all begin with the network of a registered version."""
+
+from typing import Final
+
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from dqn.config import DQNConfig
+from dqn.network import QNetworks
+from flows import registry
+from flows.parameters import InputError
+from flows.population import read_networks, read_summary
+from flows.tracking import read_config
+
+WARM_START_TAG: Final = "warm_start"
+_SHAPE: Final = ("hidden_sizes", "observation_scale", "dueling")
+
+
+def find_version(client: MlflowClient, config: DQNConfig, reference: str) -> int:
+    """The registered version to start from.
+
+    Args:
+        client: the registry.
+        config: what is about to be trained.
+        reference: a version's number or an alias, of the environment's registered model.
+
+    Raises:
+        InputError: if there is no such version, or its network is of another shape than the configuration's.
+    """
+    name = registry.model_name(config.env_id)
+    version = registry.resolve(client, name, reference)
+    if version is None:
+        raise InputError(
+            f"{name} has no version {reference!r} to start from; give the number of a registered version, or an alias "
+            "that is set, such as champion"
+        )
+    source = read_config(client, _run_of(client, name, version))
+    differing = [field for field in _SHAPE if getattr(source, field) != getattr(config, field)]
+    if differing:
+        raise InputError(
+            f"{name} version {version} cannot be started from: its "
+            + ", its ".join(f"{field} is {getattr(source, field)}, not {getattr(config, field)}" for field in differing)
+            + "; give the configuration the same"
+        )
+    return version
+
+
+def starting_network(client: MlflowClient, run: Run, config: DQNConfig) -> QNetworks | None:
+    """The one network that all agents of a run start from, where the run names a version."""
+    version = run.data.tags.get(WARM_START_TAG)
+    if version is None:
+        return None
+    source = _run_of(client, registry.model_name(config.env_id), int(version))
+    networks, _ = read_networks(client, source)
+    return networks.select(torch.tensor([read_summary(client, source).best_agent]))
+
+
+def _run_of(client: MlflowClient, name: str, version: int) -> str:
+    return str(registry.get_version(client, name, version).run_id)

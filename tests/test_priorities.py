@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from dqn.priorities import Priorities
+
+
+def stored(num_agents: int = 2, capacity: int = 10, exponent: float = 0.5) -> Priorities:
+    priorities = Priorities(num_agents=num_agents, capacity=capacity, exponent=exponent)
+    priorities.insert(torch.tensor([0, 1, 2, 10, 11, 12]))  # three transitions an agent
+    return priorities
+
+
+def draw(priorities: Priorities, count: int = 60_000, beta: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    draws = torch.rand(2, count, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return priorities.sample(draws, torch.tensor([3, 3]), beta)
+
+
+def test_transitions_are_sampled_by_their_error_to_the_exponent() -> None:
+    priorities = stored()
+    priorities.update(torch.tensor([[0, 1, 2], [10, 11, 12]]), torch.tensor([[1.0, 4.0, 9.0], [-4.0, 4.0, 0.0]]))
+    slot, _ = draw(priorities)
+    shares = torch.stack([agent.bincount(minlength=3) / agent.numel() for agent in slot])
+    expected = torch.tensor([[1 / 6, 2 / 6, 3 / 6], [0.5, 0.5, 0.0]])
+    torch.testing.assert_close(shares, expected, atol=0.01, rtol=0.0)
+
+
+def test_importance_weights_undo_the_priorities() -> None:
+    priorities = stored(exponent=1.0)
+    priorities.update(torch.tensor([[0, 1, 2], [10, 11, 12]]), torch.tensor([[1.0, 2.0, 5.0], [3.0, 3.0, 3.0]]))
+    slot, weight = draw(priorities)
+    for agent in range(2):  # weighted, every transition counts the same
+        counts = torch.stack([weight[agent][slot[agent] == k].sum() for k in range(3)])
+        torch.testing.assert_close(counts / counts.sum(), torch.full((3,), 1 / 3), atol=0.01, rtol=0.0)
+    torch.testing.assert_close(weight.amax(1), torch.ones(2))
+    _, unweighted = draw(priorities, beta=0.0)
+    assert bool((unweighted == 1).all())
+
+
+def test_new_transitions_have_the_greatest_priority_of_their_agent() -> None:
+    priorities = stored(exponent=1.0)
+    priorities.update(torch.tensor([[0, 1, 2], [10, 11, 12]]), torch.tensor([[6.0, 1.0, 1.0], [0.1, 0.1, 0.1]]))
+    priorities.insert(torch.tensor([3, 13]))
+    slot, _ = draw(priorities)
+    shares = [float((slot[agent] == 3).double().mean()) for agent in range(2)]
+    assert shares == pytest.approx([6 / 14, 1 / 1.3], abs=0.01)
+
+
+def test_nothing_is_sampled_where_nothing_is_stored() -> None:
+    slot, _ = stored().sample(torch.tensor([[0.0, 1 - 1e-16], [0.0, 1 - 1e-16]], dtype=torch.float64), torch.ones(2), 1)
+    assert slot.tolist() == [[0, 2], [0, 2]]
+
+
+def test_agents_that_stay_keep_their_priorities() -> None:
+    priorities = stored()
+    priorities.update(torch.tensor([[0], [11]]), torch.tensor([[100.0], [100.0]]))
+    priorities.select(torch.tensor([1]))
+    slot, _ = priorities.sample(torch.full((1, 1), 0.5, dtype=torch.float64), torch.tensor([3]), 1.0)
+    assert slot.tolist() == [[1]]
