@@ -1,0 +1,89 @@
+"""What each difference between the article and the preset `cartpole` is worth, 16 seeds each.
+
+    python -m benchmarks.ablation
+
+Every variant changes one thing of the tuned training, spends the same updates and is judged by its last network on 100
+unseen episodes: no choosing hides what a change costs. The article itself trains as written.
+"""
+
+import argparse
+import dataclasses
+import secrets
+from typing import Any, Final
+
+import torch
+
+from benchmarks.contestants import CEILING, ENV_ID, EPISODES, FIXED_BUDGET, warm_up
+from benchmarks.figures import ablation, curves
+from benchmarks.harness import table, write
+from dqn.config import PRESETS, DQNConfig
+from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.selection import greedy_returns
+from dqn.training import TrainingResult, torch_threads, train
+
+SEEDS: Final = 16
+TUNED: Final = "tuned"
+ARTICLE: Final = "the article"
+
+VARIANTS: Final[dict[str, dict[str, Any]]] = {
+    TUNED: {},
+    "observations not scaled": {"observation_scale": ()},
+    "rewards not scaled": {"reward_scale": 1.0, "initial_q": 200.0},
+    "rewards not scaled, Huber loss": {"reward_scale": 1.0, "initial_q": 200.0, "loss": "huber"},
+    "no optimistic start": {"initial_q": 0.0},
+    "Double DQN": {"double_dqn": True},
+    "targets copied every 10 episodes": {"tau": 0.0, "target_update_episodes": 10},
+    "epsilon falls by 1/10,000 an episode": {"epsilon_decay_per_episode": 1e-4, "epsilon_end": 0.0},
+    "one-step returns": {"n_step": 1},
+    "learning rate 1e-4, constant": {"learning_rate": 1e-4, "learning_rate_decay_updates": 0},
+    "one environment an agent": {"num_envs": 1},
+    "batches of 32": {"batch_size": 32},
+    "weights not averaged": {"average_rate": 0.0},
+    "endings stored once": {"terminal_copies": 1},
+    "a time limit is an end": {"bootstrap_on_truncation": False},
+}
+
+
+def main() -> None:
+    """Print the table, write `results/ablation.json` and both figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[*VARIANTS, ARTICLE], help="variants to measure")
+    arguments = parser.parse_args()
+    warm_up()
+    rows, results = [], {}
+    for name in arguments.only:
+        results[name] = train(configuration(name))
+        rows.append({"variant": name, **judge(results[name])})
+        print(table(rows[-1:]), flush=True)
+    print(table(rows))
+    print(f"written to {write('ablation', rows)} and {ablation(rows)}")
+    if {TUNED, ARTICLE} <= results.keys():
+        print(f"and {curves({name: results[name] for name in (TUNED, ARTICLE)})}")
+
+
+def configuration(name: str) -> DQNConfig:
+    """A variant, evaluated on its way often enough for a curve."""
+    common: dict[str, Any] = {"num_agents": SEEDS, "seed": secrets.randbits(31), "eval_episodes": 20}
+    if name == ARTICLE:
+        return dataclasses.replace(PRESETS["article"], **common, eval_interval=2_000)
+    often: dict[str, Any] = {"eval_start": 50, "eval_interval": 50} if name == TUNED else {}
+    return dataclasses.replace(FIXED_BUDGET, **(common | often | VARIANTS[name]))
+
+
+def judge(result: TrainingResult) -> dict[str, Any]:
+    """Interquartile mean of the last networks' returns with its interval, and how many solve the task."""
+    with torch.no_grad(), torch_threads(1):
+        returns = greedy_returns(result.final, ENV_ID, episodes=EPISODES, seed=secrets.randbits(28)).numpy()
+    low, high = bootstrap_interval(returns.mean(1), seed=0)
+    return {
+        "IQM return": interquartile_mean(returns.mean(1)),
+        "low": low,
+        "high": high,
+        "solved": int((returns >= CEILING).all(1).sum()),
+        "agents": len(returns),
+        "CPU-s an agent": result.cpu_seconds / len(returns),
+    }
+
+
+if __name__ == "__main__":
+    main()

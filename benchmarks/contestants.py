@@ -1,0 +1,126 @@
+"""Who is measured on CartPole-v1: this project, its fixed-budget variant, the article's loop and Stable-Baselines3.
+
+Each trains once, and all are judged alike: a greedy policy solves the task if it holds 500 in every one of 100 episodes
+whose seeds the operating system draws after training.
+"""
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dqn.config import PRESETS, DQNConfig
+from dqn.evaluation import episodic_returns
+from dqn.selection import greedy_returns
+from dqn.training import TrainingResult, torch_threads, train
+
+ENV_ID: Final = "CartPole-v1"
+CEILING: Final = 500.0
+EPISODES: Final = 100
+SB3_STEPS: Final = 50_000
+
+FIXED_BUDGET: Final = dataclasses.replace(
+    PRESETS["cartpole"],
+    replay_capacity=25_600,
+    average_rate=0.003,
+    learning_rate_end=0.0,
+    learning_rate_decay_updates=2_500,
+    max_updates=2_500,
+    eval_start=2_500,
+    acceptance_return=None,
+)
+"""No choosing: every agent trains for as long, and its last averaged network is judged whatever it is worth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One training run, judged."""
+
+    contestant: str
+    seed: int
+    cpu_seconds: float
+    """Of training alone: no imports, no judging."""
+    returns: npt.NDArray[np.float64]
+    """`[A, episodes]` of its A agents"""
+
+    @property
+    def solved(self) -> int:
+        """Agents that held the ceiling in every episode."""
+        return int((self.returns >= CEILING).all(1).sum())
+
+
+def this_project(seed: int, *, num_agents: int) -> Outcome:
+    """The preset `cartpole`, each agent judged by the network that would be registered."""
+    return _population("this project", dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents), seed, "best")
+
+
+def without_choosing(seed: int, *, num_agents: int) -> Outcome:
+    """A fixed budget and the last network."""
+    config = dataclasses.replace(FIXED_BUDGET, num_agents=num_agents)
+    return _population("this project, last network", config, seed, "final")
+
+
+def article(seed: int) -> Outcome:
+    """The preset `article`: one agent, one environment, 1,500 episodes."""
+    return _population("the article's loop", PRESETS["article"], seed, "final")
+
+
+def stable_baselines3(seed: int) -> Outcome:
+    """Stable-Baselines3's DQN with rl-zoo's settings for CartPole-v1, on one thread."""
+    from stable_baselines3 import DQN
+
+    with torch_threads(1):
+        model = DQN(
+            "MlpPolicy",
+            ENV_ID,
+            seed=seed,
+            learning_rate=2.3e-3,
+            batch_size=64,
+            buffer_size=100_000,
+            learning_starts=1_000,
+            gamma=0.99,
+            target_update_interval=10,
+            train_freq=256,
+            gradient_steps=128,
+            exploration_fraction=0.16,
+            exploration_final_eps=0.04,
+            policy_kwargs={"net_arch": [256, 256]},
+            device="cpu",
+        )
+        cpu_seconds = cpu_time(lambda: model.learn(SB3_STEPS))
+
+        def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
+            return model.predict(observation, deterministic=True)[0]
+
+        returns = episodic_returns(act, ENV_ID, num_episodes=EPISODES, seed=secrets.randbits(28))
+    return Outcome(
+        contestant="Stable-Baselines3, rl-zoo's settings", seed=seed, cpu_seconds=cpu_seconds, returns=returns[None]
+    )
+
+
+def cpu_time(work: Callable[[], Any]) -> float:
+    """CPU-seconds of this process that `work` takes."""
+    before = time.process_time()
+    work()
+    return time.process_time() - before
+
+
+def warm_up() -> None:
+    """Pay for what PyTorch imports at its first optimizer, once and outside every measurement."""
+    train(dataclasses.replace(PRESETS["cartpole"], num_agents=1, max_updates=2))
+
+
+def _population(contestant: str, config: DQNConfig, seed: int, judged: str) -> Outcome:
+    results: list[TrainingResult] = []
+    cpu_seconds = cpu_time(lambda: results.append(train(dataclasses.replace(config, seed=seed))))
+    with torch.no_grad(), torch_threads(1):
+        returns = greedy_returns(
+            getattr(results[0], judged), ENV_ID, episodes=EPISODES, seed=secrets.randbits(28)
+        ).numpy()
+    return Outcome(contestant=contestant, seed=seed, cpu_seconds=cpu_seconds, returns=returns)

@@ -1,0 +1,87 @@
+"""Pictures of the measurements, written to `images/`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.training import TrainingResult
+
+IMAGES: Final = Path(__file__).parent.parent / "images"
+_INK, _MINE, _OTHER, _BAND = "#222222", "#1f4e8c", "#8a6d3b", "#c9d8ec"
+
+
+def costs(rows: Sequence[Mapping[str, Any]]) -> Path:
+    """CPU-seconds an agent costs each contestant, on a logarithmic axis, and how many of its agents solve the task."""
+    figure, axes = _figure("What one agent costs on CartPole-v1, and how many solve it", height=0.8 + 0.55 * len(rows))
+    for position, row in enumerate(reversed(rows)):
+        colour = _MINE if row["contestant"].startswith("this project") else _OTHER
+        axes.plot(
+            [row["from"], row["to"]], [position] * 2, color=colour, linewidth=3, solid_capstyle="round", alpha=0.5
+        )
+        axes.plot(row["CPU-s an agent"], position, "o", color=colour)
+        label = f"{row['CPU-s an agent']:.2g} s, {row['solved']} of {row['agents']} solved"
+        axes.annotate(label, (row["to"], position), (10, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [row["contestant"] for row in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xscale("log")
+    axes.set_xlim(min(row["from"] for row in rows) / 2, max(row["to"] for row in rows) * 30)
+    axes.set_xlabel("CPU-seconds of training an agent (mean and range)")
+    axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    return _save(figure, "costs.png")
+
+
+def ablation(rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Interquartile mean return of each variant's last networks, with its interval."""
+    figure, axes = _figure("One change to the tuned training at a time, 16 seeds each", height=1.2 + 0.32 * len(rows))
+    for position, row in enumerate(reversed(rows)):
+        axes.plot([row["low"], row["high"]], [position] * 2, color=_MINE, linewidth=3, alpha=0.4)
+        axes.plot(row["IQM return"], position, "o", color=_MINE)
+        label = f"{row['solved']} of {row['agents']} solved"
+        axes.annotate(label, (1.02, position), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [row["variant"] for row in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlim(0, 510)
+    axes.set_xlabel("return on 100 unseen episodes: interquartile mean of the agents, 95% bootstrap interval")
+    axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    return _save(figure, "ablation.png")
+
+
+def curves(results: Mapping[str, TrainingResult]) -> Path:
+    """Greedy evaluations against gradient updates: interquartile mean of the agents and its interval."""
+    figure, axes = _figure("Greedy return while training, 16 seeds each", height=3.6)
+    for (name, result), colour, band in zip(results.items(), (_MINE, _OTHER), (_BAND, "#e8dcc8"), strict=True):
+        agents = range(len(result.agents))
+        series = [result.metrics.series("eval/mean_return", agent) for agent in agents]
+        evaluations = min(len(values) for _, values in series)
+        returns = np.stack([values[:evaluations].numpy() for _, values in series])
+        steps = np.stack([steps[:evaluations].numpy() for steps, _ in series]).mean(0)
+        low, high = np.array([bootstrap_interval(column, seed=0, resamples=500) for column in returns.T]).T
+        axes.fill_between(steps, low, high, color=band, linewidth=0)
+        axes.plot(steps, [interquartile_mean(column) for column in returns.T], color=colour, label=name)
+    axes.set_xlabel("environment steps of an agent")
+    axes.set_ylabel("return of 20 episodes")
+    axes.set_ylim(0, 510)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.legend(frameon=False, loc="center right")
+    return _save(figure, "article_and_tuned.png")
+
+
+def _figure(title: str, *, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, height), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=12, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _save(figure: Figure, name: str) -> Path:
+    path = IMAGES / name
+    figure.savefig(path)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
