@@ -62,6 +62,8 @@ class DQNConfig:
     """Updates over which epsilon falls linearly; unused where it falls by episode."""
     epsilon_decay_per_episode: float = 0.0
     """Epsilon falls by this after each episode of an agent (the article); 0 takes the linear schedule."""
+    exploration_persistence: float = 0.0
+    """Probability that an exploratory action goes on for another step (Dabney et al., 2021); 0 draws each anew."""
 
     gamma: float = 0.99
     """Discount factor."""
@@ -210,6 +212,7 @@ _FRACTION: Final = (
     "acceptance_epsilon",
     "priority_exponent",
     "importance_exponent",
+    "exploration_persistence",
 )
 
 

@@ -22,9 +22,26 @@ def greedy_action(q_values: Tensor) -> Tensor:
     return q_values.argmax(-1)
 
 
-def epsilon_greedy(q_values: Tensor, epsilon: Tensor, generator: torch.Generator) -> Tensor:
-    """Actions `[A, E]`: greedy for Q-values `[A, E, actions]`, uniformly random with probability epsilon `[A]`."""
+def epsilon_greedy(
+    q_values: Tensor,
+    epsilon: Tensor,
+    generator: torch.Generator,
+    *,
+    persistence: float = 0.0,
+    persisting: Tensor | None = None,
+) -> Tensor:
+    """Actions `[A, E]`: greedy for Q-values `[A, E, actions]`, uniformly random with probability epsilon `[A]`.
+
+    With `persistence`, an exploratory action goes on for another step with that probability (temporally extended
+    epsilon-greedy: Dabney et al., 2021, here of geometric duration). `persisting` `[A, E]` remembers it between calls,
+    -1 where the last action was greedy, and is updated in place.
+    """
     greedy = greedy_action(q_values)
     explore = torch.rand(greedy.shape, generator=generator) < epsilon.unsqueeze(-1)
     random = torch.randint(q_values.shape[-1], greedy.shape, generator=generator)
+    if persistence and persisting is not None:
+        goes_on = (persisting >= 0) & (torch.rand(greedy.shape, generator=generator) < persistence)
+        explore |= goes_on
+        random = torch.where(goes_on, persisting, random)
+        persisting.copy_(torch.where(explore, random, -1))
     return torch.where(explore, random, greedy)

@@ -77,6 +77,7 @@ class TrainingState:
         self.learner = Learner(config, networks)
         self.metrics = MetricHistory()
         self.epsilon = torch.ones(A)
+        self.persisting = torch.full((A, config.num_envs), -1)
         self.last_step_valid = True
         self.environment_steps = 0
         self.evaluations = 0
@@ -111,6 +112,7 @@ class TrainingState:
         """Keep the agents in `rows`, an index tensor `[K]` into those in training."""
         self.agents = self.agents[rows]
         self.epsilon = self.epsilon[rows]
+        self.persisting = self.persisting[rows]
         if not rows.numel():
             return
         self.learner.select(rows)
@@ -156,6 +158,6 @@ class TrainingState:
 
 
 _PLAIN = (
-    "agents", "epsilon", "last_step_valid", "environment_steps", "evaluations", "evaluated_at",
+    "agents", "epsilon", "persisting", "last_step_valid", "environment_steps", "evaluations", "evaluated_at",
     "seconds", "cpu_seconds", "best_return", "last_return", "solved", "episodes", "updates", "steps",
 )  # fmt: skip

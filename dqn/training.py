@@ -114,7 +114,14 @@ def collect(state: TrainingState) -> None:
     config = state.config
     state.epsilon = _epsilon(state)
     q_values = state.learner.online(state.environment.observation)
-    transition = state.environment.step(epsilon_greedy(q_values, state.epsilon, state.generator))
+    action = epsilon_greedy(
+        q_values,
+        state.epsilon,
+        state.generator,
+        persistence=config.exploration_persistence,
+        persisting=state.persisting,
+    )
+    transition = state.environment.step(action)
     batch, complete = state.accumulator.push(transition)
     state.replay.insert(batch, complete * (1 + (config.terminal_copies - 1) * (batch.discount == 0)))
     _record_episodes(state, transition)

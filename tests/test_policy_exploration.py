@@ -30,3 +30,20 @@ def test_exploration_happens_as_often_as_each_agents_epsilon_says() -> None:
     action = epsilon_greedy(q_values, torch.tensor([0.0, 0.3, 1.0]), torch.Generator().manual_seed(0))
     greedy_share = (action == 2).double().mean(1)
     assert greedy_share.tolist() == pytest.approx([1.0, 0.8, 1 / 3], abs=0.02)
+
+
+def test_exploratory_actions_persist() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q_values = torch.tensor([1.0, 0.0, 0.0]).expand(1, 1_000, 3)
+    persisting = torch.full((1, 1_000), -1)
+    actions = torch.stack(
+        [
+            epsilon_greedy(q_values, torch.tensor([0.05]), generator, persistence=0.9, persisting=persisting)[0]
+            for _ in range(400)
+        ]
+    )[50:]
+    exploring = actions > 0  # two of three exploratory actions
+    again = (actions[1:] == actions[:-1])[exploring[:-1]].double().mean()
+    assert float(again) == pytest.approx(0.9 + 0.1 * 0.05 / 3, abs=0.01)
+    share = 0.05 / (1 - 0.9 * 0.95)  # starts with probability epsilon, goes on with 0.9
+    assert float(exploring.double().mean()) == pytest.approx(share * 2 / 3, rel=0.05)

@@ -94,7 +94,7 @@ LEAVING = {"acceptance_return": 9.0, "acceptance_episodes": 3, "eval_interval": 
         {"env_id": "Acrobot-v1", "num_envs": 2},
         {"average_rate": 0.1, "tau": 0.1, "target_update_interval": 0, "double_dqn": False},
         {"target_update_interval": 0, "target_update_episodes": 2, "epsilon_decay_per_episode": 1e-2},
-        {"priority_exponent": 0.6, "dueling": True, "loss": "huber"},
+        {"priority_exponent": 0.6, "dueling": True, "loss": "huber", "exploration_persistence": 0.9},
     ],
     ids=["plain", "agents leave", "sync environments", "averaged", "the article's schedules", "priorities and dueling"],
 )
