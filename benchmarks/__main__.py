@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import Outcome, article, stable_baselines3, this_project, warm_up, without_choosing
+from benchmarks.contestants import Outcome, article, rl_zoo, this_project, warm_up, without_choosing
 from benchmarks.figures import costs
 from benchmarks.harness import table, write
 from dqn.evaluation import bootstrap_interval, interquartile_mean
@@ -33,7 +33,7 @@ def main() -> None:
         if turn < populations:
             rounds += [partial(train, num_agents=arguments.num_agents) for train in (this_project, without_choosing)]
         if turn < peers:
-            rounds += [stable_baselines3, article]
+            rounds += [rl_zoo, article]
     warm_up()
     outcomes = []
     for train in rounds:

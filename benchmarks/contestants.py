@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.peers import stable_baselines3
 from dqn.config import PRESETS, DQNConfig
 from dqn.evaluation import episodic_returns
 from dqn.selection import greedy_returns
@@ -23,7 +24,6 @@ from dqn.training import TrainingResult, torch_threads, train
 ENV_ID: Final = "CartPole-v1"
 CEILING: Final = 500.0
 EPISODES: Final = 100
-SB3_STEPS: Final = 50_000
 
 FIXED_BUDGET: Final = dataclasses.replace(
     PRESETS["cartpole"],
@@ -71,33 +71,10 @@ def article(seed: int) -> Outcome:
     return _population("the article's loop", PRESETS["article"], seed, "final")
 
 
-def stable_baselines3(seed: int) -> Outcome:
-    """Stable-Baselines3's DQN with rl-zoo's settings for CartPole-v1, on one thread."""
-    from stable_baselines3 import DQN
-
+def rl_zoo(seed: int) -> Outcome:
+    """Stable-Baselines3's DQN with rl-baselines3-zoo's settings for CartPole-v1."""
+    act, cpu_seconds = stable_baselines3(ENV_ID, seed)
     with torch_threads(1):
-        model = DQN(
-            "MlpPolicy",
-            ENV_ID,
-            seed=seed,
-            learning_rate=2.3e-3,
-            batch_size=64,
-            buffer_size=100_000,
-            learning_starts=1_000,
-            gamma=0.99,
-            target_update_interval=10,
-            train_freq=256,
-            gradient_steps=128,
-            exploration_fraction=0.16,
-            exploration_final_eps=0.04,
-            policy_kwargs={"net_arch": [256, 256]},
-            device="cpu",
-        )
-        cpu_seconds = cpu_time(lambda: model.learn(SB3_STEPS))
-
-        def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-            return model.predict(observation, deterministic=True)[0]
-
         returns = episodic_returns(act, ENV_ID, num_episodes=EPISODES, seed=secrets.randbits(28))
     return Outcome(
         contestant="Stable-Baselines3, rl-zoo's settings", seed=seed, cpu_seconds=cpu_seconds, returns=returns[None]

@@ -1,0 +1,77 @@
+"""The presets beyond CartPole: 16 seeds each, beside one agent of Stable-Baselines3 with rl-zoo's settings.
+
+    python -m benchmarks.environments [--only acrobot]
+
+Returns are of 100 episodes an agent, on seeds the operating system draws after training; an agent is judged by the
+network that would be registered.
+"""
+
+import argparse
+import dataclasses
+import secrets
+from typing import Any, Final, get_args
+
+import torch
+
+from benchmarks.contestants import EPISODES, warm_up
+from benchmarks.harness import table, write
+from benchmarks.peers import PUBLISHED, stable_baselines3
+from dqn.config import PRESETS, PresetName
+from dqn.evaluation import bootstrap_interval, episodic_returns, interquartile_mean
+from dqn.selection import greedy_returns
+from dqn.training import torch_threads, train
+
+SEEDS: Final = 16
+
+
+def main() -> None:
+    """Measure preset by preset, print the table and write `results/environments.json`."""
+    choices = [name for name in get_args(PresetName) if PRESETS[name].env_id in PUBLISHED]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=choices, default=choices)
+    arguments = parser.parse_args()
+    warm_up()
+    rows = []
+    for preset in arguments.only:
+        rows += [this_project(preset), rl_zoo(PRESETS[preset].env_id)]
+        print(table(rows[-2:]), flush=True)
+    print(f"written to {write('environments', rows)}")
+
+
+def this_project(preset: PresetName) -> dict[str, Any]:
+    """A population of 16."""
+    result = train(dataclasses.replace(PRESETS[preset], num_agents=SEEDS, seed=secrets.randbits(31)))
+    env_id = result.config.env_id
+    with torch.no_grad(), torch_threads(1):
+        returns = greedy_returns(result.best, env_id, episodes=EPISODES, seed=secrets.randbits(28)).numpy().mean(1)
+    low, high = bootstrap_interval(returns, seed=0)
+    return {
+        "environment": env_id,
+        "who": "this project",
+        "agents": SEEDS,
+        "IQM return": interquartile_mean(returns),
+        "low": low,
+        "high": high,
+        "published": PUBLISHED[env_id],
+        "CPU-s an agent": result.cpu_seconds / SEEDS,
+    }
+
+
+def rl_zoo(env_id: str) -> dict[str, Any]:
+    """One agent of the peer."""
+    act, cpu_seconds = stable_baselines3(env_id, secrets.randbits(31))
+    mean = float(episodic_returns(act, env_id, num_episodes=EPISODES, seed=secrets.randbits(28)).mean())
+    return {
+        "environment": env_id,
+        "who": "Stable-Baselines3",
+        "agents": 1,
+        "IQM return": mean,
+        "low": float("nan"),
+        "high": float("nan"),
+        "published": PUBLISHED[env_id],
+        "CPU-s an agent": cpu_seconds,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Stable-Baselines3's DQN with the settings that rl-baselines3-zoo publishes, untouched."""
+
+import time
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dqn.evaluation import Act
+from dqn.training import torch_threads
+
+RL_ZOO: Final[dict[str, dict[str, Any]]] = {
+    "CartPole-v1": {
+        "total_timesteps": 50_000,
+        "learning_rate": 2.3e-3,
+        "batch_size": 64,
+        "buffer_size": 100_000,
+        "learning_starts": 1_000,
+        "gamma": 0.99,
+        "target_update_interval": 10,
+        "train_freq": 256,
+        "gradient_steps": 128,
+        "exploration_fraction": 0.16,
+        "exploration_final_eps": 0.04,
+    },
+    "MountainCar-v0": {
+        "total_timesteps": 120_000,
+        "learning_rate": 4e-3,
+        "batch_size": 128,
+        "buffer_size": 10_000,
+        "learning_starts": 1_000,
+        "gamma": 0.98,
+        "target_update_interval": 600,
+        "train_freq": 16,
+        "gradient_steps": 8,
+        "exploration_fraction": 0.2,
+        "exploration_final_eps": 0.07,
+    },
+    **{
+        env_id: {
+            "total_timesteps": 100_000,
+            "learning_rate": 6.3e-4,
+            "batch_size": 128,
+            "buffer_size": 50_000,
+            "learning_starts": 0,
+            "gamma": 0.99,
+            "target_update_interval": 250,
+            "train_freq": 4,
+            "gradient_steps": -1,
+            "exploration_fraction": 0.12,
+            "exploration_final_eps": 0.1,
+        }
+        for env_id in ("Acrobot-v1", "LunarLander-v3")
+    },
+}
+"""hyperparams/dqn.yml of rl-baselines3-zoo, April 2026; every network has two hidden layers of 256."""
+
+PUBLISHED: Final = {"Acrobot-v1": -76.6, "MountainCar-v0": -100.8, "LunarLander-v3": 154.4}
+"""Mean returns of the DQN agents that rl-baselines3-zoo publishes."""
+
+
+def stable_baselines3(env_id: str, seed: int) -> tuple[Act, float]:
+    """Train one agent on one thread; returns its greedy policy and the CPU-seconds of training."""
+    from stable_baselines3 import DQN
+
+    settings = dict(RL_ZOO[env_id])
+    steps = settings.pop("total_timesteps")
+    with torch_threads(1):
+        model = DQN("MlpPolicy", env_id, seed=seed, device="cpu", policy_kwargs={"net_arch": [256, 256]}, **settings)
+        before = time.process_time()
+        model.learn(steps)
+        cpu_seconds = time.process_time() - before
+
+    def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
+        return model.predict(observation, deterministic=True)[0]
+
+    return act, cpu_seconds

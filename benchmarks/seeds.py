@@ -1,0 +1,66 @@
+"""Many seeds: how many are solved, what each costs, and how long all of them take on several cores.
+
+    python -m benchmarks.seeds                                  # 256 seeds on one core
+    python -m benchmarks.seeds --seeds 1024 --processes 2
+    python -m benchmarks.seeds --seeds 16 --num-agents 1        # agents alone
+    python -m benchmarks.seeds --last-network                   # a fixed budget, nothing chosen
+
+Wall-clock time is that of training and judging; the start of Python and PyTorch is not counted.
+"""
+
+import argparse
+import multiprocessing
+import secrets
+import time
+from statistics import median
+
+from benchmarks.contestants import Outcome, this_project, warm_up, without_choosing
+from benchmarks.harness import table, write
+
+
+def main() -> None:
+    """Train, judge, print one row and write it to `results/seeds.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=256)
+    parser.add_argument("--num-agents", type=int, default=64, help="size of each population")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--last-network", action="store_true", help="judge the last network of a fixed budget")
+    arguments = parser.parse_args()
+    populations = [(arguments.last_network, arguments.num_agents)] * (arguments.seeds // arguments.num_agents)
+    with multiprocessing.get_context("spawn").Pool(arguments.processes, initializer=warm_up) as pool:
+        pool.map(_ready, range(arguments.processes), chunksize=1)
+        begin = time.perf_counter()
+        timed = pool.map(_measure, populations, chunksize=1)
+        wall = time.perf_counter() - begin
+    outcomes = [outcome for outcome, _ in timed]
+    agents = sum(len(outcome.returns) for outcome in outcomes)
+    solved = sum(outcome.solved for outcome in outcomes)
+    row = {
+        "contestant": outcomes[0].contestant,
+        "seeds": agents,
+        "population": arguments.num_agents,
+        "processes": arguments.processes,
+        "solved": solved,
+        "CPU-s a solved seed": sum(outcome.cpu_seconds for outcome in outcomes) / max(solved, 1),
+        "median wall s of a population": median(seconds for _, seconds in timed),
+        "wall s of all": wall,
+    }
+    print(table([row]))
+    print(f"written to {write('seeds', [row])}")
+
+
+def _measure(population: tuple[bool, int]) -> tuple[Outcome, float]:
+    last_network, num_agents = population
+    train = without_choosing if last_network else this_project
+    begin = time.perf_counter()
+    outcome = train(secrets.randbits(31), num_agents=num_agents)
+    return outcome, time.perf_counter() - begin
+
+
+def _ready(_: int) -> None:
+    """Returns when a worker has warmed up."""
+    time.sleep(0.5)  # so that no worker takes two
+
+
+if __name__ == "__main__":
+    main()
