@@ -56,8 +56,8 @@ test: lint types ## lint, types and every test that needs no Docker engine
 test-stack: .venv/.installed ## the containers, from building to a killed worker (needs a Docker engine)
 	$(BIN)/pytest -m stack $(ARGS)
 
-bench: .venv/.installed ## measure what a solved seed costs, in CPU-seconds; ARGS="--populations 1 8 32"
-	$(BIN)/python -m benchmarks.training $(ARGS)
+bench: .venv/.installed ## this project, Stable-Baselines3 and the article in one table; ARGS="--quick" for two minutes
+	$(BIN)/python -m benchmarks $(ARGS)
 
 constraints: ## regenerate constraints.txt from pyproject.toml in a fresh environment
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints

@@ -20,6 +20,11 @@ class Priorities:
         self._scaled = torch.zeros(num_agents, capacity)  # p^alpha, 0 where nothing is stored
         self._greatest = torch.ones(num_agents)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the priorities in bytes."""
+        return self._scaled.nbytes
+
     def insert(self, index: Tensor) -> None:
         """New transitions at `index` `[N]`, counted through all agents' buffers in order."""
         capacity = self._scaled.shape[1]

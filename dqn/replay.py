@@ -172,8 +172,8 @@ class ReplayBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the transitions in bytes, used or not."""
-        return self._rows.nbytes
+        """Memory of the transitions and their priorities in bytes, used or not."""
+        return self._rows.nbytes + (self._priorities.nbytes if self._priorities else 0)
 
     def insert(self, batch: Batch, copies: Tensor) -> None:
         """Store each row of a batch `[A, B, ...]` as often as `copies` `[A, B]` says, over the oldest transitions.
@@ -273,6 +273,6 @@ def row_width(obs: int) -> int:
     return 2 * obs + 3
 
 
-def replay_bytes(*, num_agents: int, capacity: int, obs: int) -> int:
+def replay_bytes(*, num_agents: int, capacity: int, obs: int, prioritised: bool = False) -> int:
     """Memory of a replay buffer in bytes."""
-    return num_agents * capacity * row_width(obs) * 4
+    return num_agents * capacity * (row_width(obs) + prioritised) * 4

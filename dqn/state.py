@@ -36,7 +36,14 @@ class TrainingState:
         """
         A = config.num_agents
         observation_size, num_actions = describe(config.env_id)
-        require_memory(replay_bytes(num_agents=A, capacity=config.replay_capacity, obs=observation_size))
+        require_memory(
+            replay_bytes(
+                num_agents=A,
+                capacity=config.replay_capacity,
+                obs=observation_size,
+                prioritised=config.priority_exponent > 0,
+            )
+        )
         self.config = config
         self.agents = torch.arange(A)
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))

@@ -79,4 +79,11 @@ def check_trainable(config: DQNConfig) -> None:
             f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
             "give one number for each, or none to leave them unscaled"
         )
-    require_memory(replay_bytes(num_agents=config.num_agents, capacity=config.replay_capacity, obs=observation_size))
+    require_memory(
+        replay_bytes(
+            num_agents=config.num_agents,
+            capacity=config.replay_capacity,
+            obs=observation_size,
+            prioritised=config.priority_exponent > 0,
+        )
+    )

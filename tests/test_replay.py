@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dqn.priorities import Priorities
 from dqn.replay import Batch, NStepAccumulator, ReplayBuffer, Transition, replay_bytes
 
 OBS = 2
@@ -21,9 +22,9 @@ def numbered(identity: Tensor) -> Batch:
     )
 
 
-def buffer(num_agents: int, capacity: int, seed: int = 0) -> ReplayBuffer:
+def buffer(num_agents: int, capacity: int, seed: int = 0, priorities: Priorities | None = None) -> ReplayBuffer:
     generator = torch.Generator().manual_seed(seed)
-    return ReplayBuffer(num_agents=num_agents, capacity=capacity, obs=OBS, generator=generator)
+    return ReplayBuffer(num_agents=num_agents, capacity=capacity, obs=OBS, generator=generator, priorities=priorities)
 
 
 @settings(deadline=None, max_examples=50)
@@ -82,8 +83,10 @@ def test_more_transitions_at_once_than_the_ring_holds_are_refused() -> None:
 
 
 def test_the_memory_announced_is_the_memory_taken() -> None:
-    replay = buffer(num_agents=3, capacity=50)
-    assert replay.nbytes == replay_bytes(num_agents=3, capacity=50, obs=OBS)
+    for exponent in (0.0, 0.6):
+        priorities = Priorities(num_agents=3, capacity=50, exponent=exponent) if exponent else None
+        replay = buffer(num_agents=3, capacity=50, priorities=priorities)
+        assert replay.nbytes == replay_bytes(num_agents=3, capacity=50, obs=OBS, prioritised=exponent > 0)
 
 
 GAMMA = 0.5
