@@ -16,8 +16,9 @@ import torch
 from benchmarks.contestants import CEILING, ENV_ID, EPISODES, FIXED_BUDGET, warm_up
 from benchmarks.figures import ablation, curves
 from benchmarks.harness import table, write
-from dqn.config import PRESETS, DQNConfig
+from dqn.config import DQNConfig
 from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.presets import PRESETS
 from dqn.selection import greedy_returns
 from dqn.training import TrainingResult, torch_threads, train
 

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.peers import stable_baselines3
-from dqn.config import PRESETS, DQNConfig
+from dqn.config import DQNConfig
 from dqn.evaluation import episodic_returns
+from dqn.presets import PRESETS
 from dqn.selection import greedy_returns
 from dqn.training import TrainingResult, torch_threads, train
 
@@ -27,7 +28,10 @@ EPISODES: Final = 100
 
 FIXED_BUDGET: Final = dataclasses.replace(
     PRESETS["cartpole"],
-    replay_capacity=25_600,
+    replay_capacity=51_200,
+    epsilon_decay_updates=1_000,
+    adam_eps=1e-4,
+    tau=0.1,
     average_rate=0.003,
     learning_rate_end=0.0,
     learning_rate_decay_updates=2_500,

@@ -16,8 +16,8 @@ import torch
 from benchmarks.contestants import EPISODES, warm_up
 from benchmarks.harness import table, write
 from benchmarks.peers import PUBLISHED, stable_baselines3
-from dqn.config import PRESETS, PresetName
 from dqn.evaluation import bootstrap_interval, episodic_returns, interquartile_mean
+from dqn.presets import PRESETS, PresetName
 from dqn.selection import greedy_returns
 from dqn.training import torch_threads, train
 

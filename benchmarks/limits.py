@@ -16,9 +16,10 @@ import torch
 from benchmarks.contestants import cpu_time, warm_up
 from benchmarks.harness import table, write
 from dqn import training
-from dqn.config import PRESETS, DQNConfig
+from dqn.config import DQNConfig
 from dqn.learner import Learner
 from dqn.network import QNetworks
+from dqn.presets import PRESETS
 from dqn.replay import Batch, replay_bytes
 from dqn.training import torch_threads, train
 

@@ -1,4 +1,4 @@
-"""Every hyper-parameter of a training run, validated, and the named presets."""
+"""Every hyper-parameter of a training run, validated."""
 
 import dataclasses
 import hashlib
@@ -218,54 +218,3 @@ _FRACTION: Final = (
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-PresetName = Literal["cartpole", "article"]
-
-PRESETS: Final[dict[PresetName, DQNConfig]] = {
-    "cartpole": DQNConfig(
-        num_envs=128,
-        hidden_sizes=(32, 32),
-        observation_scale=(2.4, 2.0, 0.2095, 2.0),
-        initial_q=1.0,
-        replay_capacity=12_800,
-        terminal_copies=2,
-        epsilon_end=0.1,
-        epsilon_decay_updates=400,
-        gamma=0.995,
-        n_step=5,
-        reward_scale=0.005,
-        double_dqn=False,
-        learning_rate=1e-2,
-        learning_rate_end=2e-4,
-        learning_rate_decay_updates=1_200,
-        adam_betas=(0.9, 0.99),
-        adam_eps=1e-5,
-        weight_decay=0.0,
-        target_update_interval=0,
-        tau=0.2,
-        average_rate=0.01,
-        max_updates=4_000,
-        eval_start=450,
-        eval_interval=150,
-        eval_episodes=4,
-        acceptance_return=500.0,
-        acceptance_epsilon=0.1,
-    ),
-    "article": DQNConfig(
-        num_agents=1,
-        num_envs=1,
-        batch_size=32,
-        epsilon_end=0.0,
-        epsilon_decay_per_episode=1e-4,
-        bootstrap_on_truncation=False,
-        double_dqn=False,
-        learning_rate=1e-4,
-        target_update_interval=0,
-        target_update_episodes=10,
-        max_updates=1_500 * 500,
-        max_episodes=1_500,
-        eval_interval=5_000,
-        eval_episodes=20,
-    ),
-}

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import tyro
 
-from dqn.config import PRESETS, ConfigError, DQNConfig, PresetName
+from dqn.config import ConfigError, DQNConfig
+from dqn.presets import PRESETS, PresetName
 
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130

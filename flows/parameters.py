@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer, model_validator
 
-from dqn.config import PRESETS, ConfigError, DQNConfig, PresetName
+from dqn.config import ConfigError, DQNConfig
 from dqn.environment import describe
 from dqn.memory import require_memory
+from dqn.presets import PRESETS, PresetName
 from dqn.replay import replay_bytes
 
 

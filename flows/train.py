@@ -8,7 +8,7 @@ if __name__ == "__main__":  # before Prefect is imported below: it reads its env
 import prefect.runtime
 from prefect import flow
 
-from dqn.config import PresetName
+from dqn.presets import PresetName
 from flows.parameters import ConfigOverrides, InputError, check_trainable
 from flows.population import check_resumable, check_writable, checkpoint_path
 from flows.promote import promote

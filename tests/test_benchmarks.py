@@ -9,7 +9,7 @@ from benchmarks.__main__ import summary
 from benchmarks.ablation import ARTICLE, VARIANTS, configuration
 from benchmarks.contestants import FIXED_BUDGET, Outcome
 from benchmarks.limits import update_flops
-from dqn.config import PRESETS
+from dqn.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, ARTICLE])

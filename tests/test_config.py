@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from dqn.config import PRESETS, ConfigError, DQNConfig
+from dqn.config import ConfigError, DQNConfig
+from dqn.presets import PRESETS
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dqn.config import PRESETS, ConfigError, DQNConfig, PresetName
+from dqn.config import ConfigError, DQNConfig
+from dqn.presets import PRESETS, PresetName
 from flows.parameters import ConfigOverrides, check_trainable
 
 

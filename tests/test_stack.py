@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from stack import PORTS, Stack, docker, service_of, write_env
 
-from dqn.config import PRESETS
+from dqn.presets import PRESETS
 
 pytestmark = pytest.mark.stack
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from dqn.checkpoint import load_checkpoint, save_checkpoint
-from dqn.config import PRESETS, DQNConfig
+from dqn.config import DQNConfig
 from dqn.metrics import POPULATION, MetricName, Metrics
 from dqn.network import QNetworks
+from dqn.presets import PRESETS
 from dqn.seeding import SELECTION, TEST, TRAINING, stream_seed
 from dqn.state import TrainingState
 from dqn.training import TrainingResult, train
