@@ -126,6 +126,8 @@ class DQNConfig:
     """Updates between metrics of the learner."""
     checkpoint_interval: float = 10.0
     """Seconds between checkpoints."""
+    device: str = "cpu"
+    """PyTorch device of networks and replay buffers, such as cuda; environments always step on the CPU."""
     num_threads: int = 1
     """Threads PyTorch computes with; results are reproduced by the same number of them."""
 

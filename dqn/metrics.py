@@ -43,7 +43,7 @@ class MetricHistory:
     def append(self, name: MetricName, *, agent: Tensor, step: Tensor, value: Tensor) -> None:
         """Record values `[N]` of agents `[N]` at steps `[N]`."""
         if len(agent):
-            self._records.append(Metrics(name=name, agent=agent, step=step, value=value.double()))
+            self._records.append(Metrics(name=name, agent=agent, step=step, value=value.double().cpu()))
 
     def __len__(self) -> int:
         return len(self._records)

@@ -74,6 +74,11 @@ class QNetworks(nn.Module):
         return int(self.biases[0].shape[0])
 
     @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.observation_scale.device
+
+    @property
     def num_actions(self) -> int:
         """Number of actions, the width of the last layer but for a dueling network's value."""
         return int(self.biases[-1].shape[1]) - self.dueling

@@ -145,7 +145,8 @@ class ReplayBuffer:
     """A ring of transitions an agent, in one preallocated tensor.
 
     A transition is one row of floats: sampling a batch for all agents is then a single gather, several times cheaper
-    than one a field. Actions are exact in float32 up to 2^24. Sampling is uniform without `priorities`.
+    than one a field. Actions are exact in float32 up to 2^24. Sampling is uniform without `priorities`. The rows lie on
+    `device`, where samples come out; what is drawn, and where rows are stored, is decided on the CPU.
     """
 
     def __init__(
@@ -156,12 +157,13 @@ class ReplayBuffer:
         obs: int,
         generator: torch.Generator,
         priorities: Priorities | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self._capacity = capacity
         self._priorities = priorities
         self._obs = obs
         self._generator = generator
-        self._rows = torch.zeros(num_agents, capacity, row_width(obs))
+        self._rows = torch.zeros(num_agents, capacity, row_width(obs), device=device)
         self._position = torch.zeros(num_agents, dtype=torch.int64)
         self._size = torch.zeros(num_agents, dtype=torch.int64)
 
@@ -195,7 +197,9 @@ class ReplayBuffer:
         agent = row // copies.shape[1]
         rank = torch.arange(len(row)) - (count.cumsum(0) - count)[agent]
         index = (self._position[agent] + rank) % self._capacity + agent * self._capacity
-        self._rows.view(-1, self._rows.shape[-1])[index] = torch.cat(columns, dim=-1).flatten(0, 1)[row]
+        self._rows.view(-1, self._rows.shape[-1])[index] = (
+            torch.cat(columns, dim=-1).flatten(0, 1)[row].to(self._rows.device)
+        )
         if self._priorities:
             self._priorities.insert(index)
         self._position = (self._position + count) % self._capacity
@@ -216,9 +220,10 @@ class ReplayBuffer:
         weight = None
         if self._priorities:
             slot, weight = self._priorities.sample(draws, self._size, importance_exponent)
+            weight = weight.to(self._rows.device)
         else:
             slot = (draws * self._size.unsqueeze(1)).long()
-        index = slot + self._offset()
+        index = (slot + self._offset()).to(self._rows.device)
         rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
         observation, next_observation, action, reward, discount = self._columns(rows)
         return Batch(
@@ -234,7 +239,7 @@ class ReplayBuffer:
     def prioritise(self, batch: Batch, td_error: Tensor) -> None:
         """Give a sampled batch's transitions the priorities of their TD errors `[A, B]`; nothing without priorities."""
         if self._priorities and batch.slot is not None:
-            self._priorities.update(batch.slot + self._offset(), td_error)
+            self._priorities.update(batch.slot + self._offset(), td_error.cpu())
 
     def select(self, agents: Tensor) -> None:
         """Keep the transitions of `agents`, an index tensor `[K]`."""

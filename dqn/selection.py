@@ -82,7 +82,8 @@ def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int
     generator = torch.Generator().manual_seed(seed)
 
     def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-        q_values = networks(torch.from_numpy(observation).view(networks.num_agents, episodes, -1))
+        batch = torch.from_numpy(observation).view(networks.num_agents, episodes, -1)
+        q_values = networks(batch.to(networks.device)).cpu()
         action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)
         return action.flatten().numpy()
 

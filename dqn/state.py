@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dqn.config import DQNConfig
+from dqn.device import require_device
 from dqn.environment import VectorEnvironment, describe
 from dqn.learner import Learner
 from dqn.memory import require_memory
@@ -31,6 +32,7 @@ class TrainingState:
             start: one network that every agent starts from, of the configuration's shape; none draws each its own.
 
         Raises:
+            ConfigError: if this machine does not have the device.
             EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
             MemoryError: if the replay buffer would not fit this machine.
         """
@@ -44,6 +46,7 @@ class TrainingState:
                 prioritised=config.priority_exponent > 0,
             )
         )
+        device = require_device(config.device)
         self.config = config
         self.agents = torch.arange(A)
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
@@ -68,6 +71,7 @@ class TrainingState:
             obs=observation_size,
             generator=self.generator,
             priorities=priorities,
+            device=device,
         )
         if start is not None:
             networks = start.select(torch.zeros(A, dtype=torch.int64))
@@ -81,6 +85,7 @@ class TrainingState:
                 initial_q=config.initial_q,
                 dueling=config.dueling,
             )
+        networks.to(device)
         self.learner = Learner(config, networks)
         self.metrics = MetricHistory()
         self.epsilon = torch.ones(A)

@@ -113,7 +113,7 @@ def collect(state: TrainingState) -> None:
     """Act once in every sub-environment and store the transitions that are complete."""
     config = state.config
     state.epsilon = _epsilon(state)
-    q_values = state.learner.online(state.environment.observation)
+    q_values = state.learner.online(state.environment.observation.to(config.device)).cpu()
     action = epsilon_greedy(
         q_values,
         state.epsilon,

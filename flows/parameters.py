@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer, model_validator
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.device import require_device
 from dqn.environment import describe
 from dqn.memory import require_memory
 from dqn.presets import PRESETS, PresetName
@@ -70,9 +71,10 @@ def check_trainable(config: DQNConfig) -> None:
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
-        ConfigError: if the configuration does not fit it.
+        ConfigError: if the configuration does not fit it, or this machine does not have the device.
         MemoryError: if the replay buffer would not fit this machine.
     """
+    require_device(config.device)
     observation_size, _ = describe(config.env_id)
     scale = config.observation_scale
     if scale and len(scale) != observation_size:
