@@ -16,5 +16,5 @@ def require_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ConfigError(
-            f"device {name!r} cannot be used: {reason}; choose cpu, or cuda where there are a GPU and a PyTorch built for it"
+            f"device {name!r} cannot be used: {reason}; choose cpu, or cuda where PyTorch and a GPU are there for it"
         ) from error
