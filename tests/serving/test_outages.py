@@ -11,12 +11,11 @@ from pathlib import Path
 
 import orjson
 import pytest
-import uvicorn
 
-from serving.__main__ import Server
 from serving.app import App
 from serving.models import FileSource
 from serving.roster import Roster
+from serving.server import Server
 from tests.policies import BALANCES, linear_model
 from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server, until_ready
 
@@ -30,8 +29,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, i
     path = tmp_path_factory.mktemp("impatient") / "p.onnx"
     path.write_bytes(linear_model(BALANCES))
     app = App(Roster(FileSource(path), alias=None, version="1"), body_seconds=0.3)
-    config = uvicorn.Config(app.asgi, loop="uvloop", http="httptools", log_config=None)
-    server = Server(config, app, "impatient")
+    server = Server(app, "impatient")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
