@@ -16,7 +16,7 @@ from serving.physics import Physics, Push
 from serving.policy import OnnxPolicy
 from serving.recording import to_html
 from serving.replay import record
-from tests.policies import BALANCES, linear_model
+from tests.policies import ACROBOT, BALANCES, SWINGS, linear_model
 from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -172,6 +172,26 @@ def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, theatre: Runnin
         seen.add(page.evaluate("document.activeElement.id"))
     assert {"push-left", "push-right", "pause", "step", "seed", "physics-length", "first", "keep"} <= seen
     page.close()
+
+
+def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "acrobot.onnx").write_bytes(linear_model(SWINGS, properties=ACROBOT))
+    with running_server(tmp_path, "--model", str(tmp_path / "acrobot.onnx")) as server:
+        opened(page, server)
+        until(page, "document.querySelector('.pixels').naturalWidth === 500")
+        assert page.locator(".bars .name").all_inner_texts() == ["torque -1", "no torque", "torque +1"]
+        hidden = page.locator("#push-left, #physics, #compare").all()
+        assert [control.is_visible() for control in hidden] == [False] * 3
+        assert "Acrobot-v1 is shown as Gymnasium renders it" in page.locator("#watch-only").inner_text()
+        page.keyboard.press("ArrowRight")
+        page.get_by_role("button", name="Play and keep").click()
+        page.wait_for_selector("#replays li")
+        assert page.locator("#toast").is_hidden(), "a key that pushes is no mistake here, it does nothing"
+        assert page.locator("#viewers").inner_text() == "1 viewer"
+        page.goto(server.url + str(page.locator("#replays a").first.get_attribute("href")))
+        until(page, "Number(document.querySelector('#step').textContent) > 5")
+        assert page.evaluate("document.querySelector('#picture').width") == 500
+        page.goto("about:blank")  # or losing the server would be an error on the page
 
 
 @pytest.mark.parametrize("state", [(0.0, 0, 0.0, 0), (1.3, 0, 0.18, 0), (-2.0, 0, -0.2, 0), (0.37, 0, 0.05, 0)])
