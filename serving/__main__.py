@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in (("MAX_RETRIES", "2"), ("BACKOFF_FACTOR", "1"), ("TIMEOUT", "5")):
         # MLflow's own defaults let a dead registry block a call for minutes; it reads these when it is first used
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # its place is among log lines of JSON
     arguments = sys.argv[1:] if arguments is None else arguments
     verb = "serve"
     if arguments and not arguments[0].startswith("-"):
