@@ -1,4 +1,9 @@
-"""Serving beside `mlflow models serve`, under viewers and under swaps: `python -m benchmarks.serving [--quick]`."""
+"""Serving beside `mlflow models serve`, under viewers and under swaps: `python -m benchmarks.serving [--quick]`.
+
+SERVING_PYTHON names the interpreter that runs our server: resident memory depends on what is installed beside it, for
+MLflow imports pandas and more where they are there. On a machine with other work to do, `chrt -f 1 python -m ...` (as
+root) lets both servers and the client run as if it were idle.
+"""
 
 import argparse
 import asyncio
@@ -105,7 +110,8 @@ def viewers(folder: Path, quick: bool) -> None:
         rates = sorted(number / seconds for number in frames)
         print(
             f"{count} viewers: {rates[0]:.1f} to {rates[-1]:.1f} frames/s each (median {median(rates):.1f}), "
-            f"{100 * cpu:.0f} % of a core in the server, joining and the wait for an episode included"
+            f"{100 * cpu:.0f} % of a core in the server, joining and the wait for an episode included; "
+            f"resident {resident(pid):.0f} MB"
         )
 
 
@@ -189,7 +195,8 @@ def register(folder: Path) -> None:
 def serving(folder: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """Our server, ready: its port and its process."""
     environment = os.environ | {"SERVING_WEBHOOK_SECRET": SECRET}
-    command = [sys.executable, "-m", "serving", "--port", "0", "--cache-dir", str(folder / "cache")]
+    python = os.environ.get("SERVING_PYTHON", sys.executable)
+    command = [python, "-m", "serving", "--port", "0", "--cache-dir", str(folder / "cache")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     assert process.stdout
     try:

@@ -55,12 +55,22 @@ def theatre(registry_store: LocalRegistry, tmp_path_factory: pytest.TempPathFact
         yield running
 
 
-def until(page: Page, expression: str, seconds: float = 20) -> None:
+def until(page: Page, expression: str, seconds: float = 60) -> None:
     """Wait for an expression to be true; playwright's own wait needs eval, which the page's policy forbids."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, f"{expression} stayed false"
         page.wait_for_timeout(20)
+
+
+def settled(page: Page, expression: str) -> object:
+    """The value of an expression once it stays: frames that were on their way may come after a pause."""
+    value = page.evaluate(expression)
+    while True:
+        page.wait_for_timeout(500)
+        before, value = value, page.evaluate(expression)
+        if value == before:
+            return value
 
 
 def opened(page: Page, server: RunningServer) -> Page:
@@ -105,8 +115,7 @@ def test_keys_pause_step_and_change_speed(page: Page, theatre: RunningServer) ->
     page.keyboard.press("r")
     page.keyboard.press(" ")
     until(page, "theatre.status.paused")
-    page.wait_for_timeout(100)
-    before = page.evaluate("theatre.frame.k")
+    before = settled(page, "theatre.frame.k")
     page.keyboard.press(".")
     until(page, f"theatre.frame.k === {before} + 1")
     page.get_by_role("radio", name=re.compile("^2.$")).click()
@@ -247,7 +256,7 @@ def test_the_show_begins_when_a_champion_is_promoted(browser: Browser, registry:
     uri = f"models:/{MODEL}@hopeful"
     page = browser.new_page()
     with running_server(tmp_path, "--model", uri, ready=False) as server:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "no alias 'hopeful'" not in server.get("/api/status").json()["notice"]:
             assert time.monotonic() < deadline, server.log.read_text()
             time.sleep(0.1)
