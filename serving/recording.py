@@ -12,7 +12,6 @@ from typing import Final, cast
 import numpy as np
 import numpy.typing as npt
 import orjson
-from PIL import Image
 
 from serving.episode import Stage
 from serving.replay import Replay
@@ -48,6 +47,8 @@ def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]
 
 def encode(picture: npt.NDArray[np.uint8], kind: str) -> bytes:
     """A picture `[height, width, 3]` as "JPEG" or "PNG"."""
+    from PIL import Image  # 2 MB that a server without pictures does without
+
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format=kind, quality=75)
     return buffer.getvalue()
@@ -55,6 +56,8 @@ def encode(picture: npt.NDArray[np.uint8], kind: str) -> bytes:
 
 def to_gif(replay: Replay, *, stride: int = 2) -> bytes:
     """An animation of every `stride`-th moment, in real time (GIF counts in hundredths of a second)."""
+    from PIL import Image  # as in `encode`
+
     palette = None
     pictures: list[Image.Image] = []
     for frame in frames(replay, stride=stride):
