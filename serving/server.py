@@ -87,5 +87,5 @@ class _GatheringTransport:
 
     def _release(self) -> None:
         held, self._held = self._held, b""
-        if held:
+        if held and not self.socket.is_closing():  # a client may have left since
             self.socket.write(held)
