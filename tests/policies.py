@@ -27,6 +27,7 @@ def linear_model(
     *,
     bias: float = 0.0,
     properties: dict[str, str] = PROPERTIES,
+    actions: int = 2,
     batch: str | int = "batch",
     input_name: str = "observation",
     element: int = TensorProto.FLOAT,
@@ -36,7 +37,6 @@ def linear_model(
     Of more actions the last one does, and those between get the bias alone.
     """
     dtype = helper.tensor_dtype_to_np_dtype(element)
-    actions = len(properties["action_meanings"].split(","))
     weight = np.outer(gains, np.linspace(-1, 1, actions)).astype(dtype)
     graph = helper.make_graph(
         [

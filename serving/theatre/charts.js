@@ -90,7 +90,7 @@ export class Trace {
       context.moveTo(0, Math.round(y(value)) + 0.5);
       context.lineTo(width - margin, Math.round(y(value)) + 0.5);
       context.stroke();
-      context.fillText(value.toFixed(span < 20 ? 1 : 0), width - margin + 6, y(value));
+      context.fillText(value.toFixed(span < 0.5 ? 2 : span < 20 ? 1 : 0), width - margin + 6, y(value));
     }
     context.fillStyle = css("--push");
     this.moments.forEach(({ push }, index) => push && context.fillRect(x(index), 8, 2, height - 16));

@@ -53,7 +53,7 @@ def test_the_page_contains_all_it_needs(replay: Replay) -> None:
 
 def test_another_environment_is_recorded_at_its_own_pace() -> None:
     """Acrobot-v1 has 15 steps a second, and the page holds pictures of what it cannot draw."""
-    policy = OnnxPolicy.load(linear_model(SWINGS, properties=ACROBOT))
+    policy = OnnxPolicy.load(linear_model(SWINGS, properties=ACROBOT, actions=3))
     replay = record(policy, model="m", version="1", seed=0)
     assert len(replay.steps) > 50
     with Image.open(io.BytesIO(to_gif(replay))) as picture:

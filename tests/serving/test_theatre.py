@@ -184,7 +184,7 @@ def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, theatre: Runnin
 
 
 def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page, tmp_path: Path) -> None:
-    (tmp_path / "acrobot.onnx").write_bytes(linear_model(SWINGS, properties=ACROBOT))
+    (tmp_path / "acrobot.onnx").write_bytes(linear_model(SWINGS, properties=ACROBOT, actions=3))
     with running_server(tmp_path, "--model", str(tmp_path / "acrobot.onnx")) as server:
         opened(page, server)
         until(page, "document.querySelector('.pixels').naturalWidth === 500")
