@@ -4,7 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from functools import partial
+from math import inf
+from typing import Final, cast
+
+HANDSHAKE: Final = (
+    b"GET /api/show HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 @dataclass
@@ -45,11 +52,9 @@ async def hammer(
     request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     load = Load(seconds)
     loop = asyncio.get_running_loop()
-    until = time.perf_counter() + seconds
-    clients = [_Client(request, load, until, check) for _ in range(connections)]
-    for client in clients:
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]
-    await asyncio.gather(*(client.finished for client in clients))
+    client = partial(_Client, request, load, time.perf_counter() + seconds, check)
+    clients = [await loop.create_connection(client, "127.0.0.1", port) for _ in range(connections)]
+    await asyncio.gather(*(client.finished for _, client in clients))
     return load
 
 
@@ -97,33 +102,31 @@ class _Client(asyncio.Protocol):
 
 
 async def watch(port: int, viewers: int, seconds: float) -> list[int]:
-    """Frames of the live show that each of many viewers received."""
-    handshake = (
-        f"GET /api/show HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    ).encode()
+    """Frames that each of many viewers of the live show received in the first seconds of an episode.
+
+    Of one episode, because nothing moves in the pause between two.
+    """
     frames = [0] * viewers
-    seated = asyncio.Event()
-    waiting = viewers
-    until = 0.0
+    waiting, until = viewers, inf
 
     async def one(index: int) -> None:
         nonlocal waiting, until
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(handshake)
+        writer.write(HANDSHAKE % port)
         await reader.readuntil(b"\r\n\r\n")
         waiting -= 1
-        if waiting == 0:
-            until = time.perf_counter() + seconds
-            seated.set()
-        while not seated.is_set() or time.perf_counter() < until:
-            head = await reader.readexactly(2)
-            length = head[1]
+        while True:
+            length = (await reader.readexactly(2))[1]
             if length == 126:
                 length = int.from_bytes(await reader.readexactly(2))
             message = await reader.readexactly(length)
-            if seated.is_set() and message.startswith(b'{"e"'):
-                frames[index] += 1
+            if waiting or not message.startswith(b'{"e"'):
+                continue
+            if until == inf and b'"k":0,' in message:
+                until = time.perf_counter() + seconds
+            if time.perf_counter() > until:
+                break
+            frames[index] += until < inf
         writer.close()
 
     await asyncio.gather(*(one(index) for index in range(viewers)))

@@ -1,4 +1,9 @@
-"""Serving beside `mlflow models serve`, under viewers and under swaps: `python -m benchmarks.serving [--quick]`."""
+"""Serving beside `mlflow models serve`, under viewers and under swaps: `python -m benchmarks.serving [--quick]`.
+
+SERVING_PYTHON names the interpreter that runs our server: resident memory depends on what is installed beside it, for
+MLflow imports pandas and more where they are there. On a machine with other work to do, `chrt -f 1 python -m ...` (as
+root) lets both servers and the client run as if it were idle.
+"""
 
 import argparse
 import asyncio
@@ -25,7 +30,7 @@ import onnx
 import orjson
 import uvloop
 
-from benchmarks.load import Load, hammer, watch
+from benchmarks.load import HANDSHAKE, Load, hammer, watch
 from tests.policies import BALANCES, linear_model
 
 MODEL = "dqn-CartPole-v1"
@@ -38,9 +43,9 @@ MLFLOW = orjson.dumps({"inputs": {"observation": [ROW]}})
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the load")
-    parser.add_argument("only", nargs="*", help="any of: infer viewers swaps start (default: all)")
+    parser.add_argument("only", nargs="*", help="any of: start infer viewers swaps drain (default: all)")
     options = parser.parse_args()
-    parts = {"start": start, "infer": infer, "viewers": viewers, "swaps": swaps}
+    parts = {"start": start, "infer": infer, "viewers": viewers, "swaps": swaps, "drain": drain}
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -52,16 +57,18 @@ def main() -> None:
 def start(folder: Path, quick: bool) -> None:
     """From exec to ready: first without, then with a cached model."""
     for kind in ("empty cache", "cached model", "cached model"):
-        with serving(folder) as (_, pid, seconds):
+        began = time.perf_counter()
+        with serving(folder) as (_, process):
+            seconds = time.perf_counter() - began
             time.sleep(4)  # until mlflow is imported and has polled
-            print(f"start to ready, {kind}: {seconds:.2f} s; resident {resident(pid):.0f} MB")
+            print(f"start to ready, {kind}: {seconds:.2f} s; resident {resident(process.pid):.0f} MB")
 
 
 def infer(folder: Path, quick: bool) -> None:
     """Single rows over 16 connections, the two servers by turns."""
     seconds = 1.0 if quick else 4.0
-    with serving(folder) as (port, pid, _), mlflow_serving(folder) as (peer, peer_pid):
-        spent = [0.0, 0.0]
+    with serving(folder) as (port, process), mlflow_serving(folder) as (peer, peer_pid):
+        pid, spent = process.pid, [0.0, 0.0]
         ours: list[Load] = []
         theirs: list[Load] = []
         for _ in range(2 if quick else 5):
@@ -74,7 +81,7 @@ def infer(folder: Path, quick: bool) -> None:
         costs = [
             1e6 * cpu / sum(load.count for load in loads) for cpu, loads in zip(spent, (ours, theirs), strict=True)
         ]
-        for name, loads, process, cost in (
+        for name, loads, member, cost in (
             ("serving", ours, pid, costs[0]),
             ("mlflow models serve", theirs, peer_pid, costs[1]),
         ):
@@ -84,7 +91,7 @@ def infer(folder: Path, quick: bool) -> None:
             errors = sum(load.errors for load in loads)
             print(
                 f"{name}: {rate:.0f} requests/s, p50 {p50:.2f} ms, p99 {p99:.2f} ms (x{p99 / p50:.1f}), "
-                f"{cost:.0f} us of CPU a request, {errors} errors, resident {resident(process):.0f} MB"
+                f"{cost:.0f} us of CPU a request, {errors} errors, resident {resident(member):.0f} MB"
             )
         ratios = [mine.rate / peer.rate for mine, peer in zip(ours, theirs, strict=True)]
         print(f"ratio of CPU a request: {costs[1] / costs[0]:.1f}")
@@ -93,8 +100,9 @@ def infer(folder: Path, quick: bool) -> None:
 
 def viewers(folder: Path, quick: bool) -> None:
     """Viewers of one show: what each received, and what the server spent."""
-    count, seconds = (50, 3.0) if quick else (300, 10.0)
-    with serving(folder) as (port, pid, _):
+    count, seconds = (50, 3.0) if quick else (300, 9.5)
+    with serving(folder) as (port, process):
+        pid = process.pid
         time.sleep(4)
         before, began = cpu_seconds(pid), time.perf_counter()
         frames = uvloop.run(watch(port, count, seconds))
@@ -102,8 +110,26 @@ def viewers(folder: Path, quick: bool) -> None:
         rates = sorted(number / seconds for number in frames)
         print(
             f"{count} viewers: {rates[0]:.1f} to {rates[-1]:.1f} frames/s each (median {median(rates):.1f}), "
-            f"{100 * cpu:.0f} % of a core in the server, joining included"
+            f"{100 * cpu:.0f} % of a core in the server, joining and the wait for an episode included; "
+            f"resident {resident(pid):.0f} MB"
         )
+
+
+def drain(folder: Path, quick: bool) -> None:
+    """From SIGTERM to the process's end, with streams of every kind open."""
+    with serving(folder) as (port, process):
+        pixels = (f"GET /api/stage.mjpeg{query} HTTP/1.1\r\nHost: localhost\r\n\r\n" for query in ("", "?seed=1"))
+        streams = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        for stream, request in zip(streams, (HANDSHAKE % port, *map(str.encode, pixels)), strict=True):
+            stream.sendall(request)
+            assert stream.recv(64)[9:12] in (b"101", b"200")
+        time.sleep(2)
+        began = time.perf_counter()
+        process.terminate()
+        process.wait(10)
+        print(f"SIGTERM to the end, 3 streams open: {time.perf_counter() - began:.2f} s")
+        for stream in streams:
+            stream.close()
 
 
 def swaps(folder: Path, quick: bool) -> None:
@@ -131,7 +157,7 @@ def swaps(folder: Path, quick: bool) -> None:
         await swapping
         return loads, swapped
 
-    with serving(folder) as (port, _, _):
+    with serving(folder) as (port, _):
         loads, swapped = uvloop.run(scenario(port))
     total, errors = sum(load.count for load in loads), sum(load.errors for load in loads)
     print(f"{swapped} swaps during {total} requests: {errors} errors or answers from a version other than named")
@@ -166,17 +192,17 @@ def register(folder: Path) -> None:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[int, int, float]]:
-    """Our server: its port, process id and seconds from exec to ready."""
-    began = time.perf_counter()
+def serving(folder: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """Our server, ready: its port and its process."""
     environment = os.environ | {"SERVING_WEBHOOK_SECRET": SECRET}
-    command = [sys.executable, "-m", "serving", "--port", "0", "--cache-dir", str(folder / "cache")]
+    python = os.environ.get("SERVING_PYTHON", sys.executable)
+    command = [python, "-m", "serving", "--port", "0", "--cache-dir", str(folder / "cache")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     assert process.stdout
     try:
         port = int(process.stdout.readline().split()[0].rsplit(":", 1)[1])
         wait_for(f"http://127.0.0.1:{port}/v2/health/ready")
-        yield port, process.pid, time.perf_counter() - began
+        yield port, process
     finally:
         process.terminate()
         process.wait(10)

@@ -1,14 +1,11 @@
 """`python -m serving [serve | watch | record]`: arguments and wiring."""
 
 import argparse
-import asyncio
 import os
 import socket
 import sys
 from pathlib import Path
 from typing import Final
-
-import uvicorn
 
 from serving.app import App
 from serving.metrics import configure_logging
@@ -26,31 +23,11 @@ from serving.recording import RecordingError, to_gif, to_video
 from serving.replay import record
 from serving.roster import Roster
 from serving.security import LOOPBACK
+from serving.server import Server
 from serving.window import NoDisplayError, watch
 
 DEFAULT_MODEL: Final = "models:/dqn-CartPole-v1@champion"
 _VERBS: Final = ("serve", "watch", "record")
-
-
-class Server(uvicorn.Server):
-    """uvicorn, with streams that end when it is told to stop and a line that says where it is."""
-
-    def __init__(self, config: uvicorn.Config, app: App, url: str) -> None:
-        super().__init__(config)
-        self._app = app
-        self._url = url
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say so."""
-        await super().startup(sockets)
-        sys.stdout.write(f"{self._url}  (Ctrl-C stops)\n")
-        sys.stdout.flush()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams first: uvicorn waits for connections, and a stream would never end by itself."""
-        self._app.close()
-        await asyncio.sleep(0)
-        await super().shutdown(sockets)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in (("MAX_RETRIES", "2"), ("BACKOFF_FACTOR", "1"), ("TIMEOUT", "5")):
         # MLflow's own defaults let a dead registry block a call for minutes; it reads these when it is first used
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # its place is among log lines of JSON
     arguments = sys.argv[1:] if arguments is None else arguments
     verb = "serve"
     if arguments and not arguments[0].startswith("-"):
@@ -106,20 +84,8 @@ def serve(source: ModelSource, uri: ModelURI, options: argparse.Namespace) -> in
             f"cannot listen on {options.host} port {options.port}: {error.strerror}; try --port"
         ) from error
     shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104 -- compared, not bound
-    config = uvicorn.Config(
-        app.asgi,
-        loop="uvloop",
-        http="httptools",
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,  # frames are 150 bytes: it costs more than it saves
-        ws_max_size=4096,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=2,
-    )
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
-    Server(config, app, url).run(sockets=[listener])
+    Server(app, url).run(sockets=[listener])
     return 0
 
 

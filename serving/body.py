@@ -2,9 +2,9 @@
 
 import asyncio
 import zlib
-from typing import Final
+from typing import Final, cast
 
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from serving.protocol import ProtocolError
 
@@ -19,39 +19,51 @@ async def read_body(scope: Scope, receive: Receive, *, seconds: float = 10.0) ->
         ProtocolError: 413 if it is over 1 MiB, before or after decompression; 408 if it does not end in time;
             415 for a Content-Encoding other than gzip and deflate; 400 if it cannot be decompressed.
     """
-    encoding = b""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > MAX_BODY:
-            raise ProtocolError(f"a body may have at most {MAX_BODY} bytes, got {value[:20].decode()}", 413)
-        if name == b"content-encoding":
-            encoding = value.strip().lower()
-    try:
-        async with asyncio.timeout(seconds):
-            body = await _receive_all(receive)
-    except TimeoutError:
-        raise ProtocolError(f"the body did not end within {seconds:g} seconds", 408) from None
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > MAX_BODY:
+        raise ProtocolError(f"a body may have at most {MAX_BODY} bytes, got {length[:20].decode()}", 413)
+    message = _received(receive)
+    if message is None or message.get("more_body"):
+        try:
+            async with asyncio.timeout(seconds):
+                body = await _receive_all(receive, message)
+        except TimeoutError:
+            raise ProtocolError(f"the body did not end within {seconds:g} seconds", 408) from None
+    else:
+        body = _content(message)
+    if len(body) > MAX_BODY:
+        raise ProtocolError(f"a body may have at most {MAX_BODY} bytes, this one has more", 413)
+    encoding = headers.get(b"content-encoding", b"").strip().lower()
     return body if encoding in (b"", b"identity") else _decompress(body, encoding)
 
 
-async def _receive_all(receive: Receive) -> bytes:
-    message = await receive()
+def _received(receive: Receive) -> Message | None:
+    """A message that has come already: most bodies have, and a timer costs a twentieth of a short request."""
+    receiving = receive().__await__()
+    try:
+        next(receiving)
+    except StopIteration as received:
+        return cast("Message", received.value)
+    receiving.close()
+    return None
+
+
+async def _receive_all(receive: Receive, message: Message | None) -> bytes:
+    message = message or await receive()
+    chunks = [_content(message)]
+    size = len(chunks[0])
+    while message.get("more_body") and size <= MAX_BODY:
+        message = await receive()
+        chunks.append(_content(message))
+        size += len(chunks[-1])
+    return b"".join(chunks)
+
+
+def _content(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
         raise ProtocolError("the client went away")
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body") and len(body) <= MAX_BODY:
-        return body
-    chunks, size = [body], len(body)
-    while message.get("more_body"):
-        if size > MAX_BODY:
-            break
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ProtocolError("the client went away")
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-    if size > MAX_BODY:
-        raise ProtocolError(f"a body may have at most {MAX_BODY} bytes, this one has more", 413)
-    return b"".join(chunks)
+    return cast("bytes", message.get("body", b""))
 
 
 def _decompress(body: bytes, encoding: bytes) -> bytes:

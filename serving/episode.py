@@ -152,6 +152,13 @@ class Stage:
         self.env.close()
 
 
+def frames_per_second(env_id: str) -> int:
+    """Environment steps in a second of real time, as an environment's own metadata say."""
+    stage = Stage(env_id)
+    stage.close()
+    return stage.fps
+
+
 def play(
     policy: OnnxPolicy,
     *,

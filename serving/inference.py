@@ -13,7 +13,7 @@ from serving import protocol
 from serving.body import compress, read_body
 from serving.metrics import Metrics
 from serving.models import RegistryUnavailableError, ServedModel, UnknownModelError
-from serving.protocol import ProtocolError
+from serving.protocol import HEADER_LENGTH, ProtocolError
 from serving.roster import Roster
 from serving.security import send_json
 
@@ -119,14 +119,10 @@ class InferenceAPI:
         started = time.perf_counter_ns()
         body = await read_body(scope, receive, seconds=self._body_seconds)
         served = await self._find(scope)
-        header_length, accept_encoding = None, b""
-        for name, value in scope["headers"]:
-            if name == b"inference-header-content-length":
-                header_length = value.decode("latin-1")
-            elif name == b"accept-encoding":
-                accept_encoding = value
+        given = dict(scope["headers"])
+        header_length = given[HEADER_LENGTH].decode("latin-1") if HEADER_LENGTH in given else None
         number = served.version.number
-        statistics = self._statistics.setdefault(number, _Statistics())
+        statistics = self._statistics.get(number) or self._statistics.setdefault(number, _Statistics())
         try:
             request = protocol.parse_infer(body, header_length, served.policy.metadata.observation_size)
             parsed = time.perf_counter_ns()
@@ -144,14 +140,14 @@ class InferenceAPI:
         statistics.add("compute_input", parsed - started)
         statistics.add("compute_infer", inferred - parsed)
         statistics.add("compute_output", answered - inferred)
-        self._metrics.inference.observe((inferred - parsed) / 1e9)
-        answer, encoding = compress(answer, accept_encoding)
+        self._metrics.requests.inference.observe((inferred - parsed) / 1e9)
+        answer, encoding = compress(answer, given.get(b"accept-encoding", b""))
         headers = [(b"content-length", str(len(answer)).encode())]
         if json_length is None:
             headers.append((b"content-type", b"application/json"))
         else:
             headers.append((b"content-type", b"application/octet-stream"))
-            headers.append((b"inference-header-content-length", str(json_length).encode()))
+            headers.append((HEADER_LENGTH, str(json_length).encode()))
         if encoding:
             headers.append((b"content-encoding", encoding))
         await send({"type": "http.response.start", "status": 200, "headers": headers})

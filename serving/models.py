@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -155,6 +156,7 @@ class RegistrySource:
         registry = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI") or "default"
         self._folder = cache_dir / _short_hash(registry) / name
         self._client: MlflowClient | None = None
+        self._connecting = threading.Lock()
         self._listed = 0.0
 
     def remembered(self) -> Snapshot | None:
@@ -239,15 +241,16 @@ class RegistrySource:
         return kept
 
     def _connect(self) -> "MlflowClient":
-        if self._client is None:
-            import mlflow  # takes seconds: the last good copy is playing by then
+        with self._connecting:  # a poll and a download may come first at once, from two threads
+            if self._client is None:
+                import mlflow  # takes seconds: the last good copy is playing by then
 
-            uri = mlflow.get_registry_uri()
-            if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-                # MLflow would create and migrate the store, in a race with the first training run
-                raise UnknownModelError(f"there is no registry at {uri} yet")
-            self._client = mlflow.MlflowClient()
-        return self._client
+                uri = mlflow.get_registry_uri()
+                if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+                    # MLflow would create and migrate the store, in a race with the first training run
+                    raise UnknownModelError(f"there is no registry at {uri} yet")
+                self._client = mlflow.MlflowClient()
+            return self._client
 
     def _experiment(self, run_id: str | None, last: Snapshot | None, number: str) -> str:
         known = last.versions.get(number) if last else None

@@ -1,18 +1,14 @@
 """Gymnasium's own picture of the show: rendered once a moment, however many watch."""
 
 import asyncio
-import io
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
 from serving.episode import Stage
 from serving.metrics import Metrics
 from serving.policy import OnnxPolicy
+from serving.recording import encode
 from serving.show import Show
 from serving.viewer import ShowOverError, Viewer
 
@@ -84,7 +80,7 @@ class PixelFeed:
         Raises:
             TimeoutError: if nothing is on stage.
         """
-        viewer: Viewer[str] = Viewer()
+        viewer: Viewer[str] = Viewer(spectator=False)
         self._show.join(viewer)
         try:
             async with asyncio.timeout(seconds):
@@ -102,7 +98,7 @@ class PixelFeed:
             self._task.cancel()
 
     async def _render(self) -> None:
-        audience: Viewer[str] = Viewer()
+        audience: Viewer[str] = Viewer(spectator=False)
         self._show.join(audience)
         try:
             while True:
@@ -117,13 +113,6 @@ class PixelFeed:
             return
         finally:
             self._show.leave(audience)
-
-
-def encode(picture: npt.NDArray[np.uint8], kind: str) -> bytes:
-    """A picture `[height, width, 3]` as "JPEG" or "PNG"."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format=kind, quality=75)
-    return buffer.getvalue()
 
 
 def _part(jpeg: bytes) -> bytes:

@@ -18,7 +18,7 @@ MAX_BATCH: Final = 4_096
 ACTION: Final = "action"
 DATATYPES: Final = {OUTPUT: "FP32", ACTION: "INT64"}
 EXTENSIONS: Final = ("binary_tensor_data", "statistics", "model_configuration")
-HEADER_LENGTH: Final = "inference-header-content-length"
+HEADER_LENGTH: Final = b"inference-header-content-length"
 _UNSUPPORTED: Final = ("shared_memory_region", "classification")
 
 
@@ -153,7 +153,7 @@ def _parse_tensor(tensor: Mapping[str, Any], binary: bytes, width: int) -> Float
     datatype, shape, parameters = tensor.get("datatype"), tensor.get("shape"), _parameters(tensor)
     if datatype != "FP32":
         raise ProtocolError(f"'{INPUT}' has datatype FP32, got {_show(datatype)}")
-    if not isinstance(shape, list) or any(type(size) is not int for size in shape):
+    if not isinstance(shape, list) or not set(map(type, shape)) <= {int}:
         raise ProtocolError(f"'{INPUT}' needs a shape [batch, {width}], got {_show(shape)}")
     if len(shape) != 2 or shape[1] != width or shape[0] < 1:
         raise ProtocolError(f"'{INPUT}' must have shape [batch, {width}] with a batch of 1 or more, got {_show(shape)}")
@@ -192,7 +192,7 @@ def _from_json(data: object, shape: list[int]) -> FloatArray:
         flat = [value for row in data for value in row]
     elif len(data) != prod(shape):
         raise ProtocolError(f"shape {shape} takes {prod(shape)} numbers, 'data' has {len(data)}")
-    if not {type(value) for value in flat} <= {float, int}:
+    if not set(map(type, flat)) <= {float, int}:
         wrong = next(value for value in flat if type(value) not in (float, int))
         raise ProtocolError(f"'data' must hold numbers only, got {_show(wrong)}")
     with np.errstate(over="ignore"):

@@ -11,7 +11,7 @@ from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+import orjson
 
 from serving.episode import Stage
 from serving.replay import Replay
@@ -27,8 +27,8 @@ class RecordingError(RuntimeError):
     """A recording cannot be made; the message says what is missing."""
 
 
-def frames(replay: Replay) -> Iterator[npt.NDArray[np.uint8]]:
-    """Gymnasium's pictures `[height, width, 3]` of every moment of a replay: all that was done, done again."""
+def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]]:
+    """Gymnasium's pictures `[height, width, 3]` of every `stride`-th moment: all that was done, done again."""
     changed = {change.step: change.physics for change in replay.changes}
     stage = Stage(replay.env_id, render_mode="rgb_array")
     try:
@@ -39,30 +39,41 @@ def frames(replay: Replay) -> Iterator[npt.NDArray[np.uint8]]:
             if step.index in changed:
                 stage.set_physics(changed[step.index])
             stage.apply(step.action, step.push)
-            yield stage.render()
+            if (step.index + 1) % stride == 0:
+                yield stage.render()
     finally:
         stage.close()
 
 
+def encode(picture: npt.NDArray[np.uint8], kind: str) -> bytes:
+    """A picture `[height, width, 3]` as "JPEG" or "PNG"."""
+    from PIL import Image  # 2 MB that a server without pictures does without
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format=kind, quality=75)
+    return buffer.getvalue()
+
+
 def to_gif(replay: Replay, *, stride: int = 2) -> bytes:
     """An animation of every `stride`-th moment, in real time (GIF counts in hundredths of a second)."""
+    from PIL import Image  # as in `encode`
+
     palette = None
     pictures: list[Image.Image] = []
-    for index, frame in enumerate(frames(replay)):
-        if index % stride:
-            continue
+    for frame in frames(replay, stride=stride):
         picture = Image.fromarray(frame)
         palette = palette or picture.quantize(16)
         pictures.append(picture.quantize(palette=palette, dither=Image.Dither.NONE))
+    duration = 10 * round(100 / replay.fps * stride)
     buffer = io.BytesIO()
     pictures[0].save(
-        buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=20 * stride, loop=0, disposal=1
+        buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0, disposal=1
     )
     return buffer.getvalue()
 
 
 def to_video(replay: Replay, container: str) -> bytes:
-    """A video at 50 frames a second: "mp4" (H.264) or "webm" (VP9).
+    """A video in real time, with every moment: "mp4" (H.264) or "webm" (VP9).
 
     Raises:
         RecordingError: if PyAV, or the codec in it, is not there.
@@ -75,7 +86,7 @@ def to_video(replay: Replay, container: str) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
         try:
-            stream = cast("av.VideoStream", output.add_stream(codec, rate=50, options=options))
+            stream = cast("av.VideoStream", output.add_stream(codec, rate=replay.fps, options=options))
         except (av.FFmpegError, ValueError) as error:
             raise RecordingError(f"this PyAV cannot write {codec}: {error}; take .gif") from error
         stream.pix_fmt = "yuv420p"
@@ -90,6 +101,7 @@ def to_video(replay: Replay, container: str) -> bytes:
 def to_html(replay: Replay) -> bytes:
     """One page with everything in it: it plays from a disk, without a network.
 
+    CartPole is drawn from its states; of other environments the page holds up to 250 of Gymnasium's pictures.
     Its content security policy admits its own script and style, by their hashes, and nothing else.
     """
     script = "\n".join(
@@ -98,10 +110,18 @@ def to_html(replay: Replay) -> bytes:
     style = (THEATRE / "theatre.css").read_text()
     page = (THEATRE / "replay.html").read_text()
     data = replay.to_json().decode().replace("<", "\\u003c")
-    policy = f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'"
+    pictures = orjson.dumps([] if replay.env_id.startswith("CartPole") else _pictures(replay)).decode()
+    policy = f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:"
     title = f"{replay.model} version {replay.version}, seed {replay.seed}: return {replay.episodic_return:g}"
-    values = {"policy": policy, "title": html.escape(title), "style": style, "data": data, "script": script}
+    values = {"policy": policy, "title": html.escape(title), "style": style}
+    values |= {"data": data, "pictures": pictures, "script": script}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], page).encode()
+
+
+def _pictures(replay: Replay, most: int = 250) -> list[str]:
+    stride = -(-len(replay.observations) // most)
+    jpegs = (encode(frame, "JPEG") for frame in frames(replay, stride=stride))
+    return ["data:image/jpeg;base64," + base64.b64encode(jpeg).decode() for jpeg in jpegs]
 
 
 def replay_csp(page: bytes) -> str:

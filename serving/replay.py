@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from serving.episode import Step, play
+from serving.episode import Step, frames_per_second, play
 from serving.physics import CARTPOLE, Change, Physics, Push
 from serving.policy import OnnxPolicy
 
@@ -20,6 +20,8 @@ class Replay:
     model: str
     version: str
     env_id: str
+    fps: int
+    """Steps in a second of real time."""
     action_meanings: tuple[str, ...]
     run_id: str
     seed: int
@@ -40,9 +42,8 @@ class Replay:
 
     def to_json(self) -> bytes:
         """The whole replay, one column a quantity."""
-        columns: dict[str, Any] = {
-            name: getattr(self, name) for name in ("id", "model", "version", "env_id", "action_meanings", "run_id")
-        }
+        own = ("id", "model", "version", "env_id", "fps", "action_meanings", "run_id")
+        columns: dict[str, Any] = {name: getattr(self, name) for name in own}
         columns |= {"seed": self.seed, "physics": asdict(self.physics), "pushes": [asdict(p) for p in self.pushes]}
         columns["changes"] = [change.to_json() for change in self.changes]
         columns |= {
@@ -76,6 +77,7 @@ def record(
         model=model,
         version=version,
         env_id=metadata.env_id,
+        fps=frames_per_second(metadata.env_id),
         action_meanings=metadata.action_meanings,
         run_id=metadata.run_id,
         seed=seed,

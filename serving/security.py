@@ -75,7 +75,7 @@ class Guard:
             await send_json(finish, {"error": "the server failed; its log says why"}, 500)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            self._metrics.count(route, scope["method"], status, time.perf_counter() - started)
+            self._metrics.requests.count(route, scope["method"], status, time.perf_counter() - started)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         host = origin = authorization = b""

@@ -176,7 +176,7 @@ class Show:
             "changes": [Change(step=step, physics=physics).to_json() for step, physics in self._changes.items()],
             "recast": self._recast,
             "pushes": [{"step": step, "force": force} for step, force in self._pushes],
-            "viewers": len(self.viewers),
+            "viewers": sum(viewer.spectator for viewer in self.viewers),
         }
 
     def _tick(self, period: float) -> None:

@@ -11,9 +11,13 @@ class ShowOverError(Exception):
 
 
 class Viewer(Generic[Frame]):
-    """What one viewer has not been sent yet: only ever the newest frame and the newest status."""
+    """What one viewer has not been sent yet: only ever the newest frame and the newest status.
 
-    def __init__(self) -> None:
+    What only looks for others, as the pixel feed does, is no `spectator` and is not counted.
+    """
+
+    def __init__(self, *, spectator: bool = True) -> None:
+        self.spectator = spectator
         self._frame: Frame | None = None
         self._status: str | None = None
         self._over = False

@@ -13,6 +13,9 @@ PROPERTIES = {
     "seed": "7",
     "config_sha256": "0" * 64,
 }
+ACROBOT = PROPERTIES | {"env_id": "Acrobot-v1", "action_meanings": "torque -1,no torque,torque +1"}
+SWINGS = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+"""Torque on Acrobot-v1 in the direction in which its first link turns."""
 BALANCES = (0.05, 0.3, 6.0, 1.2)
 """A linear controller of (x, x_dot, theta, theta_dot) that holds CartPole-v1 for all 500 steps."""
 FALLS = (0.0, 0.0, 1.0, 0.0)
@@ -24,24 +27,28 @@ def linear_model(
     *,
     bias: float = 0.0,
     properties: dict[str, str] = PROPERTIES,
+    actions: int = 2,
     batch: str | int = "batch",
     input_name: str = "observation",
     element: int = TensorProto.FLOAT,
 ) -> bytes:
-    """q = bias -/+ observation @ gains: the second action wins where observation @ gains is positive."""
+    """q = bias -/+ observation @ gains: the second action wins where observation @ gains is positive.
+
+    Of more actions the last one does, and those between get the bias alone.
+    """
     dtype = helper.tensor_dtype_to_np_dtype(element)
-    weight = np.stack([-np.array(gains), np.array(gains)], axis=1).astype(dtype)
+    weight = np.outer(gains, np.linspace(-1, 1, actions)).astype(dtype)
     graph = helper.make_graph(
         [
             helper.make_node("MatMul", [input_name, "W"], ["advantage"]),
             helper.make_node("Add", ["advantage", "b"], ["q_values"]),
         ],
         "linear",
-        [helper.make_tensor_value_info(input_name, element, [batch, 4])],
-        [helper.make_tensor_value_info("q_values", element, [batch, 2])],
+        [helper.make_tensor_value_info(input_name, element, [batch, len(gains)])],
+        [helper.make_tensor_value_info("q_values", element, [batch, actions])],
         [
             onnx.numpy_helper.from_array(weight, "W"),
-            onnx.numpy_helper.from_array(np.full(2, bias, dtype=dtype), "b"),
+            onnx.numpy_helper.from_array(np.full(actions, bias, dtype=dtype), "b"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -6,6 +6,11 @@ export function css(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+// A return: whole where it is whole, else with one decimal.
+export function short(value) {
+  return Number.isInteger(value) ? `${value}` : value.toFixed(1);
+}
+
 // Scales a canvas to its place on the page and the screen's density; returns its context and size in CSS pixels.
 function prepare(canvas) {
   const ratio = window.devicePixelRatio || 1;
@@ -85,7 +90,7 @@ export class Trace {
       context.moveTo(0, Math.round(y(value)) + 0.5);
       context.lineTo(width - margin, Math.round(y(value)) + 0.5);
       context.stroke();
-      context.fillText(value.toFixed(span < 20 ? 1 : 0), width - margin + 6, y(value));
+      context.fillText(value.toFixed(span < 0.5 ? 2 : span < 20 ? 1 : 0), width - margin + 6, y(value));
     }
     context.fillStyle = css("--push");
     this.moments.forEach(({ push }, index) => push && context.fillRect(x(index), 8, 2, height - 16));
@@ -99,23 +104,23 @@ export class Trace {
   }
 }
 
-// One column an episode, the newest at the right.
-export function drawHistory(canvas, returns, slots = 40) {
+// One column an episode, the newest at the right, up from zero or, where returns are negative, down from it.
+export function drawHistory(canvas, returns, ceiling, slots = 40) {
   const { context, width, height } = prepare(canvas);
   const shown = returns.slice(-slots);
-  const top = Math.max(500, ...shown);
+  const [low, high] = [Math.min(0, ...shown), Math.max(0, ceiling, ...shown)];
   const step = width / slots;
+  const y = (value) => 16 + ((height - 17) * (high - value)) / Math.max(high - low, 1e-3);
   context.fillStyle = css("--line");
-  context.fillRect(0, height - 1, width, 1);
+  context.fillRect(0, y(0), width, 1);
   shown.forEach((value, index) => {
-    const tall = Math.max(2, ((height - 16) * value) / top);
-    context.fillStyle = value >= top ? css("--good") : css("--accent");
-    context.fillRect(index * step, height - 1 - tall, Math.max(2, step - 2), tall);
+    context.fillStyle = ceiling && value >= ceiling ? css("--good") : css("--accent");
+    context.fillRect(index * step, Math.min(y(0) - 2, y(value)), Math.max(2, step - 2), Math.max(2, Math.abs(y(0) - y(value))));
   });
   if (shown.length) {
     context.fillStyle = css("--muted");
     context.textBaseline = "top";
     context.textAlign = "left";
-    context.fillText(`${shown.at(-1)}`, Math.min((shown.length - 1) * step, width - 24), 0);
+    context.fillText(short(shown.at(-1)), Math.min((shown.length - 1) * step, width - 40), 0);
   }
 }

@@ -1,12 +1,13 @@
 // One policy on the page: its picture and its instruments.
 
-import { Bars, css, Trace } from "./charts.js";
+import { Bars, css, short, Trace } from "./charts.js";
 import { drawStage } from "./stage.js";
 
 export class Lane {
   constructor(template, description) {
     this.root = template.content.firstElementChild.cloneNode(true);
     this.actions = description.action_meanings;
+    this.cartpole = description.env_id.startsWith("CartPole");
     this.bars = new Bars(this.find(".bars"), this.actions);
     this.trace = new Trace(this.find(".trace"));
     this.over = false;
@@ -42,7 +43,7 @@ export class Lane {
       this.trace.clear();
     }
     this.over = frame.o[index];
-    if (!this.over || frame.k <= frame.r[index]) this.trace.add(frame.q[index], frame.p);
+    if (!this.over || !this.cartpole || frame.k <= frame.r[index]) this.trace.add(frame.q[index], frame.p);
     if (frame.p) this.push = { force: frame.p, left: 12 };
   }
 
@@ -55,17 +56,22 @@ export class Lane {
     const canvas = this.find(".picture");
     const ratio = Math.max(1, (canvas.clientWidth / 600) * (window.devicePixelRatio || 1));
     const push = this.push.left-- > 0 ? this.push.force : 0;
-    if (frame.s[index].length === 4) drawStage(canvas, frame.s[index], { colours, length, push, ratio });
+    if (this.cartpole) drawStage(canvas, frame.s[index], { colours, length, push, ratio });
     this.bars.show(frame.q[index], frame.a[index]);
     this.trace.draw();
     const action = this.actions[frame.a[index]];
     this.find(".action").textContent = action ?? "";
     this.find(".episode").textContent = frame.e;
     this.find(".step").textContent = frame.k;
-    this.find(".return").textContent = frame.r[index];
+    this.find(".return").textContent = short(frame.r[index]);
     this.find(".curtain").hidden = !this.over;
-    this.find(".curtain").textContent = frame.r[index] >= 500 ? "Balanced to the end" : `Fell after ${frame.r[index]} steps`;
+    this.find(".curtain").textContent = this.ending(frame.r[index]);
     canvas.setAttribute("aria-label", `Cart and pole, step ${frame.k}, ${this.over ? "over" : `pushing ${action}`}`);
+  }
+
+  ending(episodicReturn) {
+    if (!this.cartpole) return `Episode over: return ${short(episodicReturn)}`;
+    return episodicReturn >= 500 ? "Balanced to the end" : `Fell after ${episodicReturn} steps`;
   }
 
   showPixels(on) {
@@ -73,6 +79,7 @@ export class Lane {
     if (on === !image.hidden) return;
     image.hidden = !on;
     this.find(".picture").hidden = on;
+    image.alt = `${this.cartpole ? "The same moment" : "This moment"}, rendered by Gymnasium`;
     if (on) image.src = "/api/stage.mjpeg";
     else image.removeAttribute("src");
   }

@@ -1,5 +1,7 @@
 // Physics, line-ups and replays: the panels beneath the stage.
 
+import { short } from "./charts.js";
+
 const $ = (id) => document.getElementById(id);
 const DEFAULTS = { length: 0.5, masspole: 0.1, gravity: 9.8, force_mag: 10 };
 const SLIDERS = [
@@ -58,7 +60,7 @@ export class Panels {
     $("physics-default").disabled = Object.keys(DEFAULTS).every((name) => status.physics[name] === DEFAULTS[name]);
     const first = status.lanes[0]?.aliases[0]; // what plays is the natural first choice
     const sorted = Object.entries(status.aliases).sort(([a], [b]) => (b === first) - (a === first) || (a > b ? 1 : -1));
-    const aliases = sorted.map(([alias, version]) => [alias, `${alias} (version ${version})`]);
+    const aliases = sorted.map(([alias, version]) => [alias, `${alias} (v${version})`]);
     const versions = status.versions.map((version) => [version, `version ${version}`]);
     const options = JSON.stringify([aliases, versions]);
     if (options === this.options) return;
@@ -94,7 +96,7 @@ export class Panels {
       what.className = "what";
       const pushes = replay.pushes ? `, ${replay.pushes} ${replay.pushes === 1 ? "push" : "pushes"}` : "";
       const changes = replay.changes ? ", physics changed" : "";
-      what.textContent = `Version ${replay.version}, seed ${replay.seed}${pushes}${changes}: return ${replay.episodic_return}`;
+      what.textContent = `Version ${replay.version}, seed ${replay.seed}${pushes}${changes}: return ${short(replay.episodic_return)}`;
       const files = document.createElement("span");
       files.className = "files";
       files.append(...["html", "gif", "mp4", "webm", "json"].map((kind) => {

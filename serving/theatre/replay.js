@@ -1,11 +1,12 @@
 // Plays one recorded episode from the page's own data; inlined into the page after stage.js and charts.js.
 
-import { Bars, css, Trace } from "./charts.js";
+import { Bars, css, short, Trace } from "./charts.js";
 import { drawStage } from "./stage.js";
 
 const byId = (id) => document.getElementById(id);
 const replay = JSON.parse(byId("data").textContent);
 const last = replay.actions.length;
+const pictures = JSON.parse(byId("pictures").textContent).map((src) => Object.assign(new Image(), { src }));
 const bars = new Bars(byId("bars"), replay.action_meanings);
 const trace = new Trace(byId("trace"));
 const forces = new Map();
@@ -26,7 +27,9 @@ function showMoment() {
   const ratio = Math.max(1, (canvas.clientWidth / 600) * (window.devicePixelRatio || 1));
   let push = 0;
   for (let step = Math.max(0, whole - 10); step < whole; step++) push = forces.get(step) || push;
-  if (replay.observations[whole].length === 4) {
+  if (pictures.length) {
+    showPicture(canvas, pictures[Math.floor((whole * pictures.length) / (last + 1))]);
+  } else {
     const { physics } = replay.changes.findLast(({ step }) => step <= whole) ?? replay;
     drawStage(canvas, replay.observations[whole], { colours, length: physics.length, push, ratio });
   }
@@ -35,11 +38,20 @@ function showMoment() {
   for (let step = Math.max(0, index - 299); step <= index; step++) trace.add(replay.q_values[step], forces.get(step));
   trace.draw();
   byId("step").textContent = whole;
-  byId("return").textContent = replay.rewards.slice(0, whole).reduce((sum, reward) => sum + reward, 0);
+  byId("return").textContent = short(replay.rewards.slice(0, whole).reduce((sum, reward) => sum + reward, 0));
   byId("push").textContent = push ? `${push} N` : "–";
   byId("action").textContent = replay.action_meanings[replay.actions[index]];
   byId("scrub").value = whole;
   byId("play").textContent = playing ? "Pause" : whole === last ? "Again" : "Play";
+}
+
+function showPicture(canvas, picture) {
+  if (!picture.complete) {
+    picture.onload = showMoment;
+    return;
+  }
+  [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];
+  canvas.getContext("2d").drawImage(picture, 0, 0);
 }
 
 function toggle() {
@@ -50,7 +62,7 @@ function toggle() {
 
 function tick(now) {
   if (playing && before !== null) {
-    credit = Math.min((now - before) / 20, 12) * Number(byId("speed").value);
+    credit = Math.min(now - before, 240) * (replay.fps / 1000) * Number(byId("speed").value);
     moment = Math.min(moment + credit, last);
     if (moment >= last) playing = false;
     showMoment();

@@ -80,6 +80,7 @@ function showStatus(status) {
   document.title = $("title").textContent = status.model;
   $("notice").textContent = status.notice;
   $("notice").hidden = !status.notice;
+  document.body.classList.toggle("empty", !status.ready && !status.lanes.length);
   if (!status.ready) linkState("waiting", "waiting for a champion");
   else if (page.socket.readyState === WebSocket.OPEN) linkState("live", status.paused ? "paused" : "live");
   const key = (s) => s?.lanes.map((lane) => `${lane.reference}|${lane.env_id}`).join();
@@ -87,7 +88,7 @@ function showStatus(status) {
     page.lanes = status.lanes.map((lane) => new Lane($("lane"), lane));
     $("lanes").replaceChildren(...page.lanes.map((lane) => lane.root));
     $("lanes").dataset.count = Math.max(1, page.lanes.length);
-    showPixels(page.pixels || status.lanes.some((lane) => !lane.env_id.startsWith("CartPole")));
+    showStage(status.lanes);
   }
   page.lanes.forEach((lane, index) => lane.describe(status, status.lanes[index], page.mlflow));
   $("pause").firstElementChild.textContent = status.paused ? "Play" : "Pause";
@@ -98,6 +99,18 @@ function showStatus(status) {
   $("viewers").textContent = `${status.viewers} ${status.viewers === 1 ? "viewer" : "viewers"}`;
   panels.show(status);
   page.dirty = true;
+}
+
+// Only CartPole can be drawn here, pushed and changed; of other environments there are Gymnasium's pictures.
+function showStage(lanes) {
+  const other = lanes.find((lane) => !lane.env_id.startsWith("CartPole"))?.env_id;
+  document.body.classList.toggle("watch-only", Boolean(other));
+  $("watch-only").hidden = !other;
+  $("watch-only").textContent = `${other} is shown as Gymnasium renders it. Pushes, physics and comparing are for CartPole.`;
+  $("pixels").disabled = Boolean(other) || page.lineup !== "";
+  const actions = lanes[0]?.action_meanings ?? ["left", "right"];
+  $("subtitle").textContent = `A Q-network chooses ${actions.slice(0, -1).join(", ")} or ${actions.at(-1)} at every step.`;
+  showPixels(page.pixels || Boolean(other));
 }
 
 function showFrame(frame) {
@@ -112,13 +125,14 @@ function paint() {
     page.dirty = false;
     page.lanes.forEach((lane, index) => {
       lane.paint(page.frame, index, page.status.physics.length);
-      drawHistory(lane.find(".history"), page.status.lanes[index]?.history ?? []);
+      drawHistory(lane.find(".history"), page.status.lanes[index]?.history ?? [], lane.cartpole ? 500 : 0);
     });
   }
   requestAnimationFrame(paint);
 }
 
 function push(direction) {
+  if (document.body.matches(".watch-only")) return;
   send({ do: "push", force: direction * Number($("strength").value) });
 }
 
@@ -135,7 +149,6 @@ function showPixels(on) {
 
 function compare(lineup) {
   page.lineup = lineup;
-  $("pixels").disabled = lineup !== "";
   $("alone").hidden = lineup === "";
   const old = page.socket;
   page.socket = null;
@@ -177,7 +190,7 @@ const keys = {
   " ": togglePause,
   ".": () => send({ do: "step" }),
   r: () => send({ do: "reset", seed: null }),
-  g: () => !page.lineup && showPixels(!page.pixels),
+  g: () => $("pixels").click(),
 };
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;

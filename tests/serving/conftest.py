@@ -26,10 +26,10 @@ class RunningServer:
     log: Path
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30, **options)
+        return httpx.get(self.url + path, timeout=60, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=30, **options)
+        return httpx.post(self.url + path, timeout=60, **options)
 
 
 @contextmanager
@@ -54,12 +54,12 @@ def running_server(folder: Path, *arguments: str, ready: bool = True, **environm
             yield running
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(30)
             process.stdout.close()
 
 
 def until_ready(server: RunningServer) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while server.get("/v2/health/ready").status_code != 200:
         assert time.monotonic() < deadline, server.log.read_text()
         time.sleep(0.05)

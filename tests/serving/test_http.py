@@ -30,6 +30,8 @@ from tests.policies import BALANCES, linear_model
 from tests.serving.conftest import MODEL, RunningServer, running_server
 
 pytestmark = pytest.mark.e2e
+_MESSAGES = 1_000
+"""In how many messages, of which there are 50 a second, an answer must have come: a busy machine lets many pile up."""
 INFER = {"inputs": [{"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0.1, 0]}]}
 
 
@@ -132,7 +134,7 @@ def test_schemathesis_finds_no_server_error(server: RunningServer, mode: schemat
     ],
 )
 def test_every_refusal_is_json(server: RunningServer, method: str, path: str, status: int) -> None:
-    response = httpx.request(method, server.url + path)
+    response = httpx.request(method, server.url + path, timeout=60)
     assert response.status_code == status
     assert set(response.json()) == {"error"}
 
@@ -182,9 +184,8 @@ def test_the_same_episode_is_the_same_replay(server: RunningServer) -> None:
 def test_the_show_streams_states_and_takes_commands(server: RunningServer) -> None:
     with connect(server.url.replace("http", "ws") + "/api/show") as viewer:
         viewer.send(orjson.dumps({"do": "reset", "seed": 11}).decode())
-        messages = [orjson.loads(viewer.recv(5)) for _ in range(30)]
-        assert any(message.get("seed") == 11 for message in messages)
-        frame = next(message for message in reversed(messages) if "k" in message)
+        assert any(orjson.loads(viewer.recv(30)).get("seed") == 11 for _ in range(_MESSAGES))
+        frame = next(message for _ in range(_MESSAGES) if "k" in (message := orjson.loads(viewer.recv(30))))
         assert len(frame["s"][0]) == 4
         for wrong in (
             "nonsense",
@@ -194,10 +195,9 @@ def test_the_show_streams_states_and_takes_commands(server: RunningServer) -> No
             "7",
         ):
             viewer.send(wrong)
-            answers = [orjson.loads(viewer.recv(5)) for _ in range(20)]
-            assert any(answer.get("type") == "error" for answer in answers), wrong
+            assert any(orjson.loads(viewer.recv(30)).get("type") == "error" for _ in range(_MESSAGES)), wrong
     with connect(server.url.replace("http", "ws") + "/api/show?lineup=1,nine") as viewer:
-        assert "no version or alias 'nine'" in orjson.loads(viewer.recv(5))["error"]
+        assert "no version or alias 'nine'" in orjson.loads(viewer.recv(30))["error"]
 
 
 def test_an_episode_is_kept_as_it_was_seen(server: RunningServer) -> None:
@@ -205,8 +205,8 @@ def test_an_episode_is_kept_as_it_was_seen(server: RunningServer) -> None:
     with connect(server.url.replace("http", "ws") + "/api/show") as viewer:
 
         def until(wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-            for _ in range(300):
-                message: dict[str, Any] = orjson.loads(viewer.recv(5))
+            for _ in range(_MESSAGES):
+                message: dict[str, Any] = orjson.loads(viewer.recv(30))
                 if wanted(message):
                     return message
             raise AssertionError("it did not come")
@@ -235,7 +235,7 @@ def test_an_episode_is_kept_as_it_was_seen(server: RunningServer) -> None:
 def test_pixels_come_as_a_picture_and_as_a_stream(server: RunningServer) -> None:
     assert server.get("/api/frame.png").content[:8] == b"\x89PNG\r\n\x1a\n"
     for path in ("/api/stage.mjpeg", "/api/stage.mjpeg?seed=3"):
-        with httpx.stream("GET", server.url + path) as stream:
+        with httpx.stream("GET", server.url + path, timeout=60) as stream:
             received = b""
             for chunk in stream.iter_raw():
                 received += chunk
@@ -254,10 +254,10 @@ def test_a_token_guards_what_changes_things_and_a_secret_the_webhook(tmp_path: P
         assert server.post("/v2/models/p/infer", json=INFER).status_code == 200
         with connect(server.url.replace("http", "ws") + "/api/show") as viewer:
             viewer.send('{"do": "pause"}')
-            assert any("token" in orjson.loads(viewer.recv(5)).get("error", "") for _ in range(20))
+            assert any("token" in orjson.loads(viewer.recv(30)).get("error", "") for _ in range(_MESSAGES))
             viewer.send('{"do": "authorize", "token": "s3cret"}')
             viewer.send('{"do": "pause"}')
-            assert any(orjson.loads(viewer.recv(5)).get("paused") for _ in range(100))
+            assert any(orjson.loads(viewer.recv(30)).get("paused") for _ in range(_MESSAGES))
 
         delivery, stamp, payload = str(uuid.uuid4()), str(int(time.time())), b'{"entity": "model_version_alias"}'
         digest = hmac.new(b"hush", f"{delivery}.{stamp}.".encode() + payload, hashlib.sha256).digest()
@@ -282,9 +282,9 @@ def test_sigterm_drains_with_streams_open(tmp_path: Path) -> None:
             stream.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert stream.recv(64).startswith(b"HTTP/1.1 200")
         with connect(server.url.replace("http", "ws") + "/api/show") as viewer:
-            viewer.recv(5)
+            viewer.recv(30)
             os.kill(server.process.pid, signal.SIGTERM)
-            server.process.wait(6)  # drained in less than three seconds; a busy machine may take longer
+            server.process.wait(30)  # how long it takes is measured in benchmarks/serving.py
         for stream in streams:
             stream.close()
     log = server.log.read_text()

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import orjson
 import pytest
-import uvicorn
 
-from serving.__main__ import Server
 from serving.app import App
 from serving.models import FileSource
 from serving.roster import Roster
+from serving.server import Server
 from tests.policies import BALANCES, linear_model
 from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server, until_ready
 
@@ -30,21 +29,20 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, i
     path = tmp_path_factory.mktemp("impatient") / "p.onnx"
     path.write_bytes(linear_model(BALANCES))
     app = App(Roster(FileSource(path), alias=None, version="1"), body_seconds=0.3)
-    config = uvicorn.Config(app.asgi, loop="uvloop", http="httptools", log_config=None)
-    server = Server(config, app, "impatient")
+    server = Server(app, "impatient")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield listener.getsockname()
         server.should_exit = True
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("path", ["/v2/models/p/infer", "/v2/models/p/versions/1/infer", "/api/episodes"])
 @pytest.mark.parametrize("framing", ["Content-Length: 999", "Transfer-Encoding: chunked"])
 def test_a_body_that_never_ends_is_a_timeout(impatient: tuple[str, int], path: str, framing: str) -> None:
-    with socket.create_connection(impatient, timeout=10) as client:
+    with socket.create_connection(impatient, timeout=60) as client:
         client.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n".encode())
         answer = b""
         while received := client.recv(4096):  # until the server closes: the rest must not be taken for a request
@@ -70,12 +68,12 @@ def mlflow_server(store: str, port: int) -> Iterator[None]:
         yield
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(30)
 
 
 def until(server: RunningServer, *, reachable: bool, notice: str) -> None:
     """Wait for the registry to be found there or not, and for what the page says about it."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         status = server.get("/api/status").json()
         if status["registry_reachable"] is reachable and notice in status["notice"]:

@@ -10,7 +10,7 @@ from serving.physics import Physics, Push
 from serving.policy import OnnxPolicy
 from serving.recording import frames, replay_csp, to_gif, to_html, to_video
 from serving.replay import Replay, record
-from tests.policies import FALLS, linear_model
+from tests.policies import ACROBOT, FALLS, SWINGS, linear_model
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +49,16 @@ def test_the_page_contains_all_it_needs(replay: Replay) -> None:
     assert "{{" not in text
     assert not re.search(r"^(import|export) ", text, re.MULTILINE)
     assert not re.search(r"""(src|href)=["']""", text)
+
+
+def test_another_environment_is_recorded_at_its_own_pace() -> None:
+    """Acrobot-v1 has 15 steps a second, and the page holds pictures of what it cannot draw."""
+    policy = OnnxPolicy.load(linear_model(SWINGS, properties=ACROBOT, actions=3))
+    replay = record(policy, model="m", version="1", seed=0)
+    assert len(replay.steps) > 50
+    with Image.open(io.BytesIO(to_gif(replay))) as picture:
+        assert picture.info["duration"] == 130
+    with av.open(io.BytesIO(to_video(replay, "mp4")), "r") as video:
+        assert video.streams.video[0].average_rate == 15
+    pictures = to_html(replay).count(b"data:image/jpeg;base64,")
+    assert 50 < pictures <= 250

@@ -1,0 +1,31 @@
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.metrics import Requests
+
+
+def samples(registry: CollectorRegistry, name: str) -> dict[tuple[Any, ...], float]:
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name.startswith(name) and not sample.name.endswith("_created")
+    }
+
+
+def test_requests_are_counted_as_prometheus_client_would() -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    requests = Requests()
+    ours.register(requests)
+    counter = Counter("serving_requests", "-", ["route", "method", "status"], registry=theirs)
+    bounds = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
+    latency = Histogram("serving_request_seconds", "-", ["route"], buckets=bounds, registry=theirs)
+    for route, status, seconds in [("/a", 200, 0.0001), ("/a", 200, 0.0005), ("/a", 404, 0.3), ("/b", 200, 7.0)]:
+        requests.count(route, "GET", status, seconds)
+        counter.labels(route, "GET", str(status)).inc()
+        latency.labels(route).observe(seconds)
+    assert len(samples(ours, "serving_request")) == 3 + 2 * 15
+    assert samples(ours, "serving_request") == samples(theirs, "serving_request")
