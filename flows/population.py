@@ -127,7 +127,6 @@ def train_population(
             error.add_note(str(second))
         raise
     writer.close(patience=_PATIENCE)
-    logger.info("logging metrics took %.1f s beside the training", writer.seconds)
     return result
 
 
@@ -165,7 +164,7 @@ def _start(config: DQNConfig, checkpoint: Path) -> TrainingState:
     if not checkpoint.exists():
         return TrainingState(config)
     state, continues = load_checkpoint(checkpoint, config)
-    logger.info("going on from %s, update %d", checkpoint, state.learner.updates)
+    print(f"going on from update {state.learner.updates:,} of {config.max_updates:,}: {checkpoint}")
     if not continues:
         logger.warning("the state of %s cannot be captured: its episodes start afresh", config.env_id)
     return state
