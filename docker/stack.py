@@ -65,6 +65,7 @@ class Stack:
         """
         self.check_secrets()
         self.check_ports()
+        print("building the images: minutes the first time", flush=True)
         self.compose("build", "--quiet")
         self.compose("up", "--detach", *arguments)
         self.wait()
