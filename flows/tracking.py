@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import mlflow
+import prefect.runtime
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -179,9 +180,16 @@ def ending(client: MlflowClient, runs: PopulationRuns, checkpoint: Path) -> Iter
         except Exception as second:  # the first error is the one to report
             error.add_note(f"the run could not be marked {status}: {one_line(second)}")
         if resumable:
-            error.add_note(f'resume with: make train ARGS="--resume {runs.parent}"')
+            error.add_note(f"resume with: {_resuming(runs)}")
         raise
     end_runs(client, (runs.parent,), "FINISHED")
+
+
+def _resuming(runs: PopulationRuns) -> str:
+    """The command that goes on with runs; only the worker has the checkpoint of a deployment's."""
+    if prefect.runtime.deployment.id:
+        return f"prefect flow-run retry {prefect.runtime.flow_run.id}"
+    return f'make train ARGS="--resume {runs.parent}"'
 
 
 def end_runs(client: MlflowClient, run_ids: tuple[str, ...], status: str) -> None:
