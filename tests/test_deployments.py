@@ -1,13 +1,18 @@
 """prefect.yaml, and the scripts beside the containers that need no engine."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import prefect
 import pytest
 import yaml
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
@@ -41,15 +46,27 @@ def test_a_deployment_copies_no_hyper_parameter() -> None:
         assert set(deployment.get("parameters", {})) <= {"preset"}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("package", "pool"), [("prefect-docker", "docker"), ("prefect-kubernetes", "kubernetes")])
-def test_a_container_pool_needs_one_override(package: str, pool: str) -> None:
+def test_a_container_pool_needs_one_override(package: str, pool: str, prefect_api: str) -> None:
     metadata = Path(prefect.__file__).parent / "server/api/collections_data/views/aggregate-worker-metadata.json"
     template = json.loads(metadata.read_text())[package][pool]["default_base_job_configuration"]
+    options = ("--name", "train-dqn/cartpole", "--pool", pool, "--job-variable", f"image={IMAGE}")
+    with SyncPrefectClient(prefect_api) as client:
+        client.create_work_pool(WorkPoolCreate(name=pool, type=pool, base_job_template=template))
+        subprocess.run(
+            (sys.executable, "-m", "prefect", "--no-prompt", "deploy", *options),
+            cwd=ROOT,
+            env={**os.environ, "PREFECT_API_URL": prefect_api},
+            check=True,
+            timeout=120,
+        )
+        deployment = client.read_deployment_by_name("train-dqn/cartpole")
+    assert deployment.work_pool_name == pool
     known = template["variables"]["properties"]
-    values = {name: variable["default"] for name, variable in known.items() if "default" in variable}
-    override = {"image": IMAGE}
-    assert set(override) <= set(known)
-    job = apply_values(template["job_configuration"], {**values, **override})
+    defaults = {name: variable["default"] for name, variable in known.items() if "default" in variable}
+    assert set(deployment.job_variables) <= set(known)
+    job = apply_values(template["job_configuration"], {**defaults, **deployment.job_variables})
     if pool == "kubernetes":
         (container,) = job["job_manifest"]["spec"]["template"]["spec"]["containers"]
         assert container["image"] == IMAGE
@@ -58,6 +75,7 @@ def test_a_container_pool_needs_one_override(package: str, pool: str) -> None:
     assert not find_placeholders(job)
     # The worker fills in the command, `prefect flow-run execute`; the code is where the image has it.
     assert job.get("command") is None
+    assert deployment.pull_steps == SPECIFICATION["pull"]
     (step,) = SPECIFICATION["pull"]
     directory = step["prefect.deployments.steps.set_working_directory"]["directory"]
     assert f"WORKDIR {directory}" in (ROOT / "docker/pipeline.Dockerfile").read_text()
