@@ -17,7 +17,8 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.templating import apply_values, find_placeholders
-from stack import PORTS, StackError, compose_command, has_failed, is_ready, main, read_env, write_env
+from processes import free_ports
+from stack import PORTS, StackError, compose_command, has_failed, is_ready, main, parse_port, read_env, write_env
 
 ROOT = Path(__file__).parent.parent
 SPECIFICATION: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -117,14 +118,18 @@ def test_destroying_asks_a_person(
 
 
 def test_a_taken_port_is_named_with_the_variable_that_moves_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import processes
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(processes, "MLFLOW_PORT", taken.getsockname()[1])
-        with pytest.raises(processes.StackError, match=r"set MLFLOW_PORT to a free one"):
-            processes.check_ports()
+        monkeypatch.setenv("MLFLOW_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(StackError, match=r"port \d+ for mlflow is taken .*: set MLFLOW_PORT to a free one"):
+            free_ports()
+
+
+@pytest.mark.parametrize("port", ["", "abc", "0", "65536", "-1", "80.5"])
+def test_what_is_no_port_is_named(port: str) -> None:
+    with pytest.raises(StackError, match=f"MLFLOW_PORT is '{port}': set it to a port from 1 to 65535"):
+        parse_port("MLFLOW_PORT", port)
 
 
 @pytest.mark.parametrize(

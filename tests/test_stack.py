@@ -29,7 +29,7 @@ LONG: dict[str, Any] = {
     "seed": 11,
     "num_agents": 2,
     "acceptance_return": None,  # nobody stops early
-    "max_updates": 16_000,
+    "max_updates": 12_000,
     "log_interval": 50,
     "eval_interval": 1_000,
     "checkpoint_interval": 5.0,
