@@ -4,6 +4,7 @@ Prefect and MLflow servers, a worker and serving, on ports that leave those of `
 lies in .stack/. Ctrl-C stops all of it.
 """
 
+import base64
 import os
 import secrets
 import signal
@@ -69,6 +70,7 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": kept_key(STATE / "webhook.key"),
     }
 
     def start(name: str, *arguments: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -143,6 +145,14 @@ def stop(running: subprocess.Popen[bytes]) -> None:
             running.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             continue
+
+
+def kept_key(path: Path) -> str:
+    """A Fernet key that outlives a restart: without it MLflow cannot read the webhooks in its database."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+    return path.read_text()
 
 
 def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
