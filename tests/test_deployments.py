@@ -1,5 +1,6 @@
 """prefect.yaml, and the scripts beside the containers that need no engine."""
 
+import base64
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.templating import apply_values, find_placeholders
-from processes import free_ports
+from processes import free_ports, kept_key
 from stack import PORTS, StackError, compose_command, has_failed, is_ready, main, parse_port, read_env, write_env
 
 ROOT = Path(__file__).parent.parent
@@ -130,6 +131,14 @@ def test_a_taken_port_is_named_with_the_variable_that_moves_it(monkeypatch: pyte
 def test_what_is_no_port_is_named(port: str) -> None:
     with pytest.raises(StackError, match=f"MLFLOW_PORT is '{port}': set it to a port from 1 to 65535"):
         parse_port("MLFLOW_PORT", port)
+
+
+def test_the_webhook_key_outlives_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "webhook.key"
+    key = kept_key(path)
+    assert len(base64.urlsafe_b64decode(key)) == 32
+    assert kept_key(path) == key
+    assert path.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(
