@@ -16,7 +16,7 @@ RUN mkdir dqn flows serving \
 
 FROM ${BASE}
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin app \
-    && install -d -o app -g app /app /app/checkpoints /app/results /artifacts
+    && install -d -o app -g app /app /app/checkpoints /app/results /artifacts /prefect
 COPY --from=build /opt/venv /opt/venv
 # Heartbeats come as often as the automations of docker/deploy.py expect them. Where a Docker or Kubernetes pool runs
 # `prefect flow-run execute`, a container that is stopped hands its run back at once.
@@ -27,6 +27,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PREFECT_SERVER_UI_STATIC_DIRECTORY=/tmp/prefect-ui \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_LOGGING_EXTRA_LOGGERS=flows \
+    PREFECT_LOGGING_LOG_PRINTS=true \
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30 \
     PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR=reschedule \
     MLFLOW_DISABLE_TELEMETRY=true \

@@ -4,10 +4,10 @@ Prefect and MLflow servers, a worker and serving, on ports that leave those of `
 lies in .stack/. Ctrl-C stops all of it.
 """
 
+import base64
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,39 +18,23 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from stack import StackError, check_free, parse_port
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 STATE: Final = ROOT / ".stack"
-PREFECT_PORT: Final = int(os.environ.get("PREFECT_PORT", "4201"))
-MLFLOW_PORT: Final = int(os.environ.get("MLFLOW_PORT", "5001"))
-SERVING_PORT: Final = int(os.environ.get("SERVING_PORT", "8001"))
-PREFECT: Final = f"http://127.0.0.1:{PREFECT_PORT}"
-MLFLOW: Final = f"http://127.0.0.1:{MLFLOW_PORT}"
-SERVING: Final = f"http://127.0.0.1:{SERVING_PORT}"
+DEFAULT_PORTS: Final = {"PREFECT_PORT": "4201", "MLFLOW_PORT": "5001", "SERVING_PORT": "8001"}
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 15
-
-CLIENTS: Final = {
-    "PREFECT_API_URL": f"{PREFECT}/api",
-    "PREFECT_LOCAL_STORAGE_PATH": str(STATE / "results"),
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    "PREFECT_WORKER_QUERY_SECONDS": "5",
-    "MLFLOW_TRACKING_URI": MLFLOW,
-}
-
-
-class StackError(RuntimeError):
-    """What keeps a process from starting, as one sentence for the person at the keyboard."""
 
 
 def main() -> int:
     """Start everything, wait for Ctrl-C or for a process to end, stop everything."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops everything too
     try:
-        check_ports()
+        ports = free_ports()
         STATE.mkdir(exist_ok=True)
         with ExitStack() as stack:
-            run(stack)
+            run(stack, *ports)
     except StackError as error:
         print(error, file=sys.stderr)
         return 1
@@ -59,8 +43,9 @@ def main() -> int:
     return 0
 
 
-def run(stack: ExitStack) -> None:
+def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int) -> None:
     """Start the processes one after another, as they need each other, and watch over them."""
+    prefect, mlflow, serving = (f"http://127.0.0.1:{port}" for port in (prefect_port, mlflow_port, serving_port))
     secret = secrets.token_hex(24)
     common = {
         **os.environ,
@@ -69,40 +54,50 @@ def run(stack: ExitStack) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
     }
-    clients = {**common, **CLIENTS}
-    webhook = {"SERVING_WEBHOOK_URL": f"{SERVING}/api/webhooks/registry", "SERVING_WEBHOOK_SECRET": secret}
+    clients = {
+        **common,
+        "PREFECT_API_URL": f"{prefect}/api",
+        "PREFECT_LOCAL_STORAGE_PATH": str(STATE / "results"),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",
+        "PREFECT_LOGGING_LOG_PRINTS": "true",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
+        "MLFLOW_TRACKING_URI": mlflow,
+    }
+    webhook = {"SERVING_WEBHOOK_URL": f"{serving}/api/webhooks/registry", "SERVING_WEBHOOK_SECRET": secret}
     store = f"sqlite:///{STATE / 'mlflow.db'}"
     mlflow_server = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": kept_key(STATE / "webhook.key"),
     }
 
     def start(name: str, *arguments: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         return stack.enter_context(process(name, arguments, env))
 
     processes = [
-        start("prefect-server", "prefect", "server", "start", "--port", str(PREFECT_PORT), env=common),
+        start("prefect-server", "prefect", "server", "start", "--port", str(prefect_port), env=common),
         start(
             "mlflow",
-            *("mlflow", "server", "--port", str(MLFLOW_PORT), "--workers", "1", "--backend-store-uri", store),
+            *("mlflow", "server", "--port", str(mlflow_port), "--workers", "1", "--backend-store-uri", store),
             *("--artifacts-destination", str(STATE / "artifacts")),
             env={**common, **mlflow_server},
         ),
     ]
-    wait_for(f"{PREFECT}/api/ready", processes[0])
-    wait_for(f"{MLFLOW}/api/2.0/mlflow/registered-models/search", processes[1])
+    wait_for(f"{prefect}/api/ready", processes[0])
+    wait_for(f"{mlflow}/api/2.0/mlflow/registered-models/search", processes[1])
     processes += [
         start(
             "worker", "prefect", "worker", "start", "--pool", "dqn", "--type", "process", "--limit", "2", env=clients
         ),
         start(
             "serving",
-            *("serving", "--port", str(SERVING_PORT), "--cache-dir", str(STATE / "models"), "--mlflow-url", MLFLOW),
+            *("serving", "--port", str(serving_port), "--cache-dir", str(STATE / "models"), "--mlflow-url", mlflow),
             env={**clients, **webhook},
         ),
     ]
-    wait_for(f"{SERVING}/v2", processes[-1])
+    wait_for(f"{serving}/v2", processes[-1])
     with (STATE / "deploy.log").open("wb") as log:
         deployed = subprocess.run(
             (sys.executable, "docker/deploy.py"), cwd=ROOT, env={**clients, **webhook}, stdout=log, stderr=log
@@ -111,11 +106,11 @@ def run(stack: ExitStack) -> None:
         raise StackError(f"deploying failed: {STATE / 'deploy.log'} says why")
     print(
         f"""
-Prefect  {PREFECT}
-MLflow   {MLFLOW}
-Theatre  {SERVING}
+Prefect  {prefect}
+MLflow   {mlflow}
+Theatre  {serving}
 
-PREFECT_API_URL={PREFECT}/api .venv/bin/prefect deployment run train-dqn/cartpole --watch
+PREFECT_API_URL={prefect}/api .venv/bin/prefect deployment run train-dqn/cartpole --watch
 
 Logs and data are in {STATE.relative_to(ROOT)}/. Ctrl-C stops everything.""",
         flush=True,
@@ -152,6 +147,14 @@ def stop(running: subprocess.Popen[bytes]) -> None:
             continue
 
 
+def kept_key(path: Path) -> str:
+    """A Fernet key that outlives a restart: without it MLflow cannot read the webhooks in its database."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+    return path.read_text()
+
+
 def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
     """Until a server answers a real call.
 
@@ -170,19 +173,16 @@ def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
     raise StackError(f"{url} does not answer: the logs in {STATE.relative_to(ROOT)}/ say why")
 
 
-def check_ports() -> None:
-    """Refuse ports that another program has.
+def free_ports() -> tuple[int, int, int]:
+    """Ports of Prefect, MLflow and serving, as the environment has them or by default.
 
     Raises:
-        StackError: naming the variable that chooses another.
+        StackError: if one is no port, or another program has it.
     """
-    for name, port in (("PREFECT_PORT", PREFECT_PORT), ("MLFLOW_PORT", MLFLOW_PORT), ("SERVING_PORT", SERVING_PORT)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                raise StackError(f"port {port} is taken ({error.strerror}): set {name} to a free one") from error
+    prefect, mlflow, serving = (parse_port(name, os.environ.get(name, port)) for name, port in DEFAULT_PORTS.items())
+    for name, port in zip(DEFAULT_PORTS, (prefect, mlflow, serving), strict=True):
+        check_free(port, name.removesuffix("_PORT").lower(), name)
+    return prefect, mlflow, serving
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ class Stack:
         """
         self.check_secrets()
         self.check_ports()
+        print("building the images: minutes the first time", flush=True)
         self.compose("build", "--quiet")
         self.compose("up", "--detach", *arguments)
         self.wait()
@@ -82,20 +83,16 @@ class Stack:
         for service, port in self.ports().items():
             if service in running:
                 continue
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError as error:
-                    raise StackError(
-                        f"port {port} for {service} is taken ({error.strerror}): "
-                        f"set {PORTS[service]} in docker/.env to a free one"
-                    ) from error
+            check_free(port, service, f"{PORTS[service]} in docker/.env")
 
     def ports(self) -> dict[str, int]:
-        """Published ports by service, as Compose resolves them."""
+        """Published ports by service, as Compose resolves them.
+
+        Raises:
+            StackError: if one is no port.
+        """
         environment = {**read_env(ENV_FILE.with_name(".env.example")), **read_env(self.env_file), **os.environ}
-        return {service: int(environment[variable]) for service, variable in PORTS.items()}
+        return {service: parse_port(variable, environment[variable]) for service, variable in PORTS.items()}
 
     def wait(self, patience: float = PATIENCE) -> None:
         """Until every container is healthy and the one-shot has succeeded."""
@@ -116,6 +113,33 @@ class Stack:
                 late = ", ".join(sorted(containers.keys() - ready))
                 raise StackError(f"{late} not healthy after {patience:.0f} s: look at `docker logs`")
             time.sleep(0.5)
+
+
+def parse_port(name: str, value: str) -> int:
+    """The port that a variable names.
+
+    Raises:
+        StackError: if it is none.
+    """
+    if not (value.isdecimal() and 0 < int(value) < 2**16):
+        raise StackError(f"{name} is {value!r}: set it to a port from 1 to 65535")
+    return int(value)
+
+
+def check_free(port: int, service: str, variable: str) -> None:
+    """Refuse a port that another program has.
+
+    Raises:
+        StackError: naming the variable that chooses another.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StackError(
+                f"port {port} for {service} is taken ({error.strerror}): set {variable} to a free one"
+            ) from error
 
 
 def service_of(container: dict[str, Any]) -> str:

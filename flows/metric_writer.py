@@ -93,7 +93,6 @@ class MetricWriter:
         self._buffers: dict[str, list[Metric]] = defaultdict(list)
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._failure: Exception | None = None
-        self.seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="metric-writer", daemon=True)
         self._thread.start()
 
@@ -151,7 +150,6 @@ class MetricWriter:
                 self._buffers[run_id].append(Metric(item.name, value, item.timestamp, step))
 
     def _flush(self) -> None:
-        started = time.monotonic()
         try:
             for run_id, buffer in self._buffers.items():
                 while buffer:
@@ -161,7 +159,6 @@ class MetricWriter:
             self._failure = None
         except Exception as error:  # kept and raised by close, unless a later flush sends what this one could not
             self._failure = error
-        self.seconds += time.monotonic() - started
 
 
 def _now() -> int:

@@ -51,9 +51,13 @@ def _derive_overrides() -> type[_Overrides]:
         field.name: (
             types[field.name],
             # A factory, unlike a default, stays out of the schema: the form starts empty and sends what was filled in.
-            Field(default_factory=lambda: None, description=sentences[field.name]["description"]),
+            Field(
+                default_factory=lambda: None,
+                description=sentences[field.name]["description"],
+                json_schema_extra={"position": position},  # the form's order; the database keeps none
+            ),
         )
-        for field in dataclasses.fields(DQNConfig)
+        for position, field in enumerate(dataclasses.fields(DQNConfig))
     }
     return create_model("ConfigOverrides", __base__=_Overrides, __doc__=_Overrides.__doc__, **fields)
 

@@ -129,7 +129,6 @@ def train_population(
             error.add_note(str(second))
         raise
     writer.close(patience=_PATIENCE)
-    logger.info("logging metrics took %.1f s beside the training", writer.seconds)
     return result
 
 
@@ -167,7 +166,7 @@ def _start(config: DQNConfig, checkpoint: Path, start: QNetworks | None) -> Trai
     if not checkpoint.exists():
         return TrainingState(config, start=start)
     state, continues = load_checkpoint(checkpoint, config)
-    logger.info("going on from %s, update %d", checkpoint, state.learner.updates)
+    print(f"going on from update {state.learner.updates:,} of {config.max_updates:,}: {checkpoint}")
     if not continues:
         logger.warning("the state of %s cannot be captured: its episodes start afresh", config.env_id)
     return state

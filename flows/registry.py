@@ -145,10 +145,16 @@ def set_tags(client: MlflowClient, name: str, version: int, tags: Mapping[str, s
 
 
 def download_policy(name: str, version: int) -> OnnxPolicy:
-    """A version's policy, fetched from the registry as anybody would."""
+    """A version's policy, fetched from the registry as anybody would.
+
+    Raises:
+        RegistryError: if its file is gone from the artifact store.
+    """
     with TemporaryDirectory() as directory:
-        path = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=directory)
-        return OnnxPolicy.load((Path(path) / "model.onnx").read_bytes())
+        path = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=directory)) / "model.onnx"
+        if not path.exists():
+            raise RegistryError(f"version {version} of {name} has no model.onnx in the artifact store any more")
+        return OnnxPolicy.load(path.read_bytes())
 
 
 def describe(

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import mlflow
+import prefect.runtime
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.settings import PREFECT_UI_URL
 
 from dqn.training import AgentResult
 from flows import figures, registry
@@ -86,11 +88,11 @@ def report(run_id: str, version: int, gate: str, agents: str) -> str:
         returns=read_returns(agents),
     )
     client.log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
-    describe_run(client, run_id, finished.markdown())
+    describe_run(client, run_id, "\n\n".join(filter(None, (finished.markdown(), _flow_run_link()))))
     curves = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{figures.LEARNING_CURVES}")
     with open(curves, "rb") as file:
         picture = base64.b64encode(file.read()).decode()
-    where = _links(client.get_run(run_id).info.experiment_id, run_id)
+    where = _run_link(client.get_run(run_id).info.experiment_id, run_id)
     image = f"![learning curves](data:image/png;base64,{picture})"
     create_markdown_artifact(
         key="training-report",
@@ -125,8 +127,14 @@ def _where_runs_are() -> tuple[str, str]:
     return ".venv/bin/mlflow ui", "runs, figures and versions, http://127.0.0.1:5000"
 
 
-def _links(experiment: str, run_id: str) -> str:
+def _run_link(experiment: str, run_id: str) -> str:
+    """To the run's page in MLflow; a browser may know the server by another name, MLFLOW_UI_URL, than a container."""
     uri = mlflow.get_tracking_uri()
     if not uri.startswith("http"):
         return f"The run is {run_id} in {os.path.abspath('mlflow.db') if uri == 'sqlite:///mlflow.db' else uri}."
-    return f"[The run in MLflow]({uri}/#/experiments/{experiment}/runs/{run_id})"
+    return f"[The run in MLflow]({os.environ.get('MLFLOW_UI_URL', uri)}/#/experiments/{experiment}/runs/{run_id})"
+
+
+def _flow_run_link() -> str | None:
+    """To the flow run's page, where a Prefect server keeps it."""
+    return f"[The flow run in Prefect]({prefect.runtime.flow_run.ui_url})" if PREFECT_UI_URL.value() else None

@@ -1,5 +1,6 @@
 """The MLflow runs of a population: a parent, and a child an agent."""
 
+import getpass
 import os
 import sqlite3
 import subprocess
@@ -11,10 +12,17 @@ from pathlib import Path
 from typing import Final
 
 import mlflow
+import prefect.runtime
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_USER,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.config import DQNConfig
@@ -87,6 +95,7 @@ def open_runs(
         FLOW_RUN_TAG: flow_run_id,
         _POPULATION_TAG: f"{config.num_agents} agents",
         MLFLOW_GIT_COMMIT: git_commit(),
+        MLFLOW_USER: _user(),
         MLFLOW_SOURCE_NAME: "flows/train.py",
         MLFLOW_RUN_NOTE: _description(config, preset),
         "preset": preset,
@@ -174,9 +183,16 @@ def ending(client: MlflowClient, runs: PopulationRuns, checkpoint: Path) -> Iter
         except Exception as second:  # the first error is the one to report
             error.add_note(f"the run could not be marked {status}: {one_line(second)}")
         if resumable:
-            error.add_note(f'resume with: make train ARGS="--resume {runs.parent}"')
+            error.add_note(f"resume with: {_resuming(runs)}")
         raise
     end_runs(client, (runs.parent,), "FINISHED")
+
+
+def _resuming(runs: PopulationRuns) -> str:
+    """The command that goes on with runs; only the worker has the checkpoint of a deployment's."""
+    if prefect.runtime.deployment.id:
+        return f"prefect flow-run retry {prefect.runtime.flow_run.id}"
+    return f'make train ARGS="--resume {runs.parent}"'
 
 
 def end_runs(client: MlflowClient, run_ids: tuple[str, ...], status: str) -> None:
@@ -210,6 +226,14 @@ def _check_file(uri: str) -> None:
         connection.execute("BEGIN IMMEDIATE")
 
 
+def _user() -> str:
+    """Who trains; a container may be run by a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def _git(*arguments: str) -> str:
     command = ("git", "-C", str(Path(__file__).parent), *arguments)
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 # fixed words
@@ -228,7 +252,12 @@ def _children(client: MlflowClient, parent: str, experiment: str, config: DQNCon
     children = {int(run.data.tags[_AGENT_TAG]): run.info.run_id for run in found}
     for agent in reversed(range(config.num_agents)):  # MLflow lists the newest first
         if agent not in children:
-            tags = {MLFLOW_PARENT_RUN_ID: parent, _AGENT_TAG: str(agent), "seed": str(config.seed)}
+            tags = {
+                MLFLOW_PARENT_RUN_ID: parent,
+                MLFLOW_USER: _user(),
+                _AGENT_TAG: str(agent),
+                "seed": str(config.seed),
+            }
             children[agent] = client.create_run(experiment, tags=tags, run_name=f"agent {agent:02d}").info.run_id
     return tuple(children[agent] for agent in range(config.num_agents))
 

@@ -1,18 +1,25 @@
 """prefect.yaml, and the scripts beside the containers that need no engine."""
 
+import base64
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import prefect
 import pytest
 import yaml
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.templating import apply_values, find_placeholders
-from stack import PORTS, StackError, compose_command, has_failed, is_ready, main, read_env, write_env
+from processes import free_ports, kept_key
+from stack import PORTS, StackError, compose_command, has_failed, is_ready, main, parse_port, read_env, write_env
 
 ROOT = Path(__file__).parent.parent
 SPECIFICATION: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -41,15 +48,27 @@ def test_a_deployment_copies_no_hyper_parameter() -> None:
         assert set(deployment.get("parameters", {})) <= {"preset"}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("package", "pool"), [("prefect-docker", "docker"), ("prefect-kubernetes", "kubernetes")])
-def test_a_container_pool_needs_one_override(package: str, pool: str) -> None:
+def test_a_container_pool_needs_one_override(package: str, pool: str, prefect_api: str) -> None:
     metadata = Path(prefect.__file__).parent / "server/api/collections_data/views/aggregate-worker-metadata.json"
     template = json.loads(metadata.read_text())[package][pool]["default_base_job_configuration"]
+    options = ("--name", "train-dqn/cartpole", "--pool", pool, "--job-variable", f"image={IMAGE}")
+    with SyncPrefectClient(prefect_api) as client:
+        client.create_work_pool(WorkPoolCreate(name=pool, type=pool, base_job_template=template))
+        subprocess.run(
+            (sys.executable, "-m", "prefect", "--no-prompt", "deploy", *options),
+            cwd=ROOT,
+            env={**os.environ, "PREFECT_API_URL": prefect_api},
+            check=True,
+            timeout=120,
+        )
+        deployment = client.read_deployment_by_name("train-dqn/cartpole")
+    assert deployment.work_pool_name == pool
     known = template["variables"]["properties"]
-    values = {name: variable["default"] for name, variable in known.items() if "default" in variable}
-    override = {"image": IMAGE}
-    assert set(override) <= set(known)
-    job = apply_values(template["job_configuration"], {**values, **override})
+    defaults = {name: variable["default"] for name, variable in known.items() if "default" in variable}
+    assert set(deployment.job_variables) <= set(known)
+    job = apply_values(template["job_configuration"], {**defaults, **deployment.job_variables})
     if pool == "kubernetes":
         (container,) = job["job_manifest"]["spec"]["template"]["spec"]["containers"]
         assert container["image"] == IMAGE
@@ -58,6 +77,7 @@ def test_a_container_pool_needs_one_override(package: str, pool: str) -> None:
     assert not find_placeholders(job)
     # The worker fills in the command, `prefect flow-run execute`; the code is where the image has it.
     assert job.get("command") is None
+    assert deployment.pull_steps == SPECIFICATION["pull"]
     (step,) = SPECIFICATION["pull"]
     directory = step["prefect.deployments.steps.set_working_directory"]["directory"]
     assert f"WORKDIR {directory}" in (ROOT / "docker/pipeline.Dockerfile").read_text()
@@ -99,14 +119,26 @@ def test_destroying_asks_a_person(
 
 
 def test_a_taken_port_is_named_with_the_variable_that_moves_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import processes
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(processes, "MLFLOW_PORT", taken.getsockname()[1])
-        with pytest.raises(processes.StackError, match=r"set MLFLOW_PORT to a free one"):
-            processes.check_ports()
+        monkeypatch.setenv("MLFLOW_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(StackError, match=r"port \d+ for mlflow is taken .*: set MLFLOW_PORT to a free one"):
+            free_ports()
+
+
+@pytest.mark.parametrize("port", ["", "abc", "0", "65536", "-1", "80.5"])
+def test_what_is_no_port_is_named(port: str) -> None:
+    with pytest.raises(StackError, match=f"MLFLOW_PORT is '{port}': set it to a port from 1 to 65535"):
+        parse_port("MLFLOW_PORT", port)
+
+
+def test_the_webhook_key_outlives_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "webhook.key"
+    key = kept_key(path)
+    assert len(base64.urlsafe_b64decode(key)) == 32
+    assert kept_key(path) == key
+    assert path.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(

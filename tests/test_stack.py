@@ -29,7 +29,7 @@ LONG: dict[str, Any] = {
     "seed": 11,
     "num_agents": 2,
     "acceptance_return": None,  # nobody stops early
-    "max_updates": 8_000,
+    "max_updates": 12_000,
     "log_interval": 50,
     "eval_interval": 1_000,
     "checkpoint_interval": 5.0,
@@ -183,6 +183,7 @@ def unbroken(system: System) -> MetricHistory:
     flow_run = start_long_training(system)
     for service in ("postgres", "mlflow"):
         docker("restart", container_of(system, service))
+    assert checkpoints(system), "training was over before the servers were back"
     finished = finish(system, flow_run)
     assert finished.run_count == 1
     return metrics_of(system, flow_run.id)
@@ -211,7 +212,8 @@ def test_a_training_goes_on_elsewhere_when_its_worker_dies(system: System, unbro
     with system.prefect() as prefect:
         logs = prefect.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run.id])))
         states = [state.name for state in prefect.read_flow_run_states(flow_run.id)]
-    assert any(log.message.startswith("going on from") for log in logs)
+    (goes_on,) = (log.message for log in logs if log.message.startswith("going on from update"))
+    assert int(goes_on.split()[4].replace(",", "")) > 0
     assert "Crashed" in states
     assert metrics_of(system, flow_run.id) == unbroken
 
@@ -240,18 +242,19 @@ def inside(path: str, mounts: list[str]) -> bool:
 
 
 def start_long_training(system: System) -> FlowRun:
-    """Start it and wait until it trains and has a checkpoint."""
+    """Start it and wait until it trains and has its second checkpoint; the first is of update 0."""
     with system.prefect() as prefect:
         deployment = prefect.read_deployment_by_name("train-dqn/cartpole")
         flow_run = prefect.create_flow_run_from_deployment(deployment.id, parameters={"config": LONG})
-    within(120, lambda: read(system, flow_run.id).run_count == 1)
-
-    def has_checkpoint() -> bool:
-        files = docker("exec", workers(system)[0], "ls", "checkpoints").split()
-        return any(f"{run.info.run_id}.ckpt" in files for run in system.populations(flow_run.id))
-
-    within(120, has_checkpoint)
+    within(120, lambda: bool(checkpoints(system)))
+    first = checkpoints(system)
+    within(60, lambda: checkpoints(system) != first)
     return flow_run
+
+
+def checkpoints(system: System) -> str:
+    """Names and times of the checkpoints: there is one while a run trains."""
+    return docker("exec", workers(system)[0], "find", "checkpoints", "-name", "*.ckpt", "-printf", "%f %T@\n")
 
 
 def finish(system: System, flow_run: FlowRun) -> FlowRun:
