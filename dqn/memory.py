@@ -3,17 +3,16 @@
 import os
 from pathlib import Path
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
 
 
 def memory_limit() -> int:
     """Bytes of memory this process may use: the machine's, or its container's where that is less."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        container = _CGROUP_LIMIT.read_text().strip()
-    except OSError:
-        return machine
-    return min(machine, int(container)) if container.isdecimal() else machine
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in _CGROUP_LIMITS:
+        if path.exists() and (limit := path.read_text().strip()).isdecimal():  # v2 says "max" where there is none
+            limits.append(int(limit))
+    return min(limits)
 
 
 def require_memory(replay: int) -> str:
