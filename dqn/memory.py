@@ -8,11 +8,9 @@ _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory
 
 def memory_limit() -> int:
     """Bytes of memory this process may use: the machine's, or its container's where that is less."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for path in _CGROUP_LIMITS:
-        if path.exists() and (limit := path.read_text().strip()).isdecimal():  # v2 says "max" where there is none
-            limits.append(int(limit))
-    return min(limits)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [path.read_text().strip() for path in _CGROUP_LIMITS if path.exists()]
+    return min([machine, *(int(limit) for limit in limits if limit.isdecimal())])  # v2 says "max" where there is none
 
 
 def require_memory(replay: int) -> str:

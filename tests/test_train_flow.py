@@ -148,9 +148,11 @@ def assert_complete(client: MlflowClient, run: Run, config: DQNConfig, report: s
 
 def assert_can_be_started_from(client: MlflowClient, run: Run, config: DQNConfig) -> None:
     """The version a finished run registered gives its network to a run that names it, and to no other shape."""
-    for reference in ("1", "challenger"):
-        assert find_version(client, config, reference) == 1
-    client.set_tag(run.info.run_id, WARM_START_TAG, "1")
+    (registered,) = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+    version = str(registered.version)
+    for reference in (version, "challenger"):
+        assert find_version(client, config, reference) == int(version)
+    client.set_tag(run.info.run_id, WARM_START_TAG, version)
     start = starting_network(client, client.get_run(run.info.run_id), config)
     assert start is not None
     trained, _ = read_networks(client, run.info.run_id)
@@ -158,7 +160,7 @@ def assert_can_be_started_from(client: MlflowClient, run: Run, config: DQNConfig
     observation = torch.randn(1, 5, 4)
     assert torch.equal(start(observation), best(observation))
     with pytest.raises(InputError, match=r"its hidden_sizes is \(.*\), not \(7,\); give the configuration the same"):
-        find_version(client, dataclasses.replace(config, hidden_sizes=(7,)), "1")
+        find_version(client, dataclasses.replace(config, hidden_sizes=(7,)), version)
 
 
 def test_bad_input_is_one_sentence_and_exit_code_2(
