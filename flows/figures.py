@@ -158,6 +158,8 @@ def _binned(result: TrainingResult, agent: int, edges: Floats) -> Floats:
     count = np.bincount(index, minlength=len(edges) - 1)
     total = np.bincount(index, weights=values, minlength=len(edges) - 1)
     curve = np.full(len(edges) - 1, np.nan)
+    if not len(steps):  # an agent may be solved before an episode of its training ends
+        return curve
     np.divide(total, count, out=curve, where=count > 0)
     between = np.isnan(curve) & (np.arange(len(curve)) < index.max(initial=0))
     curve[between] = np.interp(edges[1:][between], edges[1:][count > 0], curve[count > 0])
