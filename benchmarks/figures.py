@@ -36,17 +36,17 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def ablation(rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Interquartile mean return of each variant's last networks, with its interval."""
+    """Updates an agent of each variant spends, on a logarithmic axis: interquartile mean and its interval."""
     figure, axes = _figure("One change to the tuned training at a time, 16 seeds each", height=1.2 + 0.32 * len(rows))
     for position, row in enumerate(reversed(rows)):
         axes.plot([row["low"], row["high"]], [position] * 2, color=_MINE, linewidth=3, alpha=0.4)
-        axes.plot(row["IQM return"], position, "o", color=_MINE)
+        axes.plot(row["IQM updates"], position, "o", color=_MINE)
         label = f"{row['solved']} of {row['agents']} solved"
         axes.annotate(label, (1.02, position), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [row["variant"] for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlim(0, 510)
-    axes.set_xlabel("return on 100 unseen episodes: interquartile mean of the agents, 95% bootstrap interval")
+    axes.set_xscale("log")
+    axes.set_xlabel("gradient updates an agent spends: interquartile mean, 95% bootstrap interval")
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     return _save(figure, "ablation.png")
 
@@ -57,13 +57,15 @@ def curves(results: Mapping[str, TrainingResult]) -> Path:
     for (name, result), colour, band in zip(results.items(), (_MINE, _OTHER), (_BAND, "#e8dcc8"), strict=True):
         agents = range(len(result.agents))
         series = [result.metrics.series("eval/mean_return", agent) for agent in agents]
-        evaluations = min(len(values) for _, values in series)
+        evaluations = min(len(values) for _, values in series) - 1  # the last one comes when the budget is spent
         returns = np.stack([values[:evaluations].numpy() for _, values in series])
-        steps = np.stack([steps[:evaluations].numpy() for steps, _ in series]).mean(0)
+        first = result.config.eval_start or result.config.eval_interval
+        updates = first + result.config.eval_interval * np.arange(evaluations)
         low, high = np.array([bootstrap_interval(column, seed=0, resamples=500) for column in returns.T]).T
-        axes.fill_between(steps, low, high, color=band, linewidth=0)
-        axes.plot(steps, [interquartile_mean(column) for column in returns.T], color=colour, label=name)
-    axes.set_xlabel("environment steps of an agent")
+        axes.fill_between(updates, low, high, color=band, linewidth=0)
+        axes.plot(updates, [interquartile_mean(column) for column in returns.T], color=colour, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("gradient updates of an agent")
     axes.set_ylabel("return of 20 episodes")
     axes.set_ylim(0, 510)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -1,5 +1,6 @@
 """Which networks are kept: greedy evaluation of the population, acceptance, and who leaves it."""
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,6 +12,8 @@ from dqn.network import QNetworks
 from dqn.policy import epsilon_greedy, greedy_action
 from dqn.seeding import SELECTION, stream_seed
 from dqn.state import TrainingState
+
+_OBJECTS = 256
 
 
 def evaluation_due(config: DQNConfig, updates: int) -> bool:
@@ -76,8 +79,19 @@ def leave(state: TrainingState, rows: Tensor) -> None:
 def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int, epsilon: float = 0.0) -> Tensor:
     """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side.
 
-    With `epsilon`, that share of their actions is random instead.
+    With `epsilon`, that share of their actions is random instead. Where sub-environments are objects of their own, only
+    a few agents play at once: LunarLander's take 7 MB each.
     """
+    A = networks.num_agents
+    at_once = A if gym.spec(env_id).vector_entry_point else max(1, _OBJECTS // episodes)
+    returns = []
+    for first in range(0, A, at_once):
+        some = networks.select(torch.arange(first, min(first + at_once, A)))
+        returns.append(_side_by_side(some, env_id, episodes=episodes, seed=seed + first * episodes, epsilon=epsilon))
+    return torch.cat(returns)
+
+
+def _side_by_side(networks: QNetworks, env_id: str, *, episodes: int, seed: int, epsilon: float) -> Tensor:
     disturbance = torch.full((networks.num_agents,), epsilon)
     generator = torch.Generator().manual_seed(seed)
 

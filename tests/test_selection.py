@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from dqn import selection
 from dqn.config import DQNConfig
 from dqn.network import QNetworks
 from dqn.selection import evaluate, greedy_returns
@@ -87,3 +88,11 @@ def test_terminal_transitions_are_stored_as_often_as_configured(small_config: Ma
         collect(state)
     assert state.replay.size.tolist() == [2 * (1 + 3)]
     assert float((state.replay.sample(500).discount == 0).double().mean()) == pytest.approx(3 / 4, abs=0.1)
+
+
+def test_playing_a_few_agents_at_once_changes_no_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = QNetworks.initialised(seeds=range(3), observation_size=1, hidden_sizes=(4,), num_actions=2)
+    together = greedy_returns(networks, "ProbeRandomLength-v0", episodes=5, seed=7)
+    monkeypatch.setattr(selection, "_OBJECTS", 10)
+    assert torch.equal(greedy_returns(networks, "ProbeRandomLength-v0", episodes=5, seed=7), together)
+    assert together.std() > 0
