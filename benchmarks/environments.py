@@ -25,17 +25,16 @@ SEEDS: Final = 16
 
 
 def main() -> None:
-    """Measure preset by preset, print the table and write `results/environments.json`."""
+    """Measure preset by preset, print its table and write `results/<preset>.json`."""
     choices = [name for name in get_args(PresetName) if PRESETS[name].env_id in PUBLISHED]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=choices, default=choices)
     arguments = parser.parse_args()
     warm_up()
-    rows = []
     for preset in arguments.only:
-        rows += [this_project(preset), rl_zoo(PRESETS[preset].env_id)]
-        print(table(rows[-2:]), flush=True)
-    print(f"written to {write('environments', rows)}")
+        rows = [this_project(preset), rl_zoo(PRESETS[preset].env_id)]
+        print(table(rows))
+        print(f"written to {write(preset, rows)}", flush=True)
 
 
 def this_project(preset: PresetName) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def curves(results: Mapping[str, TrainingResult]) -> Path:
     axes.set_ylim(0, 510)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="lower right")
     return _save(figure, "article_and_tuned.png")
 
 
