@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists
 
 POOL: Final = "dqn"
 PROMOTION_LIMIT: Final = "promote-dqn-CartPole-v1"
@@ -112,10 +113,8 @@ def main() -> int:
 
 
 def create_pool(client: SyncPrefectClient) -> None:
-    """The work pool, unless there is one."""
-    try:
-        client.read_work_pool(POOL)
-    except ObjectNotFound:
+    """The work pool, unless there is one: a worker that starts at the same moment makes it too."""
+    with suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
 
 

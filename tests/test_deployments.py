@@ -12,6 +12,7 @@ from typing import Any
 import prefect
 import pytest
 import yaml
+from deploy import POOL, create_pool
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.flows import Flow, load_flow_from_entrypoint
@@ -155,3 +156,10 @@ def test_the_webhook_key_outlives_a_restart(tmp_path: Path) -> None:
 def test_waiting_tells_ready_from_failed(state: dict[str, Any], restarts: int, ready: bool, failed: bool) -> None:
     container = {"State": state, "RestartCount": restarts}
     assert (is_ready(container), has_failed(container)) == (ready, failed)
+
+
+def test_a_pool_that_a_worker_has_made_is_no_error(prefect_api: str) -> None:
+    with SyncPrefectClient(prefect_api) as client:
+        for _ in range(2):
+            create_pool(client)
+        assert client.read_work_pool(POOL).type == "process"
