@@ -12,6 +12,7 @@ import argparse
 import multiprocessing
 import secrets
 import time
+from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 
 from benchmarks.contestants import Outcome, this_project, warm_up, without_choosing
@@ -27,10 +28,11 @@ def main() -> None:
     parser.add_argument("--last-network", action="store_true", help="judge the last network of a fixed budget")
     arguments = parser.parse_args()
     populations = [(arguments.last_network, arguments.num_agents)] * (arguments.seeds // arguments.num_agents)
-    with multiprocessing.get_context("spawn").Pool(arguments.processes, initializer=warm_up) as pool:
-        pool.map(_ready, range(arguments.processes), chunksize=1)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.processes, mp_context=context, initializer=warm_up) as pool:
+        list(pool.map(_ready, range(arguments.processes)))
         begin = time.perf_counter()
-        timed = pool.map(_measure, populations, chunksize=1)
+        timed = list(pool.map(_measure, populations))
         wall = time.perf_counter() - begin
     outcomes = [outcome for outcome, _ in timed]
     agents = sum(len(outcome.returns) for outcome in outcomes)
