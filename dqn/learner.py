@@ -145,15 +145,13 @@ class Learner:
         self._optimizer.param_groups[0]["lr"] = rate
 
     def _follow(self) -> None:
-        online: list[Tensor] = list(self.online.parameters())
-        target: list[Tensor] = list(self.target.parameters())
+        online, target = self.online.tensors, self.target.tensors
         if self._config.tau:
             torch._foreach_lerp_(target, online, self._config.tau)
         elif self._config.target_update_interval and self.updates % self._config.target_update_interval == 0:
             torch._foreach_copy_(target, online)
         if self._average:
-            average: list[Tensor] = list(self._average.parameters())
-            torch._foreach_lerp_(average, online, self._config.average_rate)
+            torch._foreach_lerp_(self._average.tensors, online, self._config.average_rate)
 
 
 @torch.no_grad()

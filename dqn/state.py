@@ -85,7 +85,7 @@ class TrainingState:
                 initial_q=config.initial_q,
                 dueling=config.dueling,
             )
-        networks.to(device)
+        networks = networks.on(device)
         self.learner = Learner(config, networks)
         self.metrics = MetricHistory()
         self.epsilon = torch.ones(A)

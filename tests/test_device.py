@@ -34,7 +34,7 @@ def test_samples_and_gradients_stay_where_the_networks_are(prioritised: bool) ->
     assert (batch.weight is not None) == prioritised
     networks = QNetworks.initialised(
         seeds=range(A), observation_size=4, hidden_sizes=(8, 6), num_actions=2, dueling=True
-    ).to(META)
+    ).on(META)
     assert networks.device == META
     for double_dqn in (False, True):
         target = td_target(batch, online=networks, target=networks, double_dqn=double_dqn)
