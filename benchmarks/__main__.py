@@ -1,6 +1,6 @@
 """`make bench`: this project, the article's loop and Stable-Baselines3, in turn, on one thread each.
 
-`--quick` takes a minute or two and trains one agent of each peer; the full run takes about an hour. Nothing is cached.
+`--quick` takes two minutes and trains one agent of each peer; a full run trains eight. Nothing is cached.
 """
 
 import argparse

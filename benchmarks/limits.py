@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import torch
@@ -25,7 +25,10 @@ from dqn.training import torch_threads, train
 
 OBSERVATION, ACTIONS = 4, 2
 CEILING_SIZE = 1_024
-REPEATS = 7
+REPEATS = 5
+BATCHES = 32
+SLICE = 0.1
+"""Seconds each is measured at a stretch: long enough that the other's traces in the caches do not count."""
 
 
 def main() -> None:
@@ -50,10 +53,11 @@ def share_of_ceiling(num_agents: int, hidden_sizes: tuple[int, ...], threads: in
     """Time of one update, and its floating-point operations a second against those of a large matmul, in turn."""
     config = dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents, hidden_sizes=hidden_sizes)
     learner = Learner(config, _networks(config))
-    batch = _batch(config)
+    # One batch again and again would be learned by heart, and Adam's vanishing moments, denormal numbers, take longer.
+    batches = cycle([_batch(config) for _ in range(BATCHES)])
     left, right = torch.randn(2, CEILING_SIZE, CEILING_SIZE)
     with torch_threads(threads):
-        update, ceiling = _fastest(lambda: learner.update(batch), lambda: torch.mm(left, right))
+        update, ceiling = _fastest(lambda: learner.update(next(batches)), lambda: torch.mm(left, right))
     rate = update_flops(config) / update
     return {
         "threads": threads,
@@ -122,7 +126,7 @@ def _fastest(*works: Callable[[], Any]) -> list[float]:
     for work in works:
         begin = time.perf_counter()
         work()
-        counts.append(max(3, int(0.02 / (time.perf_counter() - begin))))
+        counts.append(max(3, int(SLICE / (time.perf_counter() - begin))))
     least = [float("inf")] * len(works)
     for _ in range(REPEATS):
         for i, (work, count) in enumerate(zip(works, counts, strict=True)):

@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--last-network", action="store_true", help="judge the last network of a fixed budget")
     arguments = parser.parse_args()
+    if arguments.seeds < 1 or arguments.seeds % arguments.num_agents:
+        parser.error(f"--seeds must be a multiple of --num-agents, got {arguments.seeds} and {arguments.num_agents}")
     populations = [(arguments.last_network, arguments.num_agents)] * (arguments.seeds // arguments.num_agents)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, mp_context=context, initializer=warm_up) as pool:

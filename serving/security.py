@@ -68,7 +68,7 @@ class Guard:
                 await send_json(finish, {"error": refusal[1]}, refusal[0])
             else:
                 await self._app(scope, receive, finish)
-        except Exception:
+        except Exception:  # whatever it was, the client gets JSON and the log gets the trace
             _LOG.exception("a request failed", extra={"path": scope["path"]})
             if status:
                 raise

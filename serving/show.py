@@ -136,7 +136,7 @@ class Show:
                 period = 1 / (self.lanes[0].stage.fps if self.lanes else 10)
                 try:
                     self._tick(period)
-                except Exception:
+                except Exception:  # one bad episode must not end the show for everybody; the log says what it was
                     _LOG.exception("the show stumbled; a new episode begins")
                     self._restart = True
                     await asyncio.sleep(1)
