@@ -95,25 +95,29 @@ class NStepAccumulator:
         self._weight[slot] = transition.valid.float()
         self._valid[slot] = transition.valid
 
-        ongoing = self._weight > 0
-        self._reward += self._weight * (self._reward_scale * transition.reward)
-        torch.where(
-            ongoing.unsqueeze(-1), transition.next_observation, self._next_observation, out=self._next_observation
-        )
+        agent, env = (transition.terminated | transition.truncated).nonzero(as_tuple=True)
+        step, ended = (self._weight[:, agent, env] > 0).nonzero(as_tuple=True)
+        agent, env = agent[ended], env[ended]
+        self._reward.addcmul_(self._weight, self._reward_scale * transition.reward)
         self._weight *= self._gamma
-        bootstrap = ~transition.terminated
+        # While an episode goes on, its transitions lead to the newest step; only an end is stored with each of them.
+        bootstrap = ~transition.terminated[agent, env]
         if not self._bootstrap_on_truncation:
-            bootstrap &= ~transition.truncated
-        torch.where(ongoing, self._weight * bootstrap, self._discount, out=self._discount)
-        self._weight *= ~(transition.terminated | transition.truncated)
+            bootstrap &= ~transition.truncated[agent, env]
+        self._next_observation[step, agent, env] = transition.next_observation[agent, env]
+        self._discount[step, agent, env] = self._weight[step, agent, env] * bootstrap
+        self._weight[step, agent, env] = 0.0
 
         oldest = self._steps % self._n_step
+        ongoing = self._weight[oldest] > 0
         batch = Batch(
             observation=self._observation[oldest],
             action=self._action[oldest],
             reward=self._reward[oldest],
-            next_observation=self._next_observation[oldest],
-            discount=self._discount[oldest],
+            next_observation=torch.where(
+                ongoing.unsqueeze(-1), transition.next_observation, self._next_observation[oldest]
+            ),
+            discount=torch.where(ongoing, self._weight[oldest], self._discount[oldest]),
         )
         return batch, self._valid[oldest]
 
@@ -194,12 +198,12 @@ class ReplayBuffer:
             batch.discount.unsqueeze(-1),
         ]
         row = torch.arange(copies.numel()).repeat_interleave(copies.flatten())
-        agent = row // copies.shape[1]
-        rank = torch.arange(len(row)) - (count.cumsum(0) - count)[agent]
-        index = (self._position[agent] + rank) % self._capacity + agent * self._capacity
-        self._rows.view(-1, self._rows.shape[-1])[index] = (
-            torch.cat(columns, dim=-1).flatten(0, 1)[row].to(self._rows.device)
-        )
+        first = self._position - (count.cumsum(0) - count)
+        slot = (torch.arange(len(row)) + first.repeat_interleave(count)) % self._capacity
+        index = slot + self._offset().squeeze(1).repeat_interleave(count)
+        rows = torch.cat(columns, dim=-1).flatten(0, 1).index_select(0, row)
+        device = self._rows.device
+        self._rows.view(-1, self._rows.shape[-1]).index_copy_(0, index.to(device), rows.to(device))
         if self._priorities:
             self._priorities.insert(index)
         self._position = (self._position + count) % self._capacity
