@@ -23,8 +23,8 @@ def main() -> None:
     """Measure, print a table, write `results/learning.json` and the figure beside it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one population and one agent of each peer")
-    parser.add_argument("--populations", type=int, default=8, help="populations of this project in a full run")
-    parser.add_argument("--num-agents", type=int, default=32, help="agents in each of them")
+    parser.add_argument("--populations", type=int, default=4, help="populations of this project in a full run")
+    parser.add_argument("--num-agents", type=int, default=64, help="agents in each of them")
     parser.add_argument("--peers", type=int, default=8, help="agents of each peer in a full run")
     arguments = parser.parse_args()
     populations, peers = (1, 1) if arguments.quick else (arguments.populations, arguments.peers)

@@ -29,14 +29,18 @@ EPISODES: Final = 100
 FIXED_BUDGET: Final = dataclasses.replace(
     PRESETS["cartpole"],
     replay_capacity=51_200,
+    epsilon_end=0.25,
     epsilon_decay_updates=1_000,
+    updates_per_step=2,
+    learning_rate=5e-3,
+    learning_rate_end=0.0,
+    learning_rate_decay_updates=3_000,
+    adam_betas=(0.9, 0.999),
     adam_eps=1e-4,
     tau=0.1,
     average_rate=0.003,
-    learning_rate_end=0.0,
-    learning_rate_decay_updates=2_500,
-    max_updates=2_500,
-    eval_start=2_500,
+    max_updates=3_000,
+    eval_start=3_000,
     acceptance_return=None,
 )
 """No choosing: every agent trains for as long, and its last averaged network is judged whatever it is worth."""
