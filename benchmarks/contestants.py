@@ -28,6 +28,7 @@ EPISODES: Final = 100
 
 FIXED_BUDGET: Final = dataclasses.replace(
     PRESETS["cartpole"],
+    num_envs=128,
     replay_capacity=51_200,
     epsilon_end=0.25,
     epsilon_decay_updates=1_000,
@@ -36,7 +37,6 @@ FIXED_BUDGET: Final = dataclasses.replace(
     learning_rate_end=0.0,
     learning_rate_decay_updates=3_000,
     adam_betas=(0.9, 0.999),
-    adam_eps=1e-4,
     tau=0.1,
     average_rate=0.003,
     max_updates=3_000,
