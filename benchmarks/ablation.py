@@ -42,7 +42,6 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "one environment an agent": {"num_envs": 1},
     "batches of 32": {"batch_size": 32},
     "weights not averaged": {"average_rate": 0.0},
-    "endings stored once": {"terminal_copies": 1},
     "a time limit is an end": {"bootstrap_on_truncation": False},
 }
 

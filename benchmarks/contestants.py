@@ -30,7 +30,7 @@ FIXED_BUDGET: Final = dataclasses.replace(
     PRESETS["cartpole"],
     num_envs=128,
     replay_capacity=51_200,
-    epsilon_end=0.25,
+    epsilon_end=0.3,
     epsilon_decay_updates=1_000,
     updates_per_step=2,
     learning_rate=5e-3,

@@ -46,8 +46,6 @@ class DQNConfig:
     """Transitions an agent's replay buffer holds."""
     min_replay_batches: int = 10
     """Batches the replay buffer must hold before learning starts."""
-    terminal_copies: int = 1
-    """How often a transition that ends in a terminal state is stored; rare endings are seen sooner above 1."""
 
     priority_exponent: float = 0.0
     """Prioritised replay: sampling goes by the TD error to this power (Schaul et al., 2016); 0 is uniform."""
@@ -195,7 +193,7 @@ class DQNConfig:
 
 
 _POSITIVE: Final = (
-    "num_agents", "num_envs", "replay_capacity", "min_replay_batches", "terminal_copies", "n_step", "reward_scale",
+    "num_agents", "num_envs", "replay_capacity", "min_replay_batches", "n_step", "reward_scale",
     "batch_size", "updates_per_step", "learning_rate", "adam_eps", "max_updates", "eval_interval", "eval_episodes",
     "acceptance_episodes", "log_interval", "num_threads",
 )  # fmt: skip

@@ -13,7 +13,6 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
         observation_scale=(2.4, 2.0, 0.2095, 2.0),
         initial_q=1.0,
         replay_capacity=12_800,
-        terminal_copies=2,
         epsilon_end=0.2,
         epsilon_decay_updates=400,
         gamma=0.995,

@@ -181,13 +181,13 @@ class ReplayBuffer:
         """Memory of the transitions and their priorities in bytes, used or not."""
         return self._rows.nbytes + (self._priorities.nbytes if self._priorities else 0)
 
-    def insert(self, batch: Batch, copies: Tensor) -> None:
-        """Store each row of a batch `[A, B, ...]` as often as `copies` `[A, B]` says, over the oldest transitions.
+    def insert(self, batch: Batch, valid: Tensor) -> None:
+        """Store the rows of a batch `[A, B, ...]` that are `valid` `[A, B]`, over the oldest transitions.
 
         Raises:
             ValueError: if an agent's part is larger than its ring, where the survivors would be arbitrary.
         """
-        count = copies.sum(1)
+        count = valid.sum(1)
         if (most := int(count.max())) > self._capacity:
             raise ValueError(f"{most} transitions at once do not fit a capacity of {self._capacity}")
         columns = [
@@ -197,7 +197,7 @@ class ReplayBuffer:
             batch.reward.unsqueeze(-1),
             batch.discount.unsqueeze(-1),
         ]
-        row = torch.arange(copies.numel()).repeat_interleave(copies.flatten())
+        row = valid.flatten().nonzero().squeeze(1)
         first = self._position - (count.cumsum(0) - count)
         slot = (torch.arange(len(row)) + first.repeat_interleave(count)) % self._capacity
         index = slot + self._offset().squeeze(1).repeat_interleave(count)

@@ -122,8 +122,7 @@ def collect(state: TrainingState) -> None:
         persisting=state.persisting,
     )
     transition = state.environment.step(action)
-    batch, complete = state.accumulator.push(transition)
-    state.replay.insert(batch, complete * (1 + (config.terminal_copies - 1) * (batch.discount == 0)))
+    state.replay.insert(*state.accumulator.push(transition))
     _record_episodes(state, transition)
     state.last_step_valid = bool(transition.valid.any())
     state.environment_steps += config.num_envs

@@ -27,7 +27,7 @@ def test_samples_and_gradients_stay_where_the_networks_are(prioritised: bool) ->
         next_observation=torch.zeros(A, E, 4),
         discount=torch.zeros(A, E),
     )
-    replay.insert(stored, torch.ones(A, E, dtype=torch.int64))
+    replay.insert(stored, torch.ones(A, E, dtype=torch.bool))
     batch = replay.sample(B)
     assert batch.slot is not None
     assert batch.slot.device.type == "cpu"

@@ -30,18 +30,16 @@ def buffer(num_agents: int, capacity: int, seed: int = 0, priorities: Priorities
 @settings(deadline=None, max_examples=50)
 @given(
     capacity=st.integers(4, 12),
-    copies=st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), min_size=1, max_size=12),
+    valid=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=12),
 )
-def test_the_buffer_holds_each_agents_latest_transitions_as_often_as_told(
-    capacity: int, copies: list[list[int]]
-) -> None:
+def test_the_buffer_holds_each_agents_latest_valid_transitions(capacity: int, valid: list[list[bool]]) -> None:
     replay = buffer(num_agents=2, capacity=capacity)
     kept: list[list[int]] = [[], []]
-    for step, times in enumerate(copies):
-        identity = torch.arange(4).view(2, 2) + 4 * step
-        replay.insert(numbered(identity), torch.tensor(times).view(2, 2))
+    for step, flags in enumerate(valid):
+        identity, mask = torch.arange(4).view(2, 2) + 4 * step, torch.tensor(flags).view(2, 2)
+        replay.insert(numbered(identity), mask)
         for agent in range(2):
-            kept[agent] += identity[agent].repeat_interleave(torch.tensor(times).view(2, 2)[agent]).tolist()
+            kept[agent] += identity[agent][mask[agent]].tolist()
     assert replay.size.tolist() == [min(len(ids), capacity) for ids in kept]
     if not all(kept):
         return
@@ -57,7 +55,7 @@ def test_the_buffer_holds_each_agents_latest_transitions_as_often_as_told(
 def test_sampling_is_uniform_and_seeded() -> None:
     replays = [buffer(num_agents=1, capacity=10, seed=3) for _ in range(2)]
     for replay in replays:
-        replay.insert(numbered(torch.arange(10).view(1, 10)), torch.ones(1, 10, dtype=torch.int64))
+        replay.insert(numbered(torch.arange(10).view(1, 10)), torch.ones(1, 10, dtype=torch.bool))
     first, second = (replay.sample(50_000).action for replay in replays)
     assert torch.equal(first, second)
     drawn = replays[0].sample(50_000).observation[0, :, 0].long().bincount(minlength=10)
@@ -66,11 +64,11 @@ def test_sampling_is_uniform_and_seeded() -> None:
 
 def test_sampling_waits_for_every_agent() -> None:
     replay = buffer(num_agents=2, capacity=100)
-    copies = torch.zeros(2, 40, dtype=torch.int64)
-    copies[0] = 1
-    replay.insert(numbered(torch.arange(80).view(2, 40)), copies)
+    valid = torch.zeros(2, 40, dtype=torch.bool)
+    valid[0] = True
+    replay.insert(numbered(torch.arange(80).view(2, 40)), valid)
     assert not replay.can_sample(4, min_batches=10)
-    replay.insert(numbered(torch.arange(80).view(2, 40)), 1 - copies)
+    replay.insert(numbered(torch.arange(80).view(2, 40)), ~valid)
     assert replay.can_sample(4, min_batches=10)
     assert not replay.can_sample(5, min_batches=10)
 
@@ -78,7 +76,7 @@ def test_sampling_waits_for_every_agent() -> None:
 def test_more_transitions_at_once_than_the_ring_holds_are_refused() -> None:
     with pytest.raises(ValueError, match="5 transitions at once do not fit a capacity of 4"):
         buffer(num_agents=1, capacity=4).insert(
-            numbered(torch.arange(5).view(1, 5)), torch.ones(1, 5, dtype=torch.int64)
+            numbered(torch.arange(5).view(1, 5)), torch.ones(1, 5, dtype=torch.bool)
         )
 
 

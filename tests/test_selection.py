@@ -8,7 +8,6 @@ from dqn.config import DQNConfig
 from dqn.network import QNetworks
 from dqn.selection import evaluate, greedy_returns
 from dqn.state import TrainingState
-from dqn.training import collect
 
 Make = Callable[..., DQNConfig]
 
@@ -79,15 +78,6 @@ def test_the_best_network_by_evaluation_is_kept(small_config: Make) -> None:
     assert state.best_return.tolist() == [1.0, 1.0, 1.0]
     assert state.last_return.tolist() == [-1.0, 1.0, 1.0]
     assert state.best.biases[0][:, 1, 0].tolist() == [1.0, 1.0, 1.0]
-
-
-def test_terminal_transitions_are_stored_as_often_as_configured(small_config: Make) -> None:
-    config = small_config(env_id="ProbeDelayedReward-v0", num_agents=1, num_envs=2, n_step=1, terminal_copies=3)
-    state = TrainingState(config)
-    for _ in range(3):  # a step to the middle, a step to the end, a reset
-        collect(state)
-    assert state.replay.size.tolist() == [2 * (1 + 3)]
-    assert float((state.replay.sample(500).discount == 0).double().mean()) == pytest.approx(3 / 4, abs=0.1)
 
 
 def test_playing_a_few_agents_at_once_changes_no_episode(monkeypatch: pytest.MonkeyPatch) -> None:
