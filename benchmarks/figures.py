@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
 from dqn.training import TrainingResult
@@ -74,13 +75,52 @@ def curves(results: Mapping[str, TrainingResult]) -> Path:
     return _save(figure, "article_and_tuned.png")
 
 
+def population_sizes(updates: Sequence[Mapping[str, Any]], trainings: Sequence[Mapping[str, Any]]) -> Path:
+    """What an agent costs in populations of different size: one update of its, and its whole training."""
+    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
+    left, right = (_style(axes) for axes in figure.subplots(1, 2))
+    left.set_title("One update", loc="left", fontsize=12, color=_INK)
+    left.set_ylabel("microseconds an agent")
+    styles = {("32-32", 1): "o-", ("32-32", 2): "o:", ("128-64", 1): "s-", ("128-64", 2): "s:"}
+    for (network, threads), style in styles.items():
+        rows = [row for row in updates if (row["network"], row["threads"]) == (network, threads)]
+        colour = _MINE if network == "32-32" else _OTHER
+        label = f"{network}, {threads} thread{'s' * (threads > 1)}"
+        _by_population(left, rows, "us an agent", style, colour, label)
+    right.set_title("Training", loc="left", fontsize=12, color=_INK)
+    right.set_ylabel("CPU-seconds an agent")
+    for training, colour in zip(dict.fromkeys(row["training"] for row in trainings), (_MINE, _OTHER), strict=True):
+        rows = [row for row in trainings if row["training"] == training]
+        _by_population(right, rows, "CPU-s an agent", "o-", colour, training)
+    for axes in (left, right):
+        axes.set_xlabel("agents in the population")
+        axes.legend(frameon=False, fontsize=9)
+    return _save(figure, "population_sizes.png")
+
+
+def _by_population(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], value: str, style: str, colour: str, label: str
+) -> None:
+    sizes = [row["population"] for row in rows]
+    axes.loglog(sizes, [row[value] for row in rows], style, color=colour, label=label, markersize=4)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
+
+
 def _figure(title: str, *, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(9, height), dpi=110, layout="constrained")
-    axes = figure.subplots()
+    axes = _style(figure.subplots())
     axes.set_title(title, loc="left", fontsize=12, color=_INK)
+    return figure, axes
+
+
+def _style(axes: Axes) -> Axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
 
 
 def _save(figure: Figure, name: str) -> Path:

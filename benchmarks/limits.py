@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import cpu_time, warm_up
+from benchmarks.contestants import FIXED_BUDGET, cpu_time, warm_up
+from benchmarks.figures import population_sizes
 from benchmarks.harness import table, write
 from dqn import training
 from dqn.config import DQNConfig
@@ -24,6 +25,7 @@ from dqn.replay import Batch, replay_bytes
 from dqn.training import torch_threads, train
 
 OBSERVATION, ACTIONS = 4, 2
+TRAININGS = {"until accepted": PRESETS["cartpole"], "fixed budget": FIXED_BUDGET}
 CEILING_SIZE = 1_024
 REPEATS = 5
 BATCHES = 32
@@ -32,7 +34,7 @@ SLICE = 0.1
 
 
 def main() -> None:
-    """Print the tables and write them to `results/limits.json`."""
+    """Print the tables, write them to `results/limits.json` and draw them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--populations", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
     arguments = parser.parse_args()
@@ -44,9 +46,9 @@ def main() -> None:
         for num_agents in arguments.populations
     ]
     print(table(updates))
-    parts = [shares_of_training(num_agents) for num_agents in arguments.populations]
+    parts = [shares_of_training(name, num_agents) for name in TRAININGS for num_agents in arguments.populations]
     print(table(parts))
-    print(f"written to {write('limits', [*updates, *parts])}")
+    print(f"written to {write('limits', [*updates, *parts])} and {population_sizes(updates, parts)}")
 
 
 def share_of_ceiling(num_agents: int, hidden_sizes: tuple[int, ...], threads: int) -> dict[str, Any]:
@@ -87,13 +89,14 @@ def update_flops(config: DQNConfig) -> int:
     return 2 * sum(products) * config.batch_size * config.num_agents
 
 
-def shares_of_training(num_agents: int) -> dict[str, Any]:
+def shares_of_training(name: str, num_agents: int) -> dict[str, Any]:
     """What part of a training's CPU time goes where."""
     spent = {"collect": 0.0, "learn": 0.0, "evaluate": 0.0}
-    config = dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents)
+    config = dataclasses.replace(TRAININGS[name], num_agents=num_agents)
     with _timed(spent):
         total = cpu_time(lambda: train(config))
     return {
+        "training": name,
         "population": num_agents,
         "CPU-s an agent": total / num_agents,
         **{name: seconds / total for name, seconds in spent.items()},
