@@ -20,7 +20,7 @@ from benchmarks.harness import table, write
 
 
 def main() -> None:
-    """Train, judge, print one row and write it to `results/seeds_<number>.json`."""
+    """Train, judge, print one row and write it to `results/seeds_<number>[_last_network].json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=256)
     parser.add_argument("--num-agents", type=int, default=64, help="size of each population")
@@ -50,7 +50,8 @@ def main() -> None:
         "wall s of all": wall,
     }
     print(table([row]))
-    print(f"written to {write(f'seeds_{arguments.seeds}', [row])}")
+    name = f"seeds_{arguments.seeds}" + "_last_network" * arguments.last_network
+    print(f"written to {write(name, [row])}")
 
 
 def _measure(population: tuple[bool, int]) -> tuple[Outcome, float]:
