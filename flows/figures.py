@@ -50,9 +50,10 @@ def learning_curves(result: TrainingResult) -> Figure:
     exploring.set_ylabel("return of an episode, exploring")
     greedy.set_ylabel("mean return of an evaluation, greedy")
     greedy.set_xlabel("environment steps of an agent")
-    exploring.plot([], [], "o", color=_AGENT, markersize=4, label="solved, leaves the population")
+    if any(agent.solved for agent in result.agents):
+        exploring.plot([], [], "o", color=_AGENT, markersize=4, label="solved, leaves the population")
     exploring.plot([], [], color=_AGENT, linewidth=0.8, label=f"one agent of {len(curves)}")
-    exploring.legend(frameon=False, loc="upper left", fontsize=9)
+    exploring.legend(frameon=False, loc="best", fontsize=9)
     for axes in (exploring, greedy):
         axes.set_xlim(0, last)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
+from dqn.config import DQNConfig
 from serving.policy import INPUT, OUTPUT, OnnxPolicy, PolicyMetadata
 
 Alias = Literal["champion", "challenger", "previous"]
@@ -31,6 +32,12 @@ class RegistryError(RuntimeError):
 def model_name(env_id: str) -> str:
     """Name of the registered model of an environment; a registered name may hold no slash or colon."""
     return "dqn-" + env_id.replace("/", "-").replace(":", "-")
+
+
+def serve_command(name: str) -> str:
+    """What plays the champion of a registered model in the browser."""
+    served_by_default = model_name(DQNConfig.env_id)
+    return "make serve" if name == served_by_default else f'make serve ARGS="--model models:/{name}@{CHAMPION}"'
 
 
 def log_model(run_id: str, onnx_bytes: bytes) -> str:
@@ -170,7 +177,7 @@ each action ({", ".join(metadata.action_meanings)}); the greedy action has the h
 
 **How good it is:** {evaluation}
 
-**How to play it:** `make serve`, or anywhere with onnxruntime:
+**How to play it:** `{serve_command(name)}`, or anywhere with onnxruntime:
 
     path = mlflow.artifacts.download_artifacts("models:/{name}/{version}")
     session = onnxruntime.InferenceSession(path + "/model.onnx")

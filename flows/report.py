@@ -12,6 +12,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.settings import PREFECT_UI_URL
 
+from dqn.evaluation import bootstrap_interval, interquartile_mean
 from dqn.training import AgentResult
 from flows import figures, registry
 from flows.population import PopulationSummary, read_summary
@@ -28,6 +29,8 @@ class Report:
 
     run_id: str
     env_id: str
+    acceptance_return: float | None
+    """What a solved agent returns in every episode; none where nobody was asked to."""
     version: int
     gate: str
     population: PopulationSummary
@@ -42,18 +45,27 @@ class Report:
     @property
     def rows(self) -> list[tuple[str, ...]]:
         """One row an agent, under the headings of `_COLUMNS`."""
-        return [_row(agent, mine) for agent, mine in zip(self.population.agents, self.returns, strict=True)]
+        return [
+            _row(agent, mine, solvable=self.acceptance_return is not None)
+            for agent, mine in zip(self.population.agents, self.returns, strict=True)
+        ]
 
     @property
     def totals(self) -> str:
         """One sentence about the population."""
         population, (agents, episodes) = self.population, self.returns.shape
+        time = f"Training took {population.seconds:.1f} s ({population.cpu_seconds:.1f} CPU-seconds)."
+        if self.acceptance_return is None:
+            low, high = bootstrap_interval(self.returns.mean(1), seed=0)
+            return (
+                f"Interquartile mean return over {agents} agents {interquartile_mean(self.returns.mean(1)):.1f} "
+                f"({low:.1f} to {high:.1f}, 95% bootstrap interval), {episodes} unseen episodes each. {time}"
+            )
         solved = sum(agent.solved for agent in population.agents)
-        best = self.returns.max()
-        perfect = int((self.returns == best).all(1).sum())
+        perfect = int((self.returns >= self.acceptance_return).all(1).sum())
         return (
-            f"{solved} of {agents} agents solved; {perfect} of {agents} return {best:g} in every one of {episodes} "
-            f"unseen episodes. Training took {population.seconds:.1f} s ({population.cpu_seconds:.1f} CPU-seconds)."
+            f"{solved} of {agents} agents solved; {perfect} of {agents} return {self.acceptance_return:g} in every one "
+            f"of {episodes} unseen episodes. {time}"
         )
 
     @property
@@ -63,7 +75,8 @@ class Report:
 
     def text(self) -> str:
         """For a terminal."""
-        next_steps = [("make serve", "play the champion in the browser, http://127.0.0.1:8000"), _where_runs_are()]
+        serve = registry.serve_command(registry.model_name(self.env_id))
+        next_steps = [(serve, "play the champion in the browser, http://127.0.0.1:8000"), _where_runs_are()]
         width = max(len(command) for command, _ in next_steps)
         steps = "\n".join(f"  {command:<{width}}  {what}" for command, what in next_steps)
         return f"{_aligned(_COLUMNS, self.rows)}\n\n{self.totals}\n{self.verdict}\n\nrun {self.run_id}\n{steps}"
@@ -79,9 +92,11 @@ class Report:
 def report(run_id: str, version: int, gate: str, agents: str) -> str:
     """Write the report to Prefect and to the MLflow run. Returns it for a terminal."""
     client = connect()
+    config = read_config(client, run_id)
     finished = Report(
         run_id=run_id,
-        env_id=read_config(client, run_id).env_id,
+        env_id=config.env_id,
+        acceptance_return=config.acceptance_return,
         version=version,
         gate=gate,
         population=read_summary(client, run_id),
@@ -102,10 +117,11 @@ def report(run_id: str, version: int, gate: str, agents: str) -> str:
     return finished.text()
 
 
-def _row(agent: AgentResult, returns: Returns) -> tuple[str, ...]:
+def _row(agent: AgentResult, returns: Returns, *, solvable: bool) -> tuple[str, ...]:
+    solved = "yes" if agent.solved else "no"
     return (
         f"{agent.agent:02d}",
-        "yes" if agent.solved else "no",
+        solved if solvable else "-",
         f"{returns.mean():.1f}",
         f"{returns.min():g}",
         f"{agent.updates:,}",

@@ -1,0 +1,46 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dqn.training import AgentResult
+from flows import registry
+from flows.population import PopulationSummary
+from flows.report import Report
+
+
+def report(returns: list[list[float]], **fields: Any) -> Report:
+    agents = tuple(
+        AgentResult(agent=k, solved=k == 0, selection_return=0.0, updates=10, environment_steps=100, episodes=5)
+        for k in range(len(returns))
+    )
+    return Report(
+        run_id="run",
+        version=3,
+        gate="passed",
+        population=PopulationSummary(agents=agents, best_agent=0, seconds=2.0, cpu_seconds=1.0),
+        returns=np.array(returns),
+        **fields,
+    )
+
+
+def test_agents_are_counted_where_they_were_asked_to_be_accepted() -> None:
+    finished = report([[500.0, 500.0], [500.0, 499.0]], env_id="CartPole-v1", acceptance_return=500.0)
+    assert finished.totals.startswith("1 of 2 agents solved; 1 of 2 return 500 in every one of 2 unseen episodes.")
+    assert [row[1] for row in finished.rows] == ["yes", "no"]
+    assert "  make serve  " in finished.text()
+
+
+def test_without_acceptance_the_population_is_summed_up_and_nobody_is_unsolved() -> None:
+    finished = report([[-90.0, -110.0], [-99.0, -103.0]], env_id="MountainCar-v0", acceptance_return=None)
+    assert finished.totals.startswith("Interquartile mean return over 2 agents -100.5 (-101.0 to -100.0, 95% bootstrap")
+    assert [row[1] for row in finished.rows] == ["-", "-"]
+    assert 'make serve ARGS="--model models:/dqn-MountainCar-v0@champion"' in finished.text()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "command"),
+    [("CartPole-v1", "make serve"), ("a/b:c", 'make serve ARGS="--model models:/dqn-a-b-c@champion"')],
+)
+def test_what_serves_a_model(env_id: str, command: str) -> None:
+    assert registry.serve_command(registry.model_name(env_id)) == command
