@@ -2,8 +2,8 @@
 
     python -m benchmarks.ablation
 
-Every variant changes one thing of the preset. What a change is worth shows in the updates an agent needs until it is
-accepted; one that never is counts with all it spent. The article itself trains as written. Networks that would be
+Every variant changes one thing of the preset, and all are evaluated early and often. What a change is worth shows in the
+updates an agent needs until it is accepted; one that never is counts with all it spent. The article itself trains as written. Networks that would be
 registered are judged on 100 unseen episodes each.
 """
 
@@ -68,7 +68,7 @@ def configuration(name: str) -> DQNConfig:
     common: dict[str, Any] = {"num_agents": SEEDS, "seed": secrets.randbits(31)}
     if name == ARTICLE:
         return dataclasses.replace(PRESETS["article"], **common, eval_interval=500)
-    return dataclasses.replace(PRESETS["cartpole"], **common, **VARIANTS[name])
+    return dataclasses.replace(PRESETS["cartpole"], **common, eval_start=200, eval_interval=50, **VARIANTS[name])
 
 
 def evaluated_often() -> DQNConfig:

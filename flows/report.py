@@ -75,8 +75,10 @@ class Report:
 
     def text(self) -> str:
         """For a terminal."""
-        serve = registry.serve_command(registry.model_name(self.env_id))
-        next_steps = [(serve, "play the champion in the browser, http://127.0.0.1:8000"), _where_runs_are()]
+        serve, what = registry.serve_command(registry.model_name(self.env_id)), "the champion"
+        if not self.gate.startswith("passed"):
+            serve, what = f'make serve ARGS="--model {self.uri}"', "this version"
+        next_steps = [(serve, f"play {what} in the browser, http://127.0.0.1:8000"), _where_runs_are()]
         width = max(len(command) for command, _ in next_steps)
         steps = "\n".join(f"  {command:<{width}}  {what}" for command, what in next_steps)
         return f"{_aligned(_COLUMNS, self.rows)}\n\n{self.totals}\n{self.verdict}\n\nrun {self.run_id}\n{steps}"

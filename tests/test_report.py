@@ -9,7 +9,7 @@ from flows.population import PopulationSummary
 from flows.report import Report
 
 
-def report(returns: list[list[float]], **fields: Any) -> Report:
+def report(returns: list[list[float]], *, gate: str = "passed", **fields: Any) -> Report:
     agents = tuple(
         AgentResult(agent=k, solved=k == 0, selection_return=0.0, updates=10, environment_steps=100, episodes=5)
         for k in range(len(returns))
@@ -17,7 +17,7 @@ def report(returns: list[list[float]], **fields: Any) -> Report:
     return Report(
         run_id="run",
         version=3,
-        gate="passed",
+        gate=gate,
         population=PopulationSummary(agents=agents, best_agent=0, seconds=2.0, cpu_seconds=1.0),
         returns=np.array(returns),
         **fields,
@@ -36,6 +36,11 @@ def test_without_acceptance_the_population_is_summed_up_and_nobody_is_unsolved()
     assert finished.totals.startswith("Interquartile mean return over 2 agents -100.5 (-101.0 to -100.0, 95% bootstrap")
     assert [row[1] for row in finished.rows] == ["-", "-"]
     assert 'make serve ARGS="--model models:/dqn-MountainCar-v0@champion"' in finished.text()
+
+
+def test_a_refused_version_is_played_by_its_number() -> None:
+    finished = report([[9.0]], gate="refused: mean return 9", env_id="CartPole-v1", acceptance_return=500.0)
+    assert 'make serve ARGS="--model models:/dqn-CartPole-v1/3"  play this version' in finished.text()
 
 
 @pytest.mark.parametrize(
