@@ -2,9 +2,9 @@
 
     python -m benchmarks.ablation
 
-Every variant changes one thing of the preset, and all are evaluated early and often. What a change is worth shows in the
-updates an agent needs until it is accepted; one that never is counts with all it spent. The article itself trains as written. Networks that would be
-registered are judged on 100 unseen episodes each.
+Every variant changes one thing of the preset, and all are evaluated early and often. What a change is worth shows in
+the updates an agent needs until it is accepted; one that never is counts with all it spent. The article itself trains
+as written. Networks that would be registered are judged on 100 unseen episodes each.
 """
 
 import argparse
