@@ -31,8 +31,9 @@ ARTICLE: Final = "the article"
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     TUNED: {},
     "observations not scaled": {"observation_scale": ()},
-    "rewards not scaled": {"reward_scale": 1.0},
-    "rewards not scaled, Huber loss": {"reward_scale": 1.0, "loss": "huber"},
+    "rewards not scaled": {"reward_scale": 1.0, "initial_q": 200.0},
+    "rewards not scaled, Huber loss": {"reward_scale": 1.0, "initial_q": 200.0, "loss": "huber"},
+    "no optimistic start": {"initial_q": 0.0},
     "Double DQN": {"double_dqn": True},
     "targets copied every 10 episodes": {"tau": 0.0, "target_update_episodes": 10},
     "epsilon falls by 1/10,000 an episode": {"epsilon_decay_per_episode": 1e-4, "epsilon_end": 0.0},

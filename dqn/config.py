@@ -36,6 +36,9 @@ class DQNConfig:
     """Widths of the hidden layers, each followed by ReLU."""
     observation_scale: tuple[float, ...] = ()
     """Observations are divided by this inside the network, one number an entry; empty leaves them as they are."""
+    initial_q: float = 0.0
+    """Added to the last layer's bias at the start; the value of surviving makes the start optimistic."""
+
     dueling: bool = False
     """Dueling heads: the last layer gives the state's value and each action's advantage (Wang et al., 2016)."""
 
@@ -143,6 +146,7 @@ class DQNConfig:
         self._require("hidden_sizes", all(size > 0 for size in self.hidden_sizes), "must be positive")
         self._require("observation_scale", all(s > 0 for s in self.observation_scale), "must be positive")
         self._require("adam_betas", all(0 <= beta < 1 for beta in self.adam_betas), "must be from 0 to below 1")
+        self._require("initial_q", math.isfinite(self.initial_q), "must be finite")
         self._require("loss", self.loss in ("squared", "huber"), "must be 'squared' or 'huber'")
         self._require(
             "replay_capacity",

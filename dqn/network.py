@@ -46,6 +46,7 @@ class QNetworks(nn.Module):
         hidden_sizes: Sequence[int],
         num_actions: int,
         observation_scale: Sequence[float] = (),
+        initial_q: float = 0.0,
         dueling: bool = False,
     ) -> "QNetworks":
         """One network a seed, each with the initialisation of `nn.Linear`.
@@ -68,6 +69,7 @@ class QNetworks(nn.Module):
             layer = (torch.stack(uniform) * 2 - 1) * bound
             weights.append(layer[:, :, :-1].contiguous())
             biases.append(layer[:, :, -1:].contiguous())
+        biases[-1] += initial_q
         return cls(weights, biases, scale, dueling=dueling)
 
     @property

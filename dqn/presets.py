@@ -11,6 +11,7 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
         num_envs=96,
         hidden_sizes=(32, 32),
         observation_scale=(2.4, 2.0, 0.2095, 2.0),
+        initial_q=1.0,
         replay_capacity=12_800,
         epsilon_end=0.2,
         epsilon_decay_updates=400,

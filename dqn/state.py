@@ -82,6 +82,7 @@ class TrainingState:
                 hidden_sizes=config.hidden_sizes,
                 num_actions=num_actions,
                 observation_scale=config.observation_scale,
+                initial_q=config.initial_q,
                 dueling=config.dueling,
             )
         networks = networks.on(device)

@@ -19,6 +19,7 @@ def networks() -> QNetworks:
         hidden_sizes=(32, 16),
         num_actions=2,
         observation_scale=(2.4, 2.0, 0.2, 2.0),
+        initial_q=1.0,
     )
 
 

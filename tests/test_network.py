@@ -76,6 +76,11 @@ def test_an_agent_starts_the_same_in_every_population() -> None:
     assert not torch.equal(large.weights[0][0], large.weights[0][1])
 
 
+def test_an_optimistic_start_raises_every_q_value() -> None:
+    observation = torch.randn(3, 5, 4)
+    torch.testing.assert_close(networks(initial_q=7.0)(observation), networks()(observation) + 7.0)
+
+
 def test_select_copies_and_assign_puts_back() -> None:
     population = networks()
     chosen = population.select(torch.tensor([2, 0]))
