@@ -15,7 +15,7 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.network import QNetworks
 from dqn.state import TrainingState
 
-_FORMAT: Final = "dqn-training-state/2"
+_FORMAT: Final = "dqn-training-state/3"
 
 
 class CheckpointError(Exception):

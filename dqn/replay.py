@@ -95,12 +95,12 @@ class NStepAccumulator:
         self._weight[slot] = transition.valid.float()
         self._valid[slot] = transition.valid
 
+        # While an episode goes on, its transitions lead to the newest step; only an end is stored with each of them.
         agent, env = (transition.terminated | transition.truncated).nonzero(as_tuple=True)
         step, ended = (self._weight[:, agent, env] > 0).nonzero(as_tuple=True)
         agent, env = agent[ended], env[ended]
         self._reward.addcmul_(self._weight, self._reward_scale * transition.reward)
         self._weight *= self._gamma
-        # While an episode goes on, its transitions lead to the newest step; only an end is stored with each of them.
         bootstrap = ~transition.terminated[agent, env]
         if not self._bootstrap_on_truncation:
             bootstrap &= ~transition.truncated[agent, env]

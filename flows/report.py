@@ -55,6 +55,8 @@ class Report:
         """One sentence about the population."""
         population, (agents, episodes) = self.population, self.returns.shape
         time = f"Training took {population.seconds:.1f} s ({population.cpu_seconds:.1f} CPU-seconds)."
+        if self.acceptance_return is None and agents == 1:
+            return f"Mean return {self.returns.mean():.1f} over {episodes} unseen episodes. {time}"
         if self.acceptance_return is None:
             low, high = bootstrap_interval(self.returns.mean(1), seed=0)
             return (

@@ -38,6 +38,11 @@ def test_without_acceptance_the_population_is_summed_up_and_nobody_is_unsolved()
     assert 'make serve ARGS="--model models:/dqn-MountainCar-v0@champion"' in finished.text()
 
 
+def test_one_agent_has_a_mean_and_no_interval() -> None:
+    finished = report([[-90.0, -110.0]], env_id="Acrobot-v1", acceptance_return=None)
+    assert finished.totals.startswith("Mean return -100.0 over 2 unseen episodes. Training took")
+
+
 def test_a_refused_version_is_played_by_its_number() -> None:
     finished = report([[9.0]], gate="refused: mean return 9", env_id="CartPole-v1", acceptance_return=500.0)
     assert 'make serve ARGS="--model models:/dqn-CartPole-v1/3"  play this version' in finished.text()
