@@ -53,17 +53,11 @@ class Report:
     @property
     def totals(self) -> str:
         """One sentence about the population."""
-        population, (agents, episodes) = self.population, self.returns.shape
-        time = f"Training took {population.seconds:.1f} s ({population.cpu_seconds:.1f} CPU-seconds)."
-        if self.acceptance_return is None and agents == 1:
-            return f"Mean return {self.returns.mean():.1f} over {episodes} unseen episodes. {time}"
+        agents, episodes = self.returns.shape
+        time = f"Training took {self.population.seconds:.1f} s ({self.population.cpu_seconds:.1f} CPU-seconds)."
         if self.acceptance_return is None:
-            low, high = bootstrap_interval(self.returns.mean(1), seed=0)
-            return (
-                f"Interquartile mean return over {agents} agents {interquartile_mean(self.returns.mean(1)):.1f} "
-                f"({low:.1f} to {high:.1f}, 95% bootstrap interval), {episodes} unseen episodes each. {time}"
-            )
-        solved = sum(agent.solved for agent in population.agents)
+            return f"{_mean_return(self.returns.mean(1))}, {episodes} unseen episodes each. {time}"
+        solved = sum(agent.solved for agent in self.population.agents)
         perfect = int((self.returns >= self.acceptance_return).all(1).sum())
         return (
             f"{solved} of {agents} agents solved; {perfect} of {agents} return {self.acceptance_return:g} in every one "
@@ -130,6 +124,17 @@ def _row(agent: AgentResult, returns: Returns, *, solvable: bool) -> tuple[str, 
         f"{returns.min():g}",
         f"{agent.updates:,}",
         f"{agent.environment_steps:,}",
+    )
+
+
+def _mean_return(agents: Returns) -> str:
+    """Of agents' mean returns `[A]`; one agent alone has no interval."""
+    if len(agents) == 1:
+        return f"Mean return {agents[0]:.1f} of 1 agent"
+    low, high = bootstrap_interval(agents, seed=0)
+    return (
+        f"Interquartile mean return {interquartile_mean(agents):.1f} ({low:.1f} to {high:.1f}, 95% bootstrap interval) "
+        f"of {len(agents)} agents"
     )
 
 

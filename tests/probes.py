@@ -15,10 +15,19 @@ Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 
 
 class Probe(gym.Env[Observation, np.int64]):
-    """What the probes share: one number observed, two actions, and what a subclass does with them."""
+    """What the probes share: one number observed, at first the one that `_start` draws, and two actions."""
 
     observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
     action_space = spaces.Discrete(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self._observe(self._start()), {}
+
+    def _start(self) -> float:
+        return 0.0
 
     def _observe(self, value: float) -> Observation:
         return np.array([value], dtype=np.float32)
@@ -27,12 +36,6 @@ class Probe(gym.Env[Observation, np.int64]):
 class ConstantReward(Probe):
     """One step, reward 1: Q = 1. Fails if the loss or the optimizer is broken."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
-        return self._observe(0.0), {}
-
     def step(self, action: np.int64) -> Step:
         return self._observe(0.0), 1.0, True, False, {}
 
@@ -40,12 +43,9 @@ class ConstantReward(Probe):
 class ObservedReward(Probe):
     """One step, the reward is the observation, +-1: Q = observation. Fails if observations go astray."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
+    def _start(self) -> float:
         self._value = float(self.np_random.choice([-1.0, 1.0]))
-        return self._observe(self._value), {}
+        return self._value
 
     def step(self, action: np.int64) -> Step:
         return self._observe(self._value), self._value, True, False, {}
@@ -54,12 +54,9 @@ class ObservedReward(Probe):
 class DelayedReward(Probe):
     """Two steps, observed as 0 and 1, reward 1 at the end: Q(0) = gamma, Q(1) = 1. Fails if discounting is wrong."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
+    def _start(self) -> float:
         self._step = 0
-        return self._observe(0.0), {}
+        return 0.0
 
     def step(self, action: np.int64) -> Step:
         self._step += 1
@@ -70,24 +67,12 @@ class DelayedReward(Probe):
 class ActionReward(Probe):
     """One step, action 1 earns 1 and action 0 earns -1: Q = (-1, 1). Fails if actions are mixed up."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
-        return self._observe(0.0), {}
-
     def step(self, action: np.int64) -> Step:
         return self._observe(0.0), 2.0 * float(action) - 1.0, True, False, {}
 
 
 class EndlessReward(Probe):
     """Reward 1 a step and no end but a time limit after 5: Q = 1 / (1 - gamma) if truncation bootstraps."""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
-        return self._observe(0.0), {}
 
     def step(self, action: np.int64) -> Step:
         return self._observe(0.0), 1.0, False, False, {}
@@ -96,12 +81,9 @@ class EndlessReward(Probe):
 class RandomLength(Probe):
     """Reward 1 a step for as many steps as the first observation says, in tenths: 1 to 9."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
+    def _start(self) -> float:
         self._left = int(self.np_random.integers(1, 10))
-        return self._observe(self._left / 10), {}
+        return self._left / 10
 
     def step(self, action: np.int64) -> Step:
         self._left -= 1
@@ -113,12 +95,9 @@ class LongDelay(Probe):
 
     length = 10
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
+    def _start(self) -> float:
         self._position = 0
-        return self._observe(0.0), {}
+        return 0.0
 
     def step(self, action: np.int64) -> Step:
         self._position += 1
@@ -129,13 +108,10 @@ class LongDelay(Probe):
 class RareReward(Probe):
     """One step; in one of fifty the observation is x in (0, 1) and earns sin(6 x), else it is -1 and earns nothing."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
+    def _start(self) -> float:
         rewarded = self.np_random.random() < 0.02
         self._value = float(self.np_random.random()) if rewarded else -1.0
-        return self._observe(self._value), {}
+        return self._value
 
     def step(self, action: np.int64) -> Step:
         reward = float(np.sin(6 * self._value)) if self._value > 0 else 0.0
@@ -147,12 +123,9 @@ class ManyActions(Probe):
 
     action_space = spaces.Discrete(64)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
+    def _start(self) -> float:
         self._value = float(self.np_random.uniform(-1.0, 1.0))
-        return self._observe(self._value), {}
+        return self._value
 
     def step(self, action: np.int64) -> Step:
         return self._observe(self._value), self._value, True, False, {}
@@ -161,12 +134,9 @@ class ManyActions(Probe):
 class Outliers(Probe):
     """One step, the reward is the observation, +-1, but in one of ten it is +-50: rare and without a meaning."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
+    def _start(self) -> float:
         self._value = float(self.np_random.choice([-1.0, 1.0]))
-        return self._observe(self._value), {}
+        return self._value
 
     def step(self, action: np.int64) -> Step:
         noise = float(self.np_random.choice([-50.0, 50.0])) if self.np_random.random() < 0.1 else 0.0

@@ -33,14 +33,16 @@ def test_agents_are_counted_where_they_were_asked_to_be_accepted() -> None:
 
 def test_without_acceptance_the_population_is_summed_up_and_nobody_is_unsolved() -> None:
     finished = report([[-90.0, -110.0], [-99.0, -103.0]], env_id="MountainCar-v0", acceptance_return=None)
-    assert finished.totals.startswith("Interquartile mean return over 2 agents -100.5 (-101.0 to -100.0, 95% bootstrap")
+    assert finished.totals.startswith(
+        "Interquartile mean return -100.5 (-101.0 to -100.0, 95% bootstrap interval) of 2"
+    )
     assert [row[1] for row in finished.rows] == ["-", "-"]
     assert 'make serve ARGS="--model models:/dqn-MountainCar-v0@champion"' in finished.text()
 
 
 def test_one_agent_has_a_mean_and_no_interval() -> None:
     finished = report([[-90.0, -110.0]], env_id="Acrobot-v1", acceptance_return=None)
-    assert finished.totals.startswith("Mean return -100.0 over 2 unseen episodes. Training took")
+    assert finished.totals.startswith("Mean return -100.0 of 1 agent, 2 unseen episodes each. Training took")
 
 
 def test_a_refused_version_is_played_by_its_number() -> None:
