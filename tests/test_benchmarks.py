@@ -9,6 +9,7 @@ from benchmarks.__main__ import summary
 from benchmarks.ablation import ARTICLE, VARIANTS, configuration
 from benchmarks.contestants import FIXED_BUDGET, Outcome
 from benchmarks.limits import update_flops
+from benchmarks.mutants import mutants_of
 from dqn.presets import PRESETS
 
 
@@ -46,3 +47,18 @@ def test_the_summary_counts_agents_and_their_cost() -> None:
     assert (one["from"], one["to"]) == (1.0, 3.0)
     assert (other["agents"], other["solved"]) == (1, 0)
     assert np.isnan(other["CPU-s a solved agent"])
+
+
+def test_mutants_break_every_line_that_decides_one_at_a_time() -> None:
+    source = "def f(a):\n    'Says what.'\n    if a < 1:\n        g(a)\n    return a * 2\n"
+    changes = [(mutant.line, mutant.change.partition("  ->  ")[2]) for mutant in mutants_of(source)]
+    assert sorted(changes) == [
+        (3, "2"),
+        (3, "a <= 1"),
+        (3, "if a < 1: pass"),
+        (3, "if not a < 1: g(a)"),
+        (5, "3"),
+        (5, "a / 2"),
+        (5, "return None"),
+    ]
+    assert all(mutant.source.count("\n") == source.count("\n") - 1 for mutant in mutants_of(source))

@@ -1,0 +1,194 @@
+"""Mutation testing: the lines that decide are broken one at a time; which breakages do no tests notice?
+
+    python -m benchmarks.mutants dqn/replay.py                          # by tests/test_replay.py
+    python -m benchmarks.mutants dqn/state.py --tests tests/test_training.py tests/test_checkpoint.py
+    python -m benchmarks.mutants flows/promote.py --then tests/test_gate.py     # slow tests see survivors alone
+    python -m benchmarks.mutants dqn/learner.py --sample 0.2            # a fifth of the mutants, drawn by --seed
+
+A mutant swaps a comparison or an operator, changes a number or a truth value, negates a condition, empties a return, or
+deletes a statement. Each is tested in a fork of one process that has imported the libraries, and its source gets there
+by an import hook: no file is written, and several of these may run at once. Processes that tests start themselves run
+the unbroken code.
+"""
+
+import argparse
+import ast
+import copy
+import importlib.abc
+import importlib.util
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import pytest
+
+PROJECT: Final = ("benchmarks", "dqn", "flows", "serving", "tests")
+LIBRARIES: Final = ("torch", "torch._dynamo", "gymnasium", "onnx", "scipy", "matplotlib", "sqlalchemy", "prefect")
+"""Imported once. None of them may start a thread, as MLflow does: a fork would wait for its locks for ever."""
+SINGLE_THREADED: Final = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+}
+SWAPS: Final[dict[type[ast.AST], type[ast.AST]]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+    ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+DELETABLE: Final = (ast.Expr, ast.Assign, ast.AugAssign, ast.Raise, ast.Continue, ast.Break, ast.Delete)
+SLOWEST: Final = 10.0
+"""A mutant that takes this many times as long as the unbroken code runs for ever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """One breakage of a module."""
+
+    line: int
+    change: str
+    source: str
+
+
+def main() -> int:
+    """Print the survivors and the share that was killed; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("module", type=Path)
+    parser.add_argument("--tests", nargs="+", help="by default the file in tests/ named after the module")
+    parser.add_argument("--then", nargs="+", default=[], help="slower tests, for what survives --tests")
+    parser.add_argument("--lines", type=int, nargs=2, metavar=("FIRST", "LAST"), default=(1, sys.maxsize))
+    parser.add_argument("--sample", type=float, default=1.0, help="share of the mutants to try")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rounds = [arguments.tests or [f"tests/test_{arguments.module.stem}.py"]]
+    rounds += [arguments.then] * bool(arguments.then)
+    first, last = arguments.lines
+    mutants = [mutant for mutant in mutants_of(arguments.module.read_text()) if first <= mutant.line <= last]
+    generator = random.Random(arguments.seed)  # noqa: S311 # draws a sample, guards no secret
+    mutants = [mutant for mutant in mutants if generator.random() < arguments.sample]
+    os.environ |= SINGLE_THREADED
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    survivors = mutants
+    for tests in rounds:
+        begin = time.monotonic()
+        if tested(arguments.module, arguments.module.read_text(), tests, seconds=3600) != 0:
+            parser.error(f"{' '.join(tests)} fail without any mutant")
+        seconds = 30 + SLOWEST * (time.monotonic() - begin)
+        survivors = [m for m in survivors if tested(arguments.module, m.source, tests, seconds=seconds) == 0]
+    for mutant in survivors:
+        print(f"{arguments.module}:{mutant.line}: {mutant.change}")
+    killed = len(mutants) - len(survivors)
+    print(f"{arguments.module}: {killed} of {len(mutants)} mutants killed, {killed / max(len(mutants), 1):.1%}")
+    return 0
+
+
+def mutants_of(source: str) -> list[Mutant]:
+    """Every mutant of a module, in the order of its lines."""
+    mutants = []
+    tree = ast.parse(source)
+    node: Any  # has a line wherever something can be changed
+    for index, node in enumerate(ast.walk(tree)):
+        for change in changes(node):
+            broken = copy.deepcopy(tree)
+            target = list(ast.walk(broken))[index]
+            before = ast.unparse(target)
+            change(target)
+            text = f"{_shown(before)}  ->  {_shown(ast.unparse(target))}"
+            mutants.append(Mutant(line=node.lineno, change=text, source=ast.unparse(broken)))
+    return sorted(mutants, key=lambda mutant: mutant.line)
+
+
+def changes(node: Any) -> Iterator[Callable[[Any], None]]:
+    """What can be broken in a node, each as a function that does so to a copy of it."""
+    match node:
+        case ast.Compare():
+            for position, operator in enumerate(node.ops):
+                swapped = SWAPS[type(operator)]
+                yield lambda n, at=position, to=swapped: n.ops.__setitem__(at, to())  # type: ignore[misc]
+        case ast.BinOp() | ast.AugAssign() | ast.BoolOp() if type(node.op) in SWAPS:
+            yield lambda n: setattr(n, "op", SWAPS[type(n.op)]())
+        case ast.If() | ast.While() | ast.IfExp():
+            yield lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test))
+        case ast.Constant(value=bool() | int() | float()):
+            yield lambda n: setattr(n, "value", not n.value if isinstance(n.value, bool) else n.value + 1)
+        case ast.Return(value=ast.AST()):
+            yield lambda n: setattr(n, "value", ast.Constant(None))
+    if isinstance(node, ast.FunctionDef | ast.If | ast.For | ast.While | ast.With | ast.Try):
+        for position, statement in enumerate(node.body):
+            if isinstance(statement, DELETABLE) and not _is_text(statement):
+                yield lambda n, at=position: n.body.__setitem__(at, ast.Pass())  # type: ignore[misc]
+
+
+def tested(module: Path, source: str, tests: Sequence[str], *, seconds: float) -> int:
+    """Exit status of the tests in a forked process in which a module has this source; 124 where they take too long."""
+    child = os.fork()
+    if not child:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        os.setsid()
+        for name in [name for name in sys.modules if name.split(".")[0] in PROJECT and name != "__main__"]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, _Mutated(module, source))
+        preloaded = "ignore::pytest.PytestAssertRewriteWarning"  # of pytest's own plugins, imported with the libraries
+        os._exit(pytest.main(["-x", "-q", "-W", preloaded, "-p", "no:cacheprovider", "-m", "not stack", *tests]))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return 124
+
+
+class _Mutated(importlib.abc.MetaPathFinder):
+    """Finds one module with other source than its file's."""
+
+    def __init__(self, module: Path, source: str) -> None:
+        self._name = ".".join(module.with_suffix("").parts)
+        self._path = str(module.absolute())
+        self._source = source
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        return importlib.util.spec_from_loader(fullname, _Loader(fullname, self._path, self._source))
+
+
+class _Loader(SourceFileLoader):
+    """A file's module with other source, which Python's cache of compiled files must not shadow."""
+
+    def __init__(self, name: str, path: str, source: str) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> Any:
+        return compile(self._source, self.path, "exec", dont_inherit=True)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def _shown(code: str) -> str:
+    line = " ".join(code.split())
+    return line if len(line) <= 90 else line[:87] + "..."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
