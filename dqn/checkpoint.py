@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +23,14 @@ class CheckpointError(Exception):
     """A file that is no usable checkpoint of the run in question; the message names it and says why."""
 
 
-def save_checkpoint(path: Path, state: TrainingState) -> None:
+def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[], bool] = lambda: True) -> None:
     """Write the whole training state; readers see the previous checkpoint or this one, never a part.
+
+    Args:
+        path: the file.
+        state: what is written.
+        may_replace: asked when all is written, right before this checkpoint takes the place of the previous one; if it
+            says no, that stays.
 
     Raises:
         CheckpointError: if it cannot be written (a full disk, a read-only directory); what stood there before stays.
@@ -36,6 +43,9 @@ def save_checkpoint(path: Path, state: TrainingState) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        if not may_replace():
+            temporary.unlink()
+            return
         temporary.replace(path)
         _sync_directory(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError

@@ -82,6 +82,7 @@ def run(arguments: Arguments) -> int:
 
     from dqn.checkpoint import CheckpointError
     from dqn.environment import EnvironmentUnsupportedError
+    from flows.attempt import StaleAttemptError
     from flows.parameters import ConfigOverrides, InputError
     from flows.prefect_api import PrefectError, ensure_api
     from flows.registry import RegistryError
@@ -97,7 +98,7 @@ def run(arguments: Arguments) -> int:
         print(train_dqn(*request))
     except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
         return _fail(error, BAD_INPUT)
-    except (TrackingError, RegistryError, CheckpointError, PrefectError) as error:
+    except (TrackingError, RegistryError, CheckpointError, PrefectError, StaleAttemptError) as error:
         return _fail(error, 1)
     except MlflowException as error:
         return _fail(error, 1, f"MLflow: {one_line(error)}")

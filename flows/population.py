@@ -21,6 +21,7 @@ from dqn.metrics import Metrics
 from dqn.network import QNetworks
 from dqn.state import TrainingState
 from dqn.training import AgentResult, TrainingResult
+from flows.attempt import Attempt, check, fenced
 from flows.metric_writer import MetricWriter, read_watermarks
 from flows.parameters import InputError
 from flows.tracking import TRAINED_TAG, PopulationRuns, end_runs, find_run
@@ -28,8 +29,11 @@ from flows.tracking import TRAINED_TAG, PopulationRuns, end_runs, find_run
 _DIRECTORY: Final = "population"
 _RESULT_FILE: Final = f"{_DIRECTORY}/result.json"
 _SPEED_SECONDS: Final = 1.0
-_PATIENCE: Final = 60.0
-"""Seconds a tracking server may be away when training ends; one takes half a minute to restart."""
+_PATIENCE: Final = 180.0
+"""Seconds a tracking server may be away when training ends."""
+_CONFIRMED_SECONDS: Final = 10.0
+"""A checkpoint is written only if no other attempt had taken over this long ago; nobody takes over from one that was
+held up for less."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +89,7 @@ def check_writable(directory: str) -> None:
 
 def train_population(
     client: MlflowClient,
+    attempt: Attempt,
     runs: PopulationRuns,
     config: DQNConfig,
     checkpoint: Path,
@@ -96,6 +101,7 @@ def train_population(
 
     Args:
         client: the tracking store.
+        attempt: which one trains; as soon as it is stale it stops.
         runs: where metrics go.
         config: what to train.
         checkpoint: read if it exists, written while training.
@@ -104,12 +110,19 @@ def train_population(
 
     Raises:
         CheckpointError: if the checkpoint cannot be read or written.
+        StaleAttemptError: if another attempt has taken over.
         TrackingError: if metrics could not be logged; the checkpoint has them all.
     """
     state = _start(config, checkpoint, start)
     print(require_memory(state.replay.nbytes))
     watermarks = read_watermarks(client, (runs.parent, *runs.children))
-    writer = MetricWriter(client, runs.by_agent, watermarks, after_flush=lambda: on_progress(state))
+    writer = MetricWriter(
+        client,
+        runs.by_agent,
+        watermarks,
+        check=lambda: check(client, attempt),
+        after_flush=lambda: on_progress(state),
+    )
     writer.write(state.metrics.since(0))
     speed = _Speed(state)
 
@@ -118,10 +131,16 @@ def train_population(
         if (steps_per_second := speed.measure()) is not None:
             writer.write_population("train/steps_per_second", step=state.environment_steps, value=steps_per_second)
 
+    def on_checkpoint(state: TrainingState) -> None:
+        # Where the tracking server is away nobody can confirm anything: then the previous checkpoint stays the newest.
+        if confirmed():
+            save_checkpoint(checkpoint, state, may_replace=confirmed)
+
+    def confirmed() -> bool:
+        return writer.confirmed_within(_CONFIRMED_SECONDS)
+
     try:
-        result = training.train(
-            config, state=state, on_metrics=on_metrics, on_checkpoint=lambda state: save_checkpoint(checkpoint, state)
-        )
+        result = training.train(config, state=state, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
     except BaseException as error:
         try:
             writer.close()
@@ -132,20 +151,20 @@ def train_population(
     return result
 
 
-def keep_result(client: MlflowClient, runs: PopulationRuns, result: TrainingResult) -> None:
+def keep_result(client: MlflowClient, attempt: Attempt, runs: PopulationRuns, result: TrainingResult) -> None:
     """Put networks and summary into the run, for the stages that follow in this process or another."""
     with tempfile.TemporaryDirectory() as directory:
         save_networks(Path(directory), result.best, result.config)
-        client.log_artifacts(runs.parent, directory, _DIRECTORY)
+        fenced(client, attempt).log_artifacts(runs.parent, directory, _DIRECTORY)
     summary = {
         "agents": [dataclasses.asdict(agent) for agent in result.agents],
         "best_agent": result.best_agent,
         "seconds": result.seconds,
         "cpu_seconds": result.cpu_seconds,
     }
-    client.log_dict(runs.parent, summary, _RESULT_FILE)
-    end_runs(client, runs.children, "FINISHED")
-    client.log_batch(runs.parent, tags=[RunTag(TRAINED_TAG, "true")])
+    fenced(client, attempt).log_dict(runs.parent, summary, _RESULT_FILE)
+    end_runs(client, attempt, runs.children, "FINISHED")
+    fenced(client, attempt).log_batch(runs.parent, tags=[RunTag(TRAINED_TAG, "true")])
 
 
 def read_networks(client: MlflowClient, run_id: str) -> tuple[QNetworks, DQNConfig]:

@@ -14,6 +14,7 @@ from prefect.events import emit_event
 from prefect.exceptions import ObjectAlreadyExists
 
 from flows import registry
+from flows.attempt import Attempt, fenced
 from flows.parameters import InputError
 from flows.registry import CHALLENGER, CHAMPION, PREVIOUS
 from flows.stages import OVER_NETWORK, Returns, evaluate, play, read_returns
@@ -59,14 +60,14 @@ def should_promote(challenger: Returns, threshold: float | None, champion: Retur
 
 
 @task(name="promote", **OVER_NETWORK)
-def promote(name: str, version: int, evaluation: str) -> str:
+def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = None) -> str:
     """Send a version that has been evaluated through the gate. Returns its gate tag."""
     client = connect()
     with promotion_lock(name):
         decision = decide(client, name, version, read_returns(evaluation))
-        registry.set_tags(client, name, version, {"gate": decision.gate})
+        registry.set_tags(fenced(client, attempt), name, version, {"gate": decision.gate})
         if decision.promote:
-            move_champion(client, name, version)
+            move_champion(fenced(client, attempt), name, version)
     if decision.promote:
         emit_event(
             "dqn.policy.promoted",

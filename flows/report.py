@@ -8,6 +8,7 @@ from typing import Final
 
 import mlflow
 import prefect.runtime
+from mlflow import MlflowClient
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.settings import PREFECT_UI_URL
@@ -15,6 +16,7 @@ from prefect.settings import PREFECT_UI_URL
 from dqn.evaluation import bootstrap_interval, interquartile_mean
 from dqn.training import AgentResult
 from flows import figures, registry
+from flows.attempt import Attempt, check, fenced
 from flows.population import PopulationSummary, read_summary
 from flows.stages import OVER_NETWORK, Returns, read_returns
 from flows.tracking import connect, describe_run, read_config
@@ -87,7 +89,7 @@ class Report:
 
 
 @task(name="report", **OVER_NETWORK)
-def report(run_id: str, version: int, gate: str, agents: str) -> str:
+def report(run_id: str, version: int, gate: str, agents: str, attempt: Attempt) -> str:
     """Write the report to Prefect and to the MLflow run. Returns it for a terminal."""
     client = connect()
     config = read_config(client, run_id)
@@ -100,19 +102,25 @@ def report(run_id: str, version: int, gate: str, agents: str) -> str:
         population=read_summary(client, run_id),
         returns=read_returns(agents),
     )
-    client.log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
-    describe_run(client, run_id, "\n\n".join(filter(None, (finished.markdown(), _flow_run_link()))))
-    curves = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{figures.LEARNING_CURVES}")
-    with open(curves, "rb") as file:
-        picture = base64.b64encode(file.read()).decode()
+    fenced(client, attempt).log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
+    describe_run(client, attempt, "\n\n".join(filter(None, (finished.markdown(), _flow_run_link()))))
     where = _run_link(client.get_run(run_id).info.experiment_id, run_id)
-    image = f"![learning curves](data:image/png;base64,{picture})"
+    check(client, attempt)
     create_markdown_artifact(
         key="training-report",
         description=f"MLflow run {run_id}",
-        markdown=f"# {finished.env_id}\n\n{finished.markdown()}\n\n{image}\n\n{where}\n",
+        markdown=f"# {finished.env_id}\n\n{finished.markdown()}\n\n{_learning_curves(client, run_id)}{where}\n",
     )
     return finished.text()
+
+
+def _learning_curves(client: MlflowClient, run_id: str) -> str:
+    """The figure as markdown; nothing where it could not be drawn."""
+    if all(file.path != figures.LEARNING_CURVES for file in client.list_artifacts(run_id)):
+        return ""
+    with open(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{figures.LEARNING_CURVES}"), "rb") as file:
+        picture = base64.b64encode(file.read()).decode()
+    return f"![learning curves](data:image/png;base64,{picture})\n\n"
 
 
 def _row(agent: AgentResult, returns: Returns, *, solvable: bool) -> tuple[str, ...]:

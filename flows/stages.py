@@ -6,12 +6,14 @@ is retried skips what is finished.
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 from uuid import UUID
 
 import gymnasium as gym
+import httpx
 import mlflow
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,7 @@ from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import DEFAULT
+from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
@@ -33,8 +35,20 @@ from dqn.selection import greedy_returns
 from dqn.state import TrainingState
 from dqn.training import torch_threads
 from flows import figures, registry
+from flows.attempt import Attempt, check, fenced
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
-from flows.tracking import FLOW_RUN_TAG, TRAINED_TAG, connect, find_run, one_line, read_config, read_runs
+from flows.tracking import (
+    FLOW_RUN_TAG,
+    TRAINED_TAG,
+    TrackingError,
+    connect,
+    end_runs,
+    find_run,
+    one_line,
+    read_config,
+    read_runs,
+    unless_deleted,
+)
 from flows.warm_start import starting_network
 from serving.policy import OnnxPolicy
 
@@ -56,50 +70,63 @@ logger = logging.getLogger(__name__)
 
 
 def is_transient(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failure is the network's, and trying again may help."""
+    """Whether a failure is about reaching a server, or about a server itself, and trying again may help."""
     error = state.result(raise_on_failure=False)
     if isinstance(error, MlflowException):
         return int(ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, 500)) >= 500
-    return isinstance(error, requests.RequestException | ConnectionError)
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, TrackingError | requests.RequestException | httpx.TransportError | ConnectionError)
 
 
-# The default policy is inputs, task source and flow run. Without the source, two tasks of a run that take the same id
-# would share a result.
-KEPT: Final[dict[str, Any]] = {"persist_result": True, "result_serializer": "json", "cache_policy": DEFAULT}
-OVER_NETWORK: Final[dict[str, Any]] = {
-    **KEPT,
-    "retries": 2,
-    "retry_delay_seconds": [1, 10],
+# A server may be away for two minutes before a run gives up.
+RETRIED: Final[dict[str, Any]] = {
+    "retries": 5,
+    "retry_delay_seconds": [1, 10, 20, 40, 60],
     "retry_condition_fn": is_transient,
 }
+# Without the task's source, two tasks of a run that take the same id would share a result. Every attempt has a token of
+# its own, and takes the results of earlier ones over.
+OVER_NETWORK: Final[dict[str, Any]] = {
+    **RETRIED,
+    "persist_result": True,
+    "result_serializer": "json",
+    "cache_policy": (INPUTS - "attempt") + TASK_SOURCE + RUN_ID,
+}
+EVERY_ATTEMPT: Final[dict[str, Any]] = {**RETRIED, "persist_result": False, "cache_policy": NO_CACHE}
 
 
-@task(name="train", **KEPT)
-def train(run_id: str, checkpoint_dir: str) -> str:
+@task(name="train", **OVER_NETWORK)
+def train(run_id: str, checkpoint_dir: str, attempt: Attempt) -> str:
     """Train the population of a run; networks and summary stay in the run. Returns the run id."""
     client = connect()
-    runs = read_runs(client, run_id)
     run = find_run(client, run_id)
-    if TRAINED_TAG in run.data.tags:
-        return run_id
-    config = read_config(client, run_id)
     checkpoint = checkpoint_path(checkpoint_dir, run_id)
+    if TRAINED_TAG not in run.data.tags:
+        _train(client, attempt, checkpoint)
+    check(client, attempt)
+    checkpoint.unlink(missing_ok=True)
+    return run_id
+
+
+def _train(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> None:
+    run_id = attempt.run_id
+    runs = read_runs(client, attempt)
+    config = read_config(client, run_id)
     progress = cast("UUID", create_progress_artifact(progress=0.0, key="training", description="gradient updates done"))
 
     def show(state: TrainingState) -> None:
         _update_progress(progress, 100.0 * state.learner.updates / config.max_updates)
 
-    start = starting_network(client, run, config)
-    result = train_population(client, runs, config, checkpoint, start=start, on_progress=show)
-    client.log_figure(run_id, figures.learning_curves(result), figures.LEARNING_CURVES)
-    keep_result(client, runs, result)
-    checkpoint.unlink(missing_ok=True)
+    start = starting_network(client, find_run(client, run_id), config)
+    result = train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=show)
+    draw(client, run_id, attempt, figures.LEARNING_CURVES, lambda: figures.png(figures.learning_curves(result)))
+    keep_result(client, attempt, runs, result)
     _update_progress(progress, 100.0)
-    return run_id
 
 
 @task(name="export", **OVER_NETWORK)
-def export(run_id: str) -> str:
+def export(run_id: str, attempt: Attempt) -> str:
     """Log the best agent's policy as an ONNX model. Returns its model id."""
     client = connect()
     networks, config = read_networks(client, run_id)
@@ -114,11 +141,12 @@ def export(run_id: str) -> str:
         config_sha256=config.sha256,
     )
     exported = export_onnx(networks, properties, load=lambda model: OnnxPolicy.load(model).q_values)
+    check(client, attempt)
     return registry.log_model(run_id, exported)
 
 
 @task(name="register", **OVER_NETWORK)
-def register(run_id: str, model_id: str) -> int:
+def register(run_id: str, model_id: str, attempt: Attempt) -> int:
     """Register a logged model as challenger. Returns its version."""
     client = connect()
     run = find_run(client, run_id)
@@ -129,29 +157,32 @@ def register(run_id: str, model_id: str) -> int:
         "gate": "not evaluated yet",
     }
     name = registry.model_name(config.env_id)
-    version = registry.register(client, name, model_id=model_id, run_id=run_id, tags=tags)
-    registry.set_alias(client, name, registry.CHALLENGER, version)
+    version = registry.register(fenced(client, attempt), name, model_id=model_id, run_id=run_id, tags=tags)
+    registry.set_alias(fenced(client, attempt), name, registry.CHALLENGER, version)
     return version
 
 
 @task(name="test agents", **OVER_NETWORK)
-def test_agents(run_id: str) -> str:
+def test_agents(run_id: str, attempt: Attempt) -> str:
     """Play every agent's best network on unseen episodes. Returns the artifact with the returns, `[A][episodes]`."""
     client = connect()
-    runs = read_runs(client, run_id)
+    runs = read_runs(client, attempt)
     networks, config = read_networks(client, run_id)
     seed = stream_seed(config.seed, TEST, 0)
     with torch_threads(config.num_threads):
         returns = greedy_returns(networks, config.env_id, episodes=TEST_EPISODES, seed=seed).numpy()
     for child, mine in zip(runs.children, returns, strict=True):
-        log_test(client, child, mine)
-    client.log_figure(run_id, figures.final_returns(returns, config.env_id), figures.FINAL_RETURNS)
-    client.log_dict(run_id, {"returns": returns.tolist()}, AGENTS_FILE)
+        with unless_deleted(client, child):
+            if TEST_MEAN not in client.get_run(child).data.metrics:
+                log_test(fenced(client, attempt), child, mine)
+    final_returns = figures.final_returns
+    draw(client, run_id, attempt, figures.FINAL_RETURNS, lambda: figures.png(final_returns(returns, config.env_id)))
+    fenced(client, attempt).log_dict(run_id, {"returns": returns.tolist()}, AGENTS_FILE)
     return f"{client.get_run(run_id).info.artifact_uri}/{AGENTS_FILE}"
 
 
 @task(name="evaluate", **OVER_NETWORK)
-def evaluate(name: str, version: int) -> str:
+def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
     """Play the artifact the registry hands out on unseen episodes. Returns the artifact with its returns."""
     client = connect()
     found = registry.get_version(client, name, version)
@@ -159,16 +190,16 @@ def evaluate(name: str, version: int) -> str:
     returns = play(policy, policy)
     run_id = policy.metadata.run_id
     if TEST_MEAN not in registry.metrics_of(client, found):
-        log_test(client, run_id, returns, model_id=registry.model_id_of(found))
+        log_test(fenced(client, attempt), run_id, returns, model_id=registry.model_id_of(found))
     tags = {
         "eval.mean_return": f"{returns.mean():g}",
         "eval.min_return": f"{returns.min():g}",
         "eval.episodes": str(len(returns)),
     }
-    registry.set_tags(client, name, version, tags)
+    registry.set_tags(fenced(client, attempt), name, version, tags)
     run = find_run(client, run_id)
     registry.describe(
-        client,
+        fenced(client, attempt),
         name,
         version,
         policy.metadata,
@@ -176,10 +207,9 @@ def evaluate(name: str, version: int) -> str:
         evaluation=f"returns from {returns.min():g} to {returns.max():g}, mean {returns.mean():g}, over "
         f"{len(returns)} episodes with seeds that training never saw.",
     )
-    if gif := figures.episode_gif(policy):
-        log_bytes(client, run_id, gif, figures.EPISODE)
+    draw(client, run_id, attempt, figures.EPISODE, lambda: figures.episode_gif(policy))
     file = f"evaluation/version-{version}.json"
-    client.log_dict(run_id, {"returns": returns.tolist()}, file)
+    fenced(client, attempt).log_dict(run_id, {"returns": returns.tolist()}, file)
     return f"{run.info.artifact_uri}/{file}"
 
 
@@ -202,12 +232,28 @@ def log_test(client: MlflowClient, run_id: str, returns: Returns, *, model_id: s
     client.log_batch(run_id, metrics=metrics)
 
 
-def log_bytes(client: MlflowClient, run_id: str, content: bytes, file: str) -> None:
-    """Log an artifact from memory."""
+def draw(
+    client: MlflowClient, run_id: str, attempt: Attempt | None, file: str, picture: Callable[[], bytes | None]
+) -> None:
+    """Log a picture where there is one; one that cannot be drawn is left out, and the log says why."""
+    try:
+        content = picture()
+    except Exception as error:  # whatever a drawing library trips over: the run is as good without its picture
+        logger.warning("%s could not be drawn: %s", file, one_line(error))
+        return
+    if not content:
+        return
     with TemporaryDirectory() as directory:
         path = Path(directory) / file
         path.write_bytes(content)
-        client.log_artifact(run_id, str(path))
+        fenced(client, attempt).log_artifact(run_id, str(path))
+
+
+@task(name="finish", **EVERY_ATTEMPT)
+def finish(attempt: Attempt) -> None:
+    """Mark the run finished."""
+    client = connect()
+    end_runs(client, attempt, (attempt.run_id,), "FINISHED")
 
 
 def _update_progress(artifact: UUID, percent: float) -> None:

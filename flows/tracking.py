@@ -1,6 +1,7 @@
 """The MLflow runs of a population: a parent, and a child an agent."""
 
 import getpass
+import logging
 import os
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ from typing import Final
 import mlflow
 import prefect.runtime
 from mlflow import MlflowClient
-from mlflow.entities import Param, Run, RunTag
+from mlflow.entities import LifecycleStage, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
@@ -27,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.config import DQNConfig
 from dqn.metrics import POPULATION
+from flows.attempt import Attempt, StaleAttemptError, check, fenced
 from flows.parameters import InputError
 
 CONFIG_FILE: Final = "population/config.json"
@@ -41,6 +43,8 @@ _PATIENCE: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 """MLflow's own defaults make one call to a server that is down last four minutes."""
+
+logger = logging.getLogger(__name__)
 
 
 class TrackingError(RuntimeError):
@@ -82,14 +86,12 @@ def connect() -> MlflowClient:
     return client
 
 
-def open_runs(
-    client: MlflowClient, config: DQNConfig, *, preset: str, flow_run_id: str, tags: Mapping[str, str]
-) -> PopulationRuns:
-    """The runs of this flow run: those of an earlier attempt where there was one, or new ones with these tags too."""
+def open_run(client: MlflowClient, config: DQNConfig, *, preset: str, flow_run_id: str, tags: Mapping[str, str]) -> str:
+    """Id of the parent run of this flow run: that of an earlier attempt, or a new one with these tags too."""
     experiment = _experiment(client, config)
     query = f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'"
     if earlier := client.search_runs([experiment], query, max_results=1):
-        return reopen_runs(client, earlier[0].info.run_id, flow_run_id=flow_run_id)
+        return str(earlier[0].info.run_id)
     all_tags = {
         **tags,
         FLOW_RUN_TAG: flow_run_id,
@@ -102,37 +104,32 @@ def open_runs(
         "seed": str(config.seed),
         **{f"version.{package}": version(package) for package in _PACKAGES},
     }
-    name = f"{preset} seed {config.seed}"
-    parent = client.create_run(experiment, tags=all_tags, run_name=name).info.run_id
-    params = [Param(key, "none" if value is None else str(value)) for key, value in config.to_dict().items()]
-    client.log_batch(parent, params=params)
-    client.log_dict(parent, config.to_dict(), CONFIG_FILE)
-    return PopulationRuns(parent=parent, children=_children(client, parent, experiment, config))
+    return str(client.create_run(experiment, tags=all_tags, run_name=f"{preset} seed {config.seed}").info.run_id)
 
 
-def reopen_runs(client: MlflowClient, run_id: str, *, flow_run_id: str) -> PopulationRuns:
-    """The runs of a population that goes on.
+def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, flow_run_id: str) -> None:
+    """Give a run that begins, or goes on, all that the stages expect; an earlier attempt may have died half-way.
 
-    Raises:
-        InputError: if there is no such run, or it is none of a population.
+    A run that has a configuration keeps it.
     """
-    parent = find_run(client, run_id)
-    config = read_config(client, run_id)
-    client.log_batch(run_id, tags=[RunTag(FLOW_RUN_TAG, flow_run_id)])
-    client.update_run(run_id, status="RUNNING")
-    children = _children(client, run_id, parent.info.experiment_id, config)
-    if parent.data.tags.get(TRAINED_TAG) is None:
-        for child in children:
-            client.update_run(child, status="RUNNING")
-    return PopulationRuns(parent=run_id, children=children)
+    parent = client.get_run(attempt.run_id)
+    if not _has_config(client, attempt.run_id):
+        params = [Param(key, "none" if value is None else str(value)) for key, value in config.to_dict().items()]
+        fenced(client, attempt).log_batch(attempt.run_id, params=params)
+        fenced(client, attempt).log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
+    config = read_config(client, attempt.run_id)
+    fenced(client, attempt).log_batch(attempt.run_id, tags=[RunTag(FLOW_RUN_TAG, flow_run_id)])
+    _set_running(client, attempt, parent)
+    for child in _children(client, attempt.run_id, parent.info.experiment_id, config, attempt):
+        if TRAINED_TAG not in parent.data.tags:
+            _set_running(client, attempt, child)
 
 
-def read_runs(client: MlflowClient, run_id: str) -> PopulationRuns:
-    """The runs of a population, by its parent's id."""
-    parent = find_run(client, run_id)
-    return PopulationRuns(
-        parent=run_id, children=_children(client, run_id, parent.info.experiment_id, read_config(client, run_id))
-    )
+def read_runs(client: MlflowClient, attempt: Attempt) -> PopulationRuns:
+    """The runs of a population."""
+    experiment = client.get_run(attempt.run_id).info.experiment_id
+    children = _children(client, attempt.run_id, experiment, read_config(client, attempt.run_id), attempt)
+    return PopulationRuns(parent=attempt.run_id, children=tuple(child.info.run_id for child in children))
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run:
@@ -144,6 +141,8 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
         raise InputError(
             f"there is no run {run_id!r} in MLflow's tracking store {mlflow.get_tracking_uri()}; "
             "its id is printed when training starts and stands on its page in `mlflow ui`"
@@ -159,46 +158,63 @@ def read_config(client: MlflowClient, run_id: str) -> DQNConfig:
     return DQNConfig.from_dict(mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{CONFIG_FILE}"))
 
 
-def describe_run(client: MlflowClient, run_id: str, results: str) -> None:
+def describe_run(client: MlflowClient, attempt: Attempt, results: str) -> None:
     """Put results above what the run's description says, once."""
-    before = client.get_run(run_id).data.tags[MLFLOW_RUN_NOTE]
+    before = client.get_run(attempt.run_id).data.tags[MLFLOW_RUN_NOTE]
     if results not in before:
-        client.set_tag(run_id, MLFLOW_RUN_NOTE, f"{results}\n\n{before}")
+        fenced(client, attempt).set_tag(attempt.run_id, MLFLOW_RUN_NOTE, f"{results}\n\n{before}")
 
 
 @contextmanager
-def ending(client: MlflowClient, runs: PopulationRuns, checkpoint: Path) -> Iterator[None]:
-    """End the runs as the block does: FINISHED, FAILED, or KILLED where it was interrupted from outside.
+def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterator[None]:
+    """End the runs of a block that does not succeed: FAILED, or KILLED where it was interrupted from outside.
 
-    An error leaves with a note that says how to go on, where that is possible.
+    The error leaves with a note that says how to go on, where that is possible. A stale attempt ends nothing: the runs
+    are another's.
     """
     try:
         yield
+    except StaleAttemptError as error:
+        print(f"stopped: {error}")
+        raise
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         resumable = checkpoint.exists()
         try:
-            end_runs(client, (runs.parent, *_still_running(client, runs)), status)
+            check(client, attempt)
+            runs = read_runs(client, attempt)
+            end_runs(client, attempt, (runs.parent, *_still_running(client, runs)), status)
             resumable |= TRAINED_TAG in client.get_run(runs.parent).data.tags
-        except Exception as second:  # the first error is the one to report
+        except (Exception, StaleAttemptError) as second:  # the first error is the one to report
             error.add_note(f"the run could not be marked {status}: {one_line(second)}")
         if resumable:
-            error.add_note(f"resume with: {_resuming(runs)}")
+            error.add_note(f"resume with: {_resuming(attempt)}")
         raise
-    end_runs(client, (runs.parent,), "FINISHED")
 
 
-def _resuming(runs: PopulationRuns) -> str:
+def _resuming(attempt: Attempt) -> str:
     """The command that goes on with runs; only the worker has the checkpoint of a deployment's."""
     if prefect.runtime.deployment.id:
         return f"prefect flow-run retry {prefect.runtime.flow_run.id}"
-    return f'make train ARGS="--resume {runs.parent}"'
+    return f'make train ARGS="--resume {attempt.run_id}"'
 
 
-def end_runs(client: MlflowClient, run_ids: tuple[str, ...], status: str) -> None:
+def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], status: str) -> None:
     """Set the status runs end with."""
     for run_id in run_ids:
-        client.set_terminated(run_id, status)
+        with unless_deleted(client, run_id):
+            fenced(client, attempt).set_terminated(run_id, status)
+
+
+@contextmanager
+def unless_deleted(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """A write to a run that somebody may have deleted: then it is left out, with a warning, and the others go on."""
+    try:
+        yield
+    except MlflowException:
+        if not _is_deleted(client, run_id):
+            raise
+        logger.warning("run %s was deleted: nothing more is written to it", run_id)
 
 
 def git_commit() -> str:
@@ -246,10 +262,33 @@ def _experiment(client: MlflowClient, config: DQNConfig) -> str:
     return client.create_experiment(name)
 
 
-def _children(client: MlflowClient, parent: str, experiment: str, config: DQNConfig) -> tuple[str, ...]:
+def _has_config(client: MlflowClient, run_id: str) -> bool:
+    directory = CONFIG_FILE.rpartition("/")[0]
+    return any(file.path == CONFIG_FILE for file in client.list_artifacts(run_id, directory))
+
+
+def _set_running(client: MlflowClient, attempt: Attempt, run: Run) -> None:
+    if run.info.status != "RUNNING":
+        with unless_deleted(client, run.info.run_id):
+            fenced(client, attempt).update_run(run.info.run_id, status="RUNNING")
+
+
+def _is_deleted(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return True
+        raise
+
+
+def _children(
+    client: MlflowClient, parent: str, experiment: str, config: DQNConfig, attempt: Attempt
+) -> tuple[Run, ...]:
+    """The child runs `[A]`, by agent; those that are missing are created, those that were deleted stay so."""
     query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
-    found = client.search_runs([experiment], query, max_results=config.num_agents)
-    children = {int(run.data.tags[_AGENT_TAG]): run.info.run_id for run in found}
+    found = client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=2 * config.num_agents)
+    children = {int(run.data.tags[_AGENT_TAG]): run for run in found}
     for agent in reversed(range(config.num_agents)):  # MLflow lists the newest first
         if agent not in children:
             tags = {
@@ -258,7 +297,7 @@ def _children(client: MlflowClient, parent: str, experiment: str, config: DQNCon
                 _AGENT_TAG: str(agent),
                 "seed": str(config.seed),
             }
-            children[agent] = client.create_run(experiment, tags=tags, run_name=f"agent {agent:02d}").info.run_id
+            children[agent] = fenced(client, attempt).create_run(experiment, tags=tags, run_name=f"agent {agent:02d}")
     return tuple(children[agent] for agent in range(config.num_agents))
 
 

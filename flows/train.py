@@ -6,16 +6,18 @@ if __name__ == "__main__":  # before Prefect is imported below: it reads its env
     raise SystemExit(main())
 
 import prefect.runtime
-from prefect import flow
+from mlflow import MlflowClient
+from prefect import flow, task
 
 from dqn.presets import PresetName
+from flows.attempt import Attempt, begin
 from flows.parameters import ConfigOverrides, InputError, check_trainable
 from flows.population import check_resumable, check_writable, checkpoint_path
 from flows.promote import promote
 from flows.registry import model_name
 from flows.report import report
-from flows.stages import evaluate, export, register, test_agents, train
-from flows.tracking import connect, ending, open_runs, read_config, reopen_runs
+from flows.stages import EVERY_ATTEMPT, evaluate, export, finish, register, test_agents, train
+from flows.tracking import complete_runs, connect, failing, find_run, open_run, read_config
 from flows.warm_start import WARM_START_TAG, find_version
 
 NO_OVERRIDES = ConfigOverrides()
@@ -41,25 +43,39 @@ def train_dqn(
     Returns:
         The report.
     """
+    attempt, name = start(config, preset, resume, warm_start, checkpoint_dir)
+    print(f"MLflow run {attempt.run_id}")
+    with failing(MlflowClient(), attempt, checkpoint_path(checkpoint_dir, attempt.run_id)):
+        run_id = train(attempt.run_id, checkpoint_dir, attempt)
+        model_id = export(run_id, attempt)
+        version = register(run_id, model_id, attempt)
+        agents = test_agents(run_id, attempt)
+        evaluation = evaluate(name, version, attempt)
+        gate = promote(name, version, evaluation, attempt)
+        reported = report(run_id, version, gate, agents, attempt)
+        finish(attempt)
+        return reported
+
+
+@task(name="start", **EVERY_ATTEMPT)
+def start(
+    config: ConfigOverrides, preset: PresetName, resume: str | None, warm_start: str | None, checkpoint_dir: str
+) -> tuple[Attempt, str]:
+    """Begin this attempt at the run that is named, or at the flow run's own. Returns it and the model's name."""
     check_request(config, preset, resume, warm_start, checkpoint_dir)
     client = connect()
     flow_run_id = str(prefect.runtime.flow_run.id)
     if resume:
-        runs = reopen_runs(client, resume, flow_run_id=flow_run_id)
+        run_id = find_run(client, resume).info.run_id
+        chosen = read_config(client, run_id)
     else:
         chosen = config.applied_to(preset)
         tags = {WARM_START_TAG: str(find_version(client, chosen, warm_start))} if warm_start else {}
-        runs = open_runs(client, chosen, preset=preset, flow_run_id=flow_run_id, tags=tags)
-    print(f"MLflow run {runs.parent}")
-    name = model_name(read_config(client, runs.parent).env_id)
-    with ending(client, runs, checkpoint_path(checkpoint_dir, runs.parent)):
-        run_id = train(runs.parent, checkpoint_dir)
-        model_id = export(run_id)
-        version = register(run_id, model_id)
-        agents = test_agents(run_id)
-        evaluation = evaluate(name, version)
-        gate = promote(name, version, evaluation)
-        return report(run_id, version, gate, agents)
+        run_id = open_run(client, chosen, preset=preset, flow_run_id=flow_run_id, tags=tags)
+    attempt = begin(client, run_id)
+    with failing(client, attempt, checkpoint_path(checkpoint_dir, run_id)):
+        complete_runs(client, attempt, chosen, flow_run_id=flow_run_id)
+    return attempt, model_name(chosen.env_id)
 
 
 def check_request(

@@ -1,4 +1,6 @@
 import threading
+import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +11,13 @@ from mlflow.entities import Metric
 
 from dqn.metrics import POPULATION, MetricName, Metrics
 from flows import metric_writer
+from flows.attempt import StaleAttemptError
 from flows.metric_writer import MetricWriter, Watermark, read_watermarks
 from flows.tracking import TrackingError
+
+
+def newest() -> None:
+    """No other attempt has taken over."""
 
 
 def record(name: MetricName, agents: Sequence[int], steps: Sequence[int], values: Sequence[float]) -> Metrics:
@@ -33,7 +40,7 @@ def runs(store: MlflowClient, request: pytest.FixtureRequest) -> dict[int, str]:
 
 
 def test_values_reach_the_run_of_their_agent_in_order(store: MlflowClient, runs: dict[int, str]) -> None:
-    writer = MetricWriter(store, runs, {})
+    writer = MetricWriter(store, runs, {}, check=newest)
     writer.write([record("train/td_loss", [0, 1], [10, 10], [0.5, 0.25]), record("train/td_loss", [1], [20], [0.125])])
     writer.write_population("train/steps_per_second", step=20, value=1e5)
     writer.close()
@@ -44,7 +51,7 @@ def test_values_reach_the_run_of_their_agent_in_order(store: MlflowClient, runs:
 
 def test_more_values_than_one_request_takes(store: MlflowClient, runs: dict[int, str]) -> None:
     steps = range(2 * metric_writer.BATCH + 1)
-    writer = MetricWriter(store, runs, {})
+    writer = MetricWriter(store, runs, {}, check=newest)
     writer.write([record("train/episodic_return", [0] * len(steps), steps, [float(step) for step in steps])])
     writer.close()
     assert logged(store, runs[0], "train/episodic_return") == [(step, float(step)) for step in steps]
@@ -52,20 +59,96 @@ def test_more_values_than_one_request_takes(store: MlflowClient, runs: dict[int,
 
 def test_a_run_that_goes_on_repeats_nothing_and_loses_nothing(store: MlflowClient, runs: dict[int, str]) -> None:
     history = [record("eval/mean_return", [0, 0, 0, 0], [10, 20, 20, 30], [1.0, 2.0, 3.0, 4.0])]
-    first = MetricWriter(store, runs, {})
+    first = MetricWriter(store, runs, {}, check=newest)
     first.write([record("eval/mean_return", [0, 0], [10, 20], [1.0, 2.0])])  # killed between two values of one step
     first.close()
-    second = MetricWriter(store, runs, read_watermarks(store, list(runs.values())))
+    second = MetricWriter(store, runs, read_watermarks(store, list(runs.values())), check=newest)
     second.write(history)
     second.close()
     assert logged(store, runs[0], "eval/mean_return") == [(10, 1.0), (20, 2.0), (20, 3.0), (30, 4.0)]
 
 
 @pytest.mark.parametrize(
-    ("step", "value", "covered"), [(9, 5.0, True), (10, 1.0, True), (10, 2.0, False), (11, 1.0, False)]
+    ("step", "value", "logged"), [(9, 5.0, True), (10, 1.0, True), (10, 2.0, False), (11, 1.0, False)]
 )
-def test_a_watermark_covers_what_was_logged(step: int, value: float, covered: bool) -> None:
-    assert Watermark(10, frozenset([1.0])).covers(step, value) is covered
+def test_a_watermark_takes_what_was_logged(step: int, value: float, logged: bool) -> None:
+    assert Watermark(step=10, values=Counter([1.0])).takes(step, value) is logged
+
+
+def test_equal_values_of_one_step_are_counted(store: MlflowClient, runs: dict[int, str]) -> None:
+    for timestamp in (1, 2):
+        store.log_batch(runs[0], metrics=[Metric("eval/mean_return", 7.0, timestamp, 10)])
+    writer = MetricWriter(store, runs, read_watermarks(store, list(runs.values())), check=newest)
+    writer.write([record("eval/mean_return", [0, 0, 0, 0], [9, 10, 10, 10], [7.0, 7.0, 7.0, 7.0])])
+    writer.close()
+    assert logged(store, runs[0], "eval/mean_return") == [(10, 7.0)] * 3
+
+
+def test_a_deleted_run_is_left_out_and_the_others_go_on(
+    store: MlflowClient, runs: dict[int, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store.delete_run(runs[0])
+    writer = MetricWriter(store, runs, read_watermarks(store, list(runs.values())), check=newest)
+    writer.write([record("train/td_loss", [0, 1], [10, 10], [0.5, 0.25])])
+    writer.close()
+    assert logged(store, runs[1], "train/td_loss") == [(10, 0.25)]
+    assert caplog.text.count(f"run {runs[0]} was deleted") == 1
+
+
+class Takeover:
+    """A check that fails once another attempt has taken over."""
+
+    def __init__(self) -> None:
+        self.stale = False
+        self.asked = 0
+
+    def __call__(self) -> None:
+        self.asked += 1
+        if self.stale:
+            raise StaleAttemptError("replaced")
+
+
+def test_a_stale_attempt_sends_nothing_and_is_told_at_its_next_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_writer, "FLUSH_SECONDS", 0.01)
+    server: Any = Unreliable()
+    server.up = True
+    check = Takeover()
+    flushed = threading.Event()
+    writer = MetricWriter(server, {0: "run"}, {}, check=check, after_flush=flushed.set)
+    writer.write([record("train/td_loss", [0], [1], [0.5])])
+    while not server.received:
+        assert flushed.wait(10)
+    assert writer.confirmed_within(10)
+    writer.write([record("train/td_loss", [0], [2], [0.25])])
+    check.stale = True
+    while writer.confirmed_within(1e9):
+        time.sleep(0.001)
+    with pytest.raises(StaleAttemptError, match="replaced"):
+        writer.write([record("train/td_loss", [0], [3], [0.125])])
+    with pytest.raises(StaleAttemptError):
+        writer.close(patience=10)
+    assert 3 not in [metric.step for metric in server.received]
+
+
+def test_every_batch_is_checked_and_nothing_is_confirmed_while_the_store_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(metric_writer, "BATCH", 1)
+    monkeypatch.setattr(metric_writer, "FLUSH_SECONDS", 1e9)
+    server: Any = Unreliable()
+    server.up = True
+    check = Takeover()
+    writer = MetricWriter(server, {0: "run"}, {}, check=check)
+    writer.write([record("train/td_loss", [0, 0, 0], [1, 2, 3], [0.5, 0.25, 0.125])])
+    clock[0] = 110.0
+    assert writer.confirmed_within(10)
+    clock[0] = 110.5
+    assert not writer.confirmed_within(10)
+    writer.close()
+    assert check.asked == 4
+    assert writer.confirmed_within(0)
 
 
 class Unreliable:
@@ -86,7 +169,7 @@ class Unreliable:
 def test_what_cannot_be_sent_is_sent_when_the_server_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metric_writer, "FLUSH_SECONDS", 0.01)
     server: Any = Unreliable()
-    writer = MetricWriter(server, {0: "run"}, {})
+    writer = MetricWriter(server, {0: "run"}, {}, check=newest)
     writer.write([record("train/td_loss", [0, 0], [1, 2], [0.5, 0.25])])
     assert server.tried.wait(10)
     server.up = True
@@ -97,7 +180,7 @@ def test_what_cannot_be_sent_is_sent_when_the_server_is_back(monkeypatch: pytest
 def test_a_server_that_restarts_when_training_ends_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metric_writer, "RETRY_SECONDS", 0.01)
     server: Any = Unreliable()
-    writer = MetricWriter(server, {0: "run"}, {})
+    writer = MetricWriter(server, {0: "run"}, {}, check=newest)
     writer.write([record("train/td_loss", [0], [1], [0.5])])
 
     def restart() -> None:
@@ -113,7 +196,7 @@ def test_a_server_that_restarts_when_training_ends_is_waited_for(monkeypatch: py
 
 def test_what_was_never_sent_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     server: Any = Unreliable()
-    writer = MetricWriter(server, {0: "run"}, {})
+    writer = MetricWriter(server, {0: "run"}, {}, check=newest)
     writer.write([record("train/td_loss", [0, 0], [1, 2], [0.5, 0.25])])
     with pytest.raises(TrackingError, match="2 metric values could not be logged: connection refused"):
         writer.close()

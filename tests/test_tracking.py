@@ -1,10 +1,17 @@
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
-from flows.tracking import PopulationRuns, end_runs, ending
+from dqn.config import DQNConfig
+from flows.attempt import Attempt, StaleAttemptError, begin, check, fenced
+from flows.parameters import InputError
+from flows.tracking import complete_runs, end_runs, failing, find_run, open_run, read_config, read_runs
 
 
 @pytest.fixture
@@ -15,9 +22,16 @@ def dead_server(monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
         return MlflowClient(f"http://127.0.0.1:{closed.getsockname()[1]}")
 
 
-def interrupted(client: MlflowClient, runs: PopulationRuns, checkpoint: Path, error: BaseException) -> list[str]:
+def population(client: MlflowClient, config: DQNConfig, flow_run_id: str) -> Attempt:
+    """The beginning of an attempt at a flow run."""
+    attempt = begin(client, open_run(client, config, preset="cartpole", flow_run_id=flow_run_id, tags={}))
+    complete_runs(client, attempt, config, flow_run_id=flow_run_id)
+    return attempt
+
+
+def interrupted(client: MlflowClient, attempt: Attempt, checkpoint: Path, error: BaseException) -> list[str]:
     """Notes of an error that ends the runs."""
-    with pytest.raises(type(error)) as caught, ending(client, runs, checkpoint):
+    with pytest.raises(type(error)) as caught, failing(client, attempt, checkpoint):
         raise error
     assert caught.value is error
     return getattr(error, "__notes__", [])
@@ -25,30 +39,117 @@ def interrupted(client: MlflowClient, runs: PopulationRuns, checkpoint: Path, er
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError("broken"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
 def test_runs_end_as_their_block_and_say_how_to_go_on(
-    store: MlflowClient, tmp_path: Path, error: BaseException, status: str
+    store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path, error: BaseException, status: str
 ) -> None:
-    experiment = store.create_experiment(f"ending-{status}")
-    parent, running, finished = (store.create_run(experiment).info.run_id for _ in range(3))
-    end_runs(store, (finished,), "FINISHED")
+    attempt = population(store, small_config(num_agents=2), f"ending-{status}")
+    running, finished = read_runs(store, attempt).children
+    end_runs(store, attempt, (finished,), "FINISHED")
     checkpoint = tmp_path / "run.ckpt"
     checkpoint.touch()
-    notes = interrupted(store, PopulationRuns(parent=parent, children=(running, finished)), checkpoint, error)
-    assert notes == [f'resume with: make train ARGS="--resume {parent}"']
-    statuses = [store.get_run(run_id).info.status for run_id in (parent, running, finished)]
+    notes = interrupted(store, attempt, checkpoint, error)
+    assert notes == [f'resume with: make train ARGS="--resume {attempt.run_id}"']
+    statuses = [store.get_run(run_id).info.status for run_id in (attempt.run_id, running, finished)]
     assert statuses == [status, status, "FINISHED"]
 
 
-def test_without_a_checkpoint_there_is_nothing_to_resume(store: MlflowClient, tmp_path: Path) -> None:
-    run_id = store.create_run(store.create_experiment("ending-early")).info.run_id
-    assert interrupted(store, PopulationRuns(parent=run_id, children=()), tmp_path / "run.ckpt", ValueError()) == []
+def test_without_a_checkpoint_there_is_nothing_to_resume(
+    store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path
+) -> None:
+    attempt = population(store, small_config(), "ending-early")
+    assert interrupted(store, attempt, tmp_path / "run.ckpt", ValueError()) == []
 
 
 def test_an_error_outlives_a_server_that_cannot_be_told_of_it(dead_server: MlflowClient, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.ckpt"
     checkpoint.touch()
-    marking, resuming = interrupted(
-        dead_server, PopulationRuns(parent="parent", children=("child",)), checkpoint, ValueError("broken")
-    )
+    marking, resuming = interrupted(dead_server, Attempt(run_id="parent", token="0"), checkpoint, ValueError("broken"))
     assert marking.startswith("the run could not be marked FAILED: API request to http://127.0.0.1:")
     assert marking.endswith("failed")
     assert resuming == 'resume with: make train ARGS="--resume parent"'
+
+
+def test_a_stale_attempt_ends_nothing_and_says_so(
+    store: MlflowClient,
+    small_config: Callable[..., DQNConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stale = population(store, small_config(), "taken-over")
+    newest = begin(store, stale.run_id)
+    check(store, newest)
+    with pytest.raises(StaleAttemptError, match=f"attempt {stale.token} .* was replaced by attempt {newest.token}"):
+        fenced(store, stale)
+    assert fenced(store, newest) is fenced(store, None) is store
+    error = ValueError("whatever befalls a stale attempt")
+    (note,) = interrupted(store, stale, tmp_path / "run.ckpt", error)
+    assert note.startswith("the run could not be marked FAILED: attempt")
+    assert interrupted(store, stale, tmp_path / "run.ckpt", StaleAttemptError("replaced")) == []
+    assert "stopped: replaced" in capsys.readouterr().out
+    assert store.get_run(stale.run_id).info.status == "RUNNING"
+
+
+def test_an_attempt_goes_on_with_what_an_earlier_one_left(
+    store: MlflowClient, small_config: Callable[..., DQNConfig]
+) -> None:
+    config = small_config(num_agents=2)
+    first = population(store, config, "goes-on")
+    children = read_runs(store, first).children
+    end_runs(store, first, (first.run_id, children[0]), "KILLED")
+    store.delete_run(children[1])
+    second = population(store, small_config(num_agents=2, gamma=0.5), "goes-on")
+    assert (second.run_id, second.token == first.token) == (first.run_id, False)
+    assert read_config(store, second.run_id) == config
+    assert read_runs(store, second).children == children
+    assert [store.get_run(run_id).info.status for run_id in (first.run_id, children[0])] == ["RUNNING", "RUNNING"]
+    assert store.get_run(children[1]).info.lifecycle_stage == "deleted"
+    end_runs(store, second, children, "FINISHED")
+    assert store.get_run(children[0]).info.status == "FINISHED"
+
+
+class Breaking:
+    """A client whose n-th write fails."""
+
+    def __init__(self, client: MlflowClient, nth: int) -> None:
+        self._client = client
+        self.left = nth
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if not name.startswith(("log_", "set_", "create_", "update_")):
+            return method
+
+        def write(*arguments: Any, **named: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                raise MlflowException("the store is away", INTERNAL_ERROR)
+            return method(*arguments, **named)
+
+        return write
+
+
+def test_whatever_fails_at_the_start_the_next_attempt_completes(
+    store: MlflowClient, small_config: Callable[..., DQNConfig]
+) -> None:
+    config = small_config(num_agents=2)
+    nth = 0
+    while True:
+        nth += 1
+        client: Any = Breaking(store, nth)
+        try:
+            population(client, config, f"broken-{nth}")
+        except MlflowException:
+            attempt = population(store, config, f"broken-{nth}")
+            assert read_config(store, attempt.run_id) == config
+            run = store.get_run(attempt.run_id)
+            assert (run.info.status, run.data.params["gamma"]) == ("RUNNING", str(config.gamma))
+            assert len(set(read_runs(store, attempt).children)) == 2
+        if client.left > 0:
+            break
+    assert nth > 6
+
+
+def test_an_error_of_the_store_is_not_taken_for_a_missing_run(dead_server: MlflowClient, store: MlflowClient) -> None:
+    with pytest.raises(InputError, match="there is no run"):
+        find_run(store, "0" * 32)
+    with pytest.raises(MlflowException, match="API request to"):
+        find_run(dead_server, "0" * 32)

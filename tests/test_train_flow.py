@@ -98,15 +98,9 @@ def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
 
     where = ["--checkpoint-dir", str(tmp_path)]
     victim = process([*as_arguments(config), *where], store_directory, prefect_api)
-    deadline = time.monotonic() + 180
-    while (killed := population(store, known={unbroken.info.run_id})) is None:
-        assert victim.poll() is None, victim.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.5)
+    run_id = in_mid_training(victim, store, known={unbroken.info.run_id})
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
-    run_id = killed.info.run_id
     assert store.get_run(run_id).info.status == "RUNNING"
     assert "trained" not in store.get_run(run_id).data.tags
     logged_before = sum(len(values) for values in everything(store, run_id).values())
@@ -120,6 +114,32 @@ def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
     assert everything(store, run_id) == expected
     assert networks(store, run_id, tmp_path) == networks(store, unbroken.info.run_id, tmp_path)
     assert cli.main(["--resume", run_id, *where]) == cli.BAD_INPUT  # it is finished
+
+    frozen = process([*as_arguments(config), *where], store_directory, prefect_api)
+    taken_over = in_mid_training(frozen, store, known={unbroken.info.run_id, run_id})
+    frozen.send_signal(signal.SIGSTOP)
+    newer = process(["--resume", taken_over, *where], store_directory, prefect_api)
+    _, errors = newer.communicate(timeout=300)
+    assert newer.returncode == 0, errors
+    frozen.send_signal(signal.SIGCONT)
+    _, errors = frozen.communicate(timeout=60)
+    assert frozen.returncode == 1
+    assert "was replaced by attempt" in errors
+    assert everything(store, taken_over) == expected
+    assert not checkpoint_path(tmp_path, taken_over).exists()
+    assert store.get_run(taken_over).info.status == "FINISHED"
+    assert len(store.search_model_versions(f"run_id = '{taken_over}'")) == 1
+
+
+def in_mid_training(victim: "subprocess.Popen[str]", client: MlflowClient, known: set[str]) -> str:
+    """Wait until a process has logged metrics of a new run, and has trained on for a moment; returns the run's id."""
+    deadline = time.monotonic() + 180
+    while (run := population(client, known)) is None:
+        assert victim.poll() is None, victim.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    return str(run.info.run_id)
 
 
 def assert_complete(client: MlflowClient, run: Run, config: DQNConfig, report: str) -> None:

@@ -1,0 +1,69 @@
+"""Attempts at a run: the newest one writes, every other stops.
+
+A worker that hangs is given up, and another takes its flow run over; when the first one wakes up, both would train,
+log and promote. So each start of a flow run leaves a token in the MLflow run, where all workers see it, and whoever is
+about to write checks that the token is still its own. No compare-and-set is needed: of two that start at once the last
+to leave its token goes on, and the other finds that it is stale. What remains is a process that is frozen in the moment
+between its check and its write.
+"""
+
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from mlflow import MlflowClient
+from prefect.exceptions import Abort
+
+ATTEMPT_TAG: Final = "attempt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One start of a flow run."""
+
+    run_id: str
+    """The MLflow run it writes to, a population's parent."""
+    token: str
+
+
+class StaleAttemptError(Abort):
+    """Another attempt has taken the run over; the message names both.
+
+    Prefect's own signal to exit without reporting a state: that of the flow run is the newer attempt's.
+    """
+
+
+def begin(client: MlflowClient, run_id: str) -> Attempt:
+    """Take a run over: from here on every earlier attempt is stale."""
+    attempt = Attempt(run_id=run_id, token=secrets.token_hex(8))
+    client.set_tag(run_id, ATTEMPT_TAG, attempt.token)
+    return attempt
+
+
+def check(client: MlflowClient, attempt: Attempt) -> None:
+    """Ask the tracking store whether an attempt is the newest.
+
+    Raises:
+        StaleAttemptError: if it is not.
+    """
+    newest = client.get_run(attempt.run_id).data.tags.get(ATTEMPT_TAG)
+    if newest != attempt.token:
+        raise StaleAttemptError(
+            f"attempt {attempt.token} at run {attempt.run_id} was replaced by attempt {newest} while it was held up; "
+            "it stops here and writes nothing more"
+        )
+
+
+def fenced(client: MlflowClient, attempt: Attempt | None) -> MlflowClient:
+    """The client, for one write: `fenced(client, attempt).log_dict(...)`.
+
+    Args:
+        client: of the tracking store.
+        attempt: which one writes; none where nobody else could, as in a flow that has no run of its own.
+
+    Raises:
+        StaleAttemptError: if the attempt is not the newest.
+    """
+    if attempt:
+        check(client, attempt)
+    return client
