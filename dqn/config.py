@@ -1,11 +1,13 @@
 """Every hyper-parameter of a training run, validated."""
 
 import dataclasses
+import functools
 import hashlib
 import json
-import math
+import sys
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Final, Literal, get_args, get_origin, get_type_hints
 
 
 class ConfigError(ValueError):
@@ -133,21 +135,20 @@ class DQNConfig:
         """Refuse what cannot be trained.
 
         Raises:
-            ConfigError: naming the first field that is out of range.
+            ConfigError: naming the first field that is of another type or out of range.
         """
+        for field, annotation in _annotations().items():
+            self._require(field, _accepts(annotation, getattr(self, field)), f"must be {_expected(annotation)}")
         for name in _POSITIVE:
-            self._require(name, _number(getattr(self, name)) and getattr(self, name) > 0, "must be above 0")
+            self._require(name, getattr(self, name) > 0, "must be above 0")
         for name in _NOT_NEGATIVE:
-            self._require(name, _number(getattr(self, name)) and getattr(self, name) >= 0, "must be 0 or above")
+            self._require(name, getattr(self, name) >= 0, "must be 0 or above")
         for name in _FRACTION:
-            self._require(name, _number(getattr(self, name)) and 0 <= getattr(self, name) <= 1, "must be from 0 to 1")
-        self._require("seed", self.seed < 2**63, "must be below 2^63")
+            self._require(name, 0 <= getattr(self, name) <= 1, "must be from 0 to 1")
         self._require("gamma", self.gamma < 1, "must be below 1")
         self._require("hidden_sizes", all(size > 0 for size in self.hidden_sizes), "must be positive")
         self._require("observation_scale", all(s > 0 for s in self.observation_scale), "must be positive")
         self._require("adam_betas", all(0 <= beta < 1 for beta in self.adam_betas), "must be from 0 to below 1")
-        self._require("initial_q", math.isfinite(self.initial_q), "must be finite")
-        self._require("loss", self.loss in ("squared", "huber"), "must be 'squared' or 'huber'")
         self._require(
             "replay_capacity",
             self.replay_capacity >= self.min_replay_batches * self.batch_size,
@@ -176,7 +177,7 @@ class DQNConfig:
         """Inverse of `to_dict`, also after a round trip through JSON.
 
         Raises:
-            ConfigError: if a field is unknown or out of range.
+            ConfigError: if a field is unknown, of another type or out of range.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
@@ -216,5 +217,50 @@ _FRACTION: Final = (
 )
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+@functools.cache
+def _annotations() -> dict[str, Any]:
+    hints = get_type_hints(DQNConfig)
+    return {field.name: hints[field.name] for field in dataclasses.fields(DQNConfig)}
+
+
+def _accepts(annotation: Any, value: object) -> bool:
+    """Whether a value is of an annotated type, of those that DQNConfig has."""
+    if annotation is int:
+        return type(value) is int and abs(value) < 2**63  # PyTorch's integers; True is an int to isinstance
+    if annotation is float:
+        return isinstance(value, int | float) and type(value) is not bool and abs(value) <= sys.float_info.max
+    if annotation in (bool, str, NoneType):
+        return isinstance(value, annotation)
+    kinds = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return value in kinds
+    if get_origin(annotation) is UnionType:
+        return any(_accepts(kind, value) for kind in kinds)
+    if not isinstance(value, tuple):
+        return False
+    if kinds[-1] is Ellipsis:
+        return all(_accepts(kinds[0], item) for item in value)
+    return len(value) == len(kinds) and all(map(_accepts, kinds, value))
+
+
+def _expected(annotation: Any) -> str:
+    """What a value of an annotated type is, in words."""
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    kinds = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(repr, kinds))
+    if get_origin(annotation) is UnionType:
+        return " or ".join(map(_expected, kinds))
+    if kinds[-1] is Ellipsis:
+        return f"a tuple, each entry {_expected(kinds[0])}"
+    return f"a tuple of {len(kinds)}, each entry {_expected(kinds[0])}"
+
+
+_WORDS: Final = {
+    int: "a whole number below 2^63",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a text",
+    NoneType: "none",
+}

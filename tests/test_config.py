@@ -1,6 +1,8 @@
 import json
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dqn.config import ConfigError, DQNConfig
@@ -12,7 +14,7 @@ from dqn.presets import PRESETS
     [
         ({"num_agents": 0}, "num_agents must be above 0, got 0"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0, got -1.0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0, got nan"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number, got nan"),
         ({"gamma": 1.0}, "gamma must be below 1"),
         ({"gamma": 1.5}, "gamma must be from 0 to 1"),
         ({"epsilon_start": 2.0}, "epsilon_start must be from 0 to 1, got 2.0"),
@@ -23,11 +25,53 @@ from dqn.presets import PRESETS
         ({"tau": 0.1}, "exactly one of target_update_interval, target_update_episodes and tau"),
         ({"target_update_interval": 0}, "exactly one of"),
         ({"seed": -1}, "seed must be 0 or above"),
+        ({"num_agents": 2.5}, r"num_agents must be a whole number below 2\^63, got 2\.5"),
+        ({"num_agents": 2.0}, "num_agents must be a whole number"),
+        ({"num_agents": True}, "num_agents must be a whole number .*, got True"),
+        ({"num_agents": "1"}, "num_agents must be a whole number .*, got '1'"),
+        ({"num_agents": None}, "num_agents must be a whole number .*, got None"),
+        ({"seed": 2**63}, "seed must be a whole number below"),
+        ({"double_dqn": "no"}, "double_dqn must be true or false, got 'no'"),
+        ({"double_dqn": 1}, "double_dqn must be true or false, got 1"),
+        ({"reward_scale": float("inf")}, "reward_scale must be a finite number, got inf"),
+        ({"reward_scale": 10**400}, "reward_scale must be a finite number, got 1000"),
+        ({"reward_scale": True}, "reward_scale must be a finite number, got True"),
+        ({"tau": "0.1"}, r"tau must be a finite number, got '0\.1'"),
+        ({"initial_q": float("-inf")}, "initial_q must be a finite number, got -inf"),
+        ({"acceptance_return": float("nan")}, "acceptance_return must be a finite number or none, got nan"),
+        ({"env_id": None}, "env_id must be a text, got None"),
+        ({"device": 0}, "device must be a text, got 0"),
+        ({"hidden_sizes": "64"}, "hidden_sizes must be a tuple, each entry a whole number .*, got '64'"),
+        ({"hidden_sizes": [64]}, r"hidden_sizes must be a tuple, .*, got \[64\]"),
+        ({"hidden_sizes": (64.0,)}, "hidden_sizes must be a tuple, each entry a whole number"),
+        ({"hidden_sizes": ((64, 64),)}, "hidden_sizes must be a tuple, each entry a whole number"),
+        ({"observation_scale": (1.0, float("inf"))}, "observation_scale must be a tuple, each entry a finite number"),
+        ({"observation_scale": 2.0}, "observation_scale must be a tuple, each entry a finite number, got 2"),
+        ({"adam_betas": (0.9, 0.99, 0.999)}, "adam_betas must be a tuple of 2, each entry a finite number"),
+        ({"adam_betas": (0.9,)}, "adam_betas must be a tuple of 2"),
+        ({"adam_betas": (0.9, "0.99")}, "adam_betas must be a tuple of 2"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DQNConfig(**fields)
+    if not any(isinstance(value, list) for value in fields.values()):  # JSON has no tuples: lists are read as such
+        with pytest.raises(ConfigError, match=message):
+            DQNConfig.from_dict(fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reward_scale": 1, "initial_q": -3, "seed": 2**63 - 1},
+        {"acceptance_return": None, "hidden_sizes": (), "observation_scale": ()},
+        {"acceptance_return": 3, "observation_scale": (1, 2.5), "loss": "huber"},
+        {"initial_q": sys.float_info.max, "weight_decay": np.float64(0.5)},
+    ],
+)
+def test_what_a_type_covers_is_taken(fields: dict[str, Any]) -> None:
+    config = DQNConfig(**fields)
+    assert {name: getattr(config, name) for name in fields} == fields
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
