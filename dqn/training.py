@@ -87,7 +87,8 @@ def train(
         while state.agents.numel() and state.learner.updates < config.max_updates:
             collect(state)
             if state.replay.can_sample(config.batch_size, config.min_replay_batches) and state.last_step_valid:
-                for _ in range(config.updates_per_step):
+                left = config.max_updates - state.learner.updates
+                for _ in range(min(config.updates_per_step, left)):
                     learn(state)
                     if evaluation_due(config, state.learner.updates):
                         evaluate(state)

@@ -165,6 +165,12 @@ def test_the_article_updates_once_a_step() -> None:
     assert agent.updates == transitions - waiting
 
 
+@pytest.mark.parametrize(("updates_per_step", "max_updates"), [(4, 5), (4, 8), (8, 5), (1, 5)])
+def test_the_budget_is_met_exactly(small_config: Make, updates_per_step: int, max_updates: int) -> None:
+    result = train(small_config(updates_per_step=updates_per_step, max_updates=max_updates))
+    assert [agent.updates for agent in result.agents] == [max_updates] * 3
+
+
 def test_a_replay_buffer_beyond_the_machine_is_refused(small_config: Make) -> None:
     with pytest.raises(MemoryError, match="lower replay_capacity or num_agents"):
         TrainingState(small_config(replay_capacity=10**13))
