@@ -12,10 +12,7 @@ from torch import Tensor
 
 from dqn.replay import Transition
 from dqn.snapshot import capture, restore
-
-
-class EnvironmentUnsupportedError(ValueError):
-    """An environment this project cannot train on; the message says why and what is supported."""
+from dqn.spec import EnvironmentUnsupportedError, environment_spec, unsupported
 
 
 class VectorEnvironment:
@@ -107,7 +104,7 @@ def describe(env_id: str) -> tuple[int, int]:
     """Observation size and number of actions of an environment.
 
     Raises:
-        EnvironmentUnsupportedError: if it is unknown, or its spaces are none this project trains on.
+        EnvironmentUnsupportedError: if it is unknown, has no time limit, or its spaces are none this project trains on.
     """
     envs = _make(env_id, 1)
     try:
@@ -117,19 +114,16 @@ def describe(env_id: str) -> tuple[int, int]:
 
 
 def _make(env_id: str, num_envs: int) -> VectorEnv[Any, Any, Any]:
+    spec = environment_spec(env_id)
     try:
-        if gym.spec(env_id).vector_entry_point is not None:
-            envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point")
+        if spec.vector_entry_point is not None:
+            envs = gym.make_vec(spec, num_envs=num_envs, vectorization_mode="vector_entry_point")
             if _is_array_env(envs) and envs.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP:
                 return envs
             envs.close()
-        return gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="sync", disable_env_checker=True)
+        return gym.make_vec(spec, num_envs=num_envs, vectorization_mode="sync", disable_env_checker=True)
     except (gym.error.Error, ImportError) as error:
-        reason = str(error).rstrip(".")
-        raise EnvironmentUnsupportedError(
-            f"environment {env_id!r} cannot be made: {reason}. Expected the id of a registered Gymnasium environment, "
-            "such as CartPole-v1 or Acrobot-v1"
-        ) from error
+        raise unsupported(env_id, error) from error
 
 
 def _sizes(envs: VectorEnv[Any, Any, Any], env_id: str) -> tuple[int, int]:

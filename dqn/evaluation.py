@@ -7,6 +7,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from dqn.spec import environment_spec
+
 Floats = npt.NDArray[np.floating]
 Act = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.integer]]
 
@@ -16,22 +18,29 @@ def episodic_returns(act: Act, env_id: str, *, num_episodes: int, seed: int) -> 
 
     Args:
         act: maps observations `[num_episodes, obs]` to actions `[num_episodes]`.
-        env_id: a registered Gymnasium environment.
+        env_id: a registered Gymnasium environment with a time limit, at which its episodes end in any case.
         num_episodes: number of sub-environments; the first episode of each counts.
         seed: determines every initial state and every random transition.
+
+    Raises:
+        EnvironmentUnsupportedError: if the environment is unknown or has no time limit.
     """
+    spec = environment_spec(env_id)
     # Gymnasium's checker of single environments would halve their speed; a vector implementation does not take it.
-    options: dict[str, Any] = {} if gym.spec(env_id).vector_entry_point else {"disable_env_checker": True}
-    envs = gym.make_vec(env_id, num_envs=num_episodes, **options)
+    options: dict[str, Any] = {} if spec.vector_entry_point else {"disable_env_checker": True}
+    envs = gym.make_vec(spec, num_envs=num_episodes, **options)
     first_action = int(getattr(envs.single_action_space, "start", 0))
     returns = np.zeros(num_episodes)
     finished = np.zeros(num_episodes, dtype=np.bool_)
     observation, _ = envs.reset(seed=seed)
-    while not finished.all():
+    assert spec.max_episode_steps is not None, "environment_spec refuses what has no limit"
+    for _ in range(spec.max_episode_steps):  # a vector implementation may know of no limit
         action = act(np.asarray(observation, dtype=np.float32)) + first_action
         observation, reward, terminated, truncated, _ = envs.step(action)
         returns += np.where(finished, 0.0, reward)
         finished |= terminated | truncated
+        if finished.all():
+            break
     envs.close()
     return returns
 

@@ -1,6 +1,5 @@
 """Which networks are kept: greedy evaluation of the population, acceptance, and who leaves it."""
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,6 +10,7 @@ from dqn.evaluation import episodic_returns, interquartile_mean
 from dqn.network import QNetworks
 from dqn.policy import epsilon_greedy, greedy_action
 from dqn.seeding import SELECTION, stream_seed
+from dqn.spec import environment_spec
 from dqn.state import TrainingState
 
 _OBJECTS = 256
@@ -83,7 +83,7 @@ def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int
     a few agents play at once: LunarLander's take 7 MB each.
     """
     A = networks.num_agents
-    at_once = A if gym.spec(env_id).vector_entry_point else max(1, _OBJECTS // episodes)
+    at_once = A if environment_spec(env_id).vector_entry_point else max(1, _OBJECTS // episodes)
     returns = []
     for first in range(0, A, at_once):
         some = networks.select(torch.arange(first, min(first + at_once, A)))

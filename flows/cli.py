@@ -81,7 +81,7 @@ def run(arguments: Arguments) -> int:
     from mlflow.exceptions import MlflowException
 
     from dqn.checkpoint import CheckpointError
-    from dqn.environment import EnvironmentUnsupportedError
+    from dqn.spec import EnvironmentUnsupportedError
     from flows.attempt import StaleAttemptError
     from flows.parameters import ConfigOverrides, InputError
     from flows.prefect_api import PrefectError, ensure_api

@@ -5,7 +5,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-import gymnasium as gym
 from mlflow import MlflowClient
 from prefect import flow, task
 from prefect.client.orchestration import get_client
@@ -13,6 +12,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
 from prefect.exceptions import ObjectAlreadyExists
 
+from dqn.spec import environment_spec
 from flows import registry
 from flows.attempt import Attempt, fenced
 from flows.parameters import InputError
@@ -84,7 +84,7 @@ def decide(client: MlflowClient, name: str, version: int, returns: Returns) -> D
     rival = None
     if champion is not None and champion != version:
         rival = play(registry.download_policy(name, champion), policy)
-    return should_promote(returns, gym.spec(policy.metadata.env_id).reward_threshold, rival)
+    return should_promote(returns, environment_spec(policy.metadata.env_id).reward_threshold, rival)
 
 
 def move_champion(client: MlflowClient, name: str, version: int) -> None:

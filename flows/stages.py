@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 from uuid import UUID
 
-import gymnasium as gym
 import httpx
 import mlflow
 import numpy as np
@@ -32,6 +31,7 @@ from dqn.evaluation import episodic_returns
 from dqn.export import ModelProperties, export_onnx
 from dqn.seeding import TEST, stream_seed
 from dqn.selection import greedy_returns
+from dqn.spec import environment_spec
 from dqn.state import TrainingState
 from dqn.training import torch_threads
 from flows import figures, registry
@@ -131,7 +131,7 @@ def export(run_id: str, attempt: Attempt) -> str:
     client = connect()
     networks, config = read_networks(client, run_id)
     summary = read_summary(client, run_id)
-    spec = gym.spec(config.env_id)
+    spec = environment_spec(config.env_id)
     properties = ModelProperties(
         env_id=config.env_id,
         action_meanings=_ACTIONS.get(spec.id) or tuple(f"action {k}" for k in range(networks.num_actions)),

@@ -1,3 +1,5 @@
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -6,8 +8,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dqn.environment import EnvironmentUnsupportedError, VectorEnvironment, describe
+from dqn.config import DQNConfig
+from dqn.environment import VectorEnvironment, describe
 from dqn.replay import Transition
+from dqn.spec import EnvironmentUnsupportedError
+from dqn.training import train
 
 OWN_VECTOR, SYNC, SYNC_TUPLE_STATE = "CartPole-v1", "Acrobot-v1", "MountainCar-v0"
 
@@ -125,14 +130,30 @@ class _Offset(gym.Env[np.ndarray, np.int64]):
         ("NoSuch-v0", "environment 'NoSuch-v0' cannot be made: .*Expected the id of a registered"),
         ("Pendulum-v1", "supported are a flat Box .* and a Discrete action space"),
         ("Image-v0", "supported are a flat Box"),
-        ("nomodule:Env-v0", "cannot be made"),
+        ("nomodule:Env-v0", "environment 'nomodule:Env-v0' cannot be made: No module named 'nomodule'"),
+        (":Env-v0", "environment ':Env-v0' cannot be made"),
+        (".relative:Env-v0", "cannot be made"),
+        ("tests.registers_on_import:NoSuch-v0", "cannot be made: Environment `NoSuch` doesn't exist"),
+        ("Endless-v0", r"'Endless-v0' has no time limit.*register\(..., max_episode_steps=1000\)"),
     ],
 )
 def test_unsupported_environments_are_refused(env_id: str, message: str) -> None:
-    gym.register("Image-v0", "tests.test_environment:_Image", disable_env_checker=True)
-    with pytest.raises(EnvironmentUnsupportedError, match=message):
-        describe(env_id)
-    gym.registry.pop("Image-v0")
+    gym.register("Image-v0", "tests.test_environment:_Image", disable_env_checker=True, max_episode_steps=9)
+    gym.register("Endless-v0", "tests.probes:EndlessReward", disable_env_checker=True)
+    try:
+        with pytest.raises(EnvironmentUnsupportedError, match=message):
+            describe(env_id)
+    finally:
+        gym.registry.pop("Image-v0")
+        gym.registry.pop("Endless-v0")
+
+
+def test_a_module_before_the_colon_registers_its_environment(small_config: Callable[..., DQNConfig]) -> None:
+    gym.registry.pop("RegisteredOnImport-v0", None)
+    sys.modules.pop("tests.registers_on_import", None)
+    env_id = "tests.registers_on_import:RegisteredOnImport-v0"
+    assert describe(env_id) == (1, 2)
+    assert train(small_config(env_id=env_id)).agents[0].selection_return == 5.0
 
 
 def test_actions_need_not_start_at_zero() -> None:

@@ -1,7 +1,12 @@
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
 from dqn.evaluation import Act, bootstrap_interval, episodic_returns, interquartile_mean
+from dqn.spec import EnvironmentUnsupportedError
 
 
 def always(action: int) -> Act:
@@ -43,6 +48,28 @@ def test_the_seed_decides() -> None:
     )
     assert first == again
     assert first != other
+
+
+class Untimed(CartPoleVectorEnv):
+    """A vector implementation that knows of no time limit."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        self.steps[:] = 0
+        assert self.state is not None
+        self.state[:] = 0.0
+        return super().step(action)
+
+
+def test_an_evaluation_ends_at_the_time_limit_whatever_the_environment_does() -> None:
+    gym.register("Untimed-v0", vector_entry_point="tests.test_evaluation:Untimed", max_episode_steps=7)
+    gym.register("Endless-v0", "tests.probes:EndlessReward", disable_env_checker=True)
+    try:
+        assert episodic_returns(always(0), "Untimed-v0", num_episodes=3, seed=0).tolist() == [7.0] * 3
+        with pytest.raises(EnvironmentUnsupportedError, match="no time limit"):
+            episodic_returns(always(0), "Endless-v0", num_episodes=3, seed=0)
+    finally:
+        gym.registry.pop("Untimed-v0")
+        gym.registry.pop("Endless-v0")
 
 
 @pytest.mark.parametrize(
