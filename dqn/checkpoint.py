@@ -1,12 +1,17 @@
 """Training states and trained networks as files: the only file access in dqn."""
 
 import contextlib
+import fcntl
+import glob
+import hashlib
+import io
 import json
 import os
-import zipfile
-from collections.abc import Callable
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, BinaryIO, Final, cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,9 +19,14 @@ from safetensors.torch import load_file, save_file
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.network import QNetworks
+from dqn.snapshot import SnapshotError
 from dqn.state import TrainingState
 
-_FORMAT: Final = "dqn-training-state/3"
+# This line, the content as PyTorch writes it, the pickled environments, the replay buffer's rows, the sizes of the
+# first two parts, and the SHA-256 of all that.
+_FORMAT: Final = b"dqn-training-state/4\n"
+_SIZES: Final = struct.Struct("<QQ")
+_READ_BYTES: Final = 2**20
 
 
 class CheckpointError(Exception):
@@ -35,22 +45,21 @@ def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[
     Raises:
         CheckpointError: if it cannot be written (a full disk, a read-only directory); what stood there before stays.
     """
-    content = {"format": _FORMAT, "config": json.dumps(state.config.to_dict()), "state": state.state_dict()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    content: dict[str, Any] = {"config": json.dumps(state.config.to_dict()), "state": state.state_dict()}
+    environments = content["state"]["environment"].pop("envs") or b""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if not may_replace():
-            temporary.unlink()
-            return
-        temporary.replace(path)
-        _sync_directory(path.parent)
+        _remove_leftovers(path)
+        with _replacing(path, may_replace) as file:
+            file.write(_FORMAT)
+            torch.save(content, cast("IO[bytes]", file))
+            content_bytes = file.size - len(_FORMAT)
+            file.write(environments)
+            for chunk in state.replay.chunks():
+                file.write(chunk.cpu().numpy())
+            file.write(_SIZES.pack(content_bytes, len(environments)))
+            file.write(file.digest.digest())
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        with contextlib.suppress(OSError):  # what prevented the writing may prevent this; the first error counts
-            temporary.unlink()
         kept = "the previous one is intact" if path.exists() else "there was none before"
         raise CheckpointError(f"checkpoint {path} could not be written ({error}); {kept}") from error
 
@@ -67,20 +76,36 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
         and their episodes start afresh.
 
     Raises:
-        CheckpointError: if the file is missing, torn, not a checkpoint of this version, or of another configuration.
+        CheckpointError: if the file is missing, damaged, another user's, of another version or another configuration.
     """
-    content = _read(path)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of this version (expected format {_FORMAT})")
     try:
-        saved = DQNConfig.from_dict(json.loads(content["config"]))
-    except ConfigError as error:
-        raise CheckpointError(f"{path} holds a configuration this version cannot train: {error}") from error
-    if config is not None and saved != config:
-        differing = [name for name, value in saved.to_dict().items() if config.to_dict()[name] != value]
-        raise CheckpointError(f"{path} belongs to another configuration: {', '.join(differing)} differ")
-    state = TrainingState(saved)
-    return state, state.load_state_dict(content["state"])
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+    with file:
+        content_bytes, environment_bytes = _check(path, file)
+        content = torch.load(io.BytesIO(file.read(content_bytes)), weights_only=True)
+        try:
+            saved = DQNConfig.from_dict(json.loads(content["config"]))
+        except ConfigError as error:
+            raise CheckpointError(f"{path} holds a configuration this version cannot train: {error}") from error
+        if config is not None and saved != config:
+            differing = [name for name, value in saved.to_dict().items() if config.to_dict()[name] != value]
+            raise CheckpointError(f"{path} belongs to another configuration: {', '.join(differing)} differ")
+        state = TrainingState(saved)
+        content["state"]["environment"]["envs"] = file.read(environment_bytes) or None
+        try:
+            continues = state.load_state_dict(content["state"])
+        except SnapshotError as error:
+            raise CheckpointError(
+                f"{path} holds environments that this version of {saved.env_id} cannot continue: {error}"
+            ) from error
+        for chunk in state.replay.chunks():
+            rows = torch.frombuffer(bytearray(file.read(chunk.nbytes)), dtype=chunk.dtype)
+            chunk.copy_(rows.view_as(chunk))
+    return state, continues
 
 
 def save_networks(directory: Path, networks: QNetworks, config: DQNConfig) -> None:
@@ -108,21 +133,83 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
         raise CheckpointError(f"{directory} holds no trained networks ({error})") from error
 
 
-def _read(path: Path) -> Any:
-    """The content of a checkpoint file; every byte is checked against the archive's checksums first."""
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint {path}")
+class _Digesting:
+    """What `torch.save` and we write to: a file that keeps count and digest of what it was given."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        """Write a buffer of bytes."""
+        size = memoryview(data).nbytes
+        self._file.write(data)
+        self.digest.update(data)
+        self.size += size
+        return size
+
+    def flush(self) -> None:
+        """Hand on what is buffered."""
+        self._file.flush()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, may_replace: Callable[[], bool]) -> Iterator[_Digesting]:
+    """A file beside `path` that takes its place once it is complete and on disk, or is removed.
+
+    A lock is held on it while it is written: one that nobody holds a lock on belongs to a process that is dead.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of this user, readable by no other
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(f"checkpoint {path} is torn or no checkpoint ({error})") from error
-    if damaged:
-        raise CheckpointError(f"checkpoint {path} is damaged at {damaged}")
-    try:
-        return torch.load(path, weights_only=True)
-    except Exception as error:  # any unreadable content, from pickle, zip or torch itself
-        raise CheckpointError(f"{path} is not a checkpoint ({error})") from error
+        with os.fdopen(descriptor, "wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks; leftovers then stay
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield _Digesting(file)
+            file.flush()
+            os.fsync(file.fileno())
+            if may_replace():
+                Path(name).replace(path)
+                _sync_directory(path.parent)
+    finally:
+        with contextlib.suppress(OSError):  # gone where it took its place; and the first error counts
+            Path(name).unlink()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that died while writing left beside `path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with contextlib.suppress(OSError), leftover.open("r+b") as file:  # gone meanwhile, or locked: being written
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
+
+
+def _check(path: Path, file: BinaryIO) -> tuple[int, int]:
+    """Sizes of the content and of the environments, whose start `file` then stands at, if every byte is as written.
+
+    Environments are unpickled, which runs what the file says. So it is read only if this process's own user wrote it
+    and no other may: who can write as that user can run programs as that user anyway. The digest is against damage.
+    """
+    status = os.fstat(file.fileno())
+    if file.read(len(_FORMAT)) != _FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this version (expected {_FORMAT.decode().strip()})")
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise CheckpointError(
+            f"checkpoint {path} is not this user's alone (owner {status.st_uid}, this is {os.geteuid()}; mode "
+            f"{status.st_mode & 0o777:o}) and could run a stranger's code: if you trust it, chown it and chmod go-w"
+        )
+    digest = hashlib.sha256(_FORMAT)
+    left = status.st_size - len(_FORMAT) - digest.digest_size
+    while left > _SIZES.size and (data := file.read(min(left - _SIZES.size, _READ_BYTES))):
+        digest.update(data)
+        left -= len(data)
+    sizes = file.read(_SIZES.size)
+    digest.update(sizes)
+    if file.read() != digest.digest():
+        raise CheckpointError(f"checkpoint {path} is torn or damaged: its digest does not fit its content")
+    file.seek(len(_FORMAT))
+    content_bytes, environment_bytes = _SIZES.unpack(sizes)
+    return content_bytes, environment_bytes
 
 
 def _sync_directory(directory: Path) -> None:

@@ -11,16 +11,16 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from dqn.replay import Transition
-from dqn.snapshot import capture, restore
+from dqn.snapshot import SnapshotError, capture, restore, side_by_side, why_not_capturable
 from dqn.spec import EnvironmentUnsupportedError, environment_spec, unsupported
 
 
 class VectorEnvironment:
     """`num_agents x num_envs` sub-environments stepped as one.
 
-    Uses the environment's own vector implementation where its state can be captured and narrowed, and Gymnasium's
-    SyncVectorEnv otherwise. Gymnasium resets an ended sub-environment on the next step and ignores that step's action:
-    such a step is no transition, and comes back with `valid` false.
+    Uses the environment's own vector implementation where that can be narrowed, and Gymnasium's SyncVectorEnv
+    otherwise. Gymnasium resets an ended sub-environment on the next step and ignores that step's action: such a step is
+    no transition, and comes back with `valid` false.
     """
 
     def __init__(self, env_id: str, *, num_agents: int, num_envs: int, seed: int) -> None:
@@ -29,6 +29,8 @@ class VectorEnvironment:
         self._envs = _make(env_id, num_agents * num_envs)
         self.observation_size, self.num_actions = _sizes(self._envs, env_id)
         self._first_action = int(getattr(self._envs.single_action_space, "start", 0))
+        self.not_capturable = why_not_capturable(partial(_make, env_id), self.num_actions)
+        """Why episodes cannot go on from a saved state and have to start afresh; None where they can."""
         self.reset(seed=seed)
 
     @property
@@ -67,7 +69,7 @@ class VectorEnvironment:
     def select(self, agents: Tensor) -> None:
         """Keep the sub-environments of `agents`, an index tensor `[K]`, in that order; their episodes go on."""
         rows = torch.arange(self.num_agents * self.num_envs).view(-1, self.num_envs)[agents].flatten()
-        self._envs = _narrow(self._envs, self.env_id, rows.numpy())
+        self._envs = _narrow(self._envs, self.env_id, rows.tolist())
         self.observation = self.observation[agents]
         self._previous_ended = self._previous_ended[agents]
         self.episodic_return = self.episodic_return[agents]
@@ -75,17 +77,22 @@ class VectorEnvironment:
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs; `envs` is None where the environment cannot be captured."""
         return {
-            "envs": capture(self._envs),
+            "envs": self._capture(),
             "observation": self.observation,
             "previous_ended": self._previous_ended,
             "episodic_return": self.episodic_return,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Continue from a captured state; returns False where episodes had to start afresh instead."""
+        """Continue from a captured state; returns False where episodes have to start afresh instead.
+
+        Raises:
+            SnapshotError: if the environment's code has changed since.
+        """
         if state["envs"] is None:
             return False
-        restore(self._envs, state["envs"])
+        self._envs.close()
+        self._envs = restore(state["envs"])
         self.observation = state["observation"]
         self._previous_ended = state["previous_ended"]
         self.episodic_return = state["episodic_return"]
@@ -94,6 +101,14 @@ class VectorEnvironment:
     def close(self) -> None:
         """Release the sub-environments."""
         self._envs.close()
+
+    def _capture(self) -> bytes | None:
+        if self.not_capturable is None:
+            try:
+                return capture(self._envs)
+            except SnapshotError as error:  # what its first steps did not show; no reason to end a long training
+                self.not_capturable = str(error)
+        return None
 
     def _tensor(self, array: Any, dtype: torch.dtype) -> Tensor:
         tensor = torch.from_numpy(np.asarray(array)).to(dtype)
@@ -145,12 +160,12 @@ def _is_array_env(envs: VectorEnv[Any, Any, Any]) -> bool:
     return {"state", "steps", "prev_done"} <= vars(envs).keys()
 
 
-def _narrow(envs: VectorEnv[Any, Any, Any], env_id: str, rows: Any) -> VectorEnv[Any, Any, Any]:
+def _narrow(envs: VectorEnv[Any, Any, Any], env_id: str, rows: list[int]) -> VectorEnv[Any, Any, Any]:
     """The sub-environments `rows` of `envs`, in mid-episode."""
     if isinstance(envs, SyncVectorEnv):
-        kept = SyncVectorEnv([partial(envs.envs.__getitem__, row) for row in rows])
-        kept._autoreset_envs = envs._autoreset_envs[rows]
-        return kept
+        for row in set(range(envs.num_envs)).difference(rows):
+            envs.envs[row].close()
+        return side_by_side([envs.envs[row] for row in rows], envs._autoreset_envs[rows])
     kept_arrays: Any = _make(env_id, len(rows))
     source: Any = envs
     kept_arrays.reset(seed=0)

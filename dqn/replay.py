@@ -1,5 +1,6 @@
 """Transitions, n-step accumulation and the replay buffer of a population; knows nothing of learning."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from dqn.priorities import Priorities
+
+_CHUNK_ROWS = 8_192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,21 +255,25 @@ class ReplayBuffer:
             self._priorities.select(agents)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows in use, the ring's positions and the priorities."""
-        used = int(self._size.max())
+        """The ring's positions and the priorities: all but the transitions, of which a second copy may not fit."""
         return {
-            "rows": self._rows[:, :used].contiguous(),
             "position": self._position,
             "size": self._size,
             "priorities": self._priorities.state_dict() if self._priorities else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        self._rows[:, : state["rows"].shape[1]] = state["rows"]
+        """Inverse of `state_dict`; afterwards `chunks` are to be filled."""
         self._position, self._size = state["position"], state["size"]
         if self._priorities:
             self._priorities.load_state_dict(state["priorities"])
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The transitions, part by part: views `[n, width]` of the rows in use, to be written out or filled in."""
+        used = int(self._size.max())
+        for rows in self._rows:
+            for first in range(0, used, _CHUNK_ROWS):
+                yield rows[first : min(first + _CHUNK_ROWS, used)]
 
     def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         observation, next_observation = rows[..., : self._obs], rows[..., self._obs : 2 * self._obs]

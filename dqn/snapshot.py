@@ -1,101 +1,92 @@
-"""The inner state of Gymnasium environments as plain data, where they consist of plain data."""
+"""Environments in mid-episode as bytes: their own pickle, tried out before a training depends on it."""
 
-import json
+import pickle
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
-from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+import numpy.typing as npt
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-# What describes an environment and does not change while it is stepped.
-_DESCRIPTION = (spaces.Space, EnvSpec, gym.Env, str, type(None))
+Envs = VectorEnv[Any, Any, Any]
 
 
-class _UncapturableError(Exception):
-    """An environment holds state that is no plain data, such as a physics engine's objects."""
+class SnapshotError(Exception):
+    """Environments that cannot be written as bytes, or bytes that are no environments; the message says why."""
 
 
-def capture(envs: VectorEnv[Any, Any, Any]) -> dict[str, Any] | None:
-    """State of all sub-environments as numbers, lists, strings and tensors; None where one holds anything else."""
+def capture(envs: Envs) -> bytes:
+    """All sub-environments in mid-episode.
+
+    Raises:
+        SnapshotError: if one of them holds what cannot be pickled.
+    """
     try:
-        if isinstance(envs, SyncVectorEnv):
-            return {
-                "autoreset": torch.from_numpy(envs._autoreset_envs.copy()),
-                "envs": [[_attributes(layer) for layer in _layers(env)] for env in envs.envs],
-            }
-        return _attributes(envs)
-    except _UncapturableError:
-        return None
+        if isinstance(envs, SyncVectorEnv):  # itself unpicklable: it keeps the functions that made its environments
+            return pickle.dumps((envs.envs, envs._autoreset_envs))
+        return pickle.dumps(envs)
+    except Exception as error:  # an environment's own code runs here, and may raise anything
+        raise SnapshotError(_one_line(error)) from error
 
 
-def restore(envs: VectorEnv[Any, Any, Any], state: dict[str, Any]) -> None:
-    """Put a captured state into as many sub-environments of the same kind."""
-    if not isinstance(envs, SyncVectorEnv):
-        _assign(envs, state)
-        return
-    envs._autoreset_envs = state["autoreset"].numpy().copy()
-    for env, layers in zip(envs.envs, state["envs"], strict=True):
-        for layer, attributes in zip(_layers(env), layers, strict=True):
-            _assign(layer, attributes)
+def restore(data: bytes) -> Envs:
+    """Inverse of `capture`. To unpickle is to run what the bytes say: for bytes of our own making alone.
+
+    Raises:
+        SnapshotError: if the environment's code is not what it was.
+    """
+    try:
+        content = pickle.loads(data)  # noqa: S301 # checkpoint.py reads files of this process's own user alone
+        return side_by_side(*content) if isinstance(content, tuple) else content
+    except Exception as error:  # an environment's own code runs here, and may raise anything
+        raise SnapshotError(_one_line(error)) from error
 
 
-def _layers(env: gym.Env[Any, Any]) -> list[gym.Env[Any, Any]]:
-    """An environment's wrappers from the outside in, and the environment itself."""
-    layers = [env]
-    while isinstance(layers[-1], gym.Wrapper):
-        layers.append(layers[-1].env)
-    return layers
+def side_by_side(envs: Sequence[gym.Env[Any, Any]], autoreset: npt.NDArray[np.bool_]) -> SyncVectorEnv:
+    """Environments in mid-episode as one; `autoreset` `[N]` says whose episode has just ended."""
+    together = SyncVectorEnv([partial(_itself, env) for env in envs])
+    together._autoreset_envs = autoreset
+    return together
 
 
-def _attributes(env: object) -> dict[str, Any]:
-    return {
-        name: _encode(value)
-        for name, value in vars(env).items()
-        if not isinstance(value, _DESCRIPTION) and not callable(value)
-    }
+def why_not_capturable(make: Callable[[int], Envs], num_actions: int) -> str | None:
+    """Why environments do not go on from a snapshot as if nothing had happened; None if they do.
+
+    A copy by way of a snapshot is stepped beside its original, through ends and resets, with the same actions.
+
+    Args:
+        make: makes that many environments, side by side.
+        num_actions: actions they take.
+    """
+    original = make(2)
+    start = int(getattr(original.single_action_space, "start", 0))
+    actions = np.random.default_rng(0).integers(start, start + num_actions, (96, 2))
+    try:
+        original.reset(seed=0)
+        for action in actions[:32]:
+            original.step(action)
+        copy = restore(capture(original))
+        same = _step_alike(original, copy, actions[32:64])
+        same &= np.array_equal(original.reset()[0], copy.reset()[0])
+        same &= _step_alike(original, copy, actions[64:])
+        copy.close()
+    except Exception as error:  # an environment's own code runs here, and may raise anything
+        return _one_line(error)
+    finally:
+        original.close()
+    return None if same else "a copy of it made by pickle goes another way than the original"
 
 
-def _assign(env: object, attributes: dict[str, Any]) -> None:
-    for name, value in attributes.items():
-        setattr(env, name, _decode(value))
+def _step_alike(first: Envs, second: Envs, actions: npt.NDArray[np.integer]) -> bool:
+    steps = [(first.step(action), second.step(action)) for action in actions]
+    return all(np.array_equal(a, b) for one, other in steps for a, b in zip(one[:4], other[:4], strict=True))
 
 
-def _encode(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.random.Generator):
-        return {"bit_generator": json.dumps(value.bit_generator.state)}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return torch.from_numpy(value.copy())
-    if isinstance(value, np.generic):  # keeps its width: float32 and float64 scalars calculate differently
-        return {"scalar": torch.from_numpy(np.asarray(value))}
-    if isinstance(value, tuple):
-        return {"tuple": [_encode(item) for item in value]}
-    if isinstance(value, list):
-        return [_encode(item) for item in value]
-    if isinstance(value, dict):
-        return {"dict": {str(key): _encode(item) for key, item in value.items()}}
-    raise _UncapturableError(type(value).__name__)
+def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return env
 
 
-def _decode(value: Any) -> Any:
-    match value:
-        case {"bit_generator": state}:
-            generator = np.random.Generator(np.random.PCG64())
-            generator.bit_generator.state = json.loads(state)
-            return generator
-        case {"scalar": scalar}:
-            return scalar.numpy()[()]
-        case {"tuple": items}:
-            return tuple(_decode(item) for item in items)
-        case {"dict": items}:
-            return {key: _decode(item) for key, item in items.items()}
-        case list():
-            return [_decode(item) for item in value]
-        case torch.Tensor():
-            return value.numpy().copy()
-        case _:
-            return value
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".: ")

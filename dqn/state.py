@@ -133,7 +133,7 @@ class TrainingState:
         self.environment.select(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state as nested plain data and tensors."""
+        """The state as nested plain data and tensors: all but the transitions, which `replay.chunks` gives."""
         return {
             "learner": self.learner.state_dict(),
             "replay": self.replay.state_dict(),
@@ -151,6 +151,9 @@ class TrainingState:
 
         Returns:
             False if the environments' state could not be captured, so that their episodes start afresh.
+
+        Raises:
+            SnapshotError: if the environment's code has changed since.
         """
         self.select(state["agents"])
         for name in _PLAIN:

@@ -183,11 +183,18 @@ def read_summary(client: MlflowClient, run_id: str) -> PopulationSummary:
 
 def _start(config: DQNConfig, checkpoint: Path, start: QNetworks | None) -> TrainingState:
     if not checkpoint.exists():
-        return TrainingState(config, start=start)
+        state = TrainingState(config, start=start)
+        if reason := state.environment.not_capturable:
+            logger.warning(
+                "the state of %s cannot be saved (%s): should this run be resumed, its episodes start afresh",
+                config.env_id,
+                reason,
+            )
+        return state
     state, continues = load_checkpoint(checkpoint, config)
     print(f"going on from update {state.learner.updates:,} of {config.max_updates:,}: {checkpoint}")
     if not continues:
-        logger.warning("the state of %s cannot be captured: its episodes start afresh", config.env_id)
+        logger.warning("the state of %s could not be saved: its episodes start afresh", config.env_id)
     return state
 
 

@@ -9,11 +9,12 @@ from mlflow import MlflowClient
 
 from dqn.config import DQNConfig
 from flows.cli import ENVIRONMENT
-from tests import probes
+from tests import awkward, probes
 
 os.environ |= ENVIRONMENT  # before Prefect is imported: no telemetry leaves this machine
 torch.set_num_threads(1)  # the machine's other cores run other tests; results depend on the number
 probes.register()
+awkward.register()
 
 
 @pytest.fixture

@@ -1,9 +1,14 @@
+import fcntl
 import json
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 
@@ -11,6 +16,7 @@ from dqn.checkpoint import CheckpointError, load_checkpoint, load_networks, save
 from dqn.config import DQNConfig
 from dqn.state import TrainingState
 from dqn.training import train
+from tests import awkward
 
 Make = Callable[..., DQNConfig]
 
@@ -22,20 +28,99 @@ def checkpoint(small_config: Make, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.0005, 0.3, 0.99])
 def test_a_torn_checkpoint_is_refused_by_name(checkpoint: Path, share: float) -> None:
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointError, match=r"run\.ckpt is torn"):
+    with pytest.raises(CheckpointError, match=r"run\.ckpt is (torn or damaged|not a checkpoint of this version)"):
         load_checkpoint(checkpoint)
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(checkpoint: Path) -> None:
-    content = bytearray(checkpoint.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    checkpoint.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"run\.ckpt is (damaged|torn)"):
+def test_whichever_byte_is_damaged_cut_off_or_added_the_checkpoint_is_refused(checkpoint: Path) -> None:
+    whole = checkpoint.read_bytes()
+    pickled = whole.index(b"CartPoleVectorEnv")
+    ends = [*range(200), *range(pickled - 50, pickled + 50), *range(len(whole) - 200, len(whole))]
+    for position in {*ends, *range(0, len(whole), len(whole) // 700)}:
+        for damaged in (
+            whole[:position] + bytes([whole[position] ^ (1 << position % 8)]) + whole[position + 1 :],
+            whole[:position],
+            whole[:position] + b"x" + whole[position:],
+        ):
+            checkpoint.write_bytes(damaged)
+            with pytest.raises(
+                CheckpointError, match=r"run\.ckpt is (torn or damaged|not a checkpoint of this version)"
+            ):
+                load_checkpoint(checkpoint)
+    checkpoint.write_bytes(whole)
+    load_checkpoint(checkpoint)
+
+
+class Mine:
+    """Leaves a trace where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("unpickled"),)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_what_others_could_have_written_is_not_unpickled(
+    checkpoint: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    state = TrainingState(load_checkpoint(checkpoint)[0].config)
+    state.environment._envs = Mine()  # type: ignore[assignment] # stands for whatever a stranger would have run
+    save_checkpoint(checkpoint, state)
+    assert stat.S_IMODE(checkpoint.stat().st_mode) == 0o600
+    checkpoint.chmod(mode)
+    with pytest.raises(CheckpointError, match=rf"not this user's alone .*mode {mode:o}.*chown it and chmod go-w"):
         load_checkpoint(checkpoint)
+    checkpoint.chmod(0o644)
+    monkeypatch.setattr("dqn.checkpoint.os.geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(CheckpointError, match="not this user's alone"):
+        load_checkpoint(checkpoint)
+    assert not Path("unpickled").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(checkpoint.parent)
+    with pytest.raises(AttributeError):
+        load_checkpoint(checkpoint)[0].environment.step(torch.zeros(3, 4))
+    assert Path("unpickled").exists()  # the stranger would have run
+
+
+def test_environments_of_another_version_are_refused(
+    tmp_path: Path, small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gym.register("Text-v1", awkward.Text, max_episode_steps=20)  # type: ignore[arg-type] # takes no arguments
+    try:
+        save_checkpoint(tmp_path / "run.ckpt", TrainingState(small_config(env_id="Text-v1")))
+        monkeypatch.delattr(awkward, "Text")
+        with pytest.raises(CheckpointError, match="environments that this version of Text-v1 cannot continue: Attrib"):
+            load_checkpoint(tmp_path / "run.ckpt")
+    finally:
+        gym.registry.pop("Text-v1")
+
+
+def test_what_dead_writers_left_is_removed_and_what_is_being_written_stays(
+    checkpoint: Path, small_config: Make
+) -> None:
+    directory = checkpoint.parent
+    (directory / ".run.ckpt.123").write_bytes(b"of a process that is dead")
+    (directory / ".other.ckpt.123").write_bytes(b"of another run")
+    living = directory / ".run.ckpt.456"
+    with living.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        save_checkpoint(checkpoint, TrainingState(small_config()))
+    assert sorted(path.name for path in directory.iterdir()) == [".other.ckpt.123", ".run.ckpt.456", "run.ckpt"]
+
+
+def test_a_checkpoint_that_is_being_written_is_locked(checkpoint: Path, small_config: Make) -> None:
+    def another_writer() -> bool:
+        (unfinished,) = checkpoint.parent.glob(".run.ckpt.*")
+        with unfinished.open("r+b") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+
+    save_checkpoint(checkpoint, TrainingState(small_config()), may_replace=another_writer)
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["run.ckpt"]
 
 
 def test_foreign_files_are_refused_by_name(tmp_path: Path, small_config: Make) -> None:

@@ -69,24 +69,6 @@ def test_the_episodic_return_is_the_sum_of_its_rewards() -> None:
 
 
 @pytest.mark.parametrize("env_id", [OWN_VECTOR, SYNC, SYNC_TUPLE_STATE])
-def test_a_captured_environment_continues_exactly(env_id: str) -> None:
-    original = make(env_id)
-    play(original, 220)  # past a first end, so that the generators have been used
-    state = original.state_dict()
-    expected = play(original, 220, seed=1)
-    restored = make(env_id, seed=99)
-    assert restored.load_state_dict(state)
-    assert same(play(restored, 220, seed=1), expected)
-
-
-def test_what_cannot_be_captured_says_so() -> None:
-    environment = make("LunarLander-v3", num_agents=1, num_envs=1)
-    state = environment.state_dict()
-    assert state["envs"] is None
-    assert not make("LunarLander-v3", num_agents=1, num_envs=1).load_state_dict(state)
-
-
-@pytest.mark.parametrize("env_id", [OWN_VECTOR, SYNC, SYNC_TUPLE_STATE])
 def test_agents_that_stay_are_not_disturbed_by_one_that_leaves(env_id: str) -> None:
     whole, narrowed = make(env_id), make(env_id)
     for environment in (whole, narrowed):
