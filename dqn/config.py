@@ -125,7 +125,7 @@ class DQNConfig:
     log_interval: int = 10
     """Updates between metrics of the learner."""
     checkpoint_interval: float = 10.0
-    """Seconds between checkpoints."""
+    """Seconds from the end of a checkpoint to the next; longer where saving would take over a tenth of the time."""
     device: str = "cpu"
     """PyTorch device of networks and replay buffers, such as cuda; environments always step on the CPU."""
     num_threads: int = 1

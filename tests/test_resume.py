@@ -67,7 +67,7 @@ for preset in PRESETS:
             saves += 1
             if saves < 8 or saves % 4 == 0:
                 save_checkpoint(path, state)
-        train(short(preset), on_checkpoint=save)
+        train(short(preset), on_checkpoint=save, now=lambda: 0.0)  # a clock by which saving takes no time
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL, (preset, status)
