@@ -20,3 +20,11 @@ def stream_seed(seed: int, stream: int, *index: int) -> int:
     """
     state = np.random.SeedSequence(seed, spawn_key=(stream, *index)).generate_state(1)
     return (stream << _BLOCK_BITS) | (int(state[0]) >> (32 - _DRAW_BITS))
+
+
+def version_seed(version: int, *, episodes: int) -> int:
+    """First of the test seeds of a registered version, one an episode; no two versions of a model share any.
+
+    They come from the half of the test stream's block that `stream_seed` leaves free.
+    """
+    return (TEST << _BLOCK_BITS) | (1 << _DRAW_BITS) | (version * episodes) % (1 << _DRAW_BITS)

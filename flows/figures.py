@@ -13,7 +13,6 @@ from PIL import Image
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
 from dqn.metrics import MetricName
-from dqn.seeding import TEST, stream_seed
 from dqn.training import TrainingResult
 from serving.policy import OnnxPolicy
 
@@ -83,8 +82,8 @@ def final_returns(returns: Floats, env_id: str) -> Figure:
     return figure
 
 
-def episode_gif(policy: OnnxPolicy) -> bytes | None:
-    """The policy's first test episode as an animation; None where the environment draws no pictures."""
+def episode_gif(policy: OnnxPolicy, *, seed: int) -> bytes | None:
+    """A policy's episode of a seed as an animation; None where the environment draws no pictures."""
     env_id = policy.metadata.env_id
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
     env: gym.Env[Any, Any]
@@ -93,7 +92,7 @@ def episode_gif(policy: OnnxPolicy) -> bytes | None:
     except (gym.error.Error, ImportError):
         return None
     frames: list[Image.Image] = []
-    observation, _ = env.reset(seed=stream_seed(policy.metadata.seed, TEST, 0))
+    observation, _ = env.reset(seed=seed)
     first_action = int(getattr(env.action_space, "start", 0))
     ended, step = False, 0
     while not ended:

@@ -1,10 +1,12 @@
 """Who is served: the gate, promotion, and the way back."""
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 from mlflow import MlflowClient
 from prefect import flow, task
 from prefect.client.orchestration import get_client
@@ -12,16 +14,33 @@ from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
 from prefect.exceptions import ObjectAlreadyExists
 
-from dqn.spec import environment_spec
 from flows import registry
-from flows.attempt import Attempt, fenced
+from flows.attempt import Attempt, StaleAttemptError, fenced
+from flows.evaluation import SEED_TAG, evaluate, play, require_playable, threshold_of
 from flows.parameters import InputError
-from flows.registry import CHALLENGER, CHAMPION, PREVIOUS
-from flows.stages import OVER_NETWORK, Returns, evaluate, play, read_returns
+from flows.registry import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, RegistryError
+from flows.stages import EVERY_ATTEMPT, OVER_NETWORK, Returns, read_returns
 from flows.tracking import connect
 
 GATE_EPISODES: Final = 100
 """Fewer episodes decide nothing."""
+CONFIDENCE: Final = 0.99
+"""That a challenger's mean return is above the champion's: one in a hundred that are no better is taken for better."""
+PROMOTION_TAG: Final = "promotion"
+_RESAMPLES: Final = 10_000
+_LEASE_SECONDS: Final = 60.0
+"""After which the lock of a promotion that died is free again; Prefect takes no less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """Who is served, and what it returns on the challenger's episodes."""
+
+    version: int
+    returns: Returns | None
+    """`[N]`; none where it cannot be played any more"""
+    fault: str = ""
+    """Why it cannot be played."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,68 +56,134 @@ class Decision:
         return ("passed: " if self.promote else "refused: ") + self.reason
 
 
-def should_promote(challenger: Returns, threshold: float | None, champion: Returns | None) -> Decision:
-    """The gate: good enough for the environment, and not worse than the champion.
+def should_promote(challenger: Returns, threshold: float | None, champion: Champion | None) -> Decision:
+    """The gate: good enough for the environment, and better than the champion.
 
     Args:
         challenger: its returns `[N]` on unseen episodes.
         threshold: the environment's own `reward_threshold`, if it names one.
-        champion: returns `[N]` of the champion on the same episodes, if there is one.
+        champion: who is served, if anybody.
     """
     if len(challenger) < GATE_EPISODES:
         return Decision(promote=False, reason=f"{len(challenger)} episodes, at least {GATE_EPISODES} are needed")
     mean = float(challenger.mean())
-    if threshold is not None and not mean >= threshold:
+    if not np.isfinite(mean):
+        return Decision(promote=False, reason=f"mean return {mean:g} is no number to go by")
+    if threshold is not None and mean < threshold:
         return Decision(
             promote=False, reason=f"mean return {mean:g} is below the environment's threshold {threshold:g}"
         )
-    if champion is not None and not mean >= champion.mean():
-        return Decision(promote=False, reason=f"mean return {mean:g} is below the champion's {champion.mean():g}")
-    against = "no threshold" if threshold is None else f"threshold {threshold:g}"
-    rival = "no champion before" if champion is None else f"the champion has {champion.mean():g}"
-    return Decision(promote=True, reason=f"mean return {mean:g} over {len(challenger)} episodes, {against}, {rival}")
+    good = f"mean return {mean:g} over {len(challenger)} episodes, " + (
+        "no threshold" if threshold is None else f"threshold {threshold:g}"
+    )
+    if champion is None:
+        return Decision(promote=True, reason=f"{good}, no champion before")
+    if champion.returns is None:
+        return Decision(
+            promote=True, reason=f"{good}; champion version {champion.version} cannot be played: {champion.fault}"
+        )
+    difference = challenger - champion.returns
+    low, high = difference_interval(difference)
+    compared = (
+        f"{good}; champion version {champion.version} has {champion.returns.mean():g} on the same episodes, difference "
+        f"{difference.mean():g} ({low:g} to {high:g}, each bound with {CONFIDENCE:.0%} confidence)"
+    )
+    if low > 0:
+        return Decision(promote=True, reason=f"better: {compared}")
+    verdict = "worse" if high < 0 else "tie"
+    return Decision(promote=False, reason=f"{verdict}, the champion stays: {compared}")
+
+
+def difference_interval(difference: Returns) -> tuple[float, float]:
+    """Bounds of the mean of paired differences `[N]`, each with `CONFIDENCE` by the percentile bootstrap.
+
+    Episodes are resampled, challenger and champion together (Efron and Tibshirani, 1993, section 13.3).
+    """
+    generator = np.random.default_rng(0)
+    episodes = generator.integers(len(difference), size=(_RESAMPLES, len(difference)))
+    low, high = np.quantile(difference[episodes].mean(1), [1 - CONFIDENCE, CONFIDENCE])
+    return float(low), float(high)
 
 
 @task(name="promote", **OVER_NETWORK)
-def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = None) -> str:
-    """Send a version that has been evaluated through the gate. Returns its gate tag."""
+def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = None, force: bool = False) -> str:
+    """Send a version that has been evaluated through the gate. Returns its gate tag.
+
+    Args:
+        name: of the registered model.
+        version: the challenger.
+        evaluation: where `evaluate` left its returns.
+        attempt: which one writes, in a training.
+        force: promote it whatever the gate says; a person's doing.
+    """
     client = connect()
-    with promotion_lock(name):
-        decision = decide(client, name, version, read_returns(evaluation))
-        registry.set_tags(fenced(client, attempt), name, version, {"gate": decision.gate})
-        if decision.promote:
-            move_champion(fenced(client, attempt), name, version)
-    if decision.promote:
+    with promotion(client, name) as token:
+        champion = registry.version_of(client, name, CHAMPION)
+        gate = registry.get_version(client, name, version).tags.get("gate", "")
+        if champion == version and gate.startswith(("passed", "forced")):  # by an attempt that died right after it
+            remove_challenger(client, name, version, token)
+            return gate
+        decision = decide(client, name, version, champion, read_returns(evaluation))
+        gate = f"forced: the gate said {decision.gate}" if force else decision.gate
+        hold(client, name, token)
+        registry.set_tags(fenced(client, attempt), name, version, {"gate": gate})
+        if decision.promote or force:
+            move_champion(fenced(client, attempt), name, version, token)
+    if decision.promote or force:
         emit_event(
             "dqn.policy.promoted",
             resource={"prefect.resource.id": f"mlflow.model.{name}", "prefect.resource.name": name},
-            payload={"model": name, "version": version, "uri": f"models:/{name}@{CHAMPION}", "reason": decision.reason},
+            payload={"model": name, "version": version, "uri": f"models:/{name}@{CHAMPION}", "reason": gate},
         )
-    return decision.gate
+    return gate
 
 
-def decide(client: MlflowClient, name: str, version: int, returns: Returns) -> Decision:
+def decide(client: MlflowClient, name: str, version: int, champion: int | None, returns: Returns) -> Decision:
     """Hold a version's returns `[N]` against the environment's threshold and the champion on the same episodes."""
-    policy = registry.download_policy(name, version)
-    champion = registry.version_of(client, name, CHAMPION)
+    tags = registry.get_version(client, name, version).tags
+    challenger = registry.download(name, version)
+    if challenger.sha256 != tags[DIGEST_TAG]:
+        return Decision(promote=False, reason=f"the file of {challenger} is not the one that was evaluated any more")
+    env_id = challenger.policy.metadata.env_id
     rival = None
     if champion is not None and champion != version:
-        rival = play(registry.download_policy(name, champion), policy)
-    return should_promote(returns, environment_spec(policy.metadata.env_id).reward_threshold, rival)
+        rival = play_champion(name, champion, env_id, seed=int(tags[SEED_TAG]))
+    return should_promote(returns, threshold_of(env_id), rival)
 
 
-def move_champion(client: MlflowClient, name: str, version: int) -> None:
-    """Make a version champion and remember whom it follows."""
+def play_champion(name: str, version: int, env_id: str, *, seed: int) -> Champion:
+    """The champion on the challenger's episodes.
+
+    One whose file is gone or broken is no obstacle: the store has just handed out the challenger's.
+    """
+    try:
+        artifact = registry.download(name, version)
+        require_playable(artifact, env_id)
+    except RegistryError as error:
+        return Champion(version=version, returns=None, fault=str(error))
+    return Champion(version=version, returns=play(artifact.policy, seed=seed))
+
+
+def move_champion(client: MlflowClient, name: str, version: int, token: str) -> None:
+    """Make a version champion and remember whom it follows; done again after a failure it ends the same."""
     champion = registry.version_of(client, name, CHAMPION)
     if champion != version:
         if champion is not None:
+            hold(client, name, token)
             registry.set_alias(client, name, PREVIOUS, champion)
+        hold(client, name, token)
         registry.set_alias(client, name, CHAMPION, version)
+    remove_challenger(client, name, version, token)
+
+
+def remove_challenger(client: MlflowClient, name: str, version: int, token: str) -> None:
+    """Who is champion challenges nobody."""
     if registry.version_of(client, name, CHALLENGER) == version:
+        hold(client, name, token)
         registry.remove_alias(client, name, CHALLENGER)
 
 
-def return_to_previous(client: MlflowClient, name: str) -> int:
+def return_to_previous(client: MlflowClient, name: str, token: str) -> int:
     """Make the previous champion champion again; returns its version.
 
     Raises:
@@ -108,11 +193,41 @@ def return_to_previous(client: MlflowClient, name: str) -> int:
     if previous is None:
         raise InputError(f"{name} has no previous champion to return to; promote another version instead")
     champion = registry.version_of(client, name, CHAMPION)
-    registry.set_alias(client, name, CHAMPION, previous)
-    registry.remove_alias(client, name, PREVIOUS)
-    if champion is not None:
+    if champion is not None and champion != previous:
+        hold(client, name, token)
         registry.set_tags(client, name, champion, {"gate": f"rolled back to version {previous}"})
+    hold(client, name, token)
+    registry.set_alias(client, name, CHAMPION, previous)
+    hold(client, name, token)
+    registry.remove_alias(client, name, PREVIOUS)
     return previous
+
+
+@contextmanager
+def promotion(client: MlflowClient, name: str) -> Iterator[str]:
+    """One promotion of a model at a time, wherever it runs: aliases have no compare-and-set.
+
+    The lock of a process that died is free again after a minute; one that was only held up meanwhile finds, by the
+    token this yields, that another has begun (`hold`).
+    """
+    with promotion_lock(name):
+        token = secrets.token_hex(8)
+        client.set_registered_model_tag(name, PROMOTION_TAG, token)
+        yield token
+
+
+def hold(client: MlflowClient, name: str, token: str) -> None:
+    """Before each write of a promotion: that no other has begun.
+
+    Raises:
+        StaleAttemptError: if one has.
+    """
+    newest = client.get_registered_model(name).tags.get(PROMOTION_TAG)
+    if newest != token:
+        raise StaleAttemptError(
+            f"promotion {token} of {name} was overtaken by promotion {newest} while it was held up; it stops here and "
+            "changes nothing more"
+        )
 
 
 @contextmanager
@@ -122,21 +237,21 @@ def promotion_lock(name: str) -> Iterator[None]:
     # Another promotion may just have created it.
     with get_client(sync_client=True) as prefect, suppress(ObjectAlreadyExists):
         prefect.upsert_global_concurrency_limit_by_name(limit, limit=1)
-    with concurrency(limit, occupy=1, strict=True):
+    with concurrency(limit, occupy=1, strict=True, lease_duration=_LEASE_SECONDS):
         yield
 
 
 @flow(name="promote-policy")
-def promote_policy(version: int, env_id: str = "CartPole-v1") -> str:
+def promote_policy(version: int, env_id: str = "CartPole-v1", force: bool = False) -> str:
     """Evaluate a registered version again and make it champion if it passes the gate.
 
     Args:
         version: of the registered model `dqn-<env_id>`.
         env_id: the environment it plays.
+        force: make it champion whatever the gate says; the version's gate tag keeps what it said.
     """
-    name = registry.model_name(env_id)
-    registry.get_version(connect(), name, version)
-    return promote(name, version, evaluate(name, version))
+    name = find_model(version, env_id)
+    return promote(name, version, evaluate(name, version), force=force)
 
 
 @flow(name="rollback-policy")
@@ -146,7 +261,20 @@ def rollback_policy(env_id: str = "CartPole-v1") -> int:
     Args:
         env_id: the environment of the registered model `dqn-<env_id>`.
     """
+    return roll_back(registry.model_name(env_id))
+
+
+@task(name="find model", **EVERY_ATTEMPT)
+def find_model(version: int, env_id: str) -> str:
+    """Name of the registered model that has this version."""
     name = registry.model_name(env_id)
+    registry.get_version(connect(), name, version)
+    return name
+
+
+@task(name="roll back", **EVERY_ATTEMPT)
+def roll_back(name: str) -> int:
+    """Return to the previous champion. Returns its version."""
     client = connect()
-    with promotion_lock(name):
-        return return_to_previous(client, name)
+    with promotion(client, name) as token:
+        return return_to_previous(client, name, token)

@@ -1,6 +1,8 @@
 """The MLflow model registry: versions, tags and aliases. It decides nothing."""
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Literal
@@ -15,12 +17,15 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from dqn.config import DQNConfig
-from serving.policy import INPUT, OUTPUT, OnnxPolicy, PolicyMetadata
+from flows.outages import is_transient
+from serving.policy import INPUT, OUTPUT, OnnxPolicy, PolicyError, PolicyMetadata
 
 Alias = Literal["champion", "challenger", "previous"]
 CHAMPION: Final[Alias] = "champion"
 CHALLENGER: Final[Alias] = "challenger"
 PREVIOUS: Final[Alias] = "previous"
+DIGEST_TAG: Final = "sha256"
+"""Of the file that was evaluated: what passed the gate is what may be served."""
 
 _REQUIREMENTS: Final = ["onnxruntime>=1.27", "numpy>=2"]
 
@@ -151,17 +156,44 @@ def set_tags(client: MlflowClient, name: str, version: int, tags: Mapping[str, s
         client.set_model_version_tag(name, str(version), key, value)
 
 
-def download_policy(name: str, version: int) -> OnnxPolicy:
-    """A version's policy, fetched from the registry as anybody would.
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """The file of a registered version, as the registry hands it out."""
+
+    name: str
+    version: int
+    policy: OnnxPolicy
+    sha256: str
+
+    def __str__(self) -> str:
+        """As a message names it."""
+        return f"version {self.version} of {self.name}"
+
+
+def download(name: str, version: int) -> Artifact:
+    """A version's file, fetched from the registry as anybody would, and loaded.
 
     Raises:
-        RegistryError: if its file is gone from the artifact store.
+        RegistryError: if its file is gone from the artifact store, or is no policy; asking again does not help.
     """
     with TemporaryDirectory() as directory:
-        path = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=directory)) / "model.onnx"
+        try:
+            fetched = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=directory)
+        except (MlflowException, OSError) as error:
+            if is_transient(error):
+                raise
+            raise RegistryError(
+                f"the file of version {version} of {name} cannot be had from the artifact store: {error}"
+            ) from error
+        path = Path(fetched) / "model.onnx"
         if not path.exists():
             raise RegistryError(f"version {version} of {name} has no model.onnx in the artifact store any more")
-        return OnnxPolicy.load(path.read_bytes())
+        content = path.read_bytes()
+    try:
+        policy = OnnxPolicy.load(content)
+    except PolicyError as error:
+        raise RegistryError(f"the file of version {version} of {name} is damaged: {error}") from error
+    return Artifact(name=name, version=version, policy=policy, sha256=hashlib.sha256(content).hexdigest())
 
 
 def describe(

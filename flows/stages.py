@@ -12,22 +12,16 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 from uuid import UUID
 
-import httpx
 import mlflow
 import numpy as np
 import numpy.typing as npt
-import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task
 
-from dqn.evaluation import episodic_returns
 from dqn.export import ModelProperties, export_onnx
 from dqn.seeding import TEST, stream_seed
 from dqn.selection import greedy_returns
@@ -36,11 +30,11 @@ from dqn.state import TrainingState
 from dqn.training import torch_threads
 from flows import figures, registry
 from flows.attempt import Attempt, check, fenced
+from flows.outages import may_pass
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
 from flows.tracking import (
     FLOW_RUN_TAG,
     TRAINED_TAG,
-    TrackingError,
     connect,
     end_runs,
     find_run,
@@ -69,21 +63,11 @@ _ACTIONS: Final = {
 logger = logging.getLogger(__name__)
 
 
-def is_transient(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failure is about reaching a server, or about a server itself, and trying again may help."""
-    error = state.result(raise_on_failure=False)
-    if isinstance(error, MlflowException):
-        return int(ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, 500)) >= 500
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code >= 500
-    return isinstance(error, TrackingError | requests.RequestException | httpx.TransportError | ConnectionError)
-
-
 # A server may be away for two minutes before a run gives up.
 RETRIED: Final[dict[str, Any]] = {
     "retries": 5,
     "retry_delay_seconds": [1, 10, 20, 40, 60],
-    "retry_condition_fn": is_transient,
+    "retry_condition_fn": may_pass,
 }
 # Without the task's source, two tasks of a run that take the same id would share a result. Every attempt has a token of
 # its own, and takes the results of earlier ones over.
@@ -179,44 +163,6 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
     draw(client, run_id, attempt, figures.FINAL_RETURNS, lambda: figures.png(final_returns(returns, config.env_id)))
     fenced(client, attempt).log_dict(run_id, {"returns": returns.tolist()}, AGENTS_FILE)
     return f"{client.get_run(run_id).info.artifact_uri}/{AGENTS_FILE}"
-
-
-@task(name="evaluate", **OVER_NETWORK)
-def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
-    """Play the artifact the registry hands out on unseen episodes. Returns the artifact with its returns."""
-    client = connect()
-    found = registry.get_version(client, name, version)
-    policy = registry.download_policy(name, version)
-    returns = play(policy, policy)
-    run_id = policy.metadata.run_id
-    if TEST_MEAN not in registry.metrics_of(client, found):
-        log_test(fenced(client, attempt), run_id, returns, model_id=registry.model_id_of(found))
-    tags = {
-        "eval.mean_return": f"{returns.mean():g}",
-        "eval.min_return": f"{returns.min():g}",
-        "eval.episodes": str(len(returns)),
-    }
-    registry.set_tags(fenced(client, attempt), name, version, tags)
-    run = find_run(client, run_id)
-    registry.describe(
-        fenced(client, attempt),
-        name,
-        version,
-        policy.metadata,
-        training=f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`.",
-        evaluation=f"returns from {returns.min():g} to {returns.max():g}, mean {returns.mean():g}, over "
-        f"{len(returns)} episodes with seeds that training never saw.",
-    )
-    draw(client, run_id, attempt, figures.EPISODE, lambda: figures.episode_gif(policy))
-    file = f"evaluation/version-{version}.json"
-    fenced(client, attempt).log_dict(run_id, {"returns": returns.tolist()}, file)
-    return f"{run.info.artifact_uri}/{file}"
-
-
-def play(policy: OnnxPolicy, judged: OnnxPolicy) -> Returns:
-    """Returns `[TEST_EPISODES]` of a policy, on the episodes that `judged` is tested on; training sees none of them."""
-    seed = stream_seed(judged.metadata.seed, TEST, 0)
-    return episodic_returns(policy.act, judged.metadata.env_id, num_episodes=TEST_EPISODES, seed=seed)
 
 
 def read_returns(uri: str) -> Returns:

@@ -11,12 +11,13 @@ from prefect import flow, task
 
 from dqn.presets import PresetName
 from flows.attempt import Attempt, begin
+from flows.evaluation import evaluate
 from flows.parameters import ConfigOverrides, InputError, check_trainable
 from flows.population import check_resumable, check_writable, checkpoint_path
 from flows.promote import promote
 from flows.registry import model_name
 from flows.report import report
-from flows.stages import EVERY_ATTEMPT, evaluate, export, finish, register, test_agents, train
+from flows.stages import EVERY_ATTEMPT, export, finish, register, test_agents, train
 from flows.tracking import complete_runs, connect, failing, find_run, open_run, read_config
 from flows.warm_start import WARM_START_TAG, find_version
 

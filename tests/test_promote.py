@@ -1,17 +1,40 @@
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import onnx
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
 from onnx import TensorProto, helper
 
+from dqn.seeding import SELECTION, TEST, TRAINING, stream_seed, version_seed
 from flows import registry
+from flows.attempt import StaleAttemptError
+from flows.evaluation import evaluate
 from flows.parameters import InputError
-from flows.promote import move_champion, promote_policy, return_to_previous, rollback_policy, should_promote
+from flows.promote import (
+    PROMOTION_TAG,
+    Champion,
+    difference_interval,
+    move_champion,
+    play_champion,
+    promote,
+    promote_policy,
+    remove_challenger,
+    return_to_previous,
+    rollback_policy,
+    should_promote,
+)
 from flows.registry import CHALLENGER, CHAMPION, PREVIOUS, RegistryError
+from tests.policies import ACROBOT, FALLS, PROPERTIES, SWINGS, linear_model
 
 BALANCING = (0.1, 0.3, 1.0, 0.9)
+DRIFTING = (0.0, 0.0, 1.0, 1.0)
+"""Above the environment's threshold and below 500: a tenth of its episodes leave the track."""
 FALLING = (0.0, 0.0, -1.0, 0.0)
 
 
@@ -45,41 +68,160 @@ def registered(client: MlflowClient, name: str, weights: tuple[float, ...]) -> i
     ("challenger", "threshold", "champion", "promote", "reason"),
     [
         ([500.0] * 100, 475.0, None, True, "no champion before"),
-        ([500.0] * 100, 475.0, [490.0] * 100, True, "the champion has 490"),
-        ([480.0] * 100, 475.0, [480.0] * 100, True, "the champion has 480"),
+        (
+            [500.0] * 100,
+            475.0,
+            [490.0] * 100,
+            True,
+            "better: mean return 500 over 100 episodes, threshold 475",
+        ),
+        ([500.0] * 100, 475.0, [500.0] * 100, False, "tie, the champion stays"),
+        ([500.0] * 100, 475.0, [500.0] * 95 + [100.0] * 5, True, "difference 20"),
+        ([500.0] * 100, 475.0, [500.0] * 98 + [100.0] * 2, False, "tie, the champion stays"),
+        ([500.0] * 95 + [100.0] * 5, 475.0, [500.0] * 100, False, "worse, the champion stays"),
         ([475.0] * 100, 475.0, None, True, "threshold 475"),
         ([474.0] * 100, 475.0, None, False, "below the environment's threshold 475"),
-        ([480.0] * 100, 475.0, [481.0] * 100, False, "below the champion's 481"),
+        ([480.0] * 100, 475.0, [481.0] * 100, False, "worse, the champion stays"),
         ([500.0] * 99, 475.0, None, False, "99 episodes, at least 100"),
-        ([float("nan")] * 100, 475.0, None, False, "below"),
+        ([float("nan")] * 100, None, None, False, "no number to go by"),
         ([-100.0] * 100, None, None, True, "no threshold"),
-        ([-100.0] * 100, None, [-90.0] * 100, False, "below the champion's -90"),
+        ([-100.0] * 100, None, [-90.0] * 100, False, "worse"),
+        ([-90.0] * 100, None, [-100.0] * 100, True, "champion version 3 has -100 on the same episodes"),
+        ([0.0] * 100, 0.0, None, True, "threshold 0"),
     ],
 )
 def test_the_gate(
     challenger: list[float], threshold: float | None, champion: list[float] | None, promote: bool, reason: str
 ) -> None:
-    rival = None if champion is None else np.array(champion)
+    rival = None if champion is None else Champion(version=3, returns=np.array(champion))
     decision = should_promote(np.array(challenger), threshold, rival)
     assert decision.promote is promote
     assert reason in decision.reason
+    assert decision.gate.startswith("passed: " if promote else "refused: ")
+
+
+def test_a_champion_that_cannot_be_played_is_replaced_by_whoever_passes_alone() -> None:
+    broken = Champion(version=3, returns=None, fault="its file is gone")
+    decision = should_promote(np.full(100, 480.0), 475.0, broken)
+    assert decision.promote
+    assert "champion version 3 cannot be played: its file is gone" in decision.reason
+    assert not should_promote(np.full(100, 470.0), 475.0, broken).promote
+
+
+def test_equals_do_not_replace_each_other_by_luck() -> None:
+    generator = np.random.default_rng(3)
+    promoted = 0
+    for _ in range(300):
+        challenger, champion = generator.normal(200.0, 60.0, (2, 100))
+        promoted += should_promote(challenger, None, Champion(version=1, returns=champion)).promote
+    assert 0 < promoted <= 9  # one in a hundred, give or take
+
+
+def test_episodes_are_compared_one_by_one() -> None:
+    """What both have in common, such as a hard start, hides no difference between them."""
+    hard = np.random.default_rng(5).normal(0.0, 100.0, 100)
+    challenger, champion = hard + 2.0, hard + np.random.default_rng(6).normal(0.0, 1.0, 100)
+    assert should_promote(challenger, None, Champion(version=1, returns=champion)).promote
+    assert not should_promote(
+        np.random.default_rng(8).permutation(challenger), None, Champion(version=1, returns=champion)
+    ).promote
+
+
+def test_the_bounds_are_those_of_the_mean() -> None:
+    difference = np.random.default_rng(0).normal(1.0, 10.0, 400)
+    low, high = difference_interval(difference)
+    z, error = 2.326, difference.std() / 20  # of a normal distribution at 99%
+    assert (low, high) == pytest.approx((difference.mean() - z * error, difference.mean() + z * error), abs=0.1)
+
+
+def test_no_two_versions_are_judged_on_the_same_episodes() -> None:
+    blocks = [set(range(first, first + 100)) for first in (version_seed(v, episodes=100) for v in (1, 2, 3, 1_000_000))]
+    assert len(set().union(*blocks)) == 400
+    streams = [stream_seed(seed, stream, 0) for seed in range(50) for stream in (TRAINING, SELECTION, TEST)]
+    assert all(seed not in block for block in blocks for seed in streams)
+    assert all(max(block) < 2**31 for block in blocks)
 
 
 def test_a_champion_leaves_a_way_back_and_it_is_taken_once(store: MlflowClient) -> None:
     name = "dqn-aliases"
     first, second = registered(store, name, BALANCING), registered(store, name, BALANCING)
-    move_champion(store, name, first)
+    token = began(store, name)
+    move_champion(store, name, first, token)
     assert registry.version_of(store, name, CHALLENGER) == second
-    move_champion(store, name, second)
-    aliases = [registry.version_of(store, name, alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
-    assert aliases == [second, first, None]
-    move_champion(store, name, second)  # a retry changes nothing
+    move_champion(store, name, second, token)
+    assert aliases(store, name) == [second, first, None]
+    move_champion(store, name, second, token)  # a retry changes nothing
     assert registry.version_of(store, name, PREVIOUS) == first
-    assert return_to_previous(store, name) == first
+    assert return_to_previous(store, name, token) == first
     assert registry.version_of(store, name, CHAMPION) == first
     assert registry.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
     with pytest.raises(InputError, match="no previous champion to return to"):
-        return_to_previous(store, name)
+        return_to_previous(store, name, token)
+
+
+def began(store: MlflowClient, name: str) -> str:
+    store.set_registered_model_tag(name, PROMOTION_TAG, "this")
+    return "this"
+
+
+def aliases(store: MlflowClient, name: str) -> list[int | None]:
+    return [registry.version_of(store, name, alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
+
+
+def test_a_promotion_that_was_overtaken_changes_nothing(store: MlflowClient) -> None:
+    name = "dqn-overtaken"
+    first, second = registered(store, name, BALANCING), registered(store, name, BALANCING)
+    move_champion(store, name, first, began(store, name))
+    store.set_registered_model_tag(name, PROMOTION_TAG, "another")
+    with pytest.raises(StaleAttemptError, match="promotion this of dqn-overtaken was overtaken by promotion another"):
+        move_champion(store, name, second, "this")
+    registry.set_alias(store, name, PREVIOUS, second)
+    with pytest.raises(StaleAttemptError):
+        return_to_previous(store, name, "this")
+    with pytest.raises(StaleAttemptError):
+        remove_challenger(store, name, second, "this")
+    assert aliases(store, name) == [first, second, second]
+
+
+@pytest.mark.parametrize("nth", range(1, 5))
+def test_a_promotion_that_failed_half_way_is_finished_by_the_next(store: MlflowClient, nth: int) -> None:
+    name = f"dqn-half-way-{nth}"
+    first, second = registered(store, name, BALANCING), registered(store, name, BALANCING)
+    token = began(store, name)
+    move_champion(store, name, first, token)
+    broken: Any = Breaking(store, nth)
+    with suppress(MlflowException):
+        move_champion(broken, name, second, token)
+    move_champion(store, name, second, token)
+    assert aliases(store, name) == [second, first, None]
+    broken = Breaking(store, nth)
+    try:
+        return_to_previous(broken, name, token)
+    except MlflowException:
+        assert return_to_previous(store, name, token) == first
+    assert aliases(store, name) == [first, None, None]
+    assert registry.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
+
+
+class Breaking:
+    """A registry whose n-th write fails."""
+
+    def __init__(self, client: MlflowClient, nth: int) -> None:
+        self._client = client
+        self._left = nth
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if not name.startswith(("set_", "delete_")):
+            return method
+
+        def write(*arguments: Any, **named: Any) -> Any:
+            self._left -= 1
+            if self._left == 0:
+                raise MlflowException("the registry is away", INTERNAL_ERROR)
+            return method(*arguments, **named)
+
+        return write
 
 
 def test_a_logged_model_is_registered_once(store: MlflowClient) -> None:
@@ -93,21 +235,127 @@ def test_a_logged_model_is_registered_once(store: MlflowClient) -> None:
         registry.get_version(store, name, 99)
 
 
+def damage(client: MlflowClient, name: str, version: int, content: bytes | None) -> None:
+    """Overwrite the file of a registered version, or remove it."""
+    model = client.get_logged_model(registry.model_id_of(registry.get_version(client, name, version)))
+    path = Path(str(model.artifact_location).removeprefix("file://")) / "model.onnx"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+
+
+def test_a_file_that_is_gone_or_damaged_is_named(store: MlflowClient) -> None:
+    name = "dqn-damaged"
+    gone, torn = (registered(store, name, BALANCING) for _ in range(2))
+    damage(store, name, gone, None)
+    damage(store, name, torn, b"garbage")
+    for version, complaint in ((gone, "has no model.onnx"), (torn, "is damaged: not a loadable")):
+        with pytest.raises(RegistryError, match=complaint) as refused:
+            registry.download(name, version)
+        assert f"version {version} of {name}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MlflowException("No such artifact", RESOURCE_DOES_NOT_EXIST), RegistryError),
+        (FileNotFoundError("model.onnx"), RegistryError),
+        (MlflowException("the store is away", INTERNAL_ERROR), MlflowException),
+        (ConnectionResetError("by peer"), ConnectionResetError),
+    ],
+)
+def test_a_store_that_is_away_is_not_taken_for_a_broken_version(
+    error: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
+    with pytest.raises(expected):
+        registry.download("dqn-away", 1)
+
+
+def test_a_policy_that_cannot_play_the_environment_is_no_champion(store: MlflowClient) -> None:
+    name = "dqn-misfit"
+    good = registered(store, name, BALANCING)
+    for content, fault in (
+        (linear_model(SWINGS, actions=3, properties=ACROBOT), "plays Acrobot-v1, not CartPole-v1"),
+        (linear_model((0, 0, 1)), "takes 3 numbers and chooses among 2 actions; CartPole-v1 has 4 and 2"),
+        (linear_model((0, 0, float("nan"), 0)), "gives Q-values that are not finite"),
+        (b"garbage", "is damaged"),
+    ):
+        damage(store, name, good, content)
+        champion = play_champion(name, good, "CartPole-v1", seed=0)
+        assert champion.returns is None
+        assert fault in champion.fault
+
+
+@pytest.fixture
+def empty_store(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """A store of its own: a version's number decides on its episodes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    return MlflowClient()
+
+
 @pytest.mark.e2e
-def test_flows_promote_what_passes_refuse_what_fails_and_roll_back(store: MlflowClient, prefect_api: str) -> None:
+def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
+    empty_store: MlflowClient, prefect_api: str
+) -> None:
+    store = empty_store
     name = "dqn-CartPole-v1"
-    good, bad, better = (registered(store, name, weights) for weights in (BALANCING, FALLING, BALANCING))
-    assert promote_policy(good).startswith("passed: mean return 500 over 100 episodes")
+    weak, bad, good, equal = (registered(store, name, w) for w in (DRIFTING, FALLING, BALANCING, BALANCING))
+    first = promote_policy(weak)
+    assert first.startswith("passed: mean return 4")
+    assert first.endswith("no champion before")
+    assert promote_policy(weak) == first  # it is champion already
     assert promote_policy(bad).startswith("refused: mean return ")
-    assert registry.version_of(store, name, CHAMPION) == good
+    assert registry.version_of(store, name, CHAMPION) == weak
     tags: dict[str, Any] = registry.get_version(store, name, bad).tags
     assert "below the environment's threshold 475" in tags["gate"]
     assert (tags["eval.episodes"], float(tags["eval.mean_return"]) < 50) == ("100", True)
-    assert promote_policy(better).startswith("passed")
-    assert registry.version_of(store, name, PREVIOUS) == good
+    assert (int(tags["eval.seed"]), len(tags["sha256"])) == (version_seed(bad, episodes=100), 64)
+    assert promote_policy(good).startswith("passed: better: mean return 500 over 100 episodes")
+    assert aliases(store, name)[:2] == [good, weak]
+    assert promote_policy(weak).startswith("refused: worse, the champion stays")
+    assert promote_policy(equal).startswith("refused: tie, the champion stays")
+    assert aliases(store, name)[:2] == [good, weak]
+    forced = promote_policy(equal, force=True)
+    assert forced.startswith("forced: the gate said refused: tie")
+    assert registry.get_version(store, name, equal).tags["gate"] == forced
+    assert aliases(store, name)[:2] == [equal, good]
     assert rollback_policy() == good
     with pytest.raises(InputError, match="no previous champion"):
         rollback_policy()
     page = registry.get_version(store, name, good)
     assert {"test/mean_return", "test/min_return"} <= registry.metrics_of(store, page)
     assert "mean 500, over 100 episodes" in str(page.description)
+
+
+@pytest.mark.e2e
+def test_a_broken_champion_gives_way_and_a_broken_challenger_does_not_get_in(
+    store: MlflowClient, prefect_api: str
+) -> None:
+    name = "dqn-CartPole-v1"
+    champion, challenger, changed = (registered(store, name, BALANCING) for _ in range(3))
+    assert promote_policy(champion, force=True).startswith("forced")
+    damage(store, name, champion, b"garbage")
+    gate = promote_policy(challenger)
+    assert gate.startswith("passed: mean return 500")
+    assert f"champion version {champion} cannot be played: the file of version {champion} of {name} is damaged" in gate
+    assert aliases(store, name)[:2] == [challenger, champion]
+    evaluation = evaluate.fn(name, changed)
+    damage(store, name, changed, linear_model(FALLS))
+    assert promote(name, changed, evaluation) == (
+        f"refused: the file of version {changed} of {name} is not the one that was evaluated any more"
+    )
+    damage(store, name, changed, linear_model(FALLS, properties=PROPERTIES | {"env_id": "this:CartPole-v1"}))
+    with pytest.raises(
+        RegistryError, match="plays this:CartPole-v1, whose policies are versions of dqn-this-"
+    ):
+        promote_policy(changed)
+    damage(store, name, changed, b"garbage")
+    with pytest.raises(RegistryError, match=f"the file of version {changed} of {name} is damaged"):
+        promote_policy(changed)
+    assert registry.version_of(store, name, CHAMPION) == challenger

@@ -13,14 +13,19 @@ from prefect.states import Failed
 from dqn.checkpoint import CheckpointError
 from dqn.config import ConfigError, DQNConfig
 from flows.attempt import Attempt, StaleAttemptError, begin
+from flows.outages import is_transient, may_pass
 from flows.parameters import InputError
-from flows.stages import EVERY_ATTEMPT, OVER_NETWORK, draw, finish, is_transient
+from flows.stages import EVERY_ATTEMPT, OVER_NETWORK, draw, finish
 from flows.tracking import TrackingError, complete_runs, open_run
 
 
 def answer(status: int) -> httpx.HTTPStatusError:
     request = httpx.Request("GET", "http://127.0.0.1")
     return httpx.HTTPStatusError("refused", request=request, response=httpx.Response(status, request=request))
+
+
+missing = requests.Response()
+missing.status_code = 404
 
 
 @pytest.mark.parametrize(
@@ -30,6 +35,9 @@ def answer(status: int) -> httpx.HTTPStatusError:
         (MlflowException("no such model", INVALID_PARAMETER_VALUE), False),
         (TrackingError("MLflow cannot be reached"), True),
         (requests.ConnectionError(), True),
+        (requests.HTTPError(response=missing), False),
+        (FileNotFoundError(), False),
+        (TimeoutError(), True),
         (httpx.ConnectError("refused"), True),
         (ConnectionResetError(), True),
         (answer(499), False),
@@ -41,7 +49,8 @@ def answer(status: int) -> httpx.HTTPStatusError:
 )
 def test_what_is_about_reaching_a_server_is_tried_again(error: Exception, transient: bool) -> None:
     nothing: Any = None
-    assert is_transient(nothing, nothing, Failed(data=error)) is transient
+    assert is_transient(error) is transient
+    assert may_pass(nothing, nothing, Failed(data=error)) is transient
 
 
 @pytest.mark.e2e

@@ -67,7 +67,7 @@ def population(client: MlflowClient, known: set[str]) -> Run | None:
 
 
 def everything(client: MlflowClient, run_id: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """Steps and values of every deterministic metric, by run name and key."""
+    """Steps and values of every deterministic metric, by run name and key; each version is judged on its own episodes."""
     experiment = client.get_run(run_id).info.experiment_id
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
     named = {"parent": run_id} | {str(child.info.run_name): child.info.run_id for child in children}
@@ -75,7 +75,7 @@ def everything(client: MlflowClient, run_id: str) -> dict[tuple[str, str], list[
         (name, key): [(metric.step, metric.value) for metric in client.get_metric_history(run, key)]
         for name, run in named.items()
         for key in client.get_run(run).data.metrics
-        if key != "train/steps_per_second"
+        if key != "train/steps_per_second" and (name, key[:5]) != ("parent", "test/")
     }
 
 

@@ -1,0 +1,90 @@
+"""How good a registered version is: what the registry hands out, on episodes that are its own."""
+
+from typing import Final
+
+import numpy as np
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+from prefect import task
+
+from dqn.environment import describe
+from dqn.evaluation import episodic_returns
+from dqn.seeding import version_seed
+from dqn.spec import environment_spec
+from flows import figures, registry
+from flows.attempt import Attempt, fenced
+from flows.registry import DIGEST_TAG, RegistryError
+from flows.stages import OVER_NETWORK, TEST_MEAN, Returns, draw, log_test
+from flows.tracking import connect, find_run
+from serving.policy import OnnxPolicy
+
+EPISODES: Final = 100
+SEED_TAG: Final = "eval.seed"
+
+
+@task(name="evaluate", **OVER_NETWORK)
+def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
+    """Play the artifact the registry hands out on the version's own episodes. Returns the artifact with its returns."""
+    client = connect()
+    found = registry.get_version(client, name, version)
+    artifact = registry.download(name, version)
+    policy = artifact.policy
+    env_id = policy.metadata.env_id
+    if registry.model_name(env_id) != name:  # before the environment is looked up: that imports a module it may name
+        raise RegistryError(f"{artifact} plays {env_id}, whose policies are versions of {registry.model_name(env_id)}")
+    require_playable(artifact, env_id)
+    seed = version_seed(version, episodes=EPISODES)
+    returns = play(policy, seed=seed)
+    run_id = policy.metadata.run_id
+    if TEST_MEAN not in registry.metrics_of(client, found):
+        log_test(fenced(client, attempt), run_id, returns, model_id=registry.model_id_of(found))
+    tags = {
+        "eval.mean_return": f"{returns.mean():g}",
+        "eval.min_return": f"{returns.min():g}",
+        "eval.episodes": str(len(returns)),
+        SEED_TAG: str(seed),
+        DIGEST_TAG: artifact.sha256,
+    }
+    registry.set_tags(fenced(client, attempt), name, version, tags)
+    run = find_run(client, run_id)
+    registry.describe(
+        fenced(client, attempt),
+        name,
+        version,
+        policy.metadata,
+        training=f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`.",
+        evaluation=f"returns from {returns.min():g} to {returns.max():g}, mean {returns.mean():g}, over "
+        f"{len(returns)} episodes that no other version was judged on and no training saw, seeds from {seed} on.",
+    )
+    draw(client, run_id, attempt, figures.EPISODE, lambda: figures.episode_gif(policy, seed=seed))
+    file = f"evaluation/version-{version}.json"
+    fenced(client, attempt).log_dict(run_id, {"returns": returns.tolist(), "seed": seed}, file)
+    return f"{run.info.artifact_uri}/{file}"
+
+
+def play(policy: OnnxPolicy, *, seed: int) -> Returns:
+    """Returns `[EPISODES]` of a policy on the episodes of a seed."""
+    return episodic_returns(policy.act, policy.metadata.env_id, num_episodes=EPISODES, seed=seed)
+
+
+def require_playable(artifact: registry.Artifact, env_id: str) -> None:
+    """Refuse an artifact whose policy cannot play an environment.
+
+    Raises:
+        RegistryError: naming the version and what does not fit.
+    """
+    metadata = artifact.policy.metadata
+    if metadata.env_id != env_id:
+        raise RegistryError(f"{artifact} plays {metadata.env_id}, not {env_id}")
+    wanted, given = describe(env_id), (metadata.observation_size, metadata.num_actions)
+    if given != wanted:
+        raise RegistryError(
+            f"{artifact} takes {given[0]} numbers and chooses among {given[1]} actions; {env_id} has {wanted[0]} and "
+            f"{wanted[1]}"
+        )
+    if not np.isfinite(artifact.policy.q_values(np.zeros((2, wanted[0]), np.float32))).all():
+        raise RegistryError(f"{artifact} gives Q-values that are not finite")
+
+
+def threshold_of(env_id: str) -> float | None:
+    """The environment's own `reward_threshold`, if it names one."""
+    return environment_spec(env_id).reward_threshold

@@ -1,0 +1,27 @@
+"""Failures that pass: those of reaching a server, or of a server itself, and not of what it was asked."""
+
+from typing import Any
+
+import httpx
+import requests
+from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from flows.tracking import TrackingError
+
+
+def is_transient(error: object) -> bool:
+    """Whether trying again may help."""
+    if isinstance(error, MlflowException):
+        return int(ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, 500)) >= 500
+    if isinstance(error, httpx.HTTPStatusError | requests.HTTPError) and error.response is not None:
+        return error.response.status_code >= 500
+    return isinstance(
+        error, TrackingError | requests.RequestException | httpx.TransportError | ConnectionError | TimeoutError
+    )
+
+
+def may_pass(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    """`is_transient`, as Prefect asks about a task."""
+    return is_transient(state.result(raise_on_failure=False))
