@@ -67,7 +67,7 @@ def population(client: MlflowClient, known: set[str]) -> Run | None:
 
 
 def everything(client: MlflowClient, run_id: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """Steps and values of every deterministic metric, by run name and key; each version is judged on its own episodes."""
+    """Steps and values of every deterministic metric, by run name and key; a version has episodes of its own."""
     experiment = client.get_run(run_id).info.experiment_id
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
     named = {"parent": run_id} | {str(child.info.run_name): child.info.run_id for child in children}
