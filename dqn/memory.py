@@ -1,9 +1,18 @@
 """What this machine's memory holds."""
 
+import itertools
 import os
 from pathlib import Path
+from typing import Final
+
+from dqn.config import DQNConfig
+from dqn.replay import replay_bytes
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
+
+# Of each network: online, target, average, best, final, gradient and two moments; five more of them for a while, where
+# agents leave or a checkpoint is read.
+_COPIES: Final = 13
 
 
 def memory_limit() -> int:
@@ -13,19 +22,39 @@ def memory_limit() -> int:
     return min([machine, *(int(limit) for limit in limits if limit.isdecimal())])  # v2 says "max" where there is none
 
 
-def require_memory(replay: int) -> str:
-    """How much of this machine's memory the replay buffers take, as a sentence.
+def training_bytes(config: DQNConfig, *, observation_size: int, num_actions: int) -> int:
+    """The most that training takes at once, in bytes, besides the program and the environments' own objects.
+
+    Neither a checkpoint nor an agent that leaves needs a second copy of the replay buffer. With priorities, a sample
+    sums them up in double precision: two more copies of them, twice as wide.
+    """
+    A = config.num_agents
+    sizes = (observation_size, *config.hidden_sizes, num_actions + config.dueling)
+    parameters = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+    replay = replay_bytes(
+        num_agents=A, capacity=config.replay_capacity, obs=observation_size, prioritised=config.priority_exponent > 0
+    )
+    summing = A * config.replay_capacity * 16 if config.priority_exponent else 0
+    pending = A * config.num_envs * config.n_step * (2 * observation_size + 6) * 4
+    at_once = max(config.batch_size, config.num_envs, config.eval_episodes, config.acceptance_episodes)
+    activations = 2 * A * at_once * sum(sizes) * 4
+    return replay + summing + pending + activations + _COPIES * A * parameters * 4
+
+
+def require_memory(config: DQNConfig, *, observation_size: int, num_actions: int) -> str:
+    """How much of this machine's memory training takes at most, as a sentence.
 
     Raises:
         MemoryError: if it is more than this machine has.
     """
+    needed = training_bytes(config, observation_size=observation_size, num_actions=num_actions)
     limit = memory_limit()
-    if replay > limit:
+    if needed > limit:
         raise MemoryError(
-            f"the replay buffers would take {_gib(replay)} and this machine has {_gib(limit)}; "
+            f"training, most of it the replay buffers, would take {_gib(needed)} and this machine has {_gib(limit)}; "
             "lower replay_capacity or num_agents"
         )
-    return f"replay buffers: {_gib(replay)} of {_gib(limit)}"
+    return f"training takes up to {_gib(needed)} of {_gib(limit)}"
 
 
 def _gib(size: int) -> str:

@@ -1,5 +1,7 @@
 """Transitions, n-step accumulation and the replay buffer of a population; knows nothing of learning."""
 
+import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,7 @@ from torch import Tensor
 from dqn.priorities import Priorities
 
 _CHUNK_ROWS = 8_192
+_FLOAT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +157,9 @@ class ReplayBuffer:
     A transition is one row of floats: sampling a batch for all agents is then a single gather, several times cheaper
     than one a field. Actions are exact in float32 up to 2^24. Sampling is uniform without `priorities`. The rows lie on
     `device`, where samples come out; what is drawn, and where rows are stored, is decided on the CPU.
+
+    On the CPU the rows lie in a mapping of their own, so that parts of it can be given back to the machine: narrowing a
+    tensor by copying it would take almost twice the memory of the whole training.
     """
 
     def __init__(
@@ -170,7 +176,12 @@ class ReplayBuffer:
         self._priorities = priorities
         self._obs = obs
         self._generator = generator
-        self._rows = torch.zeros(num_agents, capacity, row_width(obs), device=device)
+        shape = (num_agents, capacity, row_width(obs))
+        if torch.device(device).type == "cpu":
+            self._memory = mmap.mmap(-1, math.prod(shape) * _FLOAT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._rows = torch.frombuffer(self._memory, dtype=torch.float32).view(shape)
+        else:
+            self._rows = torch.zeros(shape, device=device)
         self._position = torch.zeros(num_agents, dtype=torch.int64)
         self._size = torch.zeros(num_agents, dtype=torch.int64)
 
@@ -249,8 +260,25 @@ class ReplayBuffer:
             self._priorities.update(batch.slot + self._offset(), td_error.cpu())
 
     def select(self, agents: Tensor) -> None:
-        """Keep the transitions of `agents`, an index tensor `[K]`."""
-        self._rows, self._position, self._size = self._rows[agents], self._position[agents], self._size[agents]
+        """Keep the transitions of `agents`, an index tensor `[K]`, and give back the memory of the others.
+
+        Raises:
+            ValueError: if the agents are not in rising order, in which each moves onto one that is no longer needed.
+        """
+        if bool((agents.diff() <= 0).any()):
+            raise ValueError(f"agents must be in rising order, got {agents.tolist()}")
+        used = self._used()
+        if self._rows.device.type == "cpu":
+            for row, agent in enumerate(agents.tolist()):
+                if row != agent:
+                    self._rows[row, :used] = self._rows[agent, :used]
+            self._rows = self._rows[: len(agents)]
+            needed = -(-self._rows.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+            if needed < len(self._memory):
+                self._memory.madvise(mmap.MADV_DONTNEED, needed, len(self._memory) - needed)
+        else:
+            self._rows = self._rows[agents]
+        self._position, self._size = self._position[agents], self._size[agents]
         if self._priorities:
             self._priorities.select(agents)
 
@@ -270,10 +298,14 @@ class ReplayBuffer:
 
     def chunks(self) -> Iterator[Tensor]:
         """The transitions, part by part: views `[n, width]` of the rows in use, to be written out or filled in."""
-        used = int(self._size.max())
+        used = self._used()
         for rows in self._rows:
             for first in range(0, used, _CHUNK_ROWS):
                 yield rows[first : min(first + _CHUNK_ROWS, used)]
+
+    def _used(self) -> int:
+        """Rows in use of the agent that has most."""
+        return int(self._size.max()) if len(self._size) else 0
 
     def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         observation, next_observation = rows[..., : self._obs], rows[..., self._obs : 2 * self._obs]
@@ -291,4 +323,4 @@ def row_width(obs: int) -> int:
 
 def replay_bytes(*, num_agents: int, capacity: int, obs: int, prioritised: bool = False) -> int:
     """Memory of a replay buffer in bytes."""
-    return num_agents * capacity * (row_width(obs) + prioritised) * 4
+    return num_agents * capacity * (row_width(obs) + prioritised) * _FLOAT

@@ -13,7 +13,7 @@ from dqn.memory import require_memory
 from dqn.metrics import POPULATION, MetricHistory, MetricName
 from dqn.network import QNetworks
 from dqn.priorities import Priorities
-from dqn.replay import NStepAccumulator, ReplayBuffer, replay_bytes
+from dqn.replay import NStepAccumulator, ReplayBuffer
 from dqn.seeding import TRAINING, stream_seed
 
 
@@ -34,18 +34,11 @@ class TrainingState:
         Raises:
             ConfigError: if this machine does not have the device.
             EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
-            MemoryError: if the replay buffer would not fit this machine.
+            MemoryError: if training would not fit this machine.
         """
         A = config.num_agents
         observation_size, num_actions = describe(config.env_id)
-        require_memory(
-            replay_bytes(
-                num_agents=A,
-                capacity=config.replay_capacity,
-                obs=observation_size,
-                prioritised=config.priority_exponent > 0,
-            )
-        )
+        require_memory(config, observation_size=observation_size, num_actions=num_actions)
         device = require_device(config.device)
         self.config = config
         self.agents = torch.arange(A)
@@ -125,10 +118,10 @@ class TrainingState:
         self.agents = self.agents[rows]
         self.epsilon = self.epsilon[rows]
         self.persisting = self.persisting[rows]
+        self.replay.select(rows)
         if not rows.numel():
             return
         self.learner.select(rows)
-        self.replay.select(rows)
         self.accumulator.select(rows)
         self.environment.select(rows)
 

@@ -11,7 +11,6 @@ from dqn.device import require_device
 from dqn.environment import describe
 from dqn.memory import require_memory
 from dqn.presets import PRESETS, PresetName
-from dqn.replay import replay_bytes
 
 
 class InputError(ValueError):
@@ -76,21 +75,14 @@ def check_trainable(config: DQNConfig) -> None:
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
         ConfigError: if the configuration does not fit it, or this machine does not have the device.
-        MemoryError: if the replay buffer would not fit this machine.
+        MemoryError: if training would not fit this machine.
     """
     require_device(config.device)
-    observation_size, _ = describe(config.env_id)
+    observation_size, num_actions = describe(config.env_id)
     scale = config.observation_scale
     if scale and len(scale) != observation_size:
         raise ConfigError(
             f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
             "give one number for each, or none to leave them unscaled"
         )
-    require_memory(
-        replay_bytes(
-            num_agents=config.num_agents,
-            capacity=config.replay_capacity,
-            obs=observation_size,
-            prioritised=config.priority_exponent > 0,
-        )
-    )
+    require_memory(config, observation_size=observation_size, num_actions=num_actions)

@@ -114,7 +114,8 @@ def train_population(
         TrackingError: if metrics could not be logged; the checkpoint has them all.
     """
     state = _start(config, checkpoint, start)
-    print(require_memory(state.replay.nbytes))
+    environment = state.environment
+    print(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
     watermarks = read_watermarks(client, (runs.parent, *runs.children))
     writer = MetricWriter(
         client,

@@ -1,9 +1,15 @@
+import dataclasses
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dqn import memory
+from dqn.config import DQNConfig
 
 
 def test_a_containers_limit_counts_where_it_is_less_than_the_machines(
@@ -16,3 +22,83 @@ def test_a_containers_limit_counts_where_it_is_less_than_the_machines(
     for content, expected in (("max\n", machine), ("1000000\n", 1_000_000), (f"{2**63 - 4096}\n", machine)):
         limit.write_text(content)
         assert memory.memory_limit() == expected
+
+
+SMALL = DQNConfig(
+    num_agents=4,
+    num_envs=4,
+    hidden_sizes=(16,),
+    batch_size=16,
+    replay_capacity=400,
+    max_updates=60,
+    eval_interval=10,
+    eval_episodes=2,
+    acceptance_return=9.0,
+    acceptance_episodes=2,
+)
+
+# A training with full replay buffers, saved and loaded again. Something small first, for what the program itself takes.
+TRAINED_AND_RESUMED = """
+import json, sys
+from pathlib import Path
+import torch
+from dqn.checkpoint import load_checkpoint, save_checkpoint
+from dqn.config import DQNConfig
+from dqn.replay import Batch
+from dqn.state import TrainingState
+from dqn.training import train
+from tests import probes
+
+def fill(state):
+    config, obs = state.config, state.environment.observation_size
+    shape = config.num_agents, min(config.replay_capacity, 1_000)
+    batch = Batch(
+        observation=torch.rand(*shape, obs), action=torch.zeros(shape, dtype=torch.int64), reward=torch.rand(shape),
+        next_observation=torch.rand(*shape, obs), discount=torch.rand(shape),
+    )
+    for _ in range(config.replay_capacity // shape[1]):
+        state.replay.insert(batch, torch.ones(shape, dtype=torch.bool))
+
+def run(config, path):
+    state = TrainingState(config)
+    fill(state)
+    save_checkpoint(path, state)
+    train(config, state=state)
+    del state
+    load_checkpoint(path)
+
+def peak():
+    # Not ru_maxrss, which begins with that of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+probes.register()
+torch.set_num_threads(1)
+small, large = (DQNConfig.from_dict(fields) for fields in json.loads(sys.argv[1]))
+run(small, Path(sys.argv[2]))
+before = peak()
+run(large, Path(sys.argv[2]))
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"replay_capacity": 2_000_000},
+        {"replay_capacity": 1_500_000, "num_agents": 5, "acceptance_return": None},
+        {"replay_capacity": 1_000_000, "priority_exponent": 0.6},
+        {"replay_capacity": 2_500_000, "num_agents": 2, "hidden_sizes": (512, 512), "average_rate": 0.1},
+    ],
+    ids=["agents leave", "agents stay", "priorities", "large networks"],
+)
+def test_the_figure_is_what_a_training_takes_at_most(tmp_path: Path, fields: dict[str, Any]) -> None:
+    config = dataclasses.replace(SMALL, **fields)
+    small = dataclasses.replace(SMALL, priority_exponent=config.priority_exponent)
+    arguments = [json.dumps([small.to_dict(), config.to_dict()]), str(tmp_path / "run.ckpt")]
+    process = subprocess.run(
+        [sys.executable, "-c", TRAINED_AND_RESUMED, *arguments], capture_output=True, text=True, check=True
+    )
+    measured = int(process.stdout.split()[-1])
+    assert measured > 200e6
+    assert memory.training_bytes(config, observation_size=4, num_actions=2) == pytest.approx(measured, rel=0.1)

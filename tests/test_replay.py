@@ -1,3 +1,6 @@
+import mmap
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -154,3 +157,52 @@ def test_n_step_transitions_never_join_two_episodes(
             assert float(batch.observation) == start
             actual[start] = (float(batch.reward), int(batch.next_observation), float(batch.discount))
     assert actual == reference(steps, n_step, bootstrap_on_truncation=bootstrap)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+def test_agents_that_leave_give_back_their_memory_and_the_others_keep_their_transitions() -> None:
+    A, capacity = 4, 500_000
+    replay = ReplayBuffer(num_agents=A, capacity=capacity, obs=OBS, generator=torch.Generator())
+    shape = (A, capacity)
+    batch = Batch(
+        observation=torch.rand(*shape, OBS),
+        action=torch.zeros(shape, dtype=torch.int64),
+        reward=torch.rand(shape),
+        next_observation=torch.rand(*shape, OBS),
+        discount=torch.rand(shape),
+    )
+    replay.insert(batch, torch.ones(shape, dtype=torch.bool))
+    before, size = replay._rows.clone(), replay.nbytes
+    full = resident_bytes()
+    replay.select(torch.tensor([1, 2, 3]))
+    assert torch.equal(replay._rows, before[[1, 2, 3]])
+    assert full - resident_bytes() == pytest.approx(size / 4, rel=0.1)
+    assert replay.nbytes == size * 3 / 4
+    replay.select(torch.tensor([0, 2]))
+    assert torch.equal(replay._rows, before[[1, 3]])
+    assert replay.size.tolist() == [capacity] * 2
+    assert full - resident_bytes() == pytest.approx(size / 2, rel=0.1)
+    with pytest.raises(ValueError, match=r"rising order, got \[1, 0\]"):
+        replay.select(torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match=r"rising order, got \[0, 0\]"):
+        replay.select(torch.tensor([0, 0]))
+    replay.select(torch.tensor([], dtype=torch.int64))
+    assert full - resident_bytes() == pytest.approx(size, rel=0.1)
+
+
+def test_transitions_go_out_and_in_again_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dqn.replay._CHUNK_ROWS", 3)
+    source, copy = (ReplayBuffer(num_agents=2, capacity=10, obs=OBS, generator=torch.Generator()) for _ in range(2))
+    assert list(source.chunks()) == []
+    source._rows[:] = torch.rand(2, 10, source._rows.shape[2])
+    source._size = torch.tensor([7, 5])
+    copy.load_state_dict(source.state_dict())
+    chunks = list(source.chunks())
+    assert [len(chunk) for chunk in chunks] == [3, 3, 1] * 2
+    for chunk, other in zip(copy.chunks(), chunks, strict=True):
+        chunk.copy_(other)
+    assert torch.equal(copy._rows[:, :7], source._rows[:, :7])
+    assert not bool(copy._rows[:, 7:].any())
