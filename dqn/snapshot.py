@@ -72,8 +72,10 @@ def why_not_capturable(make: Callable[[int], Envs], num_actions: int) -> str | N
         same &= np.array_equal(original.reset()[0], copy.reset()[0])
         same &= _step_alike(original, copy, actions[64:])
         copy.close()
+    except SnapshotError as error:
+        return str(error)
     except Exception as error:  # an environment's own code runs here, and may raise anything
-        return _one_line(error)
+        return f"a copy of it made by pickle does not work: {_one_line(error)}"
     finally:
         original.close()
     return None if same else "a copy of it made by pickle goes another way than the original"

@@ -10,6 +10,7 @@ from dqn.checkpoint import load_checkpoint, save_checkpoint
 from dqn.environment import VectorEnvironment
 from dqn.snapshot import SnapshotError, restore
 from dqn.state import TrainingState
+from flows.population import _start
 from tests.test_environment import make, play, same
 from tests.test_training import Make
 
@@ -40,7 +41,7 @@ def test_a_snapshot_goes_on_as_the_original_also_after_agents_have_left(env_id: 
 @pytest.mark.parametrize(
     ("env_id", "reason"),
     [
-        ("LunarLander-v3", "Error"),
+        ("LunarLander-v3", "a copy of it made by pickle does not work: AssertionError"),
         ("ModuleGenerator-v0", "another way than the original"),
         ("ClassCounter-v0", "another way than the original"),
         ("Rebuilt-v0", "another way than the original"),
@@ -54,6 +55,14 @@ def test_what_cannot_be_captured_is_found_out_at_the_start(env_id: str, reason: 
     state = environment.state_dict()
     assert state["envs"] is None
     assert not make(env_id, num_agents=1, num_envs=1).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("env_id", "warned"), [("Lock-v0", True), ("Text-v0", False)])
+def test_a_training_says_at_its_start_that_its_episodes_cannot_go_on(
+    small_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, env_id: str, warned: bool
+) -> None:
+    _start(small_config(env_id=env_id), tmp_path / "run.ckpt", None)
+    assert ("the state of Lock-v0 cannot be saved (TypeError: cannot pickle" in caplog.text) == warned
 
 
 def test_trying_out_a_snapshot_leaves_the_environments_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
