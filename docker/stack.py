@@ -7,6 +7,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -21,6 +22,10 @@ COMPOSE_FILE: Final = ROOT / "docker" / "compose.yaml"
 ENV_FILE: Final = ROOT / "docker" / ".env"
 PORTS: Final = {"prefect-server": "PREFECT_PORT", "mlflow": "MLFLOW_PORT", "serving": "SERVING_PORT"}
 PATIENCE: Final = 300
+_QUOTED: Final = re.compile(r"""(?:'([^']*)'|"((?:[^"\\]|\\.)*)")(?:\s*#.*)?""")
+_ESCAPE: Final = re.compile(r"""\\([nrt"\\$])""")
+_ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
+_COMMENT: Final = re.compile(r"\s+#")
 
 
 class StackError(RuntimeError):
@@ -195,9 +200,29 @@ def git_commit() -> str:
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """Variables of a file as Compose reads it."""
-    lines = (line.partition("=") for line in path.read_text().splitlines() if not line.startswith("#"))
-    return {name.strip(): value.strip() for name, equals, value in lines if equals}
+    """Variables of a file as Compose reads it, but for interpolation and values over several lines.
+
+    Quotes are taken off, `export` may precede a name, and a comment may follow a value after a space.
+
+    Raises:
+        StackError: naming the line, if a quote is not closed or something else follows it than a comment.
+    """
+    variables = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        name, equals, rest = line.strip().removeprefix("export ").partition("=")
+        if not equals or name.lstrip().startswith("#"):
+            continue
+        value = rest.strip()
+        if value[:1] in ("'", '"'):
+            quoted = _QUOTED.fullmatch(value)
+            if not quoted:
+                raise StackError(f"line {number} of {path}: close the quote of {name.strip()}, with only a # after it")
+            literal, escaped = quoted.groups()
+            value = literal if escaped is None else _ESCAPE.sub(lambda found: _ESCAPED[found[1]], escaped)
+        else:
+            value = _COMMENT.split(value)[0]
+        variables[name.strip()] = value
+    return variables
 
 
 def write_env(path: Path) -> None:

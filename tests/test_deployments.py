@@ -13,6 +13,7 @@ import prefect
 import pytest
 import yaml
 from deploy import POOL, create_pool
+from dotenv import dotenv_values
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.flows import Flow, load_flow_from_entrypoint
@@ -95,6 +96,48 @@ def test_secrets_are_fresh_complete_and_never_overwritten(tmp_path: Path) -> Non
     assert first.stat().st_mode & 0o077 == 0
     with pytest.raises(StackError, match="exists already"):
         write_env(first)
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("A=5000", "5000"),
+        ("A = 5000  ", "5000"),
+        ("export A=5000", "5000"),
+        ('A="5000"', "5000"),
+        ("A='5000'", "5000"),
+        ("A=5000 # the port", "5000"),
+        ('A="5000" # the port', "5000"),
+        ("A='5 # 0'# the port", "5 # 0"),
+        ("A=5#0", "5#0"),
+        ("A=", ""),
+        ('A=""', ""),
+        ("A=x=y", "x=y"),
+        (r'A="a\"b\\c\nd"', 'a"b\\c\nd'),
+        (r"A='a\nb'", r"a\nb"),
+        ("A=it's", "it's"),
+    ],
+)
+def test_variables_are_read_as_compose_reads_them(tmp_path: Path, line: str, value: str) -> None:
+    path = tmp_path / ".env"
+    path.write_text(f"# A=1\n\n  # A=2\nno assignment\n{line}\nB=after\n")
+    assert read_env(path) == {"A": value, "B": "after"}
+    path.write_text(f"{line}\n")
+    assert dotenv_values(path, interpolate=False) == {"A": value}  # what Compose 1.29 reads with
+
+
+@pytest.mark.parametrize("line", ['A="5000', "A='5000", 'A="5000" 6', "A='5'6"])
+def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / ".env"
+    path.write_text(f"B=1\n{line}\n")
+    with pytest.raises(StackError, match=r"line 2 of .*: close the quote of A"):
+        read_env(path)
+
+
+def test_every_service_has_limits() -> None:
+    services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        assert {"mem_limit", "cpus", "pids_limit"} <= service.keys(), name
 
 
 def test_compose_refuses_to_start_without_any_of_its_secrets() -> None:

@@ -225,6 +225,8 @@ def test_no_container_runs_as_root_or_writes_outside_its_volumes(system: System)
         assert host["CapDrop"] == ["ALL"], name
         assert "no-new-privileges:true" in host["SecurityOpt"], name
         assert host["Memory"] > 0, name
+        assert host["NanoCpus"] > 0, name
+        assert host["PidsLimit"] > 0, name
         mounts = [mount["Destination"] for mount in container["Mounts"]] + list(host["Tmpfs"])
         mounts.append("/usr/sbin/docker-init")  # the engine's own, by `init: true`
         changed = [line.split(maxsplit=1) for line in docker("diff", name).splitlines()]
