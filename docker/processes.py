@@ -23,6 +23,7 @@ from stack import StackError, check_free, parse_port
 ROOT: Final = Path(__file__).resolve().parent.parent
 STATE: Final = ROOT / ".stack"
 DEFAULT_PORTS: Final = {"PREFECT_PORT": "4201", "MLFLOW_PORT": "5001", "SERVING_PORT": "8001"}
+LOGIN: Final = "prefect.password"
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 15
 
@@ -47,6 +48,7 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
     """Start the processes one after another, as they need each other, and watch over them."""
     prefect, mlflow, serving = (f"http://127.0.0.1:{port}" for port in (prefect_port, mlflow_port, serving_port))
     secret = secrets.token_hex(24)
+    auth_string = f"prefect:{kept_key(STATE / LOGIN)}"
     common = {
         **os.environ,
         "PREFECT_HOME": str(STATE / "prefect"),
@@ -57,6 +59,7 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
     clients = {
         **common,
         "PREFECT_API_URL": f"{prefect}/api",
+        "PREFECT_API_AUTH_STRING": auth_string,
         "PREFECT_LOCAL_STORAGE_PATH": str(STATE / "results"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",
         "PREFECT_LOGGING_LOG_PRINTS": "true",
@@ -66,6 +69,7 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
     }
     webhook = {"SERVING_WEBHOOK_URL": f"{serving}/api/webhooks/registry", "SERVING_WEBHOOK_SECRET": secret}
     store = f"sqlite:///{STATE / 'mlflow.db'}"
+    prefect_server = {**common, "PREFECT_SERVER_API_AUTH_STRING": auth_string}
     mlflow_server = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
@@ -77,7 +81,7 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         return stack.enter_context(process(name, arguments, env))
 
     processes = [
-        start("prefect-server", "prefect", "server", "start", "--port", str(prefect_port), env=common),
+        start("prefect-server", "prefect", "server", "start", "--port", str(prefect_port), env=prefect_server),
         start(
             "mlflow",
             *("mlflow", "server", "--port", str(mlflow_port), "--workers", "1", "--backend-store-uri", store),
@@ -110,7 +114,9 @@ Prefect  {prefect}
 MLflow   {mlflow}
 Theatre  {serving}
 
-PREFECT_API_URL={prefect}/api .venv/bin/prefect deployment run train-dqn/cartpole --watch
+export PREFECT_API_URL={prefect}/api
+export PREFECT_API_AUTH_STRING="prefect:$(cat {STATE.relative_to(ROOT)}/{LOGIN})"  # its page asks for it too
+.venv/bin/prefect deployment run train-dqn/cartpole --watch
 
 Logs and data are in {STATE.relative_to(ROOT)}/. Ctrl-C stops everything.""",
         flush=True,
@@ -148,7 +154,10 @@ def stop(running: subprocess.Popen[bytes]) -> None:
 
 
 def kept_key(path: Path) -> str:
-    """A Fernet key that outlives a restart: without it MLflow cannot read the webhooks in its database."""
+    """A Fernet key that outlives a restart, also used as a password.
+
+    Without it MLflow cannot read the webhooks in its database, and terminals and browsers would have to log in anew.
+    """
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())

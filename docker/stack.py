@@ -292,6 +292,7 @@ MLflow   http://127.0.0.1:{ports["mlflow"]}
 Theatre  http://127.0.0.1:{ports["serving"]}
 
 export PREFECT_API_URL=http://127.0.0.1:{ports["prefect-server"]}/api
+export PREFECT_API_AUTH_STRING="prefect:$(sed -n s/^PREFECT_PASSWORD=//p docker/.env)"  # Prefect's page asks for it too
 .venv/bin/prefect deployment run train-dqn/cartpole -p 'config={{"seed": 7}}' --watch""")
 
 

@@ -1,5 +1,6 @@
 """prefect.yaml, and the scripts beside the containers that need no engine."""
 
+import asyncio
 import base64
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import prefect
 import pytest
 import yaml
@@ -17,6 +19,8 @@ from dotenv import dotenv_values
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.server.api.server import create_app
+from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.templating import apply_values, find_placeholders
@@ -92,7 +96,7 @@ def test_secrets_are_fresh_complete_and_never_overwritten(tmp_path: Path) -> Non
     variables, others = read_env(first), read_env(second)
     assert all(variables.values())
     secret = [name for name in variables if variables[name] != others[name]]
-    assert [name for name in read_env(ROOT / "docker/.env.example") if name not in PORTS.values()][:6] == secret
+    assert [name for name in read_env(ROOT / "docker/.env.example") if name not in PORTS.values()][:7] == secret
     assert first.stat().st_mode & 0o077 == 0
     with pytest.raises(StackError, match="exists already"):
         write_env(first)
@@ -134,6 +138,37 @@ def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path: Path, line:
         read_env(path)
 
 
+def test_whoever_calls_prefect_in_the_stack_shows_the_password_its_server_wants() -> None:
+    services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
+    wanted = services["prefect-server"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
+    assert wanted.startswith("prefect:${PREFECT_PASSWORD:?")
+    callers = {name for name, service in services.items() if "PREFECT_API_URL" in service.get("environment", {})}
+    assert callers == {"worker", "deploy"}
+    for name in callers:
+        assert services[name]["environment"]["PREFECT_API_AUTH_STRING"] == "prefect:${PREFECT_PASSWORD}"
+
+
+async def refused_without_password(path: str, method: str, headers: dict[str, str]) -> int:
+    with temporary_settings({PREFECT_SERVER_API_AUTH_STRING: "prefect:secret"}):
+        app = create_app(ignore_cache=True)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        return (await client.request(method, path, headers=headers, content=b'{"name": "x"}')).status_code
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://evil.example", "Content-Type": "text/plain"},
+        {"Host": "evil.example:4200"},
+        {"Authorization": "Basic " + base64.b64encode(b"prefect:guess").decode()},
+    ],
+)
+def test_prefect_refuses_strangers_where_there_is_a_password(headers: dict[str, str]) -> None:
+    assert asyncio.run(refused_without_password("/api/flows/", "POST", headers)) == 401
+
+
 def test_every_service_has_limits() -> None:
     services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
     for name, service in services.items():
@@ -143,7 +178,7 @@ def test_every_service_has_limits() -> None:
 def test_compose_refuses_to_start_without_any_of_its_secrets() -> None:
     compose = json.dumps(yaml.safe_load((ROOT / "docker/compose.yaml").read_text()))
     empty = [name for name, value in read_env(ROOT / "docker/.env.example").items() if not value]
-    assert len(empty) == 6
+    assert len(empty) == 7
     for name in empty:
         assert f"${{{name}:?{name} is empty" in compose
 

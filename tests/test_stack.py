@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
-from stack import PORTS, Stack, docker, service_of, write_env
+from stack import PORTS, Stack, docker, read_env, service_of, write_env
 
 from dqn.presets import PRESETS
 
@@ -44,6 +44,7 @@ class System:
 
     stack: Stack
     prefect_url: str
+    prefect_auth: str
     mlflow: MlflowClient
     serving: httpx.Client
     token: str
@@ -52,7 +53,12 @@ class System:
         """`prefect deployment run train-dqn/cartpole ...` on this machine."""
         return subprocess.run(
             (sys.executable, "-m", "prefect", "deployment", "run", "train-dqn/cartpole", *arguments),
-            env={**os.environ, "PREFECT_API_URL": self.prefect_url, "PREFECT_CLI_WRAP_LINES": "false"},
+            env={
+                **os.environ,
+                "PREFECT_API_URL": self.prefect_url,
+                "PREFECT_API_AUTH_STRING": self.prefect_auth,
+                "PREFECT_CLI_WRAP_LINES": "false",
+            },
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -60,7 +66,7 @@ class System:
         )
 
     def prefect(self) -> SyncPrefectClient:
-        return SyncPrefectClient(self.prefect_url)
+        return SyncPrefectClient(self.prefect_url, auth_string=self.prefect_auth)
 
     def status(self) -> dict[str, Any]:
         answer: dict[str, Any] = self.serving.get("/api/status").raise_for_status().json()
@@ -90,14 +96,15 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     stack.compose("down", "--volumes", "--remove-orphans")
     try:
         stack.up("--scale", "worker=2")
-        token = next(line.partition("=")[2] for line in text.splitlines() if line.startswith("SERVING_TOKEN="))
+        variables = read_env(env_file)
         with httpx.Client(base_url=f"http://127.0.0.1:{ports['SERVING_PORT']}", timeout=30) as serving:
             yield System(
                 stack=stack,
                 prefect_url=f"http://127.0.0.1:{ports['PREFECT_PORT']}/api",
+                prefect_auth=f"prefect:{variables['PREFECT_PASSWORD']}",
                 mlflow=MlflowClient(f"http://127.0.0.1:{ports['MLFLOW_PORT']}"),
                 serving=serving,
-                token=token,
+                token=variables["SERVING_TOKEN"],
             )
         for name in stack.containers():
             Path(env_file.parent, f"{name}.log").write_text(docker("logs", name))
@@ -119,6 +126,21 @@ def test_everything_is_healthy_and_published_to_this_machine_only(system: System
     for port in system.stack.ports().values():
         page = httpx.get(f"http://127.0.0.1:{port}/", follow_redirects=True)
         assert "<html" in page.raise_for_status().text
+
+
+def test_a_page_of_another_site_can_change_nothing(system: System) -> None:
+    """By a request that browsers send unasked, or under a name of its own that leads to this machine."""
+    ports = system.stack.ports()
+    prefect, mlflow = (f"http://127.0.0.1:{ports[service]}" for service in ("prefect-server", "mlflow"))
+    runs = f"{mlflow}/api/2.0/mlflow/experiments/create"
+    for url, headers, status in (
+        (f"{prefect}/api/flows/", {"Origin": "http://evil.example"}, 401),
+        (f"{prefect}/api/flows/", {"Host": "evil.example"}, 401),
+        (runs, {"Origin": "http://evil.example"}, 403),
+        (runs, {"Host": "evil.example"}, 403),
+    ):
+        assert httpx.post(url, headers=headers, content=b'{"name": "x"}').status_code == status, (url, headers)
+    assert httpx.get(f"{prefect}/api/health").status_code == 200
 
 
 def test_a_request_that_makes_no_sense_is_refused_in_one_sentence(system: System) -> None:
