@@ -1,4 +1,4 @@
-# The theatre and the inference API: onnxruntime and no torch.
+# The page and the inference API: onnxruntime and no torch.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build

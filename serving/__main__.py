@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from serving.app import App
-from serving.metrics import configure_logging
-from serving.models import (
+from serving.episodes.physics import CARTPOLE, Push, parse_seed
+from serving.episodes.recording import RecordingError, to_gif, to_video
+from serving.episodes.replay import record
+from serving.episodes.window import NoDisplayError, watch
+from serving.models.follower import Models
+from serving.models.registry import (
     FileSource,
     ModelSource,
     ModelURI,
@@ -18,13 +21,10 @@ from serving.models import (
     ServedModel,
     UnknownModelError,
 )
-from serving.physics import CARTPOLE, Push, parse_seed
-from serving.recording import RecordingError, to_gif, to_video
-from serving.replay import record
-from serving.roster import Roster
-from serving.security import LOOPBACK
-from serving.server import Server
-from serving.window import NoDisplayError, watch
+from serving.web.application import App
+from serving.web.metrics import configure_logging
+from serving.web.security import LOOPBACK
+from serving.web.server import Server
 
 DEFAULT_MODEL: Final = "models:/dqn-CartPole-v1@champion"
 _VERBS: Final = ("serve", "watch", "record")
@@ -68,9 +68,9 @@ def serve(source: ModelSource, uri: ModelURI, options: argparse.Namespace) -> in
         )
     hosts = [host.strip() for host in options.allowed_hosts.split(",") if host.strip()]
     configure_logging()
-    roster = Roster(source, alias=uri.alias, version=uri.version)
+    models = Models(source, alias=uri.alias, version=uri.version)
     app = App(
-        roster,
+        models,
         token=token,
         hosts=(options.host, *hosts),
         webhook_secret=os.environ.get("SERVING_WEBHOOK_SECRET") or None,

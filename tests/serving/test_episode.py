@@ -6,10 +6,10 @@ import numpy as np
 import orjson
 import pytest
 
-from serving.episode import Stage, play
-from serving.physics import Change, Physics, Push, parse_seed
+from serving.episodes.environment import Stage, play
+from serving.episodes.physics import Change, Physics, Push, parse_seed
+from serving.episodes.replay import record
 from serving.policy import OnnxPolicy
-from serving.replay import record
 from tests.policies import FALLS, linear_model
 
 
@@ -135,7 +135,7 @@ def test_pictures_may_begin_in_several_threads_at_once() -> None:
     """In a process of its own: the module behind the race is loaded once a process."""
     script = """
 import sys, threading
-from serving.episode import Stage
+from serving.episodes.environment import Stage
 sys.setswitchinterval(1e-6)
 stages = [Stage("CartPole-v1", render_mode="rgb_array") for _ in range(8)]
 for stage in stages:

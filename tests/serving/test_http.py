@@ -127,7 +127,7 @@ def test_schemathesis_finds_no_server_error(server: RunningServer, mode: schemat
         ("GET", f"/v2/models/{MODEL}/infer", 405),
         ("POST", f"/v2/models/{MODEL}/infer", 400),
         ("GET", "/api/episodes/none.gif", 404),
-        ("GET", "/theatre/..%2fapp.py", 404),
+        ("GET", "/static/..%2fapp.py", 404),
         ("GET", "/api/stage.mjpeg?seed=x", 400),
         ("GET", "/api/stage.mjpeg?path=x", 400),
         ("POST", "/api/webhooks/registry", 404),

@@ -10,7 +10,7 @@ class Blocked:
             raise ImportError(f"{name} is not installed here")
 
 sys.meta_path.insert(0, Blocked())
-import serving.app
+import serving.web.application
 import serving.__main__
 print("imported")
 """

@@ -3,7 +3,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import Requests
+from serving.web.metrics import Requests
 
 
 def samples(registry: CollectorRegistry, name: str) -> dict[tuple[Any, ...], float]:

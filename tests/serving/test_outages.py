@@ -12,10 +12,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serving.app import App
-from serving.models import FileSource
-from serving.roster import Roster
-from serving.server import Server
+from serving.models.follower import Models
+from serving.models.registry import FileSource
+from serving.web.application import App
+from serving.web.server import Server
 from tests.policies import BALANCES, linear_model
 from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server, until_ready
 
@@ -28,7 +28,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, i
     """A server that waits a third of a second for a body, where the real one waits ten."""
     path = tmp_path_factory.mktemp("impatient") / "p.onnx"
     path.write_bytes(linear_model(BALANCES))
-    app = App(Roster(FileSource(path), alias=None, version="1"), body_seconds=0.3)
+    app = App(Models(FileSource(path), alias=None, version="1"), body_seconds=0.3)
     server = Server(app, "impatient")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from serving.body import MAX_BODY, compress, read_body
+from serving.inference.protocol import InferRequest, ProtocolError, answer_infer, parse_infer
 from serving.policy import OnnxPolicy
-from serving.protocol import InferRequest, ProtocolError, answer_infer, parse_infer
+from serving.web.bodies import MAX_BODY, compress, read_body
 
 TENSOR: dict[str, Any] = {"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0.5, -1, 2]}
 

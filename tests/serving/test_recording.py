@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.physics import Physics, Push
+from serving.episodes.physics import Physics, Push
+from serving.episodes.recording import frames, replay_csp, to_gif, to_html, to_video
+from serving.episodes.replay import Replay, record
 from serving.policy import OnnxPolicy
-from serving.recording import frames, replay_csp, to_gif, to_html, to_video
-from serving.replay import Replay, record
 from tests.policies import ACROBOT, FALLS, SWINGS, linear_model
 
 

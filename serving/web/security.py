@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.metrics import Metrics
+from serving.web.metrics import Metrics
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 CSP: Final = (

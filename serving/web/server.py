@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.app import App
+from serving.web.application import App
 
 _PACKET: Final = 1 << 16
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from serving.episode import Stage
-from serving.replay import Replay
+from serving.episodes.environment import Stage
+from serving.episodes.replay import Replay
 
-THEATRE: Final = Path(__file__).parent / "theatre"
+STATIC: Final = Path(__file__).parents[1] / "static"
 _CODECS: Final = {
     "mp4": ("libx264", {"crf": "23", "preset": "veryfast"}),
     "webm": ("libvpx-vp9", {"crf": "35", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
@@ -104,11 +104,9 @@ def to_html(replay: Replay) -> bytes:
     CartPole is drawn from its states; of other environments the page holds up to 250 of Gymnasium's pictures.
     Its content security policy admits its own script and style, by their hashes, and nothing else.
     """
-    script = "\n".join(
-        _without_modules((THEATRE / name).read_text()) for name in ("stage.js", "charts.js", "replay.js")
-    )
-    style = (THEATRE / "theatre.css").read_text()
-    page = (THEATRE / "replay.html").read_text()
+    script = "\n".join(_without_modules((STATIC / name).read_text()) for name in ("stage.js", "charts.js", "replay.js"))
+    style = (STATIC / "page.css").read_text()
+    page = (STATIC / "replay.html").read_text()
     data = replay.to_json().decode().replace("<", "\\u003c")
     pictures = orjson.dumps([] if replay.env_id.startswith("CartPole") else _pictures(replay)).decode()
     policy = f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from serving.models import ModelSource, RegistryUnavailableError, ServedModel, Snapshot, UnknownModelError
+from serving.models.registry import ModelSource, RegistryUnavailableError, ServedModel, Snapshot, UnknownModelError
 
 _LOADED_LIMIT: Final = 8
 _LOG: Final = logging.getLogger("serving")
@@ -15,7 +15,7 @@ _LOG: Final = logging.getLogger("serving")
 Listener = Callable[[], None]
 
 
-class Roster:
+class Models:
     """The current version, and others loaded on request. Lives on one event loop; blocking work runs in threads.
 
     `current` is replaced by one assignment: a request that read it keeps what it read.
@@ -38,7 +38,7 @@ class Roster:
         self._loaded: OrderedDict[str, ServedModel] = OrderedDict()
         self._refused: set[tuple[str, str]] = set()
         self._lock = asyncio.Lock()
-        self._poke = asyncio.Event()
+        self._refresh = asyncio.Event()
         self._seen: Snapshot | None = None
 
     @property
@@ -86,9 +86,9 @@ class Roster:
             self._keep(served)
             return served
 
-    def poke(self) -> None:
+    def refresh(self) -> None:
         """Ask the registry now rather than at the next poll."""
-        self._poke.set()
+        self._refresh.set()
 
     async def run(self) -> None:
         """Follow the registry until cancelled; the last good copy on disk plays first."""
@@ -97,8 +97,8 @@ class Roster:
         while True:
             await self.poll()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._poke.wait(), self._poll_seconds)
-            self._poke.clear()
+                await asyncio.wait_for(self._refresh.wait(), self._poll_seconds)
+            self._refresh.clear()
 
     async def poll(self) -> None:
         """Ask the registry once and swap if the followed version moved."""

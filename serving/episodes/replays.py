@@ -5,12 +5,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
-from serving.metrics import Metrics
-from serving.models import ServedModel
-from serving.physics import MAX_PUSHES, Change, Physics, Push, parse_seed
-from serving.recording import to_gif, to_html, to_video
-from serving.replay import Replay, record
-from serving.roster import Roster
+from serving.episodes.physics import MAX_PUSHES, Change, Physics, Push, parse_seed
+from serving.episodes.recording import to_gif, to_html, to_video
+from serving.episodes.replay import Replay, record
+from serving.models.follower import Models
+from serving.models.registry import ServedModel
+from serving.web.metrics import Metrics
 
 KEPT_REPLAYS: Final = 50
 KEPT_BYTES: Final = 24 << 20
@@ -27,8 +27,8 @@ FORMATS: Final[dict[str, tuple[str, Callable[[Replay], bytes]]]] = {
 class Replays:
     """Bounded in number and in bytes. Lives on one event loop; one replay is played or rendered at a time."""
 
-    def __init__(self, roster: Roster, metrics: Metrics) -> None:
-        self._roster = roster
+    def __init__(self, models: Models, metrics: Metrics) -> None:
+        self._models = models
         self._metrics = metrics
         self._replays: OrderedDict[str, Replay] = OrderedDict()
         self._files: OrderedDict[tuple[str, str], bytes] = OrderedDict()
@@ -54,7 +54,7 @@ class Replays:
             replay = await asyncio.to_thread(
                 record,
                 served.policy,
-                model=self._roster.name,
+                model=self._models.name,
                 version=served.version.number,
                 seed=seed,
                 pushes=pushes,
@@ -94,14 +94,14 @@ class Replays:
 
     async def _served(self, version: object) -> ServedModel:
         if version is None:
-            if self._roster.current is None:
-                return await self._roster.get(self._roster.alias or "")
-            return self._roster.current
+            if self._models.current is None:
+                return await self._models.get(self._models.alias or "")
+            return self._models.current
         if type(version) is int:
             version = str(version)
         if not isinstance(version, str):
             raise ValueError("version must be a version number or an alias")
-        return await self._roster.get(version)
+        return await self._models.get(version)
 
 
 def _list(request: dict[str, Any], name: str) -> list[Any]:

@@ -3,7 +3,7 @@
 import { Bars, css, short, Trace } from "./charts.js";
 import { drawStage } from "./stage.js";
 
-export class Lane {
+export class Player {
   constructor(template, description) {
     this.root = template.content.firstElementChild.cloneNode(true);
     this.actions = description.action_meanings;
@@ -20,21 +20,21 @@ export class Lane {
   }
 
   // Who plays: version, aliases, run.
-  describe(status, lane, mlflow) {
-    this.find(".version").textContent = `Version ${lane.version}`;
-    this.find(".aliases").replaceChildren(...lane.aliases.map((alias) => {
+  describe(status, player, mlflow) {
+    this.find(".version").textContent = `Version ${player.version}`;
+    this.find(".aliases").replaceChildren(...player.aliases.map((alias) => {
       const badge = document.createElement("span");
       badge.textContent = alias;
       return badge;
     }));
-    const run = document.createElement(mlflow && lane.experiment_id ? "a" : "span");
-    if (run.localName === "a") run.href = `${mlflow}/#/experiments/${lane.experiment_id}/runs/${lane.run_id}`;
-    run.textContent = `run ${lane.run_id.slice(0, 8)}`;
-    run.title = Object.entries(lane.tags).map(([name, value]) => `${name} = ${value}`).join("\n") || lane.run_id;
+    const run = document.createElement(mlflow && player.experiment_id ? "a" : "span");
+    if (run.localName === "a") run.href = `${mlflow}/#/experiments/${player.experiment_id}/runs/${player.run_id}`;
+    run.textContent = `run ${player.run_id.slice(0, 8)}`;
+    run.title = Object.entries(player.tags).map(([name, value]) => `${name} = ${value}`).join("\n") || player.run_id;
     this.find(".run").replaceChildren(run);
     this.find(".seed").textContent = status.seed;
-    const mean = lane.history.reduce((sum, value) => sum + value, 0) / lane.history.length;
-    this.find(".mean").textContent = lane.history.length ? `mean ${mean.toFixed(1)} of ${lane.history.length}` : "none finished yet";
+    const mean = player.history.reduce((sum, value) => sum + value, 0) / player.history.length;
+    this.find(".mean").textContent = player.history.length ? `mean ${mean.toFixed(1)} of ${player.history.length}` : "none finished yet";
   }
 
   take(frame, index) {

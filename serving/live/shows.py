@@ -3,10 +3,10 @@
 import asyncio
 from typing import Final
 
-from serving.metrics import Metrics
-from serving.roster import Roster
-from serving.show import Show
-from serving.viewer import Viewer
+from serving.live.show import Show
+from serving.live.viewers import Viewer
+from serving.models.follower import Models
+from serving.web.metrics import Metrics
 
 _SHOWS: Final = 8
 
@@ -14,9 +14,9 @@ _SHOWS: Final = 8
 class Shows:
     """The main show, and one for every other line-up that somebody watches."""
 
-    def __init__(self, roster: Roster, metrics: Metrics) -> None:
-        self.main = Show(roster, metrics)
-        self._roster = roster
+    def __init__(self, models: Models, metrics: Metrics) -> None:
+        self.main = Show(models, metrics)
+        self._models = models
         self._metrics = metrics
         self._gauge = metrics.viewers.labels("state")
         self._shows: dict[tuple[str, ...], tuple[Show, asyncio.Task[None]]] = {}
@@ -36,11 +36,11 @@ class Shows:
             raise ValueError("a show has one or two versions, as in ?lineup=champion,2")
         for reference in references:
             if reference:
-                await self._roster.get(reference)
+                await self._models.get(reference)
         if references not in self._shows:
             if len(self._shows) >= _SHOWS:
                 raise ValueError(f"{_SHOWS} different shows are running already: join one of them or wait")
-            show = Show(self._roster, self._metrics, references)
+            show = Show(self._models, self._metrics, references)
             self._shows[references] = (show, asyncio.create_task(show.run()))
         show = self._shows[references][0]
         show.join(viewer)

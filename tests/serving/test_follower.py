@@ -4,7 +4,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serving.models import (
+from serving.models.follower import Models
+from serving.models.registry import (
     FileSource,
     ModelURI,
     RegistrySource,
@@ -13,7 +14,6 @@ from serving.models import (
     UnknownModelError,
     Version,
 )
-from serving.roster import Roster
 from tests.policies import BALANCES, linear_model
 from tests.serving.conftest import MODEL, LocalRegistry
 
@@ -103,45 +103,45 @@ class ScriptedSource:
         return self.folder / f"{version.number}.onnx"
 
 
-def test_a_roster_waits_swaps_refuses_and_plays_on(tmp_path: Path) -> None:
+def test_it_waits_swaps_refuses_and_plays_on(tmp_path: Path) -> None:
     async def story() -> None:
         source = ScriptedSource(tmp_path)
-        roster = Roster(source, alias="champion", version=None)
-        await roster.poll()
-        assert roster.current is None
-        assert "make train" in roster.notice
+        models = Models(source, alias="champion", version=None)
+        await models.poll()
+        assert models.current is None
+        assert "make train" in models.notice
 
         one = source.add("1", linear_model(BALANCES))
         source.promote(one)
-        await roster.poll()
-        assert roster.current
-        assert (roster.current.version.number, roster.notice, roster.swaps) == ("1", "", 1)
+        await models.poll()
+        assert models.current
+        assert (models.current.version.number, models.notice, models.swaps) == ("1", "", 1)
 
         broken = source.add("2", b"not a model")
         source.promote(one, broken)
         for _ in range(3):
-            await roster.poll()
-        assert roster.current.version.number == "1"
-        assert roster.failed_swaps == 1, "a broken version is tried once, not at every poll"
-        assert "version 2 was refused" in roster.notice
-        assert roster.aliases_of("1") == ["champion"], "the alias names what plays"
+            await models.poll()
+        assert models.current.version.number == "1"
+        assert models.failed_swaps == 1, "a broken version is tried once, not at every poll"
+        assert "version 2 was refused" in models.notice
+        assert models.aliases_of("1") == ["champion"], "the alias names what plays"
 
         source.answer = RegistryUnavailableError("connection refused")
-        await roster.poll()
-        assert roster.current.version.number == "1"
-        assert "last good copy plays on" in roster.notice
-        assert roster.reachable is False
+        await models.poll()
+        assert models.current.version.number == "1"
+        assert "last good copy plays on" in models.notice
+        assert models.reachable is False
 
         three = source.add("3", linear_model(BALANCES, bias=3))
         source.promote(one, broken, three)
-        await roster.poll()
-        assert roster.current.version.number == "3"
-        assert (roster.notice, roster.reachable, roster.swaps) == ("", True, 2)
-        assert (await roster.get("1")).version.number == "1"
+        await models.poll()
+        assert models.current.version.number == "3"
+        assert (models.notice, models.reachable, models.swaps) == ("", True, 2)
+        assert (await models.get("1")).version.number == "1"
         with pytest.raises(UnknownModelError, match="no version or alias 'nine'"):
-            await roster.get("nine")
+            await models.get("nine")
         with pytest.raises(ValueError, match="not a loadable"):
-            await roster.get("2")
+            await models.get("2")
 
     asyncio.run(story())
 
@@ -152,13 +152,13 @@ def test_the_last_good_copy_plays_before_the_registry_answers(tmp_path: Path) ->
         one = source.add("1", linear_model(BALANCES))
         source.memory = Snapshot(aliases={"champion": "1"}, versions={"1": one})
         source.answer = RegistryUnavailableError("connection refused")
-        roster = Roster(source, alias="champion", version=None)
-        following = asyncio.create_task(roster.run())
+        models = Models(source, alias="champion", version=None)
+        following = asyncio.create_task(models.run())
         async with asyncio.timeout(60):
-            while roster.reachable is None:
+            while models.reachable is None:
                 await asyncio.sleep(0.01)
-        assert roster.current
-        assert roster.current.version.number == "1"
+        assert models.current
+        assert models.current.version.number == "1"
         following.cancel()
 
     asyncio.run(story())

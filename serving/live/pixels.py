@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final
 
-from serving.episode import Stage
-from serving.metrics import Metrics
+from serving.episodes.environment import Stage
+from serving.episodes.recording import encode
+from serving.live.show import Show
+from serving.live.viewers import ShowOverError, Viewer
 from serving.policy import OnnxPolicy
-from serving.recording import encode
-from serving.show import Show
-from serving.viewer import ShowOverError, Viewer
+from serving.web.metrics import Metrics
 
 BOUNDARY: Final = "frame"
 MEDIA_TYPE: Final = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
@@ -84,9 +84,9 @@ class PixelFeed:
         self._show.join(viewer)
         try:
             async with asyncio.timeout(seconds):
-                while not self._show.lanes or not self._show.frame:
+                while not self._show.players or not self._show.frame:
                     await viewer.take()
-            return encode(self._show.lanes[0].stage.render(), "PNG")
+            return encode(self._show.players[0].stage.render(), "PNG")
         finally:
             self._show.leave(viewer)
 
@@ -98,21 +98,21 @@ class PixelFeed:
             self._task.cancel()
 
     async def _render(self) -> None:
-        audience: Viewer[str] = Viewer(spectator=False)
-        self._show.join(audience)
+        newest: Viewer[str] = Viewer(spectator=False)
+        self._show.join(newest)
         try:
             while True:
-                _, frame = await audience.take()
-                if frame is None or not self._show.lanes:
+                _, frame = await newest.take()
+                if frame is None or not self._show.players:
                     continue
-                picture = self._show.lanes[0].stage.render()
+                picture = self._show.players[0].stage.render()
                 jpeg = await asyncio.to_thread(encode, picture, "JPEG")
                 for viewer in self._viewers:
                     viewer.offer(frame=jpeg)
         except ShowOverError:
             return
         finally:
-            self._show.leave(audience)
+            self._show.leave(newest)
 
 
 def _part(jpeg: bytes) -> bytes:

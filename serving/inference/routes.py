@@ -9,13 +9,13 @@ import orjson
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import protocol
-from serving.body import compress, read_body
-from serving.metrics import Metrics
-from serving.models import RegistryUnavailableError, ServedModel, UnknownModelError
-from serving.protocol import HEADER_LENGTH, ProtocolError
-from serving.roster import Roster
-from serving.security import send_json
+from serving.inference import protocol
+from serving.inference.protocol import HEADER_LENGTH, ProtocolError
+from serving.models.follower import Models
+from serving.models.registry import RegistryUnavailableError, ServedModel, UnknownModelError
+from serving.web.bodies import compress, read_body
+from serving.web.metrics import Metrics
+from serving.web.security import send_json
 
 SERVER: Final = {"name": "dqn-pipeline", "version": "0.1.0", "extensions": list(protocol.EXTENSIONS)}
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -70,10 +70,10 @@ class _Endpoint:
 
 
 class InferenceAPI:
-    """Every /v2 route of one roster."""
+    """Every /v2 route of one models."""
 
-    def __init__(self, roster: Roster, metrics: Metrics, *, body_seconds: float = 10.0) -> None:
-        self._roster = roster
+    def __init__(self, models: Models, metrics: Metrics, *, body_seconds: float = 10.0) -> None:
+        self._models = models
         self._metrics = metrics
         self._body_seconds = body_seconds
         self._statistics: dict[str, _Statistics] = {}
@@ -102,7 +102,7 @@ class InferenceAPI:
     def express(self, app: ASGIApp) -> ASGIApp:
         """Put inference on the current version before an application's routing, which costs a tenth of the request."""
         route = next(route for route in self.routes() if isinstance(route, Route))
-        path, path_params = f"/v2/models/{self._roster.name}/infer", {"model": self._roster.name}
+        path, path_params = f"/v2/models/{self._models.name}/infer", {"model": self._models.name}
         endpoint = _Endpoint(self.infer)
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,7 +128,7 @@ class InferenceAPI:
             parsed = time.perf_counter_ns()
             q_values = served.policy.q_values(request.observation)
             inferred = time.perf_counter_ns()
-            answer, json_length = protocol.answer_infer(request, q_values, model=self._roster.name, version=number)
+            answer, json_length = protocol.answer_infer(request, q_values, model=self._models.name, version=number)
         except ProtocolError:
             statistics.add("fail", time.perf_counter_ns() - started)
             raise
@@ -163,26 +163,26 @@ class InferenceAPI:
 
     async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         """200 once a version is on stage."""
-        if self._roster.current is None:
-            await send_json(send, {"error": f"not ready: {self._roster.notice}"}, 503)
+        if self._models.current is None:
+            await send_json(send, {"error": f"not ready: {self._models.notice}"}, 503)
         else:
             await send_json(send, {"ready": True})
 
     async def model_ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         """200 if the version can be called."""
         served = await self._find(scope)
-        await send_json(send, {"name": self._roster.name, "version": served.version.number, "ready": True})
+        await send_json(send, {"name": self._models.name, "version": served.version.number, "ready": True})
 
     async def metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Inputs, outputs, versions."""
         served = await self._find(scope)
-        versions = sorted(self._roster.snapshot.versions, key=int)
-        await send_json(send, protocol.model_metadata(self._roster.name, versions, served.policy.metadata))
+        versions = sorted(self._models.snapshot.versions, key=int)
+        await send_json(send, protocol.model_metadata(self._models.name, versions, served.policy.metadata))
 
     async def config(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The model configuration extension."""
         served = await self._find(scope)
-        await send_json(send, protocol.model_config(self._roster.name, served.policy.metadata))
+        await send_json(send, protocol.model_config(self._models.name, served.policy.metadata))
 
     async def statistics(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The statistics extension: of one version, of the model, or of all."""
@@ -192,7 +192,7 @@ class InferenceAPI:
         elif "model" in scope.get("path_params", {}):
             self._check_name(scope)
         empty = _Statistics()
-        stats = [self._statistics.get(number, empty).to_json(self._roster.name, number) for number in numbers]
+        stats = [self._statistics.get(number, empty).to_json(self._models.name, number) for number in numbers]
         await send_json(send, {"model_stats": stats})
 
     async def index(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,11 +206,11 @@ class InferenceAPI:
         if type(only_ready) is not bool:
             raise ProtocolError("the request must be an object; 'ready' must be true or false")
         entries = []
-        for number in sorted(self._roster.snapshot.versions, key=int):
-            ready = self._roster.peek(number) is not None
+        for number in sorted(self._models.snapshot.versions, key=int):
+            ready = self._models.peek(number) is not None
             reason = "" if ready else "loaded when it is first called"
             entry = {
-                "name": self._roster.name,
+                "name": self._models.name,
                 "version": number,
                 "state": "READY" if ready else "UNAVAILABLE",
                 "reason": reason,
@@ -222,14 +222,14 @@ class InferenceAPI:
     async def _find(self, scope: Scope) -> ServedModel:
         self._check_name(scope)
         reference = scope["path_params"].get("version", "")
-        served = self._roster.peek(reference) if reference else self._roster.current
+        served = self._models.peek(reference) if reference else self._models.current
         if served is None and reference:
-            served = await self._roster.get(reference)
+            served = await self._models.get(reference)
         if served is None:
-            raise ProtocolError(f"not ready: {self._roster.notice}", 503)
+            raise ProtocolError(f"not ready: {self._models.notice}", 503)
         return served
 
     def _check_name(self, scope: Scope) -> None:
         name = scope["path_params"]["model"]
-        if name != self._roster.name:
-            raise UnknownModelError(f"there is no model '{name[:80]}'; this server has '{self._roster.name}'")
+        if name != self._models.name:
+            raise UnknownModelError(f"there is no model '{name[:80]}'; this server has '{self._models.name}'")

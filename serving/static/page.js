@@ -1,14 +1,14 @@
 // The page: one WebSocket brings status and frames; buttons, keys and sliders send commands back.
 
 import { drawHistory } from "./charts.js";
-import { Lane } from "./lane.js";
+import { Player } from "./player.js";
 import { Panels } from "./panels.js";
 
 const $ = (id) => document.getElementById(id);
 const SPEEDS = [0.25, 0.5, 1, 2, 4];
 
 const page = {
-  socket: null, lanes: [], status: null, frame: null, lineup: "", mlflow: "", locked: false, retry: 500, dirty: true,
+  socket: null, players: [], status: null, frame: null, lineup: "", mlflow: "", locked: false, retry: 500, dirty: true,
   token: sessionStorage.getItem("token") || "", pixels: false, framesSeen: 0,
 };
 window.theatre = page; // for the curious, and for tests
@@ -80,17 +80,17 @@ function showStatus(status) {
   document.title = $("title").textContent = status.model;
   $("notice").textContent = status.notice;
   $("notice").hidden = !status.notice;
-  document.body.classList.toggle("empty", !status.ready && !status.lanes.length);
+  document.body.classList.toggle("empty", !status.ready && !status.players.length);
   if (!status.ready) linkState("waiting", "waiting for a champion");
   else if (page.socket.readyState === WebSocket.OPEN) linkState("live", status.paused ? "paused" : "live");
-  const key = (s) => s?.lanes.map((lane) => `${lane.reference}|${lane.env_id}`).join();
+  const key = (s) => s?.players.map((player) => `${player.reference}|${player.env_id}`).join();
   if (key(before) !== key(status)) {
-    page.lanes = status.lanes.map((lane) => new Lane($("lane"), lane));
-    $("lanes").replaceChildren(...page.lanes.map((lane) => lane.root));
-    $("lanes").dataset.count = Math.max(1, page.lanes.length);
-    showStage(status.lanes);
+    page.players = status.players.map((player) => new Player($("player"), player));
+    $("players").replaceChildren(...page.players.map((player) => player.root));
+    $("players").dataset.count = Math.max(1, page.players.length);
+    showStage(status.players);
   }
-  page.lanes.forEach((lane, index) => lane.describe(status, status.lanes[index], page.mlflow));
+  page.players.forEach((player, index) => player.describe(status, status.players[index], page.mlflow));
   $("pause").firstElementChild.textContent = status.paused ? "Play" : "Pause";
   $("speeds").querySelectorAll("button").forEach((button) => {
     button.setAttribute("aria-checked", button.value === String(status.speed));
@@ -102,13 +102,13 @@ function showStatus(status) {
 }
 
 // Only CartPole can be drawn here, pushed and changed; of other environments there are Gymnasium's pictures.
-function showStage(lanes) {
-  const other = lanes.find((lane) => !lane.env_id.startsWith("CartPole"))?.env_id;
+function showStage(players) {
+  const other = players.find((player) => !player.env_id.startsWith("CartPole"))?.env_id;
   document.body.classList.toggle("watch-only", Boolean(other));
   $("watch-only").hidden = !other;
   $("watch-only").textContent = `${other} is shown as Gymnasium renders it. Pushes, physics and comparing are for CartPole.`;
   $("pixels").disabled = Boolean(other) || page.lineup !== "";
-  const actions = lanes[0]?.action_meanings ?? ["left", "right"];
+  const actions = players[0]?.action_meanings ?? ["left", "right"];
   $("subtitle").textContent = `A Q-network chooses ${actions.slice(0, -1).join(", ")} or ${actions.at(-1)} at every step.`;
   showPixels(page.pixels || Boolean(other));
 }
@@ -116,16 +116,16 @@ function showStage(lanes) {
 function showFrame(frame) {
   page.frame = frame;
   page.framesSeen += 1;
-  page.lanes.forEach((lane, index) => lane.take(frame, index));
+  page.players.forEach((player, index) => player.take(frame, index));
   page.dirty = true;
 }
 
 function paint() {
   if (page.dirty && page.status) {
     page.dirty = false;
-    page.lanes.forEach((lane, index) => {
-      lane.paint(page.frame, index, page.status.physics.length);
-      drawHistory(lane.find(".history"), page.status.lanes[index]?.history ?? [], lane.cartpole ? 500 : 0);
+    page.players.forEach((player, index) => {
+      player.paint(page.frame, index, page.status.physics.length);
+      drawHistory(player.find(".history"), page.status.players[index]?.history ?? [], player.cartpole ? 500 : 0);
     });
   }
   requestAnimationFrame(paint);
@@ -143,7 +143,7 @@ function togglePause() {
 function showPixels(on) {
   page.pixels = on;
   $("pixels").setAttribute("aria-pressed", on);
-  page.lanes.forEach((lane, index) => lane.showPixels(on && index === 0 && !page.lineup));
+  page.players.forEach((player, index) => player.showPixels(on && index === 0 && !page.lineup));
   page.dirty = true;
 }
 

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.roster import Roster
+from serving.models.follower import Models
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
@@ -92,15 +92,15 @@ class Metrics:
         self._failed = Gauge("serving_swaps_failed_total", "Versions refused since start", registry=registry)
         self._reachable = Gauge("serving_registry_reachable", "1 if the registry answered last time", registry=registry)
 
-    def expose(self, roster: Roster) -> bytes:
-        """The text format, with the roster's state as of now."""
+    def expose(self, models: Models) -> bytes:
+        """The text format, with the models's state as of now."""
         self._model.clear()
-        if served := roster.current:
-            self._model.labels(roster.name, served.version.number, served.version.run_id).set(1)
+        if served := models.current:
+            self._model.labels(models.name, served.version.number, served.version.run_id).set(1)
             self._version.set(int(served.version.number))
-        self._swaps.set(roster.swaps)
-        self._failed.set(roster.failed_swaps)
-        self._reachable.set(1 if roster.reachable else 0)
+        self._swaps.set(models.swaps)
+        self._failed.set(models.failed_swaps)
+        self._reachable.set(1 if models.reachable else 0)
         return bytes(generate_latest(self._registry))
 
 

@@ -4,8 +4,8 @@ import itertools
 import sys
 from typing import Final
 
-from serving.episode import Stage
-from serving.physics import MAX_SEED, Physics
+from serving.episodes.environment import Stage
+from serving.episodes.physics import MAX_SEED, Physics
 from serving.policy import OnnxPolicy
 
 _PUSH: Final = 60.0

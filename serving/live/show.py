@@ -9,21 +9,21 @@ from typing import Any, Final
 
 import orjson
 
-from serving.episode import Stage, Step
-from serving.metrics import Metrics
-from serving.models import ServedModel
-from serving.physics import CARTPOLE, MAX_PUSH, Change, Physics, parse_seed
-from serving.roster import Roster
-from serving.viewer import Viewer
+from serving.episodes.environment import Stage, Step
+from serving.episodes.physics import CARTPOLE, MAX_PUSH, Change, Physics, parse_seed
+from serving.live.viewers import Viewer
+from serving.models.follower import Models
+from serving.models.registry import ServedModel
+from serving.web.metrics import Metrics
 
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
-_CURTAIN_SECONDS: Final = 1.2
+_INTERMISSION_SECONDS: Final = 1.2
 _HISTORY: Final = 60
 _LOG: Final = logging.getLogger("serving")
 
 
 @dataclass
-class Lane:
+class Player:
     """One policy's half of the show."""
 
     reference: str
@@ -38,16 +38,16 @@ class Lane:
 class Show:
     """Plays episode after episode while somebody watches."""
 
-    def __init__(self, roster: Roster, metrics: Metrics, references: tuple[str, ...] = ("",)) -> None:
-        self.roster = roster
+    def __init__(self, models: Models, metrics: Metrics, references: tuple[str, ...] = ("",)) -> None:
+        self.models = models
         self.references = references
         self.viewers: set[Viewer[str]] = set()
-        self.lanes: list[Lane] = []
+        self.players: list[Player] = []
         self.episode = 0
         self.frame = ""
         self.closed = False
         self._metrics = metrics
-        self._audience = asyncio.Event()
+        self._watched = asyncio.Event()
         self._seed = random.randrange(100_000)  # noqa: S311 -- a show, not a secret
         self._step = 0
         self._paused = False
@@ -58,16 +58,16 @@ class Show:
         self._pushes: list[tuple[int, float]] = []
         self._opening = self._physics
         self._changes: dict[int, Physics] = {}
-        self._recast = False
+        self._swapped = False
         self._restart = True
-        self._curtain = 0.0
-        self._credit = 0.0
-        roster.listeners.append(self.announce)
+        self._intermission = 0.0
+        self._steps_due = 0.0
+        models.listeners.append(self.announce)
 
     def join(self, viewer: Viewer[str]) -> None:
         """Add a viewer, who gets the status and the latest frame at once."""
         self.viewers.add(viewer)
-        self._audience.set()
+        self._watched.set()
         viewer.offer(frame=self.frame or None)
         self.announce()
 
@@ -75,13 +75,13 @@ class Show:
         """Remove a viewer; the show sleeps when the last one left."""
         self.viewers.discard(viewer)
         if not self.viewers:
-            self._audience.clear()
+            self._watched.clear()
         self.announce()
 
     def close(self) -> None:
         """Send everybody home."""
         self.closed = True
-        self.roster.listeners.remove(self.announce)
+        self.models.listeners.remove(self.announce)
         for viewer in self.viewers:
             viewer.dismiss()
 
@@ -100,7 +100,7 @@ class Show:
                     raise ValueError(
                         f"push needs a force between -{MAX_PUSH:g} and {MAX_PUSH:g} newtons, got {force!r}"
                     )
-                if any(lane.stage.cartpole is None for lane in self.lanes):
+                if any(player.stage.cartpole is None for player in self.players):
                     raise ValueError("only CartPole can be pushed")
                 self._push = max(-MAX_PUSH, min(MAX_PUSH, self._push + float(str(force))))
             case "pause":
@@ -119,8 +119,8 @@ class Show:
                 self._restart = True
             case "physics":
                 physics = Physics.parse(message.get("physics"))
-                for lane in self.lanes:
-                    lane.stage.set_physics(physics)
+                for player in self.players:
+                    player.stage.set_physics(physics)
                 self._physics = self._changes[self._step] = physics
             case other:
                 raise ValueError(f"unknown command {str(other)[:40]!r}")
@@ -130,10 +130,10 @@ class Show:
         """Play until cancelled, fifty moments a second, and not at all without viewers."""
         clock = asyncio.get_running_loop().time
         while True:
-            await self._audience.wait()
+            await self._watched.wait()
             due = clock()
             while self.viewers:
-                period = 1 / (self.lanes[0].stage.fps if self.lanes else 10)
+                period = 1 / (self.players[0].stage.fps if self.players else 10)
                 try:
                     self._tick(period)
                 except Exception:  # one bad episode must not end the show for everybody; the log says what it was
@@ -154,19 +154,19 @@ class Show:
     def status(self) -> dict[str, Any]:
         """Everything about the show that does not change fifty times a second."""
         return {
-            "model": self.roster.name,
-            "ready": self.roster.current is not None,
-            "notice": self.roster.notice,
-            "lanes": [
+            "model": self.models.name,
+            "ready": self.models.current is not None,
+            "notice": self.models.notice,
+            "players": [
                 {
-                    "reference": lane.reference,
-                    "history": list(lane.history),
-                    **describe(self.roster, lane.served),
+                    "reference": player.reference,
+                    "history": list(player.history),
+                    **describe(self.models, player.served),
                 }
-                for lane in self.lanes
+                for player in self.players
             ],
-            "aliases": dict(self.roster.snapshot.aliases),
-            "versions": sorted(self.roster.snapshot.versions, key=int, reverse=True),
+            "aliases": dict(self.models.snapshot.aliases),
+            "versions": sorted(self.models.snapshot.versions, key=int, reverse=True),
             "episode": self.episode,
             "seed": self._seed,
             "paused": self._paused,
@@ -174,66 +174,66 @@ class Show:
             "physics": asdict(self._physics),
             "opening_physics": asdict(self._opening),
             "changes": [Change(step=step, physics=physics).to_json() for step, physics in self._changes.items()],
-            "recast": self._recast,
+            "swapped": self._swapped,
             "pushes": [{"step": step, "force": force} for step, force in self._pushes],
             "viewers": sum(viewer.spectator for viewer in self.viewers),
         }
 
     def _tick(self, period: float) -> None:
-        if not self._cast():
+        if not self._update_players():
             return
         if self._restart:
             self._begin()
-        if self._curtain > 0:
-            self._curtain -= period
-            if self._curtain <= 0:
+        if self._intermission > 0:
+            self._intermission -= period
+            if self._intermission <= 0:
                 self._seed += 1
                 self._begin()
             return
-        self._credit = self._credit + self._speed if not self._paused else float(self._single)
+        self._steps_due = self._steps_due + self._speed if not self._paused else float(self._single)
         self._single = False
-        if self._credit < 1:
+        if self._steps_due < 1:
             return
-        while self._credit >= 1 and self._curtain <= 0:
-            self._credit -= 1
+        while self._steps_due >= 1 and self._intermission <= 0:
+            self._steps_due -= 1
             self._advance()
         self._show_frame()
 
-    def _cast(self) -> bool:
+    def _update_players(self) -> bool:
         """Put the versions that are current now on stage; False if there is none yet."""
         for index, reference in enumerate(self.references):
-            served = self.roster.peek(reference) if reference else self.roster.current
-            if index == len(self.lanes):
+            served = self.models.peek(reference) if reference else self.models.current
+            if index == len(self.players):
                 if served is None:
                     return False
-                self.lanes.append(self._lane(reference, served))
+                self.players.append(self._player(reference, served))
                 self._restart = True
                 continue
-            lane = self.lanes[index]
-            if served is None or served is lane.served:
+            player = self.players[index]
+            if served is None or served is player.served:
                 continue  # a version that left the cache plays on from here
-            if served.policy.metadata.env_id != lane.served.policy.metadata.env_id:
-                lane.stage.close()
-                lane.stage = self._lane(reference, served).stage
+            if served.policy.metadata.env_id != player.served.policy.metadata.env_id:
+                player.stage.close()
+                player.stage = self._player(reference, served).stage
                 self._restart = True
-            lane.served, self._recast = served, True
+            player.served, self._swapped = served, True
             self.announce()
         return True
 
-    def _lane(self, reference: str, served: ServedModel) -> Lane:
+    def _player(self, reference: str, served: ServedModel) -> Player:
         stage = Stage(served.policy.metadata.env_id, render_mode="rgb_array")
         stage.set_physics(self._physics if stage.cartpole else CARTPOLE)
-        return Lane(reference=reference, served=served, stage=stage)
+        return Player(reference=reference, served=served, stage=stage)
 
     def _begin(self) -> None:
-        self._restart, self._curtain, self._push, self._step = False, 0.0, 0.0, 0
+        self._restart, self._intermission, self._push, self._step = False, 0.0, 0.0, 0
         self._pushes.clear()
-        self._opening, self._recast = self._physics, False
+        self._opening, self._swapped = self._physics, False
         self._changes.clear()
         self.episode += 1
-        for lane in self.lanes:
-            lane.stage.reset(self._seed)
-            lane.last, lane.episodic_return = None, 0.0
+        for player in self.players:
+            player.stage.reset(self._seed)
+            player.last, player.episodic_return = None, 0.0
         self._show_frame()
         self.announce()
 
@@ -242,31 +242,31 @@ class Show:
         if force:
             self._pushes.append((self._step, force))
             self.announce()
-        for lane in self.lanes:
-            if lane.stage.over:
+        for player in self.players:
+            if player.stage.over:
                 continue
-            lane.last = lane.stage.step(lane.served.policy, force)
-            lane.episodic_return = lane.last.episodic_return
+            player.last = player.stage.step(player.served.policy, force)
+            player.episodic_return = player.last.episodic_return
         self._step += 1
-        if all(lane.stage.over for lane in self.lanes):
-            self._curtain = _CURTAIN_SECONDS
-            for lane in self.lanes:
-                lane.history.append(lane.episodic_return)
+        if all(player.stage.over for player in self.players):
+            self._intermission = _INTERMISSION_SECONDS
+            for player in self.players:
+                player.history.append(player.episodic_return)
                 self._metrics.episodes.labels("show").inc()
-                self._metrics.returns.observe(lane.episodic_return)
+                self._metrics.returns.observe(player.episodic_return)
             self.announce()
 
     def _show_frame(self) -> None:
-        last = [lane.last for lane in self.lanes]
+        last = [player.last for player in self.players]
         self.frame = orjson.dumps(
             {
                 "e": self.episode,
                 "k": self._step,
-                "s": [[round(value, 4) for value in lane.stage.observation] for lane in self.lanes],
+                "s": [[round(value, 4) for value in player.stage.observation] for player in self.players],
                 "q": [[round(value, 3) for value in step.q_values] if step else None for step in last],
                 "a": [step.action if step else None for step in last],
-                "r": [lane.episodic_return for lane in self.lanes],
-                "o": [lane.stage.over for lane in self.lanes],
+                "r": [player.episodic_return for player in self.players],
+                "o": [player.stage.over for player in self.players],
                 "p": max((step.push for step in last if step and step.index == self._step - 1), default=0.0, key=abs),
             }
         ).decode()
@@ -274,12 +274,12 @@ class Show:
             viewer.offer(frame=self.frame)
 
 
-def describe(roster: Roster, served: ServedModel) -> dict[str, Any]:
+def describe(models: Models, served: ServedModel) -> dict[str, Any]:
     """A served version as the page and the API show it."""
     metadata = served.policy.metadata
     return {
         "version": served.version.number,
-        "aliases": roster.aliases_of(served.version.number),
+        "aliases": models.aliases_of(served.version.number),
         "env_id": metadata.env_id,
         "action_meanings": metadata.action_meanings,
         "run_id": metadata.run_id,

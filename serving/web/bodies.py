@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from starlette.types import Message, Receive, Scope
 
-from serving.protocol import ProtocolError
+from serving.inference.protocol import ProtocolError
 
 MAX_BODY: Final = 1 << 20
 _WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}

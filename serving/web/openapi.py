@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from serving.physics import MAX_SEED, MAX_STEPS
-from serving.protocol import MAX_BATCH
+from serving.episodes.physics import MAX_SEED, MAX_STEPS
+from serving.inference.protocol import MAX_BATCH
 
 _ERROR: Final = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _TENSOR: Final = {

@@ -15,20 +15,21 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serving import openapi, pixels
-from serving.body import read_body
-from serving.inference import InferenceAPI
-from serving.metrics import CONTENT_TYPE, Metrics
-from serving.models import RegistryUnavailableError, UnknownModelError
-from serving.physics import parse_seed
-from serving.protocol import ProtocolError
-from serving.recording import THEATRE, RecordingError, replay_csp
-from serving.replays import FORMATS, Replays, summary
-from serving.roster import Roster
-from serving.security import CSP, WEBHOOK_PATH, Guard, Webhooks, admits
-from serving.show import describe
-from serving.shows import Shows
-from serving.viewer import ShowOverError, Viewer
+from serving.episodes.physics import parse_seed
+from serving.episodes.recording import STATIC, RecordingError, replay_csp
+from serving.episodes.replays import FORMATS, Replays, summary
+from serving.inference.protocol import ProtocolError
+from serving.inference.routes import InferenceAPI
+from serving.live import pixels
+from serving.live.show import describe
+from serving.live.shows import Shows
+from serving.live.viewers import ShowOverError, Viewer
+from serving.models.follower import Models
+from serving.models.registry import RegistryUnavailableError, UnknownModelError
+from serving.web import openapi
+from serving.web.bodies import read_body
+from serving.web.metrics import CONTENT_TYPE, Metrics
+from serving.web.security import CSP, WEBHOOK_PATH, Guard, Webhooks, admits
 
 _TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _STATUS: Final[list[tuple[type[Exception], int]]] = [
@@ -40,11 +41,11 @@ _STATUS: Final[list[tuple[type[Exception], int]]] = [
 
 
 class App:
-    """An ASGI application around one roster. `close` ends its streams, so that a server can drain."""
+    """An ASGI application around one models. `close` ends its streams, so that a server can drain."""
 
     def __init__(
         self,
-        roster: Roster,
+        models: Models,
         *,
         token: str | None = None,
         hosts: tuple[str, ...] = (),
@@ -52,17 +53,17 @@ class App:
         mlflow_url: str = "",
         body_seconds: float = 10.0,
     ) -> None:
-        self.roster = roster
+        self.models = models
         self.metrics = Metrics()
-        self.shows = Shows(roster, self.metrics)
+        self.shows = Shows(models, self.metrics)
         self.feed = pixels.PixelFeed(self.shows.main, self.metrics)
-        self.replays = Replays(roster, self.metrics)
+        self.replays = Replays(models, self.metrics)
         self._token = token
         self._mlflow_url = mlflow_url.rstrip("/")
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
         self._body_seconds = body_seconds
-        self._files = {path.name: path.read_bytes() for path in THEATRE.iterdir() if path.suffix in _TYPES}
-        inference = InferenceAPI(roster, self.metrics, body_seconds=body_seconds)
+        self._files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _TYPES}
+        inference = InferenceAPI(models, self.metrics, body_seconds=body_seconds)
         starlette = Starlette(
             routes=[*inference.routes(), *self._routes()],
             lifespan=self._lifespan,
@@ -79,7 +80,7 @@ class App:
     def _routes(self) -> list[BaseRoute]:
         return [
             Route("/", self._page),
-            Route("/theatre/{file}", self._page),
+            Route("/static/{file}", self._page),
             Route("/openapi.json", self._openapi),
             Route("/metrics", self._metrics),
             Route("/api/status", self._status),
@@ -94,7 +95,7 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        following = asyncio.create_task(self.roster.run())
+        following = asyncio.create_task(self.models.run())
         self.shows.start()
         try:
             yield
@@ -116,24 +117,24 @@ class App:
         return Response(content, headers=headers, media_type=_TYPES[name[name.rindex(".") :]])
 
     async def _openapi(self, request: Request) -> Response:
-        return _json(openapi.document(self.roster.name))
+        return _json(openapi.document(self.models.name))
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(self.metrics.expose(self.roster), media_type=CONTENT_TYPE)
+        return Response(self.metrics.expose(self.models), media_type=CONTENT_TYPE)
 
     async def _status(self, request: Request) -> Response:
-        current = self.roster.current
+        current = self.models.current
         return _json(
             {
-                "model": self.roster.name,
+                "model": self.models.name,
                 "ready": current is not None,
-                "notice": self.roster.notice,
-                "current": describe(self.roster, current) if current else None,
-                "aliases": dict(self.roster.snapshot.aliases),
-                "versions": sorted(self.roster.snapshot.versions, key=int, reverse=True),
-                "swaps": self.roster.swaps,
-                "failed_swaps": self.roster.failed_swaps,
-                "registry_reachable": bool(self.roster.reachable),
+                "notice": self.models.notice,
+                "current": describe(self.models, current) if current else None,
+                "aliases": dict(self.models.snapshot.aliases),
+                "versions": sorted(self.models.snapshot.versions, key=int, reverse=True),
+                "swaps": self.models.swaps,
+                "failed_swaps": self.models.failed_swaps,
+                "registry_reachable": bool(self.models.reachable),
                 "locked": self._token is not None,
                 "mlflow_url": self._mlflow_url,
             }
@@ -143,7 +144,7 @@ class App:
         try:
             png = await self.feed.snapshot()
         except (TimeoutError, ShowOverError):
-            raise RegistryUnavailableError(f"nothing is on stage: {self.roster.notice}") from None
+            raise RegistryUnavailableError(f"nothing is on stage: {self.models.notice}") from None
         return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     async def _mjpeg(self, request: Request) -> Response:
@@ -152,14 +153,14 @@ class App:
             raise ValueError(f"unknown parameter {min(unknown)[:40]!r}; there are seed and version")
         headers = {"Cache-Control": "no-store"}
         if not query:
-            if self.roster.current is None:
-                raise RegistryUnavailableError(f"nothing is on stage: {self.roster.notice}")
+            if self.models.current is None:
+                raise RegistryUnavailableError(f"nothing is on stage: {self.models.notice}")
             return StreamingResponse(self.feed.shared(), media_type=pixels.MEDIA_TYPE, headers=headers)
         seed = query.get("seed", "0")
         number = parse_seed(int(seed) if seed.isascii() and seed.isdecimal() and len(seed) < 12 else seed)
-        reference = query.get("version") or self.roster.alias or ""
-        current = self.roster.current
-        served = current if current and "version" not in query else await self.roster.get(reference)
+        reference = query.get("version") or self.models.alias or ""
+        current = self.models.current
+        served = current if current and "version" not in query else await self.models.get(reference)
         if not self.feed.admit():
             raise HTTPException(
                 429, f"{pixels.PRIVATE_LIMIT} private sessions are running already: watch the shared one"
@@ -200,7 +201,7 @@ class App:
         body = await read_body(request.scope, request.receive, seconds=self._body_seconds)
         if refusal := self._webhooks.refusal(dict(request.headers), body, time.time()):
             raise HTTPException(*refusal)
-        self.roster.poke()
+        self.models.refresh()
         return _json({"accepted": True}, 202)
 
     async def _socket(self, socket: WebSocket) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
-from serving.physics import CARTPOLE, MAX_STEPS, Change, Physics, Push
+from serving.episodes.physics import CARTPOLE, MAX_STEPS, Change, Physics, Push
 from serving.policy import OnnxPolicy
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from serving.episode import Step, frames_per_second, play
-from serving.physics import CARTPOLE, Change, Physics, Push
+from serving.episodes.environment import Step, frames_per_second, play
+from serving.episodes.physics import CARTPOLE, Change, Physics, Push
 from serving.policy import OnnxPolicy
 
 

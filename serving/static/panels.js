@@ -30,10 +30,10 @@ export class Panels {
     };
     $("keep").onclick = () => {
       const { status } = this.page;
-      if (!status?.lanes.length) return this.toast("nothing is on stage yet");
-      const { seed, pushes, opening_physics: physics, changes, lanes } = status;
-      if (status.recast) return this.toast("another version took over in this episode: restart it, then keep it");
-      return this.play({ seed, pushes, physics, changes, version: lanes[0].version });
+      if (!status?.players.length) return this.toast("nothing is on stage yet");
+      const { seed, pushes, opening_physics: physics, changes, players } = status;
+      if (status.swapped) return this.toast("another version took over in this episode: restart it, then keep it");
+      return this.play({ seed, pushes, physics, changes, version: players[0].version });
     };
   }
 
@@ -58,7 +58,7 @@ export class Panels {
       input.previousElementSibling.textContent = `${(status.physics[name] * factor).toFixed(digits)} ${unit}`;
     }
     $("physics-default").disabled = Object.keys(DEFAULTS).every((name) => status.physics[name] === DEFAULTS[name]);
-    const first = status.lanes[0]?.aliases[0]; // what plays is the natural first choice
+    const first = status.players[0]?.aliases[0]; // what plays is the natural first choice
     const sorted = Object.entries(status.aliases).sort(([a], [b]) => (b === first) - (a === first) || (a > b ? 1 : -1));
     const aliases = sorted.map(([alias, version]) => [alias, `${alias} (v${version})`]);
     const versions = status.versions.map((version) => [version, `version ${version}`]);

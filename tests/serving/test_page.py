@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from serving.episode import Stage
-from serving.physics import Physics, Push
+from serving.episodes.environment import Stage
+from serving.episodes.physics import Physics, Push
+from serving.episodes.recording import to_html
+from serving.episodes.replay import record
 from serving.policy import OnnxPolicy
-from serving.recording import to_html
-from serving.replay import record
 from tests.policies import ACROBOT, BALANCES, SWINGS, linear_model
 from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server
 
@@ -143,10 +143,10 @@ def test_compare_shows_two_versions_under_one_seed(page: Page, theatre: RunningS
     page.get_by_role("button", name="Compare").click()
     until(page, "theatre.frame?.s.length === 2")
     until(page, "theatre.frame.o[1] && !theatre.frame.o[0]")  # the challenger falls, the champion does not
-    assert page.locator(".lane .version").all_inner_texts() == ["Version 1", "Version 2"]
-    assert page.locator(".lane .aliases").all_inner_texts() == ["champion", "challenger"]
+    assert page.locator(".player .version").all_inner_texts() == ["Version 1", "Version 2"]
+    assert page.locator(".player .aliases").all_inner_texts() == ["champion", "challenger"]
     page.get_by_role("button", name="One alone").click()
-    until(page, "theatre.frame?.s.length === 1 && theatre.status.lanes.length === 1")
+    until(page, "theatre.frame?.s.length === 1 && theatre.status.players.length === 1")
 
 
 def test_gymnasiums_pixels_can_be_watched(page: Page, theatre: RunningServer) -> None:
@@ -222,7 +222,7 @@ def test_the_canvas_is_gymnasiums_picture(
     page.goto(theatre.url, wait_until="domcontentloaded")
     data = page.evaluate(
         """async ([state, length]) => {
-            const { drawStage } = await import("/theatre/stage.js");
+            const { drawStage } = await import("/static/stage.js");
             const canvas = document.createElement("canvas");
             drawStage(canvas, state, { length });
             return canvas.toDataURL("image/png");
