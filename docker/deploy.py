@@ -104,9 +104,9 @@ def main() -> int:
         client.upsert_global_concurrency_limit_by_name(PROMOTION_LIMIT, limit=1)
         for automation in AUTOMATIONS:
             upsert(client, automation)
-        active = active_schedules(client)
+        switched = schedule_switches(client)
         deploy(Path("prefect.yaml"))
-        keep_active(client, active)
+        keep_switches(client, switched)
     if url := os.environ.get("SERVING_WEBHOOK_URL"):
         register_webhook(url, os.environ["SERVING_WEBHOOK_SECRET"])
     return 0
@@ -129,22 +129,22 @@ def upsert(client: SyncPrefectClient, automation: AutomationCore) -> None:
         client.update_automation(existing[0].id, wanted)
 
 
-def active_schedules(client: SyncPrefectClient) -> set[tuple[object, str | None]]:
-    """Schedules that somebody has turned on, as deployment id and slug."""
+def schedule_switches(client: SyncPrefectClient) -> dict[tuple[object, str | None], bool]:
+    """Which schedules are on, by deployment id and slug."""
     return {
-        (deployment.id, schedule.slug)
+        (deployment.id, schedule.slug): schedule.active
         for deployment in client.read_deployments()
         for schedule in deployment.schedules
-        if schedule.active
     }
 
 
-def keep_active(client: SyncPrefectClient, active: set[tuple[object, str | None]]) -> None:
-    """Turn schedules on again that deploying has turned off."""
+def keep_switches(client: SyncPrefectClient, switched: dict[tuple[object, str | None], bool]) -> None:
+    """Turn schedules on or off again as somebody had them before deploying."""
     for deployment in client.read_deployments():
         for schedule in deployment.schedules:
-            if (deployment.id, schedule.slug) in active and not schedule.active:
-                client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+            before = switched.get((deployment.id, schedule.slug), schedule.active)
+            if before != schedule.active:
+                client.update_deployment_schedule(deployment.id, schedule.id, active=before)
 
 
 def deploy(path: Path) -> None:

@@ -45,8 +45,15 @@ def test_every_deployment_names_a_flow_and_parameters_it_takes() -> None:
         assert deployment["description"]
         assert deployment["tags"]
         assert deployment["enforce_parameter_schema"]
-        assert not any(schedule["active"] for schedule in deployment.get("schedules", ()))
-    assert names == ["train-dqn/cartpole", "train-dqn/article", "promote-policy/default", "rollback-policy/default"]
+        active = any(schedule["active"] for schedule in deployment.get("schedules", ()))
+        assert active == (flow.name == "cleanup")  # a training is for a person to schedule
+    assert names == [
+        "train-dqn/cartpole",
+        "train-dqn/article",
+        "promote-policy/default",
+        "rollback-policy/default",
+        "cleanup/daily",
+    ]
 
 
 def test_a_deployment_copies_no_hyper_parameter() -> None:

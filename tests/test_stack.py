@@ -196,7 +196,7 @@ def test_deploying_again_changes_nothing(system: System) -> None:
         schedules = prefect.read_deployment_schedules(deployment.id)
         prefect.update_deployment_schedule(deployment.id, schedules[0].id, active=False)
     assert len(before["automations"]) == 3
-    assert sorted(name for name, *_ in before["deployments"]) == ["article", "cartpole", "default", "default"]
+    assert sorted(name for name, *_ in before["deployments"]) == ["article", "cartpole", "daily", "default", "default"]
 
 
 @pytest.fixture(scope="module")
