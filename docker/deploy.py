@@ -23,14 +23,24 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.exceptions import ObjectAlreadyExists
 
+from flows.heartbeat import ALIVE
+
 POOL: Final = "dqn"
 PROMOTION_LIMIT: Final = "promote-dqn-CartPole-v1"
 WEBHOOK: Final = "serving"
 MAX_RUN_COUNT: Final = 5
+STARTED_OR_OVER: Final = (
+    "Running", "heartbeat", "Completed", "Cached", "Failed", "Crashed", "Cancelling", "Cancelled", "Paused",
+    "Suspended", "Scheduled", "Late", "AwaitingRetry", "Retrying", "Resuming", "AwaitingConcurrencySlot",
+)  # fmt: skip
+"""States, and the heartbeat, that a run which was taken by a worker comes to unless the worker dies."""
 
 AWAITING_RETRY: Final = "AwaitingRetry"
-BY_A_WORKER: Final[dict[str, str | list[str]]] = {"prefect.resource.role": "work-pool", "prefect.resource.name": POOL}
-"""Runs of `make train` send fewer heartbeats, and have a person in front of them."""
+BY_A_WORKER: Final[dict[str, str | list[str]]] = {"prefect.resource.role": "work-pool"}
+"""Runs of any work pool. Those of `make train` have none, and a person in front of them."""
+SILENCE: Final = timedelta(seconds=155)
+"""Without a sign of life for this long a run is dead. Long enough for Prefect or its database to be away for two
+minutes and to start again, short enough for a dead run to go on elsewhere within three."""
 
 # Prefect notices a dead flow process as long as its worker lives. These notice a dead worker too.
 AUTOMATIONS: Final = (
@@ -39,15 +49,18 @@ AUTOMATIONS: Final = (
         description="Its worker was killed or lost its machine: nobody else would report it.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.*"},
+            after={"prefect.flow-run.heartbeat", ALIVE},
+            expect={"prefect.flow-run.*", ALIVE},
             match_related=BY_A_WORKER,
             for_each={"prefect.resource.id"},
-            within=timedelta(seconds=90),  # a run sends one every 30 seconds
+            within=SILENCE,
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, name="Crashed", force=False, message="No heartbeat for 90 seconds."
+                state=StateType.CRASHED,
+                name="Crashed",
+                force=False,
+                message=f"No sign of life for {SILENCE.total_seconds():.0f} seconds.",
             )
         ],
     ),
@@ -56,37 +69,35 @@ AUTOMATIONS: Final = (
         description="Its worker died between taking the run and starting it.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
-            after={"prefect.flow-run.Pending"},
-            expect={"prefect.flow-run.*"},
+            after={"prefect.flow-run.Pending", "prefect.flow-run.Submitting", "prefect.flow-run.InfrastructurePending"},
+            expect={f"prefect.flow-run.{name}" for name in STARTED_OR_OVER},
             match_related=BY_A_WORKER,
             for_each={"prefect.resource.id"},
-            within=timedelta(seconds=90),
+            within=SILENCE,
         ),
         actions=[
             ChangeFlowRunState(
                 state=StateType.SCHEDULED,
                 name=AWAITING_RETRY,
                 force=False,
-                message="It did not start within 90 seconds.",
+                message=f"It did not start within {SILENCE.total_seconds():.0f} seconds.",
             )
         ],
     ),
     AutomationCore(
-        name="a crashed training goes on elsewhere",
-        description=f"From its checkpoint, under the same run id, until it has been started {MAX_RUN_COUNT} times.",
+        name="a crashed run goes on elsewhere",
+        description="Under the same run id, a training from its checkpoint, until it has been started "
+        f"{MAX_RUN_COUNT} times.",
         trigger=EventTrigger(
             posture=Posture.Reactive,
             expect={"prefect.flow-run.Crashed"},
             match={"prefect.run-count": [str(count) for count in range(1, MAX_RUN_COUNT)]},
-            match_related={"prefect.resource.role": "flow", "prefect.resource.name": "train-dqn"},
+            match_related=BY_A_WORKER,
             for_each={"prefect.resource.id"},
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.SCHEDULED,
-                name=AWAITING_RETRY,
-                force=False,
-                message="Crashed: it goes on from its checkpoint.",
+                state=StateType.SCHEDULED, name=AWAITING_RETRY, force=False, message="Crashed: it goes on elsewhere."
             )
         ],
     ),

@@ -21,6 +21,7 @@ COPY --from=build /opt/venv /opt/venv
 # Heartbeats come as often as the automations of docker/deploy.py expect them. Where a Docker or Kubernetes pool runs
 # `prefect flow-run execute`, a container that is stopped hands its run back at once.
 ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PREFECT_HOME=/tmp/prefect \

@@ -5,6 +5,7 @@ lies in .stack/. Ctrl-C stops all of it.
 """
 
 import base64
+import fcntl
 import os
 import secrets
 import signal
@@ -32,10 +33,9 @@ def main() -> int:
     """Start everything, wait for Ctrl-C or for a process to end, stop everything."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops everything too
     try:
-        ports = free_ports()
-        STATE.mkdir(exist_ok=True)
         with ExitStack() as stack:
-            run(stack, *ports)
+            stack.enter_context(only_one(STATE))
+            run(stack, *free_ports())
     except StackError as error:
         print(error, file=sys.stderr)
         return 1
@@ -64,12 +64,21 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",
         "PREFECT_LOGGING_LOG_PRINTS": "true",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-        "PREFECT_WORKER_QUERY_SECONDS": "5",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
         "MLFLOW_TRACKING_URI": mlflow,
+    }
+    prefect_server = {
+        **common,
+        "PREFECT_SERVER_API_AUTH_STRING": auth_string,
+        # The pages look for the API on port 4200 otherwise, and stay blank.
+        "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{prefect},{prefect.replace('127.0.0.1', 'localhost')}",
+        # As in compose.yaml: leases outlive the server, and who waits for one asks often.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
     }
     webhook = {"SERVING_WEBHOOK_URL": f"{serving}/api/webhooks/registry", "SERVING_WEBHOOK_SECRET": secret}
     store = f"sqlite:///{STATE / 'mlflow.db'}"
-    prefect_server = {**common, "PREFECT_SERVER_API_AUTH_STRING": auth_string}
     mlflow_server = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
@@ -124,6 +133,24 @@ Logs and data are in {STATE.relative_to(ROOT)}/. Ctrl-C stops everything.""",
     while all(each.poll() is None for each in processes):
         time.sleep(0.5)
     raise StackError("a process has ended, so the others were stopped: .stack/*.log say why")
+
+
+@contextmanager
+def only_one(directory: Path) -> Iterator[None]:
+    """Hold a directory: two stacks would write to the same databases, whatever their ports are.
+
+    Raises:
+        StackError: if another process holds it.
+    """
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when this process ends
+        except BlockingIOError as error:
+            raise StackError(
+                f"a stack runs already in {directory}: use it, or stop it with Ctrl-C where it was started"
+            ) from error
+        yield
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from dqn.export import ModelProperties, export_onnx
 from dqn.seeding import TEST, stream_seed
@@ -204,6 +205,7 @@ def finish(attempt: Attempt) -> None:
 
 def _update_progress(artifact: UUID, percent: float) -> None:
     try:
-        update_progress_artifact(artifact, progress=percent)
+        with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}):  # the next one comes in seconds
+            update_progress_artifact(artifact, progress=percent)
     except Exception as error:  # a display; training goes on without it, and the log says so
         logger.warning("the progress artifact could not be updated: %s", one_line(error))

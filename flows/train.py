@@ -12,6 +12,7 @@ from prefect import flow, task
 from dqn.presets import PresetName
 from flows.attempt import Attempt, begin
 from flows.evaluation import evaluate
+from flows.heartbeat import heartbeats
 from flows.parameters import ConfigOverrides, InputError, check_trainable
 from flows.population import check_resumable, check_writable, checkpoint_path
 from flows.promote import promote
@@ -46,7 +47,7 @@ def train_dqn(
     """
     attempt, name = start(config, preset, resume, warm_start, checkpoint_dir)
     print(f"MLflow run {attempt.run_id}")
-    with failing(MlflowClient(), attempt, checkpoint_path(checkpoint_dir, attempt.run_id)):
+    with heartbeats(), failing(MlflowClient(), attempt, checkpoint_path(checkpoint_dir, attempt.run_id)):
         run_id = train(attempt.run_id, checkpoint_dir, attempt)
         model_id = export(run_id, attempt)
         version = register(run_id, model_id, attempt)

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,23 @@ import httpx
 import prefect
 import pytest
 import yaml
-from deploy import POOL, create_pool
+from deploy import AUTOMATIONS, POOL, create_pool
 from dotenv import dotenv_values
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.schemas.automations import EventTrigger
+from prefect.events.schemas.events import ResourceSpecification
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.server.api.server import create_app
 from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.templating import apply_values, find_placeholders
-from processes import free_ports, kept_key
+from processes import free_ports, kept_key, only_one
 from stack import PORTS, StackError, compose_command, has_failed, is_ready, main, parse_port, read_env, write_env
+
+from flows.heartbeat import ALIVE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 SPECIFICATION: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -248,3 +254,29 @@ def test_a_pool_that_a_worker_has_made_is_no_error(prefect_api: str) -> None:
         for _ in range(2):
             create_pool(client)
         assert client.read_work_pool(POOL).type == "process"
+
+
+def test_a_second_stack_is_refused_whatever_its_ports(tmp_path: Path) -> None:
+    with only_one(tmp_path / "state"):
+        with pytest.raises(StackError, match="a stack runs already in"), only_one(tmp_path / "state"):
+            pass
+        with only_one(tmp_path / "another"):
+            pass
+    with only_one(tmp_path / "state"):
+        pass
+
+
+def test_the_automations_know_every_state_and_every_work_pool() -> None:
+    crashed, never_started, goes_on = (automation.trigger for automation in AUTOMATIONS)
+    for trigger in (crashed, never_started, goes_on):
+        assert isinstance(trigger, EventTrigger)
+        assert trigger.match_related == ResourceSpecification.model_validate({"prefect.resource.role": "work-pool"})
+    assert isinstance(never_started, EventTrigger)
+    assert isinstance(crashed, EventTrigger)
+    for trigger in (crashed, never_started):  # servers may be away for two minutes, a run has to go on within three
+        assert timedelta(seconds=120 + ALIVE_SECONDS) < trigger.within < timedelta(seconds=180)
+    names = {kind.value.capitalize() for kind in StateType} | {"AwaitingRetry", "Late", "Retrying", "Suspended"}
+    states = {f"prefect.flow-run.{name}" for name in names}
+    assert states - never_started.expect == {"prefect.flow-run.Pending"}
+    assert never_started.after >= {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}
+    assert never_started.after.isdisjoint(never_started.expect)
