@@ -72,6 +72,8 @@ def test_a_deployment_copies_no_hyper_parameter() -> None:
 def test_a_container_pool_needs_one_override(package: str, pool: str, prefect_api: str) -> None:
     metadata = Path(prefect.__file__).parent / "server/api/collections_data/views/aggregate-worker-metadata.json"
     template = json.loads(metadata.read_text())[package][pool]["default_base_job_configuration"]
+    if pool == "kubernetes":
+        template = json.loads((ROOT / "docker/kubernetes.json").read_text())
     options = ("--name", "train-dqn/cartpole", "--pool", pool, "--job-variable", f"image={IMAGE}")
     with SyncPrefectClient(prefect_api) as client:
         client.create_work_pool(WorkPoolCreate(name=pool, type=pool, base_job_template=template))
