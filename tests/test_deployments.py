@@ -213,9 +213,12 @@ def test_destroying_asks_a_person(
 
 
 def test_a_taken_port_is_named_with_the_variable_that_moves_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:
+    with socket.socket() as taken, socket.socket() as free:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PREFECT_PORT", str(free.getsockname()[1]))  # not the default: another stack may run here
+        free.close()
         monkeypatch.setenv("MLFLOW_PORT", str(taken.getsockname()[1]))
         with pytest.raises(StackError, match=r"port \d+ for mlflow is taken .*: set MLFLOW_PORT to a free one"):
             free_ports()
