@@ -1,6 +1,7 @@
 """`python -m serving [serve | watch | record]`: arguments and wiring."""
 
 import argparse
+import asyncio
 import os
 import socket
 import sys
@@ -11,6 +12,7 @@ from serving.episodes.physics import CARTPOLE, Push, parse_seed
 from serving.episodes.recording import RecordingError, to_gif, to_video
 from serving.episodes.replay import record
 from serving.episodes.window import NoDisplayError, watch
+from serving.models.cache import Cache
 from serving.models.follower import Models
 from serving.models.registry import (
     FileSource,
@@ -18,9 +20,9 @@ from serving.models.registry import (
     ModelURI,
     RegistrySource,
     RegistryUnavailableError,
-    ServedModel,
     UnknownModelError,
 )
+from serving.models.served import ServedModel
 from serving.web.application import App
 from serving.web.metrics import configure_logging
 from serving.web.security import LOOPBACK
@@ -42,10 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         verb, *arguments = arguments
     options = _parser(verb).parse_args(arguments)
     try:
-        source, uri = _source(options.model, options.cache_dir)
+        source, uri, cache = _source(options.model, options.cache_dir)
         if verb == "serve":
-            return serve(source, uri, options)
-        served = resolve(source, uri)
+            return serve(source, uri, cache, options)
+        served = resolve(source, uri, cache, frozenset(options.allow_env))
         sys.stdout.write(f"{served.name} version {served.version.number}\n")
         if verb == "watch":
             watch(served.policy, seed=options.seed, episodes=options.episodes, physics=CARTPOLE)
@@ -58,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def serve(source: ModelSource, uri: ModelURI, options: argparse.Namespace) -> int:
+def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: argparse.Namespace) -> int:
     """Serve until told to stop."""
     token = options.token or os.environ.get("SERVING_TOKEN") or None
     local = options.host in (*LOOPBACK, "::1")
@@ -68,7 +70,9 @@ def serve(source: ModelSource, uri: ModelURI, options: argparse.Namespace) -> in
         )
     hosts = [host.strip() for host in options.allowed_hosts.split(",") if host.strip()]
     configure_logging()
-    models = Models(source, alias=uri.alias, version=uri.version)
+    models = Models(
+        source, alias=uri.alias, version=uri.version, cache=cache, environments=frozenset(options.allow_env)
+    )
     app = App(
         models,
         token=token,
@@ -89,24 +93,22 @@ def serve(source: ModelSource, uri: ModelURI, options: argparse.Namespace) -> in
     return 0
 
 
-def resolve(source: ModelSource, uri: ModelURI) -> ServedModel:
-    """The version a URI names, from the registry or, if that does not answer, from the last good copy."""
-    remembered = source.remembered()
-    try:
-        snapshot = source.snapshot(None)
-    except RegistryUnavailableError as error:
-        if remembered is None:
-            raise
-        sys.stderr.write(f"the registry does not answer ({error}): playing the last good copy\n")
-        snapshot = remembered
-    except UnknownModelError as error:
-        raise UnknownModelError(f"{error}: run `make train` to train and promote one") from error
-    number = uri.version or snapshot.aliases.get(uri.alias or "")
-    if number is None or number not in snapshot.versions:
-        wanted = f"version {number}" if number else f"alias '{uri.alias}'"
-        raise UnknownModelError(f"model {source.name} has no {wanted}: run `make train` to train and promote one")
-    version = snapshot.versions[number]
-    return ServedModel.load(source.name, version, source.fetch(version))
+def resolve(source: ModelSource, uri: ModelURI, cache: Cache | None, environments: frozenset[str]) -> ServedModel:
+    """The version a URI names, from the registry or, if that does not answer, the one that played last."""
+    models = Models(source, alias=uri.alias, version=uri.version, cache=cache, environments=environments)
+
+    async def find() -> ServedModel:
+        await models.poll()
+        if models.current is None:
+            await models.restore()
+        if models.current is None:
+            raise UnknownModelError(models.notice)
+        return models.current
+
+    served = asyncio.run(find())
+    if models.notice:
+        sys.stderr.write(f"{models.notice}\n")
+    return served
 
 
 def _record(served: ServedModel, options: argparse.Namespace) -> int:
@@ -137,12 +139,12 @@ def _record(served: ServedModel, options: argparse.Namespace) -> int:
     return 0
 
 
-def _source(model: str, cache_dir: Path) -> tuple[ModelSource, ModelURI]:
+def _source(model: str, cache_dir: Path) -> tuple[ModelSource, ModelURI, Cache | None]:
     if model.endswith(".onnx"):
         source = FileSource(Path(model))
-        return source, ModelURI(name=source.name, version="1")
+        return source, ModelURI(name=source.name, version="1"), None
     uri = ModelURI.parse(model)
-    return RegistrySource(uri.name, cache_dir), uri
+    return RegistrySource(uri.name), uri, Cache(cache_dir, uri.name)
 
 
 def _push(text: str) -> Push:
@@ -175,6 +177,13 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         parser.error(f"there is no verb {verb!r}; there are {', '.join(_VERBS)}")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="models:/NAME@ALIAS, models:/NAME/VERSION or FILE.onnx")
     parser.add_argument("--cache-dir", type=Path, default=Path("models"), help="where fetched versions are kept")
+    parser.add_argument(
+        "--allow-env",
+        action="append",
+        default=[name for name in os.environ.get("SERVING_ALLOWED_ENVS", "").split(",") if name],
+        metavar="ID",
+        help="an environment to admit beside Gymnasium's own, imported if it is package:ID; repeatable",
+    )
     if verb == "serve":
         parser.add_argument("--host", default="127.0.0.1", help="address to bind; others than loopback need a token")
         parser.add_argument("--port", type=_port, default=8000)

@@ -9,7 +9,7 @@ from serving.episodes.physics import MAX_PUSHES, Change, Physics, Push, parse_se
 from serving.episodes.recording import to_gif, to_html, to_video
 from serving.episodes.replay import Replay, record
 from serving.models.follower import Models
-from serving.models.registry import ServedModel
+from serving.models.served import ServedModel
 from serving.web.metrics import Metrics
 
 KEPT_REPLAYS: Final = 50

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.inference import protocol
 from serving.inference.protocol import HEADER_LENGTH, ProtocolError
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError, ServedModel, UnknownModelError
+from serving.models.registry import RegistryUnavailableError, UnknownModelError
+from serving.models.served import ServedModel
 from serving.web.bodies import compress, read_body
 from serving.web.metrics import Metrics
 from serving.web.security import send_json

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections import deque
+from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from serving.episodes.environment import Stage, Step
 from serving.episodes.physics import CARTPOLE, MAX_PUSH, Change, Physics, parse_seed
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
-from serving.models.registry import ServedModel
+from serving.models.served import ServedModel
 from serving.web.metrics import Metrics
 
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -63,6 +63,7 @@ class Show:
         self._intermission = 0.0
         self._steps_due = 0.0
         models.listeners.append(self.announce)
+        models.watched.update(filter(None, references))
 
     def join(self, viewer: Viewer[str]) -> None:
         """Add a viewer, who gets the status and the latest frame at once."""
@@ -82,6 +83,7 @@ class Show:
         """Send everybody home."""
         self.closed = True
         self.models.listeners.remove(self.announce)
+        self.models.watched -= Counter(filter(None, self.references))
         for viewer in self.viewers:
             viewer.dismiss()
 

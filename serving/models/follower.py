@@ -1,28 +1,47 @@
-"""Which versions are on stage: follows the registry and swaps the current one while requests run."""
+"""Which versions can be called: follows the registry and swaps the current one while requests run."""
 
 import asyncio
+import hashlib
 import logging
-from collections import OrderedDict
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from serving.models.registry import ModelSource, RegistryUnavailableError, ServedModel, Snapshot, UnknownModelError
+from serving.models.cache import Cache
+from serving.models.registry import ModelSource, RegistryUnavailableError, Snapshot, UnknownModelError, Version
+from serving.models.served import ServedModel
+from serving.policy import PolicyError
 
 _LOADED_LIMIT: Final = 8
+_LOADS_AT_ONCE: Final = 2
+_LOAD_SECONDS: Final = 10.0
+_FAILED_SECONDS: Final = 5.0
+_SLOWEST_POLL: Final = 10.0
+_REFUSED_LIMIT: Final = 64
 _LOG: Final = logging.getLogger("serving")
 
 Listener = Callable[[], None]
+Identity = tuple[str, str, int, str]
 
 
 class Models:
     """The current version, and others loaded on request. Lives on one event loop; blocking work runs in threads.
 
-    `current` is replaced by one assignment: a request that read it keeps what it read.
+    `current` is replaced by one assignment: a request that read it keeps what it read. `clock` gives seconds.
     """
 
     def __init__(
-        self, source: ModelSource, *, alias: str | None, version: str | None, poll_seconds: float = 2.0
+        self,
+        source: ModelSource,
+        *,
+        alias: str | None,
+        version: str | None,
+        cache: Cache | None = None,
+        environments: frozenset[str] = frozenset(),
+        poll_seconds: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source = source
         self.alias = alias
@@ -31,20 +50,35 @@ class Models:
         self.notice = "looking for a model"
         self.swaps = 0
         self.failed_swaps = 0
+        self.errors = 0
         self.reachable: bool | None = None
         self.listeners: list[Listener] = []
+        self.watched: Counter[str] = Counter()
+        """Aliases and numbers beside the followed one that somebody watches: they are kept loaded as they move."""
         self._pinned = version
+        self._cache = cache
+        self._environments = environments
         self._poll_seconds = poll_seconds
-        self._loaded: OrderedDict[str, ServedModel] = OrderedDict()
-        self._refused: set[tuple[str, str]] = set()
-        self._lock = asyncio.Lock()
+        self._clock = clock
+        self._loaded: OrderedDict[Identity, ServedModel] = OrderedDict()
+        self._loading: dict[Identity, asyncio.Task[ServedModel]] = {}
+        self._failed: OrderedDict[Identity, tuple[float, Exception]] = OrderedDict()
+        self._refused: OrderedDict[tuple[Identity, str], str] = OrderedDict()
         self._refresh = asyncio.Event()
         self._seen: Snapshot | None = None
+        self._seen_at: float | None = None
+        self._failures = 0
+        self._last_error = ""
 
     @property
     def name(self) -> str:
         """The registered model's name."""
         return self.source.name
+
+    @property
+    def registry_age(self) -> float | None:
+        """Seconds since the registry last answered; None before it first did."""
+        return None if self._seen_at is None else self._clock() - self._seen_at
 
     def aliases_of(self, number: str) -> list[str]:
         """The aliases that point to a version; the followed one to the version that plays under it."""
@@ -56,16 +90,27 @@ class Models:
     def peek(self, reference: str) -> ServedModel | None:
         """A loaded version by number or alias, or None."""
         current = self.current
-        if current and reference in (self.alias, current.version.number):
+        if current and reference == self.alias:
             return current
-        return self._loaded.get(self.snapshot.aliases.get(reference, reference))
+        number = self.snapshot.aliases.get(reference, reference)
+        version = self.snapshot.versions.get(number)
+        if current and current.version.number == number and version is None:
+            return current
+        if version is None:
+            return None
+        if current and current.version.identity == version.identity:
+            return current
+        if version.identity not in self._loaded:
+            return None
+        self._loaded.move_to_end(version.identity)
+        return self._loaded[version.identity]
 
     async def get(self, reference: str) -> ServedModel:
-        """A version by number or alias, loaded if need be.
+        """A version by number or alias, loaded if need be; a failure is remembered for some seconds.
 
         Raises:
             UnknownModelError: if there is no such version or alias.
-            RegistryUnavailableError, ValueError: if it cannot be fetched or breaks the contract.
+            RegistryUnavailableError, ValueError: if it cannot be fetched now or is refused.
         """
         if served := self.peek(reference):
             return served
@@ -78,94 +123,225 @@ class Models:
             raise UnknownModelError(
                 f"model {self.name} has no version or alias '{reference[:80]}'; there are: {', '.join(known) or 'none'}"
             )
-        async with self._lock:
-            if served := self._loaded.get(number):
-                return served
-            path = await asyncio.to_thread(self.source.fetch, version)
-            served = await asyncio.to_thread(ServedModel.load, self.name, version, path)
-            self._keep(served)
-            return served
+        until, failure = self._failed.get(version.identity, (0.0, None))
+        if failure and self._clock() < until:
+            raise failure.with_traceback(None)
+        loading = self._loading.get(version.identity)
+        if loading is None:
+            if len(self._loading) >= _LOADS_AT_ONCE:
+                raise RegistryUnavailableError(f"{_LOADS_AT_ONCE} versions are being loaded already: ask again")
+            loading = asyncio.create_task(self._load_for_requests(version))
+            self._loading[version.identity] = loading
+            loading.add_done_callback(lambda task: self._loaded_for_requests(version, task))
+        try:
+            async with asyncio.timeout(_LOAD_SECONDS):
+                return await asyncio.shield(loading)
+        except TimeoutError:
+            raise RegistryUnavailableError(f"version {number} is still being fetched: ask again") from None
 
     def refresh(self) -> None:
         """Ask the registry now rather than at the next poll."""
         self._refresh.set()
 
     async def run(self) -> None:
-        """Follow the registry until cancelled; the last good copy on disk plays first."""
-        if remembered := await asyncio.to_thread(self.source.remembered):
-            await self._adopt(remembered)
+        """Follow the registry until cancelled; the version that played last plays first."""
+        await self.restore()
         while True:
-            await self.poll()
+            delay = self._poll_seconds if await self.poll() else self._backoff()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._refresh.wait(), self._poll_seconds)
+                await asyncio.wait_for(self._refresh.wait(), delay)
             self._refresh.clear()
 
-    async def poll(self) -> None:
-        """Ask the registry once and swap if the followed version moved."""
+    async def restore(self) -> None:
+        """Play what played last under this reference, from disk, before the registry is asked."""
+        cache, reference = self._cache, self._pinned or self.alias or ""
+        if cache is None:
+            return
         try:
-            snapshot = await asyncio.to_thread(self.source.snapshot, self._seen)
+            remembered = await asyncio.to_thread(cache.snapshot)
+            self.snapshot = remembered or self.snapshot
+            version = await asyncio.to_thread(cache.played, reference)
+            content = await asyncio.to_thread(cache.read, version) if version else None
+            if version is None or content is None:
+                return
+            self._play(await self._load(version, content))
+            target = self.snapshot.aliases.get(self.alias or "", version.number)
+            if target != version.number:
+                self._note(f"version {version.number} played last and plays on; alias '{self.alias}' is at {target}")
+        except Exception as error:  # whatever lies on the disk, the registry can still be followed
+            self._count(error)
+
+    async def poll(self) -> bool:
+        """Ask the registry once and swap if the followed version moved; False if it is to be tried again soon."""
+        try:
+            settled = await self._follow()
         except UnknownModelError as error:
             self._reach(True)
             self._note(
                 self._how_to_begin(str(error)) if self.current is None else f"{error}; the last good copy plays on"
             )
+            settled = True
         except RegistryUnavailableError as error:
             self._reach(False)
             what = "the last good copy plays on" if self.current else "nothing to play until it answers"
             self._note(f"the registry does not answer ({error}); {what}")
-        else:
-            self._reach(True)
-            self._seen = snapshot
-            await self._adopt(snapshot)
+            settled = False
+        except Exception as error:  # a follower that ended would leave every later promotion unheard
+            self._count(error)
+            what = "the last good version plays on" if self.current else "nothing plays"
+            self._note(f"following the registry failed ({_describe(error)}); {what}, and it is tried again")
+            settled = False
+        self._failures = 0 if settled else self._failures + 1
+        return settled
 
-    async def _adopt(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        number = self._pinned or snapshot.aliases.get(self.alias or "")
-        version = snapshot.versions.get(number or "")
+    async def _follow(self) -> bool:
+        snapshot = await asyncio.to_thread(self.source.snapshot, self._seen)
+        self._reach(True)
+        if snapshot != self._seen:
+            await self._on_disk(lambda cache: cache.remember(snapshot))
+        self.snapshot = self._seen = snapshot
+        known = {version.identity for version in snapshot.versions.values()}
+        for identity in [identity for identity in self._loaded if identity not in known]:
+            del self._loaded[identity]
+        settled = await self._adopt()
+        for reference in list(self.watched):
+            with suppress(UnknownModelError, RegistryUnavailableError, ValueError):  # the one that played plays on
+                await self.get(reference)
+        return settled
+
+    async def _adopt(self) -> bool:
+        number = self._pinned or self.snapshot.aliases.get(self.alias or "")
+        version = self.snapshot.versions.get(number or "")
         current = self.current
         if version is None:
             wanted = f"version {self._pinned}" if self._pinned else f"alias '{self.alias}'"
             missing = f"model {self.name} has no {wanted}"
             self._note(f"{missing}; the last good version plays on" if current else self._how_to_begin(missing))
-            return
-        if current and (current.version.number, current.version.source) == (version.number, version.source):
+            return True
+        if current and current.version.identity == version.identity:
             self._note("")
-            return
-        if (version.number, version.source) in self._refused:
-            return
+            return True
         try:
-            async with self._lock:
-                path = await asyncio.to_thread(self.source.fetch, version)
-                served = await asyncio.to_thread(ServedModel.load, self.name, version, path)
+            served = await self._obtain(version)
         except RegistryUnavailableError as error:
-            self._note(f"version {version.number} cannot be fetched ({error})")
-            return
-        except (ValueError, OSError) as error:
-            self._refused.add((version.number, version.source))
-            self.failed_swaps += 1
-            what = f"version {current.version.number} plays on" if current else "nothing plays"
-            _LOG.error("swap refused", extra={"version": version.number, "reason": str(error)})
-            self._note(f"version {version.number} was refused: {error}; {what}")
-            return
+            self._note(f"version {version.number} cannot be fetched ({error}); {self._who_plays()}")
+            return False
+        except ValueError as error:
+            self._note(f"version {version.number} was refused: {error}; {self._who_plays()}")
+            return False
+        self._play(served)
+        reference = self._pinned or self.alias or ""
+        await self._on_disk(lambda cache: cache.remember_played(reference, version))
+        _LOG.info("swapped", extra={"model": self.name, "version": version.number, "sha256": served.sha256})
+        return True
+
+    def _play(self, served: ServedModel) -> None:
         self.current = served
         self._keep(served)
         self.swaps += 1
-        _LOG.info("swapped", extra={"model": self.name, "version": version.number, "sha256": served.sha256})
         self.notice = ""
         self._tell()
 
+    async def _obtain(self, version: Version) -> ServedModel:
+        """A version from disk or from the registry, kept on disk once it was accepted.
+
+        A refusal is of these bytes: they are read again at every poll, for they may have been repaired.
+        """
+        if served := self._loaded.get(version.identity):
+            return served
+        if self._cache and (content := await self._read_copy(version)) is not None:
+            with suppress(PolicyError):  # accepted once, no longer: what the registry has now decides
+                return await self._load(version, content)
+        try:
+            content = await asyncio.to_thread(self.source.fetch, version)
+        except ValueError as error:
+            self._refuse(version, str(error), error)
+            raise
+        digest = hashlib.sha256(content).hexdigest()
+        if reason := self._refused.get((version.identity, digest)):
+            raise PolicyError(reason)
+        try:
+            served = await self._load(version, content)
+        except PolicyError as error:
+            self._refuse(version, digest, error)
+            raise
+        await self._on_disk(lambda cache: cache.keep(version, content))
+        return served
+
+    async def _load(self, version: Version, content: bytes) -> ServedModel:
+        return await asyncio.to_thread(ServedModel.load, self.name, version, content, environments=self._environments)
+
+    async def _load_for_requests(self, version: Version) -> ServedModel:
+        try:
+            served = await self._obtain(version)
+        except Exception as error:
+            failure = error if isinstance(error, ValueError) else RegistryUnavailableError(_describe(error))
+            self._failed[version.identity] = (self._clock() + _FAILED_SECONDS, failure)
+            self._failed.move_to_end(version.identity)
+            while len(self._failed) > _REFUSED_LIMIT:
+                self._failed.popitem(last=False)
+            raise failure from error
+        self._failed.pop(version.identity, None)
+        self._keep(served)
+        return served
+
+    def _loaded_for_requests(self, version: Version, task: asyncio.Task[ServedModel]) -> None:
+        del self._loading[version.identity]
+        if not task.cancelled():
+            task.exception()  # seen here, for the last who waited may have given up
+
+    def _refuse(self, version: Version, what: str, error: ValueError) -> None:
+        if (version.identity, what) in self._refused:
+            return
+        self._refused[version.identity, what] = str(error)
+        while len(self._refused) > _REFUSED_LIMIT:
+            self._refused.popitem(last=False)
+        self.failed_swaps += 1
+        _LOG.error("version refused", extra={"version": version.number, "reason": str(error)})
+
+    async def _read_copy(self, version: Version) -> bytes | None:
+        assert self._cache
+        try:
+            return await asyncio.to_thread(self._cache.read, version)
+        except OSError as error:  # a disk that cannot be read: the registry still can
+            self._count(error)
+            return None
+
+    async def _on_disk(self, write: Callable[[Cache], None]) -> None:
+        """Write to the cache if it can be written to: a full disk costs the copy, not the swap."""
+        if self._cache is None:
+            return
+        try:
+            await asyncio.to_thread(write, self._cache)
+        except OSError as error:
+            self._count(error)
+
     def _keep(self, served: ServedModel) -> None:
-        self._loaded[served.version.number] = served
-        self._loaded.move_to_end(served.version.number)
+        self._loaded[served.version.identity] = served
+        self._loaded.move_to_end(served.version.identity)
         while len(self._loaded) > _LOADED_LIMIT:
             self._loaded.popitem(last=False)
+
+    def _backoff(self) -> float:
+        return float(min(self._poll_seconds * 2 ** min(self._failures - 1, 8), max(_SLOWEST_POLL, self._poll_seconds)))
+
+    def _who_plays(self) -> str:
+        return f"version {self.current.version.number} plays on" if self.current else "nothing plays"
 
     def _how_to_begin(self, what: str) -> str:
         alias = self.alias or "champion"
         advice = f"run `make train` to train and promote one, or set the alias '{alias}' on a version"
         return f"{what}: {advice}; the show starts by itself"
 
+    def _count(self, error: Exception) -> None:
+        self.errors += 1
+        if _describe(error) != self._last_error:  # once, however often it repeats
+            self._last_error = _describe(error)
+            _LOG.error("following the registry failed", exc_info=error)
+
     def _reach(self, reachable: bool) -> None:
+        if reachable:
+            self._seen_at = self._clock()
         if reachable != self.reachable:
             self.reachable = reachable
             _LOG.log(
@@ -182,3 +358,7 @@ class Models:
     def _tell(self) -> None:
         for listener in self.listeners:
             listener()
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:200] if not isinstance(error, RegistryUnavailableError) else str(error)

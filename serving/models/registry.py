@@ -1,27 +1,23 @@
-"""From a model URI to a checked policy: the registry, and the last good copies kept on disk."""
+"""From a model URI to the bytes of a version: a file, or the registry."""
 
-import hashlib
-import os
 import re
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-import numpy as np
-import orjson
-
-from serving.policy import OnnxPolicy
-
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 _URI: Final = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))", re.ASCII)
+DIGEST_TAG: Final = "sha256"
+_PAGE: Final = 200
 _KEPT_TAGS: Final = (
+    DIGEST_TAG,
     "git_commit",
     "prefect.flow_run_id",
     "eval.mean_return",
@@ -71,6 +67,16 @@ class Version:
     created_ms: int = 0
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> tuple[str, str, int, str]:
+        """What makes it another version: numbers are reused where a version or a whole store is begun anew."""
+        return self.number, self.source, self.created_ms, self.sha256
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the artifact that passed the gate; empty if none was noted."""
+        return self.tags.get(DIGEST_TAG, "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
@@ -81,44 +87,16 @@ class Snapshot:
     versions: Mapping[str, Version]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServedModel:
-    """A version that was loaded, checked against the contract and warmed."""
-
-    name: str
-    version: Version
-    policy: OnnxPolicy
-    sha256: str
-
-    @classmethod
-    def load(cls, name: str, version: Version, path: Path) -> "ServedModel":
-        """Read, check and warm a policy.
-
-        Raises:
-            PolicyError: if the file breaks the contract.
-        """
-        model = path.read_bytes()
-        policy = OnnxPolicy.load(model)
-        for _ in range(10):
-            q_values = policy.q_values(np.zeros((1, policy.metadata.observation_size), dtype=np.float32))
-        if not np.isfinite(q_values).all():
-            raise ValueError(f"version {version.number} answers {q_values.tolist()} to an observation of zeros")
-        return cls(name=name, version=version, policy=policy, sha256=hashlib.sha256(model).hexdigest())
-
-
 class ModelSource(Protocol):
     """Where versions of one model come from. Every method may block: call it from a thread."""
 
     name: str
 
-    def remembered(self) -> Snapshot | None:
-        """The last snapshot kept on disk, without asking the registry."""
-
     def snapshot(self, last: Snapshot | None) -> Snapshot:
         """What the registry knows now; the versions of `last` are reused where its aliases did not move."""
 
-    def fetch(self, version: Version) -> Path:
-        """The version's ONNX file on this disk."""
+    def fetch(self, version: Version) -> bytes:
+        """The version's ONNX file, read anew."""
 
 
 class FileSource:
@@ -130,45 +108,30 @@ class FileSource:
         self.path = path
         self.name = path.stem
 
-    def remembered(self) -> Snapshot | None:
-        """The file is on disk: there is nothing else to remember."""
-        return self.snapshot(None)
-
     def snapshot(self, last: Snapshot | None) -> Snapshot:
         """One version and no alias."""
         return last or Snapshot(aliases={}, versions={"1": Version(number="1", source=str(self.path))})
 
-    def fetch(self, version: Version) -> Path:
-        """The file itself."""
-        return self.path
+    def fetch(self, version: Version) -> bytes:
+        """The file as it is now.
+
+        Raises:
+            RegistryUnavailableError: if it cannot be read.
+        """
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise RegistryUnavailableError(f"{self.path} cannot be read: {error.strerror}") from error
 
 
 class RegistrySource:
-    """An MLflow registered model, with every fetched version kept on disk.
+    """An MLflow registered model in the store that `MLFLOW_TRACKING_URI` names (MLflow's own default else)."""
 
-    The store is what `MLFLOW_TRACKING_URI` says (MLflow's own default else). Copies lie under
-    `cache_dir/<registry>/<name>/<version>-<source>/`, where registry and source are hashes: a store that was
-    deleted and begun anew reuses version numbers, and its models must not be mistaken for the old ones.
-    """
-
-    def __init__(self, name: str, cache_dir: Path) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        registry = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI") or "default"
-        self._folder = cache_dir / _short_hash(registry) / name
         self._client: MlflowClient | None = None
         self._connecting = threading.Lock()
         self._listed = 0.0
-
-    def remembered(self) -> Snapshot | None:
-        """The last snapshot kept on disk, without asking the registry."""
-        try:
-            content = orjson.loads((self._folder / "snapshot.json").read_bytes())
-            versions = {number: Version(**values) for number, values in content["versions"].items()}
-            return Snapshot(aliases=content["aliases"], versions=versions)
-        except FileNotFoundError:
-            return None
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            return None  # from another release: the registry is asked anew
 
     def snapshot(self, last: Snapshot | None) -> Snapshot:
         """What the registry knows now; versions are listed anew when an alias moved, and every 30 s.
@@ -177,20 +140,18 @@ class RegistrySource:
             UnknownModelError: if the registry has no such model.
             RegistryUnavailableError: if it does not answer.
         """
-        client = self._connect()
-        from mlflow.exceptions import MlflowException
-
         try:
+            client = self._connect()
             model = client.get_registered_model(self.name)
             aliases = {alias: str(version) for alias, version in model.aliases.items()}
             if last and aliases == last.aliases and time.monotonic() - self._listed < 30:
                 return last
-            found = client.search_model_versions(f"name='{self.name}'", max_results=200)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            found = self._all_versions(client)
+        except UnknownModelError:
+            raise
+        except Exception as error:  # mlflow, requests, urllib3 and sqlalchemy each have their own
+            if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
                 raise UnknownModelError(f"the registry has no model {self.name}") from error
-            raise RegistryUnavailableError(_sentence(error)) from error
-        except Exception as error:  # requests, urllib3 and sqlalchemy each have their own
             raise RegistryUnavailableError(_sentence(error)) from error
         self._listed = time.monotonic()
         versions = {
@@ -204,41 +165,37 @@ class RegistrySource:
             )
             for version in found
         }
-        snapshot = Snapshot(aliases=aliases, versions=versions)
-        if snapshot != last:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _write_atomically(self._folder / "snapshot.json", orjson.dumps(asdict(snapshot)))
-        return snapshot
+        return Snapshot(aliases=aliases, versions=versions)
 
-    def fetch(self, version: Version) -> Path:
-        """The version's ONNX file, downloaded once and put in place by one rename.
+    def fetch(self, version: Version) -> bytes:
+        """The version's ONNX file, downloaded.
 
         Raises:
-            RegistryUnavailableError: if it is not on disk and cannot be downloaded.
+            RegistryUnavailableError: if it cannot be downloaded now.
             ValueError: if the artifact is not one single .onnx file.
         """
-        folder = self._folder / f"{int(version.number)}-{_short_hash(f'{version.source} {version.created_ms}')}"
-        kept = folder / "model.onnx"
-        if kept.is_file():
-            return kept
-        self._connect()
-        from mlflow.artifacts import download_artifacts
+        try:
+            self._connect()
+            from mlflow.artifacts import download_artifacts
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".fetching-") as scratch:
-            try:
+            with tempfile.TemporaryDirectory(prefix="model-") as scratch:
                 download_artifacts(artifact_uri=f"models:/{self.name}/{version.number}", dst_path=f"{scratch}/artifact")
-            except Exception as error:
-                raise RegistryUnavailableError(f"downloading version {version.number}: {_sentence(error)}") from error
-            files = sorted(Path(scratch, "artifact").rglob("*.onnx"))
-            if len(files) != 1:
-                names = [file.name for file in files]
-                raise ValueError(f"version {version.number} should hold one .onnx file, it holds {names}")
-            Path(scratch, "ready").mkdir()
-            shutil.move(files[0], Path(scratch, "ready", "model.onnx"))
-            if not kept.is_file():
-                Path(scratch, "ready").replace(folder)
-        return kept
+                found = {path.name: path.read_bytes() for path in Path(scratch).rglob("*.onnx")}
+        except Exception as error:  # an artifact store fails in its own library's ways
+            raise RegistryUnavailableError(f"downloading version {version.number}: {_sentence(error)}") from error
+        if len(found) != 1:
+            raise ValueError(f"version {version.number} should hold one .onnx file, it holds {sorted(found)}")
+        return next(iter(found.values()))
+
+    def _all_versions(self, client: "MlflowClient") -> "list[ModelVersion]":
+        found: list[ModelVersion] = []
+        token: str | None = None
+        while True:
+            page = client.search_model_versions(f"name='{self.name}'", max_results=_PAGE, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
 
     def _connect(self) -> "MlflowClient":
         with self._connecting:  # a poll and a download may come first at once, from two threads
@@ -264,16 +221,6 @@ class RegistrySource:
             return ""
 
 
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def _sentence(error: BaseException) -> str:
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line.split(" with exception")[0][:200]  # what urllib3 adds after that is a stack in words
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)

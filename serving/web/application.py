@@ -134,6 +134,8 @@ class App:
                 "versions": sorted(self.models.snapshot.versions, key=int, reverse=True),
                 "swaps": self.models.swaps,
                 "failed_swaps": self.models.failed_swaps,
+                "follower_errors": self.models.errors,
+                "registry_age_seconds": self.models.registry_age,
                 "registry_reachable": bool(self.models.reachable),
                 "locked": self._token is not None,
                 "mlflow_url": self._mlflow_url,

@@ -10,7 +10,7 @@ from typing import Final
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serving.models.follower import Models
@@ -70,6 +70,25 @@ class Requests(Collector):
         yield from (requests, latency, inference)
 
 
+class Following(Collector):
+    """How the registry is followed."""
+
+    models: Models | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        """Families of the text format."""
+        models = self.models
+        if models is None:
+            return
+        yield CounterMetricFamily("serving_swaps", "Versions that began to play", value=models.swaps)
+        yield CounterMetricFamily("serving_swaps_failed", "Versions that were refused", value=models.failed_swaps)
+        yield CounterMetricFamily("serving_follower_errors", "Unforeseen failures", value=models.errors)
+        if models.registry_age is not None:
+            yield GaugeMetricFamily(
+                "serving_registry_age_seconds", "Time since the registry last answered", value=models.registry_age
+            )
+
+
 class Metrics:
     """One registry an app, so that two apps in one process do not mix."""
 
@@ -88,8 +107,8 @@ class Metrics:
             "serving_model_info", "The version that is served", ["model", "version", "run_id"], registry=registry
         )
         self._version = Gauge("serving_model_version", "Number of the version that is served", registry=registry)
-        self._swaps = Gauge("serving_swaps_total", "Versions put on stage since start", registry=registry)
-        self._failed = Gauge("serving_swaps_failed_total", "Versions refused since start", registry=registry)
+        self._following = Following()
+        registry.register(self._following)
         self._reachable = Gauge("serving_registry_reachable", "1 if the registry answered last time", registry=registry)
 
     def expose(self, models: Models) -> bytes:
@@ -98,8 +117,7 @@ class Metrics:
         if served := models.current:
             self._model.labels(models.name, served.version.number, served.version.run_id).set(1)
             self._version.set(int(served.version.number))
-        self._swaps.set(models.swaps)
-        self._failed.set(models.failed_swaps)
+        self._following.models = models
         self._reachable.set(1 if models.reachable else 0)
         return bytes(generate_latest(self._registry))
 

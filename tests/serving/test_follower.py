@@ -1,9 +1,9 @@
 import asyncio
 from pathlib import Path
 
-import orjson
 import pytest
 
+from serving.models.cache import Cache
 from serving.models.follower import Models
 from serving.models.registry import (
     FileSource,
@@ -34,43 +34,27 @@ def test_any_other_uri_is_refused(uri: str) -> None:
         ModelURI.parse(uri)
 
 
-def test_versions_come_from_the_registry_and_stay_on_disk(
-    registry: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = RegistrySource(MODEL, tmp_path)
-    assert source.remembered() is None
+def test_versions_come_from_the_registry_page_by_page(registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.models.registry._PAGE", 1)
+    source = RegistrySource(MODEL)
     snapshot = source.snapshot(None)
     assert {"champion": "1", "challenger": "2"}.items() <= dict(snapshot.aliases).items()
+    assert {"1", "2"} <= set(snapshot.versions)
     assert snapshot.versions["1"].tags == {"gate": "passed"}
     assert snapshot.versions["1"].experiment_id
-    path = source.fetch(snapshot.versions["1"])
-    assert path.read_bytes()[:1] == b"\x08"
-    assert not list(tmp_path.rglob(".*fetching*"))
-    unplugged = RegistrySource(MODEL, tmp_path)
-    monkeypatch.setattr(unplugged, "_connect", lambda: pytest.fail("the registry was asked"))
-    remembered = unplugged.remembered()
-    assert remembered == snapshot
-    assert unplugged.fetch(remembered.versions["1"]) == path
+    assert source.fetch(snapshot.versions["1"])[:1] == b"\x08"
 
 
-def test_a_registry_without_the_model_says_so(registry: LocalRegistry, tmp_path: Path) -> None:
+def test_a_registry_without_the_model_says_so(registry: LocalRegistry) -> None:
     with pytest.raises(UnknownModelError, match="no model nobody"):
-        RegistrySource("nobody", tmp_path).snapshot(None)
+        RegistrySource("nobody").snapshot(None)
 
 
 def test_no_store_is_created_where_none_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
     with pytest.raises(UnknownModelError, match="no registry at sqlite"):
-        RegistrySource(MODEL, tmp_path).snapshot(None)
+        RegistrySource(MODEL).snapshot(None)
     assert not (tmp_path / "none.db").exists()
-
-
-def test_a_snapshot_that_cannot_be_read_is_forgotten(tmp_path: Path) -> None:
-    source = RegistrySource(MODEL, tmp_path)
-    folder = source._folder
-    folder.mkdir(parents=True)
-    (folder / "snapshot.json").write_bytes(orjson.dumps({"from": "another release"}))
-    assert source.remembered() is None
 
 
 class ScriptedSource:
@@ -81,7 +65,6 @@ class ScriptedSource:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.answer: Snapshot | Exception = UnknownModelError("nothing here")
-        self.memory: Snapshot | None = None
 
     def add(self, number: str, model: bytes) -> Version:
         (self.folder / f"{number}.onnx").write_bytes(model)
@@ -91,16 +74,13 @@ class ScriptedSource:
         known = {version.number: version for version in versions}
         self.answer = Snapshot(aliases={"champion": versions[-1].number}, versions=known)
 
-    def remembered(self) -> Snapshot | None:
-        return self.memory
-
     def snapshot(self, last: Snapshot | None) -> Snapshot:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
-    def fetch(self, version: Version) -> Path:
-        return self.folder / f"{version.number}.onnx"
+    def fetch(self, version: Version) -> bytes:
+        return (self.folder / f"{version.number}.onnx").read_bytes()
 
 
 def test_it_waits_swaps_refuses_and_plays_on(tmp_path: Path) -> None:
@@ -146,20 +126,28 @@ def test_it_waits_swaps_refuses_and_plays_on(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_the_last_good_copy_plays_before_the_registry_answers(tmp_path: Path) -> None:
+def test_what_played_last_plays_after_a_restart_wherever_the_alias_is(tmp_path: Path) -> None:
     async def story() -> None:
         source = ScriptedSource(tmp_path)
         one = source.add("1", linear_model(BALANCES))
-        source.memory = Snapshot(aliases={"champion": "1"}, versions={"1": one})
-        source.answer = RegistryUnavailableError("connection refused")
-        models = Models(source, alias="champion", version=None)
-        following = asyncio.create_task(models.run())
-        async with asyncio.timeout(60):
-            while models.reachable is None:
-                await asyncio.sleep(0.01)
+        two = source.add("2", b"not a model")
+        source.promote(one)
+        models = Models(source, alias="champion", version=None, cache=Cache(tmp_path / "cache", "scripted"))
+        await models.poll()
+        source.promote(one, two)
+        await models.poll()
         assert models.current
         assert models.current.version.number == "1"
-        following.cancel()
+
+        source.answer = RegistryUnavailableError("connection refused")
+        again = Models(source, alias="champion", version=None, cache=Cache(tmp_path / "cache", "scripted"))
+        await again.restore()
+        assert again.current
+        assert again.current.version.number == "1"
+        assert again.notice == "version 1 played last and plays on; alias 'champion' is at 2"
+        assert again.registry_age is None
+        assert not await again.poll()
+        assert "the last good copy plays on" in again.notice
 
     asyncio.run(story())
 

@@ -1,0 +1,86 @@
+"""A version that may play: its bytes are those that were judged, and it runs in an environment this server knows."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+import gymnasium as gym
+import numpy as np
+
+from serving.models.registry import Version
+from serving.policy import OnnxPolicy, PolicyError
+
+_ROWS: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A version that was loaded, checked and warmed."""
+
+    name: str
+    version: Version
+    policy: OnnxPolicy
+    sha256: str
+
+    @classmethod
+    def load(
+        cls, name: str, version: Version, content: bytes, *, environments: frozenset[str] = frozenset()
+    ) -> "ServedModel":
+        """Check the bytes of a version and what they do; `environments` are those admitted beside Gymnasium's own.
+
+        Raises:
+            PolicyError: if it is not the artifact that was judged, breaks the contract, or does not run.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        if version.sha256 not in ("", digest):
+            raise PolicyError(
+                f"its artifact has the SHA-256 {digest[:12]}..., its tag says {version.sha256[:12]}... was judged: "
+                "evaluate and promote it again"
+            )
+        policy = OnnxPolicy.load(content)
+        _check_environment(policy, environments)
+        _check_answers(policy)
+        return cls(name=name, version=version, policy=policy, sha256=digest)
+
+
+def _check_environment(policy: OnnxPolicy, admitted: frozenset[str]) -> None:
+    env_id, metadata = policy.metadata.env_id, policy.metadata
+    spec = gym.registry.get(env_id)
+    own = spec is not None and str(spec.entry_point).startswith("gymnasium.envs.")
+    if not own and env_id not in admitted:
+        # gymnasium.make imports whatever module an id names: what a file says must not choose that
+        raise PolicyError(
+            f"environment {env_id[:80]!r} is not one of Gymnasium's: start serving with --allow-env to admit it"
+        )
+    try:
+        env = gym.make(env_id)
+    except (gym.error.Error, ImportError) as error:
+        raise PolicyError(f"environment {env_id!r} cannot be made here: {error}") from error
+    try:
+        observations, actions = env.observation_space, env.action_space
+    finally:
+        env.close()
+    if observations.shape != (metadata.observation_size,):
+        raise PolicyError(
+            f"it takes observations of {metadata.observation_size} entries, {env_id} has the shape {observations.shape}"
+        )
+    if not isinstance(actions, gym.spaces.Discrete) or (actions.start, actions.n) != (0, metadata.num_actions):
+        raise PolicyError(f"it chooses among {metadata.num_actions} actions, {env_id} has {actions}")
+
+
+def _check_answers(policy: OnnxPolicy) -> None:
+    width, actions = policy.metadata.observation_size, policy.metadata.num_actions
+    batch = np.random.default_rng(0).normal(size=(_ROWS, width)).astype(np.float32)
+    batch[0] = 0
+    try:
+        answers = policy.q_values(batch)
+        for row in batch[:10]:  # onnxruntime's first runs of a shape are its slowest
+            policy.q_values(row[np.newaxis])
+    except Exception as error:  # onnxruntime's own classes have no common one
+        raise PolicyError(f"it fails on a batch of {_ROWS} observations: {error}") from error
+    if answers.shape != (_ROWS, actions):
+        raise PolicyError(
+            f"it answers a batch of {_ROWS} with the shape {list(answers.shape)}, not [{_ROWS}, {actions}]"
+        )
+    if not np.isfinite(answers).all():
+        raise PolicyError(f"it answers {answers[~np.isfinite(answers)][0]} to ordinary observations")
