@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self, cast
 
 import numpy as np
-import orjson
+
+from serving.quoting import quote
 
 MAX_PUSH: Final = 200.0
 MAX_PUSHES: Final = 1_000
@@ -20,7 +21,7 @@ _RANGES: Final = {
 
 def _number(name: str, value: object) -> float:
     if type(value) not in (int, float) or not np.isfinite(cast("float", value)):
-        raise ValueError(f"{name} must be a finite number, got {str(value)[:40]!r}")
+        raise ValueError(f"{name} must be a finite number, got {quote(value, 40)}")
     return float(cast("float", value))
 
 
@@ -82,7 +83,7 @@ class Push:
     def parse(cls, values: object) -> Self:
         """A push from a JSON object with `step` and `force`."""
         if not isinstance(values, dict) or set(values) != {"step", "force"}:
-            raise ValueError(f"a push must be an object with step and force, got {orjson.dumps(values)[:80].decode()}")
+            raise ValueError(f"a push must be an object with step and force, got {quote(values)}")
         return cls(**values)
 
 
@@ -111,13 +112,13 @@ class Change:
 def parse_seed(value: object) -> int:
     """A seed from JSON."""
     if type(value) is not int or not 0 <= value <= MAX_SEED:
-        raise ValueError(f"seed must be a whole number from 0 to {MAX_SEED}, got {str(value)[:40]}")
+        raise ValueError(f"seed must be a whole number from 0 to {MAX_SEED}, got {quote(value, 40)}")
     return value
 
 
 def _check_step(name: str, value: object) -> None:
     if type(value) is not int or not 0 <= value < MAX_STEPS:
-        raise ValueError(f"{name} must be a whole number from 0 to {MAX_STEPS - 1}, got {str(value)[:40]!r}")
+        raise ValueError(f"{name} must be a whole number from 0 to {MAX_STEPS - 1}, got {quote(value, 40)}")
 
 
 def _kind(value: object) -> str:

@@ -80,6 +80,8 @@ class Replays:
         """
         if (replay.id, kind) not in self._files:
             async with self._working:
+                if content := self._files.get((replay.id, kind)):  # somebody who asked before waited for the same
+                    return content
                 content = await asyncio.to_thread(FORMATS[kind][1], replay)
             self._files[replay.id, kind] = content
             while sum(map(len, self._files.values())) > KEPT_BYTES and len(self._files) > 1:

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from serving.policy import INPUT, OUTPUT, FloatArray, PolicyMetadata
+from serving.quoting import quote
 
 MAX_BATCH: Final = 4_096
 ACTION: Final = "action"
@@ -32,6 +33,8 @@ class ProtocolError(ValueError):
     @property
     def headers(self) -> dict[str, str]:
         """Headers of the answer: the rest of a body that was not read must not be taken for the next request."""
+        if self.status == 503:
+            return {"retry-after": "1"}
         return {"connection": "close"} if self.status in (408, 413) else {}
 
 
@@ -58,16 +61,16 @@ def parse_infer(body: bytes, header_length: str | None, observation_size: int) -
     except orjson.JSONDecodeError as error:
         raise ProtocolError(f"the request is not valid JSON: {error}") from error
     if not isinstance(request, dict):
-        raise ProtocolError(f"the request must be a JSON object with 'inputs', got {_show(request)}")
+        raise ProtocolError(f"the request must be a JSON object with 'inputs', got {quote(request)}")
     request_id = request.get("id")
     if request_id is not None and not isinstance(request_id, str):
-        raise ProtocolError(f"'id' must be a string, got {_show(request_id)}")
+        raise ProtocolError(f"'id' must be a string, got {quote(request_id)}")
     inputs = request.get("inputs")
     if not isinstance(inputs, list):
-        raise ProtocolError(f"'inputs' must be an array with one tensor '{INPUT}', got {_show(inputs)}")
+        raise ProtocolError(f"'inputs' must be an array with one tensor '{INPUT}', got {quote(inputs)}")
     names = [_name(tensor, "input") for tensor in inputs]
     if names != [INPUT]:
-        raise ProtocolError(f"expected exactly one input '{INPUT}', got {_show(names)}")
+        raise ProtocolError(f"expected exactly one input '{INPUT}', got {quote(names)}")
     return InferRequest(
         id=request_id,
         observation=_parse_tensor(inputs[0], binary, observation_size),
@@ -152,11 +155,11 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
 def _parse_tensor(tensor: Mapping[str, Any], binary: bytes, width: int) -> FloatArray:
     datatype, shape, parameters = tensor.get("datatype"), tensor.get("shape"), _parameters(tensor)
     if datatype != "FP32":
-        raise ProtocolError(f"'{INPUT}' has datatype FP32, got {_show(datatype)}")
+        raise ProtocolError(f"'{INPUT}' has datatype FP32, got {quote(datatype)}")
     if not isinstance(shape, list) or not set(map(type, shape)) <= {int}:
-        raise ProtocolError(f"'{INPUT}' needs a shape [batch, {width}], got {_show(shape)}")
+        raise ProtocolError(f"'{INPUT}' needs a shape [batch, {width}], got {quote(shape)}")
     if len(shape) != 2 or shape[1] != width or shape[0] < 1:
-        raise ProtocolError(f"'{INPUT}' must have shape [batch, {width}] with a batch of 1 or more, got {_show(shape)}")
+        raise ProtocolError(f"'{INPUT}' must have shape [batch, {width}] with a batch of 1 or more, got {quote(shape)}")
     if shape[0] > MAX_BATCH:
         raise ProtocolError(f"a batch may have at most {MAX_BATCH} rows, got {shape[0]}")
     size = parameters.get("binary_data_size")
@@ -176,7 +179,7 @@ def _from_binary(tensor: Mapping[str, Any], size: object, binary: bytes, shape: 
     if "data" in tensor:
         raise ProtocolError(f"'{INPUT}' has both 'data' and 'binary_data_size': send one of them")
     if type(size) is not int or size != expected:
-        raise ProtocolError(f"shape {shape} of FP32 takes {expected} bytes, 'binary_data_size' is {_show(size)}")
+        raise ProtocolError(f"shape {shape} of FP32 takes {expected} bytes, 'binary_data_size' is {quote(size)}")
     if len(binary) != expected:
         raise ProtocolError(f"'binary_data_size' is {expected}, but {len(binary)} bytes follow the JSON")
     return np.frombuffer(binary, dtype="<f4").astype(np.float32, copy=False).reshape(shape)
@@ -184,7 +187,7 @@ def _from_binary(tensor: Mapping[str, Any], size: object, binary: bytes, shape: 
 
 def _from_json(data: object, shape: list[int]) -> FloatArray:
     if not isinstance(data, list):
-        raise ProtocolError(f"'{INPUT}' needs 'data', an array of {prod(shape)} numbers, got {_show(data)}")
+        raise ProtocolError(f"'{INPUT}' needs 'data', an array of {prod(shape)} numbers, got {quote(data)}")
     flat = data
     if data and isinstance(data[0], list):
         if len(data) != shape[0] or any(not isinstance(row, list) or len(row) != shape[1] for row in data):
@@ -194,7 +197,7 @@ def _from_json(data: object, shape: list[int]) -> FloatArray:
         raise ProtocolError(f"shape {shape} takes {prod(shape)} numbers, 'data' has {len(data)}")
     if not set(map(type, flat)) <= {float, int}:
         wrong = next(value for value in flat if type(value) not in (float, int))
-        raise ProtocolError(f"'data' must hold numbers only, got {_show(wrong)}")
+        raise ProtocolError(f"'data' must hold numbers only, got {quote(wrong)}")
     with np.errstate(over="ignore"):
         return np.array(flat, dtype=np.float32).reshape(shape)
 
@@ -205,12 +208,12 @@ def _parse_outputs(request: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
     if wanted is None or wanted == []:
         return ((OUTPUT, default), (ACTION, default))
     if not isinstance(wanted, list):
-        raise ProtocolError(f"'outputs' must be an array, got {_show(wanted)}")
+        raise ProtocolError(f"'outputs' must be an array, got {quote(wanted)}")
     names = [_name(output, "output") for output in wanted]
     if unknown := [name for name in names if name not in DATATYPES]:
-        raise ProtocolError(f"unknown output {_show(unknown[0])}; there are '{OUTPUT}' and '{ACTION}'")
+        raise ProtocolError(f"unknown output {quote(unknown[0])}; there are '{OUTPUT}' and '{ACTION}'")
     if len(set(names)) != len(names):
-        raise ProtocolError(f"an output may be asked for once, got {_show(names)}")
+        raise ProtocolError(f"an output may be asked for once, got {quote(names)}")
     return tuple(
         (name, _flag(_parameters(out), "binary_data", default)) for name, out in zip(names, wanted, strict=True)
     )
@@ -218,7 +221,7 @@ def _parse_outputs(request: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
 
 def _name(tensor: object, kind: str) -> str:
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
-        raise ProtocolError(f"every {kind} must be an object with a 'name', got {_show(tensor)}")
+        raise ProtocolError(f"every {kind} must be an object with a 'name', got {quote(tensor)}")
     return cast("str", tensor["name"])
 
 
@@ -227,7 +230,7 @@ def _parameters(owner: Mapping[str, Any]) -> Mapping[str, Any]:
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise ProtocolError(f"'parameters' must be an object, got {_show(parameters)}")
+        raise ProtocolError(f"'parameters' must be an object, got {quote(parameters)}")
     if unsupported := [name for name in _UNSUPPORTED if name in parameters]:
         raise ProtocolError(f"parameter '{unsupported[0]}' is of an extension this server does not have")
     return parameters
@@ -236,10 +239,5 @@ def _parameters(owner: Mapping[str, Any]) -> Mapping[str, Any]:
 def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
     value = parameters.get(name, default)
     if type(value) is not bool:
-        raise ProtocolError(f"parameter '{name}' must be true or false, got {_show(value)}")
+        raise ProtocolError(f"parameter '{name}' must be true or false, got {quote(value)}")
     return value
-
-
-def _show(value: object) -> str:
-    text = orjson.dumps(value, default=str).decode()
-    return text if len(text) <= 80 else f"{text[:77]}..."

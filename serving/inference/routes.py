@@ -1,5 +1,6 @@
 """The Open Inference Protocol's endpoints as ASGI callables: lean, for they are what is called most."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from serving.web.metrics import Metrics
 from serving.web.security import send_json
 
 SERVER: Final = {"name": "dqn-pipeline", "version": "0.1.0", "extensions": list(protocol.EXTENSIONS)}
+_INLINE_BYTES: Final = 16 << 10
+_WAITING_LIMIT: Final = 32
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -52,6 +55,18 @@ class _Statistics:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """An answer, and when its parts were done, in nanoseconds of `perf_counter_ns`."""
+
+    rows: int
+    parsed: int
+    inferred: int
+    answer: bytes
+    json_length: int | None
+    encoding: bytes
+
+
 class _Endpoint:
     """Gives a bound method the shape of an ASGI application, and turns refusals into JSON errors."""
 
@@ -78,6 +93,8 @@ class InferenceAPI:
         self._metrics = metrics
         self._body_seconds = body_seconds
         self._statistics: dict[str, _Statistics] = {}
+        self._working = asyncio.Semaphore(1)  # the processor is one resource: two at once would each take twice as long
+        self._waiting = 0
 
     def routes(self) -> list[BaseRoute]:
         """Routes, the busiest first."""
@@ -122,37 +139,60 @@ class InferenceAPI:
         served = await self._find(scope)
         given = dict(scope["headers"])
         header_length = given[HEADER_LENGTH].decode("latin-1") if HEADER_LENGTH in given else None
+        accepted = given.get(b"accept-encoding", b"")
         number = served.version.number
         statistics = self._statistics.get(number) or self._statistics.setdefault(number, _Statistics())
         try:
-            request = protocol.parse_infer(body, header_length, served.policy.metadata.observation_size)
-            parsed = time.perf_counter_ns()
-            q_values = served.policy.q_values(request.observation)
-            inferred = time.perf_counter_ns()
-            answer, json_length = protocol.answer_infer(request, q_values, model=self._models.name, version=number)
+            if len(body) <= _INLINE_BYTES:
+                work = self._compute(served, body, header_length, accepted)
+            else:
+                work = await self._compute_aside(served, body, header_length, accepted)
         except ProtocolError:
             statistics.add("fail", time.perf_counter_ns() - started)
             raise
         answered = time.perf_counter_ns()
-        statistics.inferences += len(q_values)
+        statistics.inferences += work.rows
         statistics.executions += 1
         statistics.last_ms = time.time_ns() // 1_000_000
         statistics.add("success", answered - started)
-        statistics.add("compute_input", parsed - started)
-        statistics.add("compute_infer", inferred - parsed)
-        statistics.add("compute_output", answered - inferred)
-        self._metrics.requests.inference.observe((inferred - parsed) / 1e9)
-        answer, encoding = compress(answer, given.get(b"accept-encoding", b""))
-        headers = [(b"content-length", str(len(answer)).encode())]
-        if json_length is None:
+        statistics.add("compute_input", work.parsed - started)
+        statistics.add("compute_infer", work.inferred - work.parsed)
+        statistics.add("compute_output", answered - work.inferred)
+        self._metrics.requests.inference.observe((work.inferred - work.parsed) / 1e9)
+        headers = [(b"content-length", str(len(work.answer)).encode()), (b"vary", b"accept-encoding")]
+        if work.json_length is None:
             headers.append((b"content-type", b"application/json"))
         else:
             headers.append((b"content-type", b"application/octet-stream"))
-            headers.append((HEADER_LENGTH, str(json_length).encode()))
-        if encoding:
-            headers.append((b"content-encoding", encoding))
+            headers.append((HEADER_LENGTH, str(work.json_length).encode()))
+        if work.encoding:
+            headers.append((b"content-encoding", work.encoding))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        await send({"type": "http.response.body", "body": work.answer})
+
+    def _compute(self, served: ServedModel, body: bytes, header_length: str | None, accepted: bytes) -> _Work:
+        request = protocol.parse_infer(body, header_length, served.policy.metadata.observation_size)
+        parsed = time.perf_counter_ns()
+        q_values = served.policy.q_values(request.observation)
+        inferred = time.perf_counter_ns()
+        answer, json_length = protocol.answer_infer(
+            request, q_values, model=self._models.name, version=served.version.number
+        )
+        answer, encoding = compress(answer, accepted)
+        return _Work(len(q_values), parsed, inferred, answer, json_length, encoding)
+
+    async def _compute_aside(
+        self, served: ServedModel, body: bytes, header_length: str | None, accepted: bytes
+    ) -> _Work:
+        """In a thread: what takes milliseconds would hold up everybody else's requests and the show."""
+        if self._waiting >= _WAITING_LIMIT:
+            raise ProtocolError(f"{_WAITING_LIMIT} large requests wait already: ask again in a second", 503)
+        self._waiting += 1
+        try:
+            async with self._working:
+                return await asyncio.to_thread(self._compute, served, body, header_length, accepted)
+        finally:
+            self._waiting -= 1
 
     async def server(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Server metadata."""

@@ -1,7 +1,7 @@
 """Gymnasium's own picture of the show: rendered once a moment, however many watch."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import Final
 
@@ -26,6 +26,7 @@ class PixelFeed:
         self._viewers: set[Viewer[bytes]] = set()
         self._task: asyncio.Task[None] | None = None
         self._private = 0
+        self._picture: asyncio.Task[bytes] | None = None
 
     async def shared(self) -> AsyncIterator[bytes]:
         """The main show as MJPEG parts; a slow reader gets the newest frame, never a queue."""
@@ -45,18 +46,23 @@ class PixelFeed:
             self._viewers.discard(viewer)
             if not self._viewers and self._task:
                 self._task.cancel()
+                self._task = None  # who joins before it has ended starts another
 
     def admit(self) -> bool:
-        """Whether one more private session fits; if so it is counted until `private` ends."""
+        """Whether one more private session fits; if so it is counted until `release`."""
         if self._private >= PRIVATE_LIMIT:
             return False
         self._private += 1
         return True
 
-    async def private(self, policy: OnnxPolicy, seed: int) -> AsyncIterator[bytes]:
+    def release(self) -> None:
+        """Give a private session's place back."""
+        self._private -= 1
+
+    async def private(self, policy: OnnxPolicy, seed: int) -> AsyncGenerator[bytes]:
         """One viewer's own episodes as MJPEG parts, from a seed on; `admit` first."""
-        self._gauge.inc()
         stage = Stage(policy.metadata.env_id, render_mode="rgb_array")
+        self._gauge.inc()
         clock = asyncio.get_running_loop().time
         due = clock()
         try:
@@ -72,10 +78,19 @@ class PixelFeed:
         finally:
             stage.close()
             self._gauge.dec()
-            self._private -= 1
 
-    async def snapshot(self, seconds: float = 2.0) -> bytes:
-        """This moment as PNG; the show wakes up for it.
+    async def snapshot(self) -> bytes:
+        """This moment as PNG; the show wakes up for it. Who asks while one is drawn gets that one.
+
+        Raises:
+            TimeoutError: if nothing is on stage.
+        """
+        if self._picture is None or self._picture.done():
+            self._picture = asyncio.create_task(self._draw())
+        return await asyncio.shield(self._picture)
+
+    async def _draw(self, seconds: float = 2.0) -> bytes:
+        """One picture.
 
         Raises:
             TimeoutError: if nothing is on stage.
@@ -86,7 +101,7 @@ class PixelFeed:
             async with asyncio.timeout(seconds):
                 while not self._show.players or not self._show.frame:
                     await viewer.take()
-            return encode(self._show.players[0].stage.render(), "PNG")
+            return await asyncio.to_thread(encode, self._show.players[0].stage.render(), "PNG")
         finally:
             self._show.leave(viewer)
 

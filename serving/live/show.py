@@ -10,15 +10,17 @@ from typing import Any, Final
 import orjson
 
 from serving.episodes.environment import Stage, Step
-from serving.episodes.physics import CARTPOLE, MAX_PUSH, Change, Physics, parse_seed
+from serving.episodes.physics import CARTPOLE, MAX_PUSH, MAX_SEED, Change, Physics, parse_seed
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
 from serving.models.served import ServedModel
+from serving.quoting import quote
 from serving.web.metrics import Metrics
 
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 _INTERMISSION_SECONDS: Final = 1.2
 _HISTORY: Final = 60
+_TICKS_A_COUNT: Final = 25  # between two changes of the number of viewers that is shown
 _LOG: Final = logging.getLogger("serving")
 
 
@@ -62,6 +64,8 @@ class Show:
         self._restart = True
         self._intermission = 0.0
         self._steps_due = 0.0
+        self._viewers_changed = False
+        self._ticks = 0
         models.listeners.append(self.announce)
         models.watched.update(filter(None, references))
 
@@ -69,15 +73,15 @@ class Show:
         """Add a viewer, who gets the status and the latest frame at once."""
         self.viewers.add(viewer)
         self._watched.set()
-        viewer.offer(frame=self.frame or None)
-        self.announce()
+        viewer.offer(frame=self.frame or None, status=self._status_text())
+        self._viewers_changed = True  # told at the next moment, once however many came
 
     def leave(self, viewer: Viewer[str]) -> None:
         """Remove a viewer; the show sleeps when the last one left."""
         self.viewers.discard(viewer)
         if not self.viewers:
             self._watched.clear()
-        self.announce()
+        self._viewers_changed = True
 
     def close(self) -> None:
         """Send everybody home."""
@@ -100,7 +104,7 @@ class Show:
                 force = message.get("force")
                 if type(force) not in (int, float) or not -MAX_PUSH <= float(str(force)) <= MAX_PUSH:
                     raise ValueError(
-                        f"push needs a force between -{MAX_PUSH:g} and {MAX_PUSH:g} newtons, got {force!r}"
+                        f"push needs a force between -{MAX_PUSH:g} and {MAX_PUSH:g} newtons, got {quote(force, 40)}"
                     )
                 if any(player.stage.cartpole is None for player in self.players):
                     raise ValueError("only CartPole can be pushed")
@@ -125,7 +129,7 @@ class Show:
                     player.stage.set_physics(physics)
                 self._physics = self._changes[self._step] = physics
             case other:
-                raise ValueError(f"unknown command {str(other)[:40]!r}")
+                raise ValueError(f"unknown command {quote(other, 40)}")
         self.announce()
 
     async def run(self) -> None:
@@ -149,9 +153,13 @@ class Show:
         """Offer the status to every viewer."""
         if not self.viewers:
             return
-        status = orjson.dumps({"type": "status"} | self.status()).decode()
+        self._viewers_changed = False
+        status = self._status_text()
         for viewer in self.viewers:
             viewer.offer(status=status)
+
+    def _status_text(self) -> str:
+        return orjson.dumps({"type": "status"} | self.status()).decode()
 
     def status(self) -> dict[str, Any]:
         """Everything about the show that does not change fifty times a second."""
@@ -182,14 +190,20 @@ class Show:
         }
 
     def _tick(self, period: float) -> None:
+        self._ticks += 1
+        if self._viewers_changed and self._ticks % _TICKS_A_COUNT == 0:
+            self.announce()
         if not self._update_players():
             return
         if self._restart:
             self._begin()
         if self._intermission > 0:
-            self._intermission -= period
+            if self._paused and not self._single:
+                return
+            self._intermission = 0.0 if self._single else self._intermission - period
+            self._single = False
             if self._intermission <= 0:
-                self._seed += 1
+                self._seed = (self._seed + 1) % (MAX_SEED + 1)
                 self._begin()
             return
         self._steps_due = self._steps_due + self._speed if not self._paused else float(self._single)
@@ -219,6 +233,7 @@ class Show:
                 player.stage = self._player(reference, served).stage
                 self._restart = True
             player.served, self._swapped = served, True
+            player.history.clear()  # another version's returns are not this one's
             self.announce()
         return True
 
@@ -253,9 +268,14 @@ class Show:
         if all(player.stage.over for player in self.players):
             self._intermission = _INTERMISSION_SECONDS
             for player in self.players:
-                player.history.append(player.episodic_return)
+                disturbed = bool(self._pushes or self._changes or self._opening != CARTPOLE)
                 self._metrics.episodes.labels("show").inc()
-                self._metrics.returns.observe(player.episodic_return)
+                if self._swapped:
+                    continue  # two versions played it
+                if not disturbed:
+                    player.history.append(player.episodic_return)
+                version = player.served.version.number
+                self._metrics.returns.labels(version, str(disturbed).lower()).observe(player.episodic_return)
             self.announce()
 
     def _show_frame(self) -> None:

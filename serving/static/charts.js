@@ -2,8 +2,13 @@
 
 export const COLOURS = ["--first", "--second", "--third", "--fourth", "--fifth", "--sixth"];
 
+const values = new Map();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => values.clear());
+
+// A custom property of the page, looked up once: asking for it makes the browser compute styles.
 export function css(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  if (!values.has(name)) values.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return values.get(name);
 }
 
 // A return: whole where it is whole, else with one decimal.

@@ -195,8 +195,10 @@ const keys = {
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === " " && event.target.matches("button, a")) return; // space presses the focused button
+  if (event.key.startsWith("Arrow") && event.target.closest("[role=radiogroup]")) return; // they choose in a group
   const action = keys[event.key];
-  if (!action) return;
+  if (!action || !$("shortcuts").checked) return;
+  if (event.repeat && !event.key.startsWith("Arrow")) return; // held down is asked for once
   event.preventDefault();
   action();
 });

@@ -64,14 +64,15 @@ export class Player {
     this.find(".episode").textContent = frame.e;
     this.find(".step").textContent = frame.k;
     this.find(".return").textContent = short(frame.r[index]);
-    this.find(".curtain").hidden = !this.over;
-    this.find(".curtain").textContent = this.ending(frame.r[index]);
+    this.find(".ending").hidden = !this.over;
+    this.find(".ending").textContent = this.ending(frame.r[index], frame.s[index]);
     canvas.setAttribute("aria-label", `Cart and pole, step ${frame.k}, ${this.over ? "over" : `pushing ${action}`}`);
   }
 
-  ending(episodicReturn) {
+  ending(episodicReturn, state) {
     if (!this.cartpole) return `Episode over: return ${short(episodicReturn)}`;
-    return episodicReturn >= 500 ? "Balanced to the end" : `Fell after ${episodicReturn} steps`;
+    if (episodicReturn >= 500) return "Balanced to the end";
+    return `${Math.abs(state[0]) > 2.4 ? "Left the track" : "Fell"} after ${episodicReturn} steps`;
   }
 
   showPixels(on) {

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 
 import orjson
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serving.episodes.physics import parse_seed
@@ -26,6 +27,7 @@ from serving.live.shows import Shows
 from serving.live.viewers import ShowOverError, Viewer
 from serving.models.follower import Models
 from serving.models.registry import RegistryUnavailableError, UnknownModelError
+from serving.policy import OnnxPolicy
 from serving.web import openapi
 from serving.web.bodies import read_body
 from serving.web.metrics import CONTENT_TYPE, Metrics
@@ -86,8 +88,7 @@ class App:
             Route("/api/status", self._status),
             Route("/api/frame.png", self._frame),
             Route("/api/stage.mjpeg", self._mjpeg),
-            Route("/api/episodes", self._list_episodes),
-            Route("/api/episodes", self._create_episode, methods=["POST"]),
+            Route("/api/episodes", self._episodes, methods=["GET", "POST"]),
             Route("/api/episodes/{file}", self._episode),
             Route(WEBHOOK_PATH, self._webhook, methods=["POST"]),
             WebSocketRoute("/api/show", self._socket),
@@ -167,14 +168,11 @@ class App:
             raise HTTPException(
                 429, f"{pixels.PRIVATE_LIMIT} private sessions are running already: watch the shared one"
             )
-        return StreamingResponse(
-            self.feed.private(served.policy, number), media_type=pixels.MEDIA_TYPE, headers=headers
-        )
+        return _PrivateStream(self.feed, served.policy, number)
 
-    async def _list_episodes(self, request: Request) -> Response:
-        return _json(self.replays.list())
-
-    async def _create_episode(self, request: Request) -> Response:
+    async def _episodes(self, request: Request) -> Response:
+        if request.method != "POST":
+            return _json(self.replays.list())
         body = await read_body(request.scope, request.receive, seconds=self._body_seconds)
         try:
             content = orjson.loads(body or b"{}")
@@ -235,6 +233,22 @@ class App:
         finally:
             sending.cancel()
             self.shows.leave(show, viewer)
+
+
+class _PrivateStream(StreamingResponse):
+    """A private session's pictures, whose place is given back however it ends."""
+
+    def __init__(self, feed: pixels.PixelFeed, policy: OnnxPolicy, seed: int) -> None:
+        self._feed = feed
+        self._pictures = feed.private(policy, seed)
+        super().__init__(self._pictures, media_type=pixels.MEDIA_TYPE, headers={"Cache-Control": "no-store"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(self._pictures):
+                await super().__call__(scope, receive, send)
+        finally:
+            self._feed.release()
 
 
 async def _send_news(socket: WebSocket, viewer: Viewer[str]) -> None:

@@ -85,9 +85,19 @@ def compress(body: bytes, accept_encoding: bytes) -> tuple[bytes, bytes]:
     """The body as a client's Accept-Encoding allows, and the Content-Encoding; short ones stay as they are."""
     if len(body) < 1024:
         return body, b""
-    accepted = [part.split(b";")[0].strip() for part in accept_encoding.lower().split(b",") if b"q=0" not in part]
+    accepted = [name for name, weight in map(_weighed, accept_encoding.lower().split(b",")) if weight > 0]
     for encoding, bits in _WINDOW_BITS.items():
         if encoding in accepted:
             packer = zlib.compressobj(level=1, wbits=bits)
             return packer.compress(body) + packer.flush(), encoding
     return body, b""
+
+
+def _weighed(part: bytes) -> tuple[bytes, float]:
+    """A coding of Accept-Encoding and its weight, 0 to 1 (RFC 9110, 12.4.2); one that is no number counts as 0."""
+    name, *parameters = (piece.strip() for piece in part.split(b";"))
+    weight = next((piece[2:] for piece in parameters if piece.startswith(b"q=")), b"1")
+    try:
+        return name, float(weight)
+    except ValueError:
+        return name, 0.0

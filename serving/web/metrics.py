@@ -100,7 +100,11 @@ class Metrics:
         registry.register(self.requests)
         self.episodes = Counter("serving_episodes", "Episodes played to their end", ["kind"], registry=registry)
         self.returns = Histogram(
-            "serving_episodic_return", "Episodic returns of the show", buckets=_RETURNS, registry=registry
+            "serving_episodic_return",
+            "Episodic returns of the show",
+            ["version", "disturbed"],
+            buckets=_RETURNS,
+            registry=registry,
         )
         self.viewers = Gauge("serving_viewers", "Connected viewers", ["kind"], registry=registry)
         self._model = Gauge(

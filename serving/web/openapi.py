@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from serving.episodes.physics import MAX_SEED, MAX_STEPS
+from serving.episodes.physics import MAX_PUSHES, MAX_SEED, MAX_STEPS
 from serving.inference.protocol import MAX_BATCH
 
 _ERROR: Final = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
@@ -56,10 +56,10 @@ _EPISODE: Final = {
     "additionalProperties": False,
     "properties": {
         "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
-        "version": {"type": "string"},
+        "version": {"type": ["string", "integer", "null"]},
         "pushes": {
             "type": "array",
-            "maxItems": 20,
+            "maxItems": MAX_PUSHES,
             "items": {
                 "type": "object",
                 "required": ["step", "force"],
@@ -73,7 +73,7 @@ _EPISODE: Final = {
         "physics": _PHYSICS,
         "changes": {
             "type": "array",
-            "maxItems": 20,
+            "maxItems": MAX_PUSHES,
             "items": {
                 "type": "object",
                 "required": ["step", "physics"],

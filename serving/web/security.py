@@ -94,12 +94,12 @@ class Guard:
         method = scope.get("method", "WEBSOCKET")
         if method in ("GET", "HEAD", "OPTIONS"):
             return None
-        if origin and urlsplit(origin.decode("latin-1")).netloc.lower() != host.decode("latin-1").lower():
+        if origin and _netloc(origin.decode("latin-1")) != host.decode("latin-1").lower():
             return 403, "this request comes from a page of another origin"
         path = scope["path"]
         if method != "WEBSOCKET" and path.startswith("/api/") and path != WEBHOOK_PATH:
-            given = authorization.decode("latin-1").removeprefix("Bearer ")
-            if not self.admits(given):
+            scheme, _, given = authorization.decode("latin-1").partition(" ")
+            if self._token is not None and not (scheme.lower() == "bearer" and self.admits(given.strip())):
                 return 401, "this needs the server's token: send the header Authorization: Bearer TOKEN"
         return None
 
@@ -156,6 +156,13 @@ async def send_json(
         }
     )
     await send({"type": "http.response.body", "body": body})
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # no URL at all: nobody's origin
+        return None
 
 
 def _without_port(host: str) -> str:

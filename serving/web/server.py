@@ -1,16 +1,26 @@
 """uvicorn, tuned to what it serves here: small answers, and streams that would never end by themselves."""
 
 import asyncio
+import resource
 import socket
 import sys
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
+import orjson
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.web.application import App
 
+MAX_HEAD: Final = 16 << 10
 _PACKET: Final = 1 << 16
+_OWN_FILES: Final = 128
+
+
+def _connection_limit() -> int:
+    """As many as there are descriptors, less those that the server needs itself."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, min(descriptors, 8192) - _OWN_FILES)
 
 
 class Server(uvicorn.Server):
@@ -20,7 +30,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app.asgi,
             loop="uvloop",
-            http=GatheringProtocol,
+            http=BoundedProtocol,
             ws="websockets-sansio",
             ws_per_message_deflate=False,  # frames are 150 bytes: it costs more than it saves
             ws_max_size=4096,
@@ -46,21 +56,84 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class GatheringProtocol(HttpToolsProtocol):
-    """HTTP whose answers leave when the event loop's turn ends, in one piece each.
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP with bounds on a request's head and on connections, whose answers leave in one piece.
 
     uvicorn writes an answer's head and its body apart, and uvloop makes of each a system call, a packet, and a
     client that wakes up and asks for the processor: a seventh of the time of a short request.
     """
 
+    head_seconds: ClassVar[float] = 10.0
+    max_connections: ClassVar[int] = _connection_limit()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own is
-        """Put the gathering transport between uvicorn and the socket."""
+        """Put the gathering transport between uvicorn and the socket; one connection too many is told so."""
         super().connection_made(cast("asyncio.Transport", _GatheringTransport(transport, self.loop)))
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+        if len(self.connections) > self.max_connections:
+            self._refuse(503, f"{self.max_connections} connections are open already: try again in a second")
+            return
+        self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer too."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes before a head is complete: a parser holds an unfinished field back."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
+                self._refuse(431, f"a request's head may have at most {MAX_HEAD} bytes")
+
+    def on_message_begin(self) -> None:
+        """Begin to count a head."""
+        super().on_message_begin()
+        self._head_bytes, self._in_head = 0, True
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
+
+    def on_headers_complete(self) -> None:
+        """Begin the request if its head is not too long."""
+        self._stop_timer()
+        self._in_head = False
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
+            self._refuse(431, f"a request's head may have at most {MAX_HEAD} bytes")
+            raise ValueError("head too long")  # ends the parsing
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP, as everything is refused here: in JSON."""
+        if not self.transport.is_closing():
+            self._refuse(400, msg)
 
     def handle_websocket_upgrade(self) -> None:
         """Frames come in one piece already: they go to the socket itself."""
         self.transport = cast("_GatheringTransport", self.transport).socket
         super().handle_websocket_upgrade()
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self._refuse(408, f"the request's head did not end within {self.head_seconds:g} seconds")
+
+    def _stop_timer(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, status: int, error: str) -> None:
+        body = orjson.dumps({"error": error})
+        retry = b"retry-after: 1\r\n" if status == 503 else b""
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+        self.transport.write(STATUS_LINE[status] + head + retry + b"\r\n" + body)
+        self.transport.close()
 
 
 class _GatheringTransport:
