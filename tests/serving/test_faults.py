@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from serving.models.cache import Cache
 from serving.models.follower import Models
 from serving.models.registry import RegistryUnavailableError, Snapshot, UnknownModelError, Version
+from serving.models.served import ServedModel
 from tests.policies import ACROBOT, BALANCES, PROPERTIES, linear_model
 
 GOOD = [linear_model(BALANCES, bias=bias) for bias in range(4)]
@@ -290,6 +291,29 @@ def test_a_bad_version_is_refused_once_and_its_repaired_artifact_played(kind: st
     asyncio.run(story())
 
 
+def test_bytes_that_were_refused_are_not_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+    load = Models._load
+
+    async def counted(self: Models, version: Version, content: bytes) -> ServedModel:
+        loads.append(version.number)
+        return await load(self, version, content)
+
+    monkeypatch.setattr(Models, "_load", counted)
+
+    async def story() -> None:
+        registry = Registry()
+        registry.add("1", BAD["garbage"])
+        registry.aliases["champion"] = "1"
+        models = following(registry, tmp_path)
+        for _ in range(3):
+            await models.poll()
+        assert "not a loadable" in models.notice
+
+    asyncio.run(story())
+    assert loads == ["1"]
+
+
 def test_only_the_artifact_that_was_judged_plays(tmp_path: Path) -> None:
     async def story() -> None:
         registry = Registry()
@@ -352,6 +376,7 @@ def test_the_least_recently_used_version_leaves(tmp_path: Path) -> None:
         assert (await models.get("1")).sha256 == sha256(GOOD[2]).hexdigest()
         del registry.versions["1"]
         await models.poll()
+        assert not [identity for identity in models._loaded if identity[0] == "1"]
         with pytest.raises(UnknownModelError):
             await models.get("1")
 
