@@ -18,7 +18,8 @@ QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 PARITY_OBSERVATIONS: Final = 10_000
 PARITY_TOLERANCE: Final = 1e-5
-_ROUNDING: Final = 1e-6  # Q-values closer than this are equal in float32: their argmax is no statement
+"""Of the largest Q-value: float32 keeps seven digits, whatever the scale of rewards."""
+_ROUNDING: Final = 1e-6  # likewise; Q-values closer than this are equal in float32: their argmax is no statement
 
 
 class ExportError(RuntimeError):
@@ -62,7 +63,7 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
         A single-file ONNX model with a dynamic batch; the same network and properties give the same bytes.
 
     Raises:
-        ExportError: if on 10,000 observations a Q-value differs by 1e-5 or a greedy action differs.
+        ExportError: if on 10,000 observations a Q-value differs by 1e-5 of the largest, or a greedy action differs.
     """
     network = networks.agent(properties.agent).eval()
     scale = networks.observation_scale.numpy()
@@ -103,11 +104,14 @@ def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale
     actual = q_function(observation)
     if not np.isfinite(actual).all():
         raise ExportError("the exported network gives Q-values that are not finite")
-    difference = float(np.abs(actual - expected).max())
-    if difference >= PARITY_TOLERANCE:
-        raise ExportError(f"the exported network's Q-values differ by {difference:.1e} (allowed {PARITY_TOLERANCE})")
+    difference, largest = float(np.abs(actual - expected).max()), float(np.abs(expected).max())
+    if difference > PARITY_TOLERANCE * largest:
+        raise ExportError(
+            f"the exported network's Q-values differ by {difference:.1e} (allowed {PARITY_TOLERANCE} of the largest, "
+            f"{largest:.3g})"
+        )
     runner_up, best = np.sort(expected, axis=1)[:, -2:].T
-    decided = best - runner_up > _ROUNDING
+    decided = best - runner_up > _ROUNDING * largest
     changed = int((actual.argmax(1) != expected.argmax(1))[decided].sum())
     if changed:
         raise ExportError(f"the exported network prefers another action in {changed} of {PARITY_OBSERVATIONS} cases")

@@ -1,4 +1,9 @@
-"""Which networks are kept: greedy evaluation of the population, acceptance, and who leaves it."""
+"""Which networks are kept: greedy evaluation of the population, acceptance, who leaves it, and who is the best.
+
+Selection has two stages. Cheap evaluations while training nominate: each agent keeps the network of its best one. Their
+means over a few episodes are lucky ones, the more so the more of them are compared, so that at the end the nominees of
+the population are judged on the same fresh episodes.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +18,8 @@ from dqn.seeding import SELECTION, stream_seed
 from dqn.spec import environment_spec
 from dqn.state import TrainingState
 
+NOMINEES = 8
+JUDGED_EPISODES = 100
 _OBJECTS = 256
 
 
@@ -30,7 +37,7 @@ def evaluate(state: TrainingState) -> None:
     state.evaluations += 1
     seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
     returns = greedy_returns(networks, config.env_id, episodes=config.eval_episodes, seed=seed)
-    mean_return = returns.mean(1)
+    mean_return = look = returns.mean(1)
     ceiling = torch.inf if config.acceptance_return is None else config.acceptance_return
     passed = (returns >= ceiling).all(1).nonzero().squeeze(1)
     # First undisturbed; then, where the configuration asks for it, with some of the actions random.
@@ -41,17 +48,40 @@ def evaluate(state: TrainingState) -> None:
         episodes = config.acceptance_episodes
         returns = greedy_returns(networks.select(passed), config.env_id, episodes=episodes, seed=seed, epsilon=epsilon)
         if not epsilon:
-            mean_return[passed] = returns.mean(1)
+            mean_return = look.index_copy(0, passed, returns.mean(1))
         passed = passed[(returns >= ceiling).all(1)]
     state.record("eval/mean_return", mean_return)
     state.last_return[state.agents] = mean_return
-    better = (mean_return >= state.best_return[state.agents]).nonzero().squeeze(1)
+    better = (look >= state.best_return[state.agents]).nonzero().squeeze(1)  # equal evidence: as many episodes each
     state.best.assign(state.agents[better], networks.select(better))
-    state.best_return[state.agents[better]] = mean_return[better]
+    state.best_return[state.agents[better]] = look[better]
     state.solved[state.agents[passed]] = True
     state.record_population("eval/iqm_return", interquartile_mean(state.last_return.numpy()))
     state.record_population("eval/solved_fraction", float(state.solved.double().mean()))
     leave(state, passed)
+
+
+def judge(state: TrainingState) -> dict[int, float]:
+    """Mean greedy returns of the population's nominees on the same fresh episodes, by agent.
+
+    Nominated are the agents that are solved before those that are not, by the return of their best evaluation, and of
+    equals those that needed the fewest updates. They are judged in this order until one reaches the ceiling in every
+    episode, which no other can surpass.
+    """
+    config = state.config
+
+    def standing(agent: int) -> tuple[bool, float, int]:
+        return not state.solved[agent], -float(state.best_return[agent]), int(state.updates[agent])
+
+    seed = stream_seed(config.seed, SELECTION, 0)
+    judged = {}
+    for agent in sorted(range(config.num_agents), key=standing)[:NOMINEES]:
+        network = state.best.select(torch.tensor([agent]))
+        returns = greedy_returns(network, config.env_id, episodes=JUDGED_EPISODES, seed=seed)
+        judged[agent] = float(returns.mean())
+        if config.acceptance_return is not None and bool((returns >= config.acceptance_return).all()):
+            break
+    return judged
 
 
 def retire(state: TrainingState) -> None:

@@ -1,7 +1,7 @@
 """The training loop of a population."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Never
@@ -17,7 +17,7 @@ from dqn.metrics import MetricHistory, Metrics
 from dqn.network import QNetworks
 from dqn.policy import episode_epsilon, epsilon_greedy, linear_epsilon
 from dqn.replay import Transition
-from dqn.selection import evaluate, evaluation_due, leave, retire
+from dqn.selection import evaluate, evaluation_due, judge, leave, retire
 from dqn.state import TrainingState
 
 
@@ -29,10 +29,12 @@ class AgentResult:
     solved: bool
     """Whether it passed the acceptance evaluation."""
     selection_return: float
-    """Mean greedy return, on selection seeds, of the network that is kept."""
+    """Mean greedy return of the network that is kept, in the evaluation it was kept for; the best of many is lucky."""
     updates: int
     environment_steps: int
     episodes: int
+    judged_return: float | None = None
+    """Mean greedy return on the fresh episodes that all nominees of the population play; none where it was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,13 @@ class TrainingResult:
 
     @property
     def best_agent(self) -> int:
-        """The agent with the highest selection return; of equals, the one that needed the fewest updates."""
-        return min(self.agents, key=lambda agent: (-agent.selection_return, agent.updates, agent.agent)).agent
+        """Of the agents that were judged the one with the highest return: solved ones first, of equals the quickest."""
+        judged = [
+            (not agent.solved, -agent.judged_return, agent.updates, agent.agent)
+            for agent in self.agents
+            if agent.judged_return is not None
+        ]
+        return min(judged)[-1]
 
     @property
     def solved_fraction(self) -> float:
@@ -109,8 +116,9 @@ def train(
             evaluate(state)
             leave(state, torch.arange(len(state.agents)))
         on_metrics(state.metrics.since(published))
+        judged = judge(state)
     clock.account()
-    return _result(state)
+    return _result(state, judged)
 
 
 @torch.no_grad()
@@ -207,7 +215,7 @@ def _show(progress: "tqdm[Never]", state: TrainingState) -> None:
     )
 
 
-def _result(state: TrainingState) -> TrainingResult:
+def _result(state: TrainingState, judged: Mapping[int, float]) -> TrainingResult:
     agents = tuple(
         AgentResult(
             agent=agent,
@@ -216,6 +224,7 @@ def _result(state: TrainingState) -> TrainingResult:
             updates=int(state.updates[agent]),
             environment_steps=int(state.steps[agent]),
             episodes=int(state.episodes[agent]),
+            judged_return=judged.get(agent),
         )
         for agent in range(state.config.num_agents)
     )

@@ -64,7 +64,7 @@ def test_nothing_of_the_machine_is_in_the_file(exported: bytes) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (lambda q: q + 2e-5, "differ by"),
+        (lambda q: q + 2e-5 * np.abs(q).max(), "differ by"),
         (lambda q: q[:, ::-1], "differ by"),
         (lambda q: q * np.nan, "not finite"),
     ],
@@ -79,19 +79,46 @@ def test_a_runtime_that_computes_something_else_is_found_out(broken: QFunction, 
         export_onnx(networks(), PROPERTIES, load=load_broken)
 
 
+@pytest.mark.parametrize("magnitude", [1e-6, 1e-3, 1.0, 200.0, 1e6])
+def test_the_scale_of_q_values_does_not_matter(magnitude: float) -> None:
+    population = networks()
+    with torch.no_grad():
+        population.weights[-1] *= magnitude
+        population.biases[-1] *= magnitude
+    export_onnx(population, PROPERTIES, load=load)
+
+    def load_another(model: bytes) -> QFunction:
+        q_values = load(model)
+        return lambda observation: q_values(observation * np.float32(1.001))
+
+    with pytest.raises(ExportError, match="differ by"):
+        export_onnx(population, PROPERTIES, load=load_another)
+
+
 class _NearlyEqual(torch.nn.Module):
     """Prefers action 0 by less than the tolerance of its Q-values, and by more than rounding explains."""
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([5e-6, 0.0]).expand(len(observation), -1)
+        return torch.tensor([8 + 4e-5, 8.0]).expand(len(observation), -1)
 
 
 def test_another_preference_is_found_out_where_the_values_agree() -> None:
     network, scale = _NearlyEqual(), np.ones(4, dtype=np.float32)
-    check_parity(
-        network, lambda o: np.tile(np.array([5e-6, 0.0], dtype=np.float32), (len(o), 1)), observation_scale=scale
-    )
+    check_parity(network, constant(8 + 4e-5, 8.0), observation_scale=scale)
     with pytest.raises(ExportError, match="prefers another action in 10000 of 10000"):
-        check_parity(
-            network, lambda o: np.tile(np.array([0.0, 5e-6], dtype=np.float32), (len(o), 1)), observation_scale=scale
-        )
+        check_parity(network, constant(8.0, 8 + 4e-5), observation_scale=scale)
+
+
+class _Equal(torch.nn.Module):
+    """Prefers action 0 by less than rounding explains."""
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([8 + 4e-6, 8.0]).expand(len(observation), -1)
+
+
+def test_what_rounding_decides_is_no_preference() -> None:
+    check_parity(_Equal(), constant(8.0, 8 + 4e-6), observation_scale=np.ones(4, dtype=np.float32))
+
+
+def constant(*q_values: float) -> QFunction:
+    return lambda observation: np.tile(np.array(q_values, dtype=np.float32), (len(observation), 1))
