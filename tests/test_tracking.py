@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from dqn.config import DQNConfig
 from flows.attempt import Attempt, StaleAttemptError, begin, check, fenced
 from flows.parameters import InputError
 from flows.tracking import complete_runs, end_runs, failing, find_run, open_run, read_config, read_runs
+from tests.faults import Breaking
 
 
 @pytest.fixture
@@ -104,27 +104,6 @@ def test_an_attempt_goes_on_with_what_an_earlier_one_left(
     assert store.get_run(children[1]).info.lifecycle_stage == "deleted"
     end_runs(store, second, children, "FINISHED")
     assert store.get_run(children[0]).info.status == "FINISHED"
-
-
-class Breaking:
-    """A client whose n-th write fails."""
-
-    def __init__(self, client: MlflowClient, nth: int) -> None:
-        self._client = client
-        self.left = nth
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-        if not name.startswith(("log_", "set_", "create_", "update_")):
-            return method
-
-        def write(*arguments: Any, **named: Any) -> Any:
-            self.left -= 1
-            if self.left == 0:
-                raise MlflowException("the store is away", INTERNAL_ERROR)
-            return method(*arguments, **named)
-
-        return write
 
 
 def test_whatever_fails_at_the_start_the_next_attempt_completes(
