@@ -119,7 +119,7 @@ class DQNConfig:
     acceptance_return: float | None = None
     """An agent that reaches this in every acceptance episode is solved and leaves the population; none: never."""
     acceptance_episodes: int = 100
-    """Episodes of the acceptance evaluation, on selection seeds."""
+    """Episodes of the acceptance evaluation, and on which the best agents are judged in the end; on selection seeds."""
     acceptance_epsilon: float = 0.0
     """Share of random actions in as many further episodes; who holds the ceiling disturbed holds it on unseen seeds."""
     log_interval: int = 10

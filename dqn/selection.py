@@ -19,7 +19,6 @@ from dqn.spec import environment_spec
 from dqn.state import TrainingState
 
 NOMINEES = 8
-JUDGED_EPISODES = 100
 _OBJECTS = 256
 
 
@@ -77,7 +76,7 @@ def judge(state: TrainingState) -> dict[int, float]:
     judged = {}
     for agent in sorted(range(config.num_agents), key=standing)[:NOMINEES]:
         network = state.best.select(torch.tensor([agent]))
-        returns = greedy_returns(network, config.env_id, episodes=JUDGED_EPISODES, seed=seed)
+        returns = greedy_returns(network, config.env_id, episodes=config.acceptance_episodes, seed=seed)
         judged[agent] = float(returns.mean())
         if config.acceptance_return is not None and bool((returns >= config.acceptance_return).all()):
             break

@@ -33,6 +33,7 @@ def small_config() -> Callable[..., DQNConfig]:
             "max_updates": 120,
             "eval_interval": 40,
             "eval_episodes": 2,
+            "acceptance_episodes": 5,
             "log_interval": 1,
             "target_update_interval": 20,
         }

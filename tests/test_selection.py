@@ -127,7 +127,7 @@ def judging(
 
 
 def test_nominees_are_judged_on_the_same_fresh_episodes(small_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = TrainingState(small_config(num_agents=12, hidden_sizes=()))
+    state = TrainingState(small_config(num_agents=12, hidden_sizes=(), acceptance_episodes=100))
     state.best_return = torch.tensor([9.0, 1.0, 8.0, 7.0, 6.0, 6.0, 5.0, 4.0, 3.0, 2.0, 0.0, 0.0], dtype=torch.float64)
     state.updates[4] = 1
     state.solved[11] = True
