@@ -97,9 +97,10 @@ def mutants_of(source: str) -> list[Mutant]:
     """Every mutant of a module, in the order of its lines."""
     mutants = []
     tree = ast.parse(source)
+    types = _annotations(tree)
     node: Any  # has a line wherever something can be changed
     for index, node in enumerate(ast.walk(tree)):
-        for change in changes(node):
+        for change in changes(node) if node not in types else ():
             broken = copy.deepcopy(tree)
             target = list(ast.walk(broken))[index]
             before = ast.unparse(target)
@@ -107,6 +108,17 @@ def mutants_of(source: str) -> list[Mutant]:
             text = f"{_shown(before)}  ->  {_shown(ast.unparse(target))}"
             mutants.append(Mutant(line=node.lineno, change=text, source=ast.unparse(broken)))
     return sorted(mutants, key=lambda mutant: mutant.line)
+
+
+def _annotations(tree: ast.Module) -> set[ast.AST]:
+    """Nodes of type annotations, which decide nothing."""
+    found = [
+        part
+        for node in ast.walk(tree)
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None))
+        if isinstance(part, ast.AST)
+    ]
+    return {node for part in found for node in ast.walk(part)}
 
 
 def changes(node: Any) -> Iterator[Callable[[Any], None]]:

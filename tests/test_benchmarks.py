@@ -50,7 +50,7 @@ def test_the_summary_counts_agents_and_their_cost() -> None:
 
 
 def test_mutants_break_every_line_that_decides_one_at_a_time() -> None:
-    source = "def f(a):\n    'Says what.'\n    if a < 1:\n        g(a)\n    return a * 2\n"
+    source = "def f(a: int | None) -> int | None:\n    'Says what.'\n    if a < 1:\n        g(a)\n    return a * 2\n"
     changes = [(mutant.line, mutant.change.partition("  ->  ")[2]) for mutant in mutants_of(source)]
     assert sorted(changes) == [
         (3, "2"),

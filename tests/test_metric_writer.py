@@ -75,6 +75,23 @@ def test_a_watermark_takes_what_was_logged(step: int, value: float, logged: bool
     assert Watermark(step=10, values=Counter([1.0])).takes(step, value) is logged
 
 
+def test_a_watermark_takes_each_value_as_often_as_it_was_logged() -> None:
+    watermark = Watermark(step=10, values=Counter([1.0, 1.0, 2.0]))
+    assert [watermark.takes(10, value) for value in (1.0, 1.0, 1.0, 2.0, 2.0)] == [True, True, False, True, False]
+
+
+def test_values_keep_the_time_they_were_handed_over_at() -> None:
+    server: Any = Unreliable()
+    server.up = True
+    before = time.time()
+    writer = MetricWriter(server, {POPULATION: "parent", 0: "run"}, {}, check=newest)
+    writer.write([record("train/td_loss", [0], [1], [0.5])])
+    writer.write_population("train/steps_per_second", step=1, value=2.0)
+    writer.close()
+    assert all(1000 * before - 1 <= metric.timestamp <= 1000 * time.time() for metric in server.received)
+    assert len(server.received) == 2
+
+
 def test_equal_values_of_one_step_are_counted(store: MlflowClient, runs: dict[int, str]) -> None:
     for timestamp in (1, 2):
         store.log_batch(runs[0], metrics=[Metric("eval/mean_return", 7.0, timestamp, 10)])
