@@ -80,6 +80,7 @@ def test_servers_that_are_away_in_mid_training_cost_nothing(
         docker("stop", server)
         time.sleep(AWAY)
         docker("start", server)
+        within(180, lambda server=server: is_healthy(server))  # type: ignore[misc]
     finished = finish(system, flow_run)
     assert finished.run_count == 1
     assert states(system, flow_run.id).isdisjoint({"Crashed", "AwaitingRetry"})
@@ -140,6 +141,10 @@ def start(system: System, config: dict[str, object]) -> FlowRun:
     with system.prefect() as prefect:
         deployment = prefect.read_deployment_by_name("train-dqn/cartpole")
         return prefect.create_flow_run_from_deployment(deployment.id, parameters={"config": config})
+
+
+def is_healthy(container: str) -> bool:
+    return docker("inspect", "--format", "{{.State.Health.Status}}", container).strip() == "healthy"
 
 
 def wait_for_progress(system: System, flow_run_id: UUID) -> None:
