@@ -118,7 +118,7 @@ def viewers(folder: Path, quick: bool) -> None:
 def drain(folder: Path, quick: bool) -> None:
     """From SIGTERM to the process's end, with streams of every kind open."""
     with serving(folder) as (port, process):
-        pixels = (f"GET /api/stage.mjpeg{query} HTTP/1.1\r\nHost: localhost\r\n\r\n" for query in ("", "?seed=1"))
+        pixels = (f"GET /api/live.mjpeg{query} HTTP/1.1\r\nHost: localhost\r\n\r\n" for query in ("", "?seed=1"))
         streams = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
         for stream, request in zip(streams, (HANDSHAKE % port, *map(str.encode, pixels)), strict=True):
             stream.sendall(request)
@@ -145,7 +145,7 @@ def swaps(folder: Path, quick: bool) -> None:
             while swapped < wanted:
                 number = str(2 - swapped % 2)
                 await asyncio.to_thread(client.set_registered_model_alias, MODEL, "champion", number)
-                await asyncio.to_thread(poke, port)
+                await asyncio.to_thread(refresh, port)
                 while (await asyncio.to_thread(current, port)) != number:
                     await asyncio.sleep(0.01)
                 swapped += 1
@@ -247,7 +247,7 @@ def wait_for(url: str) -> None:
             time.sleep(0.02)
 
 
-def poke(port: int) -> None:
+def refresh(port: int) -> None:
     """What MLflow's webhook does."""
     delivery, stamp = str(uuid.uuid4()), str(int(time.time()))
     digest = hmac.new(SECRET.encode(), f"{delivery}.{stamp}.{{}}".encode(), hashlib.sha256).digest()

@@ -121,7 +121,7 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         f"""
 Prefect  {prefect}
 MLflow   {mlflow}
-Theatre  {serving}
+Serving  {serving}
 
 export PREFECT_API_URL={prefect}/api
 export PREFECT_API_AUTH_STRING="prefect:$(cat {STATE.relative_to(ROOT)}/{LOGIN})"  # its page asks for it too

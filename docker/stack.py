@@ -289,7 +289,7 @@ def print_places(stack: Stack) -> None:
     print(f"""
 Prefect  http://127.0.0.1:{ports["prefect-server"]}
 MLflow   http://127.0.0.1:{ports["mlflow"]}
-Theatre  http://127.0.0.1:{ports["serving"]}
+Serving  http://127.0.0.1:{ports["serving"]}
 
 export PREFECT_API_URL=http://127.0.0.1:{ports["prefect-server"]}/api
 export PREFECT_API_AUTH_STRING="prefect:$(sed -n s/^PREFECT_PASSWORD=//p docker/.env)"  # Prefect's page asks for it too

@@ -1,4 +1,4 @@
-"""Episodes as they are played: a policy, an environment, and what a spectator does to both."""
+"""Episodes as they are played: a policy, an environment, and what viewers do to both."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ from serving.policy import OnnxPolicy
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One environment step: what the policy saw, thought and did, and what came of it."""
+    """One environment step: what the policy saw, its Q-values, its action, and what came of it."""
 
     index: int
     observation: tuple[float, ...]
@@ -49,8 +49,8 @@ def _load_surfarray() -> None:
         surfarray.__dict__  # noqa: B018 # a lazy module loads at the first access to an attribute
 
 
-class Stage:
-    """One environment under the spectators' hands. Not thread-safe.
+class Simulation:
+    """One environment that can be pushed and changed while a policy plays. Not thread-safe.
 
     Raises:
         ValueError: for an environment that is unknown, or has other than flat observations and discrete actions.
@@ -143,7 +143,7 @@ class Stage:
         return float(reward), bool(terminated), bool(truncated)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Gymnasium's own picture of this moment, `[height, width, 3]`; needs render_mode "rgb_array"."""
+        """Gymnasium's own picture of the present state, `[height, width, 3]`; needs render_mode "rgb_array"."""
         _load_surfarray()
         return np.asarray(cast("Any", self.env.render()), dtype=np.uint8)
 
@@ -154,9 +154,9 @@ class Stage:
 
 def frames_per_second(env_id: str) -> int:
     """Environment steps in a second of real time, as an environment's own metadata say."""
-    stage = Stage(env_id)
-    stage.close()
-    return stage.fps
+    simulation = Simulation(env_id)
+    simulation.close()
+    return simulation.fps
 
 
 def play(
@@ -175,15 +175,15 @@ def play(
     for push in pushes:
         forces[push.step] = forces.get(push.step, 0.0) + push.force
     changed = {change.step: change.physics for change in changes}
-    stage = Stage(policy.metadata.env_id)
+    simulation = Simulation(policy.metadata.env_id)
     try:
-        stage.set_physics(physics)
-        stage.reset(seed)
+        simulation.set_physics(physics)
+        simulation.reset(seed)
         for index in range(MAX_STEPS):
             if index in changed:
-                stage.set_physics(changed[index])
-            yield stage.step(policy, forces.get(index, 0.0))
-            if stage.over:
+                simulation.set_physics(changed[index])
+            yield simulation.step(policy, forces.get(index, 0.0))
+            if simulation.over:
                 return
     finally:
-        stage.close()
+        simulation.close()

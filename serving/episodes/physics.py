@@ -1,4 +1,4 @@
-"""What a spectator does to an episode: its seed, pushes on the cart, and another world's physics."""
+"""What a viewer does to an episode: its seed, pushes on the cart, and another world's physics."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self, cast
@@ -27,7 +27,7 @@ def _number(name: str, value: object) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Physics:
-    """What a spectator may change about CartPole, by Gymnasium's own names; the defaults are CartPole-v1's.
+    """What a viewer may change about CartPole, by Gymnasium's own names; the defaults are CartPole-v1's.
 
     Raises:
         ValueError: if a value is outside its range.

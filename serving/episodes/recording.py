@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from serving.episodes.environment import Stage
+from serving.episodes.environment import Simulation
 from serving.episodes.replay import Replay
 
 STATIC: Final = Path(__file__).parents[1] / "static"
@@ -28,21 +28,21 @@ class RecordingError(RuntimeError):
 
 
 def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]]:
-    """Gymnasium's pictures `[height, width, 3]` of every `stride`-th moment: all that was done, done again."""
+    """Gymnasium's pictures `[height, width, 3]` of every `stride`-th step, played again."""
     changed = {change.step: change.physics for change in replay.changes}
-    stage = Stage(replay.env_id, render_mode="rgb_array")
+    simulation = Simulation(replay.env_id, render_mode="rgb_array")
     try:
-        stage.set_physics(replay.physics)
-        stage.reset(replay.seed)
-        yield stage.render()
+        simulation.set_physics(replay.physics)
+        simulation.reset(replay.seed)
+        yield simulation.render()
         for step in replay.steps:
             if step.index in changed:
-                stage.set_physics(changed[step.index])
-            stage.apply(step.action, step.push)
+                simulation.set_physics(changed[step.index])
+            simulation.apply(step.action, step.push)
             if (step.index + 1) % stride == 0:
-                yield stage.render()
+                yield simulation.render()
     finally:
-        stage.close()
+        simulation.close()
 
 
 def encode(picture: npt.NDArray[np.uint8], kind: str) -> bytes:
@@ -55,7 +55,7 @@ def encode(picture: npt.NDArray[np.uint8], kind: str) -> bytes:
 
 
 def to_gif(replay: Replay, *, stride: int = 2) -> bytes:
-    """An animation of every `stride`-th moment, in real time (GIF counts in hundredths of a second)."""
+    """An animation of every `stride`-th step, in real time (GIF counts in hundredths of a second)."""
     from PIL import Image  # as in `encode`
 
     palette = None
@@ -73,7 +73,7 @@ def to_gif(replay: Replay, *, stride: int = 2) -> bytes:
 
 
 def to_video(replay: Replay, container: str) -> bytes:
-    """A video in real time, with every moment: "mp4" (H.264) or "webm" (VP9).
+    """A video in real time, with every step: "mp4" (H.264) or "webm" (VP9).
 
     Raises:
         RecordingError: if PyAV, or the codec in it, is not there.
@@ -104,7 +104,9 @@ def to_html(replay: Replay) -> bytes:
     CartPole is drawn from its states; of other environments the page holds up to 250 of Gymnasium's pictures.
     Its content security policy admits its own script and style, by their hashes, and nothing else.
     """
-    script = "\n".join(_without_modules((STATIC / name).read_text()) for name in ("stage.js", "charts.js", "replay.js"))
+    script = "\n".join(
+        _without_modules((STATIC / name).read_text()) for name in ("cartpole.js", "charts.js", "replay.js")
+    )
     style = (STATIC / "page.css").read_text()
     page = (STATIC / "replay.html").read_text()
     data = replay.to_json().decode().replace("<", "\\u003c")

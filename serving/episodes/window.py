@@ -4,7 +4,7 @@ import itertools
 import sys
 from typing import Final
 
-from serving.episodes.environment import Stage
+from serving.episodes.environment import Simulation
 from serving.episodes.physics import MAX_SEED, Physics
 from serving.policy import OnnxPolicy
 
@@ -23,11 +23,11 @@ def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None, physics
     """
     import pygame  # heavy, and of no use to the server
 
-    stage = Stage(policy.metadata.env_id, render_mode="human")
+    simulation = Simulation(policy.metadata.env_id, render_mode="human")
     try:
-        stage.set_physics(physics)
+        simulation.set_physics(physics)
         for episode in itertools.count() if episodes is None else range(episodes):
-            stage.reset((seed + episode) % (MAX_SEED + 1))
+            simulation.reset((seed + episode) % (MAX_SEED + 1))
             driver = pygame.display.get_driver()
             if driver in ("dummy", "offscreen"):
                 raise NoDisplayError(
@@ -35,15 +35,15 @@ def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None, physics
                     "run `make serve` and open the page, or `make record` for a video"
                 )
             total = 0.0
-            while not stage.over:
+            while not simulation.over:
                 force = 0.0
                 for event in pygame.event.get():
                     if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_q):
                         return
-                    if event.type == pygame.KEYDOWN and stage.cartpole:
+                    if event.type == pygame.KEYDOWN and simulation.cartpole:
                         force += {pygame.K_LEFT: -_PUSH, pygame.K_RIGHT: _PUSH}.get(event.key, 0.0)
-                total = stage.step(policy, force).episodic_return
-            sys.stdout.write(f"seed {stage.seed}: return {total:g}\n")
+                total = simulation.step(policy, force).episodic_return
+            sys.stdout.write(f"seed {simulation.seed}: return {total:g}\n")
             sys.stdout.flush()
     finally:
-        stage.close()
+        simulation.close()

@@ -203,7 +203,7 @@ class InferenceAPI:
         await send_json(send, {"live": True})
 
     async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """200 once a version is on stage."""
+        """200 once a version plays."""
         if self._models.current is None:
             await send_json(send, {"error": f"not ready: {self._models.notice}"}, 503)
         else:

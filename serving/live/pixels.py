@@ -1,11 +1,11 @@
-"""Gymnasium's own picture of the show: rendered once a moment, however many watch."""
+"""Gymnasium's own picture of the show: rendered once a step, however many watch."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import Final
 
-from serving.episodes.environment import Stage
+from serving.episodes.environment import Simulation
 from serving.episodes.recording import encode
 from serving.live.show import Show
 from serving.live.viewers import ShowOverError, Viewer
@@ -61,29 +61,29 @@ class PixelFeed:
 
     async def private(self, policy: OnnxPolicy, seed: int) -> AsyncGenerator[bytes]:
         """One viewer's own episodes as MJPEG parts, from a seed on; `admit` first."""
-        stage = Stage(policy.metadata.env_id, render_mode="rgb_array")
+        simulation = Simulation(policy.metadata.env_id, render_mode="rgb_array")
         self._gauge.inc()
         clock = asyncio.get_running_loop().time
         due = clock()
         try:
             while not self._show.closed:
-                if stage.over:
-                    stage.reset(seed)
+                if simulation.over:
+                    simulation.reset(seed)
                     seed += 1
                 else:
-                    stage.step(policy)
-                yield _part(await asyncio.to_thread(lambda: encode(stage.render(), "JPEG")))
-                due = max(due + 1 / stage.fps, clock() - 0.2)
+                    simulation.step(policy)
+                yield _part(await asyncio.to_thread(lambda: encode(simulation.render(), "JPEG")))
+                due = max(due + 1 / simulation.fps, clock() - 0.2)
                 await asyncio.sleep(due - clock())
         finally:
-            stage.close()
+            simulation.close()
             self._gauge.dec()
 
     async def snapshot(self) -> bytes:
-        """This moment as PNG; the show wakes up for it. Who asks while one is drawn gets that one.
+        """The present state as PNG; the show runs for it. Who asks while one is drawn gets that one.
 
         Raises:
-            TimeoutError: if nothing is on stage.
+            TimeoutError: if nothing plays.
         """
         if self._picture is None or self._picture.done():
             self._picture = asyncio.create_task(self._draw())
@@ -93,15 +93,15 @@ class PixelFeed:
         """One picture.
 
         Raises:
-            TimeoutError: if nothing is on stage.
+            TimeoutError: if nothing plays.
         """
-        viewer: Viewer[str] = Viewer(spectator=False)
+        viewer: Viewer[str] = Viewer(counted=False)
         self._show.join(viewer)
         try:
             async with asyncio.timeout(seconds):
                 while not self._show.players or not self._show.frame:
                     await viewer.take()
-            return await asyncio.to_thread(encode, self._show.players[0].stage.render(), "PNG")
+            return await asyncio.to_thread(encode, self._show.players[0].simulation.render(), "PNG")
         finally:
             self._show.leave(viewer)
 
@@ -113,14 +113,14 @@ class PixelFeed:
             self._task.cancel()
 
     async def _render(self) -> None:
-        newest: Viewer[str] = Viewer(spectator=False)
+        newest: Viewer[str] = Viewer(counted=False)
         self._show.join(newest)
         try:
             while True:
                 _, frame = await newest.take()
                 if frame is None or not self._show.players:
                     continue
-                picture = self._show.players[0].stage.render()
+                picture = self._show.players[0].simulation.render()
                 jpeg = await asyncio.to_thread(encode, picture, "JPEG")
                 for viewer in self._viewers:
                     viewer.offer(frame=jpeg)

@@ -1,4 +1,4 @@
-"""The live show: one or two policies on stage from one seed, watched and pushed by any number of viewers."""
+"""The live show: one or two policies that play from one seed, watched and pushed by any number of viewers."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from serving.episodes.environment import Stage, Step
+from serving.episodes.environment import Simulation, Step
 from serving.episodes.physics import CARTPOLE, MAX_PUSH, MAX_SEED, Change, Physics, parse_seed
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
@@ -18,7 +18,7 @@ from serving.quoting import quote
 from serving.web.metrics import Metrics
 
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
-_INTERMISSION_SECONDS: Final = 1.2
+_BREAK_SECONDS: Final = 1.2
 _HISTORY: Final = 60
 _TICKS_A_COUNT: Final = 25  # between two changes of the number of viewers that is shown
 _LOG: Final = logging.getLogger("serving")
@@ -26,12 +26,12 @@ _LOG: Final = logging.getLogger("serving")
 
 @dataclass
 class Player:
-    """One policy's half of the show."""
+    """One policy of the show, in an environment of its own."""
 
     reference: str
     """Version number or alias; empty for the current version."""
     served: ServedModel
-    stage: Stage
+    simulation: Simulation
     last: Step | None = None
     episodic_return: float = 0.0
     history: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
@@ -58,11 +58,11 @@ class Show:
         self._physics = CARTPOLE
         self._push = 0.0
         self._pushes: list[tuple[int, float]] = []
-        self._opening = self._physics
+        self._initial_physics = self._physics
         self._changes: dict[int, Physics] = {}
         self._swapped = False
         self._restart = True
-        self._intermission = 0.0
+        self._break_left = 0.0
         self._steps_due = 0.0
         self._viewers_changed = False
         self._ticks = 0
@@ -74,7 +74,7 @@ class Show:
         self.viewers.add(viewer)
         self._watched.set()
         viewer.offer(frame=self.frame or None, status=self._status_text())
-        self._viewers_changed = True  # told at the next moment, once however many came
+        self._viewers_changed = True  # told at a later step, once however many came
 
     def leave(self, viewer: Viewer[str]) -> None:
         """Remove a viewer; the show sleeps when the last one left."""
@@ -84,7 +84,7 @@ class Show:
         self._viewers_changed = True
 
     def close(self) -> None:
-        """Send everybody home."""
+        """End the show for every viewer."""
         self.closed = True
         self.models.listeners.remove(self.announce)
         self.models.watched -= Counter(filter(None, self.references))
@@ -106,7 +106,7 @@ class Show:
                     raise ValueError(
                         f"push needs a force between -{MAX_PUSH:g} and {MAX_PUSH:g} newtons, got {quote(force, 40)}"
                     )
-                if any(player.stage.cartpole is None for player in self.players):
+                if any(player.simulation.cartpole is None for player in self.players):
                     raise ValueError("only CartPole can be pushed")
                 self._push = max(-MAX_PUSH, min(MAX_PUSH, self._push + float(str(force))))
             case "pause":
@@ -126,24 +126,24 @@ class Show:
             case "physics":
                 physics = Physics.parse(message.get("physics"))
                 for player in self.players:
-                    player.stage.set_physics(physics)
+                    player.simulation.set_physics(physics)
                 self._physics = self._changes[self._step] = physics
             case other:
                 raise ValueError(f"unknown command {quote(other, 40)}")
         self.announce()
 
     async def run(self) -> None:
-        """Play until cancelled, fifty moments a second, and not at all without viewers."""
+        """Play until cancelled, fifty steps a second, and not at all without viewers."""
         clock = asyncio.get_running_loop().time
         while True:
             await self._watched.wait()
             due = clock()
             while self.viewers:
-                period = 1 / (self.players[0].stage.fps if self.players else 10)
+                period = 1 / (self.players[0].simulation.fps if self.players else 10)
                 try:
                     self._tick(period)
-                except Exception:  # one bad episode must not end the show for everybody; the log says what it was
-                    _LOG.exception("the show stumbled; a new episode begins")
+                except Exception:  # one bad episode must not end the show; the log says what it was
+                    _LOG.exception("a step of the show failed; a new episode begins")
                     self._restart = True
                     await asyncio.sleep(1)
                 due = max(due + period, clock() - 0.2)  # after a hiccup it does not race to catch up
@@ -182,11 +182,11 @@ class Show:
             "paused": self._paused,
             "speed": self._speed,
             "physics": asdict(self._physics),
-            "opening_physics": asdict(self._opening),
+            "initial_physics": asdict(self._initial_physics),
             "changes": [Change(step=step, physics=physics).to_json() for step, physics in self._changes.items()],
             "swapped": self._swapped,
             "pushes": [{"step": step, "force": force} for step, force in self._pushes],
-            "viewers": sum(viewer.spectator for viewer in self.viewers),
+            "viewers": sum(viewer.counted for viewer in self.viewers),
         }
 
     def _tick(self, period: float) -> None:
@@ -197,12 +197,12 @@ class Show:
             return
         if self._restart:
             self._begin()
-        if self._intermission > 0:
+        if self._break_left > 0:
             if self._paused and not self._single:
                 return
-            self._intermission = 0.0 if self._single else self._intermission - period
+            self._break_left = 0.0 if self._single else self._break_left - period
             self._single = False
-            if self._intermission <= 0:
+            if self._break_left <= 0:
                 self._seed = (self._seed + 1) % (MAX_SEED + 1)
                 self._begin()
             return
@@ -210,13 +210,13 @@ class Show:
         self._single = False
         if self._steps_due < 1:
             return
-        while self._steps_due >= 1 and self._intermission <= 0:
+        while self._steps_due >= 1 and self._break_left <= 0:
             self._steps_due -= 1
             self._advance()
         self._show_frame()
 
     def _update_players(self) -> bool:
-        """Put the versions that are current now on stage; False if there is none yet."""
+        """Let the versions that are current now play; False if there is none yet."""
         for index, reference in enumerate(self.references):
             served = self.models.peek(reference) if reference else self.models.current
             if index == len(self.players):
@@ -229,8 +229,8 @@ class Show:
             if served is None or served is player.served:
                 continue  # a version that left the cache plays on from here
             if served.policy.metadata.env_id != player.served.policy.metadata.env_id:
-                player.stage.close()
-                player.stage = self._player(reference, served).stage
+                player.simulation.close()
+                player.simulation = self._player(reference, served).simulation
                 self._restart = True
             player.served, self._swapped = served, True
             player.history.clear()  # another version's returns are not this one's
@@ -238,18 +238,18 @@ class Show:
         return True
 
     def _player(self, reference: str, served: ServedModel) -> Player:
-        stage = Stage(served.policy.metadata.env_id, render_mode="rgb_array")
-        stage.set_physics(self._physics if stage.cartpole else CARTPOLE)
-        return Player(reference=reference, served=served, stage=stage)
+        simulation = Simulation(served.policy.metadata.env_id, render_mode="rgb_array")
+        simulation.set_physics(self._physics if simulation.cartpole else CARTPOLE)
+        return Player(reference=reference, served=served, simulation=simulation)
 
     def _begin(self) -> None:
-        self._restart, self._intermission, self._push, self._step = False, 0.0, 0.0, 0
+        self._restart, self._break_left, self._push, self._step = False, 0.0, 0.0, 0
         self._pushes.clear()
-        self._opening, self._swapped = self._physics, False
+        self._initial_physics, self._swapped = self._physics, False
         self._changes.clear()
         self.episode += 1
         for player in self.players:
-            player.stage.reset(self._seed)
+            player.simulation.reset(self._seed)
             player.last, player.episodic_return = None, 0.0
         self._show_frame()
         self.announce()
@@ -260,15 +260,15 @@ class Show:
             self._pushes.append((self._step, force))
             self.announce()
         for player in self.players:
-            if player.stage.over:
+            if player.simulation.over:
                 continue
-            player.last = player.stage.step(player.served.policy, force)
+            player.last = player.simulation.step(player.served.policy, force)
             player.episodic_return = player.last.episodic_return
         self._step += 1
-        if all(player.stage.over for player in self.players):
-            self._intermission = _INTERMISSION_SECONDS
+        if all(player.simulation.over for player in self.players):
+            self._break_left = _BREAK_SECONDS
             for player in self.players:
-                disturbed = bool(self._pushes or self._changes or self._opening != CARTPOLE)
+                disturbed = bool(self._pushes or self._changes or self._initial_physics != CARTPOLE)
                 self._metrics.episodes.labels("show").inc()
                 if self._swapped:
                     continue  # two versions played it
@@ -284,11 +284,11 @@ class Show:
             {
                 "e": self.episode,
                 "k": self._step,
-                "s": [[round(value, 4) for value in player.stage.observation] for player in self.players],
+                "s": [[round(value, 4) for value in player.simulation.observation] for player in self.players],
                 "q": [[round(value, 3) for value in step.q_values] if step else None for step in last],
                 "a": [step.action if step else None for step in last],
                 "r": [player.episodic_return for player in self.players],
-                "o": [player.stage.over for player in self.players],
+                "o": [player.simulation.over for player in self.players],
                 "p": max((step.push for step in last if step and step.index == self._step - 1), default=0.0, key=abs),
             }
         ).decode()

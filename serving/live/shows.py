@@ -12,7 +12,7 @@ _SHOWS: Final = 8
 
 
 class Shows:
-    """The main show, and one for every other line-up that somebody watches."""
+    """The main show, and one for every other choice of versions that somebody watches."""
 
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self.main = Show(models, metrics)
@@ -22,18 +22,18 @@ class Shows:
         self._shows: dict[tuple[str, ...], tuple[Show, asyncio.Task[None]]] = {}
 
     def start(self) -> None:
-        """Raise the main show's curtain."""
+        """Begin to run the main show."""
         self._shows[self.main.references] = (self.main, asyncio.create_task(self.main.run()))
 
     async def join(self, references: tuple[str, ...], viewer: Viewer[str]) -> Show:
-        """Seat a viewer at the show of these versions or aliases.
+        """Add a viewer to the show of these versions or aliases.
 
         Raises:
             ValueError: for more than two, or when too many different shows run already.
             UnknownModelError, RegistryUnavailableError: if a version cannot be had.
         """
         if not 1 <= len(references) <= 2:
-            raise ValueError("a show has one or two versions, as in ?lineup=champion,2")
+            raise ValueError("a show has one or two versions, as in ?versions=champion,2")
         for reference in references:
             if reference:
                 await self._models.get(reference)
@@ -48,7 +48,7 @@ class Shows:
         return show
 
     def leave(self, show: Show, viewer: Viewer[str]) -> None:
-        """Let a viewer go, and end a show that nobody watches unless it is the main one."""
+        """Remove a viewer, and end a show that nobody watches unless it is the main one."""
         self._gauge.dec()
         show.leave(viewer)
         if not show.viewers and show is not self.main and show.references in self._shows:

@@ -1,4 +1,4 @@
-"""One viewer of a show, who is never sent more than the newest moment."""
+"""One viewer of a show, who is sent the newest frame, never a queue of them."""
 
 import asyncio
 from typing import Generic, TypeVar
@@ -13,11 +13,11 @@ class ShowOverError(Exception):
 class Viewer(Generic[Frame]):
     """What one viewer has not been sent yet: only ever the newest frame and the newest status.
 
-    What only looks for others, as the pixel feed does, is no `spectator` and is not counted.
+    What takes frames for others, as the pixel feed does, is not `counted` among the viewers.
     """
 
-    def __init__(self, *, spectator: bool = True) -> None:
-        self.spectator = spectator
+    def __init__(self, *, counted: bool = True) -> None:
+        self.counted = counted
         self._frame: Frame | None = None
         self._status: str | None = None
         self._over = False

@@ -59,7 +59,7 @@ export class Bars {
   }
 }
 
-// The last `length` moments of every action's Q-value.
+// The last `length` Q-values of every action.
 export class Trace {
   constructor(canvas, length = 300) {
     this.canvas = canvas;
@@ -68,19 +68,19 @@ export class Trace {
   }
 
   clear() {
-    this.moments = [];
+    this.samples = [];
   }
 
   add(values, push = 0) {
     if (!values) return;
-    this.moments.push({ values, push });
-    if (this.moments.length > this.length) this.moments.shift();
+    this.samples.push({ values, push });
+    if (this.samples.length > this.length) this.samples.shift();
   }
 
   draw() {
     const { context, width, height } = prepare(this.canvas);
-    if (this.moments.length < 2) return;
-    const all = this.moments.flatMap((moment) => moment.values);
+    if (this.samples.length < 2) return;
+    const all = this.samples.flatMap((sample) => sample.values);
     const [low, high] = [Math.min(...all), Math.max(...all)];
     const span = Math.max(high - low, 1e-3);
     const margin = 46;
@@ -98,12 +98,12 @@ export class Trace {
       context.fillText(value.toFixed(span < 0.5 ? 2 : span < 20 ? 1 : 0), width - margin + 6, y(value));
     }
     context.fillStyle = css("--push");
-    this.moments.forEach(({ push }, index) => push && context.fillRect(x(index), 8, 2, height - 16));
-    for (let action = 0; action < this.moments[0].values.length; action++) {
+    this.samples.forEach(({ push }, index) => push && context.fillRect(x(index), 8, 2, height - 16));
+    for (let action = 0; action < this.samples[0].values.length; action++) {
       context.strokeStyle = css(COLOURS[action % COLOURS.length]);
       context.lineWidth = 1.5;
       context.beginPath();
-      this.moments.forEach(({ values }, index) => context.lineTo(x(index), y(values[action])));
+      this.samples.forEach(({ values }, index) => context.lineTo(x(index), y(values[action])));
       context.stroke();
     }
   }

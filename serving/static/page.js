@@ -8,10 +8,10 @@ const $ = (id) => document.getElementById(id);
 const SPEEDS = [0.25, 0.5, 1, 2, 4];
 
 const page = {
-  socket: null, players: [], status: null, frame: null, lineup: "", mlflow: "", locked: false, retry: 500, dirty: true,
+  socket: null, players: [], status: null, frame: null, versions: "", mlflow: "", locked: false, retry: 500, dirty: true,
   token: sessionStorage.getItem("token") || "", pixels: false, framesSeen: 0,
 };
-window.theatre = page; // for the curious, and for tests
+window.page = page; // for the curious, and for tests
 
 function send(command) {
   if (page.socket?.readyState === WebSocket.OPEN) page.socket.send(JSON.stringify(command));
@@ -34,7 +34,7 @@ async function api(path, options = {}) {
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const socket = new WebSocket(`${scheme}://${location.host}/api/show?lineup=${encodeURIComponent(page.lineup)}`);
+  const socket = new WebSocket(`${scheme}://${location.host}/api/show?versions=${encodeURIComponent(page.versions)}`);
   page.socket = socket;
   socket.onopen = async () => {
     page.retry = 500;
@@ -58,8 +58,8 @@ function connect() {
   };
   socket.onclose = ({ code }) => {
     if (page.socket !== socket) return;
-    if (code === 1008 && page.lineup) {
-      compare(""); // this line-up cannot be had: the reason was toasted
+    if (code === 1008 && page.versions) {
+      compare(""); // these versions cannot be had: the reason is shown
       return;
     }
     linkState("gone", "server gone, trying again");
@@ -88,7 +88,7 @@ function showStatus(status) {
     page.players = status.players.map((player) => new Player($("player"), player));
     $("players").replaceChildren(...page.players.map((player) => player.root));
     $("players").dataset.count = Math.max(1, page.players.length);
-    showStage(status.players);
+    showEnvironment(status.players);
   }
   page.players.forEach((player, index) => player.describe(status, status.players[index], page.mlflow));
   $("pause").firstElementChild.textContent = status.paused ? "Play" : "Pause";
@@ -102,12 +102,12 @@ function showStatus(status) {
 }
 
 // Only CartPole can be drawn here, pushed and changed; of other environments there are Gymnasium's pictures.
-function showStage(players) {
+function showEnvironment(players) {
   const other = players.find((player) => !player.env_id.startsWith("CartPole"))?.env_id;
   document.body.classList.toggle("watch-only", Boolean(other));
   $("watch-only").hidden = !other;
   $("watch-only").textContent = `${other} is shown as Gymnasium renders it. Pushes, physics and comparing are for CartPole.`;
-  $("pixels").disabled = Boolean(other) || page.lineup !== "";
+  $("pixels").disabled = Boolean(other) || page.versions !== "";
   const actions = players[0]?.action_meanings ?? ["left", "right"];
   $("subtitle").textContent = `A Q-network chooses ${actions.slice(0, -1).join(", ")} or ${actions.at(-1)} at every step.`;
   showPixels(page.pixels || Boolean(other));
@@ -143,13 +143,13 @@ function togglePause() {
 function showPixels(on) {
   page.pixels = on;
   $("pixels").setAttribute("aria-pressed", on);
-  page.players.forEach((player, index) => player.showPixels(on && index === 0 && !page.lineup));
+  page.players.forEach((player, index) => player.showPixels(on && index === 0 && !page.versions));
   page.dirty = true;
 }
 
-function compare(lineup) {
-  page.lineup = lineup;
-  $("alone").hidden = lineup === "";
+function compare(versions) {
+  page.versions = versions;
+  $("alone").hidden = versions === "";
   const old = page.socket;
   page.socket = null;
   old?.close();

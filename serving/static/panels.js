@@ -1,4 +1,4 @@
-// Physics, line-ups and replays: the panels beneath the stage.
+// Physics, versions to compare and replays: the panels beneath the players.
 
 import { short } from "./charts.js";
 
@@ -30,8 +30,8 @@ export class Panels {
     };
     $("keep").onclick = () => {
       const { status } = this.page;
-      if (!status?.players.length) return this.toast("nothing is on stage yet");
-      const { seed, pushes, opening_physics: physics, changes, players } = status;
+      if (!status?.players.length) return this.toast("nothing plays yet");
+      const { seed, pushes, initial_physics: physics, changes, players } = status;
       if (status.swapped) return this.toast("another version took over in this episode: restart it, then keep it");
       return this.play({ seed, pushes, physics, changes, version: players[0].version });
     };

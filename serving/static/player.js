@@ -1,7 +1,7 @@
 // One policy on the page: its picture and its instruments.
 
 import { Bars, css, short, Trace } from "./charts.js";
-import { drawStage } from "./stage.js";
+import { drawCartPole } from "./cartpole.js";
 
 export class Player {
   constructor(template, description) {
@@ -50,13 +50,13 @@ export class Player {
   paint(frame, index, length) {
     if (!frame?.s[index]) return;
     const colours = {
-      background: css("--stage"), track: css("--track"), cart: css("--cart"), pole: css("--pole"), axle: css("--axle"),
+      background: css("--background"), track: css("--track"), cart: css("--cart"), pole: css("--pole"), axle: css("--axle"),
       guide: css("--guide"), push: css("--push"),
     };
     const canvas = this.find(".picture");
     const ratio = Math.max(1, (canvas.clientWidth / 600) * (window.devicePixelRatio || 1));
     const push = this.push.left-- > 0 ? this.push.force : 0;
-    if (this.cartpole) drawStage(canvas, frame.s[index], { colours, length, push, ratio });
+    if (this.cartpole) drawCartPole(canvas, frame.s[index], { colours, length, push, ratio });
     this.bars.show(frame.q[index], frame.a[index]);
     this.trace.draw();
     const action = this.actions[frame.a[index]];
@@ -80,8 +80,8 @@ export class Player {
     if (on === !image.hidden) return;
     image.hidden = !on;
     this.find(".picture").hidden = on;
-    image.alt = `${this.cartpole ? "The same moment" : "This moment"}, rendered by Gymnasium`;
-    if (on) image.src = "/api/stage.mjpeg";
+    image.alt = `${this.cartpole ? "The same step" : "This step"}, rendered by Gymnasium`;
+    if (on) image.src = "/api/live.mjpeg";
     else image.removeAttribute("src");
   }
 }

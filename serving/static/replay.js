@@ -1,7 +1,7 @@
-// Plays one recorded episode from the page's own data; inlined into the page after stage.js and charts.js.
+// Plays one recorded episode from the page's own data; inlined into the page after cartpole.js and charts.js.
 
 import { Bars, css, short, Trace } from "./charts.js";
-import { drawStage } from "./stage.js";
+import { drawCartPole } from "./cartpole.js";
 
 const byId = (id) => document.getElementById(id);
 const replay = JSON.parse(byId("data").textContent);
@@ -11,16 +11,15 @@ const bars = new Bars(byId("bars"), replay.action_meanings);
 const trace = new Trace(byId("trace"));
 const forces = new Map();
 replay.pushes.forEach(({ step, force }) => forces.set(step, (forces.get(step) || 0) + force));
-let moment = 0;
+let position = 0;
 let playing = true;
-let credit = 0;
 let before = null;
 
-function showMoment() {
-  const whole = Math.min(Math.floor(moment), last);
+function showStep() {
+  const whole = Math.min(Math.floor(position), last);
   const index = Math.max(0, whole - 1);
   const colours = {
-    background: css("--stage"), track: css("--track"), cart: css("--cart"), pole: css("--pole"), axle: css("--axle"),
+    background: css("--background"), track: css("--track"), cart: css("--cart"), pole: css("--pole"), axle: css("--axle"),
     guide: css("--guide"), push: css("--push"),
   };
   const canvas = byId("picture");
@@ -31,7 +30,7 @@ function showMoment() {
     showPicture(canvas, pictures[Math.floor((whole * pictures.length) / (last + 1))]);
   } else {
     const { physics } = replay.changes.findLast(({ step }) => step <= whole) ?? replay;
-    drawStage(canvas, replay.observations[whole], { colours, length: physics.length, push, ratio });
+    drawCartPole(canvas, replay.observations[whole], { colours, length: physics.length, push, ratio });
   }
   bars.show(replay.q_values[index], replay.actions[index]);
   trace.clear();
@@ -47,7 +46,7 @@ function showMoment() {
 
 function showPicture(canvas, picture) {
   if (!picture.complete) {
-    picture.onload = showMoment;
+    picture.onload = showStep;
     return;
   }
   [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];
@@ -55,17 +54,17 @@ function showPicture(canvas, picture) {
 }
 
 function toggle() {
-  if (!playing && moment >= last) moment = 0;
+  if (!playing && position >= last) position = 0;
   playing = !playing;
-  showMoment();
+  showStep();
 }
 
 function tick(now) {
   if (playing && before !== null) {
-    credit = Math.min(now - before, 240) * (replay.fps / 1000) * Number(byId("speed").value);
-    moment = Math.min(moment + credit, last);
-    if (moment >= last) playing = false;
-    showMoment();
+    const steps = Math.min(now - before, 240) * (replay.fps / 1000) * Number(byId("speed").value);
+    position = Math.min(position + steps, last);
+    if (position >= last) playing = false;
+    showStep();
   }
   before = now;
   requestAnimationFrame(tick);
@@ -75,9 +74,9 @@ byId("seed").textContent = replay.seed;
 byId("subtitle").textContent = `run ${replay.run_id}`;
 byId("scrub").max = last;
 byId("scrub").oninput = () => {
-  moment = Number(byId("scrub").value);
+  position = Number(byId("scrub").value);
   playing = false;
-  showMoment();
+  showStep();
 };
 byId("play").onclick = toggle;
 document.addEventListener("keydown", (event) => {
@@ -86,6 +85,6 @@ document.addEventListener("keydown", (event) => {
     toggle();
   }
 });
-addEventListener("resize", showMoment);
-showMoment();
+addEventListener("resize", showStep);
+showStep();
 requestAnimationFrame(tick);

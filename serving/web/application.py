@@ -87,7 +87,7 @@ class App:
             Route("/metrics", self._metrics),
             Route("/api/status", self._status),
             Route("/api/frame.png", self._frame),
-            Route("/api/stage.mjpeg", self._mjpeg),
+            Route("/api/live.mjpeg", self._mjpeg),
             Route("/api/episodes", self._episodes, methods=["GET", "POST"]),
             Route("/api/episodes/{file}", self._episode),
             Route(WEBHOOK_PATH, self._webhook, methods=["POST"]),
@@ -147,7 +147,7 @@ class App:
         try:
             png = await self.feed.snapshot()
         except (TimeoutError, ShowOverError):
-            raise RegistryUnavailableError(f"nothing is on stage: {self.models.notice}") from None
+            raise RegistryUnavailableError(f"nothing plays: {self.models.notice}") from None
         return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     async def _mjpeg(self, request: Request) -> Response:
@@ -157,7 +157,7 @@ class App:
         headers = {"Cache-Control": "no-store"}
         if not query:
             if self.models.current is None:
-                raise RegistryUnavailableError(f"nothing is on stage: {self.models.notice}")
+                raise RegistryUnavailableError(f"nothing plays: {self.models.notice}")
             return StreamingResponse(self.feed.shared(), media_type=pixels.MEDIA_TYPE, headers=headers)
         seed = query.get("seed", "0")
         number = parse_seed(int(seed) if seed.isascii() and seed.isdecimal() and len(seed) < 12 else seed)
@@ -205,7 +205,7 @@ class App:
         return _json({"accepted": True}, 202)
 
     async def _socket(self, socket: WebSocket) -> None:
-        references = tuple(socket.query_params.get("lineup", "").split(","))
+        references = tuple(socket.query_params.get("versions", "").split(","))
         viewer: Viewer[str] = Viewer()
         await socket.accept()
         try:

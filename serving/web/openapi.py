@@ -102,8 +102,8 @@ def document(model: str) -> dict[str, Any]:
         "/v2/health/ready": {"get": _operation("Readiness", 503)},
         "/v2/repository/index": {"post": _operation("Known versions", 400, body={"type": "object"}, answer="array")},
         "/v2/models/stats": {"get": _operation("Statistics of every version")},
-        "/api/status": {"get": _operation("What is on stage")},
-        "/api/frame.png": {"get": _operation("This moment, by Gymnasium", 503, media="image/png")},
+        "/api/status": {"get": _operation("What plays")},
+        "/api/frame.png": {"get": _operation("This step, by Gymnasium", 503, media="image/png")},
         "/api/episodes": {
             "get": _operation("Kept replays", answer="array"),
             "post": _operation("Play an episode", 400, 401, 404, 503, body=_EPISODE, success="201"),

@@ -163,10 +163,10 @@ def test_a_private_session_that_fails_gives_its_place_back(tmp_path: Path, monke
     def fail(*_: object, **__: object) -> None:
         raise ValueError("no such environment")
 
-    monkeypatch.setattr("serving.live.pixels.Stage", fail)
+    monkeypatch.setattr("serving.live.pixels.Simulation", fail)
     for _ in range(6):
         with pytest.raises(RuntimeError, match="response already started"):
-            client.get("/api/stage.mjpeg?seed=1")
+            client.get("/api/live.mjpeg?seed=1")
     assert app.feed._private == 0
 
 
@@ -298,7 +298,7 @@ def show_of(folder: Path, gains: tuple[float, ...] = FALLS) -> tuple[Show, Viewe
 
 def play_to_the_end(show: Show) -> None:
     show._tick(0.02)
-    while not show._intermission:
+    while not show._break_left:
         show._tick(0.02)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import pytest
 
-from serving.episodes.environment import Stage, play
+from serving.episodes.environment import Simulation, play
 from serving.episodes.physics import Change, Physics, Push, parse_seed
 from serving.episodes.replay import record
 from serving.policy import OnnxPolicy
@@ -39,13 +39,13 @@ def test_a_push_is_an_outside_force_for_one_step(champion: OnnxPolicy, action: i
 
 
 def test_physics_reach_the_dynamics(champion: OnnxPolicy) -> None:
-    stage = Stage("CartPole-v1")
-    stage.set_physics(Physics(masspole=1.0, length=1.0, gravity=0.0, force_mag=20.0))
-    cartpole = stage.cartpole
+    simulation = Simulation("CartPole-v1")
+    simulation.set_physics(Physics(masspole=1.0, length=1.0, gravity=0.0, force_mag=20.0))
+    cartpole = simulation.cartpole
     assert cartpole is not None
     assert (cartpole.total_mass, cartpole.polemass_length, cartpole.gravity) == (2.0, 1.0, 0.0)
-    stage.reset(0)
-    stage.step(champion, 50)
+    simulation.reset(0)
+    simulation.step(champion, 50)
     assert cartpole.force_mag == 20.0
 
 
@@ -54,13 +54,13 @@ def test_physics_change_in_the_middle_of_an_episode(champion: OnnxPolicy) -> Non
     heavy = Physics(gravity=25, length=1.0)
     changed = list(play(champion, seed=1, changes=[Change(step=8, physics=Physics()), Change(step=8, physics=heavy)]))
     assert [step.observation for step in changed[:9]] == [step.observation for step in free[:9]]
-    stage = Stage("CartPole-v1")
-    assert stage.cartpole is not None
-    stage.reset(0)
-    stage.set_physics(heavy)
-    stage.cartpole.state = np.array(free[8].observation)
-    stage.apply(free[8].action)
-    assert changed[8].next_observation == pytest.approx(stage.observation, abs=1e-6)
+    simulation = Simulation("CartPole-v1")
+    assert simulation.cartpole is not None
+    simulation.reset(0)
+    simulation.set_physics(heavy)
+    simulation.cartpole.state = np.array(free[8].observation)
+    simulation.apply(free[8].action)
+    assert changed[8].next_observation == pytest.approx(simulation.observation, abs=1e-6)
     with pytest.raises(ValueError, match="with step and physics"):
         Change.parse({"step": 1})
 
@@ -121,30 +121,30 @@ def test_impossible_seeds_are_named(seed: object) -> None:
 
 
 def test_only_cartpole_is_pushed() -> None:
-    stage = Stage("Acrobot-v1")
-    stage.reset(0)
+    simulation = Simulation("Acrobot-v1")
+    simulation.reset(0)
     with pytest.raises(ValueError, match="only CartPole can be pushed"):
-        stage.apply(0, 10.0)
+        simulation.apply(0, 10.0)
     with pytest.raises(ValueError, match="CartPole alone"):
-        stage.set_physics(Physics(gravity=1))
+        simulation.set_physics(Physics(gravity=1))
     with pytest.raises(ValueError, match="cannot make environment 'Nowhere-v0'"):
-        Stage("Nowhere-v0")
+        Simulation("Nowhere-v0")
 
 
 def test_pictures_may_begin_in_several_threads_at_once() -> None:
     """In a process of its own: the module behind the race is loaded once a process."""
     script = """
 import sys, threading
-from serving.episodes.environment import Stage
+from serving.episodes.environment import Simulation
 sys.setswitchinterval(1e-6)
-stages = [Stage("CartPole-v1", render_mode="rgb_array") for _ in range(8)]
-for stage in stages:
-    stage.reset(0)
-barrier = threading.Barrier(len(stages))
-def render(stage):
+simulations = [Simulation("CartPole-v1", render_mode="rgb_array") for _ in range(8)]
+for simulation in simulations:
+    simulation.reset(0)
+barrier = threading.Barrier(len(simulations))
+def render(simulation):
     barrier.wait()
-    stage.render()
-threads = [threading.Thread(target=render, args=(stage,)) for stage in stages]
+    simulation.render()
+threads = [threading.Thread(target=render, args=(simulation,)) for simulation in simulations]
 for thread in threads:
     thread.start()
 for thread in threads:

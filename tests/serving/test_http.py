@@ -128,8 +128,8 @@ def test_schemathesis_finds_no_server_error(server: RunningServer, mode: schemat
         ("POST", f"/v2/models/{MODEL}/infer", 400),
         ("GET", "/api/episodes/none.gif", 404),
         ("GET", "/static/..%2fapp.py", 404),
-        ("GET", "/api/stage.mjpeg?seed=x", 400),
-        ("GET", "/api/stage.mjpeg?path=x", 400),
+        ("GET", "/api/live.mjpeg?seed=x", 400),
+        ("GET", "/api/live.mjpeg?path=x", 400),
         ("POST", "/api/webhooks/registry", 404),
     ],
 )
@@ -196,7 +196,7 @@ def test_the_show_streams_states_and_takes_commands(server: RunningServer) -> No
         ):
             viewer.send(wrong)
             assert any(orjson.loads(viewer.recv(30)).get("type") == "error" for _ in range(_MESSAGES)), wrong
-    with connect(server.url.replace("http", "ws") + "/api/show?lineup=1,nine") as viewer:
+    with connect(server.url.replace("http", "ws") + "/api/show?versions=1,nine") as viewer:
         assert "no version or alias 'nine'" in orjson.loads(viewer.recv(30))["error"]
 
 
@@ -226,7 +226,7 @@ def test_an_episode_is_kept_as_it_was_seen(server: RunningServer) -> None:
         viewer.send('{"do": "physics", "physics": {}}')
         viewer.send('{"do": "resume"}')
     assert (len(status["pushes"]), len(status["changes"])) == (1, 2)
-    request = {name: status[name] for name in ("seed", "pushes", "changes")} | {"physics": status["opening_physics"]}
+    request = {name: status[name] for name in ("seed", "pushes", "changes")} | {"physics": status["initial_physics"]}
     files = server.post("/api/episodes", json=request).json()["files"]
     observations = server.get(files["json"]).json()["observations"]
     assert observations[frame["k"]] == pytest.approx(frame["s"][0], abs=1e-4)
@@ -234,7 +234,7 @@ def test_an_episode_is_kept_as_it_was_seen(server: RunningServer) -> None:
 
 def test_pixels_come_as_a_picture_and_as_a_stream(server: RunningServer) -> None:
     assert server.get("/api/frame.png").content[:8] == b"\x89PNG\r\n\x1a\n"
-    for path in ("/api/stage.mjpeg", "/api/stage.mjpeg?seed=3"):
+    for path in ("/api/live.mjpeg", "/api/live.mjpeg?seed=3"):
         with httpx.stream("GET", server.url + path, timeout=60) as stream:
             received = b""
             for chunk in stream.iter_raw():
@@ -278,7 +278,7 @@ def test_sigterm_drains_with_streams_open(tmp_path: Path) -> None:
     with running_server(tmp_path, "--model", str(tmp_path / "p.onnx")) as server:
         address = ("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
         streams = [socket.create_connection(address) for _ in range(3)]
-        for stream, path in zip(streams, ("/api/stage.mjpeg", "/api/stage.mjpeg?seed=1", "/metrics"), strict=True):
+        for stream, path in zip(streams, ("/api/live.mjpeg", "/api/live.mjpeg?seed=1", "/metrics"), strict=True):
             stream.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert stream.recv(64).startswith(b"HTTP/1.1 200")
         with connect(server.url.replace("http", "ws") + "/api/show") as viewer:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from serving.episodes.environment import Stage
+from serving.episodes.environment import Simulation
 from serving.episodes.physics import Physics, Push
 from serving.episodes.recording import to_html
 from serving.episodes.replay import record
@@ -48,9 +48,9 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def theatre(registry_store: LocalRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def shown(registry_store: LocalRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server of the sqlite registry's champion."""
-    folder = tmp_path_factory.mktemp("theatre")
+    folder = tmp_path_factory.mktemp("page")
     with running_server(folder, MLFLOW_TRACKING_URI=registry_store.uri) as running:
         yield running
 
@@ -75,82 +75,82 @@ def settled(page: Page, expression: str) -> object:
 
 def opened(page: Page, server: RunningServer) -> Page:
     page.goto(server.url, wait_until="domcontentloaded")
-    until(page, "window.theatre?.framesSeen > 5")
+    until(page, "window.page?.framesSeen > 5")
     return page
 
 
-def test_frames_advance_at_fifty_a_second(page: Page, theatre: RunningServer) -> None:
-    opened(page, theatre)
+def test_frames_advance_at_fifty_a_second(page: Page, shown: RunningServer) -> None:
+    opened(page, shown)
     rate = page.evaluate(
         """async () => {
             const wait = (ms) => new Promise((done) => setTimeout(done, ms));
-            const first = [theatre.frame.e, theatre.frame.k, performance.now()];
+            const first = [page.frame.e, page.frame.k, performance.now()];
             await wait(1500);
-            if (theatre.frame.e !== first[0]) return 50;
-            return (theatre.frame.k - first[1]) / (performance.now() - first[2]) * 1000;
+            if (page.frame.e !== first[0]) return 50;
+            return (page.frame.k - first[1]) / (performance.now() - first[2]) * 1000;
         }"""
     )
     assert 25 < rate <= 55, "a busy machine may lose frames; half the rate or twice the rate is a mistake"
 
 
-def test_a_push_moves_the_pole(page: Page, theatre: RunningServer) -> None:
-    opened(page, theatre)
-    episode = page.evaluate("theatre.frame.e")
+def test_a_push_moves_the_pole(page: Page, shown: RunningServer) -> None:
+    opened(page, shown)
+    episode = page.evaluate("page.frame.e")
     page.keyboard.press("r")  # which forgets pushes: the new episode must have begun before the next one
-    until(page, f"theatre.frame.e !== {episode} && theatre.frame.k > 5 && theatre.frame.k < 100")
+    until(page, f"page.frame.e !== {episode} && page.frame.k > 5 && page.frame.k < 100")
     page.evaluate("""() => {
-        theatre.widest = 0;
-        theatre.socket.addEventListener("message", ({data}) => {
+        page.widest = 0;
+        page.socket.addEventListener("message", ({data}) => {
             const frame = JSON.parse(data);
-            if (frame.s) theatre.widest = Math.max(theatre.widest, Math.abs(frame.s[0][2]));
+            if (frame.s) page.widest = Math.max(page.widest, Math.abs(frame.s[0][2]));
         });
     }""")
     page.keyboard.press("ArrowRight")
-    until(page, "theatre.status.pushes.length === 1")
-    until(page, "theatre.widest > 0.05")
-    assert page.evaluate("theatre.status.pushes[0].force") == 60
+    until(page, "page.status.pushes.length === 1")
+    until(page, "page.widest > 0.05")
+    assert page.evaluate("page.status.pushes[0].force") == 60
 
 
-def test_keys_pause_step_and_change_speed(page: Page, theatre: RunningServer) -> None:
-    opened(page, theatre)
+def test_keys_pause_step_and_change_speed(page: Page, shown: RunningServer) -> None:
+    opened(page, shown)
     page.keyboard.press("r")
     page.keyboard.press(" ")
-    until(page, "theatre.status.paused")
-    before = settled(page, "theatre.frame.k")
+    until(page, "page.status.paused")
+    before = settled(page, "page.frame.k")
     page.keyboard.press(".")
-    until(page, f"theatre.frame.k === {before} + 1")
+    until(page, f"page.frame.k === {before} + 1")
     page.get_by_role("radio", name=re.compile("^2.$")).click()
-    until(page, "theatre.status.speed === 2")
+    until(page, "page.status.speed === 2")
     page.get_by_role("radio", name=re.compile("^1.$")).click()
     page.locator("#seed").fill("123")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Play space").click()
-    until(page, "!theatre.status.paused && theatre.status.seed === 123 && theatre.status.speed === 1")
+    until(page, "!page.status.paused && page.status.seed === 123 && page.status.speed === 1")
 
 
-def test_physics_change_live_and_go_back(page: Page, theatre: RunningServer) -> None:
-    opened(page, theatre)
+def test_physics_change_live_and_go_back(page: Page, shown: RunningServer) -> None:
+    opened(page, shown)
     page.locator("#physics-gravity").fill("15")
-    until(page, "theatre.status.physics.gravity === 15")
+    until(page, "page.status.physics.gravity === 15")
     page.get_by_role("button", name="Back to default").click()
-    until(page, "theatre.status.physics.gravity === 9.8")
+    until(page, "page.status.physics.gravity === 9.8")
 
 
-def test_compare_shows_two_versions_under_one_seed(page: Page, theatre: RunningServer) -> None:
-    opened(page, theatre)
+def test_compare_shows_two_versions_under_one_seed(page: Page, shown: RunningServer) -> None:
+    opened(page, shown)
     page.locator("#first").select_option("champion")
     page.locator("#second").select_option("2")
     page.get_by_role("button", name="Compare").click()
-    until(page, "theatre.frame?.s.length === 2")
-    until(page, "theatre.frame.o[1] && !theatre.frame.o[0]")  # the challenger falls, the champion does not
+    until(page, "page.frame?.s.length === 2")
+    until(page, "page.frame.o[1] && !page.frame.o[0]")  # the challenger falls, the champion does not
     assert page.locator(".player .version").all_inner_texts() == ["Version 1", "Version 2"]
     assert page.locator(".player .aliases").all_inner_texts() == ["champion", "challenger"]
     page.get_by_role("button", name="One alone").click()
-    until(page, "theatre.frame?.s.length === 1 && theatre.status.players.length === 1")
+    until(page, "page.frame?.s.length === 1 && page.status.players.length === 1")
 
 
-def test_gymnasiums_pixels_can_be_watched(page: Page, theatre: RunningServer) -> None:
-    opened(page, theatre)
+def test_gymnasiums_pixels_can_be_watched(page: Page, shown: RunningServer) -> None:
+    opened(page, shown)
     page.keyboard.press("g")
     until(page, "document.querySelector('.pixels').naturalWidth === 600")
     page.keyboard.press("g")
@@ -158,9 +158,9 @@ def test_gymnasiums_pixels_can_be_watched(page: Page, theatre: RunningServer) ->
 
 
 def test_a_replay_is_kept_and_plays_offline(
-    page: Page, theatre: RunningServer, champion: OnnxPolicy, tmp_path: Path
+    page: Page, shown: RunningServer, champion: OnnxPolicy, tmp_path: Path
 ) -> None:
-    opened(page, theatre)
+    opened(page, shown)
     page.get_by_role("button", name="Play and keep").click()
     page.wait_for_selector("#replays li")
     assert re.search(r"Version 1, seed 0: return \d+", page.locator("#replays li").first.inner_text())
@@ -172,9 +172,9 @@ def test_a_replay_is_kept_and_plays_offline(
     page.context.set_offline(False)
 
 
-def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, theatre: RunningServer) -> None:
+def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, shown: RunningServer) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
-    opened(page, theatre)
+    opened(page, shown)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     seen = set()
     for _ in range(40):
@@ -207,24 +207,24 @@ def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page, tmp_p
 @pytest.mark.parametrize("state", [(0.0, 0, 0.0, 0), (1.3, 0, 0.18, 0), (-2.0, 0, -0.2, 0), (0.37, 0, 0.05, 0)])
 @pytest.mark.parametrize("length", [0.5, 1.0])
 def test_the_canvas_is_gymnasiums_picture(
-    page: Page, theatre: RunningServer, state: tuple[float, ...], length: float
+    page: Page, shown: RunningServer, state: tuple[float, ...], length: float
 ) -> None:
     """At most 1 % of the pixels may differ by more than 64 of 255, and none of them deeper than 2 pixels.
 
     Pygame rounds corners to whole pixels and the canvas does not: edges may lie one pixel apart, shapes may not.
     """
-    stage = Stage("CartPole-v1", render_mode="rgb_array")
-    stage.reset(0)
-    stage.set_physics(Physics(length=length))
-    assert stage.cartpole is not None
-    stage.cartpole.state = np.array(state)
-    expected = stage.render().astype(int)
-    page.goto(theatre.url, wait_until="domcontentloaded")
+    simulation = Simulation("CartPole-v1", render_mode="rgb_array")
+    simulation.reset(0)
+    simulation.set_physics(Physics(length=length))
+    assert simulation.cartpole is not None
+    simulation.cartpole.state = np.array(state)
+    expected = simulation.render().astype(int)
+    page.goto(shown.url, wait_until="domcontentloaded")
     data = page.evaluate(
         """async ([state, length]) => {
-            const { drawStage } = await import("/static/stage.js");
+            const { drawCartPole } = await import("/static/cartpole.js");
             const canvas = document.createElement("canvas");
-            drawStage(canvas, state, { length });
+            drawCartPole(canvas, state, { length });
             return canvas.toDataURL("image/png");
         }""",
         [list(state), length],
@@ -266,7 +266,7 @@ def test_the_show_begins_when_a_champion_is_promoted(browser: Browser, registry:
         page.goto(server.url, wait_until="domcontentloaded")
         until(page, "document.querySelector('#notice').textContent.includes('make train')")
         registry.alias("hopeful", "1")
-        until(page, "window.theatre?.framesSeen > 5")
+        until(page, "window.page?.framesSeen > 5")
         assert server.get("/v2/health/ready").status_code == 200
         assert server.get(f"/v2/models/{MODEL}/versions/hopeful").json()["name"] == MODEL
         page.close()

@@ -20,7 +20,7 @@ def replay() -> Replay:
     return record(policy, model="m", version="1", seed=2, pushes=[Push(step=3, force=20)], physics=Physics(length=0.8))
 
 
-def test_frames_show_every_moment(replay: Replay) -> None:
+def test_frames_show_every_step(replay: Replay) -> None:
     pictures = list(frames(replay))
     assert len(pictures) == len(replay.steps) + 1
     assert pictures[0].shape == (400, 600, 3)

@@ -1,7 +1,7 @@
 // Draws CartPole as Gymnasium does: the geometry of CartPoleEnv.render, in its 600 x 400 pixels.
 
-export const STAGE = { width: 600, height: 400 };
-const SCALE = STAGE.width / 4.8; // pixels a metre: the track is twice x_threshold wide
+export const SIZE = { width: 600, height: 400 };
+const SCALE = SIZE.width / 4.8; // pixels a metre: the track is twice x_threshold wide
 const CART = { width: 50, height: 30, y: 100 };
 const POLE_WIDTH = 10;
 const AXLE_OFFSET = CART.height / 4;
@@ -14,7 +14,7 @@ export const GYMNASIUM_COLOURS = {
 
 // Pygame fills whole pixels, edges included, and counts rows from below.
 const X = (x) => x + 0.5;
-const Y = (y) => STAGE.height - 0.5 - y;
+const Y = (y) => SIZE.height - 0.5 - y;
 
 function polygon(context, points, colour) {
   context.beginPath();
@@ -27,19 +27,19 @@ function polygon(context, points, colour) {
 }
 
 // state: [x, x_dot, theta, theta_dot]; options: colours, half pole length in metres, push in newtons, ratio of pixels
-export function drawStage(canvas, state, { colours = GYMNASIUM_COLOURS, length = 0.5, push = 0, ratio = 1 } = {}) {
-  const width = Math.round(STAGE.width * ratio);
+export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, length = 0.5, push = 0, ratio = 1 } = {}) {
+  const width = Math.round(SIZE.width * ratio);
   if (canvas.width !== width) {
     canvas.width = width;
-    canvas.height = Math.round(STAGE.height * ratio);
+    canvas.height = Math.round(SIZE.height * ratio);
   }
   const context = canvas.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.fillStyle = colours.background;
-  context.fillRect(0, 0, STAGE.width, STAGE.height);
+  context.fillRect(0, 0, SIZE.width, SIZE.height);
   if (!state) return;
   const [x, , theta] = state;
-  const cartX = x * SCALE + STAGE.width / 2;
+  const cartX = x * SCALE + SIZE.width / 2;
   const axleY = CART.y + AXLE_OFFSET;
   drawGuides(context, cartX, axleY, SCALE * 2 * length, colours);
   const half = CART.width / 2;
@@ -57,7 +57,7 @@ export function drawStage(canvas, state, { colours = GYMNASIUM_COLOURS, length =
   context.fill();
   context.stroke();
   context.fillStyle = colours.track;
-  context.fillRect(0, Math.floor(Y(CART.y)), STAGE.width, 1);
+  context.fillRect(0, Math.floor(Y(CART.y)), SIZE.width, 1);
   if (push) drawPush(context, cartX, push, colours.push);
 }
 
