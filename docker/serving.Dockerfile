@@ -24,8 +24,9 @@ ENV PATH=/opt/venv/bin:$PATH \
     MLFLOW_DISABLE_TELEMETRY=true \
     DO_NOT_TRACK=1
 WORKDIR /app
+COPY dqn/__init__.py dqn/world.py dqn/simulation.py dqn/spec.py dqn/
 COPY serving serving
-RUN python -m compileall -q serving
+RUN python -m compileall -q dqn serving
 USER app
 # Smoke test: the server loads, and torch is not there to be loaded.
 RUN python -m serving --help >/dev/null \

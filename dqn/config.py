@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Final, Literal, get_args, get_origin, get_type_hints
 
+from dqn.world import NOMINAL, World, WorldError
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be trained; the message names the field, its value and what it may be."""
@@ -27,6 +29,8 @@ class DQNConfig:
 
     env_id: str = "CartPole-v1"
     """Gymnasium environment with a flat Box observation and a Discrete action space."""
+    world: World = NOMINAL
+    """What training, selection and tests play in; where it has ranges, every episode draws its own."""
     seed: int = 0
     """Seed of the whole population; training, selection and test draw from streams that never meet."""
     num_agents: int = 16
@@ -169,8 +173,8 @@ class DQNConfig:
             raise ConfigError(f"{name} {expectation}, got {getattr(self, name)!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return dataclasses.asdict(self)
+        """The fields as plain JSON values; of the world what differs from the nominal one."""
+        return {**dataclasses.asdict(self), "world": self.world.to_dict()}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "DQNConfig":
@@ -185,6 +189,11 @@ class DQNConfig:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
+        if "world" in values:
+            try:
+                values["world"] = World.from_dict(values["world"])
+            except WorldError as error:
+                raise ConfigError(str(error)) from error
         return cls(**values)
 
     @property
@@ -229,7 +238,7 @@ def _accepts(annotation: Any, value: object) -> bool:
         return type(value) is int and abs(value) < 2**63  # PyTorch's integers; True is an int to isinstance
     if annotation is float:
         return isinstance(value, int | float) and type(value) is not bool and abs(value) <= sys.float_info.max
-    if annotation in (bool, str, NoneType):
+    if annotation in (bool, str, NoneType, World):
         return isinstance(value, annotation)
     kinds = get_args(annotation)
     if get_origin(annotation) is Literal:
@@ -263,4 +272,5 @@ _WORDS: Final = {
     bool: "true or false",
     str: "a text",
     NoneType: "none",
+    World: "a World",
 }

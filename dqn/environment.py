@@ -1,35 +1,34 @@
 """Vector environments as tensors `[A, E, ...]`; autoreset is handled here and nowhere else."""
 
-from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from dqn.replay import Transition
+from dqn.simulation import WorldVectorEnv, make_vec
 from dqn.snapshot import SnapshotError, capture, restore, side_by_side, why_not_capturable
-from dqn.spec import EnvironmentUnsupportedError, environment_spec, unsupported
+from dqn.spec import EnvironmentUnsupportedError
+from dqn.world import NOMINAL, World
 
 
 class VectorEnvironment:
     """`num_agents x num_envs` sub-environments stepped as one.
 
-    Uses the environment's own vector implementation where that can be narrowed, and Gymnasium's SyncVectorEnv
-    otherwise. Gymnasium resets an ended sub-environment on the next step and ignores that step's action: such a step is
+    Gymnasium resets an ended sub-environment on the next step and ignores that step's action: such a step is
     no transition, and comes back with `valid` false.
     """
 
-    def __init__(self, env_id: str, *, num_agents: int, num_envs: int, seed: int) -> None:
+    def __init__(self, env_id: str, world: World = NOMINAL, *, num_agents: int, num_envs: int, seed: int) -> None:
         self.env_id = env_id
         self.num_envs = num_envs
-        self._envs = _make(env_id, num_agents * num_envs)
+        self._envs = make_vec(env_id, world, num_envs=num_agents * num_envs)
         self.observation_size, self.num_actions = _sizes(self._envs, env_id)
         self._first_action = int(getattr(self._envs.single_action_space, "start", 0))
-        self.not_capturable = why_not_capturable(partial(_make, env_id), self.num_actions)
+        self.not_capturable = why_not_capturable(lambda n: make_vec(env_id, world, num_envs=n), self.num_actions)
         """Why episodes cannot go on from a saved state and have to start afresh; None where they can."""
         self.reset(seed=seed)
 
@@ -115,30 +114,18 @@ class VectorEnvironment:
         return tensor.view(-1, self.num_envs, *tensor.shape[1:])
 
 
-def describe(env_id: str) -> tuple[int, int]:
+def describe(env_id: str, world: World = NOMINAL) -> tuple[int, int]:
     """Observation size and number of actions of an environment.
 
     Raises:
-        EnvironmentUnsupportedError: if it is unknown, has no time limit, or its spaces are none this project trains on.
+        EnvironmentUnsupportedError: if it is unknown, has no time limit, cannot be what the world says, or its spaces
+            are none this project trains on.
     """
-    envs = _make(env_id, 1)
+    envs = make_vec(env_id, world, num_envs=1)
     try:
         return _sizes(envs, env_id)
     finally:
         envs.close()
-
-
-def _make(env_id: str, num_envs: int) -> VectorEnv[Any, Any, Any]:
-    spec = environment_spec(env_id)
-    try:
-        if spec.vector_entry_point is not None:
-            envs = gym.make_vec(spec, num_envs=num_envs, vectorization_mode="vector_entry_point")
-            if _is_array_env(envs) and envs.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP:
-                return envs
-            envs.close()
-        return gym.make_vec(spec, num_envs=num_envs, vectorization_mode="sync", disable_env_checker=True)
-    except (gym.error.Error, ImportError) as error:
-        raise unsupported(env_id, error) from error
 
 
 def _sizes(envs: VectorEnv[Any, Any, Any], env_id: str) -> tuple[int, int]:
@@ -155,18 +142,15 @@ def _sizes(envs: VectorEnv[Any, Any, Any], env_id: str) -> tuple[int, int]:
     return observation.shape[0], int(action.n)
 
 
-def _is_array_env(envs: VectorEnv[Any, Any, Any]) -> bool:
-    """Whether all sub-environments live in arrays, as in Gymnasium's vector CartPole."""
-    return {"state", "steps", "prev_done"} <= vars(envs).keys()
-
-
 def _narrow(envs: VectorEnv[Any, Any, Any], env_id: str, rows: list[int]) -> VectorEnv[Any, Any, Any]:
     """The sub-environments `rows` of `envs`, in mid-episode."""
     if isinstance(envs, SyncVectorEnv):
         for row in set(range(envs.num_envs)).difference(rows):
             envs.envs[row].close()
         return side_by_side([envs.envs[row] for row in rows], envs._autoreset_envs[rows])
-    kept_arrays: Any = _make(env_id, len(rows))
+    if isinstance(envs, WorldVectorEnv):
+        return envs.select(_narrow(envs.env, env_id, rows), rows)
+    kept_arrays: Any = make_vec(env_id, num_envs=len(rows))
     source: Any = envs
     kept_arrays.reset(seed=0)
     kept_arrays.np_random = source.np_random

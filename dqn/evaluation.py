@@ -1,40 +1,48 @@
 """Greedy returns of anything that acts, and the statistics a set of returns deserves. Torch-free."""
 
 from collections.abc import Callable
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from dqn.simulation import make_vec
 from dqn.spec import environment_spec
+from dqn.world import NOMINAL, World
 
 Floats = npt.NDArray[np.floating]
 Act = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.integer]]
 
 
-def episodic_returns(act: Act, env_id: str, *, num_episodes: int, seed: int) -> npt.NDArray[np.float64]:
+def episodic_returns(
+    act: Act,
+    env_id: str,
+    world: World = NOMINAL,
+    *,
+    num_episodes: int,
+    seed: int,
+    max_episode_steps: int | None = None,
+) -> npt.NDArray[np.float64]:
     """Undiscounted returns `[num_episodes]` of as many episodes played side by side.
 
     Args:
         act: maps observations `[num_episodes, obs]` to actions `[num_episodes]`.
         env_id: a registered Gymnasium environment with a time limit, at which its episodes end in any case.
+        world: what the episodes are like.
         num_episodes: number of sub-environments; the first episode of each counts.
         seed: determines every initial state and every random transition.
+        max_episode_steps: another time limit than the environment's own.
 
     Raises:
-        EnvironmentUnsupportedError: if the environment is unknown or has no time limit.
+        EnvironmentUnsupportedError: if the environment is unknown, has no time limit or cannot be what the world says.
     """
-    spec = environment_spec(env_id)
-    # Gymnasium's checker of single environments would halve their speed; a vector implementation does not take it.
-    options: dict[str, Any] = {} if spec.vector_entry_point else {"disable_env_checker": True}
-    envs = gym.make_vec(spec, num_envs=num_episodes, **options)
+    envs = make_vec(env_id, world, num_envs=num_episodes, max_episode_steps=max_episode_steps)
+    limit = max_episode_steps or environment_spec(env_id).max_episode_steps
+    assert limit is not None, "environment_spec refuses what has no limit"
     first_action = int(getattr(envs.single_action_space, "start", 0))
     returns = np.zeros(num_episodes)
     finished = np.zeros(num_episodes, dtype=np.bool_)
     observation, _ = envs.reset(seed=seed)
-    assert spec.max_episode_steps is not None, "environment_spec refuses what has no limit"
-    for _ in range(spec.max_episode_steps):  # a vector implementation may know of no limit
+    for _ in range(limit):  # a vector implementation may know of no limit
         action = act(np.asarray(observation, dtype=np.float32)) + first_action
         observation, reward, terminated, truncated, _ = envs.step(action)
         returns += np.where(finished, 0.0, reward)

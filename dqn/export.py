@@ -1,5 +1,6 @@
 """One agent's network as ONNX bytes that any runtime plays."""
 
+import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from dqn.network import QNetworks
+from dqn.world import NOMINAL, World
 
 QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
@@ -38,6 +40,8 @@ class ModelProperties:
     agent: int
     """Which of its agents."""
     config_sha256: str
+    world: World = NOMINAL
+    """What it was trained for."""
 
     def to_strings(self) -> dict[str, str]:
         """As ONNX model properties, which are strings."""
@@ -48,6 +52,7 @@ class ModelProperties:
             "seed": str(self.seed),
             "agent": str(self.agent),
             "config_sha256": self.config_sha256,
+            "world": json.dumps(self.world.to_dict(), sort_keys=True),
         }
 
 

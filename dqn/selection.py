@@ -17,6 +17,7 @@ from dqn.policy import epsilon_greedy, greedy_action
 from dqn.seeding import SELECTION, stream_seed
 from dqn.spec import environment_spec
 from dqn.state import TrainingState
+from dqn.world import NOMINAL, World
 
 NOMINEES = 8
 _OBJECTS = 256
@@ -35,7 +36,7 @@ def evaluate(state: TrainingState) -> None:
     state.evaluated_at = state.learner.updates
     state.evaluations += 1
     seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
-    returns = greedy_returns(networks, config.env_id, episodes=config.eval_episodes, seed=seed)
+    returns = greedy_returns(networks, config.env_id, config.world, episodes=config.eval_episodes, seed=seed)
     mean_return = look = returns.mean(1)
     ceiling = torch.inf if config.acceptance_return is None else config.acceptance_return
     passed = (returns >= ceiling).all(1).nonzero().squeeze(1)
@@ -45,7 +46,9 @@ def evaluate(state: TrainingState) -> None:
             break
         seed = stream_seed(config.seed, SELECTION, state.evaluations, trial)
         episodes = config.acceptance_episodes
-        returns = greedy_returns(networks.select(passed), config.env_id, episodes=episodes, seed=seed, epsilon=epsilon)
+        returns = greedy_returns(
+            networks.select(passed), config.env_id, config.world, episodes=episodes, seed=seed, epsilon=epsilon
+        )
         if not epsilon:
             mean_return = look.index_copy(0, passed, returns.mean(1))
         passed = passed[(returns >= ceiling).all(1)]
@@ -76,7 +79,7 @@ def judge(state: TrainingState) -> dict[int, float]:
     judged = {}
     for agent in sorted(range(config.num_agents), key=standing)[:NOMINEES]:
         network = state.best.select(torch.tensor([agent]))
-        returns = greedy_returns(network, config.env_id, episodes=config.acceptance_episodes, seed=seed)
+        returns = greedy_returns(network, config.env_id, config.world, episodes=config.acceptance_episodes, seed=seed)
         judged[agent] = float(returns.mean())
         if config.acceptance_return is not None and bool((returns >= config.acceptance_return).all()):
             break
@@ -105,7 +108,15 @@ def leave(state: TrainingState, rows: Tensor) -> None:
 
 
 @torch.no_grad()
-def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int, epsilon: float = 0.0) -> Tensor:
+def greedy_returns(
+    networks: QNetworks,
+    env_id: str,
+    world: World = NOMINAL,
+    *,
+    episodes: int,
+    seed: int,
+    epsilon: float = 0.0,
+) -> Tensor:
     """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side.
 
     With `epsilon`, that share of their actions is random instead. Where sub-environments are objects of their own, only
@@ -116,11 +127,14 @@ def greedy_returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int
     returns = []
     for first in range(0, A, at_once):
         some = networks.select(torch.arange(first, min(first + at_once, A)))
-        returns.append(_side_by_side(some, env_id, episodes=episodes, seed=seed + first * episodes, epsilon=epsilon))
+        first_seed = seed + first * episodes
+        returns.append(_side_by_side(some, env_id, world, episodes=episodes, seed=first_seed, epsilon=epsilon))
     return torch.cat(returns)
 
 
-def _side_by_side(networks: QNetworks, env_id: str, *, episodes: int, seed: int, epsilon: float) -> Tensor:
+def _side_by_side(
+    networks: QNetworks, env_id: str, world: World, *, episodes: int, seed: int, epsilon: float
+) -> Tensor:
     disturbance = torch.full((networks.num_agents,), epsilon)
     generator = torch.Generator().manual_seed(seed)
 
@@ -130,5 +144,5 @@ def _side_by_side(networks: QNetworks, env_id: str, *, episodes: int, seed: int,
         action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)
         return action.flatten().numpy()
 
-    returns = episodic_returns(act, env_id, num_episodes=networks.num_agents * episodes, seed=seed)
+    returns = episodic_returns(act, env_id, world, num_episodes=networks.num_agents * episodes, seed=seed)
     return torch.from_numpy(returns).view(networks.num_agents, episodes)

@@ -37,14 +37,18 @@ class TrainingState:
             MemoryError: if training would not fit this machine.
         """
         A = config.num_agents
-        observation_size, num_actions = describe(config.env_id)
+        observation_size, num_actions = describe(config.env_id, config.world)
         require_memory(config, observation_size=observation_size, num_actions=num_actions)
         device = require_device(config.device)
         self.config = config
         self.agents = torch.arange(A)
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
         self.environment = VectorEnvironment(
-            config.env_id, num_agents=A, num_envs=config.num_envs, seed=stream_seed(config.seed, TRAINING, 1)
+            config.env_id,
+            config.world,
+            num_agents=A,
+            num_envs=config.num_envs,
+            seed=stream_seed(config.seed, TRAINING, 1),
         )
         self.accumulator = NStepAccumulator(
             n_step=config.n_step,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import tyro
 
@@ -33,7 +33,7 @@ ENVIRONMENT: Final = {
 class Arguments:
     """Train a population of DQN agents, register the best and promote it if it passes the gate."""
 
-    config: tyro.conf.OmitArgPrefixes[DQNConfig]
+    config: Annotated[DQNConfig, tyro.conf.arg(name="")]
     preset: PresetName = "cartpole"
     """Hyper-parameters to start from; the options below change single ones."""
     resume: str | None = None

@@ -10,6 +10,7 @@ from dqn.environment import describe
 from dqn.evaluation import episodic_returns
 from dqn.seeding import version_seed
 from dqn.spec import environment_spec
+from dqn.world import World
 from flows import figures, registry
 from flows.attempt import Attempt, fenced
 from flows.registry import DIGEST_TAG, RegistryError
@@ -33,7 +34,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
         raise RegistryError(f"{artifact} plays {env_id}, whose policies are versions of {registry.model_name(env_id)}")
     require_playable(artifact, env_id)
     seed = version_seed(version, episodes=EPISODES)
-    returns = play(policy, seed=seed)
+    returns = play(policy, policy.metadata.world, seed=seed)
     run_id = policy.metadata.run_id
     if TEST_MEAN not in registry.metrics_of(client, found):
         log_test(fenced(client, attempt), run_id, returns, model_id=registry.model_id_of(found))
@@ -61,9 +62,9 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
     return f"{run.info.artifact_uri}/{file}"
 
 
-def play(policy: OnnxPolicy, *, seed: int) -> Returns:
-    """Returns `[EPISODES]` of a policy on the episodes of a seed."""
-    return episodic_returns(policy.act, policy.metadata.env_id, num_episodes=EPISODES, seed=seed)
+def play(policy: OnnxPolicy, world: World, *, seed: int) -> Returns:
+    """Returns `[EPISODES]` of a policy on the episodes of a seed in a world."""
+    return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=EPISODES, seed=seed)
 
 
 def require_playable(artifact: registry.Artifact, env_id: str) -> None:

@@ -4,7 +4,6 @@ import io
 import os
 from typing import Any, Final
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -13,6 +12,8 @@ from PIL import Image
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
 from dqn.metrics import MetricName
+from dqn.simulation import make
+from dqn.spec import EnvironmentUnsupportedError
 from dqn.training import TrainingResult
 from serving.policy import OnnxPolicy
 
@@ -84,12 +85,10 @@ def final_returns(returns: Floats, env_id: str) -> Figure:
 
 def episode_gif(policy: OnnxPolicy, *, seed: int) -> bytes | None:
     """A policy's episode of a seed as an animation; None where the environment draws no pictures."""
-    env_id = policy.metadata.env_id
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
-    env: gym.Env[Any, Any]
     try:
-        env = gym.make(env_id, render_mode="rgb_array")
-    except (gym.error.Error, ImportError):
+        env = make(policy.metadata.env_id, policy.metadata.world, render_mode="rgb_array")
+    except EnvironmentUnsupportedError:
         return None
     frames: list[Image.Image] = []
     observation, _ = env.reset(seed=seed)

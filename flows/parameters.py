@@ -78,7 +78,7 @@ def check_trainable(config: DQNConfig) -> None:
         MemoryError: if training would not fit this machine.
     """
     require_device(config.device)
-    observation_size, num_actions = describe(config.env_id)
+    observation_size, num_actions = describe(config.env_id, config.world)
     scale = config.observation_scale
     if scale and len(scale) != observation_size:
         raise ConfigError(

@@ -21,6 +21,7 @@ from flows.parameters import InputError
 from flows.registry import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, RegistryError
 from flows.stages import EVERY_ATTEMPT, OVER_NETWORK, Returns, read_returns
 from flows.tracking import connect
+from serving.policy import PolicyMetadata
 
 GATE_EPISODES: Final = 100
 """Fewer episodes decide nothing."""
@@ -147,21 +148,21 @@ def decide(client: MlflowClient, name: str, version: int, champion: int | None, 
     env_id = challenger.policy.metadata.env_id
     rival = None
     if champion is not None and champion != version:
-        rival = play_champion(name, champion, env_id, seed=int(tags[SEED_TAG]))
+        rival = play_champion(name, champion, challenger.policy.metadata, seed=int(tags[SEED_TAG]))
     return should_promote(returns, threshold_of(env_id), rival)
 
 
-def play_champion(name: str, version: int, env_id: str, *, seed: int) -> Champion:
-    """The champion on the challenger's episodes.
+def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int) -> Champion:
+    """The champion on the challenger's episodes, in the world that the challenger was trained for.
 
     One whose file is gone or broken is no obstacle: the store has just handed out the challenger's.
     """
     try:
         artifact = registry.download(name, version)
-        require_playable(artifact, env_id)
+        require_playable(artifact, challenger.env_id)
     except RegistryError as error:
         return Champion(version=version, returns=None, fault=str(error))
-    return Champion(version=version, returns=play(artifact.policy, seed=seed))
+    return Champion(version=version, returns=play(artifact.policy, challenger.world, seed=seed))
 
 
 def move_champion(client: MlflowClient, name: str, version: int, token: str) -> None:

@@ -124,6 +124,7 @@ def export(run_id: str, attempt: Attempt) -> str:
         seed=config.seed,
         agent=summary.best_agent,
         config_sha256=config.sha256,
+        world=config.world,
     )
     exported = export_onnx(networks, properties, load=lambda model: OnnxPolicy.load(model).q_values)
     check(client, attempt)
@@ -139,6 +140,7 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
     tags = {
         "git_commit": run.data.tags.get(MLFLOW_GIT_COMMIT, "unknown"),
         FLOW_RUN_TAG: run.data.tags[FLOW_RUN_TAG],
+        "world": str(config.world),
         "gate": "not evaluated yet",
     }
     name = registry.model_name(config.env_id)
@@ -155,7 +157,7 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
     networks, config = read_networks(client, run_id)
     seed = stream_seed(config.seed, TEST, 0)
     with torch_threads(config.num_threads):
-        returns = greedy_returns(networks, config.env_id, episodes=TEST_EPISODES, seed=seed).numpy()
+        returns = greedy_returns(networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed).numpy()
     for child, mine in zip(runs.children, returns, strict=True):
         with unless_deleted(client, child):
             if TEST_MEAN not in client.get_run(child).data.metrics:

@@ -114,7 +114,7 @@ def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, 
     """
     parent = client.get_run(attempt.run_id)
     if not _has_config(client, attempt.run_id):
-        params = [Param(key, "none" if value is None else str(value)) for key, value in config.to_dict().items()]
+        params = [Param(key, "none" if value is None else str(value)) for key, value in _params(config).items()]
         fenced(client, attempt).log_batch(attempt.run_id, params=params)
         fenced(client, attempt).log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
     config = read_config(client, attempt.run_id)
@@ -312,3 +312,8 @@ def _description(config: DQNConfig, preset: str) -> str:
         "One generator draws for the whole population: agent k is reproduced by the seed and the number of agents "
         "together, not by itself."
     )
+
+
+def _params(config: DQNConfig) -> dict[str, object]:
+    world = {f"world.{name}": value for name, value in config.world.to_dict().items()}
+    return {**config.to_dict(), "world": config.world, **world}

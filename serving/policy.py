@@ -1,5 +1,6 @@
 """A trained policy as it is served: an ONNX file, its contract, and how it acts."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -7,6 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+
+from dqn.world import NOMINAL, World, WorldError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -30,6 +33,8 @@ class PolicyMetadata:
     seed: int
     config_sha256: str
     observation_size: int
+    world: World = NOMINAL
+    """What it was trained for."""
 
     @property
     def num_actions(self) -> int:
@@ -108,4 +113,12 @@ def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:
         seed=int(properties["seed"]),
         config_sha256=properties["config_sha256"],
         observation_size=inputs[0].shape[1],
+        world=_world(properties.get("world", "{}")),
     )
+
+
+def _world(text: str) -> World:
+    try:
+        return World.from_dict(json.loads(text))
+    except (json.JSONDecodeError, RecursionError, WorldError) as error:
+        raise PolicyError(f"model property 'world' is none: {error}") from error

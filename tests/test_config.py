@@ -7,6 +7,7 @@ import pytest
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.presets import PRESETS
+from dqn.world import World
 
 
 @pytest.mark.parametrize(
@@ -88,3 +89,15 @@ def test_unknown_fields_are_named() -> None:
 
 def test_the_digest_tells_configurations_apart() -> None:
     assert DQNConfig(seed=0).sha256 != DQNConfig(seed=1).sha256
+
+
+def test_a_world_is_written_as_what_differs_and_read_again() -> None:
+    config = DQNConfig(world=World(wind=(1.0, 2.0)))
+    assert config.to_dict()["world"] == {"wind": (1.0, 2.0)}
+    assert DQNConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert DQNConfig.from_dict({}).world == World()
+    assert config.sha256 != DQNConfig().sha256
+    with pytest.raises(ConfigError, match="a world has no lenght"):
+        DQNConfig.from_dict({"world": {"lenght": 1.0}})
+    with pytest.raises(ConfigError, match="world must be a World, got"):
+        DQNConfig(world={"length": 1.0})  # type: ignore[arg-type]

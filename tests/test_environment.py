@@ -13,6 +13,7 @@ from dqn.environment import VectorEnvironment, describe
 from dqn.replay import Transition
 from dqn.spec import EnvironmentUnsupportedError
 from dqn.training import train
+from dqn.world import World
 
 OWN_VECTOR, SYNC, SYNC_TUPLE_STATE = "CartPole-v1", "Acrobot-v1", "MountainCar-v0"
 
@@ -143,3 +144,36 @@ def test_actions_need_not_start_at_zero() -> None:
     environment = make("Offset-v0", num_agents=1, num_envs=2)
     assert environment.step(torch.tensor([[0, 1]])).reward.tolist() == [[0.0, 1.0]]
     gym.registry.pop("Offset-v0")
+
+
+RANDOMISED = World(length=(0.25, 0.75), push_force=9.0, push_interval=3, action_delay=(0, 2), sensor_noise=(0.1,) * 4)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "world"),
+    [
+        (OWN_VECTOR, RANDOMISED),
+        (SYNC_TUPLE_STATE, World(gravity=(0.002, 0.003), action_delay=1, sensor_noise=(0.1, 0.1))),
+    ],
+)
+def test_a_world_goes_on_from_a_snapshot(env_id: str, world: World) -> None:
+    environment, copy = (VectorEnvironment(env_id, world, num_agents=3, num_envs=4, seed=seed) for seed in (0, 1))
+    assert environment.not_capturable is None
+    play(environment, 40)
+    copy.load_state_dict(environment.state_dict())
+    assert same(play(environment, 60), play(copy, 60))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "world"),
+    [(OWN_VECTOR, World(length=(0.25, 0.75), action_delay=(0, 2))), (SYNC_TUPLE_STATE, World(gravity=(0.002, 0.003)))],
+)
+def test_who_stays_keeps_its_world(env_id: str, world: World) -> None:
+    whole, some = (VectorEnvironment(env_id, world, num_agents=3, num_envs=2, seed=0) for _ in range(2))
+    play(whole, 4)
+    play(some, 4)
+    kept = torch.tensor([2, 0])
+    some.select(kept)
+    for _ in range(4):
+        action = torch.randint(whole.num_actions, (3, 2), generator=torch.Generator().manual_seed(1))
+        assert torch.equal(whole.step(action).next_observation[kept], some.step(action[kept]).next_observation)

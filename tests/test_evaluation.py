@@ -7,6 +7,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
 from dqn.evaluation import Act, bootstrap_interval, episodic_returns, interquartile_mean
 from dqn.spec import EnvironmentUnsupportedError
+from dqn.world import NOMINAL, World
 
 
 def always(action: int) -> Act:
@@ -92,3 +93,17 @@ def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_agreement() -> N
     assert low < interquartile_mean(values) < high
     assert bootstrap_interval(np.full(16, 500.0), seed=0) == (500.0, 500.0)
     assert bootstrap_interval(values, seed=0) == (low, high)
+
+
+def test_episodes_are_played_in_a_world_and_as_long_as_asked() -> None:
+    def balance(observation: np.ndarray) -> np.ndarray:
+        return np.asarray(observation @ np.array([0.1, 0.3, 1.0, 0.9]) > 0, dtype=np.int64)
+
+    def mean(world: World = NOMINAL, steps: int | None = None) -> float:
+        return float(
+            episodic_returns(balance, "CartPole-v1", world, num_episodes=20, seed=0, max_episode_steps=steps).mean()
+        )
+
+    assert mean() == 500
+    assert mean(steps=700) == 700
+    assert mean(World(force_mag=-10.0)) < 30

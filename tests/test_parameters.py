@@ -6,6 +6,8 @@ from pydantic import ValidationError
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.presets import PRESETS, PresetName
+from dqn.spec import EnvironmentUnsupportedError
+from dqn.world import World
 from flows.parameters import ConfigOverrides, check_trainable
 
 
@@ -77,3 +79,16 @@ def test_what_the_environment_and_the_machine_forbid_is_refused_before_the_start
 def test_presets_are_trainable() -> None:
     for config in PRESETS.values():
         check_trainable(config)
+
+
+def test_a_world_is_part_of_the_form_and_is_checked_against_the_environment() -> None:
+    config = overrides({"world": {"length": [0.25, 0.75], "action_delay": 2}}).applied_to("cartpole")
+    assert config.world == World(length=(0.25, 0.75), action_delay=2)
+    again = overrides(overrides({"world": {"length": 1.0}}).model_dump(mode="json")).applied_to("cartpole")
+    assert again.world == World(length=1.0)
+    with pytest.raises(ValidationError, match=r"world\.length must be a number above 0"):
+        overrides({"world": {"length": -1.0}})
+    with pytest.raises(ValidationError, match=r"lenght[\s\S]*"):
+        overrides({"world": {"lenght": 1.0}})
+    with pytest.raises(EnvironmentUnsupportedError, match="Acrobot-v1 has no wind"):
+        check_trainable(dataclasses.replace(PRESETS["acrobot"], world=World(wind=1.0)))

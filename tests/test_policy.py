@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from dqn.world import NOMINAL, World
 from serving.policy import OnnxPolicy, PolicyError
 from tests.policies import PROPERTIES, linear_model
 
@@ -17,6 +18,9 @@ def test_policy_knows_where_it_comes_from() -> None:
     metadata = OnnxPolicy.load(linear_model()).metadata
     assert (metadata.env_id, metadata.action_meanings, metadata.seed) == ("CartPole-v1", ("left", "right"), 7)
     assert (metadata.observation_size, metadata.num_actions) == (4, 2)
+    assert metadata.world == NOMINAL
+    gentle = PROPERTIES | {"world": '{"length": [0.25, 0.75]}'}
+    assert OnnxPolicy.load(linear_model(properties=gentle)).metadata.world == World(length=(0.25, 0.75))
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,8 @@ def test_policy_knows_where_it_comes_from() -> None:
         (linear_model(properties={"env_id": "CartPole-v1"}), "missing: action_meanings, run_id"),
         (linear_model(properties=PROPERTIES | {"seed": "x"}), "'seed' must be a whole number"),
         (linear_model(properties=PROPERTIES | {"action_meanings": "left"}), "1 action meanings for 2 Q-values"),
+        (linear_model(properties=PROPERTIES | {"world": "[" * 10_000}), "'world' is none"),
+        (linear_model(properties=PROPERTIES | {"world": '{"length": -1}'}), "'world' is none: world.length must be"),
     ],
 )
 def test_a_broken_contract_is_named(model: bytes, message: str) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
 from onnx import TensorProto, helper
 
 from dqn.seeding import version_seed
+from dqn.world import World
 from flows import registry
 from flows.attempt import StaleAttemptError
 from flows.evaluation import evaluate
@@ -178,6 +180,7 @@ def test_a_store_that_is_away_is_not_taken_for_a_broken_version(
 def test_a_policy_that_cannot_play_the_environment_is_no_champion(store: MlflowClient) -> None:
     name = "dqn-misfit"
     good = registered(store, name, BALANCING)
+    challenger = registry.download(name, good).policy.metadata
     for content, fault in (
         (linear_model(SWINGS, actions=3, properties=ACROBOT), "plays Acrobot-v1, not CartPole-v1"),
         (linear_model((0, 0, 1)), "takes 3 numbers and chooses among 2 actions; CartPole-v1 has 4 and 2"),
@@ -185,9 +188,20 @@ def test_a_policy_that_cannot_play_the_environment_is_no_champion(store: MlflowC
         (b"garbage", "is damaged"),
     ):
         damage(store, name, good, content)
-        champion = play_champion(name, good, "CartPole-v1", seed=0)
+        champion = play_champion(name, good, challenger, seed=0)
         assert champion.returns is None
         assert fault in champion.fault
+
+
+def test_the_champion_plays_in_the_challengers_world(store: MlflowClient) -> None:
+    name = "dqn-reversed"
+    champion = registered(store, name, BALANCING)
+    nominal = registry.download(name, champion).policy.metadata
+    reversed_motor = dataclasses.replace(nominal, world=World(force_mag=-10.0))
+    for challenger, low, high in ((nominal, 475, 500), (reversed_motor, 8, 30)):
+        returns = play_champion(name, champion, challenger, seed=0).returns
+        assert returns is not None
+        assert low <= returns.mean() <= high
 
 
 @pytest.fixture

@@ -1,13 +1,17 @@
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from dqn import selection
 from dqn.config import DQNConfig
+from dqn.evaluation import Act, episodic_returns
 from dqn.network import QNetworks
 from dqn.selection import evaluate, greedy_returns, judge
 from dqn.state import TrainingState
+from dqn.world import World
 
 Make = Callable[..., DQNConfig]
 
@@ -95,7 +99,9 @@ def test_every_evaluation_draws_new_episodes(small_config: Make, monkeypatch: py
     prefer(state.learner.online, [1, 1, 0])
     seeds: list[int] = []
 
-    def returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int, epsilon: float = 0.0) -> torch.Tensor:
+    def returns(
+        networks: QNetworks, env_id: str, world: World, *, episodes: int, seed: int, epsilon: float = 0.0
+    ) -> torch.Tensor:
         seeds.append(seed)
         return greedy_returns(networks, env_id, episodes=episodes, seed=seed, epsilon=epsilon)
 
@@ -114,7 +120,7 @@ def judging(
     """What `judge` says where agent k has these returns, and agent, episodes and seed of each time it let one play."""
     played: list[tuple[int, int, int]] = []
 
-    def returns(networks: QNetworks, env_id: str, *, episodes: int, seed: int) -> torch.Tensor:
+    def returns(networks: QNetworks, env_id: str, world: World, *, episodes: int, seed: int) -> torch.Tensor:
         agent = int(networks.biases[0][0, 0, 0])
         played.append((agent, episodes, seed))
         return torch.tensor([episodes_of[agent]], dtype=torch.float64)
@@ -160,3 +166,19 @@ def test_the_return_of_the_best_is_no_lucky_one(small_config: Make, monkeypatch:
     lucky = int(state.best_return.argmax())
     assert state.best_return[lucky] - truth[lucky] > 40, "the mean of a look that was chosen"
     assert abs(judged[best] - truth[best]) < 2 * 10, "two standard errors of a hundred episodes"
+
+
+def test_selection_plays_in_the_world_that_was_trained_in(small_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(force_mag=-10.0)
+    state = TrainingState(small_config(world=world, acceptance_return=1.0, acceptance_epsilon=0.5))
+    worlds: list[World] = []
+    played = episodic_returns
+
+    def returns(act: Act, env_id: str, world: World, *, num_episodes: int, seed: int) -> npt.NDArray[np.float64]:
+        worlds.append(world)
+        return played(act, env_id, world, num_episodes=num_episodes, seed=seed)
+
+    monkeypatch.setattr(selection, "episodic_returns", returns)
+    judge(state)
+    evaluate(state)
+    assert worlds == [world] * 4  # judged, looked at, accepted undisturbed and disturbed

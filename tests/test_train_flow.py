@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from dqn.config import DQNConfig
+from dqn.world import World
 from flows import cli, registry
 from flows.parameters import ConfigOverrides, InputError
 from flows.population import checkpoint_path, read_networks, read_summary
@@ -28,7 +29,8 @@ COMMAND = "from flows import metric_writer, cli; metric_writer.FLUSH_SECONDS = 0
 @pytest.fixture
 def config(small_config: Callable[..., DQNConfig]) -> DQNConfig:
     """Trains for some seconds, so that it can be killed in the middle."""
-    return small_config(max_updates=2_500, eval_interval=250, checkpoint_interval=0.2)
+    world = World(length=(0.4, 0.6), push_force=5.0, action_delay=1)
+    return small_config(max_updates=2_500, eval_interval=250, checkpoint_interval=0.2, world=world)
 
 
 def process(arguments: list[str], store_directory: Path, prefect_api: str) -> "subprocess.Popen[str]":
@@ -45,10 +47,11 @@ def process(arguments: list[str], store_directory: Path, prefect_api: str) -> "s
 
 def as_arguments(config: DQNConfig) -> list[str]:
     arguments = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    given |= {f"world.{name}": value for name, value in given.pop("world").to_dict().items()}
+    for name, value in given.items():
         values = [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
-        arguments += [f"--{field.name.replace('_', '-')}", *values]
+        arguments += [f"--{name.replace('_', '-')}", *values]
     return arguments
 
 
@@ -147,6 +150,8 @@ def assert_complete(client: MlflowClient, run: Run, config: DQNConfig, report: s
     run = client.get_run(run.info.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["gamma"] == str(config.gamma)
+    assert run.data.params["world"] == "length 0.4 to 0.6, push_force 5, action_delay 1"
+    assert run.data.params["world.length"] == "(0.4, 0.6)"
     assert {"prefect.flow_run_id", "mlflow.source.git.commit", "version.torch"} <= run.data.tags.keys()
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"learning_curves.png", "final_returns.png", "episode.gif", "report.md"} <= files
@@ -161,6 +166,8 @@ def assert_complete(client: MlflowClient, run: Run, config: DQNConfig, report: s
     (version,) = client.search_model_versions(f"run_id = '{run.info.run_id}'")
     tags: dict[str, Any] = client.get_model_version(version.name, version.version).tags
     assert tags["gate"].startswith("refused: mean return")
+    assert tags["world"] == str(config.world)
+    assert registry.download(version.name, int(version.version)).policy.metadata.world == config.world
     assert registry.version_of(client, version.name, registry.CHALLENGER) == int(version.version)
     assert f"models:/{version.name}/{version.version}" in report
     assert tags["gate"] in report
@@ -217,6 +224,16 @@ def test_an_unreachable_tracking_server_is_named(
 def test_arguments_start_from_the_preset_they_name() -> None:
     assert cli.parse(["--preset", "article", "--seed", "7"]).config.max_episodes == 1_500
     assert cli.parse(["--seed", "7"]).config.seed == 7
+    assert cli.parse(["--world.length", "0.2", "0.7", "--world.action-delay", "2"]).config.world == World(
+        length=(0.2, 0.7), action_delay=2
+    )
+    assert cli.parse(["--world.sensor-bias", "0", "0", "0.03", "0"]).config.world.sensor_bias == (0, 0, 0.03, 0)
+
+
+def test_an_argument_out_of_range_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--gamma", "1.5"]) == cli.BAD_INPUT
+    assert capsys.readouterr().err == "error: gamma must be from 0 to 1, got 1.5\n"
     with pytest.raises(SystemExit) as refused:
-        cli.parse(["--gamma", "1.5"])
+        cli.main(["--world.length", "-1"])
     assert refused.value.code == cli.BAD_INPUT
+    assert "world.length must be a number above 0" in " ".join(capsys.readouterr().err.split())

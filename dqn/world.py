@@ -1,0 +1,133 @@
+"""What an episode is like beside the policy: cart, pole, sensors and motor, wind and pushes."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Self
+
+Value = float | tuple[float, float]
+Count = int | tuple[int, int]
+
+MAX_DELAY: Final = 100
+
+
+class WorldError(ValueError):
+    """A world that cannot be; the message names the field, its value and what it may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What differs from the environment as Gymnasium has it; the default is nothing.
+
+    Every value is a number, or a range (low, high) from which each sub-environment draws uniformly at each reset.
+    """
+
+    # Unknown keys are refused, and the sentences below become the forms of the Prefect UI.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    length: Value | None = None
+    """Half the pole's length in metres (CartPole-v1: 0.5); of Acrobot both links' length."""
+    masspole: Value | None = None
+    """Mass of the pole in kilograms (CartPole-v1: 0.1); of Acrobot both links' mass."""
+    masscart: Value | None = None
+    """Mass of the cart in kilograms (CartPole-v1: 1)."""
+    inertia: Value | None = None
+    """Moment of inertia of Acrobot's links in kilogram square metres (1)."""
+    gravity: Value | None = None
+    """Gravity in metres per second squared (CartPole-v1: 9.8); in MountainCar's own unit (0.0025)."""
+    force_mag: Value | None = None
+    """Force of an action in newtons (CartPole-v1: 10), negative for a reversed motor; in MountainCar's unit (0.001)."""
+    tau: Value | None = None
+    """Seconds of an environment step (CartPole-v1: 0.02)."""
+    wind: Value = 0.0
+    """Constant outside force on the cart in newtons, positive to the right."""
+    push_force: Value = 0.0
+    """Outside force in newtons during single steps; the side it comes from is drawn anew at each push."""
+    push_interval: Count = 100
+    """Environment steps from one push to the next, counted from the start of the episode."""
+    action_delay: Count = 0
+    """Environment steps until an action takes effect; the first action holds until then."""
+    sensor_bias: tuple[Value, ...] = ()
+    """Added to what the policy observes, one an entry of the observation; empty adds nothing."""
+    sensor_noise: tuple[Value, ...] = ()
+    """Standard deviation of normal noise on what the policy observes, one an entry of the observation."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            WorldError: naming the first field that is of another type or out of range.
+        """
+        for field in dataclasses.fields(self):
+            self._check(field.name, getattr(self, field.name))
+
+    def _check(self, name: str, value: Any) -> None:
+        if value is None and _DEFAULTS[name] is None:
+            return
+        least, expected = _LEAST.get(name, (-math.inf, "a finite number"))
+        entries = value if name in ENTRYWISE and isinstance(value, tuple) else (value,)
+        for entry in entries:
+            ends = entry if isinstance(entry, tuple) else (entry, entry)
+            numbers = len(ends) == 2 and all(_is_number(end, whole=name in WHOLE) and end >= least for end in ends)
+            too_late = name == "action_delay" and numbers and ends[1] > MAX_DELAY
+            if not numbers or ends[0] > ends[1] or too_late or (name in ENTRYWISE and not isinstance(value, tuple)):
+                raise WorldError(f"world.{name} must be {expected}, or a range from low to high, got {value!r:.80}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the default, as plain JSON values."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in given.items() if value != _DEFAULTS[name]}
+
+    @classmethod
+    def from_dict(cls, values: object) -> Self:
+        """Inverse of `to_dict`, also after a round trip through JSON.
+
+        Raises:
+            WorldError: if a field is unknown, of another type or out of range.
+        """
+        if not isinstance(values, dict):
+            raise WorldError(f"a world must be an object with any of {', '.join(_DEFAULTS)}, got {values!r:.80}")
+        if unknown := sorted(map(str, values.keys() - _DEFAULTS.keys())):
+            raise WorldError(f"a world has no {', '.join(unknown)[:80]}; it has {', '.join(_DEFAULTS)}")
+        return cls(**{name: _as_tuples(value) for name, value in values.items()})
+
+    def __str__(self) -> str:
+        """For a person: `length 1, wind 2 to 3`, or `nominal`."""
+        return ", ".join(f"{name} {_text(value)}" for name, value in self.to_dict().items()) or "nominal"
+
+
+_DEFAULTS: Final = {field.name: field.default for field in dataclasses.fields(World)}
+ENTRYWISE: Final = ("sensor_bias", "sensor_noise")
+"""Fields with an entry for each of the observation."""
+WHOLE: Final = ("push_interval", "action_delay")
+"""Fields that count environment steps."""
+_ABOVE_0: Final = (math.ulp(0.0), "a number above 0")
+_LEAST: Final[dict[str, tuple[float, str]]] = {
+    **dict.fromkeys(("length", "masspole", "masscart", "inertia", "tau"), _ABOVE_0),
+    "push_interval": (1, "a whole number of steps from 1"),
+    "action_delay": (0, f"a whole number of steps from 0 to {MAX_DELAY}"),
+    "sensor_noise": (0, "a number from 0 for each entry of the observation"),
+    "sensor_bias": (-math.inf, "a finite number for each entry of the observation"),
+}
+
+
+def _is_number(value: object, *, whole: bool) -> bool:
+    if type(value) is int:
+        return abs(value) < 2**31
+    return not whole and type(value) is float and math.isfinite(value)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, tuple):
+        return f"{value:g}"
+    if len(value) == 2 and not any(isinstance(entry, tuple) for entry in value):
+        return f"{value[0]:g} to {value[1]:g}"
+    return f"[{', '.join(map(_text, value))}]"
+
+
+NOMINAL: Final = World()
+"""The environment as Gymnasium has it."""
