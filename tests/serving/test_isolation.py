@@ -6,7 +6,8 @@ import sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "dqn", "flows", "prefect", "pandas", "mlflow"}:
+        of_dqn = name.startswith("dqn.") and name not in {"dqn.world", "dqn.simulation", "dqn.spec"}
+        if of_dqn or name.split(".")[0] in {"torch", "flows", "prefect", "pandas", "mlflow"}:
             raise ImportError(f"{name} is not installed here")
 
 sys.meta_path.insert(0, Blocked())
