@@ -8,54 +8,82 @@ from torch import Tensor
 _SMALLEST = 1e-6
 
 
+def leaves(capacity: int) -> int:
+    """Leaves of an agent's tree of sums: the power of two that holds `capacity`."""
+    return 1 << (capacity - 1).bit_length()
+
+
 class Priorities:
     """Proportional priorities (section 3.3): P(i) = p_i^alpha / sum, with p_i the size of the latest TD error.
 
-    A transition that was never sampled has the greatest priority its agent has seen. A sample sums up all priorities
-    instead of walking a tree: a few operations on `[A, capacity]`, cheaper than many small ones up to 10^5 transitions.
+    A transition that was never sampled has the greatest priority its agent has seen. Sums are kept in a binary tree an
+    agent (appendix B.2.1): node k is the sum of nodes 2k and 2k + 1, node 1 the total, and the leaves are transitions.
     """
 
     def __init__(self, *, num_agents: int, capacity: int, exponent: float) -> None:
         self._exponent = exponent
-        self._scaled = torch.zeros(num_agents, capacity)  # p^alpha, 0 where nothing is stored
+        self._capacity = capacity
+        self._leaves = leaves(capacity)
+        self._tree = torch.zeros(num_agents, 2 * self._leaves)  # p^alpha, 0 where nothing is stored
         self._greatest = torch.ones(num_agents)
 
     @property
     def nbytes(self) -> int:
         """Memory of the priorities in bytes."""
-        return self._scaled.nbytes
+        return self._tree.nbytes
 
     def insert(self, index: Tensor) -> None:
         """New transitions at `index` `[N]`, counted through all agents' buffers in order."""
-        capacity = self._scaled.shape[1]
-        self._scaled.view(-1)[index] = self._greatest[index // capacity]
+        self._set(index, self._greatest[index // self._capacity])
 
     def sample(self, draws: Tensor, size: Tensor, importance_exponent: float) -> tuple[Tensor, Tensor]:
         """Slots `[A, B]` for uniform draws `[A, B]` in [0, 1), and their importance weights.
 
         Weights are (N P(i))^-beta, divided by the batch's greatest (section 3.4), with N the agent's `size` `[A]`.
         """
-        cumulative = self._scaled.cumsum(1, dtype=torch.float64)
-        total = cumulative[:, -1:]
-        slot = torch.searchsorted(cumulative, draws * total, right=True).clamp_max(self._scaled.shape[1] - 1)
-        probability = self._scaled.gather(1, slot) / total
+        total = self._tree[:, 1:2].double()
+        rest, node = draws * total, torch.ones_like(draws, dtype=torch.int64)
+        while int(node[0, 0]) < self._leaves:
+            left, right = self._tree.gather(1, 2 * node), self._tree.gather(1, 2 * node + 1)
+            turn = (rest >= left) & (right > 0)  # rounding may leave more than there is: never into an empty branch
+            rest = torch.where(turn, rest - left, rest)
+            node = 2 * node + turn
+        slot = node - self._leaves
+        probability = self._tree.gather(1, node) / total
         weight = (probability * size.unsqueeze(1)).pow(-importance_exponent)
         return slot, (weight / weight.amax(1, keepdim=True)).float()
 
     def update(self, index: Tensor, td_error: Tensor) -> None:
         """The TD errors `[A, B]` of the transitions at `index` `[A, B]`, counted as in `insert`."""
         scaled = td_error.abs().clamp_min(_SMALLEST).pow(self._exponent)
-        self._scaled.view(-1)[index] = scaled
+        self._set(index.flatten(), scaled.flatten())
         self._greatest = torch.maximum(self._greatest, scaled.amax(1))
 
     def select(self, agents: Tensor) -> None:
         """Keep the priorities of `agents`, an index tensor `[K]`."""
-        self._scaled, self._greatest = self._scaled[agents], self._greatest[agents]
+        self._tree, self._greatest = self._tree[agents], self._greatest[agents]
 
     def state_dict(self) -> dict[str, Any]:
         """All priorities."""
-        return {"scaled": self._scaled, "greatest": self._greatest}
+        stored = self._tree[:, self._leaves : self._leaves + self._capacity].contiguous()
+        return {"scaled": stored, "greatest": self._greatest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self._scaled, self._greatest = state["scaled"], state["greatest"]
+        self._greatest = state["greatest"]
+        self._tree = torch.zeros(len(self._greatest), 2 * self._leaves)
+        self._tree[:, self._leaves : self._leaves + self._capacity] = state["scaled"]
+        first = self._leaves // 2
+        while first:
+            self._tree[:, first : 2 * first] = self._tree[:, 2 * first : 4 * first].unflatten(1, (-1, 2)).sum(2)
+            first //= 2
+
+    def _set(self, index: Tensor, scaled: Tensor) -> None:
+        """Replace leaves, the same value wherever an index is repeated, and sum up the nodes above them."""
+        tree = self._tree.view(-1)
+        node = index // self._capacity * 2 * self._leaves
+        position = index % self._capacity + self._leaves
+        tree[node + position] = scaled
+        for _ in range(self._leaves.bit_length() - 1):
+            position = position // 2
+            tree[node + position] = tree[node + 2 * position] + tree[node + 2 * position + 1]

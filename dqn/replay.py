@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqn.priorities import Priorities
+from dqn.priorities import Priorities, leaves
 
 _CHUNK_ROWS = 8_192
 _FLOAT = 4
@@ -323,4 +323,4 @@ def row_width(obs: int) -> int:
 
 def replay_bytes(*, num_agents: int, capacity: int, obs: int, prioritised: bool = False) -> int:
     """Memory of a replay buffer in bytes."""
-    return num_agents * capacity * (row_width(obs) + prioritised) * _FLOAT
+    return num_agents * (capacity * row_width(obs) + 2 * leaves(capacity) * prioritised) * _FLOAT

@@ -56,3 +56,27 @@ def test_agents_that_stay_keep_their_priorities() -> None:
     priorities.select(torch.tensor([1]))
     slot, _ = priorities.sample(torch.full((1, 1), 0.5, dtype=torch.float64), torch.tensor([3]), 1.0)
     assert slot.tolist() == [[1]]
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 5, 8, 13])
+def test_the_tree_samples_as_cumulative_sums_do(capacity: int) -> None:
+    generator = torch.Generator().manual_seed(capacity)
+    priorities = Priorities(num_agents=3, capacity=capacity, exponent=1.0)
+    priorities.insert(torch.arange(3 * capacity))
+    expected = torch.ones(3, capacity)
+    for _ in range(20):
+        slot = torch.randint(capacity, (3, 4), generator=generator)
+        error = torch.randint(1, 50, (3, capacity), generator=generator).float()  # sums are exact in float32
+        priorities.update(slot + capacity * torch.arange(3).unsqueeze(1), error.gather(1, slot))  # some of them twice
+        expected.scatter_(1, slot, error.gather(1, slot))
+    assert torch.equal(priorities.state_dict()["scaled"], expected)
+    loaded = Priorities(num_agents=3, capacity=capacity, exponent=1.0)
+    loaded.load_state_dict(priorities.state_dict())
+    draws = torch.rand(3, 500, dtype=torch.float64, generator=generator)
+    total = expected.double().cumsum(1)
+    oracle = torch.searchsorted(total, draws * total[:, -1:], right=True)
+    for tree in (priorities, loaded):
+        slot, weight = tree.sample(draws, torch.full((3,), capacity), 1.0)
+        assert torch.equal(slot, oracle)
+        inverse = 1 / expected.gather(1, oracle)
+        torch.testing.assert_close(weight, inverse / inverse.amax(1, keepdim=True))
