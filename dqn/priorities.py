@@ -75,7 +75,9 @@ class Priorities:
         self._tree[:, self._leaves : self._leaves + self._capacity] = state["scaled"]
         first = self._leaves // 2
         while first:
-            self._tree[:, first : 2 * first] = self._tree[:, 2 * first : 4 * first].unflatten(1, (-1, 2)).sum(2)
+            self._tree[:, first : 2 * first] = (
+                self._tree[:, 2 * first : 4 * first : 2] + self._tree[:, 2 * first + 1 : 4 * first : 2]
+            )
             first //= 2
 
     def _set(self, index: Tensor, scaled: Tensor) -> None:
