@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from dqn.config import DQNConfig
+from dqn.priorities import leaves
 from dqn.replay import replay_bytes
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
@@ -25,8 +26,8 @@ def memory_limit() -> int:
 def training_bytes(config: DQNConfig, *, observation_size: int, num_actions: int) -> int:
     """The most that training takes at once, in bytes, besides the program and the environments' own objects.
 
-    Neither a checkpoint nor an agent that leaves needs a second copy of the replay buffer. With priorities, a sample
-    sums them up in double precision: two more copies of them, twice as wide.
+    Neither a checkpoint nor an agent that leaves needs a second copy of the replay buffer's rows; of the priorities, an
+    agent that leaves does.
     """
     A = config.num_agents
     sizes = (observation_size, *config.hidden_sizes, num_actions + config.dueling)
@@ -34,11 +35,11 @@ def training_bytes(config: DQNConfig, *, observation_size: int, num_actions: int
     replay = replay_bytes(
         num_agents=A, capacity=config.replay_capacity, obs=observation_size, prioritised=config.priority_exponent > 0
     )
-    summing = A * config.replay_capacity * 16 if config.priority_exponent else 0
+    copied = A * 2 * leaves(config.replay_capacity) * 4 if config.priority_exponent else 0
     pending = A * config.num_envs * config.n_step * (2 * observation_size + 6) * 4
     at_once = max(config.batch_size, config.num_envs, config.eval_episodes, config.acceptance_episodes)
     activations = 2 * A * at_once * sum(sizes) * 4
-    return replay + summing + pending + activations + _COPIES * A * parameters * 4
+    return replay + copied + pending + activations + _COPIES * A * parameters * 4
 
 
 def require_memory(config: DQNConfig, *, observation_size: int, num_actions: int) -> str:

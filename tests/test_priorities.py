@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dqn.priorities import Priorities
+from dqn.priorities import Priorities, leaves
 
 
 def stored(num_agents: int = 2, capacity: int = 10, exponent: float = 0.5) -> Priorities:
@@ -80,3 +80,31 @@ def test_the_tree_samples_as_cumulative_sums_do(capacity: int) -> None:
         assert torch.equal(slot, oracle)
         inverse = 1 / expected.gather(1, oracle)
         torch.testing.assert_close(weight, inverse / inverse.amax(1, keepdim=True))
+
+
+def test_a_draw_on_the_border_of_two_transitions_is_the_second_ones() -> None:
+    priorities = Priorities(num_agents=1, capacity=4, exponent=1.0)
+    priorities.insert(torch.arange(4))
+    slot, _ = priorities.sample(torch.tensor([[0.0, 0.25, 0.5, 0.75]], dtype=torch.float64), torch.tensor([4]), 1.0)
+    assert slot.tolist() == [[0, 1, 2, 3]]
+
+
+def test_a_sum_rounded_up_leads_to_no_empty_slot() -> None:
+    priorities = Priorities(num_agents=1, capacity=4, exponent=1.0)
+    priorities.insert(torch.arange(3))
+    last = 0.75 * 2**-16  # of float32's step at 128: the total is 128 and a whole step
+    priorities.update(torch.tensor([[0, 1, 2]]), torch.tensor([[64.0, 64.0, last]]))
+    slot, _ = priorities.sample(torch.tensor([[1 - 1e-16]], dtype=torch.float64), torch.tensor([3]), 1.0)
+    assert slot.tolist() == [[2]]
+
+
+def test_a_tree_is_no_larger_than_it_must_be() -> None:
+    assert [leaves(capacity) for capacity in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
+
+
+def test_the_greatest_priority_is_loaded_too() -> None:
+    priorities, loaded = stored(exponent=1.0), stored(exponent=1.0)
+    priorities.update(torch.tensor([[0], [10]]), torch.tensor([[6.0], [9.0]]))
+    loaded.load_state_dict(priorities.state_dict())
+    loaded.insert(torch.tensor([3, 13]))
+    assert loaded.state_dict()["scaled"][:, 3].tolist() == [6.0, 9.0]
