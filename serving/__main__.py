@@ -79,6 +79,7 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: argp
         hosts=(options.host, *hosts),
         webhook_secret=os.environ.get("SERVING_WEBHOOK_SECRET") or None,
         mlflow_url=options.mlflow_url,
+        show=not options.no_show,
     )
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
@@ -187,6 +188,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     if verb == "serve":
         parser.add_argument("--host", default="127.0.0.1", help="address to bind; others than loopback need a token")
         parser.add_argument("--port", type=_port, default=8000)
+        parser.add_argument("--no-show", action="store_true", help="inference, episodes, metrics and status alone")
         parser.add_argument("--token", help="bearer token for what changes things (or SERVING_TOKEN)")
         parser.add_argument(
             "--allowed-hosts",

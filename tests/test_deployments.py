@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import os
 import socket
@@ -285,3 +286,39 @@ def test_the_automations_know_every_state_and_every_work_pool() -> None:
     assert states - never_started.expect == {"prefect.flow-run.Pending"}
     assert never_started.after >= {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}
     assert never_started.after.isdisjoint(never_started.expect)
+
+
+@pytest.mark.parametrize(
+    ("status", "healthy"),
+    [
+        ({"ready": True, "registry_reachable": False, "aliases": {"champion": "1"}}, True),
+        ({"ready": False, "registry_reachable": True, "aliases": {}}, True),
+        ({"ready": False, "registry_reachable": False, "aliases": {}}, False),
+        ({"ready": False, "registry_reachable": True, "aliases": {"champion": "1"}}, False),
+    ],
+)
+def test_the_server_is_healthy_if_something_plays_or_nothing_was_promoted(
+    status: dict[str, Any], healthy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
+    *command, program = services["serving"]["healthcheck"]["test"]
+    assert command == ["CMD", "python", "-c"]
+    asked = []
+
+    def answer(url: str) -> io.BytesIO:
+        asked.append(url)
+        return io.BytesIO(json.dumps(status).encode())
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    with pytest.raises(SystemExit) as ended:
+        exec(program, {})
+    assert (not ended.value.code) == healthy
+    assert asked == ["http://127.0.0.1:8000/api/status"]
+
+
+def test_replicas_of_inference_keep_nothing_and_start_only_when_asked_for() -> None:
+    service = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]["inference"]
+    assert service["profiles"] == ["inference"]
+    assert "--no-show" in service["command"]
+    assert "volumes" not in service
+    assert service["ports"] == ["127.0.0.1::8000"], "each a free port: a fixed one admits one replica"

@@ -35,6 +35,15 @@ class Replays:
         self._working = asyncio.Semaphore(1)
 
     async def create(self, request: object) -> Replay:
+        """Play the episode a request describes, and keep it; errors as of `play`."""
+        replay = await self.play(request)
+        self._replays[replay.id] = replay
+        self._replays.move_to_end(replay.id)
+        while len(self._replays) > KEPT_REPLAYS:
+            self._replays.popitem(last=False)
+        return replay
+
+    async def play(self, request: object) -> Replay:
         """Play the episode a request describes.
 
         Raises:
@@ -62,10 +71,6 @@ class Replays:
                 changes=changes,
             )
         self._metrics.episodes.labels("replay").inc()
-        self._replays[replay.id] = replay
-        self._replays.move_to_end(replay.id)
-        while len(self._replays) > KEPT_REPLAYS:
-            self._replays.popitem(last=False)
         return replay
 
     def get(self, replay_id: str) -> Replay | None:

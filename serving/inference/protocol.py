@@ -30,13 +30,6 @@ class ProtocolError(ValueError):
         super().__init__(message)
         self.status = status
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers of the answer: the rest of a body that was not read must not be taken for the next request."""
-        if self.status == 503:
-            return {"retry-after": "1"}
-        return {"connection": "close"} if self.status in (408, 413) else {}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferRequest:

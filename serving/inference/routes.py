@@ -8,16 +8,16 @@ from typing import Any, Final
 
 import orjson
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from serving.inference import protocol
 from serving.inference.protocol import HEADER_LENGTH, ProtocolError
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError, UnknownModelError
+from serving.models.registry import UnknownModelError
 from serving.models.served import ServedModel
+from serving.web.answers import send_json
 from serving.web.bodies import compress, read_body
 from serving.web.metrics import Metrics
-from serving.web.security import send_json
 
 SERVER: Final = {"name": "dqn-pipeline", "version": "0.1.0", "extensions": list(protocol.EXTENSIONS)}
 _INLINE_BYTES: Final = 16 << 10
@@ -67,22 +67,14 @@ class _Work:
     encoding: bytes
 
 
+@dataclass(frozen=True, slots=True)
 class _Endpoint:
-    """Gives a bound method the shape of an ASGI application, and turns refusals into JSON errors."""
+    """A bound method as an ASGI application, for starlette takes methods for functions of a Request."""
 
-    def __init__(self, handle: Handler) -> None:
-        self._handle = handle
+    handle: Handler
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._handle(scope, receive, send)
-        except ProtocolError as error:
-            headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-            await send_json(send, {"error": str(error)}, error.status, headers)
-        except UnknownModelError as error:
-            await send_json(send, {"error": str(error)}, 404)
-        except (RegistryUnavailableError, ValueError, OSError) as error:
-            await send_json(send, {"error": str(error)}, 503)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self.handle(scope, receive, send)
 
 
 class InferenceAPI:
@@ -116,21 +108,6 @@ class InferenceAPI:
                 (f"{path}/stats", "GET", self.statistics),
             ]
         return [Route(path, _Endpoint(handle), methods=[method]) for path, method, handle in table]
-
-    def express(self, app: ASGIApp) -> ASGIApp:
-        """Put inference on the current version before an application's routing, which costs a tenth of the request."""
-        route = next(route for route in self.routes() if isinstance(route, Route))
-        path, path_params = f"/v2/models/{self._models.name}/infer", {"model": self._models.name}
-        endpoint = _Endpoint(self.infer)
-
-        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["path"] == path and scope["method"] == "POST":
-                scope["path_params"], scope["route"] = path_params, route
-                await endpoint(scope, receive, send)
-            else:
-                await app(scope, receive, send)
-
-        return dispatch
 
     async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Q-values and greedy actions of a batch of observations."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from serving.policy import PolicyError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
@@ -172,7 +174,7 @@ class RegistrySource:
 
         Raises:
             RegistryUnavailableError: if it cannot be downloaded now.
-            ValueError: if the artifact is not one single .onnx file.
+            PolicyError: if the artifact is not one single .onnx file.
         """
         try:
             self._connect()
@@ -184,7 +186,7 @@ class RegistrySource:
         except Exception as error:  # an artifact store fails in its own library's ways
             raise RegistryUnavailableError(f"downloading version {version.number}: {_sentence(error)}") from error
         if len(found) != 1:
-            raise ValueError(f"version {version.number} should hold one .onnx file, it holds {sorted(found)}")
+            raise PolicyError(f"version {version.number} should hold one .onnx file, it holds {sorted(found)}")
         return next(iter(found.values()))
 
     def _all_versions(self, client: "MlflowClient") -> "list[ModelVersion]":

@@ -85,7 +85,7 @@ _EPISODE: Final = {
 }
 
 
-def document(model: str) -> dict[str, Any]:
+def document(model: str, *, show: bool) -> dict[str, Any]:
     """OpenAPI 3.1 of every route a program may call; streams are described, not modelled."""
     name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "default": model}}
     version = {
@@ -122,6 +122,10 @@ def document(model: str) -> dict[str, Any]:
         paths[f"{path}/stats"] = {"parameters": parameters, "get": _operation("Statistics", 404, 503)}
         infer = _operation("Inference (Open Inference Protocol v2)", 400, 404, 408, 413, 415, 503, body=_INFER)
         paths[f"{path}/infer"] = {"parameters": parameters, "post": infer}
+    if not show:
+        del paths["/api/frame.png"], paths["/api/episodes/{file}"]
+        play = _operation("Play an episode; answers the replay", 400, 401, 404, 503, body=_EPISODE)
+        paths["/api/episodes"] = {"post": play}
     return {
         "openapi": "3.1.0",
         "info": {"title": "dqn-pipeline serving", "version": "0.1.0"},

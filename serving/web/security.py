@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
-import orjson
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.web.answers import refusal, send_json
 from serving.web.metrics import Metrics
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
@@ -46,12 +47,14 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
+        scope["app"] = self._app  # starlette's router then raises what it refuses, and the table answers it
         if scope["type"] == "websocket":
-            if refusal:
-                await send({"type": "websocket.close", "code": 1008, "reason": refusal[1][:120]})
-            else:
-                await self._app(scope, receive, send)
+            try:
+                self._check(scope)
+            except HTTPException as error:
+                await send({"type": "websocket.close", "code": 1008, "reason": error.detail[:120]})
+                return
+            await self._app(scope, receive, send)
             return
         started = time.perf_counter()
         status = 0
@@ -64,20 +67,20 @@ class Guard:
             await send(message)
 
         try:
-            if refusal:
-                await send_json(finish, {"error": refusal[1]}, refusal[0])
-            else:
-                await self._app(scope, receive, finish)
-        except Exception:  # whatever it was, the client gets JSON and the log gets the trace
-            _LOG.exception("a request failed", extra={"path": scope["path"]})
+            self._check(scope)
+            await self._app(scope, receive, finish)
+        except Exception as error:  # whatever it was, the client gets JSON and the log gets the trace
             if status:
                 raise
-            await send_json(finish, {"error": "the server failed; its log says why"}, 500)
+            code, sentence, headers = refusal(error, scope)
+            if code == 500:
+                _LOG.exception("a request failed", extra={"path": scope["path"]})
+            await send_json(finish, {"error": sentence}, code, headers)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             self._metrics.requests.count(route, scope["method"], status, time.perf_counter() - started)
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+    def _check(self, scope: Scope) -> None:
         host = origin = authorization = b""
         for name, value in scope["headers"]:
             if name == b"host":
@@ -87,25 +90,19 @@ class Guard:
             elif name == b"authorization":
                 authorization = value
         if _without_port(host.decode("latin-1").lower()) not in self._hosts:
-            return (
-                421,
-                f"unknown Host {host[:80].decode('latin-1')!r}: start the server with --allowed-hosts to admit it",
+            raise HTTPException(
+                421, f"unknown Host {host[:80].decode('latin-1')!r}: start the server with --allowed-hosts to admit it"
             )
         method = scope.get("method", "WEBSOCKET")
         if method in ("GET", "HEAD", "OPTIONS"):
-            return None
+            return
         if origin and _netloc(origin.decode("latin-1")) != host.decode("latin-1").lower():
-            return 403, "this request comes from a page of another origin"
+            raise HTTPException(403, "this request comes from a page of another origin")
         path = scope["path"]
         if method != "WEBSOCKET" and path.startswith("/api/") and path != WEBHOOK_PATH:
             scheme, _, given = authorization.decode("latin-1").partition(" ")
-            if self._token is not None and not (scheme.lower() == "bearer" and self.admits(given.strip())):
-                return 401, "this needs the server's token: send the header Authorization: Bearer TOKEN"
-        return None
-
-    def admits(self, token: object) -> bool:
-        """Whether a token opens what changes things; always true if the server was started without one."""
-        return admits(self._token, token)
+            if self._token is not None and not (scheme.lower() == "bearer" and admits(self._token, given.strip())):
+                raise HTTPException(401, "this needs the server's token: send the header Authorization: Bearer TOKEN")
 
 
 def admits(expected: str | None, given: object) -> bool:
@@ -122,40 +119,26 @@ class Webhooks:
         self._secret = secret.encode()
         self._seen: OrderedDict[str, float] = OrderedDict()
 
-    def refusal(self, headers: dict[str, str], payload: bytes, now: float) -> tuple[int, str] | None:
-        """Why a delivery is refused, as a status and a sentence; None if it is genuine, recent and new."""
+    def check(self, headers: dict[str, str], payload: bytes, now: float) -> None:
+        """Take note of a delivery.
+
+        Raises:
+            HTTPException: if it is not genuine, recent and new.
+        """
         delivery, stamp = headers.get("x-mlflow-delivery-id", ""), headers.get("x-mlflow-timestamp", "")
         signed = f"{delivery}.{stamp}.".encode() + payload
         expected = b"v1," + b64encode(hmac.new(self._secret, signed, hashlib.sha256).digest())
         if not hmac.compare_digest(expected, headers.get("x-mlflow-signature", "").encode()):
-            return 401, "the signature does not match SERVING_WEBHOOK_SECRET"
+            raise HTTPException(401, "the signature does not match SERVING_WEBHOOK_SECRET")
         if not stamp.isdecimal() or abs(now - int(stamp)) > _WEBHOOK_WINDOW:
-            return 401, f"the delivery's timestamp is more than {_WEBHOOK_WINDOW} seconds away from this clock"
+            raise HTTPException(
+                401, f"the delivery's timestamp is more than {_WEBHOOK_WINDOW} seconds away from this clock"
+            )
         if delivery in self._seen:
-            return 409, "this delivery was handled already"
+            raise HTTPException(409, "this delivery was handled already")
         self._seen[delivery] = now
         while self._seen and next(iter(self._seen.values())) < now - 2 * _WEBHOOK_WINDOW:
             self._seen.popitem(last=False)
-        return None
-
-
-async def send_json(
-    send: Send, content: object, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
-) -> None:
-    """Answer with JSON."""
-    body = content if isinstance(content, bytes) else orjson.dumps(content)
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(body)).encode()),
-                *headers,
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": body})
 
 
 def _netloc(origin: str) -> str | None:

@@ -159,27 +159,29 @@ def test_a_file_is_rendered_once_however_many_ask(tmp_path: Path, monkeypatch: p
 
 def test_a_private_session_that_fails_gives_its_place_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app, client = client_of(tmp_path)
+    assert app.live
 
     def fail(*_: object, **__: object) -> None:
         raise ValueError("no such environment")
 
     monkeypatch.setattr("serving.live.pixels.Simulation", fail)
     for _ in range(6):
-        with pytest.raises(RuntimeError, match="response already started"):
+        with pytest.raises(ValueError, match="no such environment"):
             client.get("/api/live.mjpeg?seed=1")
-    assert app.feed._private == 0
+    assert app.live.feed._private == 0
 
 
 def test_who_joins_as_the_last_one_leaves_gets_pictures(tmp_path: Path) -> None:
     async def story() -> None:
         app = App(models_of(tmp_path))
+        assert app.live
         await app.models.poll()
-        app.shows.start()
+        app.live.shows.start()
         async with asyncio.timeout(60):
-            first = app.feed.shared()
+            first = app.live.feed.shared()
             await anext(first)
             await first.aclose()  # type: ignore[attr-defined]
-            second = app.feed.shared()
+            second = app.live.feed.shared()
             assert b"image/jpeg" in await anext(second)
             await second.aclose()  # type: ignore[attr-defined]
         app.close()

@@ -1,0 +1,159 @@
+"""The page, and what it shows: the show's WebSocket, and Gymnasium's pictures of it."""
+
+import asyncio
+import hashlib
+from contextlib import aclosing
+from typing import Final
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from serving.episodes.physics import parse_seed
+from serving.episodes.recording import STATIC
+from serving.live import pixels
+from serving.live.shows import Shows
+from serving.live.viewers import ShowOverError, Viewer
+from serving.models.follower import Models
+from serving.models.registry import RegistryUnavailableError
+from serving.policy import OnnxPolicy
+from serving.web.metrics import Metrics
+from serving.web.security import CSP, admits
+
+_TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_FRESH: Final = {"Cache-Control": "no-store"}
+
+
+class LiveAPI:
+    """Every route of the show; `close` ends its streams, so that a server can drain."""
+
+    def __init__(self, models: Models, metrics: Metrics, *, token: str | None) -> None:
+        self.shows = Shows(models, metrics)
+        self.feed = pixels.PixelFeed(self.shows.main, metrics)
+        self._models = models
+        self._token = token
+        self._files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _TYPES}
+
+    def close(self) -> None:
+        """End every stream and show, now."""
+        self.feed.close()
+        self.shows.close()
+
+    def routes(self) -> list[BaseRoute]:
+        """The page and its files, pictures, and the WebSocket."""
+        return [
+            Route("/", self._page),
+            Route("/static/{file}", self._page),
+            Route("/api/frame.png", self._frame),
+            Route("/api/live.mjpeg", self._mjpeg),
+            WebSocketRoute("/api/show", self._socket),
+        ]
+
+    async def _page(self, request: Request) -> Response:
+        name = request.path_params.get("file", "index.html")
+        content = self._files.get(name)
+        if content is None:
+            raise HTTPException(404, f"there is no file {name[:80]!r}")
+        etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache", "Content-Security-Policy": CSP}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type=_TYPES[name[name.rindex(".") :]])
+
+    async def _frame(self, request: Request) -> Response:
+        try:
+            png = await self.feed.snapshot()
+        except (TimeoutError, ShowOverError):
+            raise RegistryUnavailableError(f"nothing plays: {self._models.notice}") from None
+        return Response(png, media_type="image/png", headers=_FRESH)
+
+    async def _mjpeg(self, request: Request) -> Response:
+        query, current = request.query_params, self._models.current
+        if unknown := set(query) - {"seed", "version"}:
+            raise ValueError(f"unknown parameter {min(unknown)[:40]!r}; there are seed and version")
+        if not query:
+            if current is None:
+                raise RegistryUnavailableError(f"nothing plays: {self._models.notice}")
+            return StreamingResponse(self.feed.shared(), media_type=pixels.MEDIA_TYPE, headers=_FRESH)
+        seed = query.get("seed", "0")
+        number = parse_seed(int(seed) if seed.isascii() and seed.isdecimal() and len(seed) < 12 else seed)
+        reference = query.get("version") or self._models.alias or ""
+        served = current if current and "version" not in query else await self._models.get(reference)
+        if not self.feed.admit():
+            raise HTTPException(
+                429, f"{pixels.PRIVATE_LIMIT} private sessions are running already: watch the shared one"
+            )
+        return _PrivateStream(self.feed, served.policy, number)
+
+    async def _socket(self, socket: WebSocket) -> None:
+        references = tuple(socket.query_params.get("versions", "").split(","))
+        viewer: Viewer[str] = Viewer()
+        await socket.accept()
+        try:
+            show = await self.shows.join(references, viewer)
+        except (ValueError, LookupError, RuntimeError, OSError) as error:
+            await _tell(socket, error)
+            await socket.close(1008)
+            return
+        sending = asyncio.create_task(_send_news(socket, viewer))
+        authorized = self._token is None
+        try:
+            while True:
+                message = _parse_command(await socket.receive_text())
+                try:
+                    if isinstance(message, dict) and message.get("do") == "authorize":
+                        authorized = admits(self._token, message.get("token"))
+                    if not authorized:
+                        raise PermissionError("this needs the server's token: enter it at the bottom of the page")
+                    if not isinstance(message, dict) or message.get("do") != "authorize":
+                        show.command(message)
+                except (ValueError, PermissionError) as error:
+                    await _tell(socket, error)
+        except (WebSocketDisconnect, RuntimeError, KeyError):
+            pass  # the viewer left, perhaps in the middle of a message
+        finally:
+            sending.cancel()
+            self.shows.leave(show, viewer)
+
+
+class _PrivateStream(StreamingResponse):
+    """A private session's pictures, whose place is given back however it ends."""
+
+    def __init__(self, feed: pixels.PixelFeed, policy: OnnxPolicy, seed: int) -> None:
+        self._feed = feed
+        self._pictures = feed.private(policy, seed)
+        super().__init__(self._pictures, media_type=pixels.MEDIA_TYPE, headers=_FRESH)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(self._pictures):
+                await super().__call__(scope, receive, send)
+        finally:
+            self._feed.release()
+
+
+async def _send_news(socket: WebSocket, viewer: Viewer[str]) -> None:
+    try:
+        while True:
+            for text in await viewer.take():
+                if text:
+                    await socket.send({"type": "websocket.send", "text": text})
+    except ShowOverError:
+        await socket.close(1012, "the server is stopping")
+    except (WebSocketDisconnect, RuntimeError):
+        return  # the receiving side notices too, and cleans up
+
+
+async def _tell(socket: WebSocket, error: Exception) -> None:
+    await socket.send_text(orjson.dumps({"type": "error", "error": str(error)}).decode())
+
+
+def _parse_command(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text

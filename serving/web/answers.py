@@ -1,0 +1,62 @@
+"""How this server answers: JSON, and one table from exceptions to refusals."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Scope, Send
+
+from serving.episodes.recording import RecordingError
+from serving.inference.protocol import ProtocolError
+from serving.models.registry import RegistryUnavailableError, UnknownModelError
+from serving.policy import PolicyError
+
+_STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (UnknownModelError, 404),
+    (RegistryUnavailableError, 503),
+    (PolicyError, 503),  # of a version that was refused: another one may take its place
+    (RecordingError, 501),
+    (ValueError, 400),
+)
+"""The first class that fits decides; ProtocolError and HTTPException carry a status of their own."""
+_CLOSE: Final = (b"connection", b"close")  # what was not read of a body must not be taken for the next request
+_HEADERS: Final = {408: _CLOSE, 413: _CLOSE, 503: (b"retry-after", b"1")}
+Header = tuple[bytes, bytes]
+
+
+def refusal(error: Exception, scope: Scope) -> tuple[int, str, list[Header]]:
+    """Status, sentence and headers that answer an exception; 500 for one that nobody foresaw."""
+    headers: list[Header] = []
+    sentence = str(error)
+    if isinstance(error, HTTPException):
+        status, sentence = error.status_code, error.detail
+        headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        if status == 404 and sentence == "Not Found":  # the router's own words
+            sentence = f"there is nothing at {scope['path'][:120]!r}; /openapi.json lists what there is"
+        elif status == 405:
+            sentence = f"{scope['method']} is not allowed at {scope['path'][:120]!r}"
+    elif isinstance(error, ProtocolError):
+        status = error.status
+    else:
+        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    if status == 500:
+        sentence = "the server failed; its log says why"
+    if status in _HEADERS:
+        headers.append(_HEADERS[status])
+    return status, sentence, headers
+
+
+async def send_json(send: Send, content: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
+    """Answer with JSON."""
+    body = orjson.dumps(content)
+    length = (b"content-length", str(len(body)).encode())
+    start = [(b"content-type", b"application/json"), length, *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+def json_response(content: object, status: int = 200) -> Response:
+    """An answer in JSON."""
+    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
