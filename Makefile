@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS := train,serving,sqlite,record,box2d,postgres,s3,bench,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install train serve watch record secrets up down destroy stack lint types test test-stack bench constraints clean
+.PHONY: help install train serve watch record secrets up down destroy backup restore stack lint types test test-stack bench constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,12 @@ down: ## stop the containers; the data stays
 
 destroy: ## stop the containers and, having asked, delete their data
 	$(PYTHON) docker/stack.py destroy $(ARGS)
+
+backup: ## write databases and artifacts of the containers into one file, backups/dqn-TIME.tar
+	$(PYTHON) docker/backup.py backup
+
+restore: ## having asked, replace them by those of a backup: FILE=backups/dqn-TIME.tar
+	$(PYTHON) docker/backup.py restore "$(FILE)" $(ARGS)
 
 stack: .venv/.installed ## the same system without containers, as plain processes; Ctrl-C stops it
 	$(BIN)/python docker/processes.py $(ARGS)

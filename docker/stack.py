@@ -25,6 +25,7 @@ PATIENCE: Final = 300
 _QUOTED: Final = re.compile(r"""(?:'([^']*)'|"((?:[^"\\]|\\.)*)")(?:\s*#.*)?""")
 _ESCAPE: Final = re.compile(r"""\\([nrt"\\$])""")
 _ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
+_DESTROYED: Final = "This deletes the volumes: every run, model, checkpoint and both databases of the stack."
 _COMMENT: Final = re.compile(r"\s+#")
 
 
@@ -40,6 +41,10 @@ class Stack:
         self.env_file = env_file
         self._command = [*compose_command(), "-p", project, "-f", str(COMPOSE_FILE), "--env-file", str(env_file)]
 
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        """Words of a call of Compose."""
+        return (*self._command, *arguments)
+
     def compose(self, *arguments: str, quiet: bool = False) -> str:
         """Run Compose; returns what it prints if quiet.
 
@@ -48,7 +53,7 @@ class Stack:
         """
         environment = {**os.environ, "GIT_COMMIT": git_commit()}
         done = subprocess.run(
-            (*self._command, *arguments), env=environment, text=True, stdout=subprocess.PIPE if quiet else None
+            self.command(*arguments), env=environment, text=True, stdout=subprocess.PIPE if quiet else None
         )
         if done.returncode:
             raise StackError(f"`{' '.join(arguments)}` failed, see above")
@@ -246,12 +251,18 @@ def write_env(path: Path) -> None:
         file.write("\n".join(lines) + "\n")
 
 
-def confirmed() -> bool:
+def confirmed(consequence: str) -> bool:
     """Whether a person at a keyboard wants to lose the data."""
     if not sys.stdin.isatty():
-        raise StackError("this deletes all runs, models and checkpoints of the stack: add --yes to mean it")
-    print("This deletes the volumes: every run, model, checkpoint and both databases of the stack.")
-    return input("Type 'destroy' to go on: ").strip() == "destroy"
+        raise StackError(f"{consequence} Add --yes to mean it")
+    print(consequence)
+    return input("Type 'yes' to go on: ").strip() == "yes"
+
+
+def require_env() -> None:
+    """Refuse to go on without the stack's secrets."""
+    if not ENV_FILE.exists():
+        raise StackError("docker/.env with the stack's secrets is missing: `make secrets` writes one")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -265,15 +276,14 @@ def main(arguments: list[str] | None = None) -> int:
             write_env(ENV_FILE)
             print(f"{ENV_FILE.relative_to(ROOT)} holds fresh secrets")
             return 0
-        if not ENV_FILE.exists():
-            raise StackError("docker/.env with the stack's secrets is missing: `make secrets` writes one")
+        require_env()
         stack = Stack()
         if options.verb == "up":
             stack.up(*rest)
             print_places(stack)
         elif options.verb == "down":
             stack.compose("down", *rest)
-        elif options.yes or confirmed():
+        elif options.yes or confirmed(_DESTROYED):
             stack.compose("down", "--volumes", *rest)
     except StackError as error:
         print(error, file=sys.stderr)

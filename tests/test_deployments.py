@@ -30,7 +30,18 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.templating import apply_values, find_placeholders
 from processes import free_ports, kept_key, only_one
-from stack import PORTS, StackError, compose_command, has_failed, is_ready, main, parse_port, read_env, write_env
+from stack import (
+    PORTS,
+    StackError,
+    compose_command,
+    confirmed,
+    has_failed,
+    is_ready,
+    main,
+    parse_port,
+    read_env,
+    write_env,
+)
 
 from flows.heartbeat import ALIVE_SECONDS
 
@@ -211,6 +222,15 @@ def test_destroying_asks_a_person(
     monkeypatch.setattr("stack.ENV_FILE", tmp_path / "none")
     assert main(["destroy"]) == 1
     assert "`make secrets` writes one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("answer", "meant"), [("yes", True), (" yes ", True), ("y", False), ("", False)])
+def test_data_is_given_up_by_a_whole_word(answer: str, meant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StackError, match=r"all is lost\. Add --yes to mean it"):
+        confirmed("all is lost.")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+    assert confirmed("all is lost.") is meant
 
 
 def test_a_taken_port_is_named_with_the_variable_that_moves_it(monkeypatch: pytest.MonkeyPatch) -> None:

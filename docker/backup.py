@@ -1,0 +1,251 @@
+"""`make backup` and `make restore FILE=...`: databases and artifacts of the containers as one file.
+
+Needs nothing but Python's standard library, like stack.py. In the file are a manifest, a dump of each database and the
+artifacts. Not in it are docker/.env, whose secrets the databases know, checkpoints of unfinished trainings, results of
+Prefect's tasks, and what serving keeps of the registry.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Final
+
+from stack import ROOT, Stack, StackError, confirmed, git_commit, read_env, require_env, service_of
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+ARTIFACTS: Final = "artifacts.tar"
+DIRECTORY: Final = ROOT / "backups"
+PATIENCE: Final = 120
+_WRITERS: Final = ("worker", "deploy", "serving", "mlflow", "prefect-server")
+_DUMP: Final = re.compile(r"[a-z][a-z0-9_]*\.dump")
+# By TCP: the server that sets up an empty volume listens on its socket alone, before the databases are there.
+_CLIENT: Final = ("--host", "127.0.0.1", "--username", "postgres")
+
+
+def backup(stack: Stack, directory: Path = DIRECTORY) -> Path:
+    """Write databases and artifacts of a running stack into a new file, which is there when it is complete.
+
+    The databases come first: an artifact is written before a database refers to it and never changed, so that whatever
+    the dumps refer to is among the artifacts, however busy the stack is.
+
+    Raises:
+        StackError: if the stack does not run, or something cannot be read or written.
+    """
+    postgres, mlflow = running(stack, "postgres"), running(stack, "mlflow")
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"dqn-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
+    with TemporaryDirectory(prefix=".", dir=directory) as temporary:
+        for database in databases(postgres):
+            with open(Path(temporary, f"{database}.dump"), "wb") as file:
+                _run("docker", "exec", postgres, "pg_dump", *_CLIENT, "--format", "custom", database, stdout=file)
+        if not bucket(stack):
+            with open(Path(temporary, ARTIFACTS), "wb") as file:
+                # 1: a file changed while it was read; that is one that came after the dumps
+                tar = ("tar", "--create", "--directory", "/artifacts", "--exclude", "lost+found", ".")
+                _run("docker", "exec", mlflow, *tar, stdout=file, accepted=(0, 1))
+        members = sorted(Path(temporary).iterdir())
+        manifest = {
+            "format": FORMAT,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "git_commit": git_commit(),
+            "artifacts": bucket(stack) or ARTIFACTS,
+            "sha256": {member.name: _digest(member.open("rb")) for member in members},
+        }
+        Path(temporary, MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        partial = Path(temporary, path.name)
+        with open(partial, "wb") as file:
+            with tarfile.open(fileobj=file, mode="w") as archive:
+                for member in (Path(temporary, MANIFEST), *members):
+                    archive.add(member, member.name)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o600)
+        partial.replace(path)
+    return path
+
+
+def restore(stack: Stack, path: Path) -> None:
+    """Replace databases and artifacts by those of a backup, and start the stack.
+
+    Whatever fails, the same call may be made again.
+
+    Raises:
+        StackError: if the file is no whole backup, before anything is touched; or if putting it back fails.
+    """
+    names = verify(path)
+    stack.check_secrets()
+    stack.check_ports()
+    stack.compose("build", "--quiet")
+    stack.compose("stop", *_WRITERS)
+    stack.compose("up", "--detach", "postgres")
+    postgres = running(stack, "postgres")
+    wait_for(postgres)
+    with tarfile.open(path) as archive:
+        for name in names:
+            print(f"restoring {name}", flush=True)
+            content = _member(archive, name)
+            if name == ARTIFACTS:
+                replace = "find /artifacts -mindepth 1 -delete && tar --extract --directory /artifacts"
+                _run(*stack.command("run", "--rm", "--no-deps", "-T", "mlflow", "sh", "-c", replace), stdin=content)
+                continue
+            drop = f'DROP DATABASE IF EXISTS "{name.removesuffix(".dump")}" WITH (FORCE)'
+            _run("docker", "exec", postgres, "psql", *_CLIENT, "-qc", drop)
+            put_back = ("pg_restore", *_CLIENT, "--create", "--exit-on-error", "--dbname", "postgres")
+            _run("docker", "exec", "--interactive", postgres, *put_back, stdin=content)
+    stack.up()
+
+
+def verify(path: Path) -> list[str]:
+    """Read a backup from end to end; returns the names of what it holds.
+
+    Raises:
+        StackError: saying what is wrong with it.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            names = archive.getnames()
+            if names[:1] != [MANIFEST]:
+                raise StackError(f"{path} is no backup: its first entry is not {MANIFEST}; name one of `make backup`")
+            manifest = json.load(_member(archive, MANIFEST))
+            if manifest["format"] != FORMAT:
+                raise StackError(f"{path} has format {manifest['format']!r} and this version reads {FORMAT}")
+            digests: dict[str, str] = manifest["sha256"]
+            if sorted(names[1:]) != sorted(digests) or not all(n == ARTIFACTS or _DUMP.fullmatch(n) for n in digests):
+                raise StackError(f"{path} holds {', '.join(names[1:])} and its manifest lists {', '.join(digests)}")
+            for name, digest in digests.items():
+                if _digest(_member(archive, name)) != digest:
+                    raise StackError(
+                        f"{name} in {path} is damaged: its SHA-256 is not the manifest's; use another backup"
+                    )
+            return sorted(digests)
+    except (tarfile.TarError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StackError(f"{path} is no whole backup ({error}): use another one") from error
+    except OSError as error:
+        raise StackError(f"{path} cannot be read ({error.strerror}): name a file that `make backup` wrote") from error
+
+
+def databases(postgres: str) -> list[str]:
+    """Names of those that are not Postgres' own."""
+    query = "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY 1"
+    answer = _run("docker", "exec", postgres, "psql", *_CLIENT, "-qtAc", query, stdout=subprocess.PIPE)
+    return answer.decode().split()
+
+
+def running(stack: Stack, service: str) -> str:
+    """Name of a service's container.
+
+    Raises:
+        StackError: if it does not run.
+    """
+    for name, container in stack.containers().items():
+        if service_of(container) == service and container["State"]["Running"]:
+            return name
+    raise StackError(f"{service} of the stack does not run: `make up` starts it")
+
+
+def wait_for(postgres: str, patience: float = PATIENCE) -> None:
+    """Until Postgres answers, which an empty volume delays.
+
+    Raises:
+        StackError: if it does not.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            _run("docker", "exec", postgres, "psql", *_CLIENT, "-qc", "SELECT 1")
+            return
+        except StackError as error:
+            if time.monotonic() > deadline:
+                raise StackError(f"Postgres does not answer after {patience:.0f} s: {error}") from error
+            time.sleep(0.5)
+
+
+def bucket(stack: Stack) -> str | None:
+    """Where artifacts are if not on the stack's volume."""
+    variables = {**read_env(stack.env_file), **os.environ}
+    destination = variables.get("MLFLOW_ARTIFACTS_DESTINATION", "")
+    return destination if "://" in destination else None
+
+
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    content = archive.extractfile(name)
+    if content is None:
+        raise StackError(f"{name} in {archive.name!r} is no file: name one of `make backup`")
+    return content
+
+
+def _digest(content: IO[bytes]) -> str:
+    with content:
+        return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type] # of tarfile it is readable too
+
+
+def _run(
+    *command: str,
+    stdin: IO[bytes] | None = None,
+    stdout: IO[bytes] | int = subprocess.DEVNULL,
+    accepted: tuple[int, ...] = (0,),
+) -> bytes:
+    """Run a command with a stream of this process as its input; returns what it printed if `stdout` is a pipe."""
+    source = subprocess.PIPE if stdin else subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=source, stdout=stdout, stderr=subprocess.PIPE) as process:
+        if stdin and process.stdin:
+            with suppress(BrokenPipeError), process.stdin:  # it has ended early, and says why
+                shutil.copyfileobj(stdin, process.stdin)
+            process.stdin = None
+        output, errors = process.communicate()
+    if process.returncode not in accepted:
+        reason = errors.decode(errors="replace").strip().splitlines() or [f"exit status {process.returncode}"]
+        raise StackError(f"`{' '.join(command[:6])} ...` failed: {reason[-1]}")
+    return output or b""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="docker/backup.py", description=__doc__)
+    parser.add_argument("verb", choices=("backup", "restore"))
+    parser.add_argument("file", nargs="?", default="", help="restore: the file that a backup wrote")
+    parser.add_argument("--yes", action="store_true", help="restore without asking")
+    options = parser.parse_args(arguments)
+    try:
+        require_env()
+        if options.verb == "backup":
+            stack = Stack()
+            path = backup(stack)
+            print(f"{path} holds {', '.join(verify(path))}")
+            print("docker/.env is not in it and its secrets belong to the databases: keep a copy of that too")
+            if where := bucket(stack):
+                print(f"artifacts are in {where} and not in it: the bucket needs a backup of its own")
+            return 0
+        if not options.file:
+            raise StackError("name the backup to restore: make restore FILE=backups/....tar")
+        verify(Path(options.file))
+        if options.yes or confirmed(
+            f"This replaces every run, model and flow run of the stack by those of {options.file}."
+        ):
+            restore(Stack(), Path(options.file))
+            print(f"{options.file} is restored; if this was interrupted, the same command may be given again")
+    except StackError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"the backup could not be written: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
