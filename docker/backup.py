@@ -31,7 +31,8 @@ PATIENCE: Final = 120
 _WRITERS: Final = ("worker", "deploy", "serving", "mlflow", "prefect-server")
 _DUMP: Final = re.compile(r"[a-z][a-z0-9_]*\.dump")
 # By TCP: the server that sets up an empty volume listens on its socket alone, before the databases are there.
-_CLIENT: Final = ("--host", "127.0.0.1", "--username", "postgres")
+_LOGIN: Final = 'PGPASSWORD=$(cat /run/secrets/POSTGRES_PASSWORD) exec "$0" -h 127.0.0.1 -U postgres "$@"'
+_WITH_LOGIN: Final = ("sh", "-c", _LOGIN)
 
 
 def backup(stack: Stack, directory: Path = DIRECTORY) -> Path:
@@ -49,7 +50,7 @@ def backup(stack: Stack, directory: Path = DIRECTORY) -> Path:
     with TemporaryDirectory(prefix=".", dir=directory) as temporary:
         for database in databases(postgres):
             with open(Path(temporary, f"{database}.dump"), "wb") as file:
-                _run("docker", "exec", postgres, "pg_dump", *_CLIENT, "--format", "custom", database, stdout=file)
+                _run("docker", "exec", postgres, *_WITH_LOGIN, "pg_dump", "--format", "custom", database, stdout=file)
         if not bucket(stack):
             with open(Path(temporary, ARTIFACTS), "wb") as file:
                 # 1: a file changed while it was read; that is one that came after the dumps
@@ -85,7 +86,7 @@ def restore(stack: Stack, path: Path) -> None:
         StackError: if the file is no whole backup, before anything is touched; or if putting it back fails.
     """
     names = verify(path)
-    stack.check_secrets()
+    stack.write_secrets()
     stack.check_ports()
     stack.compose("build", "--quiet")
     stack.compose("stop", *_WRITERS)
@@ -98,11 +99,15 @@ def restore(stack: Stack, path: Path) -> None:
             content = _member(archive, name)
             if name == ARTIFACTS:
                 replace = "find /artifacts -mindepth 1 -delete && tar --extract --directory /artifacts"
-                _run(*stack.command("run", "--rm", "--no-deps", "-T", "mlflow", "sh", "-c", replace), stdin=content)
+                _run(
+                    *stack.command("run", "--rm", "--no-deps", "-T", "mlflow", "sh", "-c", replace),
+                    stdin=content,
+                    env=stack.environment,
+                )
                 continue
             drop = f'DROP DATABASE IF EXISTS "{name.removesuffix(".dump")}" WITH (FORCE)'
-            _run("docker", "exec", postgres, "psql", *_CLIENT, "-qc", drop)
-            put_back = ("pg_restore", *_CLIENT, "--create", "--exit-on-error", "--dbname", "postgres")
+            _run("docker", "exec", postgres, *_WITH_LOGIN, "psql", "-qc", drop)
+            put_back = (*_WITH_LOGIN, "pg_restore", "--create", "--exit-on-error", "--dbname", "postgres")
             _run("docker", "exec", "--interactive", postgres, *put_back, stdin=content)
     stack.up()
 
@@ -139,7 +144,7 @@ def verify(path: Path) -> list[str]:
 def databases(postgres: str) -> list[str]:
     """Names of those that are not Postgres' own."""
     query = "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY 1"
-    answer = _run("docker", "exec", postgres, "psql", *_CLIENT, "-qtAc", query, stdout=subprocess.PIPE)
+    answer = _run("docker", "exec", postgres, *_WITH_LOGIN, "psql", "-qtAc", query, stdout=subprocess.PIPE)
     return answer.decode().split()
 
 
@@ -164,7 +169,7 @@ def wait_for(postgres: str, patience: float = PATIENCE) -> None:
     deadline = time.monotonic() + patience
     while True:
         try:
-            _run("docker", "exec", postgres, "psql", *_CLIENT, "-qc", "SELECT 1")
+            _run("docker", "exec", postgres, *_WITH_LOGIN, "psql", "-qc", "SELECT 1")
             return
         except StackError as error:
             if time.monotonic() > deadline:
@@ -194,12 +199,13 @@ def _digest(content: IO[bytes]) -> str:
 def _run(
     *command: str,
     stdin: IO[bytes] | None = None,
+    env: dict[str, str] | None = None,
     stdout: IO[bytes] | int = subprocess.DEVNULL,
     accepted: tuple[int, ...] = (0,),
 ) -> bytes:
     """Run a command with a stream of this process as its input; returns what it printed if `stdout` is a pipe."""
     source = subprocess.PIPE if stdin else subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=source, stdout=stdout, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=source, stdout=stdout, stderr=subprocess.PIPE, env=env) as process:
         if stdin and process.stdin:
             with suppress(BrokenPipeError), process.stdin:  # it has ended early, and says why
                 shutil.copyfileobj(stdin, process.stdin)

@@ -25,6 +25,9 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 STATE: Final = ROOT / ".stack"
 DEFAULT_PORTS: Final = {"PREFECT_PORT": "4201", "MLFLOW_PORT": "5001", "SERVING_PORT": "8001"}
 LOGIN: Final = "prefect.password"
+MLFLOW_LOGIN: Final = "mlflow.password"
+POSTGRES: Final = "postgresql+psycopg2://mlflow@postgres:5432/mlflow"
+"""Where the users are in containers."""
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 15
 
@@ -49,6 +52,7 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
     prefect, mlflow, serving = (f"http://127.0.0.1:{port}" for port in (prefect_port, mlflow_port, serving_port))
     secret = secrets.token_hex(24)
     auth_string = f"prefect:{kept_key(STATE / LOGIN)}"
+    mlflow_password = kept_key(STATE / MLFLOW_LOGIN)
     common = {
         **os.environ,
         "PREFECT_HOME": str(STATE / "prefect"),
@@ -66,6 +70,8 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "MLFLOW_TRACKING_URI": mlflow,
+        "MLFLOW_TRACKING_USERNAME": "mlflow",
+        "MLFLOW_TRACKING_PASSWORD": mlflow_password,
     }
     prefect_server = {
         **common,
@@ -79,7 +85,12 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
     }
     webhook = {"SERVING_WEBHOOK_URL": f"{serving}/api/webhooks/registry", "SERVING_WEBHOOK_SECRET": secret}
     store = f"sqlite:///{STATE / 'mlflow.db'}"
+    users = STATE / "mlflow.ini"
+    users.write_text((ROOT / "docker/mlflow.ini").read_text().replace(POSTGRES, store))
     mlflow_server = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(users),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": mlflow_password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(24),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
@@ -94,12 +105,12 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         start(
             "mlflow",
             *("mlflow", "server", "--port", str(mlflow_port), "--workers", "1", "--backend-store-uri", store),
-            *("--artifacts-destination", str(STATE / "artifacts")),
+            *("--artifacts-destination", str(STATE / "artifacts"), "--app-name", "basic-auth"),
             env={**common, **mlflow_server},
         ),
     ]
     wait_for(f"{prefect}/api/ready", processes[0])
-    wait_for(f"{mlflow}/api/2.0/mlflow/registered-models/search", processes[1])
+    wait_for(f"{mlflow}/health", processes[1])
     processes += [
         start(
             "worker", "prefect", "worker", "start", "--pool", "dqn", "--type", "process", "--limit", "2", env=clients
@@ -123,8 +134,11 @@ Prefect  {prefect}
 MLflow   {mlflow}
 Serving  {serving}
 
+MLflow asks for the user mlflow and the password in {STATE.relative_to(ROOT)}/{MLFLOW_LOGIN},
+Prefect for the string below.
+
 export PREFECT_API_URL={prefect}/api
-export PREFECT_API_AUTH_STRING="prefect:$(cat {STATE.relative_to(ROOT)}/{LOGIN})"  # its page asks for it too
+export PREFECT_API_AUTH_STRING="prefect:$(cat {STATE.relative_to(ROOT)}/{LOGIN})"
 .venv/bin/prefect deployment run train-dqn/cartpole --watch
 
 Logs and data are in {STATE.relative_to(ROOT)}/. Ctrl-C stops everything.""",

@@ -25,9 +25,11 @@ ENV PATH=/opt/venv/bin:$PATH \
     DO_NOT_TRACK=1
 WORKDIR /app
 COPY dqn/__init__.py dqn/world.py dqn/simulation.py dqn/spec.py dqn/
+COPY docker/entrypoint.sh docker/
 COPY serving serving
 RUN python -m compileall -q dqn serving
 USER app
+ENTRYPOINT ["/app/docker/entrypoint.sh"]
 # Smoke test: the server loads, and torch is not there to be loaded.
 RUN python -m serving --help >/dev/null \
     && python -c "import importlib.util as find; assert not find.find_spec('torch'), 'torch is in the serving image'" \

@@ -39,7 +39,13 @@ class Stack:
     def __init__(self, project: str = "dqn", env_file: Path = ENV_FILE) -> None:
         self.project = project
         self.env_file = env_file
+        self.secrets = env_file.with_name(f"{env_file.name}.secrets")
         self._command = [*compose_command(), "-p", project, "-f", str(COMPOSE_FILE), "--env-file", str(env_file)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a call of Compose."""
+        return {**os.environ, "GIT_COMMIT": git_commit(), "SECRETS": str(self.secrets.absolute())}
 
     def command(self, *arguments: str) -> tuple[str, ...]:
         """Words of a call of Compose."""
@@ -51,10 +57,8 @@ class Stack:
         Raises:
             StackError: if it fails; what it prints has been shown by then.
         """
-        environment = {**os.environ, "GIT_COMMIT": git_commit()}
-        done = subprocess.run(
-            self.command(*arguments), env=environment, text=True, stdout=subprocess.PIPE if quiet else None
-        )
+        output = subprocess.PIPE if quiet else None
+        done = subprocess.run(self.command(*arguments), env=self.environment, text=True, stdout=output)
         if done.returncode:
             raise StackError(f"`{' '.join(arguments)}` failed, see above")
         return done.stdout or ""
@@ -73,19 +77,31 @@ class Stack:
         Raises:
             StackError: if a port is taken, or a container fails or does not become healthy.
         """
-        self.check_secrets()
+        self.write_secrets()
         self.check_ports()
         print("building the images: minutes the first time", flush=True)
         self.compose("build", "--quiet")
         self.compose("up", "--detach", *arguments)
         self.wait()
 
-    def check_secrets(self) -> None:
-        """Refuse empty ones; Compose would too, printing the others."""
+    def write_secrets(self) -> None:
+        """Each secret as a file, which a container reads as the user it runs as, in a directory nobody else enters.
+
+        Raises:
+            StackError: if one is empty or missing.
+        """
         given = {**read_env(self.env_file), **os.environ}
-        wanted = read_env(ENV_FILE.with_name(".env.example"))
-        if missing := [name for name, value in wanted.items() if not value and not given.get(name)]:
+        wanted = [name for name, value in read_env(ENV_FILE.with_name(".env.example")).items() if not value]
+        if missing := [name for name in wanted if not given.get(name)]:
             raise StackError(f"{', '.join(missing)} in {self.env_file.name} is empty or missing: give it a value")
+        files = {name: given.get(name, "") for name in (*wanted, "AWS_SECRET_ACCESS_KEY")}
+        files["PREFECT_AUTH_STRING"] = f"prefect:{files.pop('PREFECT_PASSWORD')}"
+        self.secrets.mkdir(mode=0o700, exist_ok=True)
+        for name, value in files.items():
+            path = self.secrets / name
+            path.unlink(missing_ok=True)
+            path.write_text(value)
+            path.chmod(0o444)
 
     def check_ports(self) -> None:
         """Refuse ports that another program has."""
@@ -301,8 +317,10 @@ Prefect  http://127.0.0.1:{ports["prefect-server"]}
 MLflow   http://127.0.0.1:{ports["mlflow"]}
 Serving  http://127.0.0.1:{ports["serving"]}
 
+MLflow asks for the user mlflow and MLFLOW_PASSWORD, Prefect for the string below; both are in docker/.env.
+
 export PREFECT_API_URL=http://127.0.0.1:{ports["prefect-server"]}/api
-export PREFECT_API_AUTH_STRING="prefect:$(sed -n s/^PREFECT_PASSWORD=//p docker/.env)"  # Prefect's page asks for it too
+export PREFECT_API_AUTH_STRING="prefect:$(sed -n s/^PREFECT_PASSWORD=//p docker/.env)"
 .venv/bin/prefect deployment run train-dqn/cartpole -p 'config={{"seed": 7}}' --watch""")
 
 

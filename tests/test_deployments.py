@@ -32,6 +32,7 @@ from prefect.utilities.templating import apply_values, find_placeholders
 from processes import free_ports, kept_key, only_one
 from stack import (
     PORTS,
+    Stack,
     StackError,
     compose_command,
     confirmed,
@@ -123,7 +124,7 @@ def test_secrets_are_fresh_complete_and_never_overwritten(tmp_path: Path) -> Non
     variables, others = read_env(first), read_env(second)
     assert all(variables.values())
     secret = [name for name in variables if variables[name] != others[name]]
-    assert [name for name in read_env(ROOT / "docker/.env.example") if name not in PORTS.values()][:7] == secret
+    assert [name for name in read_env(ROOT / "docker/.env.example") if name not in PORTS.values()][:9] == secret
     assert first.stat().st_mode & 0o077 == 0
     with pytest.raises(StackError, match="exists already"):
         write_env(first)
@@ -165,14 +166,88 @@ def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path: Path, line:
         read_env(path)
 
 
-def test_whoever_calls_prefect_in_the_stack_shows_the_password_its_server_wants() -> None:
-    services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
-    wanted = services["prefect-server"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
-    assert wanted.startswith("prefect:${PREFECT_PASSWORD:?")
-    callers = {name for name, service in services.items() if "PREFECT_API_URL" in service.get("environment", {})}
-    assert callers == {"worker", "deploy"}
-    for name in callers:
-        assert services[name]["environment"]["PREFECT_API_AUTH_STRING"] == "prefect:${PREFECT_PASSWORD}"
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
+    return found
+
+
+def secrets_of(service: dict[str, Any]) -> dict[str, str]:
+    """Sources of a service's secrets by the names it reads them as."""
+    given = [{"source": each, "target": each} if isinstance(each, str) else each for each in service.get("secrets", ())]
+    return {each["target"]: each["source"] for each in given}
+
+
+def test_whoever_calls_a_server_in_the_stack_shows_the_password_it_wants() -> None:
+    secrets = {name: secrets_of(service) for name, service in services().items()}
+    assert secrets["prefect-server"]["PREFECT_SERVER_API_AUTH_STRING"] == "PREFECT_AUTH_STRING"
+    assert secrets["mlflow"]["MLFLOW_AUTH_ADMIN_PASSWORD"] == "MLFLOW_PASSWORD"
+    assert "--app-name basic-auth" in services()["mlflow"]["command"]
+    for url, variable, source, callers in (
+        ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_AUTH_STRING", {"worker", "deploy"}),
+        ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_PASSWORD", {"worker", "deploy", "serving"}),
+    ):
+        assert callers == {name for name, service in services().items() if url in service.get("environment", {})}
+        assert all(secrets[name][variable] == source for name in callers)
+    for name in ("worker", "deploy", "serving"):
+        assert services()[name]["environment"]["MLFLOW_TRACKING_USERNAME"] == "mlflow"
+    assert "admin_username = mlflow" in (ROOT / "docker/mlflow.ini").read_text()
+
+
+def test_no_secret_is_a_variable_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+    secret = [name for name, value in read_env(ROOT / "docker/.env.example").items() if not value]
+    assert len(secret) == 9
+    text = json.dumps(compose)
+    assert [name for name in (*secret, "AWS_SECRET_ACCESS_KEY") if f"${{{name}" in text] == []
+    used = {source for service in compose["services"].values() for source in secrets_of(service).values()}
+    assert used == set(compose["secrets"])
+    stack = a_stack(tmp_path, monkeypatch)
+    stack.write_secrets()
+    assert {file.name for file in stack.secrets.iterdir()} == used
+    assert stack.secrets.stat().st_mode & 0o777 == 0o700
+    variables = read_env(stack.env_file)
+    auth_string = f"prefect:{variables['PREFECT_PASSWORD']}"
+    expected = {**variables, "AWS_SECRET_ACCESS_KEY": "", "PREFECT_AUTH_STRING": auth_string}
+    for file in stack.secrets.iterdir():
+        assert file.stat().st_mode & 0o777 == 0o444  # each image has a user of its own
+        assert file.read_text() == expected[file.name]
+    stack.write_secrets()  # as at every start
+
+
+@pytest.mark.parametrize("name", [name for name, value in read_env(ROOT / "docker/.env.example").items() if not value])
+def test_the_stack_does_not_start_without_any_of_its_secrets(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = a_stack(tmp_path, monkeypatch)
+    text = stack.env_file.read_text()
+    stack.env_file.write_text(text.replace(f"{name}=", "OTHER="))
+    with pytest.raises(StackError, match=f"{name} in env is empty or missing: give it a value"):
+        stack.up()
+    assert not stack.secrets.exists()
+
+
+def a_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    monkeypatch.setattr("stack.compose_command", lambda: ("false",))
+    write_env(tmp_path / "env")
+    return Stack("dqn-none", tmp_path / "env")
+
+
+def test_a_secret_in_a_file_is_a_variable_of_the_command_alone(tmp_path: Path) -> None:
+    script = (ROOT / "docker/entrypoint.sh").read_text().replace("/run/secrets", str(tmp_path))
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(("sh", "-c", script, "sh", "env"), text=True, capture_output=True)
+
+    assert run().returncode == 0
+    (tmp_path / "TOKEN").write_text("a b$c")
+    (tmp_path / "NONE").write_text("")
+    lines = run().stdout.splitlines()
+    assert "TOKEN=a b$c" in lines
+    assert not any(line.startswith("NONE=") for line in lines)
+    (tmp_path / "LOST").mkdir()  # what the engine makes of a file that is not there
+    refused = run()
+    assert refused.returncode == 1
+    assert "LOST is no file: start the stack by `make up`" in refused.stderr
 
 
 async def refused_without_password(path: str, method: str, headers: dict[str, str]) -> int:
@@ -197,17 +272,8 @@ def test_prefect_refuses_strangers_where_there_is_a_password(headers: dict[str, 
 
 
 def test_every_service_has_limits() -> None:
-    services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
-    for name, service in services.items():
+    for name, service in services().items():
         assert {"mem_limit", "cpus", "pids_limit"} <= service.keys(), name
-
-
-def test_compose_refuses_to_start_without_any_of_its_secrets() -> None:
-    compose = json.dumps(yaml.safe_load((ROOT / "docker/compose.yaml").read_text()))
-    empty = [name for name, value in read_env(ROOT / "docker/.env.example").items() if not value]
-    assert len(empty) == 7
-    for name in empty:
-        assert f"${{{name}:?{name} is empty" in compose
 
 
 def test_an_engine_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

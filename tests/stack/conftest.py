@@ -22,10 +22,13 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         text = text.replace(f"{variable}={port - 10_000}", f"{variable}={port}")
     env_file.write_text(text.replace("WORKER_LIMIT=2", "WORKER_LIMIT=1"))
     stack = Stack("dqn-test", env_file)
+    login = pytest.MonkeyPatch()
     stack.compose("down", "--volumes", "--remove-orphans")
     try:
         stack.up("--scale", f"worker={WORKERS}")
         variables = read_env(env_file)
+        login.setenv("MLFLOW_TRACKING_USERNAME", "mlflow")
+        login.setenv("MLFLOW_TRACKING_PASSWORD", variables["MLFLOW_PASSWORD"])
         with httpx.Client(base_url=f"http://127.0.0.1:{ports['SERVING_PORT']}", timeout=30) as serving:
             yield System(
                 stack=stack,
@@ -38,4 +41,5 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         for name in stack.containers():
             Path(env_file.parent, f"{name}.log").write_text(docker("logs", name))
     finally:
+        login.undo()
         stack.compose("down", "--volumes", "--remove-orphans")
