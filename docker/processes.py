@@ -5,6 +5,7 @@ lies in .stack/. Ctrl-C stops all of it.
 """
 
 import base64
+import configparser
 import fcntl
 import os
 import secrets
@@ -26,8 +27,6 @@ STATE: Final = ROOT / ".stack"
 DEFAULT_PORTS: Final = {"PREFECT_PORT": "4201", "MLFLOW_PORT": "5001", "SERVING_PORT": "8001"}
 LOGIN: Final = "prefect.password"
 MLFLOW_LOGIN: Final = "mlflow.password"
-POSTGRES: Final = "postgresql+psycopg2://mlflow@postgres:5432/mlflow"
-"""Where the users are in containers."""
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 15
 
@@ -52,7 +51,6 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
     prefect, mlflow, serving = (f"http://127.0.0.1:{port}" for port in (prefect_port, mlflow_port, serving_port))
     secret = secrets.token_hex(24)
     auth_string = f"prefect:{kept_key(STATE / LOGIN)}"
-    mlflow_password = kept_key(STATE / MLFLOW_LOGIN)
     common = {
         **os.environ,
         "PREFECT_HOME": str(STATE / "prefect"),
@@ -70,8 +68,8 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "MLFLOW_TRACKING_URI": mlflow,
-        "MLFLOW_TRACKING_USERNAME": "mlflow",
-        "MLFLOW_TRACKING_PASSWORD": mlflow_password,
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": kept_key(STATE / MLFLOW_LOGIN),
     }
     prefect_server = {
         **common,
@@ -84,30 +82,13 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
     }
     webhook = {"SERVING_WEBHOOK_URL": f"{serving}/api/webhooks/registry", "SERVING_WEBHOOK_SECRET": secret}
-    store = f"sqlite:///{STATE / 'mlflow.db'}"
-    users = STATE / "mlflow.ini"
-    users.write_text((ROOT / "docker/mlflow.ini").read_text().replace(POSTGRES, store))
-    mlflow_server = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(users),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": mlflow_password,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(24),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
-        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": kept_key(STATE / "webhook.key"),
-    }
 
     def start(name: str, *arguments: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         return stack.enter_context(process(name, arguments, env))
 
     processes = [
         start("prefect-server", "prefect", "server", "start", "--port", str(prefect_port), env=prefect_server),
-        start(
-            "mlflow",
-            *("mlflow", "server", "--port", str(mlflow_port), "--workers", "1", "--backend-store-uri", store),
-            *("--artifacts-destination", str(STATE / "artifacts"), "--app-name", "basic-auth"),
-            env={**common, **mlflow_server},
-        ),
+        start("mlflow", *mlflow_command(STATE, mlflow_port), env={**common, **mlflow_environment(STATE)}),
     ]
     wait_for(f"{prefect}/api/ready", processes[0])
     wait_for(f"{mlflow}/health", processes[1])
@@ -131,14 +112,11 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
     print(
         f"""
 Prefect  {prefect}
-MLflow   {mlflow}
+MLflow   {mlflow}  (user admin, password in {STATE.relative_to(ROOT)}/{MLFLOW_LOGIN})
 Serving  {serving}
 
-MLflow asks for the user mlflow and the password in {STATE.relative_to(ROOT)}/{MLFLOW_LOGIN},
-Prefect for the string below.
-
 export PREFECT_API_URL={prefect}/api
-export PREFECT_API_AUTH_STRING="prefect:$(cat {STATE.relative_to(ROOT)}/{LOGIN})"
+export PREFECT_API_AUTH_STRING="prefect:$(cat {STATE.relative_to(ROOT)}/{LOGIN})"  # its page asks for it too
 .venv/bin/prefect deployment run train-dqn/cartpole --watch
 
 Logs and data are in {STATE.relative_to(ROOT)}/. Ctrl-C stops everything.""",
@@ -147,6 +125,33 @@ Logs and data are in {STATE.relative_to(ROOT)}/. Ctrl-C stops everything.""",
     while all(each.poll() is None for each in processes):
         time.sleep(0.5)
     raise StackError("a process has ended, so the others were stopped: .stack/*.log say why")
+
+
+def mlflow_command(state: Path, port: int) -> tuple[str, ...]:
+    """MLflow's server, which asks for a password and keeps everything in a directory."""
+    return (
+        *("mlflow", "server", "--app-name", "basic-auth", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"),
+        *("--artifacts-destination", str(state / "artifacts")),
+    )
+
+
+def mlflow_environment(state: Path) -> dict[str, str]:
+    """What that server reads, its users as in compose.yaml but for their database; writes the file that says so."""
+    users = configparser.ConfigParser(interpolation=None)
+    users.read(ROOT / "docker" / "mlflow.ini")
+    users["mlflow"]["database_uri"] = f"sqlite:///{state / 'mlflow-users.db'}".replace("%", "%%")  # MLflow interpolates
+    with (state / "mlflow.ini").open("w") as file:
+        users.write(file)
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(state / "mlflow.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": kept_key(state / MLFLOW_LOGIN),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": kept_key(state / "mlflow-form.key"),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": kept_key(state / "webhook.key"),
+    }
 
 
 @contextmanager

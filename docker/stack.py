@@ -317,7 +317,7 @@ Prefect  http://127.0.0.1:{ports["prefect-server"]}
 MLflow   http://127.0.0.1:{ports["mlflow"]}
 Serving  http://127.0.0.1:{ports["serving"]}
 
-MLflow asks for the user mlflow and MLFLOW_PASSWORD, Prefect for the string below; both are in docker/.env.
+MLflow asks for the user admin and MLFLOW_PASSWORD, Prefect for the string below; both are in docker/.env.
 
 export PREFECT_API_URL=http://127.0.0.1:{ports["prefect-server"]}/api
 export PREFECT_API_AUTH_STRING="prefect:$(sed -n s/^PREFECT_PASSWORD=//p docker/.env)"

@@ -69,6 +69,7 @@ def connect() -> MlflowClient:
     """A client whose tracking store has answered a real call.
 
     Raises:
+        InputError: if it refuses the login.
         TrackingError: within seconds, if it does not.
     """
     for name, value in _PATIENCE.items():
@@ -79,6 +80,11 @@ def connect() -> MlflowClient:
         client = MlflowClient()
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            raise InputError(
+                f"MLflow's server {uri} refuses this login: "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of a user it knows"
+            ) from error
         raise TrackingError(
             f"MLflow's tracking store {uri} cannot be used ({one_line(error)}); "
             "start its server or free its directory, or set MLFLOW_TRACKING_URI to another"

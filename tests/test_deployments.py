@@ -184,13 +184,22 @@ def test_whoever_calls_a_server_in_the_stack_shows_the_password_it_wants() -> No
     assert "--app-name basic-auth" in services()["mlflow"]["command"]
     for url, variable, source, callers in (
         ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_AUTH_STRING", {"worker", "deploy"}),
-        ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_PASSWORD", {"worker", "deploy", "serving"}),
+        (
+            "MLFLOW_TRACKING_URI",
+            "MLFLOW_TRACKING_PASSWORD",
+            "MLFLOW_PASSWORD",
+            {"worker", "deploy", "serving", "inference"},
+        ),
     ):
         assert callers == {name for name, service in services().items() if url in service.get("environment", {})}
         assert all(secrets[name][variable] == source for name in callers)
-    for name in ("worker", "deploy", "serving"):
-        assert services()[name]["environment"]["MLFLOW_TRACKING_USERNAME"] == "mlflow"
-    assert "admin_username = mlflow" in (ROOT / "docker/mlflow.ini").read_text()
+    users = {
+        service["environment"].get("MLFLOW_TRACKING_USERNAME")
+        for name, service in services().items()
+        if name in callers
+    }
+    assert users == {"admin"}
+    assert "admin_username = admin" in (ROOT / "docker/mlflow.ini").read_text()
 
 
 def test_no_secret_is_a_variable_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

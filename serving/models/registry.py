@@ -224,5 +224,7 @@ class RegistrySource:
 
 
 def _sentence(error: BaseException) -> str:
+    if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return "it refuses this login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user's it knows"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line.split(" with exception")[0][:200]  # what urllib3 adds after that is a stack in words

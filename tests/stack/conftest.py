@@ -27,13 +27,14 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     try:
         stack.up("--scale", f"worker={WORKERS}")
         variables = read_env(env_file)
-        login.setenv("MLFLOW_TRACKING_USERNAME", "mlflow")
+        login.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         login.setenv("MLFLOW_TRACKING_PASSWORD", variables["MLFLOW_PASSWORD"])
         with httpx.Client(base_url=f"http://127.0.0.1:{ports['SERVING_PORT']}", timeout=30) as serving:
             yield System(
                 stack=stack,
                 prefect_url=f"http://127.0.0.1:{ports['PREFECT_PORT']}/api",
                 prefect_auth=f"prefect:{variables['PREFECT_PASSWORD']}",
+                mlflow_login=("admin", variables["MLFLOW_PASSWORD"]),
                 mlflow=MlflowClient(f"http://127.0.0.1:{ports['MLFLOW_PORT']}"),
                 serving=serving,
                 token=variables["SERVING_TOKEN"],

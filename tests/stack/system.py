@@ -27,6 +27,7 @@ class System:
     stack: Stack
     prefect_url: str
     prefect_auth: str
+    mlflow_login: tuple[str, str]
     mlflow: MlflowClient
     serving: httpx.Client
     token: str

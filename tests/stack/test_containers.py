@@ -25,8 +25,9 @@ def test_everything_is_healthy_and_published_to_this_machine_only(system: System
         for binding in bindings or []
     ]
     assert published == ["127.0.0.1"] * 3
-    for port in system.stack.ports().values():
-        page = httpx.get(f"http://127.0.0.1:{port}/", follow_redirects=True)
+    for service, port in system.stack.ports().items():
+        login = system.mlflow_login if service == "mlflow" else None
+        page = httpx.get(f"http://127.0.0.1:{port}/", auth=login, follow_redirects=True)
         assert "<html" in page.raise_for_status().text
 
 
@@ -43,6 +44,28 @@ def test_a_page_of_another_site_can_change_nothing(system: System) -> None:
     ):
         assert httpx.post(url, headers=headers, content=b'{"name": "x"}').status_code == status, (url, headers)
     assert httpx.get(f"{prefect}/api/health").status_code == 200
+
+
+def test_no_container_tells_its_secrets(system: System) -> None:
+    secrets = {file.read_text() for file in system.stack.secrets.iterdir()} - {""}
+    assert len(secrets) == 9
+    told = json.dumps(system.stack.containers())
+    assert not [secret for secret in secrets if secret in told or secret.removeprefix("prefect:") in told]
+
+
+def test_mlflow_refuses_strangers(system: System) -> None:
+    url = f"http://127.0.0.1:{system.stack.ports()['mlflow']}"
+    for login in (None, ("admin", "guess")):
+        for path in (
+            "/",
+            "/version",
+            "/api/2.0/mlflow/registered-models/search",
+            "/api/2.0/mlflow-artifacts/artifacts",
+        ):
+            assert httpx.get(f"{url}{path}", auth=login).status_code == 401, path
+        created = httpx.post(f"{url}/api/2.0/mlflow/experiments/create", auth=login, json={"name": "x"})
+        assert created.status_code == 401
+    assert httpx.get(f"{url}/health").status_code == 200
 
 
 def test_a_request_that_makes_no_sense_is_refused_in_one_sentence(system: System) -> None:

@@ -1,0 +1,75 @@
+"""MLflow's server as `make stack` starts it: it asks for a password, and who shows a wrong one is told so."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from mlflow import MlflowClient
+from processes import MLFLOW_LOGIN, mlflow_command, mlflow_environment, process, wait_for
+
+from flows.outages import is_transient
+from flows.parameters import InputError
+from flows.tracking import connect
+from serving.models.registry import RegistrySource, RegistryUnavailableError
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Its address and its password."""
+    state = tmp_path_factory.mktemp("50%")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("processes.STATE", state)
+        with process("mlflow", mlflow_command(state, port), {**os.environ, **mlflow_environment(state)}) as running:
+            wait_for(f"http://127.0.0.1:{port}/health", running)
+            yield f"http://127.0.0.1:{port}", (state / MLFLOW_LOGIN).read_text()
+
+
+@pytest.fixture
+def wrong_password(server: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a server that knows another password than this process shows."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server[0])
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "guess")
+    return server[0]
+
+
+@pytest.mark.parametrize("path", ["/", "/version", "/api/2.0/mlflow/registered-models/search"])
+def test_strangers_read_nothing(server: tuple[str, str], path: str) -> None:
+    url, password = server
+    assert httpx.get(url + path).status_code == 401
+    assert httpx.get(url + path, auth=("admin", "guess")).status_code == 401
+    assert httpx.get(url + path, auth=("admin", password)).status_code == 200
+
+
+def test_strangers_write_nothing_and_clients_do(
+    server: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url, password = server
+    assert httpx.post(f"{url}/api/2.0/mlflow/experiments/create", json={"name": "x"}).status_code == 401
+    artifact = f"{url}/api/2.0/mlflow-artifacts/artifacts/x"
+    assert httpx.put(artifact, content=b"x").status_code == 401
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    client = MlflowClient(url)
+    run = client.create_run("0").info.run_id
+    client.log_text(run, "kept", "note.txt")
+    assert Path(client.download_artifacts(run, "note.txt", str(tmp_path))).read_text() == "kept"
+
+
+def test_training_names_a_login_that_is_refused_and_does_not_try_again(wrong_password: str) -> None:
+    with pytest.raises(InputError, match=f"server {wrong_password} refuses this login: set MLFLOW_TRACKING") as refused:
+        connect()
+    assert not is_transient(refused.value)
+
+
+def test_serving_names_a_login_that_is_refused(wrong_password: str) -> None:
+    with pytest.raises(RegistryUnavailableError, match="it refuses this login: set MLFLOW_TRACKING_USERNAME"):
+        RegistrySource("any").snapshot(None)
