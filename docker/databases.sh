@@ -1,7 +1,7 @@
 # Runs once, when the database volume is empty: a role and a database each for Prefect and MLflow.
 set -eu
 psql -v ON_ERROR_STOP=1 -U "$POSTGRES_USER" -d postgres \
-  -v prefect="$(cat /run/secrets/PREFECT_DB_PASSWORD)" -v mlflow="$(cat /run/secrets/MLFLOW_DB_PASSWORD)" <<'SQL'
+  -v prefect="$PREFECT_DB_PASSWORD" -v mlflow="$MLFLOW_DB_PASSWORD" <<'SQL'
 CREATE ROLE prefect LOGIN PASSWORD :'prefect';
 CREATE ROLE mlflow LOGIN PASSWORD :'mlflow';
 CREATE DATABASE prefect OWNER prefect;
