@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from dqn.config import DQNConfig
-from dqn.evaluation import episodic_returns, interquartile_mean
+from dqn.evaluation import Act, episodic_returns, interquartile_mean
 from dqn.network import QNetworks
 from dqn.policy import epsilon_greedy, greedy_action
+from dqn.robustness import CELLS, altered
 from dqn.seeding import SELECTION, stream_seed
 from dqn.spec import environment_spec
 from dqn.state import TrainingState
@@ -21,6 +22,8 @@ from dqn.world import NOMINAL, World
 
 NOMINEES = 8
 _OBJECTS = 256
+_STRESS_EPISODES = 20
+_STRESS_STEPS = 2_000
 
 
 def evaluation_due(config: DQNConfig, updates: int) -> bool:
@@ -86,6 +89,28 @@ def judge(state: TrainingState) -> dict[int, float]:
     return judged
 
 
+def robustness(networks: QNetworks, config: DQNConfig) -> Tensor:
+    """Mean over the cells of the stress test of the share of episodes each agent holds, `[A]`, on selection seeds.
+
+    Few episodes, and none longer than 2,000 steps: it ranks agents, the version that comes of it is tested in full.
+    """
+    seed = stream_seed(config.seed, SELECTION, 0, 1)
+    held = [
+        greedy_returns(
+            networks,
+            config.env_id,
+            altered(config.world, cell),
+            episodes=_STRESS_EPISODES,
+            seed=seed,
+            max_episode_steps=steps,
+        )
+        >= steps
+        for cell in CELLS
+        for steps in (min(cell.steps, _STRESS_STEPS),)
+    ]
+    return torch.stack(held).double().mean((0, 2))
+
+
 def retire(state: TrainingState) -> None:
     """Agents that have used up their episodes leave after a last evaluation."""
     limit = state.config.max_episodes
@@ -116,6 +141,7 @@ def greedy_returns(
     episodes: int,
     seed: int,
     epsilon: float = 0.0,
+    max_episode_steps: int | None = None,
 ) -> Tensor:
     """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side.
 
@@ -128,13 +154,16 @@ def greedy_returns(
     for first in range(0, A, at_once):
         some = networks.select(torch.arange(first, min(first + at_once, A)))
         first_seed = seed + first * episodes
-        returns.append(_side_by_side(some, env_id, world, episodes=episodes, seed=first_seed, epsilon=epsilon))
+        act = _acting(some, episodes=episodes, seed=first_seed, epsilon=epsilon)
+        rows = some.num_agents * episodes
+        played = episodic_returns(
+            act, env_id, world, num_episodes=rows, seed=first_seed, max_episode_steps=max_episode_steps
+        )
+        returns.append(torch.from_numpy(played).view(some.num_agents, episodes))
     return torch.cat(returns)
 
 
-def _side_by_side(
-    networks: QNetworks, env_id: str, world: World, *, episodes: int, seed: int, epsilon: float
-) -> Tensor:
+def _acting(networks: QNetworks, *, episodes: int, seed: int, epsilon: float) -> Act:
     disturbance = torch.full((networks.num_agents,), epsilon)
     generator = torch.Generator().manual_seed(seed)
 
@@ -144,5 +173,4 @@ def _side_by_side(
         action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)
         return action.flatten().numpy()
 
-    returns = episodic_returns(act, env_id, world, num_episodes=networks.num_agents * episodes, seed=seed)
-    return torch.from_numpy(returns).view(networks.num_agents, episodes)
+    return act

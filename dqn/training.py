@@ -1,5 +1,6 @@
 """The training loop of a population."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from dqn.metrics import MetricHistory, Metrics
 from dqn.network import QNetworks
 from dqn.policy import episode_epsilon, epsilon_greedy, linear_epsilon
 from dqn.replay import Transition
-from dqn.selection import evaluate, evaluation_due, judge, leave, retire
+from dqn.robustness import ENVIRONMENT as STRESSED
+from dqn.selection import evaluate, evaluation_due, judge, leave, retire, robustness
 from dqn.state import TrainingState
 
 
@@ -35,6 +37,8 @@ class AgentResult:
     episodes: int
     judged_return: float | None = None
     """Mean greedy return on the fresh episodes that all nominees of the population play; none where it was none."""
+    robustness: float | None = None
+    """Share of episodes held under stress, of a solved agent that was chosen by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,13 @@ class TrainingResult:
 
     @property
     def best_agent(self) -> int:
-        """Of the agents that were judged the one with the highest return: solved ones first, of equals the quickest."""
+        """The most robust of the agents, where that was looked at, of equals the quickest.
+
+        Otherwise of those that were judged the one with the highest return: solved ones first, of equals the quickest.
+        """
+        robust = [(-a.robustness, a.updates, a.agent) for a in self.agents if a.robustness is not None]
+        if robust:
+            return min(robust)[-1]
         judged = [
             (not agent.solved, -agent.judged_return, agent.updates, agent.agent)
             for agent in self.agents
@@ -153,6 +163,22 @@ def learn(state: TrainingState) -> None:
         state.record("train/td_loss", td_loss(statistics.td_error, loss=config.loss).mean(-1))
         state.record("train/q_value", statistics.q_value.mean(-1))
         state.record("train/epsilon", state.epsilon)
+
+
+def stressed(result: TrainingResult) -> TrainingResult:
+    """The result with the robustness of its solved agents, where the environment has a stress test.
+
+    Solved agents tie at the greatest return and are not alike: this tells them apart.
+    """
+    config = result.config
+    solved = [agent.agent for agent in result.agents if agent.solved]
+    if config.env_id != STRESSED or not solved:
+        return result
+    with torch_threads(config.num_threads):
+        measured = robustness(result.best.select(torch.tensor(solved)), config).tolist()
+    found = dict(zip(solved, measured, strict=True))
+    agents = tuple(dataclasses.replace(agent, robustness=found.get(agent.agent)) for agent in result.agents)
+    return dataclasses.replace(result, agents=agents)
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from typing import Final
 
+import mlflow
 import numpy as np
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 from prefect import task
 
 from dqn.environment import describe
 from dqn.evaluation import episodic_returns
+from dqn.robustness import ENVIRONMENT, StressTest, stress_test
 from dqn.seeding import version_seed
 from dqn.spec import environment_spec
 from dqn.world import World
@@ -20,6 +22,7 @@ from serving.policy import OnnxPolicy
 
 EPISODES: Final = 100
 SEED_TAG: Final = "eval.seed"
+ROBUSTNESS_TAG: Final = "eval.robustness"
 
 
 @task(name="evaluate", **OVER_NETWORK)
@@ -35,6 +38,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
     require_playable(artifact, env_id)
     seed = version_seed(version, episodes=EPISODES)
     returns = play(policy, policy.metadata.world, seed=seed)
+    stress = under_stress(policy, policy.metadata.world, seed=seed)
     run_id = policy.metadata.run_id
     if TEST_MEAN not in registry.metrics_of(client, found):
         log_test(fenced(client, attempt), run_id, returns, model_id=registry.model_id_of(found))
@@ -45,6 +49,12 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
         SEED_TAG: str(seed),
         DIGEST_TAG: artifact.sha256,
     }
+    if stress:
+        tags |= {
+            ROBUSTNESS_TAG: f"{stress.robustness:.3f}",
+            "eval.worst_cell": f"{stress.worst_cell}: {stress.shares[stress.worst_cell]:.0%}",
+            "eval.single_push": f"{stress.push} N",
+        }
     registry.set_tags(fenced(client, attempt), name, version, tags)
     run = find_run(client, run_id)
     registry.describe(
@@ -54,17 +64,32 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
         policy.metadata,
         training=f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`.",
         evaluation=f"returns from {returns.min():g} to {returns.max():g}, mean {returns.mean():g}, over "
-        f"{len(returns)} episodes that no other version was judged on and no training saw, seeds from {seed} on.",
+        f"{len(returns)} episodes that no other version was judged on and no training saw, seeds from {seed} on."
+        + (f" Under stress: {stress}." if stress else ""),
     )
     draw(client, run_id, attempt, figures.EPISODE, lambda: figures.episode_gif(policy, seed=seed))
     file = f"evaluation/version-{version}.json"
-    fenced(client, attempt).log_dict(run_id, {"returns": returns.tolist(), "seed": seed}, file)
+    content = {"returns": returns.tolist(), "seed": seed, "stress": stress and stress.to_dict()}
+    fenced(client, attempt).log_dict(run_id, content, file)
     return f"{run.info.artifact_uri}/{file}"
 
 
 def play(policy: OnnxPolicy, world: World, *, seed: int) -> Returns:
     """Returns `[EPISODES]` of a policy on the episodes of a seed in a world."""
     return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=EPISODES, seed=seed)
+
+
+def under_stress(policy: OnnxPolicy, world: World, *, seed: int) -> StressTest | None:
+    """What a policy withstands around a world, on the episodes of a seed; None where there is no stress test."""
+    if policy.metadata.env_id != ENVIRONMENT:
+        return None
+    return stress_test(policy.act, world, episodes=EPISODES, seed=seed)
+
+
+def read_stress(uri: str) -> StressTest | None:
+    """The stress test that `evaluate` left in an artifact, if there was one."""
+    content = mlflow.artifacts.load_dict(uri)["stress"]
+    return StressTest.from_dict(content) if content else None
 
 
 def require_playable(artifact: registry.Artifact, env_id: str) -> None:

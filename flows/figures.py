@@ -12,6 +12,7 @@ from PIL import Image
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
 from dqn.metrics import MetricName
+from dqn.robustness import CELLS, StressTest
 from dqn.simulation import make
 from dqn.spec import EnvironmentUnsupportedError
 from dqn.training import TrainingResult
@@ -22,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 LEARNING_CURVES: Final = "learning_curves.png"
 FINAL_RETURNS: Final = "final_returns.png"
 EPISODE: Final = "episode.gif"
+STRESS: Final = "stress_test.png"
 
 _BINS: Final = 60
 _INK, _AGENT, _SUMMARY, _BAND = "#222222", "#8fa8c8", "#1f4e8c", "#c9d8ec"
@@ -80,6 +82,23 @@ def final_returns(returns: Floats, env_id: str) -> Figure:
     axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     axes.legend(frameon=False, ncols=2, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.3)
     axes.set_title(axes.get_title(loc="left"), loc="left", pad=26, fontsize=12, color=_INK)
+    return figure
+
+
+def stress_cells(tests: dict[str, StressTest]) -> Figure:
+    """Share of episodes held in each cell of the stress test, a row for each of the versions by their names."""
+    shares = np.array([list(test.shares.values()) for test in tests.values()])
+    figure, (axes,) = _figure("Episodes held under stress")
+    figure.set_size_inches(9, 1.9 + 0.75 * len(tests))
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.25, aspect="auto")  # the darkest blues would hide the ink
+    for (row, column), share in np.ndenumerate(shares):
+        axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=_INK, fontsize=10)
+    axes.set_xticks(range(len(CELLS)), [cell.name.replace(" ", "\n", 1) for cell in CELLS], fontsize=9)
+    rows = [f"{name}\n{test.robustness:.1%}, push {test.push} N" for name, test in tests.items()]
+    axes.set_yticks(range(len(tests)), rows, fontsize=9)
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
     return figure
 
 

@@ -14,12 +14,13 @@ from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
 from prefect.exceptions import ObjectAlreadyExists
 
-from flows import registry
+from dqn.robustness import StressTest
+from flows import figures, registry
 from flows.attempt import Attempt, StaleAttemptError, fenced
-from flows.evaluation import SEED_TAG, evaluate, play, require_playable, threshold_of
+from flows.evaluation import SEED_TAG, evaluate, play, read_stress, require_playable, threshold_of, under_stress
 from flows.parameters import InputError
 from flows.registry import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, RegistryError
-from flows.stages import EVERY_ATTEMPT, OVER_NETWORK, Returns, read_returns
+from flows.stages import EVERY_ATTEMPT, OVER_NETWORK, Returns, draw, read_returns
 from flows.tracking import connect
 from serving.policy import PolicyMetadata
 
@@ -42,6 +43,8 @@ class Champion:
     """`[N]`; none where it cannot be played any more"""
     fault: str = ""
     """Why it cannot be played."""
+    stress: StressTest | None = None
+    """What it withstands around the challenger's world; none where there is no stress test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +60,16 @@ class Decision:
         return ("passed: " if self.promote else "refused: ") + self.reason
 
 
-def should_promote(challenger: Returns, threshold: float | None, champion: Champion | None) -> Decision:
-    """The gate: good enough for the environment, and better than the champion.
+def should_promote(
+    challenger: Returns, threshold: float | None, champion: Champion | None, stress: StressTest | None = None
+) -> Decision:
+    """The gate: good enough for the environment, and better than the champion, by returns or else under stress.
 
     Args:
         challenger: its returns `[N]` on unseen episodes.
         threshold: the environment's own `reward_threshold`, if it names one.
         champion: who is served, if anybody.
+        stress: what the challenger withstands, in the same episodes as the champion.
     """
     if len(challenger) < GATE_EPISODES:
         return Decision(promote=False, reason=f"{len(challenger)} episodes, at least {GATE_EPISODES} are needed")
@@ -91,8 +97,18 @@ def should_promote(challenger: Returns, threshold: float | None, champion: Champ
     )
     if low > 0:
         return Decision(promote=True, reason=f"better: {compared}")
-    verdict = "worse" if high < 0 else "tie"
-    return Decision(promote=False, reason=f"{verdict}, the champion stays: {compared}")
+    if high < 0:
+        return Decision(promote=False, reason=f"worse, the champion stays: {compared}")
+    if stress is None or champion.stress is None:
+        return Decision(promote=False, reason=f"tie, the champion stays: {compared}")
+    low, high = difference_interval(stress.held.ravel().astype(float) - champion.stress.held.ravel())
+    compared += (
+        f"; under stress it holds {stress.robustness:.1%} and the champion {champion.stress.robustness:.1%}, "
+        f"difference {low:.1%} to {high:.1%}"
+    )
+    if low > 0:
+        return Decision(promote=True, reason=f"as good and more robust: {compared}")
+    return Decision(promote=False, reason=f"tie, the champion stays: {compared}")
 
 
 def difference_interval(difference: Returns) -> tuple[float, float]:
@@ -124,12 +140,20 @@ def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = 
         if champion == version and gate.startswith(("passed", "forced")):  # by an attempt that died right after it
             remove_challenger(client, name, version, token)
             return gate
-        decision = decide(client, name, version, champion, read_returns(evaluation))
+        stress = read_stress(evaluation)
+        rival = play_rival(client, name, version, champion)
+        decision = decide(client, name, version, rival, read_returns(evaluation), stress)
         gate = f"forced: the gate said {decision.gate}" if force else decision.gate
         hold(client, name, token)
         registry.set_tags(fenced(client, attempt), name, version, {"gate": gate})
         if decision.promote or force:
             move_champion(fenced(client, attempt), name, version, token)
+    if stress:
+        tests = {f"version {version}": stress}
+        if rival and rival.stress:
+            tests[f"champion, version {rival.version}"] = rival.stress
+        run_id = registry.download(name, version).policy.metadata.run_id
+        draw(client, run_id, attempt, figures.STRESS, lambda: figures.png(figures.stress_cells(tests)))
     if decision.promote or force:
         emit_event(
             "dqn.policy.promoted",
@@ -139,17 +163,23 @@ def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = 
     return gate
 
 
-def decide(client: MlflowClient, name: str, version: int, champion: int | None, returns: Returns) -> Decision:
-    """Hold a version's returns `[N]` against the environment's threshold and the champion on the same episodes."""
+def play_rival(client: MlflowClient, name: str, version: int, champion: int | None) -> Champion | None:
+    """The champion on the episodes of a version, unless there is none or it is that version."""
+    if champion is None or champion == version:
+        return None
+    seed = int(registry.get_version(client, name, version).tags[SEED_TAG])
+    return play_champion(name, champion, registry.download(name, version).policy.metadata, seed=seed)
+
+
+def decide(
+    client: MlflowClient, name: str, version: int, rival: Champion | None, returns: Returns, stress: StressTest | None
+) -> Decision:
+    """Hold what a version returned `[N]` and withstood against the environment's threshold and the champion."""
     tags = registry.get_version(client, name, version).tags
     challenger = registry.download(name, version)
     if challenger.sha256 != tags[DIGEST_TAG]:
         return Decision(promote=False, reason=f"the file of {challenger} is not the one that was evaluated any more")
-    env_id = challenger.policy.metadata.env_id
-    rival = None
-    if champion is not None and champion != version:
-        rival = play_champion(name, champion, challenger.policy.metadata, seed=int(tags[SEED_TAG]))
-    return should_promote(returns, threshold_of(env_id), rival)
+    return should_promote(returns, threshold_of(challenger.policy.metadata.env_id), rival, stress)
 
 
 def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int) -> Champion:
@@ -162,7 +192,11 @@ def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: 
         require_playable(artifact, challenger.env_id)
     except RegistryError as error:
         return Champion(version=version, returns=None, fault=str(error))
-    return Champion(version=version, returns=play(artifact.policy, challenger.world, seed=seed))
+    return Champion(
+        version=version,
+        returns=play(artifact.policy, challenger.world, seed=seed),
+        stress=under_stress(artifact.policy, challenger.world, seed=seed),
+    )
 
 
 def move_champion(client: MlflowClient, name: str, version: int, token: str) -> None:

@@ -14,9 +14,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.settings import PREFECT_UI_URL
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.robustness import StressTest
 from dqn.training import AgentResult
 from flows import figures, registry
 from flows.attempt import Attempt, check, fenced
+from flows.evaluation import read_stress
 from flows.population import PopulationSummary, read_summary
 from flows.stages import OVER_NETWORK, Returns, read_returns
 from flows.tracking import connect, describe_run, read_config
@@ -38,6 +40,8 @@ class Report:
     population: PopulationSummary
     returns: Returns
     """`[A, episodes]` on unseen episodes"""
+    stress: StressTest | None = None
+    """What the registered version withstands, where there is a stress test."""
 
     @property
     def uri(self) -> str:
@@ -71,6 +75,11 @@ class Report:
         """One sentence about the registered version."""
         return f"{self.uri} (agent {self.population.best_agent:02d}) {self.gate}"
 
+    @property
+    def withstood(self) -> str:
+        """One line about the version under stress, or nothing."""
+        return f"under stress: {self.stress}" if self.stress else ""
+
     def text(self) -> str:
         """For a terminal."""
         serve, what = registry.serve_command(registry.model_name(self.env_id)), "the champion"
@@ -79,17 +88,19 @@ class Report:
         next_steps = [(serve, f"play {what} in the browser, http://127.0.0.1:8000"), _where_runs_are()]
         width = max(len(command) for command, _ in next_steps)
         steps = "\n".join(f"  {command:<{width}}  {what}" for command, what in next_steps)
-        return f"{_aligned(_COLUMNS, self.rows)}\n\n{self.totals}\n{self.verdict}\n\nrun {self.run_id}\n{steps}"
+        verdict = "\n".join(filter(None, (self.verdict, self.withstood)))
+        return f"{_aligned(_COLUMNS, self.rows)}\n\n{self.totals}\n{verdict}\n\nrun {self.run_id}\n{steps}"
 
     def markdown(self) -> str:
         """For a page."""
         lines = [_COLUMNS, ("---:",) * len(_COLUMNS), *self.rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"{self.totals}\n\n`{self.uri}` (agent {self.population.best_agent:02d}) {self.gate}\n\n{table}"
+        version = f"`{self.uri}` (agent {self.population.best_agent:02d}) {self.gate}"
+        return "\n\n".join(filter(None, (self.totals, version, self.withstood, table)))
 
 
 @task(name="report", **OVER_NETWORK)
-def report(run_id: str, version: int, gate: str, agents: str, attempt: Attempt) -> str:
+def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, attempt: Attempt) -> str:
     """Write the report to Prefect and to the MLflow run. Returns it for a terminal."""
     client = connect()
     config = read_config(client, run_id)
@@ -101,6 +112,7 @@ def report(run_id: str, version: int, gate: str, agents: str, attempt: Attempt) 
         gate=gate,
         population=read_summary(client, run_id),
         returns=read_returns(agents),
+        stress=read_stress(evaluation),
     )
     fenced(client, attempt).log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
     describe_run(client, attempt, "\n\n".join(filter(None, (finished.markdown(), _flow_run_link()))))

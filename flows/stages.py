@@ -28,7 +28,7 @@ from dqn.seeding import TEST, stream_seed
 from dqn.selection import greedy_returns
 from dqn.spec import environment_spec
 from dqn.state import TrainingState
-from dqn.training import torch_threads
+from dqn.training import stressed, torch_threads
 from flows import figures, registry
 from flows.attempt import Attempt, check, fenced
 from flows.outages import may_pass
@@ -104,7 +104,7 @@ def _train(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> None:
         _update_progress(progress, 100.0 * state.learner.updates / config.max_updates)
 
     start = starting_network(client, find_run(client, run_id), config)
-    result = train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=show)
+    result = stressed(train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=show))
     draw(client, run_id, attempt, figures.LEARNING_CURVES, lambda: figures.png(figures.learning_curves(result)))
     keep_result(client, attempt, runs, result)
     _update_progress(progress, 100.0)

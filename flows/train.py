@@ -54,7 +54,7 @@ def train_dqn(
         agents = test_agents(run_id, attempt)
         evaluation = evaluate(name, version, attempt)
         gate = promote(name, version, evaluation, attempt)
-        reported = report(run_id, version, gate, agents, attempt)
+        reported = report(run_id, version, gate, agents, evaluation, attempt)
         finish(attempt)
         return reported
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dqn.robustness import StressTest
 from dqn.seeding import SELECTION, TEST, TRAINING, stream_seed, version_seed
 from flows.promote import Champion, difference_interval, should_promote
 
@@ -41,6 +42,39 @@ def test_the_gate(
     assert decision.promote is promote
     assert reason in decision.reason
     assert decision.gate.startswith("passed: " if promote else "refused: ")
+
+
+def stress(lost: int, cells: int = 9) -> StressTest:
+    """Of 100 episodes in each cell the first `lost` are not held."""
+    held = np.ones((cells, 100), dtype=np.bool_)
+    held[:, :lost] = False
+    return StressTest(held=held, push=60)
+
+
+@pytest.mark.parametrize(
+    ("mine", "champions", "promote", "reason"),
+    [
+        (stress(0), stress(5), True, "as good and more robust: mean return 500 over 100 episodes"),
+        (stress(5), stress(0), False, "tie, the champion stays"),
+        (stress(5), stress(5), False, "under stress it holds 95.0% and the champion 95.0%"),
+        (None, stress(5), False, "tie, the champion stays"),
+        (stress(0), None, False, "tie, the champion stays"),
+    ],
+)
+def test_robustness_breaks_ties(
+    mine: StressTest | None, champions: StressTest | None, promote: bool, reason: str
+) -> None:
+    champion = Champion(version=3, returns=np.full(100, 500.0), stress=champions)
+    decision = should_promote(np.full(100, 500.0), 475.0, champion, mine)
+    assert decision.promote is promote
+    assert reason in decision.reason
+
+
+def test_robustness_makes_up_for_no_return() -> None:
+    fragile = Champion(version=3, returns=np.full(100, 500.0), stress=stress(100))
+    assert not should_promote(np.full(100, 490.0), 475.0, fragile, stress(0)).promote
+    robust = Champion(version=3, returns=np.full(100, 490.0), stress=stress(0))
+    assert should_promote(np.full(100, 500.0), 475.0, robust, stress(100)).promote
 
 
 def test_a_champion_that_cannot_be_played_is_replaced_by_whoever_passes_alone() -> None:

@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dqn.robustness import CELLS, StressTest
 from dqn.training import AgentResult
 from flows import registry
 from flows.population import PopulationSummary
@@ -56,3 +57,12 @@ def test_a_refused_version_is_played_by_its_number() -> None:
 )
 def test_what_serves_a_model(env_id: str, command: str) -> None:
     assert registry.serve_command(registry.model_name(env_id)) == command
+
+
+def test_what_was_withstood_is_a_line_of_its_own() -> None:
+    held = np.ones((len(CELLS), 4), dtype=np.bool_)
+    tested = report([[500.0]], env_id="CartPole-v1", acceptance_return=500.0, stress=StressTest(held=held, push=64))
+    line = "under stress: robustness 1.000, worst at 10,000 steps (100%), single push 64 N"
+    assert f"\n{line}\n" in tested.text()
+    assert f"\n\n{line}\n\n" in tested.markdown()
+    assert "under stress" not in report([[9.0]], env_id="CartPole-v1", acceptance_return=500.0).text()

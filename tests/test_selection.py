@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -174,9 +175,9 @@ def test_selection_plays_in_the_world_that_was_trained_in(small_config: Make, mo
     worlds: list[World] = []
     played = episodic_returns
 
-    def returns(act: Act, env_id: str, world: World, *, num_episodes: int, seed: int) -> npt.NDArray[np.float64]:
+    def returns(act: Act, env_id: str, world: World, **rest: Any) -> npt.NDArray[np.float64]:
         worlds.append(world)
-        return played(act, env_id, world, num_episodes=num_episodes, seed=seed)
+        return played(act, env_id, world, **rest)
 
     monkeypatch.setattr(selection, "episodic_returns", returns)
     judge(state)
