@@ -90,7 +90,7 @@ def stress_cells(tests: dict[str, StressTest]) -> Figure:
     shares = np.array([list(test.shares.values()) for test in tests.values()])
     figure, (axes,) = _figure("Episodes held under stress")
     figure.set_size_inches(9, 1.9 + 0.75 * len(tests))
-    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.25, aspect="auto")  # the darkest blues would hide the ink
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=2.2, aspect="auto")  # darker blues would hide the numbers
     for (row, column), share in np.ndenumerate(shares):
         axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=_INK, fontsize=10)
     axes.set_xticks(range(len(CELLS)), [cell.name.replace(" ", "\n", 1) for cell in CELLS], fontsize=9)

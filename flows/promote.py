@@ -152,7 +152,7 @@ def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = 
         tests = {f"version {version}": stress}
         if rival and rival.stress:
             tests[f"champion, version {rival.version}"] = rival.stress
-        run_id = registry.download(name, version).policy.metadata.run_id
+        run_id = str(registry.get_version(client, name, version).run_id)
         draw(client, run_id, attempt, figures.STRESS, lambda: figures.png(figures.stress_cells(tests)))
     if decision.promote or force:
         emit_event(
