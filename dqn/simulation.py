@@ -173,6 +173,7 @@ class _Conditions:
         self._own = {name: getattr(self._env, attributes[0]) for name, attributes in self._attributes.items()}
         self._generator = np.random.default_rng()
         self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._pushed = False
         self.change(world)
 
     def change(self, world: World) -> None:
@@ -202,10 +203,12 @@ class _Conditions:
             self._actions[self._steps % length, columns] = action
             due = np.maximum(self._steps - delay.astype(np.int64), self._since)
             action = self._actions[due % length, columns]
-        if self.has_cart and (push or "wind" in self._drawn or "push_force" in self._drawn):
+        outside = bool(push) or "wind" in self._drawn or "push_force" in self._drawn
+        if self.has_cart and (outside or self._pushed):
             # CartPole applies +force_mag for action 1 and -force_mag for 0: the sum of both forces, by its own dynamics
             force_mag = self._drawn.get("force_mag", self._own["force_mag"])
             self._set("force_mag", force_mag + np.where(action == 1, 1.0, -1.0) * (self._outside_force() + push))
+            self._pushed = outside
         return action
 
     def advance(self, resetting: npt.NDArray[np.bool_]) -> None:

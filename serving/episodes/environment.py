@@ -3,14 +3,14 @@
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
+from dqn.simulation import make
+from dqn.world import NOMINAL, World
 from serving.episodes.physics import CARTPOLE, MAX_STEPS, Change, Physics, Push
 from serving.policy import OnnxPolicy
 
@@ -53,19 +53,16 @@ class Simulation:
     """One environment that can be pushed and changed while a policy plays. Not thread-safe.
 
     Raises:
-        ValueError: for an environment that is unknown, or has other than flat observations and discrete actions.
+        ValueError: for an environment that is unknown, or cannot be what the world says.
     """
 
-    def __init__(self, env_id: str, *, render_mode: str | None = None) -> None:
+    def __init__(self, env_id: str, world: World = NOMINAL, *, render_mode: str | None = None) -> None:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         if render_mode == "rgb_array":
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures need no display
-        try:
-            self.env = gym.make(env_id, render_mode=render_mode)
-        except gym.error.Error as error:
-            raise ValueError(f"cannot make environment {env_id!r}: {error}") from error
+        self.env = make(env_id, world, render_mode=render_mode)
         self.env_id = env_id
-        self.physics = CARTPOLE
+        self._world = world
         self.seed = 0
         self._observation: npt.NDArray[np.floating] = np.zeros(0)
         self._index = 0
@@ -73,9 +70,9 @@ class Simulation:
         self.over = True
 
     @property
-    def cartpole(self) -> CartPoleEnv | None:
-        """The environment beneath all wrappers if it is CartPole, the one that can be pushed."""
-        return self.env.unwrapped if isinstance(self.env.unwrapped, CartPoleEnv) else None
+    def can_be_pushed(self) -> bool:
+        """Whether there is a cart to push, and physics to change."""
+        return self.env.can_be_pushed
 
     @property
     def fps(self) -> int:
@@ -88,17 +85,11 @@ class Simulation:
         return tuple(float(value) for value in self._observation)
 
     def set_physics(self, physics: Physics) -> None:
-        """Change the world from the next step on."""
-        cartpole = self.cartpole
-        if cartpole is None:
-            if physics != CARTPOLE:
-                raise ValueError(f"physics can be changed in CartPole alone, not in {self.env_id}")
-            return
-        for field in fields(physics):
-            setattr(cartpole, field.name, getattr(physics, field.name))
-        cartpole.total_mass = cartpole.masspole + cartpole.masscart
-        cartpole.polemass_length = cartpole.masspole * cartpole.length
-        self.physics = physics
+        """Change from the next step on what differs from CartPole's own; the rest is as the policy was trained for."""
+        if physics != CARTPOLE and not self.can_be_pushed:
+            raise ValueError(f"physics can be changed in CartPole alone, not in {self.env_id}")
+        changed = {name: value for name, value in asdict(physics).items() if value != getattr(CARTPOLE, name)}
+        self.env.change(replace(self._world, **changed))
 
     def reset(self, seed: int) -> None:
         """Begin an episode."""
@@ -128,15 +119,9 @@ class Simulation:
         """Take an action; returns the reward and whether the episode terminated or was truncated."""
         if self.over:
             raise RuntimeError("the episode is over: reset first")
-        cartpole = self.cartpole
-        if cartpole is not None:
-            # CartPole applies +force_mag for action 1 and -force_mag for 0: the sum of both forces, by its own dynamics
-            cartpole.force_mag = self.physics.force_mag + (force if action == 1 else -force)
-        elif force:
+        if force and not self.can_be_pushed:
             raise ValueError(f"only CartPole can be pushed, not {self.env_id}")
-        self._observation, reward, terminated, truncated, _ = self.env.step(action)
-        if cartpole is not None:
-            cartpole.force_mag = self.physics.force_mag
+        self._observation, reward, terminated, truncated, _ = self.env.step(action, force)
         self._return += float(reward)
         self._index += 1
         self.over = bool(terminated or truncated)
@@ -175,7 +160,7 @@ def play(
     for push in pushes:
         forces[push.step] = forces.get(push.step, 0.0) + push.force
     changed = {change.step: change.physics for change in changes}
-    simulation = Simulation(policy.metadata.env_id)
+    simulation = Simulation(policy.metadata.env_id, policy.metadata.world)
     try:
         simulation.set_physics(physics)
         simulation.reset(seed)

@@ -30,7 +30,7 @@ class RecordingError(RuntimeError):
 def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]]:
     """Gymnasium's pictures `[height, width, 3]` of every `stride`-th step, played again."""
     changed = {change.step: change.physics for change in replay.changes}
-    simulation = Simulation(replay.env_id, render_mode="rgb_array")
+    simulation = Simulation(replay.env_id, replay.world, render_mode="rgb_array")
     try:
         simulation.set_physics(replay.physics)
         simulation.reset(replay.seed)

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from dqn.world import World
 from serving.episodes.environment import Step, frames_per_second, play
 from serving.episodes.physics import CARTPOLE, Change, Physics, Push
 from serving.policy import OnnxPolicy
@@ -25,6 +26,8 @@ class Replay:
     action_meanings: tuple[str, ...]
     run_id: str
     seed: int
+    world: World
+    """What the policy was trained for, and plays in where nothing was changed."""
     physics: Physics
     pushes: tuple[Push, ...]
     changes: tuple[Change, ...]
@@ -44,7 +47,12 @@ class Replay:
         """The whole replay, one column a quantity."""
         own = ("id", "model", "version", "env_id", "fps", "action_meanings", "run_id")
         columns: dict[str, Any] = {name: getattr(self, name) for name in own}
-        columns |= {"seed": self.seed, "physics": asdict(self.physics), "pushes": [asdict(p) for p in self.pushes]}
+        columns |= {
+            "seed": self.seed,
+            "world": self.world.to_dict(),
+            "physics": asdict(self.physics),
+            "pushes": [asdict(p) for p in self.pushes],
+        }
         columns["changes"] = [change.to_json() for change in self.changes]
         columns |= {
             "episodic_return": self.episodic_return,
@@ -81,6 +89,7 @@ def record(
         action_meanings=metadata.action_meanings,
         run_id=metadata.run_id,
         seed=seed,
+        world=metadata.world,
         physics=physics,
         pushes=tuple(pushes),
         changes=tuple(changes),

@@ -23,7 +23,7 @@ def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None, physics
     """
     import pygame  # heavy, and of no use to the server
 
-    simulation = Simulation(policy.metadata.env_id, render_mode="human")
+    simulation = Simulation(policy.metadata.env_id, policy.metadata.world, render_mode="human")
     try:
         simulation.set_physics(physics)
         for episode in itertools.count() if episodes is None else range(episodes):
@@ -40,7 +40,7 @@ def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None, physics
                 for event in pygame.event.get():
                     if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_q):
                         return
-                    if event.type == pygame.KEYDOWN and simulation.cartpole:
+                    if event.type == pygame.KEYDOWN and simulation.can_be_pushed:
                         force += {pygame.K_LEFT: -_PUSH, pygame.K_RIGHT: _PUSH}.get(event.key, 0.0)
                 total = simulation.step(policy, force).episodic_return
             sys.stdout.write(f"seed {simulation.seed}: return {total:g}\n")

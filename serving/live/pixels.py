@@ -61,7 +61,7 @@ class PixelFeed:
 
     async def private(self, policy: OnnxPolicy, seed: int) -> AsyncGenerator[bytes]:
         """One viewer's own episodes as MJPEG parts, from a seed on; `admit` first."""
-        simulation = Simulation(policy.metadata.env_id, render_mode="rgb_array")
+        simulation = Simulation(policy.metadata.env_id, policy.metadata.world, render_mode="rgb_array")
         self._gauge.inc()
         clock = asyncio.get_running_loop().time
         due = clock()

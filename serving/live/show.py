@@ -106,7 +106,7 @@ class Show:
                     raise ValueError(
                         f"push needs a force between -{MAX_PUSH:g} and {MAX_PUSH:g} newtons, got {quote(force, 40)}"
                     )
-                if any(player.simulation.cartpole is None for player in self.players):
+                if not all(player.simulation.can_be_pushed for player in self.players):
                     raise ValueError("only CartPole can be pushed")
                 self._push = max(-MAX_PUSH, min(MAX_PUSH, self._push + float(str(force))))
             case "pause":
@@ -228,7 +228,8 @@ class Show:
             player = self.players[index]
             if served is None or served is player.served:
                 continue  # a version that left the cache plays on from here
-            if served.policy.metadata.env_id != player.served.policy.metadata.env_id:
+            new, old = served.policy.metadata, player.served.policy.metadata
+            if (new.env_id, new.world) != (old.env_id, old.world):
                 player.simulation.close()
                 player.simulation = self._player(reference, served).simulation
                 self._restart = True
@@ -238,8 +239,9 @@ class Show:
         return True
 
     def _player(self, reference: str, served: ServedModel) -> Player:
-        simulation = Simulation(served.policy.metadata.env_id, render_mode="rgb_array")
-        simulation.set_physics(self._physics if simulation.cartpole else CARTPOLE)
+        metadata = served.policy.metadata
+        simulation = Simulation(metadata.env_id, metadata.world, render_mode="rgb_array")
+        simulation.set_physics(self._physics if simulation.can_be_pushed else CARTPOLE)
         return Player(reference=reference, served=served, simulation=simulation)
 
     def _begin(self) -> None:
@@ -303,6 +305,7 @@ def describe(models: Models, served: ServedModel) -> dict[str, Any]:
         "version": served.version.number,
         "aliases": models.aliases_of(served.version.number),
         "env_id": metadata.env_id,
+        "world": str(metadata.world),
         "action_meanings": metadata.action_meanings,
         "run_id": metadata.run_id,
         "experiment_id": served.version.experiment_id,

@@ -7,6 +7,7 @@ from typing import Final
 import gymnasium as gym
 import numpy as np
 
+from dqn.simulation import make
 from serving.models.registry import Version
 from serving.policy import OnnxPolicy, PolicyError
 
@@ -53,9 +54,9 @@ def _check_environment(policy: OnnxPolicy, admitted: frozenset[str]) -> None:
             f"environment {env_id[:80]!r} is not one of Gymnasium's: start serving with --allow-env to admit it"
         )
     try:
-        env = gym.make(env_id)
-    except (gym.error.Error, ImportError) as error:
-        raise PolicyError(f"environment {env_id!r} cannot be made here: {error}") from error
+        env = make(env_id, metadata.world)
+    except ValueError as error:
+        raise PolicyError(f"its episodes cannot be played here: {error}") from error
     try:
         observations, actions = env.observation_space, env.action_space
     finally:

@@ -5,12 +5,14 @@ import gymnasium as gym
 import numpy as np
 import orjson
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from serving.episodes.environment import Simulation, play
 from serving.episodes.physics import Change, Physics, Push, parse_seed
+from serving.episodes.recording import frames
 from serving.episodes.replay import record
 from serving.policy import OnnxPolicy
-from tests.policies import FALLS, linear_model
+from tests.policies import BALANCES, FALLS, PROPERTIES, linear_model
 
 
 def test_an_episode_is_gymnasiums(champion: OnnxPolicy) -> None:
@@ -41,12 +43,25 @@ def test_a_push_is_an_outside_force_for_one_step(champion: OnnxPolicy, action: i
 def test_physics_reach_the_dynamics(champion: OnnxPolicy) -> None:
     simulation = Simulation("CartPole-v1")
     simulation.set_physics(Physics(masspole=1.0, length=1.0, gravity=0.0, force_mag=20.0))
-    cartpole = simulation.cartpole
-    assert cartpole is not None
+    cartpole = simulation.env.unwrapped
+    assert isinstance(cartpole, CartPoleEnv)
     assert (cartpole.total_mass, cartpole.polemass_length, cartpole.gravity) == (2.0, 1.0, 0.0)
     simulation.reset(0)
     simulation.step(champion, 50)
+    simulation.step(champion)
     assert cartpole.force_mag == 20.0
+
+
+def test_a_policy_plays_in_the_world_it_was_trained_for() -> None:
+    trained = PROPERTIES | {"world": '{"force_mag": -10.0, "length": 0.6}'}
+    at_home = OnnxPolicy.load(linear_model(tuple(-gain for gain in BALANCES), properties=trained))
+    assert len(list(play(at_home, seed=1))) == 500
+    assert len(list(play(at_home, seed=1, physics=Physics(gravity=12)))) == 500  # the rest stays as it was
+    abroad = OnnxPolicy.load(linear_model(BALANCES, properties=trained))
+    assert len(list(play(abroad, seed=1))) < 30
+    replay = record(at_home, model="m", version="1", seed=1)
+    assert len(list(frames(replay, stride=500))) == 2
+    assert orjson.loads(replay.to_json())["world"] == {"force_mag": -10.0, "length": 0.6}
 
 
 def test_physics_change_in_the_middle_of_an_episode(champion: OnnxPolicy) -> None:
@@ -55,10 +70,10 @@ def test_physics_change_in_the_middle_of_an_episode(champion: OnnxPolicy) -> Non
     changed = list(play(champion, seed=1, changes=[Change(step=8, physics=Physics()), Change(step=8, physics=heavy)]))
     assert [step.observation for step in changed[:9]] == [step.observation for step in free[:9]]
     simulation = Simulation("CartPole-v1")
-    assert simulation.cartpole is not None
+    assert isinstance(simulation.env.unwrapped, CartPoleEnv)
     simulation.reset(0)
     simulation.set_physics(heavy)
-    simulation.cartpole.state = np.array(free[8].observation)
+    simulation.env.unwrapped.state = np.array(free[8].observation)
     simulation.apply(free[8].action)
     assert changed[8].next_observation == pytest.approx(simulation.observation, abs=1e-6)
     with pytest.raises(ValueError, match="with step and physics"):
@@ -127,7 +142,7 @@ def test_only_cartpole_is_pushed() -> None:
         simulation.apply(0, 10.0)
     with pytest.raises(ValueError, match="CartPole alone"):
         simulation.set_physics(Physics(gravity=1))
-    with pytest.raises(ValueError, match="cannot make environment 'Nowhere-v0'"):
+    with pytest.raises(ValueError, match="environment 'Nowhere-v0' cannot be made"):
         Simulation("Nowhere-v0")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -216,8 +217,8 @@ def test_the_canvas_is_gymnasiums_picture(
     simulation = Simulation("CartPole-v1", render_mode="rgb_array")
     simulation.reset(0)
     simulation.set_physics(Physics(length=length))
-    assert simulation.cartpole is not None
-    simulation.cartpole.state = np.array(state)
+    assert isinstance(simulation.env.unwrapped, CartPoleEnv)
+    simulation.env.unwrapped.state = np.array(state)
     expected = simulation.render().astype(int)
     page.goto(shown.url, wait_until="domcontentloaded")
     data = page.evaluate(
