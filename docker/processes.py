@@ -211,7 +211,7 @@ def kept_key(path: Path) -> str:
 
 
 def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
-    """Until a server answers a real call.
+    """Until a server answers.
 
     Raises:
         StackError: if its process ends, or it takes too long.
