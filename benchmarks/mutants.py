@@ -104,9 +104,11 @@ def mutants_of(source: str) -> list[Mutant]:
             broken = copy.deepcopy(tree)
             target = list(ast.walk(broken))[index]
             before = ast.unparse(target)
-            change(target)
+            gone = change(target)
             text = f"{_shown(before)}  ->  {_shown(ast.unparse(target))}"
-            mutants.append(Mutant(line=node.lineno, change=text, source=ast.unparse(broken)))
+            if isinstance(gone, ast.stmt):
+                text = f"{_shown(ast.unparse(gone))}  ->  nothing"
+            mutants.append(Mutant(line=(gone or node).lineno, change=text, source=ast.unparse(broken)))
     return sorted(mutants, key=lambda mutant: mutant.line)
 
 
@@ -121,8 +123,8 @@ def _annotations(tree: ast.Module) -> set[ast.AST]:
     return {node for part in found for node in ast.walk(part)}
 
 
-def changes(node: Any) -> Iterator[Callable[[Any], None]]:
-    """What can be broken in a node, each as a function that does so to a copy of it."""
+def changes(node: Any) -> Iterator[Callable[[Any], ast.stmt | None]]:
+    """What can be broken in a node, each as a function that does so to a copy of it; returns a statement it deletes."""
     match node:
         case ast.Compare():
             for position, operator in enumerate(node.ops):
@@ -139,7 +141,12 @@ def changes(node: Any) -> Iterator[Callable[[Any], None]]:
     if isinstance(node, ast.FunctionDef | ast.If | ast.For | ast.While | ast.With | ast.Try):
         for position, statement in enumerate(node.body):
             if isinstance(statement, DELETABLE) and not _is_text(statement):
-                yield lambda n, at=position: n.body.__setitem__(at, ast.Pass())  # type: ignore[misc]
+                yield lambda n, at=position: _delete(n.body, at)  # type: ignore[misc]
+
+
+def _delete(body: list[ast.stmt], position: int) -> ast.stmt:
+    gone, body[position] = body[position], ast.Pass()
+    return gone
 
 
 def tested(module: Path, source: str, tests: Sequence[str], *, seconds: float) -> int:

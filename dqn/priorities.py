@@ -36,21 +36,20 @@ class Priorities:
         """New transitions at `index` `[N]`, counted through all agents' buffers in order."""
         self._set(index, self._greatest[index // self._capacity])
 
-    def sample(self, draws: Tensor, size: Tensor, importance_exponent: float) -> tuple[Tensor, Tensor]:
+    def sample(self, draws: Tensor, importance_exponent: float) -> tuple[Tensor, Tensor]:
         """Slots `[A, B]` for uniform draws `[A, B]` in [0, 1), and their importance weights.
 
-        Weights are (N P(i))^-beta, divided by the batch's greatest (section 3.4), with N the agent's `size` `[A]`.
+        Weights are (N P(i))^-beta, divided by the batch's greatest (section 3.4); what all of an agent's share, N and
+        the sum of its priorities, cancels.
         """
-        total = self._tree[:, 1:2].double()
-        rest, node = draws * total, torch.ones_like(draws, dtype=torch.int64)
+        rest, node = draws * self._tree[:, 1:2].double(), torch.ones_like(draws, dtype=torch.int64)
         while int(node[0, 0]) < self._leaves:
             left, right = self._tree.gather(1, 2 * node), self._tree.gather(1, 2 * node + 1)
             turn = (rest >= left) & (right > 0)  # rounding may leave more than there is: never into an empty branch
             rest = torch.where(turn, rest - left, rest)
             node = 2 * node + turn
         slot = node - self._leaves
-        probability = self._tree.gather(1, node) / total
-        weight = (probability * size.unsqueeze(1)).pow(-importance_exponent)
+        weight = self._tree.gather(1, node).double().pow(-importance_exponent)
         return slot, (weight / weight.amax(1, keepdim=True)).float()
 
     def update(self, index: Tensor, td_error: Tensor) -> None:

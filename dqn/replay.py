@@ -145,7 +145,6 @@ class NStepAccumulator:
     def clear(self) -> None:
         """Forget the pending transitions, where the environments had to be restarted."""
         self._valid.zero_()
-        self._weight.zero_()
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -237,7 +236,7 @@ class ReplayBuffer:
         draws = torch.rand(len(self._size), batch_size, dtype=torch.float64, generator=self._generator)
         weight = None
         if self._priorities:
-            slot, weight = self._priorities.sample(draws, self._size, importance_exponent)
+            slot, weight = self._priorities.sample(draws, importance_exponent)
             weight = weight.to(self._rows.device)
         else:
             slot = (draws * self._size.unsqueeze(1)).long()

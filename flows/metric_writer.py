@@ -58,7 +58,7 @@ def read_watermarks(client: MlflowClient, run_ids: Sequence[str]) -> Watermarks:
     return watermarks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Item:
     """Values `[N]` of one metric, of agents `[N]` at steps `[N]`, and when they were handed over in ms."""
 
@@ -125,12 +125,15 @@ class MetricWriter:
             raise self._stale
         timestamp = _now()
         for record in records:
-            self._queue.put(_Item(timestamp, record.name, record.agent, record.step, record.value))
+            item = _Item(
+                timestamp=timestamp, name=record.name, agent=record.agent, step=record.step, value=record.value
+            )
+            self._queue.put(item)
 
     def write_population(self, name: str, *, step: int, value: float) -> None:
         """Hand over one value of the parent run; returns at once."""
-        columns = (torch.tensor([number]) for number in (POPULATION, step, value))
-        self._queue.put(_Item(_now(), name, *columns))
+        agent, at, values = (torch.tensor([number]) for number in (POPULATION, step, value))
+        self._queue.put(_Item(timestamp=_now(), name=name, agent=agent, step=at, value=values))
 
     def close(self, *, patience: float = 0.0) -> None:
         """Send what is left and end the thread.

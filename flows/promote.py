@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import prefect.runtime
 from mlflow import MlflowClient
 from prefect import flow, task
 from prefect.client.orchestration import get_client
@@ -29,6 +30,8 @@ GATE_EPISODES: Final = 100
 CONFIDENCE: Final = 0.99
 """That a challenger's mean return is above the champion's: one in a hundred that are no better is taken for better."""
 PROMOTION_TAG: Final = "promotion"
+ROLLBACK_TAG: Final = "rollback"
+"""Of a version that was returned to: the flow run that asked for it."""
 _RESAMPLES: Final = 10_000
 _LEASE_SECONDS: Final = 60.0
 """After which the lock of a promotion that died is free again; Prefect takes no less."""
@@ -218,19 +221,29 @@ def remove_challenger(client: MlflowClient, name: str, version: int, token: str)
         registry.remove_alias(client, name, CHALLENGER)
 
 
-def return_to_previous(client: MlflowClient, name: str, token: str) -> int:
+def return_to_previous(client: MlflowClient, name: str, token: str, request: str) -> int:
     """Make the previous champion champion again; returns its version.
+
+    Args:
+        client: of the tracking server.
+        name: of the registered model.
+        token: of this promotion.
+        request: the flow run that asks; asked again by it, after a death, nothing more is rolled back.
 
     Raises:
         InputError: if there is none.
     """
+    champion = registry.version_of(client, name, CHAMPION)
     previous = registry.version_of(client, name, PREVIOUS)
     if previous is None:
+        if champion and registry.get_version(client, name, champion).tags.get(ROLLBACK_TAG) == request:
+            return champion
         raise InputError(f"{name} has no previous champion to return to; promote another version instead")
-    champion = registry.version_of(client, name, CHAMPION)
     if champion is not None and champion != previous:
         hold(client, name, token)
         registry.set_tags(client, name, champion, {"gate": f"rolled back to version {previous}"})
+    hold(client, name, token)
+    registry.set_tags(client, name, previous, {ROLLBACK_TAG: request})
     hold(client, name, token)
     registry.set_alias(client, name, CHAMPION, previous)
     hold(client, name, token)
@@ -312,4 +325,4 @@ def roll_back(name: str) -> int:
     """Return to the previous champion. Returns its version."""
     client = connect()
     with promotion(client, name) as token:
-        return return_to_previous(client, name, token)
+        return return_to_previous(client, name, token, str(prefect.runtime.flow_run.id))

@@ -1,5 +1,6 @@
+import copy
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -101,9 +102,62 @@ def test_td_targets(double_dqn: bool, expected: list[float]) -> None:
     torch.testing.assert_close(actual, torch.tensor([expected]))
 
 
+@pytest.mark.parametrize("loss", ["squared", "huber"])
+def test_an_update_descends_the_mean_loss_of_its_batch(loss: Literal["squared", "huber"]) -> None:
+    config = dataclasses.replace(CONFIG, loss=loss)
+    learner, data = Learner(config, networks()), batch(size=8)
+    online = networks().requires_grad_(True)
+    target = td_target(data, online=online, target=networks(), double_dqn=config.double_dqn)
+    q_value = online(data.observation).gather(-1, data.action.unsqueeze(-1)).squeeze(-1)
+    torch.autograd.backward(td_loss(q_value - target, loss=loss).mean(1).sum())
+    statistics = learner.update(data)
+    torch.testing.assert_close(statistics.q_value, q_value.detach())
+    torch.testing.assert_close(statistics.td_error, (q_value - target).detach())
+    for by_hand, by_autograd in zip(learner.online.parameters(), online.parameters(), strict=True):
+        torch.testing.assert_close(by_hand.grad, by_autograd.grad)
+
+
+def test_an_update_clips_each_agents_gradient_if_asked() -> None:
+    for limit, expected in ((1e-3, 1e-3), (0.0, None)):
+        learner = Learner(dataclasses.replace(CONFIG, max_gradient_norm=limit), networks())
+        learner.update(batch())
+        norm = clip_gradients(learner.online, max_norm=1.0)
+        if expected:
+            assert norm.tolist() == pytest.approx([expected] * 3)
+        else:
+            assert (norm > 1e-2).all()
+
+
+@pytest.mark.parametrize("average_rate", [0.0, 0.1])
+def test_what_was_saved_takes_the_same_next_step(average_rate: float) -> None:
+    config = dataclasses.replace(CONFIG, average_rate=average_rate)
+    saved, loaded = Learner(config, networks()), Learner(config, networks(first_seed=7))
+    for step in range(5):
+        saved.update(batch(seed=step))
+    loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for learner in (saved, loaded):
+        learner.update(batch(seed=5))  # the sixth update copies to the target network
+    assert saved.updates == loaded.updates == 6
+    for network in ("online", "target", "evaluated"):
+        pairs = zip(getattr(saved, network).tensors, getattr(loaded, network).tensors, strict=True)
+        assert all(torch.equal(mine, theirs) for mine, theirs in pairs), network
+
+
+def test_who_is_evaluated_leaves_with_the_others() -> None:
+    for average_rate in (0.0, 0.1):
+        learner = Learner(dataclasses.replace(CONFIG, average_rate=average_rate), networks())
+        learner.update(batch())
+        before = learner.evaluated.weights[0].detach().clone()
+        learner.select(torch.tensor([2, 0]))
+        assert torch.equal(learner.evaluated.weights[0], before[[2, 0]])
+
+
 def test_losses_and_their_derivatives() -> None:
-    td_error = torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0], requires_grad=True)
-    for loss, expected in (("squared", [9.0, 0.25, 0.0, 0.25, 9.0]), ("huber", [2.5, 0.125, 0.0, 0.125, 2.5])):
+    td_error = torch.tensor([-3.0, -1.5, -0.5, 0.0, 0.5, 1.5, 3.0], requires_grad=True)
+    for loss, expected in (
+        ("squared", [9.0, 2.25, 0.25, 0.0, 0.25, 2.25, 9.0]),
+        ("huber", [2.5, 1.0, 0.125, 0.0, 0.125, 1.0, 2.5]),
+    ):
         values = td_loss(td_error, loss=loss)
         torch.testing.assert_close(values, torch.tensor(expected))
         (derivative,) = torch.autograd.grad(values.sum(), td_error)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from dqn.metrics import POPULATION, MetricName, Metrics
 from flows import metric_writer
@@ -50,6 +51,7 @@ def test_values_reach_the_run_of_their_agent_in_order(store: MlflowClient, runs:
 
 
 def test_more_values_than_one_request_takes(store: MlflowClient, runs: dict[int, str]) -> None:
+    assert metric_writer.BATCH == MAX_METRICS_PER_BATCH
     steps = range(2 * metric_writer.BATCH + 1)
     writer = MetricWriter(store, runs, {}, check=newest)
     writer.write([record("train/episodic_return", [0] * len(steps), steps, [float(step) for step in steps])])

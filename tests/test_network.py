@@ -93,3 +93,28 @@ def test_select_copies_and_assign_puts_back() -> None:
     population.assign(torch.tensor([2, 0]), chosen)
     assert torch.equal(chosen.weights[0], population.weights[0][[2, 0]])
     assert torch.equal(population.weights[1][1], before)
+
+
+def test_a_population_tells_its_size_and_where_it_computes() -> None:
+    population = networks(num_agents=5, dueling=True)
+    assert (population.num_agents, population.num_actions) == (5, 2)
+    assert population.device == torch.device("cpu")
+    assert population.on(torch.device("cpu")) is population
+    elsewhere = population.on(torch.device("meta"))  # a device that every machine has
+    assert {tensor.device.type for tensor in (*elsewhere.tensors, elsewhere.observation_scale)} == {"meta"}
+    assert elsewhere.dueling
+    assert elsewhere.num_agents == 5
+
+
+def test_networks_have_as_many_biases_as_weights() -> None:
+    population = networks()
+    weights, biases = list(population.weights), list(population.biases)
+    with pytest.raises(ValueError, match="zip"):
+        QNetworks(weights, biases[:1], population.observation_scale)
+
+
+def test_networks_are_plain_and_not_trained_unless_asked() -> None:
+    population = networks()
+    copy = QNetworks(list(population.weights), list(population.biases), population.observation_scale)
+    assert not copy.dueling
+    assert not any(parameter.requires_grad for parameter in copy.parameters())

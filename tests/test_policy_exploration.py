@@ -17,12 +17,11 @@ def test_the_articles_schedule_falls_by_episode() -> None:
     torch.testing.assert_close(epsilon, torch.tensor([1.0, 0.9999, 0.5, 0.0]))
 
 
-@pytest.mark.parametrize("num_actions", [2, 3])
-def test_greedy_takes_the_first_of_the_best(num_actions: int) -> None:
-    q_values = torch.randn(50, num_actions)
-    q_values[0] = 1.0
+@pytest.mark.parametrize("shape", [(50, 2), (50, 3), (2,), (3,), (5, 2, 3), (5, 3, 2)], ids=str)
+def test_greedy_takes_the_first_of_the_best(shape: tuple[int, ...]) -> None:
+    q_values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(greedy_action(q_values), q_values.argmax(-1))
-    assert int(greedy_action(q_values)[0]) == 0
+    assert not greedy_action(torch.ones(shape)).any()
 
 
 def test_exploration_happens_as_often_as_each_agents_epsilon_says() -> None:
@@ -47,3 +46,23 @@ def test_exploratory_actions_persist() -> None:
     assert float(again) == pytest.approx(0.9 + 0.1 * 0.05 / 3, abs=0.01)
     share = 0.05 / (1 - 0.9 * 0.95)  # starts with probability epsilon, goes on with 0.9
     assert float(exploring.double().mean()) == pytest.approx(share * 2 / 3, rel=0.05)
+
+
+def test_without_persistence_nothing_is_remembered_and_nothing_drawn_for_it() -> None:
+    q_values, epsilon = torch.tensor([0.0, 1.0]).expand(1, 500, 2), torch.tensor([0.5])
+    persisting = torch.full((1, 500), 0)
+    plain, given, unasked = (torch.Generator().manual_seed(0) for _ in range(3))
+    expected = epsilon_greedy(q_values, epsilon, plain)
+    assert torch.equal(epsilon_greedy(q_values, epsilon, given, persistence=0.0, persisting=persisting), expected)
+    assert torch.equal(epsilon_greedy(q_values, epsilon, unasked, persisting=persisting), expected)
+    assert not persisting.any()
+    assert torch.equal(plain.get_state(), given.get_state())
+
+
+def test_what_persists_is_the_exploratory_action_and_minus_one_after_a_greedy_one() -> None:
+    persisting = torch.full((2, 100), -1)
+    q_values = torch.tensor([0.0, 1.0, 0.0]).expand(2, 100, 3)
+    generator = torch.Generator().manual_seed(0)
+    action = epsilon_greedy(q_values, torch.tensor([0.0, 1.0]), generator, persistence=0.5, persisting=persisting)
+    assert persisting[0].tolist() == [-1] * 100
+    assert torch.equal(persisting[1], action[1])

@@ -74,11 +74,12 @@ def test_a_champion_leaves_a_way_back_and_it_is_taken_once(store: MlflowClient) 
     assert aliases(store, name) == [second, first, None]
     move_champion(store, name, second, token)  # a retry changes nothing
     assert registry.version_of(store, name, PREVIOUS) == first
-    assert return_to_previous(store, name, token) == first
+    assert return_to_previous(store, name, token, "request") == first
     assert registry.version_of(store, name, CHAMPION) == first
     assert registry.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
+    assert return_to_previous(store, name, token, "request") == first  # whoever died right after its last write
     with pytest.raises(InputError, match="no previous champion to return to"):
-        return_to_previous(store, name, token)
+        return_to_previous(store, name, token, "another request")
 
 
 def began(store: MlflowClient, name: str) -> str:
@@ -99,13 +100,13 @@ def test_a_promotion_that_was_overtaken_changes_nothing(store: MlflowClient) -> 
         move_champion(store, name, second, "this")
     registry.set_alias(store, name, PREVIOUS, second)
     with pytest.raises(StaleAttemptError):
-        return_to_previous(store, name, "this")
+        return_to_previous(store, name, "this", "request")
     with pytest.raises(StaleAttemptError):
         remove_challenger(store, name, second, "this")
     assert aliases(store, name) == [first, second, second]
 
 
-@pytest.mark.parametrize("nth", range(1, 5))
+@pytest.mark.parametrize("nth", range(1, 6))
 def test_a_promotion_that_failed_half_way_is_finished_by_the_next(store: MlflowClient, nth: int) -> None:
     name = f"dqn-half-way-{nth}"
     first, second = registered(store, name, BALANCING), registered(store, name, BALANCING)
@@ -118,9 +119,9 @@ def test_a_promotion_that_failed_half_way_is_finished_by_the_next(store: MlflowC
     assert aliases(store, name) == [second, first, None]
     broken = Breaking(store, nth)
     try:
-        return_to_previous(broken, name, token)
+        return_to_previous(broken, name, token, "request")
     except MlflowException:
-        assert return_to_previous(store, name, token) == first
+        assert return_to_previous(store, name, token, "request") == first
     assert aliases(store, name) == [first, None, None]
     assert registry.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
 

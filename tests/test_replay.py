@@ -1,3 +1,4 @@
+import copy
 import mmap
 from pathlib import Path
 
@@ -212,3 +213,149 @@ def test_transitions_go_out_and_in_again_chunk_by_chunk(monkeypatch: pytest.Monk
         chunk.copy_(other)
     assert torch.equal(copy._rows[:, :7], source._rows[:, :7])
     assert not bool(copy._rows[:, 7:].any())
+
+
+T, A, E = 10, 2, 3
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    ends=st.lists(st.integers(0, 9), min_size=T * A * E, max_size=T * A * E),
+    n_step=st.integers(1, 4),
+    bootstrap_on_truncation=st.booleans(),
+)
+def test_every_sub_environment_has_transitions_of_its_own(
+    ends: list[int], n_step: int, bootstrap_on_truncation: bool
+) -> None:
+    """Of all agents and sub-environments, with steps that terminate, are truncated, or both at once."""
+    kind = torch.tensor(ends).view(T, A, E)
+    ended = (kind >= 1) & (kind <= 3)
+    valid = torch.ones_like(ended)
+    for t in range(1, T):  # a reset takes the step after an end, and ends nothing
+        valid[t] = ~(ended[t - 1] & valid[t - 1])
+        ended[t] &= valid[t]
+    terminated, truncated = ended & (kind != 2), ended & (kind != 1)
+    reward = torch.arange(1.0, T * A * E + 1).view(T, A, E)
+    accumulator = NStepAccumulator(
+        n_step=n_step,
+        gamma=0.5,
+        reward_scale=2.0,
+        bootstrap_on_truncation=bootstrap_on_truncation,
+        num_agents=A,
+        num_envs=E,
+        obs=1,
+    )
+    for t in range(T):
+        batch, mask = accumulator.push(step(reward[t], terminated[t], truncated[t], valid[t]))
+        start = t - n_step + 1
+        assert torch.equal(mask, valid[start] if start >= 0 else torch.zeros(A, E, dtype=torch.bool))
+        for agent, env in mask.nonzero().tolist():
+            column = slice(start, t + 1), agent, env
+            length = next((k + 1 for k, end in enumerate(ended[column].tolist()) if end), n_step)
+            last = start + length - 1, agent, env
+            cut = bool(terminated[last]) or (bool(truncated[last]) and not bootstrap_on_truncation)
+            rewards = [2.0 * 0.5**k * float(reward[start + k, agent, env]) for k in range(length)]
+            assert float(batch.reward[agent, env]) == pytest.approx(sum(rewards))
+            assert float(batch.discount[agent, env]) == (0.0 if cut else 0.5**length)
+            assert float(batch.observation[agent, env, 0]) == float(reward[start, agent, env])
+            assert float(batch.next_observation[agent, env, 0]) == -float(reward[last])
+            assert int(batch.action[agent, env]) == int(reward[start, agent, env]) % 5
+
+
+def step(reward: Tensor, terminated: Tensor, truncated: Tensor, valid: Tensor) -> Transition:
+    """A step whose observations and actions tell its reward."""
+    return Transition(
+        observation=reward.unsqueeze(-1),
+        action=(reward % 5).long(),
+        reward=reward,
+        next_observation=-reward.unsqueeze(-1),
+        terminated=terminated,
+        truncated=truncated,
+        valid=valid,
+    )
+
+
+def pending(steps: int = 2) -> NStepAccumulator:
+    accumulator = NStepAccumulator(n_step=3, gamma=0.5, bootstrap_on_truncation=True, num_agents=A, num_envs=E, obs=1)
+    for number in range(steps):
+        accumulator.push(plain_step(number))
+    return accumulator
+
+
+def plain_step(number: int, agents: slice = slice(None)) -> Transition:
+    reward = 10.0 * number + torch.arange(float(A * E)).view(A, E)[agents]
+    nothing = torch.zeros(reward.shape, dtype=torch.bool)
+    return step(reward, nothing, nothing, ~nothing)
+
+
+def test_pending_transitions_go_on_after_they_were_saved_and_for_the_agents_that_stay() -> None:
+    expected, mask = pending().push(plain_step(2))
+    assert mask.all()
+    loaded = pending(steps=0)
+    loaded.load_state_dict(copy.deepcopy(pending().state_dict()))
+    narrowed = pending()
+    narrowed.select(torch.tensor([1]))
+    for accumulator, agents in ((loaded, slice(None)), (narrowed, slice(1, 2))):
+        batch, mask = accumulator.push(plain_step(2, agents))
+        assert mask.all()
+        for name in ("observation", "action", "reward", "next_observation", "discount"):
+            assert torch.equal(getattr(batch, name), getattr(expected, name)[agents]), name
+
+
+def test_what_was_pending_is_forgotten_where_environments_began_anew() -> None:
+    accumulator = pending()
+    accumulator.clear()
+    masks = [bool(accumulator.push(plain_step(number))[1].any()) for number in (2, 3)]
+    assert masks == [False, False]
+    batch, mask = accumulator.push(plain_step(4))
+    assert mask.all()
+    torch.testing.assert_close(batch.reward[0, 0], torch.tensor(20.0 + 0.5 * 30 + 0.25 * 40))
+
+
+def prioritised() -> ReplayBuffer:
+    replay = buffer(num_agents=2, capacity=8, priorities=Priorities(num_agents=2, capacity=8, exponent=1.0))
+    replay.insert(numbered(torch.arange(8).view(2, 4)), torch.ones(2, 4, dtype=torch.bool))
+    return replay
+
+
+def test_errors_decide_what_is_sampled_of_each_agent() -> None:
+    replay = prioritised()
+    batch = replay.sample(64)
+    assert batch.weight is not None
+    assert batch.slot is not None
+    assert bool((batch.weight == 1).all()), "new transitions are alike"
+    replay.prioritise(numbered(torch.arange(8).view(2, 4)), torch.ones(2, 4))  # it was not sampled: nothing to do
+    replay.prioritise(batch, (batch.slot == torch.tensor([[1], [3]])).float() * 1e6)
+    assert {tuple(set(ids)) for ids in replay.sample(64).observation[..., 0].tolist()} == {(1.0,), (7.0,)}
+    saved = copy.deepcopy(replay.state_dict())
+    loaded = buffer(2, 8, seed=5, priorities=Priorities(num_agents=2, capacity=8, exponent=1.0))
+    loaded.load_state_dict(saved)
+    for mine, theirs in zip(loaded.chunks(), replay.chunks(), strict=True):
+        mine.copy_(theirs)
+    assert {tuple(set(ids)) for ids in loaded.sample(64).observation[..., 0].tolist()} == {(1.0,), (7.0,)}
+    replay.select(torch.tensor([1]))
+    assert set(replay.sample(64).observation[..., 0].flatten().tolist()) == {7.0}
+
+
+def test_importance_weights_undo_priorities_in_full_unless_told_otherwise() -> None:
+    def weights(**exponent: float) -> Tensor:
+        replay = prioritised()
+        batch = replay.sample(64)
+        replay.prioritise(batch, batch.observation[..., 0] + 1)
+        weight = replay.sample(64, **exponent).weight
+        assert weight is not None
+        return weight
+
+    assert torch.equal(weights(), weights(importance_exponent=1.0))
+    assert not torch.equal(weights(), weights(importance_exponent=0.5))
+
+
+def test_without_priorities_nothing_is_weighed() -> None:
+    replay = buffer(num_agents=1, capacity=10)
+    replay.insert(numbered(torch.arange(10).view(1, 10)), torch.ones(1, 10, dtype=torch.bool))
+    batch = replay.sample(4)
+    assert batch.weight is None
+    replay.prioritise(batch, torch.ones(1, 4))
+    assert replay.can_sample(1)
+    assert not replay.can_sample(2)
+    assert replay_bytes(num_agents=2, capacity=10, obs=2) == 2 * 10 * 7 * 4

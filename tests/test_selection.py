@@ -10,7 +10,7 @@ from dqn import selection
 from dqn.config import DQNConfig
 from dqn.evaluation import Act, episodic_returns
 from dqn.network import QNetworks
-from dqn.selection import evaluate, greedy_returns, judge
+from dqn.selection import evaluate, evaluation_due, greedy_returns, judge, retire, robustness
 from dqn.state import TrainingState
 from dqn.world import World
 
@@ -86,6 +86,67 @@ def test_the_best_network_by_evaluation_is_kept(small_config: Make) -> None:
     assert state.best.biases[0][:, 1, 0].tolist() == [1.0, 1.0, 1.0]
 
 
+def test_of_equal_evaluations_the_later_network_is_kept(small_config: Make) -> None:
+    state = TrainingState(small_config(env_id="ProbeActionReward-v0", **CONSTANT))
+    for update in (1, 2):
+        state.learner.updates = update
+        prefer(state.learner.online, [1, 1, 1])
+        with torch.no_grad():
+            state.learner.online.biases[0].mul_(update)
+        evaluate(state)
+    assert state.best.biases[0][:, 1, 0].tolist() == [2.0] * 3
+
+
+def test_evaluations_come_at_their_interval_from_their_start(small_config: Make) -> None:
+    config = small_config(eval_start=30, eval_interval=20, max_updates=120)
+    assert [update for update in range(121) if evaluation_due(config, update)] == [30, 50, 70, 90, 110]
+
+
+def test_who_has_used_up_its_episodes_leaves_after_a_last_evaluation(small_config: Make) -> None:
+    config = small_config(env_id="ProbeActionReward-v0", max_episodes=10, num_agents=4, **CONSTANT)
+    state = TrainingState(config)
+    prefer(state.learner.online, [1, 1, 0, 1])
+    state.learner.updates, state.environment_steps = 7, 70
+    state.episodes[:] = torch.tensor([9, 9, 9, 9])
+    retire(state)
+    assert state.evaluations == 0
+    state.episodes[:] = torch.tensor([9, 10, 11, 9])
+    retire(state)
+    assert state.evaluations == 1
+    assert state.agents.tolist() == [0, 3]
+    assert state.best_return.tolist() == [1.0, 1.0, -1.0, 1.0]
+    assert state.updates.tolist() == [0, 7, 7, 0]
+    assert state.steps.tolist() == [0, 70, 70, 0]
+    state.learner.updates = 8
+    state.episodes[0] = 10
+    retire(state)
+    assert state.agents.tolist() == [3]
+    assert state.updates.tolist() == [8, 7, 7, 0]
+
+
+def test_episodes_without_end_retire_nobody(small_config: Make) -> None:
+    state = TrainingState(small_config(env_id="ProbeActionReward-v0", max_episodes=0, **CONSTANT))
+    state.episodes[:] = 1_000_000
+    retire(state)
+    assert (state.evaluations, len(state.agents)) == (0, 3)
+
+
+def test_objects_are_few_at_once_and_arrays_are_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once: list[int] = []
+
+    def returns(act: Act, env_id: str, world: World, *, num_episodes: int, **rest: Any) -> npt.NDArray[np.float64]:
+        at_once.append(num_episodes)
+        return np.zeros(num_episodes)
+
+    monkeypatch.setattr(selection, "episodic_returns", returns)
+    monkeypatch.setattr(selection, "_OBJECTS", 10)
+    networks = QNetworks.initialised(seeds=range(5), observation_size=1, hidden_sizes=(), num_actions=2)
+    greedy_returns(networks, "ProbeRandomLength-v0", episodes=5, seed=0)
+    greedy_returns(networks, "ProbeRandomLength-v0", episodes=50, seed=0)
+    greedy_returns(networks, "CartPole-v1", episodes=50, seed=0)
+    assert at_once == [10, 10, 5] + [50] * 5 + [250]
+
+
 def test_playing_a_few_agents_at_once_changes_no_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     networks = QNetworks.initialised(seeds=range(3), observation_size=1, hidden_sizes=(4,), num_actions=2)
     together = greedy_returns(networks, "ProbeRandomLength-v0", episodes=5, seed=7)
@@ -101,9 +162,17 @@ def test_every_evaluation_draws_new_episodes(small_config: Make, monkeypatch: py
     seeds: list[int] = []
 
     def returns(
-        networks: QNetworks, env_id: str, world: World, *, episodes: int, seed: int, epsilon: float = 0.0
+        networks: QNetworks,
+        env_id: str,
+        world: World,
+        *,
+        episodes: int,
+        seed: int,
+        epsilon: float = 0.0,
+        max_episode_steps: int | None = None,
     ) -> torch.Tensor:
-        seeds.append(seed)
+        if max_episode_steps is None or seed not in seeds:  # the cells of a stress test share theirs
+            seeds.append(seed)
         return greedy_returns(networks, env_id, episodes=episodes, seed=seed, epsilon=epsilon)
 
     monkeypatch.setattr(selection, "greedy_returns", returns)
@@ -112,7 +181,9 @@ def test_every_evaluation_draws_new_episodes(small_config: Make, monkeypatch: py
         evaluate(state)
     evaluate(state)  # a second time after the same update: nothing new to see
     judge(state)
-    assert len(set(seeds)) == len(seeds) == 3 * 3 + 1
+    monkeypatch.setattr(selection, "altered", lambda world, cell: world)
+    robustness(state.best, config)
+    assert len(set(seeds)) == len(seeds) == 3 * 3 + 2
 
 
 def judging(
