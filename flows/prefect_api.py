@@ -1,10 +1,13 @@
 """A Prefect API that answers, before a flow starts."""
 
+import os
+import secrets
 import signal
 import threading
 from typing import Final
 
 from prefect.client.orchestration import get_client
+from prefect.context import refresh_global_settings_context
 from prefect.settings import PREFECT_API_URL
 
 _TIMEOUT: Final = 10.0
@@ -37,7 +40,12 @@ def _start_temporary_api() -> None:
     A terminal interrupts every process of its foreground. The server has to survive that: an interrupted flow run
     still reports its end, and would try for over a minute. A thread without SIGINT passes its signal mask on to the
     process it starts, and leaves this one interruptible meanwhile.
+
+    Its password keeps out whoever else can reach this machine's ports: the API runs code.
     """
+    login = f"prefect:{secrets.token_hex(16)}"
+    os.environ.update(PREFECT_SERVER_API_AUTH_STRING=login, PREFECT_API_AUTH_STRING=login)
+    refresh_global_settings_context()
     from prefect.server.api.server import SubprocessASGIServer  # seconds, which a client of a server does not need
 
     failures: list[Exception] = []
