@@ -128,7 +128,8 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
         layers = range(len(config.hidden_sizes) + 1)
         weights = [tensors[f"weights.{layer}"] for layer in layers]
         biases = [tensors[f"biases.{layer}"] for layer in layers]
-        return QNetworks(weights, biases, tensors["observation_scale"], dueling=config.dueling), config
+        scale, dueling, num_quantiles = tensors["observation_scale"], config.dueling, config.num_quantiles
+        return QNetworks(weights, biases, scale, dueling=dueling, num_quantiles=num_quantiles), config
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{directory} holds no trained networks ({error})") from error
 

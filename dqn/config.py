@@ -47,6 +47,8 @@ class DQNConfig:
 
     dueling: bool = False
     """Dueling heads: the last layer gives the state's value and each action's advantage (Wang et al., 2016)."""
+    num_quantiles: int = 1
+    """Numbers the network gives an action, whose mean is its Q-value; several need a loss that learns them."""
 
     replay_capacity: int = 100_000
     """Transitions an agent's replay buffer holds."""
@@ -203,7 +205,7 @@ class DQNConfig:
 
 
 _POSITIVE: Final = (
-    "num_agents", "num_envs", "replay_capacity", "min_replay_batches", "n_step", "reward_scale",
+    "num_agents", "num_envs", "num_quantiles", "replay_capacity", "min_replay_batches", "n_step", "reward_scale",
     "batch_size", "updates_per_step", "learning_rate", "adam_eps", "max_updates", "eval_interval", "eval_episodes",
     "acceptance_episodes", "log_interval", "num_threads",
 )  # fmt: skip

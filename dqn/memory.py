@@ -30,7 +30,7 @@ def training_bytes(config: DQNConfig, *, observation_size: int, num_actions: int
     agent that leaves does.
     """
     A = config.num_agents
-    sizes = (observation_size, *config.hidden_sizes, num_actions + config.dueling)
+    sizes = (observation_size, *config.hidden_sizes, (num_actions + config.dueling) * config.num_quantiles)
     parameters = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
     replay = replay_bytes(
         num_agents=A, capacity=config.replay_capacity, obs=observation_size, prioritised=config.priority_exponent > 0

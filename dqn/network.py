@@ -13,7 +13,7 @@ class QNetworks(nn.Module):
 
     Parameters keep `nn.Linear`'s layout behind a leading agent axis: weights `[A, out, in]`, biases `[A, out, 1]`.
     With dueling heads (Wang et al., 2016, equation 9) the last layer gives a state's value, then each action's
-    advantage.
+    advantage. It may give several numbers, quantiles, for each of those; a Q-value is the mean of its quantiles.
     """
 
     observation_scale: Tensor
@@ -25,10 +25,12 @@ class QNetworks(nn.Module):
         observation_scale: Tensor,
         *,
         dueling: bool = False,
+        num_quantiles: int = 1,
         trainable: bool = False,
     ) -> None:
         super().__init__()
         self.dueling = dueling
+        self.num_quantiles = num_quantiles
         self.weights = nn.ParameterList([nn.Parameter(w, requires_grad=trainable) for w in weights])
         self.biases = nn.ParameterList([nn.Parameter(b, requires_grad=trainable) for b in biases])
         self.register_buffer("observation_scale", observation_scale)
@@ -48,6 +50,7 @@ class QNetworks(nn.Module):
         observation_scale: Sequence[float] = (),
         initial_q: float = 0.0,
         dueling: bool = False,
+        num_quantiles: int = 1,
     ) -> "QNetworks":
         """One network a seed, each with the initialisation of `nn.Linear`.
 
@@ -60,7 +63,7 @@ class QNetworks(nn.Module):
         scale = torch.tensor(observation_scale or (1.0,) * observation_size, dtype=torch.float32)
         if len(scale) != observation_size:
             raise ValueError(f"observation_scale has {len(scale)} entries for observations of {observation_size}")
-        sizes = (observation_size, *hidden_sizes, num_actions + dueling)
+        sizes = (observation_size, *hidden_sizes, (num_actions + dueling) * num_quantiles)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         weights, biases = [], []
         for fan_in, fan_out in itertools.pairwise(sizes):
@@ -70,7 +73,7 @@ class QNetworks(nn.Module):
             weights.append(layer[:, :, :-1].contiguous())
             biases.append(layer[:, :, -1:].contiguous())
         biases[-1] += initial_q
-        return cls(weights, biases, scale, dueling=dueling)
+        return cls(weights, biases, scale, dueling=dueling, num_quantiles=num_quantiles)
 
     @property
     def num_agents(self) -> int:
@@ -84,19 +87,32 @@ class QNetworks(nn.Module):
 
     @property
     def num_actions(self) -> int:
-        """Number of actions, the width of the last layer but for a dueling network's value."""
-        return int(self.biases[-1].shape[1]) - self.dueling
+        """Number of actions: the width of the last layer over the quantiles, but for a dueling network's value."""
+        return int(self.biases[-1].shape[1]) // self.num_quantiles - self.dueling
 
     def forward(self, observation: Tensor) -> Tensor:
         """Q-values `[A, B, actions]` of observations `[A, B, obs]`."""
-        return self.activations(observation)[-1].mT
+        return self._activations(observation, self._mean_layers())[-1].mT
+
+    def outputs(self, observation: Tensor) -> Tensor:
+        """Quantiles `[A, B, actions, quantiles]` of observations `[A, B, obs]`; a single one is the Q-value."""
+        return self.by_action(self.activations(observation)[-1])
+
+    def by_action(self, last: Tensor) -> Tensor:
+        """The last activations `[A, actions x quantiles, B]`, seen as `[A, B, actions, quantiles]`."""
+        return torch.unflatten(last, 1, (-1, self.num_quantiles)).permute(0, 3, 1, 2)
 
     def activations(self, observation: Tensor) -> list[Tensor]:
-        """What each layer is given `[A, in, B]`, and last the Q-values `[A, actions, B]`, all that `backward` needs."""
+        """What each layer is given `[A, in, B]`, and last what the network gives `[A, actions x quantiles, B]`.
+
+        It is all that `backward` needs.
+        """
+        return self._activations(observation, self._layers())
+
+    def _activations(self, observation: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         # Features before batch: the long batch axis is innermost in every matmul, also in the last, only `actions`
         # wide one. Saves a third of a forward pass against `observation @ weight.mT`.
         activations = [(observation / self.observation_scale).mT]
-        layers = self._layers()
         for weight, bias in layers[:-1]:
             activations.append(torch.baddbmm(bias, weight, activations[-1]).relu_())
         weight, bias = layers[-1]
@@ -104,7 +120,7 @@ class QNetworks(nn.Module):
 
     @torch.no_grad()
     def backward(self, activations: Sequence[Tensor], gradient: Tensor) -> None:
-        """Set every parameter's gradient, given that of the Q-values `[A, actions, B]`.
+        """Set every parameter's gradient, given that of the last activations `[A, actions x quantiles, B]`.
 
         By hand and not by autograd, whose bookkeeping costs more than the matrices of a network this small: saves a
         quarter of an update of 32 agents and half of one of a single agent.
@@ -121,15 +137,24 @@ class QNetworks(nn.Module):
         """Weight and bias of each layer; the mean-free sum of value and advantages folded into the last one."""
         layers: list[tuple[Tensor, Tensor]] = [*self._pairs]
         if self.dueling:
-            weight, bias = (head[:, :1] + head[:, 1:] - head[:, 1:].mean(1, keepdim=True) for head in layers[-1])
+            heads = [torch.unflatten(head, 1, (-1, self.num_quantiles)) for head in layers[-1]]
+            weight, bias = (head[:, :1] + head[:, 1:] - head[:, 1:].mean(1, keepdim=True) for head in heads)
+            layers[-1] = weight.flatten(1, 2), bias.flatten(1, 2)
+        return layers
+
+    def _mean_layers(self) -> list[tuple[Tensor, Tensor]]:
+        """As `_layers`, with the mean over quantiles folded into the last one: a plain network of Q-values."""
+        layers = self._layers()
+        if self.num_quantiles > 1:
+            weight, bias = (torch.unflatten(last, 1, (-1, self.num_quantiles)).mean(2) for last in layers[-1])
             layers[-1] = weight, bias
         return layers
 
     def _set_gradient(self, layer: int, weight: Tensor, bias: Tensor) -> None:
         if self.dueling and layer == len(self._pairs) - 1:
             weight, bias = (
-                torch.cat([folded.sum(1, keepdim=True), folded - folded.mean(1, keepdim=True)], 1)
-                for folded in (weight, bias)
+                torch.cat([folded.sum(1, keepdim=True), folded - folded.mean(1, keepdim=True)], 1).flatten(1, 2)
+                for folded in (torch.unflatten(head, 1, (-1, self.num_quantiles)) for head in (weight, bias))
             )
         layer_weight, layer_bias = self._pairs[layer]
         layer_weight.grad, layer_bias.grad = weight, bias
@@ -138,15 +163,22 @@ class QNetworks(nn.Module):
         """A copy of the networks of `agents`, an index tensor `[K]`, in that order."""
         weights = [w.detach()[agents] for w in self.weights]
         biases = [b.detach()[agents] for b in self.biases]
-        trainable = self.weights[0].requires_grad
-        return QNetworks(weights, biases, self.observation_scale, dueling=self.dueling, trainable=trainable)
+        return QNetworks(
+            weights,
+            biases,
+            self.observation_scale,
+            dueling=self.dueling,
+            num_quantiles=self.num_quantiles,
+            trainable=self.weights[0].requires_grad,
+        )
 
     def on(self, device: torch.device) -> "QNetworks":
         """These networks on a device, to be trained afresh; themselves where they are on it already."""
         if device == self.device:
             return self
         weights, biases = ([tensor.detach().to(device) for tensor in layer] for layer in (self.weights, self.biases))
-        return QNetworks(weights, biases, self.observation_scale.to(device), dueling=self.dueling)
+        scale = self.observation_scale.to(device)
+        return QNetworks(weights, biases, scale, dueling=self.dueling, num_quantiles=self.num_quantiles)
 
     @torch.no_grad()
     def assign(self, agents: Tensor, networks: "QNetworks") -> None:
@@ -157,7 +189,7 @@ class QNetworks(nn.Module):
     def agent(self, k: int) -> nn.Sequential:
         """Network of agent k alone, `[B, obs] -> [B, actions]`, in plain `nn.Linear` layers."""
         layers: list[nn.Module] = [ObservationScale(self.observation_scale.clone())]
-        for weight, bias in self._layers():
+        for weight, bias in self._mean_layers():
             linear = nn.Linear(weight.shape[2], weight.shape[1])
             linear.load_state_dict({"weight": weight[k].detach().clone(), "bias": bias[k, :, 0].detach().clone()})
             layers += [linear, nn.ReLU()]

@@ -81,6 +81,7 @@ class TrainingState:
                 observation_scale=config.observation_scale,
                 initial_q=config.initial_q,
                 dueling=config.dueling,
+                num_quantiles=config.num_quantiles,
             )
         networks = networks.on(device)
         self.learner = Learner(config, networks)

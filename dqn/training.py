@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dqn.clock import Clock
 from dqn.config import DQNConfig
-from dqn.learner import td_loss
+from dqn.learner import Loss, require_loss
 from dqn.metrics import MetricHistory, Metrics
 from dqn.network import QNetworks
 from dqn.policy import episode_epsilon, epsilon_greedy, linear_epsilon
@@ -81,6 +81,7 @@ class TrainingResult:
 def train(
     config: DQNConfig,
     *,
+    loss: Loss | None = None,
     state: TrainingState | None = None,
     on_metrics: Callable[[Sequence[Metrics]], None] = lambda _: None,
     on_checkpoint: Callable[[TrainingState], None] = lambda _: None,
@@ -90,13 +91,18 @@ def train(
 
     Args:
         config: what to train.
+        loss: one of one's own in place of the configuration's; where training is resumed it has to be given again.
         state: where an earlier process stopped; none starts afresh.
         on_metrics: called with every record once, in order; a resumed run begins with those since its checkpoint.
         on_checkpoint: called with the whole state at the start and `checkpoint_interval` seconds after it returned,
             between two steps, after `on_metrics` has had everything recorded so far; seldomer where it would take more
             than a tenth of the time.
         now: a clock's seconds.
+
+    Raises:
+        ConfigError: if the networks give quantiles and there is no loss that learns them.
     """
+    require_loss(config, loss)
     state = state or TrainingState(config)
     published = len(state.metrics)
     clock = Clock(state, on_checkpoint, now=now)
@@ -110,7 +116,7 @@ def train(
             if state.replay.can_sample(config.batch_size, config.min_replay_batches) and state.last_step_valid:
                 left = config.max_updates - state.learner.updates
                 for _ in range(min(config.updates_per_step, left)):
-                    learn(state)
+                    learn(state, loss)
                     if evaluation_due(config, state.learner.updates):
                         evaluate(state)
                         _show(progress, state)
@@ -151,16 +157,16 @@ def collect(state: TrainingState) -> None:
     state.environment_steps += config.num_envs
 
 
-def learn(state: TrainingState) -> None:
-    """One gradient update of every agent."""
+def learn(state: TrainingState, loss: Loss | None = None) -> None:
+    """One gradient update of every agent, by the configuration's loss or the given one."""
     config = state.config
     progress = state.learner.updates / config.max_updates
     importance_exponent = config.importance_exponent + (1 - config.importance_exponent) * progress
     batch = state.replay.sample(config.batch_size, importance_exponent=importance_exponent)
-    statistics = state.learner.update(batch)
-    state.replay.prioritise(batch, statistics.td_error)
+    statistics = state.learner.update(batch, loss)
+    state.replay.prioritise(batch, statistics.priority)
     if state.learner.updates % config.log_interval == 0:
-        state.record("train/td_loss", td_loss(statistics.td_error, loss=config.loss).mean(-1))
+        state.record("train/td_loss", statistics.loss.mean(-1))
         state.record("train/q_value", statistics.q_value.mean(-1))
         state.record("train/epsilon", state.epsilon)
 

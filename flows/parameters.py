@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, mo
 from dqn.config import ConfigError, DQNConfig
 from dqn.device import require_device
 from dqn.environment import describe
+from dqn.learner import require_loss
 from dqn.memory import require_memory
 from dqn.presets import PRESETS, PresetName
 
@@ -78,6 +79,7 @@ def check_trainable(config: DQNConfig) -> None:
         MemoryError: if training would not fit this machine.
     """
     require_device(config.device)
+    require_loss(config)
     observation_size, num_actions = describe(config.env_id, config.world)
     scale = config.observation_scale
     if scale and len(scale) != observation_size:

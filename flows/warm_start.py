@@ -14,7 +14,7 @@ from flows.population import read_networks, read_summary
 from flows.tracking import read_config
 
 WARM_START_TAG: Final = "warm_start"
-_SHAPE: Final = ("hidden_sizes", "observation_scale", "dueling")
+_SHAPE: Final = ("hidden_sizes", "observation_scale", "dueling", "num_quantiles")
 
 
 def find_version(client: MlflowClient, config: DQNConfig, reference: str) -> int:

@@ -179,8 +179,10 @@ def test_episodes_start_afresh_where_the_environment_cannot_be_captured(small_co
     assert train(config, state=state).agents[0].updates == 5
 
 
-def test_trained_networks_survive_saving(small_config: Make, tmp_path: Path) -> None:
-    result = train(small_config(observation_scale=(1.0, 2.0, 3.0, 4.0)))
+@pytest.mark.parametrize("num_quantiles", [1, 3])
+def test_trained_networks_survive_saving(small_config: Make, tmp_path: Path, num_quantiles: int) -> None:
+    config = small_config(observation_scale=(1.0, 2.0, 3.0, 4.0), num_quantiles=num_quantiles)
+    result = train(config, loss=lambda outputs, *_: outputs.square().mean((2, 3)))
     save_networks(tmp_path / "trained", result.best, result.config)
     networks, config = load_networks(tmp_path / "trained")
     assert config == result.config

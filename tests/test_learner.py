@@ -5,8 +5,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from dqn.config import DQNConfig
-from dqn.learner import Learner, clip_gradients, td_gradient, td_loss, td_target
+from dqn.config import ConfigError, DQNConfig
+from dqn.learner import Learner, clip_gradients, require_loss, td_gradient, td_loss, td_target
 from dqn.network import QNetworks
 from dqn.replay import Batch
 
@@ -112,9 +112,64 @@ def test_an_update_descends_the_mean_loss_of_its_batch(loss: Literal["squared", 
     torch.autograd.backward(td_loss(q_value - target, loss=loss).mean(1).sum())
     statistics = learner.update(data)
     torch.testing.assert_close(statistics.q_value, q_value.detach())
-    torch.testing.assert_close(statistics.td_error, (q_value - target).detach())
+    torch.testing.assert_close(statistics.priority, (q_value - target).detach())
+    torch.testing.assert_close(statistics.loss, td_loss(q_value - target, loss=loss).detach())
     for by_hand, by_autograd in zip(learner.online.parameters(), online.parameters(), strict=True):
         torch.testing.assert_close(by_hand.grad, by_autograd.grad)
+
+
+def squared(outputs: torch.Tensor, data: Batch, online: QNetworks, target: QNetworks) -> torch.Tensor:
+    """Double DQN's squared error as somebody would write it who knows nothing of this learner."""
+    action = online(data.next_observation).argmax(-1, keepdim=True)
+    value: torch.Tensor = target(data.next_observation).gather(-1, action).squeeze(-1)
+    q_value = outputs.squeeze(-1).gather(-1, data.action.unsqueeze(-1)).squeeze(-1)
+    return (data.reward + data.discount * value - q_value).square()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_loss_of_ones_own_learns_as_the_same_one_built_in(weighted: bool) -> None:
+    weight = torch.rand(3, 32, generator=torch.Generator().manual_seed(1)) if weighted else None
+    built_in, own = Learner(CONFIG, networks()), Learner(CONFIG, networks())
+    for step in range(5):
+        data = dataclasses.replace(batch(seed=step), weight=weight)
+        expected, actual = built_in.update(data), own.update(data, squared)
+        torch.testing.assert_close(actual.loss, expected.loss)
+        torch.testing.assert_close(actual.q_value, expected.q_value)
+        torch.testing.assert_close(actual.priority, expected.priority.square())
+        assert not actual.priority.requires_grad
+    for mine, theirs in zip(own.online.parameters(), built_in.online.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_a_loss_is_given_the_quantiles_of_every_action(dueling: bool) -> None:
+    population = QNetworks.initialised(
+        seeds=range(3), observation_size=4, hidden_sizes=(16,), num_actions=2, dueling=dueling, num_quantiles=5
+    )
+    learner, data, given = Learner(CONFIG, population), batch(size=8), []
+
+    def loss(outputs: torch.Tensor, data: Batch, online: QNetworks, target: QNetworks) -> torch.Tensor:
+        given.append(outputs.detach())
+        return outputs[:, :, 0, 1].square() + outputs[:, :, 1, 4]
+
+    statistics = learner.update(data, loss)
+    assert torch.equal(given[0], population.outputs(data.observation))
+    q_values = given[0].mean(-1)
+    torch.testing.assert_close(population(data.observation), q_values)
+    torch.testing.assert_close(statistics.q_value, q_values.gather(2, data.action.unsqueeze(2)).squeeze(2))
+    population.requires_grad_(True)
+    outputs = population.outputs(data.observation)
+    torch.autograd.backward((outputs[:, :, 0, 1].square() + outputs[:, :, 1, 4]).mean(1).sum())
+    for by_seam, by_autograd in zip(learner.online.parameters(), population.parameters(), strict=True):
+        torch.testing.assert_close(by_seam.grad, by_autograd.grad)
+
+
+def test_quantiles_without_a_loss_that_learns_them_are_refused() -> None:
+    config = dataclasses.replace(CONFIG, num_quantiles=5)
+    with pytest.raises(ConfigError, match="num_quantiles is 5, and the squared loss learns one number an action"):
+        require_loss(config)
+    require_loss(config, squared)
+    require_loss(CONFIG)
 
 
 def test_an_update_clips_each_agents_gradient_if_asked() -> None:

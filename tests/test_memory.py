@@ -82,6 +82,17 @@ print(peak() - before)
 """
 
 
+def test_quantiles_widen_the_last_layer() -> None:
+    def taken(num_quantiles: int, dueling: bool) -> int:
+        config = dataclasses.replace(SMALL, hidden_sizes=(7,), num_quantiles=num_quantiles, dueling=dueling)
+        return memory.training_bytes(config, observation_size=4, num_actions=2)
+
+    assert taken(3, True) == memory.training_bytes(
+        dataclasses.replace(SMALL, hidden_sizes=(7,)), observation_size=4, num_actions=9
+    )
+    assert taken(3, False) == taken(2, True)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -48,6 +48,25 @@ def test_dueling_heads_add_a_value_to_advantages_without_a_mean() -> None:
     torch.testing.assert_close(population.agent(1)(observation[1]), population(observation)[1])
 
 
+@pytest.mark.parametrize("dueling", [False, True])
+def test_a_q_value_is_the_mean_of_its_quantiles(dueling: bool) -> None:
+    population = networks(dueling=dueling, num_quantiles=5)
+    assert population.num_actions == 2
+    observation = torch.randn(3, 10, 4)
+    outputs = population.outputs(observation)
+    assert outputs.shape == (3, 10, 2, 5)
+    assert torch.equal(population.by_action(population.activations(observation)[-1]), outputs)
+    torch.testing.assert_close(population(observation), outputs.mean(-1))
+    torch.testing.assert_close(population.agent(1)(observation[1]), population(observation)[1])
+    for copy in (population.select(torch.tensor([0, 1, 2])), population.on(torch.device("meta"))):
+        assert (copy.num_quantiles, copy.num_actions, copy.dueling) == (5, 2, dueling)
+
+
+def test_a_single_quantile_is_the_q_value() -> None:
+    population, observation = networks(), torch.randn(3, 10, 4)
+    assert torch.equal(population.outputs(observation).squeeze(-1), population(observation))
+
+
 def test_observations_are_scaled_inside_the_network() -> None:
     scaled, plain = networks(), networks(observation_scale=())
     scale = torch.tensor([2.0, 1.0, 0.5, 4.0])

@@ -66,6 +66,7 @@ def test_what_is_sent_on_is_what_was_given() -> None:
     [
         ({"env_id": "Nowhere-v0"}, Exception, "Nowhere-v0.*cannot be made"),
         ({"env_id": "Acrobot-v1"}, ConfigError, "observation_scale has 4 entries and Acrobot-v1 has observations of 6"),
+        ({"num_quantiles": 5}, ConfigError, "num_quantiles is 5"),
         ({"replay_capacity": 10**12}, MemoryError, "lower replay_capacity or num_agents"),
     ],
 )
