@@ -287,7 +287,7 @@ class Show:
                 "e": self.episode,
                 "k": self._step,
                 "s": [[round(value, 4) for value in player.simulation.observation] for player in self.players],
-                "q": [[round(value, 3) for value in step.q_values] if step else None for step in last],
+                "q": [[round(value, 5) for value in step.q_values] if step else None for step in last],
                 "a": [step.action if step else None for step in last],
                 "r": [player.episodic_return for player in self.players],
                 "o": [player.simulation.over for player in self.players],

@@ -5,6 +5,8 @@ const SCALE = SIZE.width / 4.8; // pixels a metre: the track is twice x_threshol
 const CART = { width: 50, height: 30, y: 100 };
 const POLE_WIDTH = 10;
 const AXLE_OFFSET = CART.height / 4;
+const ROOM = SIZE.height - CART.y - AXLE_OFFSET - 16; // above the axle, for the pole
+const TRACK_END = 2.4; // metres
 const FALL_ANGLE = (12 * Math.PI) / 180;
 
 export const GYMNASIUM_COLOURS = {
@@ -38,6 +40,10 @@ export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, lengt
   context.fillStyle = colours.background;
   context.fillRect(0, 0, SIZE.width, SIZE.height);
   if (!state) return;
+  const zoom = Math.min(1, ROOM / (SCALE * 2 * length)); // a pole too long for the picture is seen from further away
+  context.translate(SIZE.width / 2, Y(CART.y));
+  context.scale(zoom, zoom);
+  context.translate(-SIZE.width / 2, -Y(CART.y));
   const [x, , theta] = state;
   const cartX = x * SCALE + SIZE.width / 2;
   const axleY = CART.y + AXLE_OFFSET;
@@ -57,7 +63,8 @@ export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, lengt
   context.fill();
   context.stroke();
   context.fillStyle = colours.track;
-  context.fillRect(0, Math.floor(Y(CART.y)), SIZE.width, 1);
+  context.fillRect(SIZE.width * (0.5 - 0.5 / zoom), Math.floor(Y(CART.y)), SIZE.width / zoom, 1 / zoom);
+  if (zoom < 1) for (const end of [-TRACK_END, TRACK_END]) context.fillRect(X(end * SCALE + SIZE.width / 2), Y(CART.y + 8), 2, 16);
   if (push) drawPush(context, cartX, push, colours.push);
 }
 

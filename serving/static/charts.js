@@ -31,35 +31,63 @@ function prepare(canvas) {
   return { context, width, height };
 }
 
-// A bar an action, on the scale of what was seen lately: the gap between actions is what decides.
-export class Bars {
-  constructor(list, names) {
-    this.rows = names.map((name, index) => {
-      const row = document.createElement("li");
-      row.innerHTML = '<span class="name"></span><span class="bar"><i></i></span><output></output>';
-      row.querySelector(".name").textContent = name;
+// A difference of Q-values: two significant digits, as many decimals as that takes.
+export function small(value) {
+  return String(Number(Math.abs(value).toPrecision(2)));
+}
+
+// The end of an axis: the smallest of 1, 2, 5 times a power of ten that holds a value.
+function axisEnd(value) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1e-5)));
+  return power * [1, 2, 5, 10].find((factor) => factor * power >= value * 0.999);
+}
+
+// What the policy prefers, and by how much, on an axis with its ends written beneath. Of two actions the difference grows
+// from the middle towards the preferred one; of more, each bar is how far an action lies behind the best.
+export class Preference {
+  constructor(root, names) {
+    this.names = names;
+    this.root = root;
+    this.two = names.length === 2;
+    root.classList.toggle("two", this.two);
+    root.replaceChildren(...(this.two ? [0] : names).map((name, index) => {
+      const row = document.createElement("div");
+      row.className = "row";
+      row.innerHTML = '<span class="name"></span><span class="bar"><i></i></span><span class="name"></span>';
+      const [first, last] = row.querySelectorAll(".name");
+      [first.textContent, last.textContent] = this.two ? names : [name, ""];
       row.querySelector("i").className = `series-${index % COLOURS.length}`;
       return row;
-    });
-    list.replaceChildren(...this.rows);
-    this.low = this.high = null;
+    }));
+    root.insertAdjacentHTML("beforeend", '<div class="axis"><span></span><span>0</span><span></span></div>');
+    this.rows = [...root.querySelectorAll(".row")];
+    this.ends = [...root.querySelectorAll(".axis span")];
   }
 
-  show(values, action) {
-    if (!values) return;
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    this.low = this.low === null ? low : Math.min(low, this.low * 0.99 + low * 0.01);
-    this.high = this.high === null ? high : Math.max(high, this.high * 0.99 + high * 0.01);
-    const span = Math.max(this.high - this.low, 1e-3);
-    this.rows.forEach((row, index) => {
-      row.querySelector("i").style.transform = `scaleX(${0.06 + (0.94 * (values[index] - this.low)) / span})`;
-      row.querySelector("output").textContent = values[index].toFixed(2);
-      row.classList.toggle("chosen", index === action);
-    });
+  // Shows Q-values and the action that was taken, on an axis up to `end`; returns the sentence, "prefers right by 0.004".
+  show(values, action, end) {
+    if (!values) return "";
+    const behind = values.map((value) => values[action] - value);
+    [this.ends[0].textContent, this.ends[2].textContent] = this.two ? [small(end), small(end)] : ["0", small(end)];
+    this.ends[1].textContent = this.two ? "0" : "behind the best by";
+    if (this.two) {
+      const bar = this.rows[0].querySelector("i");
+      bar.className = `series-${action}`;
+      bar.style.transform = `scaleX(${(action === 0 ? -1 : 1) * (behind[1 - action] / end)})`;
+      this.rows[0].querySelectorAll(".name").forEach((name, index) => name.classList.toggle("chosen", index === action));
+    } else {
+      this.rows.forEach((row, index) => {
+        row.querySelector("i").style.transform = `scaleX(${behind[index] / end})`;
+        row.querySelectorAll(".name")[1].textContent = index === action ? "best" : `−${small(behind[index])}`;
+        row.classList.toggle("chosen", index === action);
+      });
+    }
+    const next = Math.min(...behind.filter((_, index) => index !== action));
+    return `prefers ${this.names[action]} by ${small(next)}`;
   }
 }
 
-// The last `length` Q-values of every action.
+// The last `length` differences of Q-values: of two actions right minus left, of more each minus the best.
 export class Trace {
   constructor(canvas, length = 300) {
     this.canvas = canvas;
@@ -73,16 +101,20 @@ export class Trace {
 
   add(values, push = 0) {
     if (!values) return;
-    this.samples.push({ values, push });
+    const best = Math.max(...values);
+    const lines = values.length === 2 ? [values[1] - values[0]] : values.map((value) => value - best);
+    this.samples.push({ lines, push });
     if (this.samples.length > this.length) this.samples.shift();
   }
 
+  // Returns the end of its axis.
   draw() {
     const { context, width, height } = prepare(this.canvas);
-    if (this.samples.length < 2) return;
-    const all = this.samples.flatMap((sample) => sample.values);
-    const [low, high] = [Math.min(...all), Math.max(...all)];
-    const span = Math.max(high - low, 1e-3);
+    const end = axisEnd(Math.max(...this.samples.flatMap((sample) => sample.lines.map(Math.abs)), 0));
+    if (this.samples.length < 2) return end;
+    const one = this.samples[0].lines.length === 1;
+    const [low, high] = [-end, one ? end : 0];
+    const span = high - low;
     const margin = 46;
     const x = (index) => ((width - margin) * index) / (this.length - 1);
     const y = (value) => 8 + (height - 16) * (1 - (value - low) / span);
@@ -95,17 +127,18 @@ export class Trace {
       context.moveTo(0, Math.round(y(value)) + 0.5);
       context.lineTo(width - margin, Math.round(y(value)) + 0.5);
       context.stroke();
-      context.fillText(value.toFixed(span < 0.5 ? 2 : span < 20 ? 1 : 0), width - margin + 6, y(value));
+      context.fillText(`${value < 0 ? "−" : ""}${small(value)}`, width - margin + 6, y(value));
     }
     context.fillStyle = css("--push");
     this.samples.forEach(({ push }, index) => push && context.fillRect(x(index), 8, 2, height - 16));
-    for (let action = 0; action < this.samples[0].values.length; action++) {
-      context.strokeStyle = css(COLOURS[action % COLOURS.length]);
+    this.samples[0].lines.forEach((_, line) => {
+      context.strokeStyle = one ? css("--ink") : css(COLOURS[line % COLOURS.length]);
       context.lineWidth = 1.5;
       context.beginPath();
-      this.samples.forEach(({ values }, index) => context.lineTo(x(index), y(values[action])));
+      this.samples.forEach(({ lines }, index) => context.lineTo(x(index), y(lines[line])));
       context.stroke();
-    }
+    });
+    return end;
   }
 }
 

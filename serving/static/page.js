@@ -1,5 +1,6 @@
 // The page: one WebSocket brings status and frames; buttons, keys and sliders send commands back.
 
+import { Challenge, sharedEpisode } from "./challenge.js";
 import { drawHistory } from "./charts.js";
 import { Player } from "./player.js";
 import { Panels } from "./panels.js";
@@ -8,7 +9,7 @@ const $ = (id) => document.getElementById(id);
 const SPEEDS = [0.25, 0.5, 1, 2, 4];
 
 const page = {
-  socket: null, players: [], status: null, frame: null, versions: "", mlflow: "", locked: false, retry: 500, dirty: true,
+  socket: null, players: [], status: null, frame: null, versions: new URLSearchParams(location.search).get("compare") || "", mlflow: "", locked: false, retry: 500, dirty: true,
   token: sessionStorage.getItem("token") || "", pixels: false, framesSeen: 0,
 };
 window.page = page; // for the curious, and for tests
@@ -45,6 +46,7 @@ function connect() {
       [page.mlflow, page.locked] = [status.mlflow_url, status.locked];
       $("token-panel").hidden = !page.locked;
       panels.listReplays(await api("/api/episodes"));
+      await showShared();
       if (page.status) showStatus(page.status);
     } catch (error) {
       toast(error.message);
@@ -78,9 +80,12 @@ function showStatus(status) {
   const before = page.status;
   page.status = status;
   document.title = $("title").textContent = status.model;
+  const empty = !status.ready && !status.players.length;
+  document.body.classList.toggle("empty", empty);
   $("notice").textContent = status.notice;
-  $("notice").hidden = !status.notice;
-  document.body.classList.toggle("empty", !status.ready && !status.players.length);
+  $("notice").hidden = empty || !status.notice;
+  $("nothing").hidden = !empty;
+  $("nothing-why").textContent = status.notice;
   if (!status.ready) linkState("waiting", "waiting for a champion");
   else if (page.socket.readyState === WebSocket.OPEN) linkState("live", status.paused ? "paused" : "live");
   const key = (s) => s?.players.map((player) => `${player.reference}|${player.env_id}`).join();
@@ -92,11 +97,10 @@ function showStatus(status) {
   }
   page.players.forEach((player, index) => player.describe(status, status.players[index], page.mlflow));
   $("pause").firstElementChild.textContent = status.paused ? "Play" : "Pause";
-  $("speeds").querySelectorAll("button").forEach((button) => {
-    button.setAttribute("aria-checked", button.value === String(status.speed));
-  });
+  $("speeds").querySelectorAll("input").forEach((input) => (input.checked = Number(input.value) === status.speed));
   $("seed").placeholder = status.seed;
   $("viewers").textContent = `${status.viewers} ${status.viewers === 1 ? "viewer" : "viewers"}`;
+  $("alone").hidden = page.versions === "";
   panels.show(status);
   page.dirty = true;
 }
@@ -107,9 +111,13 @@ function showEnvironment(players) {
   document.body.classList.toggle("watch-only", Boolean(other));
   $("watch-only").hidden = !other;
   $("watch-only").textContent = `${other} is shown as Gymnasium renders it. Pushes, physics and comparing are for CartPole.`;
-  $("pixels").disabled = Boolean(other) || page.versions !== "";
+  $("pixels").hidden = Boolean(other);
+  $("pixels").disabled = page.versions !== "";
   const actions = players[0]?.action_meanings ?? ["left", "right"];
-  $("subtitle").textContent = `A Q-network chooses ${actions.slice(0, -1).join(", ")} or ${actions.at(-1)} at every step.`;
+  if (other) {
+    const choice = `${actions.slice(0, -1).join(", ")} or ${actions.at(-1)}`;
+    $("subtitle").textContent = `A small neural network plays ${other}: at every step it chooses ${choice}.`;
+  }
   showPixels(page.pixels || Boolean(other));
 }
 
@@ -117,6 +125,7 @@ function showFrame(frame) {
   page.frame = frame;
   page.framesSeen += 1;
   page.players.forEach((player, index) => player.take(frame, index));
+  if (page.players[0]?.cartpole && page.status) challenge.take(frame, page.status);
   page.dirty = true;
 }
 
@@ -147,9 +156,18 @@ function showPixels(on) {
   page.dirty = true;
 }
 
+// An episode that somebody shared by a link is played again, and shown by itself.
+async function showShared() {
+  const episode = sharedEpisode(location.search);
+  if (!episode) return;
+  history.replaceState(null, "", "/");
+  const replay = await api("/api/episodes", { method: "POST", body: JSON.stringify(episode) });
+  location.assign(replay.files.html);
+}
+
 function compare(versions) {
   page.versions = versions;
-  $("alone").hidden = versions === "";
+  history.replaceState(null, "", versions ? `/?compare=${versions}` : "/");
   const old = page.socket;
   page.socket = null;
   old?.close();
@@ -157,6 +175,7 @@ function compare(versions) {
 }
 
 const panels = new Panels({ send, api, compare, toast, page });
+const challenge = new Challenge({ send, page });
 
 $("push-left").onclick = () => push(-1);
 $("push-right").onclick = () => push(1);
@@ -175,13 +194,11 @@ $("token-form").onsubmit = (event) => {
   sessionStorage.setItem("token", page.token);
   send({ do: "authorize", token: page.token });
 };
-$("speeds").replaceChildren(...SPEEDS.map((speed) => {
-  const button = document.createElement("button");
-  button.value = speed;
-  button.textContent = `${speed}×`;
-  button.setAttribute("role", "radio");
-  button.onclick = () => send({ do: "speed", speed });
-  return button;
+$("speeds").append(...SPEEDS.map((speed) => {
+  const label = document.createElement("label");
+  label.innerHTML = `<input type="radio" name="speed" value="${speed}"><span>${speed}×</span>`;
+  label.firstElementChild.onchange = () => send({ do: "speed", speed });
+  return label;
 }));
 
 const keys = {
@@ -193,9 +210,9 @@ const keys = {
   g: () => $("pixels").click(),
 };
 document.addEventListener("keydown", (event) => {
-  if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === " " && event.target.matches("button, a")) return; // space presses the focused button
-  if (event.key.startsWith("Arrow") && event.target.closest("[role=radiogroup]")) return; // they choose in a group
+  if (event.target.matches("input:not([type=radio], [type=checkbox]), select") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === " " && event.target.matches("button, a, input")) return; // space presses what has the focus
+  if (event.key.startsWith("Arrow") && event.target.closest("#speeds")) return; // they choose in a group
   const action = keys[event.key];
   if (!action || !$("shortcuts").checked) return;
   if (event.repeat && !event.key.startsWith("Arrow")) return; // held down is asked for once

@@ -1,6 +1,6 @@
 // One policy on the page: its picture and its instruments.
 
-import { Bars, css, short, Trace } from "./charts.js";
+import { css, Preference, short, Trace } from "./charts.js";
 import { drawCartPole } from "./cartpole.js";
 
 export class Player {
@@ -8,7 +8,7 @@ export class Player {
     this.root = template.content.firstElementChild.cloneNode(true);
     this.actions = description.action_meanings;
     this.cartpole = description.env_id.startsWith("CartPole");
-    this.bars = new Bars(this.find(".bars"), this.actions);
+    this.preference = new Preference(this.find(".preference"), this.actions);
     this.trace = new Trace(this.find(".trace"));
     this.over = false;
     this.episode = 0;
@@ -57,10 +57,8 @@ export class Player {
     const ratio = Math.max(1, (canvas.clientWidth / 600) * (window.devicePixelRatio || 1));
     const push = this.push.left-- > 0 ? this.push.force : 0;
     if (this.cartpole) drawCartPole(canvas, frame.s[index], { colours, length, push, ratio });
-    this.bars.show(frame.q[index], frame.a[index]);
-    this.trace.draw();
+    this.find(".action").textContent = this.preference.show(frame.q[index], frame.a[index], this.trace.draw());
     const action = this.actions[frame.a[index]];
-    this.find(".action").textContent = action ?? "";
     this.find(".episode").textContent = frame.e;
     this.find(".step").textContent = frame.k;
     this.find(".return").textContent = short(frame.r[index]);

@@ -1,13 +1,13 @@
 // Plays one recorded episode from the page's own data; inlined into the page after cartpole.js and charts.js.
 
-import { Bars, css, short, Trace } from "./charts.js";
+import { css, Preference, short, Trace } from "./charts.js";
 import { drawCartPole } from "./cartpole.js";
 
 const byId = (id) => document.getElementById(id);
 const replay = JSON.parse(byId("data").textContent);
 const last = replay.actions.length;
 const pictures = JSON.parse(byId("pictures").textContent).map((src) => Object.assign(new Image(), { src }));
-const bars = new Bars(byId("bars"), replay.action_meanings);
+const preference = new Preference(byId("preference"), replay.action_meanings);
 const trace = new Trace(byId("trace"));
 const forces = new Map();
 replay.pushes.forEach(({ step, force }) => forces.set(step, (forces.get(step) || 0) + force));
@@ -32,14 +32,12 @@ function showStep() {
     const { physics } = replay.changes.findLast(({ step }) => step <= whole) ?? replay;
     drawCartPole(canvas, replay.observations[whole], { colours, length: physics.length, push, ratio });
   }
-  bars.show(replay.q_values[index], replay.actions[index]);
   trace.clear();
   for (let step = Math.max(0, index - 299); step <= index; step++) trace.add(replay.q_values[step], forces.get(step));
-  trace.draw();
+  byId("action").textContent = preference.show(replay.q_values[index], replay.actions[index], trace.draw());
   byId("step").textContent = whole;
   byId("return").textContent = short(replay.rewards.slice(0, whole).reduce((sum, reward) => sum + reward, 0));
   byId("push").textContent = push ? `${push} N` : "–";
-  byId("action").textContent = replay.action_meanings[replay.actions[index]];
   byId("scrub").value = whole;
   byId("play").textContent = playing ? "Pause" : whole === last ? "Again" : "Play";
 }

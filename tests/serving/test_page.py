@@ -143,11 +143,68 @@ def test_compare_shows_two_versions_under_one_seed(page: Page, shown: RunningSer
     page.locator("#second").select_option("2")
     page.get_by_role("button", name="Compare").click()
     until(page, "page.frame?.s.length === 2")
+    assert page.url.endswith("/?compare=champion,2")
+    page.goto(page.url, wait_until="domcontentloaded")  # as somebody who was sent the link
+    until(page, "page.frame?.s.length === 2")
     until(page, "page.frame.o[1] && !page.frame.o[0]")  # the challenger falls, the champion does not
     assert page.locator(".player .version").all_inner_texts() == ["Version 1", "Version 2"]
     assert page.locator(".player .aliases").all_inner_texts() == ["champion", "challenger"]
     page.get_by_role("button", name="One alone").click()
     until(page, "page.frame?.s.length === 1 && page.status.players.length === 1")
+
+
+def test_the_preference_is_drawn_true_to_its_axis(page: Page, shown: RunningServer) -> None:
+    opened(page, shown)
+    page.keyboard.press(" ")
+    until(page, "page.status.paused")
+    settled(page, "page.frame.k")
+    said, ends, share, gap, action = page.evaluate(
+        """() => {
+            const meter = document.querySelector(".preference");
+            const bar = meter.querySelector(".bar").getBoundingClientRect();
+            const filled = meter.querySelector("i").getBoundingClientRect();
+            const left = filled.left < bar.left + bar.width / 2 - 1;
+            const ends = [...meter.querySelectorAll(".axis span")].map((end) => Number(end.textContent));
+            const [first, second] = page.frame.q[0];
+            const share = (left ? -1 : 1) * filled.width / (bar.width / 2);
+            return [document.querySelector(".action").textContent, ends, share, second - first, page.frame.a[0]];
+        }"""
+    )
+    assert ends[0] == ends[2] > 0
+    assert ends[1] == 0
+    assert share * ends[2] == pytest.approx(gap, abs=ends[2] / 100)
+    words, amount = said.rsplit(" ", 1)
+    assert words == f"prefers {['left', 'right'][action]} by"
+    assert float(amount) == pytest.approx(abs(gap), rel=0.1)
+    page.keyboard.press(" ")
+
+
+def test_what_a_q_value_is_can_be_asked(page: Page, shown: RunningServer) -> None:
+    opened(page, shown)
+    assert page.locator("#about-q").is_hidden()
+    page.get_by_role("button", name="What is a Q-value?").click()
+    assert page.locator("#about-q").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#about-q").is_hidden()
+
+
+def test_the_challenge_counts_pushes_and_shares_the_episode(page: Page, shown: RunningServer) -> None:
+    opened(page, shown)
+    page.keyboard.press("r")
+    until(page, "page.frame.k > 5 && page.frame.k < 60 && !page.status.pushes.length")
+    page.keyboard.press("ArrowRight")
+    until(page, "document.querySelector('#challenge-spent').textContent === '60 N'")
+    until(page, "document.querySelector('#challenge-survived').textContent === '60 N'")
+    page.locator("#strength").fill("200")
+    page.locator("#push-left").click()
+    until(page, "document.querySelector('#challenge-result').textContent.startsWith('Down with 260 N')")
+    assert page.locator("#challenge-best").inner_text() == "260 N"
+    link = str(page.locator("#challenge-link").get_attribute("href"))
+    seed, steps = page.evaluate("[page.status.seed, page.frame.k]")
+    assert re.search(rf"\?seed={seed}&version=1&pushes=\d+%3A60%2C\d+%3A-200$", link)
+    page.goto(link, wait_until="domcontentloaded")
+    page.wait_for_url("**/api/episodes/*.html")
+    assert f"seed {seed}: return {steps}" in page.title()
 
 
 def test_gymnasiums_pixels_can_be_watched(page: Page, shown: RunningServer) -> None:
@@ -163,8 +220,7 @@ def test_a_replay_is_kept_and_plays_offline(
 ) -> None:
     opened(page, shown)
     page.get_by_role("button", name="Play and keep").click()
-    page.wait_for_selector("#replays li")
-    assert re.search(r"Version 1, seed 0: return \d+", page.locator("#replays li").first.inner_text())
+    page.locator("#replays li", has_text=re.compile(r"Version 1, seed 0: return \d+")).wait_for()
     replay = record(champion, model="m", version="1", seed=1, pushes=[Push(step=9, force=60)], physics=Physics())
     (tmp_path / "replay.html").write_bytes(to_html(replay))
     page.context.set_offline(True)
@@ -190,9 +246,11 @@ def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page, tmp_p
     with running_server(tmp_path, "--model", str(tmp_path / "acrobot.onnx")) as server:
         opened(page, server)
         until(page, "document.querySelector('.pixels').naturalWidth === 500")
-        assert page.locator(".bars .name").all_inner_texts() == ["torque -1", "no torque", "torque +1"]
-        hidden = page.locator("#push-left, #physics, #compare").all()
-        assert [control.is_visible() for control in hidden] == [False] * 3
+        names = page.locator(".preference .row .name:first-child").all_inner_texts()
+        assert names == ["torque -1", "no torque", "torque +1"]
+        assert "best" in page.locator(".preference .chosen").inner_text()
+        hidden = page.locator("#push-left, #physics, #compare, #challenge, #pixels").all()
+        assert [control.is_visible() for control in hidden] == [False] * 5
         assert "Acrobot-v1 is shown as Gymnasium renders it" in page.locator("#watch-only").inner_text()
         page.keyboard.press("ArrowRight")
         page.get_by_role("button", name="Play and keep").click()
@@ -242,6 +300,21 @@ def test_the_canvas_is_gymnasiums_picture(
     assert not thick.any()
 
 
+def test_a_long_pole_stays_in_the_picture(page: Page, shown: RunningServer) -> None:
+    page.goto(shown.url, wait_until="domcontentloaded")
+    above, tip = page.evaluate(
+        """async () => {
+            const { drawCartPole } = await import("/static/cartpole.js");
+            const canvas = document.createElement("canvas");
+            drawCartPole(canvas, [0, 0, 0, 0], { length: 2 });
+            const pixels = canvas.getContext("2d").getImageData(300, 0, 1, 400).data;
+            const brown = (row) => pixels[4 * row] === 202;
+            return [[...Array(10).keys()].some(brown), [...Array(30).keys()].some(brown)];
+        }"""
+    )
+    assert (above, tip) == (False, True)
+
+
 def test_a_lost_server_is_said_and_found_again(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "p.onnx").write_bytes(linear_model(BALANCES))
     page = browser.new_page()
@@ -265,9 +338,12 @@ def test_the_show_begins_when_a_champion_is_promoted(browser: Browser, registry:
         assert server.get("/v2/health/live").status_code == 200
         assert server.get("/v2/health/ready").status_code == 503
         page.goto(server.url, wait_until="domcontentloaded")
-        until(page, "document.querySelector('#notice').textContent.includes('make train')")
+        page.wait_for_selector("#nothing", state="visible")
+        assert "make train" in page.locator("#nothing").inner_text()
+        assert page.locator("#notice").is_hidden(), "what is wrong is said once"
         registry.alias("hopeful", "1")
         until(page, "window.page?.framesSeen > 5")
+        assert page.locator("#nothing").is_hidden()
         assert server.get("/v2/health/ready").status_code == 200
         assert server.get(f"/v2/models/{MODEL}/versions/hopeful").json()["name"] == MODEL
         page.close()
