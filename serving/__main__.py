@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from serving.episodes.physics import CARTPOLE, Push, parse_seed
+from serving.decoding import fit
+from serving.episodes.physics import CARTPOLE, Push, Seed
 from serving.episodes.recording import RecordingError, to_gif, to_video
 from serving.episodes.replay import record
 from serving.episodes.window import NoDisplayError, watch
@@ -151,14 +152,14 @@ def _source(model: str, cache_dir: Path) -> tuple[ModelSource, ModelURI, Cache |
 def _push(text: str) -> Push:
     step, _, force = text.partition(":")
     try:
-        return Push(step=int(step), force=float(force))
+        return fit({"step": step, "force": force}, Push)
     except ValueError as error:
         raise ValueError(f"--push takes STEP:NEWTONS, as in 100:60, got {text!r} ({error})") from error
 
 
 def _seed(text: str) -> int:
     try:
-        return parse_seed(int(text))
+        return fit(text, Seed)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -3,11 +3,12 @@
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from dqn.simulation import make
 from dqn.world import NOMINAL, World
@@ -88,7 +89,7 @@ class Simulation:
         """Change from the next step on what differs from CartPole's own; the rest is as the policy was trained for."""
         if physics != CARTPOLE and not self.can_be_pushed:
             raise ValueError(f"physics can be changed in CartPole alone, not in {self.env_id}")
-        changed = {name: value for name, value in asdict(physics).items() if value != getattr(CARTPOLE, name)}
+        changed = {name: value for name, value in structs.asdict(physics).items() if value != getattr(CARTPOLE, name)}
         self.env.change(replace(self._world, **changed))
 
     def reset(self, seed: int) -> None:
@@ -144,6 +145,14 @@ def frames_per_second(env_id: str) -> int:
     return simulation.fps
 
 
+def by_step(pushes: Sequence[Push], changes: Sequence[Change]) -> tuple[dict[int, Physics], dict[int, float]]:
+    """The physics that hold from a step on, the last of several, and the force of all pushes during one."""
+    forces: dict[int, float] = {}
+    for push in pushes:
+        forces[push.step] = forces.get(push.step, 0.0) + push.force
+    return {change.step: change.physics for change in changes}, forces
+
+
 def play(
     policy: OnnxPolicy,
     *,
@@ -156,10 +165,7 @@ def play(
 
     Pushes on one step add up; of several changes of the physics on one step the last holds.
     """
-    forces: dict[int, float] = {}
-    for push in pushes:
-        forces[push.step] = forces.get(push.step, 0.0) + push.force
-    changed = {change.step: change.physics for change in changes}
+    changed, forces = by_step(pushes, changes)
     simulation = Simulation(policy.metadata.env_id, policy.metadata.world)
     try:
         simulation.set_physics(physics)

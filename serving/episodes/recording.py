@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
-import orjson
 
-from serving.episodes.environment import Simulation
+from dqn.world import World
+from serving.episodes.environment import Simulation, by_step
 from serving.episodes.replay import Replay
 
 STATIC: Final = Path(__file__).parents[1] / "static"
@@ -29,17 +30,17 @@ class RecordingError(RuntimeError):
 
 def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]]:
     """Gymnasium's pictures `[height, width, 3]` of every `stride`-th step, played again."""
-    changed = {change.step: change.physics for change in replay.changes}
-    simulation = Simulation(replay.env_id, replay.world, render_mode="rgb_array")
+    changed, forces = by_step(replay.pushes, replay.changes)
+    simulation = Simulation(replay.env_id, World.from_dict(replay.world), render_mode="rgb_array")
     try:
         simulation.set_physics(replay.physics)
         simulation.reset(replay.seed)
         yield simulation.render()
-        for step in replay.steps:
-            if step.index in changed:
-                simulation.set_physics(changed[step.index])
-            simulation.apply(step.action, step.push)
-            if (step.index + 1) % stride == 0:
+        for index, action in enumerate(replay.actions):
+            if index in changed:
+                simulation.set_physics(changed[index])
+            simulation.apply(action, forces.get(index, 0.0))
+            if (index + 1) % stride == 0:
                 yield simulation.render()
     finally:
         simulation.close()
@@ -110,7 +111,7 @@ def to_html(replay: Replay) -> bytes:
     style = (STATIC / "page.css").read_text()
     page = (STATIC / "replay.html").read_text()
     data = replay.to_json().decode().replace("<", "\\u003c")
-    pictures = orjson.dumps([] if replay.env_id.startswith("CartPole") else _pictures(replay)).decode()
+    pictures = msgspec.json.encode([] if replay.env_id.startswith("CartPole") else _pictures(replay)).decode()
     policy = f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:"
     title = f"{replay.model} version {replay.version}, seed {replay.seed}: return {replay.episodic_return:g}"
     values = {"policy": policy, "title": html.escape(title), "style": style}

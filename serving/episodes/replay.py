@@ -2,20 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
-import orjson
+import msgspec
+from msgspec import Struct
 
-from dqn.world import World
-from serving.episodes.environment import Step, frames_per_second, play
+from serving.episodes.environment import frames_per_second, play
 from serving.episodes.physics import CARTPOLE, Change, Physics, Push
 from serving.policy import OnnxPolicy
 
 
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """A finished episode and the request it answers; the same request gives the same replay."""
+class Replay(Struct, frozen=True, kw_only=True):
+    """A finished episode and the request it answers, one column a quantity; the same request gives the same replay."""
 
     id: str
     model: str
@@ -26,44 +24,24 @@ class Replay:
     action_meanings: tuple[str, ...]
     run_id: str
     seed: int
-    world: World
-    """What the policy was trained for, and plays in where nothing was changed."""
+    world: dict[str, Any]
+    """What the policy was trained for (`World.to_dict`), and plays in where nothing was changed."""
     physics: Physics
     pushes: tuple[Push, ...]
     changes: tuple[Change, ...]
-    steps: tuple[Step, ...]
-
-    @property
-    def episodic_return(self) -> float:
-        """Undiscounted sum of rewards."""
-        return self.steps[-1].episodic_return
-
-    @property
-    def observations(self) -> list[tuple[float, ...]]:
-        """Every observation from the first to the one after the last step, `[steps + 1, obs]`."""
-        return [step.observation for step in self.steps] + [self.steps[-1].next_observation]
+    episodic_return: float
+    """Undiscounted sum of rewards."""
+    terminated: bool
+    truncated: bool
+    observations: list[tuple[float, ...]]
+    """From the first to the one after the last step, `[steps + 1, obs]`."""
+    q_values: list[tuple[float, ...]]
+    actions: list[int]
+    rewards: list[float]
 
     def to_json(self) -> bytes:
-        """The whole replay, one column a quantity."""
-        own = ("id", "model", "version", "env_id", "fps", "action_meanings", "run_id")
-        columns: dict[str, Any] = {name: getattr(self, name) for name in own}
-        columns |= {
-            "seed": self.seed,
-            "world": self.world.to_dict(),
-            "physics": asdict(self.physics),
-            "pushes": [asdict(p) for p in self.pushes],
-        }
-        columns["changes"] = [change.to_json() for change in self.changes]
-        columns |= {
-            "episodic_return": self.episodic_return,
-            "terminated": self.steps[-1].terminated,
-            "truncated": self.steps[-1].truncated,
-            "observations": self.observations,
-            "q_values": [step.q_values for step in self.steps],
-            "actions": [step.action for step in self.steps],
-            "rewards": [step.reward for step in self.steps],
-        }
-        return orjson.dumps(columns)
+        """The whole replay."""
+        return msgspec.json.encode(self)
 
 
 def record(
@@ -77,11 +55,11 @@ def record(
     changes: Sequence[Change] = (),
 ) -> Replay:
     """Play an episode to its end and keep it; arguments as of `play`."""
-    steps = tuple(play(policy, seed=seed, pushes=pushes, physics=physics, changes=changes))
+    steps = list(play(policy, seed=seed, pushes=pushes, physics=physics, changes=changes))
     metadata = policy.metadata
     request = [model, version, metadata.run_id, metadata.config_sha256, seed, physics, pushes, changes]
     return Replay(
-        id=hashlib.sha256(orjson.dumps(request)).hexdigest()[:16],
+        id=hashlib.sha256(msgspec.json.encode(request)).hexdigest()[:16],
         model=model,
         version=version,
         env_id=metadata.env_id,
@@ -89,9 +67,15 @@ def record(
         action_meanings=metadata.action_meanings,
         run_id=metadata.run_id,
         seed=seed,
-        world=metadata.world,
+        world=metadata.world.to_dict(),
         physics=physics,
         pushes=tuple(pushes),
         changes=tuple(changes),
-        steps=steps,
+        episodic_return=steps[-1].episodic_return,
+        terminated=steps[-1].terminated,
+        truncated=steps[-1].truncated,
+        observations=[step.observation for step in steps] + [steps[-1].next_observation],
+        q_values=[step.q_values for step in steps],
+        actions=[step.action for step in steps],
+        rewards=[step.reward for step in steps],
     )

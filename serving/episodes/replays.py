@@ -3,9 +3,11 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Final
 
-from serving.episodes.physics import MAX_PUSHES, Change, Physics, Push, parse_seed
+from msgspec import Meta, Struct
+
+from serving.episodes.physics import CARTPOLE, Changes, Physics, Pushes, Seed
 from serving.episodes.recording import to_gif, to_html, to_video
 from serving.episodes.replay import Replay, record
 from serving.models.follower import Models
@@ -14,7 +16,6 @@ from serving.web.metrics import Metrics
 
 KEPT_REPLAYS: Final = 50
 KEPT_BYTES: Final = 24 << 20
-_FIELDS: Final = ("seed", "version", "pushes", "physics", "changes")
 FORMATS: Final[dict[str, tuple[str, Callable[[Replay], bytes]]]] = {
     "json": ("application/json", Replay.to_json),
     "gif": ("image/gif", to_gif),
@@ -22,6 +23,45 @@ FORMATS: Final[dict[str, tuple[str, Callable[[Replay], bytes]]]] = {
     "webm": ("video/webm", lambda replay: to_video(replay, "webm")),
     "html": ("text/html; charset=utf-8", to_html),
 }
+
+
+class EpisodeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An episode to play: the same one for the same request and version."""
+
+    seed: Seed = 0
+    version: Annotated[str | int | None, Meta(description="number or alias; null is the current one")] = None
+    pushes: Pushes = ()
+    physics: Physics = CARTPOLE
+    changes: Changes = ()
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """What a replay is and where its files are."""
+
+    id: str
+    model: str
+    version: str
+    seed: int
+    steps: int
+    episodic_return: float
+    pushes: int
+    changes: int
+    files: dict[str, str]
+
+    @classmethod
+    def of(cls, replay: Replay) -> "Summary":
+        """A replay's."""
+        return cls(
+            id=replay.id,
+            model=replay.model,
+            version=replay.version,
+            seed=replay.seed,
+            steps=len(replay.actions),
+            episodic_return=replay.episodic_return,
+            pushes=len(replay.pushes),
+            changes=len(replay.changes),
+            files={kind: f"/api/episodes/{replay.id}.{kind}" for kind in FORMATS},
+        )
 
 
 class Replays:
@@ -34,7 +74,7 @@ class Replays:
         self._files: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._working = asyncio.Semaphore(1)
 
-    async def create(self, request: object) -> Replay:
+    async def create(self, request: EpisodeRequest) -> Replay:
         """Play the episode a request describes, and keep it; errors as of `play`."""
         replay = await self.play(request)
         self._replays[replay.id] = replay
@@ -43,32 +83,24 @@ class Replays:
             self._replays.popitem(last=False)
         return replay
 
-    async def play(self, request: object) -> Replay:
+    async def play(self, request: EpisodeRequest) -> Replay:
         """Play the episode a request describes.
 
         Raises:
-            ValueError: for a request that makes no sense.
             UnknownModelError, RegistryUnavailableError: if there is no such version to play.
+            ValueError: if the version was refused.
         """
-        if not isinstance(request, dict):
-            raise ValueError(f"an episode is asked for by a JSON object with any of {', '.join(_FIELDS)}")
-        if unknown := sorted(set(request) - set(_FIELDS)):
-            raise ValueError(f"unknown field {unknown[0][:40]!r}; there are {', '.join(_FIELDS)}")
-        seed = parse_seed(request.get("seed", 0))
-        physics = Physics.parse(request.get("physics", {}))
-        pushes = [Push.parse(push) for push in _list(request, "pushes")]
-        changes = [Change.parse(change) for change in _list(request, "changes")]
-        served = await self._served(request.get("version"))
+        served = await self._served(request.version)
         async with self._working:
             replay = await asyncio.to_thread(
                 record,
                 served.policy,
                 model=self._models.name,
                 version=served.version.number,
-                seed=seed,
-                pushes=pushes,
-                physics=physics,
-                changes=changes,
+                seed=request.seed,
+                pushes=request.pushes,
+                physics=request.physics,
+                changes=request.changes,
             )
         self._metrics.episodes.labels("replay").inc()
         return replay
@@ -95,39 +127,11 @@ class Replays:
         self._files.move_to_end((replay.id, kind))
         return self._files[replay.id, kind]
 
-    def list(self) -> list[dict[str, Any]]:
+    def list(self) -> list[Summary]:
         """Summaries, newest first."""
-        return [summary(replay) for replay in reversed(self._replays.values())]
+        return [Summary.of(replay) for replay in reversed(self._replays.values())]
 
-    async def _served(self, version: object) -> ServedModel:
-        if version is None:
-            if self._models.current is None:
-                return await self._models.get(self._models.alias or "")
+    async def _served(self, version: str | int | None) -> ServedModel:
+        if version is None and self._models.current:
             return self._models.current
-        if type(version) is int:
-            version = str(version)
-        if not isinstance(version, str):
-            raise ValueError("version must be a version number or an alias")
-        return await self._models.get(version)
-
-
-def _list(request: dict[str, Any], name: str) -> list[Any]:
-    values = request.get(name, [])
-    if not isinstance(values, list) or len(values) > MAX_PUSHES:
-        raise ValueError(f"{name} must be an array of at most {MAX_PUSHES}")
-    return values
-
-
-def summary(replay: Replay) -> dict[str, Any]:
-    """What a replay is and where its files are."""
-    return {
-        "id": replay.id,
-        "model": replay.model,
-        "version": replay.version,
-        "seed": replay.seed,
-        "steps": len(replay.steps),
-        "episodic_return": replay.episodic_return,
-        "pushes": len(replay.pushes),
-        "changes": len(replay.changes),
-        "files": {kind: f"/api/episodes/{replay.id}.{kind}" for kind in FORMATS},
-    }
+        return await self._models.get(self._models.alias or "" if version is None else str(version))

@@ -2,46 +2,58 @@
 
 import asyncio
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
+from starlette.types import Scope
 
 from serving.episodes.recording import replay_csp
-from serving.episodes.replays import FORMATS, Replays, summary
-from serving.web.answers import json_response
-from serving.web.bodies import read_body
+from serving.episodes.replay import Replay
+from serving.episodes.replays import FORMATS, EpisodeRequest, Replays, Summary
+from serving.web.operations import Operation, route
 
 
 class EpisodesAPI:
     """Routes of /api/episodes; with `keep` off a replay is the answer itself, and nothing is remembered."""
 
-    def __init__(self, replays: Replays, *, keep: bool, body_seconds: float) -> None:
+    def __init__(self, replays: Replays, *, keep: bool) -> None:
         self._replays = replays
         self._keep = keep
-        self._body_seconds = body_seconds
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """To play, and where replays are kept to list and to fetch."""
+        errors = (400, 401, 404, 408, 413, 415, 503)
         if not self._keep:
-            return [Route("/api/episodes", self._play, methods=["POST"])]
+            play = Operation("POST", self._play, "Play an episode", body=EpisodeRequest, answer=Replay, errors=errors)
+            return [route("/api/episodes", play)]
+        create = Operation(
+            "POST",
+            self._create,
+            "Play an episode and keep its replay",
+            body=EpisodeRequest,
+            answer=Summary,
+            status=201,
+            errors=errors,
+        )
+        file = Operation("GET", self._file, "A replay as a file", media="*/*", errors=(404, 501))
         return [
-            Route("/api/episodes", self._episodes, methods=["GET", "POST"]),
-            Route("/api/episodes/{file}", self._file),
+            route("/api/episodes", Operation("GET", self._list, "Kept replays", answer=list[Summary]), create),
+            route("/api/episodes/{file}", file),
         ]
 
-    async def _play(self, request: Request) -> Response:
-        replay = await self._replays.play(await self._read(request))
+    async def _play(self, scope: Scope, request: EpisodeRequest) -> Response:
+        replay = await self._replays.play(request)
         return Response(await asyncio.to_thread(replay.to_json), media_type="application/json")
 
-    async def _episodes(self, request: Request) -> Response:
-        if request.method != "POST":
-            return json_response(self._replays.list())
-        return json_response(summary(await self._replays.create(await self._read(request))), 201)
+    async def _list(self, scope: Scope, body: None) -> list[Summary]:
+        return self._replays.list()
 
-    async def _file(self, request: Request) -> Response:
-        replay_id, _, kind = request.path_params["file"].partition(".")
+    async def _create(self, scope: Scope, request: EpisodeRequest) -> Summary:
+        return Summary.of(await self._replays.create(request))
+
+    async def _file(self, scope: Scope, body: None) -> Response:
+        replay_id, _, kind = scope["path_params"]["file"].partition(".")
         replay = self._replays.get(replay_id)
         if replay is None:
             raise HTTPException(
@@ -51,13 +63,6 @@ class EpisodesAPI:
             raise HTTPException(404, f"a replay comes as .{', .'.join(FORMATS)}, not {kind[:40]!r}")
         content = await self._replays.file(replay, kind)
         headers = {"Content-Security-Policy": replay_csp(content)} if kind == "html" else {}
-        if "download" in request.query_params:
+        if "download" in Request(scope).query_params:
             headers["Content-Disposition"] = f'attachment; filename="{replay.id}.{kind}"'
         return Response(content, media_type=FORMATS[kind][0], headers=headers)
-
-    async def _read(self, request: Request) -> object:
-        body = await read_body(request.scope, request.receive, seconds=self._body_seconds)
-        try:
-            return orjson.loads(body or b"{}")
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"the request is not valid JSON: {error}") from error

@@ -5,7 +5,8 @@ import hashlib
 from contextlib import aclosing
 from typing import Final
 
-import orjson
+import msgspec
+from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -13,19 +14,29 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serving.episodes.physics import parse_seed
+from serving.decoding import decode, fit
+from serving.episodes.physics import Seed
 from serving.episodes.recording import STATIC
 from serving.live import pixels
+from serving.live.commands import DECODER, Authorize
 from serving.live.shows import Shows
 from serving.live.viewers import ShowOverError, Viewer
 from serving.models.follower import Models
 from serving.models.registry import RegistryUnavailableError
 from serving.policy import OnnxPolicy
 from serving.web.metrics import Metrics
+from serving.web.operations import Operation, route
 from serving.web.security import CSP, admits
 
 _TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FRESH: Final = {"Cache-Control": "no-store"}
+
+
+class _PrivateSession(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query of a session of one's own."""
+
+    seed: Seed = 0
+    version: str = ""
 
 
 class LiveAPI:
@@ -45,10 +56,11 @@ class LiveAPI:
 
     def routes(self) -> list[BaseRoute]:
         """The page and its files, pictures, and the WebSocket."""
+        frame = Operation("GET", self._frame, "This step, by Gymnasium", media="image/png", errors=(503,))
         return [
             Route("/", self._page),
             Route("/static/{file}", self._page),
-            Route("/api/frame.png", self._frame),
+            route("/api/frame.png", frame),
             Route("/api/live.mjpeg", self._mjpeg),
             WebSocketRoute("/api/show", self._socket),
         ]
@@ -64,7 +76,7 @@ class LiveAPI:
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers, media_type=_TYPES[name[name.rindex(".") :]])
 
-    async def _frame(self, request: Request) -> Response:
+    async def _frame(self, scope: Scope, body: None) -> Response:
         try:
             png = await self.feed.snapshot()
         except (TimeoutError, ShowOverError):
@@ -73,21 +85,18 @@ class LiveAPI:
 
     async def _mjpeg(self, request: Request) -> Response:
         query, current = request.query_params, self._models.current
-        if unknown := set(query) - {"seed", "version"}:
-            raise ValueError(f"unknown parameter {min(unknown)[:40]!r}; there are seed and version")
         if not query:
             if current is None:
                 raise RegistryUnavailableError(f"nothing plays: {self._models.notice}")
             return StreamingResponse(self.feed.shared(), media_type=pixels.MEDIA_TYPE, headers=_FRESH)
-        seed = query.get("seed", "0")
-        number = parse_seed(int(seed) if seed.isascii() and seed.isdecimal() and len(seed) < 12 else seed)
-        reference = query.get("version") or self._models.alias or ""
-        served = current if current and "version" not in query else await self._models.get(reference)
+        wanted = fit(dict(query), _PrivateSession)
+        reference = wanted.version or self._models.alias or ""
+        served = current if current and not wanted.version else await self._models.get(reference)
         if not self.feed.admit():
             raise HTTPException(
                 429, f"{pixels.PRIVATE_LIMIT} private sessions are running already: watch the shared one"
             )
-        return _PrivateStream(self.feed, served.policy, number)
+        return _PrivateStream(self.feed, served.policy, wanted.seed)
 
     async def _socket(self, socket: WebSocket) -> None:
         references = tuple(socket.query_params.get("versions", "").split(","))
@@ -103,14 +112,15 @@ class LiveAPI:
         authorized = self._token is None
         try:
             while True:
-                message = _parse_command(await socket.receive_text())
+                text = await socket.receive_text()
                 try:
-                    if isinstance(message, dict) and message.get("do") == "authorize":
-                        authorized = admits(self._token, message.get("token"))
+                    command = decode(DECODER, text)
+                    if isinstance(command, Authorize):
+                        authorized = admits(self._token, command.token)
                     if not authorized:
                         raise PermissionError("this needs the server's token: enter it at the bottom of the page")
-                    if not isinstance(message, dict) or message.get("do") != "authorize":
-                        show.command(message)
+                    if not isinstance(command, Authorize):
+                        show.command(command)
                 except (ValueError, PermissionError) as error:
                     await _tell(socket, error)
         except (WebSocketDisconnect, RuntimeError, KeyError):
@@ -149,11 +159,4 @@ async def _send_news(socket: WebSocket, viewer: Viewer[str]) -> None:
 
 
 async def _tell(socket: WebSocket, error: Exception) -> None:
-    await socket.send_text(orjson.dumps({"type": "error", "error": str(error)}).decode())
-
-
-def _parse_command(text: str) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
+    await socket.send_text(msgspec.json.encode({"type": "error", "error": str(error)}).decode())

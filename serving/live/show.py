@@ -4,17 +4,18 @@ import asyncio
 import logging
 import random
 from collections import Counter, deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-import orjson
+import msgspec
+from msgspec import structs
 
 from serving.episodes.environment import Simulation, Step
-from serving.episodes.physics import CARTPOLE, MAX_PUSH, MAX_SEED, Change, Physics, parse_seed
+from serving.episodes.physics import CARTPOLE, MAX_PUSH, MAX_SEED, Change, Physics
+from serving.live.commands import ChangePhysics, Command, Pause, PushCart, Restart, Resume, SingleStep, Speed
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
 from serving.models.served import ServedModel
-from serving.quoting import quote
 from serving.web.metrics import Metrics
 
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -91,45 +92,34 @@ class Show:
         for viewer in self.viewers:
             viewer.dismiss()
 
-    def command(self, message: object) -> None:
+    def command(self, command: Command) -> None:
         """Do what a viewer asks.
 
         Raises:
-            ValueError: with a sentence, if it makes no sense.
+            ValueError: with a sentence, if it makes no sense here.
         """
-        if not isinstance(message, dict):
-            raise ValueError("a command must be an object with 'do'")
-        match message.get("do"):
-            case "push":
-                force = message.get("force")
-                if type(force) not in (int, float) or not -MAX_PUSH <= float(str(force)) <= MAX_PUSH:
-                    raise ValueError(
-                        f"push needs a force between -{MAX_PUSH:g} and {MAX_PUSH:g} newtons, got {quote(force, 40)}"
-                    )
+        match command:
+            case PushCart(force):
                 if not all(player.simulation.can_be_pushed for player in self.players):
                     raise ValueError("only CartPole can be pushed")
-                self._push = max(-MAX_PUSH, min(MAX_PUSH, self._push + float(str(force))))
-            case "pause":
+                self._push = max(-MAX_PUSH, min(MAX_PUSH, self._push + force))
+            case Pause():
                 self._paused = True
-            case "resume":
+            case Resume():
                 self._paused = False
-            case "step":
+            case SingleStep():
                 self._paused = self._single = True
-            case "speed":
-                if message.get("speed") not in SPEEDS:
+            case Speed(speed):
+                if speed not in SPEEDS:
                     raise ValueError(f"speed must be one of {', '.join(f'{s:g}' for s in SPEEDS)}")
-                self._speed = float(message["speed"])
-            case "reset":
-                if message.get("seed") is not None:
-                    self._seed = parse_seed(message["seed"])
+                self._speed = speed
+            case Restart(seed):
+                self._seed = self._seed if seed is None else seed
                 self._restart = True
-            case "physics":
-                physics = Physics.parse(message.get("physics"))
+            case ChangePhysics(physics):
                 for player in self.players:
                     player.simulation.set_physics(physics)
                 self._physics = self._changes[self._step] = physics
-            case other:
-                raise ValueError(f"unknown command {quote(other, 40)}")
         self.announce()
 
     async def run(self) -> None:
@@ -159,7 +149,7 @@ class Show:
             viewer.offer(status=status)
 
     def _status_text(self) -> str:
-        return orjson.dumps({"type": "status"} | self.status()).decode()
+        return msgspec.json.encode({"type": "status"} | self.status()).decode()
 
     def status(self) -> dict[str, Any]:
         """Everything about the show that does not change fifty times a second."""
@@ -171,7 +161,7 @@ class Show:
                 {
                     "reference": player.reference,
                     "history": list(player.history),
-                    **describe(self.models, player.served),
+                    **structs.asdict(self.models.describe(player.served)),
                 }
                 for player in self.players
             ],
@@ -181,9 +171,9 @@ class Show:
             "seed": self._seed,
             "paused": self._paused,
             "speed": self._speed,
-            "physics": asdict(self._physics),
-            "initial_physics": asdict(self._initial_physics),
-            "changes": [Change(step=step, physics=physics).to_json() for step, physics in self._changes.items()],
+            "physics": self._physics,
+            "initial_physics": self._initial_physics,
+            "changes": [Change(step=step, physics=physics) for step, physics in self._changes.items()],
             "swapped": self._swapped,
             "pushes": [{"step": step, "force": force} for step, force in self._pushes],
             "viewers": sum(viewer.counted for viewer in self.viewers),
@@ -282,7 +272,7 @@ class Show:
 
     def _show_frame(self) -> None:
         last = [player.last for player in self.players]
-        self.frame = orjson.dumps(
+        self.frame = msgspec.json.encode(
             {
                 "e": self.episode,
                 "k": self._step,
@@ -296,20 +286,3 @@ class Show:
         ).decode()
         for viewer in self.viewers:
             viewer.offer(frame=self.frame)
-
-
-def describe(models: Models, served: ServedModel) -> dict[str, Any]:
-    """A served version as the page and the API show it."""
-    metadata = served.policy.metadata
-    return {
-        "version": served.version.number,
-        "aliases": models.aliases_of(served.version.number),
-        "env_id": metadata.env_id,
-        "world": str(metadata.world),
-        "action_meanings": metadata.action_meanings,
-        "run_id": metadata.run_id,
-        "experiment_id": served.version.experiment_id,
-        "seed": metadata.seed,
-        "sha256": served.sha256,
-        "tags": dict(served.version.tags),
-    }

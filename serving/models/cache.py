@@ -3,10 +3,9 @@
 import hashlib
 import os
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
-import orjson
+import msgspec
 
 from serving.models.registry import Snapshot, Version
 
@@ -42,26 +41,24 @@ class Cache:
 
     def remember(self, snapshot: Snapshot) -> None:
         """Note what the registry said."""
-        _write(self.folder / "snapshot.json", orjson.dumps(asdict(snapshot)))
+        _write(self.folder / "snapshot.json", msgspec.json.encode(snapshot))
 
     def snapshot(self) -> Snapshot | None:
         """What the registry said last, if that can be read."""
         try:
-            content = orjson.loads((self.folder / "snapshot.json").read_bytes())
-            versions = {number: Version(**values) for number, values in content["versions"].items()}
-            return Snapshot(aliases=dict(content["aliases"]), versions=versions)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return msgspec.json.decode((self.folder / "snapshot.json").read_bytes(), type=Snapshot)
+        except (OSError, ValueError):
             return None  # nothing there, damaged, or from another release: the registry is asked anew
 
     def remember_played(self, reference: str, version: Version) -> None:
         """Note which version plays under an alias or a number."""
-        _write(self._played(reference), orjson.dumps(asdict(version)))
+        _write(self._played(reference), msgspec.json.encode(version))
 
     def played(self, reference: str) -> Version | None:
         """The last version that played under an alias or a number, if that can be read."""
         try:
-            return Version(**orjson.loads(self._played(reference).read_bytes()))
-        except (OSError, ValueError, TypeError):
+            return msgspec.json.decode(self._played(reference).read_bytes(), type=Version)
+        except (OSError, ValueError):
             return None  # as above
 
     def _played(self, reference: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Final
 
 from serving.models.cache import Cache
 from serving.models.registry import ModelSource, RegistryUnavailableError, Snapshot, UnknownModelError, Version
-from serving.models.served import ServedModel
+from serving.models.served import Description, ServedModel
 from serving.policy import PolicyError
 
 _LOADED_LIMIT: Final = 8
@@ -86,6 +86,22 @@ class Models:
         if self.alias and self.current and self.current.version.number == number:
             aliases.insert(0, self.alias)
         return aliases
+
+    def describe(self, served: ServedModel) -> Description:
+        """A served version as the page and the API show it."""
+        metadata, version = served.policy.metadata, served.version
+        return Description(
+            version=version.number,
+            aliases=self.aliases_of(version.number),
+            env_id=metadata.env_id,
+            world=str(metadata.world),
+            action_meanings=metadata.action_meanings,
+            run_id=metadata.run_id,
+            experiment_id=version.experiment_id,
+            seed=metadata.seed,
+            sha256=served.sha256,
+            tags=dict(version.tags),
+        )
 
     def peek(self, reference: str) -> ServedModel | None:
         """A loaded version by number or alias, or None."""

@@ -6,6 +6,7 @@ from typing import Final
 
 import gymnasium as gym
 import numpy as np
+from msgspec import Struct
 
 from dqn.simulation import make
 from serving.models.registry import Version
@@ -42,6 +43,21 @@ class ServedModel:
         _check_environment(policy, environments)
         _check_answers(policy)
         return cls(name=name, version=version, policy=policy, sha256=digest)
+
+
+class Description(Struct, frozen=True, kw_only=True):
+    """A served version as the page and the API show it."""
+
+    version: str
+    aliases: list[str]
+    env_id: str
+    world: str
+    action_meanings: tuple[str, ...]
+    run_id: str
+    experiment_id: str
+    seed: int
+    sha256: str
+    tags: dict[str, str]
 
 
 def _check_environment(policy: OnnxPolicy, admitted: frozenset[str]) -> None:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Final
 
-import orjson
+import msgspec
+from msgspec import Struct
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.types import Scope, Send
 
+from serving.decoding import RequestError
 from serving.episodes.recording import RecordingError
-from serving.inference.protocol import ProtocolError
 from serving.models.registry import RegistryUnavailableError, UnknownModelError
 from serving.policy import PolicyError
 
@@ -20,10 +20,16 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (RecordingError, 501),
     (ValueError, 400),
 )
-"""The first class that fits decides; ProtocolError and HTTPException carry a status of their own."""
+"""The first class that fits decides; RequestError and HTTPException carry a status of their own."""
 _CLOSE: Final = (b"connection", b"close")  # what was not read of a body must not be taken for the next request
 _HEADERS: Final = {408: _CLOSE, 413: _CLOSE, 503: (b"retry-after", b"1")}
 Header = tuple[bytes, bytes]
+
+
+class Error(Struct, frozen=True):
+    """What was wrong, in one sentence."""
+
+    error: str
 
 
 def refusal(error: Exception, scope: Scope) -> tuple[int, str, list[Header]]:
@@ -37,7 +43,7 @@ def refusal(error: Exception, scope: Scope) -> tuple[int, str, list[Header]]:
             sentence = f"there is nothing at {scope['path'][:120]!r}; /openapi.json lists what there is"
         elif status == 405:
             sentence = f"{scope['method']} is not allowed at {scope['path'][:120]!r}"
-    elif isinstance(error, ProtocolError):
+    elif isinstance(error, RequestError):
         status = error.status
     else:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
@@ -50,13 +56,8 @@ def refusal(error: Exception, scope: Scope) -> tuple[int, str, list[Header]]:
 
 async def send_json(send: Send, content: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
     """Answer with JSON."""
-    body = orjson.dumps(content)
+    body = msgspec.json.encode(content)
     length = (b"content-length", str(len(body)).encode())
     start = [(b"content-type", b"application/json"), length, *headers]
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body})
-
-
-def json_response(content: object, status: int = 200) -> Response:
-    """An answer in JSON."""
-    return Response(orjson.dumps(content), status_code=status, media_type="application/json")

@@ -5,22 +5,51 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import msgspec
+from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
+from starlette.types import Scope
 
 from serving.episodes.replays import Replays
 from serving.episodes.routes import EpisodesAPI
 from serving.inference.routes import InferenceAPI
 from serving.live.routes import LiveAPI
-from serving.live.show import describe
 from serving.models.follower import Models
+from serving.models.served import Description
 from serving.web import openapi
-from serving.web.answers import json_response
-from serving.web.bodies import read_body
 from serving.web.metrics import CONTENT_TYPE, Metrics
+from serving.web.operations import JSON, Operation, route
 from serving.web.security import WEBHOOK_PATH, Guard, Webhooks
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """What plays, and how the registry is followed."""
+
+    model: str
+    ready: bool
+    notice: str
+    """What a person should know; empty while all is well."""
+    current: Description | None
+    aliases: dict[str, str]
+    versions: list[str]
+    swaps: int
+    failed_swaps: int
+    follower_errors: int
+    registry_age_seconds: float | None
+    """Since the registry last answered; None before it first did."""
+    registry_reachable: bool
+    locked: bool
+    """Whether commands need the server's token."""
+    mlflow_url: str
+
+
+class Accepted(Struct, frozen=True):
+    """A delivery was taken note of."""
+
+    accepted: bool = True
 
 
 class App:
@@ -35,7 +64,6 @@ class App:
         hosts: tuple[str, ...] = (),
         webhook_secret: str | None = None,
         mlflow_url: str = "",
-        body_seconds: float = 10.0,
     ) -> None:
         self.models = models
         self.metrics = Metrics()
@@ -44,15 +72,15 @@ class App:
         self._token = token
         self._mlflow_url = mlflow_url.rstrip("/")
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
-        self._body_seconds = body_seconds
-        inference = InferenceAPI(models, self.metrics, body_seconds=body_seconds)
-        episodes = EpisodesAPI(self.replays, keep=show, body_seconds=body_seconds)
+        inference = InferenceAPI(models, self.metrics)
+        episodes = EpisodesAPI(self.replays, keep=show)
         page = self.live.routes() if self.live else [Route("/", self._no_show)]
         router = Router(
             [*inference.routes(), *self._routes(), *episodes.routes(), *page],
             redirect_slashes=False,
             lifespan=self._lifespan,
         )
+        self._document = msgspec.json.encode(openapi.document(router.routes))
         self.asgi = Guard(router, metrics=self.metrics, hosts=hosts, token=token)
 
     def close(self) -> None:
@@ -61,11 +89,21 @@ class App:
             self.live.close()
 
     def _routes(self) -> list[BaseRoute]:
+        webhook = Operation(
+            "POST",
+            self._webhook,
+            "MLflow's webhook: look at the registry now",
+            body=dict,
+            decoded=False,
+            answer=Accepted,
+            status=202,
+            errors=(401, 404, 408, 409, 413, 415),
+        )
         return [
             Route("/openapi.json", self._openapi),
-            Route("/metrics", self._metrics),
-            Route("/api/status", self._status),
-            Route(WEBHOOK_PATH, self._webhook, methods=["POST"]),
+            route("/metrics", Operation("GET", self._expose, "Prometheus metrics", media="text/plain")),
+            route("/api/status", Operation("GET", self._status, "What plays", answer=Status)),
+            route(WEBHOOK_PATH, webhook),
         ]
 
     @asynccontextmanager
@@ -82,38 +120,36 @@ class App:
                 await following
 
     async def _no_show(self, request: Request) -> Response:
-        return json_response({"model": self.models.name, "show": "off (--no-show)", "documentation": "/openapi.json"})
+        said = {"model": self.models.name, "show": "off (--no-show)", "documentation": "/openapi.json"}
+        return Response(msgspec.json.encode(said), media_type=JSON)
 
     async def _openapi(self, request: Request) -> Response:
-        return json_response(openapi.document(self.models.name, show=self.live is not None))
+        return Response(self._document, media_type=JSON)
 
-    async def _metrics(self, request: Request) -> Response:
+    async def _expose(self, scope: Scope, body: None) -> Response:
         return Response(self.metrics.expose(self.models), media_type=CONTENT_TYPE)
 
-    async def _status(self, request: Request) -> Response:
+    async def _status(self, scope: Scope, body: None) -> Status:
         models, current = self.models, self.models.current
-        return json_response(
-            {
-                "model": models.name,
-                "ready": current is not None,
-                "notice": models.notice,
-                "current": describe(models, current) if current else None,
-                "aliases": dict(models.snapshot.aliases),
-                "versions": sorted(models.snapshot.versions, key=int, reverse=True),
-                "swaps": models.swaps,
-                "failed_swaps": models.failed_swaps,
-                "follower_errors": models.errors,
-                "registry_age_seconds": models.registry_age,
-                "registry_reachable": bool(models.reachable),
-                "locked": self._token is not None,
-                "mlflow_url": self._mlflow_url,
-            }
+        return Status(
+            model=models.name,
+            ready=current is not None,
+            notice=models.notice,
+            current=models.describe(current) if current else None,
+            aliases=dict(models.snapshot.aliases),
+            versions=sorted(models.snapshot.versions, key=int, reverse=True),
+            swaps=models.swaps,
+            failed_swaps=models.failed_swaps,
+            follower_errors=models.errors,
+            registry_age_seconds=models.registry_age,
+            registry_reachable=bool(models.reachable),
+            locked=self._token is not None,
+            mlflow_url=self._mlflow_url,
         )
 
-    async def _webhook(self, request: Request) -> Response:
+    async def _webhook(self, scope: Scope, body: bytes) -> Accepted:
         if self._webhooks is None:
             raise HTTPException(404, "webhooks are off: start the server with SERVING_WEBHOOK_SECRET to turn them on")
-        body = await read_body(request.scope, request.receive, seconds=self._body_seconds)
-        self._webhooks.check(dict(request.headers), body, time.time())
+        self._webhooks.check(dict(Request(scope).headers), body, time.time())
         self.models.refresh()
-        return json_response({"accepted": True}, 202)
+        return Accepted()

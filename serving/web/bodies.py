@@ -6,34 +6,35 @@ from typing import Final, cast
 
 from starlette.types import Message, Receive, Scope
 
-from serving.inference.protocol import ProtocolError
+from serving.decoding import RequestError
 
 MAX_BODY: Final = 1 << 20
+BODY_SECONDS = 10.0
 _WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}
 
 
-async def read_body(scope: Scope, receive: Receive, *, seconds: float = 10.0) -> bytes:
+async def read_body(scope: Scope, receive: Receive) -> bytes:
     """The whole body, decompressed.
 
     Raises:
-        ProtocolError: 413 if it is over 1 MiB, before or after decompression; 408 if it does not end in time;
+        RequestError: 413 if it is over 1 MiB, before or after decompression; 408 if it does not end in time;
             415 for a Content-Encoding other than gzip and deflate; 400 if it cannot be decompressed.
     """
     headers = dict(scope["headers"])
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > MAX_BODY:
-        raise ProtocolError(f"a body may have at most {MAX_BODY} bytes, got {length[:20].decode()}", 413)
+        raise RequestError(f"a body may have at most {MAX_BODY} bytes, got {length[:20].decode()}", 413)
     message = _received(receive)
     if message is None or message.get("more_body"):
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(BODY_SECONDS):
                 body = await _receive_all(receive, message)
         except TimeoutError:
-            raise ProtocolError(f"the body did not end within {seconds:g} seconds", 408) from None
+            raise RequestError(f"the body did not end within {BODY_SECONDS:g} seconds", 408) from None
     else:
         body = _content(message)
     if len(body) > MAX_BODY:
-        raise ProtocolError(f"a body may have at most {MAX_BODY} bytes, this one has more", 413)
+        raise RequestError(f"a body may have at most {MAX_BODY} bytes, this one has more", 413)
     encoding = headers.get(b"content-encoding", b"").strip().lower()
     return body if encoding in (b"", b"identity") else _decompress(body, encoding)
 
@@ -62,22 +63,22 @@ async def _receive_all(receive: Receive, message: Message | None) -> bytes:
 
 def _content(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
-        raise ProtocolError("the client went away")
+        raise RequestError("the client went away")
     return cast("bytes", message.get("body", b""))
 
 
 def _decompress(body: bytes, encoding: bytes) -> bytes:
     if encoding not in _WINDOW_BITS:
-        raise ProtocolError(f"Content-Encoding must be gzip or deflate, got {encoding[:40].decode('latin-1')!r}", 415)
+        raise RequestError(f"Content-Encoding must be gzip or deflate, got {encoding[:40].decode('latin-1')!r}", 415)
     unpacker = zlib.decompressobj(wbits=_WINDOW_BITS[encoding])
     try:
         plain = unpacker.decompress(body, MAX_BODY + 1)
     except zlib.error as error:
-        raise ProtocolError(f"the body is not valid {encoding.decode()}: {error}") from error
+        raise RequestError(f"the body is not valid {encoding.decode()}: {error}") from error
     if len(plain) > MAX_BODY:
-        raise ProtocolError(f"a body may have at most {MAX_BODY} bytes, this one unpacks to more", 413)
+        raise RequestError(f"a body may have at most {MAX_BODY} bytes, this one unpacks to more", 413)
     if not unpacker.eof or unpacker.unused_data:
-        raise ProtocolError(f"the body is not one complete {encoding.decode()} stream")
+        raise RequestError(f"the body is not one complete {encoding.decode()} stream")
     return plain
 
 

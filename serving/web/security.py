@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.web.answers import refusal, send_json
+from serving.web.answers import Error, refusal, send_json
 from serving.web.metrics import Metrics
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
@@ -75,7 +75,7 @@ class Guard:
             code, sentence, headers = refusal(error, scope)
             if code == 500:
                 _LOG.exception("a request failed", extra={"path": scope["path"]})
-            await send_json(finish, {"error": sentence}, code, headers)
+            await send_json(finish, Error(sentence), code, headers)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             self._metrics.requests.count(route, scope["method"], status, time.perf_counter() - started)

@@ -6,10 +6,11 @@ import socket
 import sys
 from typing import Any, ClassVar, Final, cast
 
-import orjson
+import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serving.web.answers import Error
 from serving.web.application import App
 
 MAX_HEAD: Final = 16 << 10
@@ -129,7 +130,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, status: int, error: str) -> None:
-        body = orjson.dumps({"error": error})
+        body = msgspec.json.encode(Error(error))
         retry = b"retry-after: 1\r\n" if status == 503 else b""
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + retry + b"\r\n" + body)

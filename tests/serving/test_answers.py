@@ -4,8 +4,8 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
+from serving.decoding import RequestError
 from serving.episodes.recording import RecordingError
-from serving.inference.protocol import ProtocolError
 from serving.models.registry import RegistryUnavailableError, UnknownModelError
 from serving.policy import PolicyError
 from serving.web.answers import refusal
@@ -20,10 +20,10 @@ CLOSE = [(b"connection", b"close")]
 @pytest.mark.parametrize(
     ("error", "answer"),
     [
-        (ProtocolError("wrong"), (400, "wrong", [])),
-        (ProtocolError("late", 408), (408, "late", CLOSE)),
-        (ProtocolError("large", 413), (413, "large", CLOSE)),
-        (ProtocolError("busy", 503), (503, "busy", RETRY)),
+        (RequestError("wrong"), (400, "wrong", [])),
+        (RequestError("late", 408), (408, "late", CLOSE)),
+        (RequestError("large", 413), (413, "large", CLOSE)),
+        (RequestError("busy", 503), (503, "busy", RETRY)),
         (UnknownModelError("none"), (404, "none", [])),
         (RegistryUnavailableError("gone"), (503, "gone", RETRY)),
         (PolicyError("refused"), (503, "refused", RETRY)),

@@ -13,6 +13,8 @@ from uvicorn.server import ServerState
 from serving.episodes import replays as replays_module
 from serving.episodes.physics import MAX_PUSHES, MAX_SEED, Physics
 from serving.episodes.replay import Replay
+from serving.episodes.replays import EpisodeRequest
+from serving.live.commands import ChangePhysics, Command, Pause, PushCart, Restart, SingleStep
 from serving.live.show import Show
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
@@ -98,10 +100,19 @@ def test_allow_lists_every_method(client: TestClient) -> None:
 
 
 def test_openapi_states_what_is_accepted(client: TestClient) -> None:
-    schema = client.get("/openapi.json").json()["paths"]["/api/episodes"]["post"]["requestBody"]
-    properties = schema["content"]["application/json"]["schema"]["properties"]
+    document = client.get("/openapi.json").json()
+    body = document["paths"]["/api/episodes"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/EpisodeRequest"}
+    schemas = document["components"]["schemas"]
+    properties = schemas["EpisodeRequest"]["properties"]
     assert properties["pushes"]["maxItems"] == properties["changes"]["maxItems"] == MAX_PUSHES
-    assert properties["version"]["type"] == ["string", "integer", "null"]
+    assert [kind["type"] for kind in properties["version"]["anyOf"]] == ["string", "integer", "null"]
+    assert schemas["Push"]["properties"]["force"] | {"description": ""} == {
+        "type": "number",
+        "minimum": -200.0,
+        "maximum": 200.0,
+        "description": "",
+    }
     assert client.post("/api/episodes", json={"version": None}).status_code == 201
 
 
@@ -150,7 +161,7 @@ def test_a_file_is_rendered_once_however_many_ask(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(replays_module.FORMATS, "gif", ("image/gif", render))
 
     async def story() -> None:
-        replay = await app.replays.create({"seed": 1})
+        replay = await app.replays.create(EpisodeRequest(seed=1))
         assert await asyncio.gather(*(app.replays.file(replay, "gif") for _ in range(3))) == [b"picture"] * 3
 
     asyncio.run(story())
@@ -307,33 +318,33 @@ def play_to_the_end(show: Show) -> None:
 def test_pausing_between_episodes_pauses_and_a_step_goes_on(tmp_path: Path) -> None:
     show, _ = show_of(tmp_path)
     play_to_the_end(show)
-    show.command({"do": "pause"})
+    show.command(Pause())
     for _ in range(200):
         show._tick(0.02)
     assert show.episode == 1
-    show.command({"do": "step"})
+    show.command(SingleStep())
     show._tick(0.02)
     assert show.episode == 2
 
 
 def test_the_greatest_seed_is_followed_by_the_smallest(tmp_path: Path) -> None:
     show, _ = show_of(tmp_path)
-    show.command({"do": "reset", "seed": MAX_SEED})
+    show.command(Restart(MAX_SEED))
     play_to_the_end(show)
     while show.episode == 1:
         show._tick(0.02)
     assert show.status()["seed"] == 0
 
 
-@pytest.mark.parametrize("command", [{"do": "push", "force": 1}, {"do": "physics", "physics": {"gravity": 12}}])
-def test_the_history_is_of_undisturbed_episodes(tmp_path: Path, command: dict[str, Any]) -> None:
+@pytest.mark.parametrize("command", [PushCart(1.0), ChangePhysics(Physics(gravity=12))])
+def test_the_history_is_of_undisturbed_episodes(tmp_path: Path, command: Command) -> None:
     show, _ = show_of(tmp_path)
     show._tick(0.02)
     show.command(command)
     play_to_the_end(show)
     assert not show.players[0].history
-    show.command({"do": "physics", "physics": Physics().__dict__})
-    show.command({"do": "reset", "seed": 1})
+    show.command(ChangePhysics(Physics()))
+    show.command(Restart(1))
     play_to_the_end(show)
     assert len(show.players[0].history) == 1
     exposed = show._metrics.expose(show.models).decode()
@@ -359,4 +370,4 @@ def test_a_command_nested_deep_is_answered(client: TestClient) -> None:
         socket.send_text(f'{{"do": {nested(300)}}}')
         while (message := orjson.loads(socket.receive_text())).get("type") != "error":
             pass
-        assert "unknown command" in message["error"]
+        assert "at `$.do`" in message["error"]

@@ -2,15 +2,18 @@ import subprocess
 import sys
 
 import gymnasium as gym
+import msgspec
 import numpy as np
 import orjson
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
+from serving.decoding import RequestError, decode, fit
 from serving.episodes.environment import Simulation, play
-from serving.episodes.physics import Change, Physics, Push, parse_seed
+from serving.episodes.physics import MAX_SEED, Change, Physics, Push, Seed
 from serving.episodes.recording import frames
 from serving.episodes.replay import record
+from serving.episodes.replays import EpisodeRequest
 from serving.policy import OnnxPolicy
 from tests.policies import BALANCES, FALLS, PROPERTIES, linear_model
 
@@ -76,8 +79,6 @@ def test_physics_change_in_the_middle_of_an_episode(champion: OnnxPolicy) -> Non
     simulation.env.unwrapped.state = np.array(free[8].observation)
     simulation.apply(free[8].action)
     assert changed[8].next_observation == pytest.approx(simulation.observation, abs=1e-6)
-    with pytest.raises(ValueError, match="with step and physics"):
-        Change.parse({"step": 1})
 
 
 def test_the_same_request_is_the_same_replay(champion: OnnxPolicy) -> None:
@@ -100,39 +101,49 @@ def test_a_policy_that_falls_falls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("request_", "message"),
     [
-        ({"gravity": 99}, "gravity must be between 0 and 30, got 99"),
-        ({"length": "long"}, "length must be a finite number"),
-        ({"length": True}, "length must be a finite number"),
-        ({"wind": 1}, "unknown physics wind"),
-        ([1], "physics must be an object"),
+        ({"physics": {"gravity": 99}}, r"Expected `float` <= 30.0 - at `$.physics.gravity`"),
+        ({"physics": {"gravity": -0.1}}, r"Expected `float` >= 0.0 - at `$.physics.gravity`"),
+        ({"physics": {"length": "long"}}, r"Expected `float`, got `str` - at `$.physics.length`"),
+        ({"physics": {"length": True}}, r"Expected `float`, got `bool`"),
+        ({"physics": {"wind": 1}}, r"unknown field `wind` - at `$.physics`"),
+        ({"physics": [1]}, r"Expected `object`, got `array`"),
+        ({"pushes": [{"step": -1, "force": 1}]}, r"Expected `int` >= 0 - at `$.pushes[0].step`"),
+        ({"pushes": [{"step": 2000, "force": 1}]}, r"Expected `int` <= 1999"),
+        ({"pushes": [{"step": 1.5, "force": 1}]}, r"Expected `int`, got `float`"),
+        ({"pushes": [{"step": 1, "force": 1e9}]}, r"Expected `float` <= 200.0 - at `$.pushes[0].force`"),
+        ({"pushes": [{"step": 1, "force": -201}]}, r"Expected `float` >= -200.0"),
+        ({"pushes": [{"step": 1}]}, r"missing required field `force`"),
+        ({"pushes": [7]}, r"Expected `object`, got `int`"),
+        ({"pushes": [{"step": 1, "force": 1}] * 1001}, r"Expected `array` of length <= 1000 - at `$.pushes`"),
+        ({"changes": [{"step": 1}]}, r"missing required field `physics`"),
+        ({"changes": [{"step": 1, "physics": {}}] * 1001}, r"of length <= 1000 - at `$.changes`"),
+        ({"version": 1.5}, r"Expected `int | str | null`, got `float`"),
+        ({"speed": 2}, r"unknown field `speed`"),
+        ([], r"Expected `object`, got `array`"),
+        *(({"seed": seed}, "at `$.seed`") for seed in (-1, 1.5, "1", None, True, 2**31)),
     ],
 )
-def test_impossible_physics_are_named(values: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Physics.parse(values)
+def test_an_impossible_episode_is_named(request_: object, message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        decode(msgspec.json.Decoder(EpisodeRequest), orjson.dumps(request_))
+    assert str(caught.value).startswith("the request does not fit: ")
+    assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"step": -1, "force": 1}, "whole number from 0"),
-        ({"step": 1.5, "force": 1}, "whole number from 0"),
-        ({"step": 1, "force": 1e9}, "between -200 and 200"),
-        ({"step": 1}, "with step and force"),
-        (7, "with step and force"),
-    ],
-)
-def test_impossible_pushes_are_named(values: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Push.parse(values)
+def test_an_error_does_not_repeat_a_megabyte() -> None:
+    with pytest.raises(RequestError) as caught:
+        decode(msgspec.json.Decoder(EpisodeRequest), orjson.dumps({"x" * 1_000_000: 1}))
+    assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("seed", [-1, 1.0, "1", None, True, 2**31])
-def test_impossible_seeds_are_named(seed: object) -> None:
-    with pytest.raises(ValueError, match="seed must be a whole number"):
-        parse_seed(seed)
+@pytest.mark.parametrize(("text", "seed"), [("0", 0), ("2147483647", MAX_SEED)])
+def test_a_seed_may_be_text_on_a_command_line(text: str, seed: int) -> None:
+    assert fit(text, Seed) == seed
+    for wrong in ("-1", "2147483648", "x", "1.5", ""):
+        with pytest.raises(RequestError, match="it does not fit"):
+            fit(wrong, Seed)
 
 
 def test_only_cartpole_is_pushed() -> None:

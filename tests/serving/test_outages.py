@@ -28,9 +28,10 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, i
     """A server that waits a third of a second for a body, where the real one waits ten."""
     path = tmp_path_factory.mktemp("impatient") / "p.onnx"
     path.write_bytes(linear_model(BALANCES))
-    app = App(Models(FileSource(path), alias=None, version="1"), body_seconds=0.3)
+    app = App(Models(FileSource(path), alias=None, version="1"))
     server = Server(app, "impatient")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
+        patch.setattr("serving.web.bodies.BODY_SECONDS", 0.3)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield listener.getsockname()

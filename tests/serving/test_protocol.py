@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from serving.inference.protocol import InferRequest, ProtocolError, answer_infer, parse_infer
+from serving.decoding import RequestError
+from serving.inference.protocol import Inference, answer_infer, parse_infer
 from serving.policy import OnnxPolicy
 from serving.web.bodies import MAX_BODY, compress, read_body
 
 TENSOR: dict[str, Any] = {"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0.5, -1, 2]}
 
 
-def parse(request: object, **tensor: object) -> InferRequest:
+def parse(request: object, **tensor: object) -> Inference:
     if isinstance(request, dict) and not request.get("inputs"):
         request = {"inputs": [{key: value for key, value in (TENSOR | tensor).items() if value is not ...}]} | request
     return parse_infer(orjson.dumps(request), None, 4)
@@ -54,32 +55,36 @@ def test_binary_goes_both_ways(champion: OnnxPolicy) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "obs"}, "expected exactly one input 'observation', got"),
-        ({"datatype": "FP64"}, 'has datatype FP32, got "FP64"'),
-        ({"datatype": ...}, "has datatype FP32, got null"),
+        ({"name": "obs"}, "expected one input 'observation' of datatype FP32, got 'obs' of 'FP32'"),
+        ({"datatype": "FP64"}, "expected one input 'observation' of datatype FP32, got 'observation' of 'FP64'"),
+        ({"datatype": ...}, "missing required field `datatype`"),
+        ({"extra": 1}, "unknown field `extra`"),
         ({"shape": [4]}, r"must have shape \[batch, 4\]"),
         ({"shape": [1, 5]}, r"must have shape \[batch, 4\]"),
         ({"shape": [-1, 4]}, "with a batch of 1 or more, got"),
         ({"shape": [0, 4], "data": []}, "with a batch of 1 or more"),
-        ({"shape": [True, 4]}, r"needs a shape \[batch, 4\]"),
-        ({"shape": [1.0, 4]}, r"needs a shape \[batch, 4\]"),
-        ({"shape": "1,4"}, r"needs a shape \[batch, 4\]"),
+        ({"shape": [True, 4]}, r"Expected `int`, got `bool` - at `\$.inputs\[0\].shape\[0\]`"),
+        ({"shape": [1.5, 4]}, r"Expected `int`, got `float`"),
+        ({"shape": "1,4"}, r"Expected `array`, got `str` - at `\$.inputs\[0\].shape`"),
         ({"shape": [4097, 4]}, "at most 4096 rows, got 4097"),
-        ({"data": [1, 2, 3]}, "takes 4 numbers, 'data' has 3"),
-        ({"data": [[1, 2, 3]]}, "nested 'data' must have the shape"),
-        ({"data": [[1, 2, 3, [4]]]}, r"must hold numbers only, got \[4\]"),
-        ({"data": [1, 2, 3, "4"]}, 'must hold numbers only, got "4"'),
-        ({"data": [1, 2, 3, True]}, "must hold numbers only, got true"),
-        ({"data": [1, 2, 3, None]}, "must hold numbers only, got null"),
+        ({"data": [1, 2, 3]}, r"takes 4 numbers, 'data' has the shape \[3\]"),
+        ({"data": [1, 2, 3, 4, 5]}, r"takes 4 numbers, 'data' has the shape \[5\]"),
+        ({"data": [[1, 2, 3]]}, r"takes 4 numbers, 'data' has the shape \[1, 3\]"),
+        ({"data": [[1], [2], [3], [4]]}, r"takes 4 numbers, 'data' has the shape \[4, 1\]"),
+        ({"data": [[1, 2, 3], 4]}, "nested 'data' must have the shape"),
+        ({"data": [[1, 2, 3, [4]]]}, r"Expected `float`, got `array`"),
+        ({"data": [1, 2, 3, "4"]}, r"Expected `float | array`, got `str` - at `\$.inputs\[0\].data\[3\]`"),
+        ({"data": [1, 2, 3, True]}, r"got `bool`"),
+        ({"data": [1, 2, 3, None]}, r"got `null`"),
         ({"data": [1, 2, 3, 1e39]}, "finite float32 numbers"),
         ({"data": ...}, "needs 'data'"),
-        ({"parameters": 3}, "'parameters' must be an object"),
+        ({"parameters": 3}, r"Expected `object | null`, got `int` - at `\$.inputs\[0\].parameters`"),
         ({"parameters": {"binary_data_size": 16}}, "both 'data' and 'binary_data_size'"),
         ({"parameters": {"shared_memory_region": "x"}}, "'shared_memory_region' is of an extension"),
     ],
 )
 def test_a_wrong_tensor_is_named(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ProtocolError, match=message) as caught:
+    with pytest.raises(RequestError, match=message) as caught:
         parse({}, **change)
     assert caught.value.status == 400
 
@@ -87,27 +92,33 @@ def test_a_wrong_tensor_is_named(change: dict[str, object], message: str) -> Non
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ([], "must be a JSON object"),
-        ({"id": 7}, "'id' must be a string, got 7"),
-        ({"inputs": 7}, "'inputs' must be an array"),
-        ({"inputs": [TENSOR, TENSOR]}, "expected exactly one input"),
-        ({"inputs": [7]}, "every input must be an object with a 'name'"),
-        ({"outputs": 7}, "'outputs' must be an array"),
-        ({"outputs": [{"name": "x"}]}, 'unknown output "x"'),
+        ([], "Expected `object`, got `array`"),
+        ({"id": 7}, r"Expected `str | null`, got `int` - at `\$.id`"),
+        ({"inputs": 7}, "Expected `array`, got `int`"),
+        ({"inputs": [TENSOR, TENSOR]}, "Expected `array` of length <= 1"),
+        ({"inputs": [7]}, "Expected `object`, got `int`"),
+        ({"priority": 7}, "unknown field `priority`"),
+        ({"outputs": 7}, "Expected `array | null`, got `int`"),
+        ({"outputs": [{"name": "x"}]}, "unknown output 'x'; there are 'q_values' and 'action'"),
         ({"outputs": [{"name": "action"}, {"name": "action"}]}, "asked for once"),
-        ({"outputs": [{"name": "action", "parameters": {"binary_data": 1}}]}, "must be true or false, got 1"),
+        ({"outputs": [{"name": "action", "parameters": {"binary_data": 1}}]}, "Expected `bool | null`, got `int`"),
         ({"outputs": [{"name": "action", "parameters": {"classification": 1}}]}, "'classification' is of an extension"),
-        ({"parameters": {"binary_data_output": "yes"}}, "must be true or false"),
+        ({"parameters": {"binary_data_output": "yes"}}, "Expected `bool`, got `str`"),
     ],
 )
 def test_a_wrong_request_is_named(request_: object, message: str) -> None:
-    with pytest.raises(ProtocolError, match=message):
+    with pytest.raises(RequestError, match=message):
         parse(request_)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"inputs": [NaN]}', b"\xff\xfe", b"[" * 5000])
+DEEP = b'{"parameters": {"x": %s}}' % (b"[" * 100_000 + b"]" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"inputs": [NaN]}', b"\xff\xfe", b'{"inputs": [{"name": "x\xff"}]}', DEEP]
+)
 def test_what_is_not_json_is_refused(body: bytes) -> None:
-    with pytest.raises(ProtocolError, match="not valid JSON"):
+    with pytest.raises(RequestError, match="not valid JSON"):
         parse_infer(body, None, 4)
 
 
@@ -115,6 +126,7 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
     ("size", "extra", "header_length", "message"),
     [
         (16, b"", None, "0 bytes follow the JSON"),
+        (-1, b"", 0, "Expected `int` >= 0"),
         (16, b"x" * 15, 0, "15 bytes follow the JSON"),
         (15, b"x" * 15, 0, "takes 16 bytes, 'binary_data_size' is 15"),
         (None, b"x" * 16, 0, "no input has a 'binary_data_size'"),
@@ -129,12 +141,12 @@ def test_sizes_that_disagree_are_named(size: object, extra: bytes, header_length
     tensor |= {"data": [0, 0, 0, 0]} if size is None else {"parameters": {"binary_data_size": size}}
     header = orjson.dumps({"inputs": [tensor]})
     stated = str(len(header)) if header_length == 0 else header_length
-    with pytest.raises(ProtocolError, match=message):
+    with pytest.raises(RequestError, match=message):
         parse_infer(header + extra, stated, 4)  # type: ignore[arg-type] # the table mixes types on purpose
 
 
 def test_an_answer_that_is_not_finite_is_not_given() -> None:
-    with pytest.raises(ProtocolError, match="not finite"):
+    with pytest.raises(RequestError, match="not finite"):
         answer_infer(parse({}), np.array([[np.inf, 0]], dtype=np.float32), model="m", version="1")
 
 
@@ -156,7 +168,7 @@ def test_nothing_but_a_protocol_error_comes_out(
     header = orjson.dumps({"inputs": [tensor], "outputs": outputs, "id": id_})
     try:
         request = parse_infer(header + extra, str(max(0, len(header) + shift)), 4)
-    except ProtocolError:
+    except RequestError:
         return
     assert request.observation.shape[1] == 4
 
@@ -167,7 +179,7 @@ def test_the_binary_parser_takes_exact_sizes_only(rows: int, noise: bytes, size:
     header = orjson.dumps({"inputs": [tensor]})
     try:
         request = parse_infer(header + noise, str(len(header)), 4)
-    except ProtocolError:
+    except RequestError:
         exact = size == len(noise) == rows * 16
         assert not exact or not np.isfinite(np.frombuffer(noise, "<f4")).all()
     else:
@@ -181,10 +193,11 @@ def read(chunks: list[bytes], *headers: tuple[bytes, bytes], ends: bool = True) 
         chunk = chunks.pop(0)
         return {"type": "http.request", "body": chunk, "more_body": bool(chunks) or not ends}
 
-    return asyncio.run(read_body({"headers": list(headers)}, receive, seconds=0.05))
+    return asyncio.run(read_body({"headers": list(headers)}, receive))
 
 
-def test_bodies_are_bounded_in_size_and_time() -> None:
+def test_bodies_are_bounded_in_size_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.web.bodies.BODY_SECONDS", 0.05)
     assert read([b"a", b"b"]) == b"ab"
     assert read([b"x" * MAX_BODY]) == b"x" * MAX_BODY
     gzipped = (b"content-encoding", b"gzip")
@@ -198,10 +211,10 @@ def test_bodies_are_bounded_in_size_and_time() -> None:
         (415, [b""], (b"content-encoding", b"br")),
     ]
     for status, chunks, header in refused:
-        with pytest.raises(ProtocolError) as caught:
+        with pytest.raises(RequestError) as caught:
             read(chunks, header)
         assert caught.value.status == status
-    with pytest.raises(ProtocolError, match="did not end within") as caught:
+    with pytest.raises(RequestError, match="did not end within") as caught:
         read([b"x"], ends=False)
     assert caught.value.status == 408
 

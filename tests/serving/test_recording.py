@@ -22,7 +22,7 @@ def replay() -> Replay:
 
 def test_frames_show_every_step(replay: Replay) -> None:
     pictures = list(frames(replay))
-    assert len(pictures) == len(replay.steps) + 1
+    assert len(pictures) == len(replay.actions) + 1
     assert pictures[0].shape == (400, 600, 3)
     assert not np.array_equal(pictures[0], pictures[-1])
 
@@ -31,7 +31,7 @@ def test_a_gif_plays_in_real_time(replay: Replay) -> None:
     with Image.open(io.BytesIO(to_gif(replay))) as picture:
         assert picture.size == (600, 400)
         frames_in_gif = getattr(picture, "n_frames", 1)
-        assert frames_in_gif == (len(replay.steps) + 2) // 2
+        assert frames_in_gif == (len(replay.actions) + 2) // 2
         assert picture.info["duration"] == 40
 
 
@@ -39,7 +39,7 @@ def test_a_gif_plays_in_real_time(replay: Replay) -> None:
 def test_a_video_holds_fifty_frames_a_second(replay: Replay, container: str) -> None:
     with av.open(io.BytesIO(to_video(replay, container)), "r") as video:
         assert video.streams.video[0].average_rate == 50
-        assert len(list(video.decode(video=0))) == len(replay.steps) + 1
+        assert len(list(video.decode(video=0))) == len(replay.actions) + 1
 
 
 def test_the_page_contains_all_it_needs(replay: Replay) -> None:
@@ -55,7 +55,7 @@ def test_another_environment_is_recorded_at_its_own_pace() -> None:
     """Acrobot-v1 has 15 steps a second, and the page holds pictures of what it cannot draw."""
     policy = OnnxPolicy.load(linear_model(SWINGS, properties=ACROBOT, actions=3))
     replay = record(policy, model="m", version="1", seed=0)
-    assert len(replay.steps) > 50
+    assert len(replay.actions) > 50
     with Image.open(io.BytesIO(to_gif(replay))) as picture:
         assert picture.info["duration"] == 130
     with av.open(io.BytesIO(to_video(replay, "mp4")), "r") as video:

@@ -1,0 +1,214 @@
+"""What the Open Inference Protocol's clients send and get, as JSON.
+
+The protocol is https://github.com/open-inference/open-inference-protocol (specification/protocol/inference_rest.md);
+the extensions are NVIDIA Triton's (extension_binary_data.md, _statistics.md, _model_configuration.md,
+_model_repository.md). Parameters are open by the protocol: those this server does not know it ignores.
+"""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+# gc=False: objects of one request, without cycles; the collector need not look at them.
+
+
+class OutputParameters(Struct, frozen=True, gc=False):
+    """How one output is wanted."""
+
+    binary_data: bool | None = None
+    classification: Any = None
+
+
+class OutputRequest(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """One output that is wanted."""
+
+    name: Annotated[str, Meta(description="q_values or action")]
+    parameters: OutputParameters | None = None
+
+
+class InputParameters(Struct, frozen=True, gc=False):
+    """How the input comes."""
+
+    binary_data_size: Annotated[int, Meta(ge=0)] | None = None
+    shared_memory_region: Any = None
+
+
+class InputTensor(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A batch of observations, its data here or in the bytes that follow the JSON."""
+
+    name: Annotated[str, Meta(description="observation")]
+    shape: Annotated[list[int], Meta(description="[batch, obs]")]
+    datatype: Annotated[str, Meta(description="FP32")]
+    parameters: InputParameters | None = None
+    data: Annotated[list[float | list[float]], Meta(description="flat, or a list a row")] | None = None
+
+
+class RequestParameters(Struct, frozen=True, gc=False):
+    """How all outputs are wanted that do not say it themselves."""
+
+    binary_data_output: bool = False
+
+
+class InferRequest(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A request for inference; without `outputs` it is for all of them."""
+
+    inputs: Annotated[list[InputTensor], Meta(min_length=1, max_length=1)]
+    id: str | None = None
+    parameters: RequestParameters | None = None
+    outputs: list[OutputRequest] | None = None
+
+
+class BinaryData(Struct, frozen=True, gc=False):
+    """Where an output's data follows the JSON."""
+
+    binary_data_size: int
+
+
+class OutputTensor(Struct, frozen=True, gc=False, omit_defaults=True):
+    """One output."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: BinaryData | None = None
+    data: Any = None
+
+
+class InferAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
+    """Q-values and greedy actions of a batch."""
+
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    id: str | None = None
+
+
+class Live(Struct, frozen=True):
+    """The process runs."""
+
+    live: bool = True
+
+
+class Ready(Struct, frozen=True):
+    """A version plays."""
+
+    ready: bool = True
+
+
+class ServerMetadata(Struct, frozen=True, kw_only=True):
+    """Who this is."""
+
+    name: str = "dqn-pipeline"
+    version: str = "0.1.0"
+    extensions: tuple[str, ...] = ("binary_tensor_data", "statistics", "model_configuration")
+
+
+class ModelReady(Struct, frozen=True, kw_only=True):
+    """A version can be called."""
+
+    name: str
+    version: str
+    ready: bool = True
+
+
+class TensorMetadata(Struct, frozen=True):
+    """Name, type and shape of a tensor; -1 is the batch."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(Struct, frozen=True, kw_only=True):
+    """What a model takes and gives."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    properties: dict[str, str]
+
+
+class TensorConfig(Struct, frozen=True):
+    """Name, type and shape of a tensor without the batch."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+
+
+class InstanceGroup(Struct, frozen=True):
+    """Where it runs."""
+
+    kind: str = "KIND_CPU"
+    count: int = 1
+
+
+class ModelConfig(Struct, frozen=True, kw_only=True):
+    """The model configuration extension."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+    instance_group: tuple[InstanceGroup, ...] = (InstanceGroup(),)
+
+
+class Duration(Struct):
+    """How often something was done, and its nanoseconds in all."""
+
+    count: int = 0
+    ns: int = 0
+
+
+class InferStatistics(Struct):
+    """Durations of the parts of inference."""
+
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+class ModelStatistics(Struct, kw_only=True):
+    """The statistics extension, of one version since the start; `inference_count` is rows."""
+
+    name: str
+    version: str
+    last_inference: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    inference_stats: InferStatistics = field(default_factory=InferStatistics)
+    batch_stats: tuple[()] = ()
+
+    def count(self, part: str, ns: int) -> None:
+        """Add one duration of a part."""
+        duration = getattr(self.inference_stats, part)
+        duration.count += 1
+        duration.ns += ns
+
+
+class Statistics(Struct, frozen=True):
+    """Statistics of versions."""
+
+    model_stats: list[ModelStatistics]
+
+
+class IndexRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which versions to list."""
+
+    ready: bool = False
+
+
+class IndexEntry(Struct, frozen=True, kw_only=True):
+    """A known version; READY if it is loaded."""
+
+    name: str
+    version: str
+    state: str
+    reason: str

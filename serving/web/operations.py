@@ -1,0 +1,69 @@
+"""One declaration an operation: the code that answers it, and what /openapi.json says of it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Final
+
+import msgspec
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from serving.decoding import decode
+from serving.web.answers import send_json
+from serving.web.bodies import read_body
+
+JSON: Final = "application/json"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    answering: Callable[[Scope, Any], Awaitable[object]]
+    """Takes the scope and the body; returns what the answer's JSON says, or an ASGI application that answers."""
+    summary: str
+    _: KW_ONLY
+    body: Any = None
+    """The type that the body's JSON must fit; a body without a byte counts as `{}`. None leaves it unread."""
+    decoded: bool = True
+    """Whether the body is decoded here; otherwise `answering` takes its bytes."""
+    answer: Any = None
+    """The type of the answer's JSON; None says no more of it."""
+    media: str = JSON
+    status: int = 200
+    errors: tuple[int, ...] = ()
+    """Statuses of refusals, all of which are JSON."""
+
+
+class Resource:
+    """The operations of one path, as an ASGI application."""
+
+    def __init__(self, operations: tuple[Operation, ...]) -> None:
+        self.operations = operations
+        self._methods = {
+            operation.method: (
+                operation,
+                msgspec.json.Decoder(operation.body) if operation.decoded and operation.body else None,
+            )
+            for operation in operations
+        }
+        if "GET" in self._methods:
+            self._methods["HEAD"] = self._methods["GET"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer by the method's operation; the router lets no other method through."""
+        operation, decoder = self._methods[scope["method"]]
+        body: Any = await read_body(scope, receive) if operation.body else None
+        if decoder:
+            body = decode(decoder, body or b"{}")
+        answer = await operation.answering(scope, body)
+        if callable(answer):
+            await answer(scope, receive, send)
+        else:
+            await send_json(send, answer, operation.status)
+
+
+def route(path: str, *operations: Operation) -> Route:
+    """A path, and all that can be done there."""
+    return Route(path, Resource(operations), methods=[operation.method for operation in operations])
