@@ -1,0 +1,170 @@
+"""Every command that the documents show is run here, or read by the program it starts, or has a reason why not."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from flows import cli
+from serving import __main__ as serving
+
+ROOT: Final = Path(__file__).parent.parent
+DOCUMENTS: Final = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")))
+FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRAM: Final = re.compile(r"(\.venv/bin/\S+|make|python|pip|prefect|mlflow|docker(-compose)?|curl|git|chrt)( |$)")
+
+RUN: Final = "RUN"
+READ: Final = "READ"
+CONTAINERS: Final = "tests/stack/test_containers.py does it, with containers"
+RESTORES: Final = "tests/stack/test_restore.py does it, with containers"
+LONG: Final = "takes minutes to hours; tests/test_benchmarks.py tests its parts"
+ELSEWHERE: Final = "is for a system that a test has not: "
+
+COMMANDS: Final = {
+    "make": RUN,
+    'make train ARGS="--help"': RUN,
+    "make train": READ,
+    'make train ARGS="--seed 7 --num-agents 4"': READ,
+    'make train ARGS="--preset article"': READ,
+    'make train ARGS="--preset lunarlander"': READ,
+    'make train ARGS="--warm-start champion"': READ,
+    'make train ARGS="--world.length 1.0 --world.wind 2"': READ,
+    'make train ARGS="--world.length 0.25 0.75"': READ,
+    'make train ARGS="--resume RUN_ID"': READ,
+    "make serve": READ,
+    'make serve ARGS="--port 9000 --model models:/dqn-CartPole-v1/3"': READ,
+    "python -m serving --no-show": READ,
+    "make watch": READ,
+    'make record ARGS="--seed 7 --push 100:60"': READ,
+    "make test": "is what runs this test",
+    "make bench": LONG,
+    "python -m benchmarks.ablation": LONG,
+    "python -m benchmarks.environments": LONG,
+    "python -m benchmarks.limits": LONG,
+    "python -m benchmarks.seeds --last-network": LONG,
+    "python -m benchmarks.seeds --num-agents 128": LONG,
+    "python -m benchmarks.seeds --seeds 1024 --processes 2 --num-agents 128": LONG,
+    "python -m benchmarks.seeds --seeds 16 --num-agents 1": LONG,
+    "chrt -f 1 python -m benchmarks.serving": "needs real-time priority and two idle cores",
+    "mlflow models serve": "is the name of a peer",
+    "mlflow not healthy": "is a message",
+    ".venv/bin/mlflow ui": "is MLflow's own, and runs until it is stopped",
+    "make secrets": "tests/test_deployments.py does it, in another directory",
+    "make up": CONTAINERS,
+    'make up ARGS="--scale worker=3"': CONTAINERS,
+    "make down": CONTAINERS,
+    "make destroy": CONTAINERS,
+    "make backup": RESTORES,
+    "make restore FILE=backups/dqn-TIME.tar": RESTORES,
+    "make stack": "runs until it is stopped; its parts are those of make up",
+    "export PREFECT_API_URL=http://127.0.0.1:4200/api": CONTAINERS,
+    'export PREFECT_API_AUTH_STRING="prefect:$(sed -n s/^PREFECT_PASSWORD=//p docker/.env)"': CONTAINERS,
+    ".venv/bin/prefect deployment run train-dqn/cartpole -p 'config={\"seed\": 7}' --watch": CONTAINERS,
+    "prefect flow-run retry ID": "tests/stack/test_outages.py resumes runs, with containers",
+    "curl -s 127.0.0.1:8000/v2/models/dqn-CartPole-v1/infer "
+    '-d \'{"inputs": [{"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0.05, 0]}]}\'': (
+        "tests/serving/test_protocol.py sends such requests"
+    ),
+    "docker-compose -f docker/compose.yaml --profile inference up -d --scale inference=3": (
+        "tests/test_deployments.py reads the profile"
+    ),
+    ".venv/bin/pip install -c constraints.txt prefect-kubernetes": ELSEWHERE + "Kubernetes",
+    ".venv/bin/prefect work-pool create --type kubernetes --base-job-template docker/kubernetes.json k8s": (
+        "tests/test_kubernetes.py holds the template against Prefect's own"
+    ),
+    ".venv/bin/prefect --no-prompt deploy --name train-dqn/cartpole --pool k8s "
+    "--job-variable image=REGISTRY/dqn-pipeline:TAG": "tests/test_deployments.py does it, with another pool",
+    ".venv/bin/prefect worker start --pool k8s": ELSEWHERE + "Kubernetes",
+    "docker inspect": "is Docker's own",
+    "docker logs": "is Docker's own",
+    "docker ps --all --filter name=dqn": "is Docker's own",
+    "docker system df -v": "is Docker's own",
+    "git pull": "is git's own",
+    "python -OO": "is a way to start Python",
+}
+PYTHON: Final = {
+    "import gymnasium, mlflow, numpy, onnxruntime": "needs a champion in a registry beside it",
+}
+
+
+def commands(text: str) -> Iterator[str]:
+    """What code blocks, and code inside sentences, tell a reader to type."""
+    for language, block in FENCE.findall(text):
+        lines = re.sub(r"\\\n\s*", "", block).splitlines()
+        if language == "console":
+            yield from (_bare(line.removeprefix("$ ")) for line in lines if line.startswith("$ "))
+        elif language == "bash":
+            yield from filter(None, map(_bare, lines))
+    spans = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+    yield from (code for code in spans if PROGRAM.match(code))
+
+
+def _bare(line: str) -> str:
+    """A line without the comment at its end."""
+    return re.sub(r"(^|\s+)# .*", "", line).strip()
+
+
+def started(command: str) -> list[str]:
+    """The words of the command line that a command comes to: of a verb of make its last line."""
+    if command.split()[0] == "make":
+        # --old-file: .venv is as it is, whatever has changed since
+        making = ["make", "--dry-run", "--old-file=.venv/.installed", *shlex.split(command)[1:]]
+        lines = subprocess.run(making, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        command = lines[-1]
+    return shlex.split(command)
+
+
+def test_every_command_is_run_or_has_a_reason_why_not() -> None:
+    shown = {command for document in DOCUMENTS for command in commands(document.read_text())}
+    assert sorted(shown - set(COMMANDS)) == [], "not in COMMANDS"
+    assert sorted(set(COMMANDS) - shown) == [], "shown nowhere"
+
+
+@pytest.mark.parametrize("command", [command for command, how in COMMANDS.items() if how == RUN])
+def test_a_command_runs(command: str) -> None:
+    words = shlex.split(command)
+    assert words[0] == "make"
+    subprocess.run([*words, "--old-file=.venv/.installed"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize("command", [command for command, how in COMMANDS.items() if how == READ])
+def test_the_program_that_a_command_starts_accepts_its_arguments(command: str) -> None:
+    program, flag, module, *arguments = started(command)
+    assert (Path(program).name, flag) == ("python", "-m")
+    if module == "flows.train":
+        cli.parse(arguments)
+    else:
+        assert module == "serving"
+        verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "serve"
+        serving._parser(verb).parse_args(arguments)
+
+
+@pytest.mark.parametrize("how", sorted(set(COMMANDS.values()) | set(PYTHON.values())))
+def test_a_reason_names_tests_that_there_are(how: str) -> None:
+    for path in re.findall(r"tests/\S+\.py", how):
+        assert (ROOT / path).is_file()
+
+
+def test_every_python_block_is_run_or_has_a_reason_why_not() -> None:
+    blocks = [
+        block for document in DOCUMENTS for kind, block in FENCE.findall(document.read_text()) if kind == "python"
+    ]
+    assert sorted(block.splitlines()[0] for block in blocks) == sorted(PYTHON)
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a document's headings."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text()):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not anchor or anchor in headings(target.read_text()), anchor
