@@ -18,13 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.hyperparameters import HyperParameters
 from dqn.network import QNetworks
 from dqn.snapshot import SnapshotError
 from dqn.state import TrainingState
 
 # This line, the content as PyTorch writes it, the pickled environments, the replay buffer's rows, the sizes of the
 # first two parts, and the SHA-256 of all that.
-_FORMAT: Final = b"dqn-training-state/4\n"
+_FORMAT: Final = b"dqn-training-state/5\n"
 _SIZES: Final = struct.Struct("<QQ")
 _READ_BYTES: Final = 2**20
 
@@ -45,7 +46,11 @@ def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[
     Raises:
         CheckpointError: if it cannot be written (a full disk, a read-only directory); what stood there before stays.
     """
-    content: dict[str, Any] = {"config": json.dumps(state.config.to_dict()), "state": state.state_dict()}
+    content: dict[str, Any] = {
+        "config": json.dumps(state.config.to_dict()),
+        "hyperparameters": state.hyperparameters.state_dict(),
+        "state": state.state_dict(),
+    }
     environments = content["state"]["environment"].pop("envs") or b""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +99,7 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
         if config is not None and saved != config:
             differing = [name for name, value in saved.to_dict().items() if config.to_dict()[name] != value]
             raise CheckpointError(f"{path} belongs to another configuration: {', '.join(differing)} differ")
-        state = TrainingState(saved)
+        state = TrainingState(saved, HyperParameters.from_state_dict(content["hyperparameters"]))
         content["state"]["environment"]["envs"] = file.read(environment_bytes) or None
         try:
             continues = state.load_state_dict(content["state"])

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.hyperparameters import HyperParameters, Value, column
 from dqn.network import QNetworks
+from dqn.optimizer import Optimizer
 from dqn.policy import greedy_action
 from dqn.replay import Batch
 
@@ -77,13 +79,16 @@ def require_loss(config: DQNConfig, loss: Loss | None = None) -> None:
 class Learner:
     """Online and target networks, their optimizer, and the average of the weights that is evaluated."""
 
-    def __init__(self, config: DQNConfig, networks: QNetworks) -> None:
+    def __init__(self, config: DQNConfig, networks: QNetworks, hyperparameters: HyperParameters | None = None) -> None:
+        """Start from a copy of the networks; hyper-parameters that agents differ in come beside the configuration."""
         self._config = config
+        self.hyperparameters = hyperparameters or HyperParameters.of([config])
         everyone = torch.arange(networks.num_agents)
         self.online = networks.select(everyone).requires_grad_(True)
         self.target = networks.select(everyone).requires_grad_(False)
         self._average = networks.select(everyone).requires_grad_(False) if config.average_rate else None
-        self._optimizer = self._make_optimizer()
+        decay_updates = config.learning_rate_decay_updates
+        self._optimizer = Optimizer(self.online, self.hyperparameters, decay_updates=decay_updates)
         self.updates = 0
 
     @property
@@ -103,8 +108,7 @@ class Learner:
         self.online.backward(activations, gradient)
         if self._config.max_gradient_norm:
             clip_gradients(self.online, self._config.max_gradient_norm)
-        self._set_learning_rate()
-        self._optimizer.step()
+        self._optimizer.step(self.updates)
         self.updates += 1
         self._follow()
         return statistics
@@ -115,16 +119,12 @@ class Learner:
 
     def select(self, agents: Tensor) -> None:
         """Keep `agents`, an index tensor `[K]`, with their optimizer state."""
-        moments = [self._optimizer.state[parameter] for parameter in self.online.parameters()]
+        self.hyperparameters = self.hyperparameters.select(agents)
         self.online = self.online.select(agents)
         self.target = self.target.select(agents)
         if self._average:
             self._average = self._average.select(agents)
-        self._optimizer = self._make_optimizer()
-        for parameter, moment in zip(self.online.parameters(), moments, strict=True):
-            self._optimizer.state[parameter] = {
-                name: value[agents] if value.dim() else value for name, value in moment.items()
-            }
+        self._optimizer = self._optimizer.select(agents, self.online)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimizer state and the number of updates."""
@@ -172,33 +172,20 @@ class Learner:
         q_value = outputs.detach().mean(3).gather(2, batch.action.unsqueeze(2)).squeeze(2)
         return gradient, UpdateStatistics(loss=losses, priority=losses, q_value=q_value)
 
-    def _make_optimizer(self) -> torch.optim.AdamW:
-        config = self._config
-        return torch.optim.AdamW(
-            self.online.parameters(),
-            lr=config.learning_rate,
-            betas=config.adam_betas,
-            eps=config.adam_eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-
-    def _set_learning_rate(self) -> None:
-        config = self._config
-        if not config.learning_rate_decay_updates:
-            return
-        progress = min(self.updates / config.learning_rate_decay_updates, 1.0)
-        rate = config.learning_rate + (config.learning_rate_end - config.learning_rate) * progress
-        self._optimizer.param_groups[0]["lr"] = rate
-
     def _follow(self) -> None:
         online, target = self.online.tensors, self.target.tensors
         if self._config.tau:
-            torch._foreach_lerp_(target, online, self._config.tau)
+            _move(target, online, self.hyperparameters.tau)
         elif self._config.target_update_interval and self.updates % self._config.target_update_interval == 0:
             torch._foreach_copy_(target, online)
         if self._average:
-            torch._foreach_lerp_(self._average.tensors, online, self._config.average_rate)
+            _move(self._average.tensors, online, self.hyperparameters.average_rate)
+
+
+def _move(tensors: list[Tensor], towards: list[Tensor], rate: Value) -> None:
+    """Move each agent's tensors `[A, ., .]` by its rate."""
+    share = column(rate, tensors[0].device)
+    torch._foreach_lerp_(tensors, towards, [share] * len(tensors) if isinstance(share, Tensor) else share)
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dqn.hyperparameters import Value, column
+
 
 class QNetworks(nn.Module):
     """A independent multilayer perceptrons with ReLU, evaluated by one batched matmul a layer.
@@ -48,7 +50,7 @@ class QNetworks(nn.Module):
         hidden_sizes: Sequence[int],
         num_actions: int,
         observation_scale: Sequence[float] = (),
-        initial_q: float = 0.0,
+        initial_q: Value = 0.0,
         dueling: bool = False,
         num_quantiles: int = 1,
     ) -> "QNetworks":
@@ -72,7 +74,7 @@ class QNetworks(nn.Module):
             layer = (torch.stack(uniform) * 2 - 1) * bound
             weights.append(layer[:, :, :-1].contiguous())
             biases.append(layer[:, :, -1:].contiguous())
-        biases[-1] += initial_q
+        biases[-1] += column(initial_q, scale.device)
         return cls(weights, biases, scale, dueling=dueling, num_quantiles=num_quantiles)
 
     @property

@@ -3,16 +3,22 @@
 import torch
 from torch import Tensor
 
+from dqn.hyperparameters import Value
 
-def linear_epsilon(update: int, *, start: float, end: float, decay_updates: int) -> float:
-    """Epsilon after `update` gradient updates, falling linearly from `start` to `end`."""
-    progress = min(update / decay_updates, 1.0) if decay_updates else 1.0
+
+def linear_epsilon(update: int, *, start: Value, end: Value, decay_updates: Value) -> Value:
+    """Epsilon after `update` gradient updates, falling linearly from `start` to `end`; each may differ by agent."""
+    progress: Value
+    if isinstance(decay_updates, Tensor):
+        progress = (update / decay_updates.clamp_min(1)).clamp_max(1.0).masked_fill(decay_updates == 0, 1.0)
+    else:
+        progress = min(update / decay_updates, 1.0) if decay_updates else 1.0
     return start + (end - start) * progress
 
 
-def episode_epsilon(episodes: Tensor, *, start: float, end: float, decay: float) -> Tensor:
+def episode_epsilon(episodes: Tensor, *, start: Value, end: Value, decay: float) -> Tensor:
     """Epsilon `[A]` after `episodes` `[A]` finished ones, falling by `decay` after each (the article)."""
-    return (start - decay * episodes).clamp_min(end)
+    return torch.maximum(start - decay * episodes, torch.as_tensor(end))
 
 
 def greedy_action(q_values: Tensor) -> Tensor:
@@ -27,7 +33,7 @@ def epsilon_greedy(
     epsilon: Tensor,
     generator: torch.Generator,
     *,
-    persistence: float = 0.0,
+    persistence: Value = 0.0,
     persisting: Tensor | None = None,
 ) -> Tensor:
     """Actions `[A, E]`: greedy for Q-values `[A, E, actions]`, uniformly random with probability epsilon `[A]`.
@@ -39,8 +45,9 @@ def epsilon_greedy(
     greedy = greedy_action(q_values)
     explore = torch.rand(greedy.shape, generator=generator) < epsilon.unsqueeze(-1)
     random = torch.randint(q_values.shape[-1], greedy.shape, generator=generator)
-    if persistence and persisting is not None:
-        goes_on = (persisting >= 0) & (torch.rand(greedy.shape, generator=generator) < persistence)
+    if persisting is not None and (isinstance(persistence, Tensor) or persistence > 0):
+        share = torch.as_tensor(persistence, dtype=torch.float32).unsqueeze(-1)
+        goes_on = (persisting >= 0) & (torch.rand(greedy.shape, generator=generator) < share)
         explore |= goes_on
         random = torch.where(goes_on, persisting, random)
         persisting.copy_(torch.where(explore, random, -1))

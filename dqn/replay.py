@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqn.hyperparameters import Value
 from dqn.priorities import Priorities, leaves
 
 _CHUNK_ROWS = 8_192
@@ -66,16 +67,16 @@ class NStepAccumulator:
         self,
         *,
         n_step: int,
-        gamma: float,
-        reward_scale: float = 1.0,
+        gamma: Value,
+        reward_scale: Value = 1.0,
         bootstrap_on_truncation: bool,
         num_agents: int,
         num_envs: int,
         obs: int,
     ) -> None:
         self._n_step = n_step
-        self._gamma = gamma
-        self._reward_scale = reward_scale
+        self._gamma = _of_each_start(gamma)
+        self._reward_scale = _of_each_start(reward_scale)
         self._bootstrap_on_truncation = bootstrap_on_truncation
         shape = (n_step, num_agents, num_envs)
         self._observation = torch.zeros(*shape, obs)
@@ -313,6 +314,11 @@ class ReplayBuffer:
 
     def _offset(self) -> Tensor:
         return torch.arange(len(self._size)).unsqueeze(1) * self._capacity
+
+
+def _of_each_start(value: Value) -> Value:
+    """A value as a factor of `[n, A, E]`."""
+    return value.float().view(1, -1, 1) if isinstance(value, Tensor) else value
 
 
 def row_width(obs: int) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor
 from dqn.config import DQNConfig
 from dqn.device import require_device
 from dqn.environment import VectorEnvironment, describe
+from dqn.hyperparameters import HyperParameters
 from dqn.learner import Learner
 from dqn.memory import require_memory
 from dqn.metrics import POPULATION, MetricHistory, MetricName
@@ -24,11 +25,18 @@ class TrainingState:
     K on the agent axis. What is kept of every agent, in training or not, has all A.
     """
 
-    def __init__(self, config: DQNConfig, *, start: QNetworks | None = None) -> None:
+    def __init__(
+        self,
+        config: DQNConfig,
+        hyperparameters: HyperParameters | None = None,
+        *,
+        start: QNetworks | None = None,
+    ) -> None:
         """Start afresh.
 
         Args:
             config: what is trained.
+            hyperparameters: what agents differ in; it takes the place of the configuration's values of the same names.
             start: one network that every agent starts from, of the configuration's shape; none draws each its own.
 
         Raises:
@@ -41,6 +49,7 @@ class TrainingState:
         require_memory(config, observation_size=observation_size, num_actions=num_actions)
         device = require_device(config.device)
         self.config = config
+        self.hyperparameters = hyperparameters or HyperParameters.of([config])
         self.agents = torch.arange(A)
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
         self.environment = VectorEnvironment(
@@ -52,8 +61,8 @@ class TrainingState:
         )
         self.accumulator = NStepAccumulator(
             n_step=config.n_step,
-            gamma=config.gamma,
-            reward_scale=config.reward_scale,
+            gamma=self.hyperparameters.gamma,
+            reward_scale=self.hyperparameters.reward_scale,
             bootstrap_on_truncation=config.bootstrap_on_truncation,
             num_agents=A,
             num_envs=config.num_envs,
@@ -79,12 +88,12 @@ class TrainingState:
                 hidden_sizes=config.hidden_sizes,
                 num_actions=num_actions,
                 observation_scale=config.observation_scale,
-                initial_q=config.initial_q,
+                initial_q=self.hyperparameters.initial_q,
                 dueling=config.dueling,
                 num_quantiles=config.num_quantiles,
             )
         networks = networks.on(device)
-        self.learner = Learner(config, networks)
+        self.learner = Learner(config, networks, self.hyperparameters)
         self.metrics = MetricHistory()
         self.epsilon = torch.ones(A)
         self.persisting = torch.full((A, config.num_envs), -1)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dqn.clock import Clock
 from dqn.config import DQNConfig
+from dqn.hyperparameters import HyperParameters
 from dqn.learner import Loss, require_loss
 from dqn.metrics import MetricHistory, Metrics
 from dqn.network import QNetworks
@@ -80,6 +81,7 @@ class TrainingResult:
 
 def train(
     config: DQNConfig,
+    hyperparameters: HyperParameters | None = None,
     *,
     loss: Loss | None = None,
     state: TrainingState | None = None,
@@ -91,8 +93,9 @@ def train(
 
     Args:
         config: what to train.
+        hyperparameters: what the agents differ in; none trains all by the configuration.
         loss: one of one's own in place of the configuration's; where training is resumed it has to be given again.
-        state: where an earlier process stopped; none starts afresh.
+        state: where an earlier process stopped, with its own hyper-parameters; none starts afresh.
         on_metrics: called with every record once, in order; a resumed run begins with those since its checkpoint.
         on_checkpoint: called with the whole state at the start and `checkpoint_interval` seconds after it returned,
             between two steps, after `on_metrics` has had everything recorded so far; seldomer where it would take more
@@ -103,7 +106,7 @@ def train(
         ConfigError: if the networks give quantiles and there is no loss that learns them.
     """
     require_loss(config, loss)
-    state = state or TrainingState(config)
+    state = state or TrainingState(config, hyperparameters)
     published = len(state.metrics)
     clock = Clock(state, on_checkpoint, now=now)
     clock.save_if_due()
@@ -147,7 +150,7 @@ def collect(state: TrainingState) -> None:
         q_values,
         state.epsilon,
         state.generator,
-        persistence=config.exploration_persistence,
+        persistence=state.learner.hyperparameters.exploration_persistence,
         persisting=state.persisting,
     )
     transition = state.environment.step(action)
@@ -199,21 +202,13 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 def _epsilon(state: TrainingState) -> Tensor:
-    config = state.config
-    if config.epsilon_decay_per_episode:
-        return episode_epsilon(
-            state.episodes[state.agents],
-            start=config.epsilon_start,
-            end=config.epsilon_end,
-            decay=config.epsilon_decay_per_episode,
-        )
-    epsilon = linear_epsilon(
-        state.learner.updates,
-        start=config.epsilon_start,
-        end=config.epsilon_end,
-        decay_updates=config.epsilon_decay_updates,
-    )
-    return torch.full((len(state.agents),), epsilon)
+    values = state.learner.hyperparameters
+    start, end = values.epsilon_start, values.epsilon_end
+    if decay := state.config.epsilon_decay_per_episode:
+        return episode_epsilon(state.episodes[state.agents], start=start, end=end, decay=decay).float()
+    updates = state.learner.updates
+    epsilon = linear_epsilon(updates, start=start, end=end, decay_updates=values.epsilon_decay_updates)
+    return epsilon.float() if isinstance(epsilon, Tensor) else torch.full((len(state.agents),), epsilon)
 
 
 def _record_episodes(state: TrainingState, transition: Transition) -> None:
