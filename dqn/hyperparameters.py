@@ -25,6 +25,7 @@ class HyperParameters:
     learning_rate_end: Value
     gamma: Value
     tau: Value
+    target_update_interval: Value
     reward_scale: Value
     initial_q: Value
     epsilon_start: Value
@@ -60,8 +61,8 @@ class HyperParameters:
         """The configuration that trains agent k alone, given the population's."""
         values: dict[str, Any] = {name: _number(getattr(self, name), k) for name in _NAMES}
         betas = (values.pop("adam_beta1"), values.pop("adam_beta2"))
-        values["epsilon_decay_updates"] = int(values["epsilon_decay_updates"])
-        return dataclasses.replace(config, adam_betas=betas, num_agents=1, **values)
+        counts = {name: int(values.pop(name)) for name in _COUNTS}
+        return dataclasses.replace(config, adam_betas=betas, num_agents=1, **counts, **values)
 
     def state_dict(self) -> dict[str, Value]:
         """The values by name."""
@@ -85,7 +86,9 @@ def column(value: Value, device: torch.device) -> Value:
 
 _NAMES: Final = tuple(field.name for field in dataclasses.fields(HyperParameters))
 _SHARED: Final = tuple(f.name for f in dataclasses.fields(DQNConfig) if f.name not in {*_NAMES, "adam_betas"})
-_SWITCHES: Final = ("tau", "average_rate")  # with 0 for all, a rule or the averaged networks are not there
+_COUNTS: Final = ("epsilon_decay_updates", "target_update_interval")
+# At 0 there is no such rule, or no such network.
+_SWITCHES: Final = ("tau", "target_update_interval", "average_rate")
 
 
 def _read(config: DQNConfig, name: str) -> float:

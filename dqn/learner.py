@@ -174,9 +174,12 @@ class Learner:
 
     def _follow(self) -> None:
         online, target = self.online.tensors, self.target.tensors
+        interval = self.hyperparameters.target_update_interval
         if self._config.tau:
             _move(target, online, self.hyperparameters.tau)
-        elif self._config.target_update_interval and self.updates % self._config.target_update_interval == 0:
+        elif isinstance(interval, Tensor):
+            self.copy_to_target((self.updates % interval == 0).nonzero().squeeze(1))
+        elif interval and self.updates % interval == 0:
             torch._foreach_copy_(target, online)
         if self._average:
             _move(self._average.tensors, online, self.hyperparameters.average_rate)

@@ -26,6 +26,7 @@ VARIED: dict[str, list[Any]] = {
     "learning_rate_end": [1e-3, 1e-3, 0.0],
     "gamma": [0.9, 0.99, 0.5],
     "tau": [0.1, 0.3, 0.01],
+    "target_update_interval": [2, 3, 7],
     "reward_scale": [1.0, 0.1, 2.0],
     "initial_q": [0.0, 1.0, -1.0],
     "epsilon_start": [1.0, 0.5, 0.8],
@@ -40,8 +41,8 @@ VARIED: dict[str, list[Any]] = {
 
 
 def varied(config: DQNConfig, *names: str) -> list[DQNConfig]:
-    """Three agents' configurations that differ in what is named, or in everything."""
-    names = names or tuple(VARIED)
+    """Three agents' configurations that differ in what is named, or in everything but the interval of hard copies."""
+    names = names or tuple(VARIED.keys() - {"target_update_interval"})
     return [dataclasses.replace(config, **{name: VARIED[name][k] for name in names}) for k in range(3)]
 
 
@@ -70,6 +71,15 @@ def test_a_varied_population_takes_the_steps_each_agent_would_take_alone(names: 
         for which in ("online", "target", "evaluated"):
             for mine, theirs in zip(getattr(learner, which).tensors, getattr(population, which).tensors, strict=True):
                 torch.testing.assert_close(mine[0], theirs[k], rtol=1e-4, atol=1e-6)
+
+
+def test_hard_copies_come_at_each_agents_interval() -> None:
+    configs = varied(CONFIG, "target_update_interval")
+    learner = Learner(configs[0], networks(), HyperParameters.of(configs))
+    for step in range(1, 15):
+        learner.update(batch(seed=step))
+        equal = [torch.equal(learner.target.weights[0][k], learner.online.weights[0][k]) for k in range(3)]
+        assert equal == [step % interval == 0 for interval in VARIED["target_update_interval"]]
 
 
 @pytest.mark.parametrize("schedule", [{}, {"epsilon_decay_per_episode": 0.05}], ids=["linear", "by episode"])
