@@ -61,8 +61,8 @@ class HyperParameters:
         """The configuration that trains agent k alone, given the population's."""
         values: dict[str, Any] = {name: _number(getattr(self, name), k) for name in _NAMES}
         betas = (values.pop("adam_beta1"), values.pop("adam_beta2"))
-        counts = {name: int(values.pop(name)) for name in _COUNTS}
-        return dataclasses.replace(config, adam_betas=betas, num_agents=1, **counts, **values)
+        values |= {name: int(values[name]) for name in _COUNTS}
+        return dataclasses.replace(config, adam_betas=betas, num_agents=1, **values)
 
     def state_dict(self) -> dict[str, Value]:
         """The values by name."""
