@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from serving.decoding import fit
-from serving.episodes.physics import CARTPOLE, Push, Seed
+from serving.episodes.physics import Push, Seed
 from serving.episodes.recording import RecordingError, to_gif, to_video
 from serving.episodes.replay import record
 from serving.episodes.window import NoDisplayError, watch
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         served = resolve(source, uri, cache, frozenset(options.allow_env))
         sys.stdout.write(f"{served.name} version {served.version.number}\n")
         if verb == "watch":
-            watch(served.policy, seed=options.seed, episodes=options.episodes, physics=CARTPOLE)
+            watch(served.policy, seed=options.seed, episodes=options.episodes)
             return 0
         return _record(served, options)
     except KeyboardInterrupt:

@@ -3,16 +3,15 @@
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import structs
 
 from dqn.simulation import make
 from dqn.world import NOMINAL, World
-from serving.episodes.physics import CARTPOLE, MAX_STEPS, Change, Physics, Push
+from serving.episodes.physics import MAX_STEPS, Change, Push
 from serving.policy import OnnxPolicy
 
 
@@ -63,7 +62,6 @@ class Simulation:
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures need no display
         self.env = make(env_id, world, render_mode=render_mode)
         self.env_id = env_id
-        self._world = world
         self.seed = 0
         self._observation: npt.NDArray[np.floating] = np.zeros(0)
         self._index = 0
@@ -72,7 +70,7 @@ class Simulation:
 
     @property
     def can_be_pushed(self) -> bool:
-        """Whether there is a cart to push, and physics to change."""
+        """Whether there is a cart to push."""
         return self.env.can_be_pushed
 
     @property
@@ -85,12 +83,25 @@ class Simulation:
         """The latest observation, `[obs]`."""
         return tuple(float(value) for value in self._observation)
 
-    def set_physics(self, physics: Physics) -> None:
-        """Change from the next step on what differs from CartPole's own; the rest is as the policy was trained for."""
-        if physics != CARTPOLE and not self.can_be_pushed:
-            raise ValueError(f"physics can be changed in CartPole alone, not in {self.env_id}")
-        changed = {name: value for name, value in structs.asdict(physics).items() if value != getattr(CARTPOLE, name)}
-        self.env.change(replace(self._world, **changed))
+    @property
+    def world(self) -> World:
+        """What the episodes are like at this moment."""
+        return self.env.world
+
+    @property
+    def state(self) -> tuple[float, ...]:
+        """What is really there, whatever the sensors say: of a cart its state, of others the latest observation."""
+        if not self.can_be_pushed:
+            return self.observation
+        return tuple(float(value) for value in cast("Any", self.env.unwrapped).state)
+
+    def change(self, world: World) -> None:
+        """Another world from the next step on.
+
+        Raises:
+            ValueError: if the environment cannot be what the world says; it stays as it was.
+        """
+        self.env.change(world)
 
     def reset(self, seed: int) -> None:
         """Begin an episode."""
@@ -145,12 +156,12 @@ def frames_per_second(env_id: str) -> int:
     return simulation.fps
 
 
-def by_step(pushes: Sequence[Push], changes: Sequence[Change]) -> tuple[dict[int, Physics], dict[int, float]]:
-    """The physics that hold from a step on, the last of several, and the force of all pushes during one."""
+def by_step(pushes: Sequence[Push], changes: Sequence[Change]) -> tuple[dict[int, World], dict[int, float]]:
+    """The worlds that hold from a step on, the last of several, and the force of all pushes during one."""
     forces: dict[int, float] = {}
     for push in pushes:
         forces[push.step] = forces.get(push.step, 0.0) + push.force
-    return {change.step: change.physics for change in changes}, forces
+    return {change.step: World.from_dict(change.world) for change in changes}, forces
 
 
 def play(
@@ -158,21 +169,21 @@ def play(
     *,
     seed: int,
     pushes: Sequence[Push] = (),
-    physics: Physics = CARTPOLE,
+    world: World | None = None,
     changes: Sequence[Change] = (),
 ) -> Iterator[Step]:
     """Steps of one episode, the same for the same arguments.
 
-    Pushes on one step add up; of several changes of the physics on one step the last holds.
+    Without a `world` it is the one the policy was trained for. Pushes on one step add up; of several changes on one
+    step the last holds.
     """
     changed, forces = by_step(pushes, changes)
-    simulation = Simulation(policy.metadata.env_id, policy.metadata.world)
+    simulation = Simulation(policy.metadata.env_id, policy.metadata.world if world is None else world)
     try:
-        simulation.set_physics(physics)
         simulation.reset(seed)
         for index in range(MAX_STEPS):
             if index in changed:
-                simulation.set_physics(changed[index])
+                simulation.change(changed[index])
             yield simulation.step(policy, forces.get(index, 0.0))
             if simulation.over:
                 return

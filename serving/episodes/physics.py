@@ -1,30 +1,55 @@
-"""What a viewer does to an episode: its seed, pushes on the cart, and another world's physics."""
+"""What a viewer does to an episode: its seed, pushes on the cart, and another world."""
 
-from typing import Annotated, Final
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
+
+from dqn.world import ENTRYWISE, MAX_DELAY, WHOLE, World, WorldError
 
 MAX_PUSH: Final = 200.0
 MAX_PUSHES: Final = 1_000
 MAX_SEED: Final = 2**31 - 1
 MAX_STEPS: Final = 2_000
 
+LIMITS: Final[dict[str, tuple[float, float]]] = {
+    "length": (0.05, 2.0),
+    "masspole": (0.01, 10.0),
+    "masscart": (0.1, 10.0),
+    "inertia": (0.1, 10.0),
+    "gravity": (0.0, 50.0),
+    "force_mag": (-100.0, 100.0),
+    "tau": (0.001, 0.1),
+    "wind": (-50.0, 50.0),
+    "push_force": (0.0, MAX_PUSH),
+    "push_interval": (1, 100_000),
+    "action_delay": (0, MAX_DELAY),
+    "sensor_bias": (-5.0, 5.0),
+    "sensor_noise": (0.0, 5.0),
+}
+"""Least and greatest value of a world's fields where a stranger may choose them."""
+
+
+def _schema(name: str) -> dict[str, Any]:
+    low, high = LIMITS[name]
+    number = {"type": "integer" if name in WHOLE else "number", "minimum": low, "maximum": high}
+    value = {"anyOf": [number, {"type": "array", "items": number, "minItems": 2, "maxItems": 2}]}
+    return {"type": "array", "items": value} if name in ENTRYWISE else value
+
+
 Seed = Annotated[int, Meta(ge=0, le=MAX_SEED)]
 StepIndex = Annotated[int, Meta(ge=0, le=MAX_STEPS - 1)]
 Force = Annotated[float, Meta(ge=-MAX_PUSH, le=MAX_PUSH, description="newtons, positive to the right")]
-
-
-class Physics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a viewer may change about CartPole, by Gymnasium's own names; the defaults are CartPole-v1's."""
-
-    length: Annotated[float, Meta(ge=0.1, le=2.0, description="half the pole's length, metres")] = 0.5
-    masspole: Annotated[float, Meta(ge=0.01, le=2.0, description="mass of the pole, kilograms")] = 0.1
-    gravity: Annotated[float, Meta(ge=0.0, le=30.0, description="metres per second squared")] = 9.8
-    force_mag: Annotated[float, Meta(ge=1.0, le=50.0, description="force of an action on the cart, newtons")] = 10.0
-
-
-CARTPOLE: Final = Physics()
-"""CartPole-v1 as Gymnasium has it."""
+WorldValues = Annotated[
+    dict[str, Any],
+    Meta(
+        title="World",
+        description="what differs from the environment as Gymnasium has it; a range [low, high] in place of a number "
+        "is drawn from at the start of each episode",
+        extra_json_schema={"properties": {name: _schema(name) for name in LIMITS}, "additionalProperties": False},
+    ),
+]
+"""A world as JSON has it (`World.to_dict`)."""
 
 
 class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,11 +60,40 @@ class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Other physics from one environment step on."""
+    """Another world from one environment step on."""
 
     step: StepIndex
-    physics: Physics
+    world: WorldValues
+
+    def __post_init__(self) -> None:
+        parse_world(self.world)
 
 
 Pushes = Annotated[tuple[Push, ...], Meta(max_length=MAX_PUSHES)]
 Changes = Annotated[tuple[Change, ...], Meta(max_length=MAX_PUSHES)]
+
+
+def parse_world(values: object) -> World:
+    """A world from JSON values, within `LIMITS`.
+
+    Raises:
+        WorldError: naming the first field that is unknown, of another type or out of range.
+    """
+    try:
+        world = World.from_dict(values)
+    except RecursionError:
+        raise WorldError("a world's values are numbers and ranges, not something nested deep") from None
+    for name, value in world.to_dict().items():
+        low, high = LIMITS[name]
+        for number in _numbers(value):
+            if not low <= number <= high:
+                raise WorldError(f"world.{name} must be between {low:g} and {high:g} here, got {number:g}")
+    return world
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if not isinstance(value, tuple):
+        yield value
+        return
+    for entry in value:
+        yield from _numbers(entry)

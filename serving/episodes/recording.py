@@ -33,12 +33,11 @@ def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]
     changed, forces = by_step(replay.pushes, replay.changes)
     simulation = Simulation(replay.env_id, World.from_dict(replay.world), render_mode="rgb_array")
     try:
-        simulation.set_physics(replay.physics)
         simulation.reset(replay.seed)
         yield simulation.render()
         for index, action in enumerate(replay.actions):
             if index in changed:
-                simulation.set_physics(changed[index])
+                simulation.change(changed[index])
             simulation.apply(action, forces.get(index, 0.0))
             if (index + 1) % stride == 0:
                 yield simulation.render()

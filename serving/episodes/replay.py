@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from dqn.world import World
 from serving.episodes.environment import frames_per_second, play
-from serving.episodes.physics import CARTPOLE, Change, Physics, Push
+from serving.episodes.physics import Change, Push, WorldValues
 from serving.policy import OnnxPolicy
 
 
@@ -24,9 +24,8 @@ class Replay(Struct, frozen=True, kw_only=True):
     action_meanings: tuple[str, ...]
     run_id: str
     seed: int
-    world: dict[str, Any]
-    """What the policy was trained for (`World.to_dict`), and plays in where nothing was changed."""
-    physics: Physics
+    world: WorldValues
+    """What it began in."""
     pushes: tuple[Push, ...]
     changes: tuple[Change, ...]
     episodic_return: float
@@ -51,13 +50,14 @@ def record(
     version: str,
     seed: int,
     pushes: Sequence[Push] = (),
-    physics: Physics = CARTPOLE,
+    world: World | None = None,
     changes: Sequence[Change] = (),
 ) -> Replay:
     """Play an episode to its end and keep it; arguments as of `play`."""
-    steps = list(play(policy, seed=seed, pushes=pushes, physics=physics, changes=changes))
+    steps = list(play(policy, seed=seed, pushes=pushes, world=world, changes=changes))
     metadata = policy.metadata
-    request = [model, version, metadata.run_id, metadata.config_sha256, seed, physics, pushes, changes]
+    began = (metadata.world if world is None else world).to_dict()
+    request = [model, version, metadata.run_id, metadata.config_sha256, seed, began, pushes, changes]
     return Replay(
         id=hashlib.sha256(msgspec.json.encode(request)).hexdigest()[:16],
         model=model,
@@ -67,8 +67,7 @@ def record(
         action_meanings=metadata.action_meanings,
         run_id=metadata.run_id,
         seed=seed,
-        world=metadata.world.to_dict(),
-        physics=physics,
+        world=began,
         pushes=tuple(pushes),
         changes=tuple(changes),
         episodic_return=steps[-1].episodic_return,

@@ -7,7 +7,8 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from serving.episodes.physics import CARTPOLE, Changes, Physics, Pushes, Seed
+from dqn.world import World
+from serving.episodes.physics import Changes, Pushes, Seed, WorldValues, parse_world
 from serving.episodes.recording import to_gif, to_html, to_video
 from serving.episodes.replay import Replay, record
 from serving.models.follower import Models
@@ -31,8 +32,13 @@ class EpisodeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: Seed = 0
     version: Annotated[str | int | None, Meta(description="number or alias; null is the current one")] = None
     pushes: Pushes = ()
-    physics: Physics = CARTPOLE
+    world: WorldValues | None = None
+    """None is what the version was trained for."""
     changes: Changes = ()
+
+    def __post_init__(self) -> None:
+        if self.world is not None:
+            parse_world(self.world)
 
 
 class Summary(Struct, frozen=True, kw_only=True):
@@ -99,7 +105,7 @@ class Replays:
                 version=served.version.number,
                 seed=request.seed,
                 pushes=request.pushes,
-                physics=request.physics,
+                world=None if request.world is None else World.from_dict(request.world),
                 changes=request.changes,
             )
         self._metrics.episodes.labels("replay").inc()

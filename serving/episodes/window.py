@@ -5,7 +5,7 @@ import sys
 from typing import Final
 
 from serving.episodes.environment import Simulation
-from serving.episodes.physics import MAX_SEED, Physics
+from serving.episodes.physics import MAX_SEED
 from serving.policy import OnnxPolicy
 
 _PUSH: Final = 60.0
@@ -15,7 +15,7 @@ class NoDisplayError(RuntimeError):
     """There is no screen to open a window on."""
 
 
-def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None, physics: Physics) -> None:
+def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None) -> None:
     """Play in a window until it is closed; the arrow keys push, q quits.
 
     Raises:
@@ -25,7 +25,6 @@ def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None, physics
 
     simulation = Simulation(policy.metadata.env_id, policy.metadata.world, render_mode="human")
     try:
-        simulation.set_physics(physics)
         for episode in itertools.count() if episodes is None else range(episodes):
             simulation.reset((seed + episode) % (MAX_SEED + 1))
             driver = pygame.display.get_driver()

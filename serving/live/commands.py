@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from serving.episodes.physics import Force, Physics, Seed
+from serving.episodes.physics import Force, Seed
 
 
 class _Command(Struct, tag_field="do", forbid_unknown_fields=True):
@@ -48,11 +48,5 @@ class Restart(_Command, tag="reset"):
     seed: Seed | None = None
 
 
-class ChangePhysics(_Command, tag="physics"):
-    """Other physics from the next step on; what is left out is CartPole's."""
-
-    physics: Physics
-
-
-Command = PushCart | Pause | Resume | SingleStep | Speed | Restart | ChangePhysics
+Command = PushCart | Pause | Resume | SingleStep | Speed | Restart
 DECODER: Final = msgspec.json.Decoder(Command | Authorize)

@@ -10,9 +10,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import structs
 
+from dqn.world import World
 from serving.episodes.environment import Simulation, Step
-from serving.episodes.physics import CARTPOLE, MAX_PUSH, MAX_SEED, Change, Physics
-from serving.live.commands import ChangePhysics, Command, Pause, PushCart, Restart, Resume, SingleStep, Speed
+from serving.episodes.physics import MAX_PUSH, MAX_SEED
+from serving.live.commands import Command, Pause, PushCart, Restart, Resume, SingleStep, Speed
+from serving.live.real_world import RealWorld
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
 from serving.models.served import ServedModel
@@ -41,7 +43,14 @@ class Player:
 class Show:
     """Plays episode after episode while somebody watches."""
 
-    def __init__(self, models: Models, metrics: Metrics, references: tuple[str, ...] = ("",)) -> None:
+    def __init__(
+        self,
+        models: Models,
+        metrics: Metrics,
+        references: tuple[str, ...] = ("",),
+        *,
+        real_world: RealWorld | None = None,
+    ) -> None:
         self.models = models
         self.references = references
         self.viewers: set[Viewer[str]] = set()
@@ -49,6 +58,7 @@ class Show:
         self.episode = 0
         self.frame = ""
         self.closed = False
+        self.real_world = real_world or RealWorld()
         self._metrics = metrics
         self._watched = asyncio.Event()
         self._seed = random.randrange(100_000)  # noqa: S311 -- a show, not a secret
@@ -56,11 +66,10 @@ class Show:
         self._paused = False
         self._single = False
         self._speed = 1.0
-        self._physics = CARTPOLE
         self._push = 0.0
         self._pushes: list[tuple[int, float]] = []
-        self._initial_physics = self._physics
-        self._changes: dict[int, Physics] = {}
+        self._initial_world: World | None = None
+        self._changes: dict[int, World] = {}
         self._swapped = False
         self._restart = True
         self._break_left = 0.0
@@ -116,10 +125,19 @@ class Show:
             case Restart(seed):
                 self._seed = self._seed if seed is None else seed
                 self._restart = True
-            case ChangePhysics(physics):
-                for player in self.players:
-                    player.simulation.set_physics(physics)
-                self._physics = self._changes[self._step] = physics
+        self.announce()
+
+    def enter_world(self) -> None:
+        """Play on in what the real world is now.
+
+        Raises:
+            ValueError: if an environment cannot be what it says.
+        """
+        for player in self.players:
+            world = self.real_world.of(player.served.policy.metadata)
+            if world != player.simulation.world:
+                player.simulation.change(world)
+                self._changes[self._step] = world
         self.announce()
 
     async def run(self) -> None:
@@ -171,9 +189,13 @@ class Show:
             "seed": self._seed,
             "paused": self._paused,
             "speed": self._speed,
-            "physics": self._physics,
-            "initial_physics": self._initial_physics,
-            "changes": [Change(step=step, physics=physics) for step, physics in self._changes.items()],
+            "world": self.players[0].simulation.world.to_dict() if self.players else {},
+            "home": self.real_world.home(self.players[0].served.policy.metadata).to_dict() if self.players else {},
+            "changed": self.real_world.changed,
+            "changed_at": self.real_world.changed_at,
+            "initial_world": self._initial_world.to_dict() if self._initial_world else {},
+            "altered": any(player.served.policy.metadata.world != self._initial_world for player in self.players),
+            "changes": [{"step": step, "world": world.to_dict()} for step, world in self._changes.items()],
             "swapped": self._swapped,
             "pushes": [{"step": step, "force": force} for step, force in self._pushes],
             "viewers": sum(viewer.counted for viewer in self.viewers),
@@ -219,10 +241,16 @@ class Show:
             if served is None or served is player.served:
                 continue  # a version that left the cache plays on from here
             new, old = served.policy.metadata, player.served.policy.metadata
-            if (new.env_id, new.world) != (old.env_id, old.world):
+            world = self.real_world.of(new)
+            if new.env_id != old.env_id:
                 player.simulation.close()
                 player.simulation = self._player(reference, served).simulation
                 self._restart = True
+            elif world != player.simulation.world:
+                player.simulation.change(world)
+                self._restart = True
+            if not reference:
+                self.real_world.settle(new)
             player.served, self._swapped = served, True
             player.history.clear()  # another version's returns are not this one's
             self.announce()
@@ -230,14 +258,13 @@ class Show:
 
     def _player(self, reference: str, served: ServedModel) -> Player:
         metadata = served.policy.metadata
-        simulation = Simulation(metadata.env_id, metadata.world, render_mode="rgb_array")
-        simulation.set_physics(self._physics if simulation.can_be_pushed else CARTPOLE)
+        simulation = Simulation(metadata.env_id, self.real_world.of(metadata), render_mode="rgb_array")
         return Player(reference=reference, served=served, simulation=simulation)
 
     def _begin(self) -> None:
         self._restart, self._break_left, self._push, self._step = False, 0.0, 0.0, 0
         self._pushes.clear()
-        self._initial_physics, self._swapped = self._physics, False
+        self._initial_world, self._swapped = self.players[0].simulation.world, False
         self._changes.clear()
         self.episode += 1
         for player in self.players:
@@ -260,7 +287,7 @@ class Show:
         if all(player.simulation.over for player in self.players):
             self._break_left = _BREAK_SECONDS
             for player in self.players:
-                disturbed = bool(self._pushes or self._changes or self._initial_physics != CARTPOLE)
+                disturbed = bool(self._pushes or self._changes)
                 self._metrics.episodes.labels("show").inc()
                 if self._swapped:
                     continue  # two versions played it
@@ -276,7 +303,8 @@ class Show:
             {
                 "e": self.episode,
                 "k": self._step,
-                "s": [[round(value, 4) for value in player.simulation.observation] for player in self.players],
+                "s": [[round(value, 4) for value in player.simulation.state] for player in self.players],
+                "b": [_believed(player.simulation) for player in self.players],
                 "q": [[round(value, 5) for value in step.q_values] if step else None for step in last],
                 "a": [step.action if step else None for step in last],
                 "r": [player.episodic_return for player in self.players],
@@ -286,3 +314,10 @@ class Show:
         ).decode()
         for viewer in self.viewers:
             viewer.offer(frame=self.frame)
+
+
+def _believed(simulation: Simulation) -> list[float] | None:
+    """The observation where sensors are between it and the state."""
+    if not (simulation.world.sensor_bias or simulation.world.sensor_noise):
+        return None
+    return [round(value, 4) for value in simulation.observation]

@@ -3,9 +3,12 @@
 import asyncio
 from typing import Final
 
+from serving.episodes.environment import Simulation
+from serving.live.real_world import RealWorld
 from serving.live.show import Show
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
+from serving.models.registry import RegistryUnavailableError
 from serving.web.metrics import Metrics
 
 _SHOWS: Final = 8
@@ -15,7 +18,8 @@ class Shows:
     """The main show, and one for every other choice of versions that somebody watches."""
 
     def __init__(self, models: Models, metrics: Metrics) -> None:
-        self.main = Show(models, metrics)
+        self.real_world = RealWorld()
+        self.main = Show(models, metrics, real_world=self.real_world)
         self._models = models
         self._metrics = metrics
         self._gauge = metrics.viewers.labels("state")
@@ -40,7 +44,7 @@ class Shows:
         if references not in self._shows:
             if len(self._shows) >= _SHOWS:
                 raise ValueError(f"{_SHOWS} different shows are running already: join one of them or wait")
-            show = Show(self._models, self._metrics, references)
+            show = Show(self._models, self._metrics, references, real_world=self.real_world)
             self._shows[references] = (show, asyncio.create_task(show.run()))
         show = self._shows[references][0]
         show.join(viewer)
@@ -54,6 +58,22 @@ class Shows:
         if not show.viewers and show is not self.main and show.references in self._shows:
             self._shows.pop(show.references)[1].cancel()
             show.close()
+
+    def change_world(self, values: object) -> None:
+        """Change the world that every show plays in, as of `RealWorld.change`.
+
+        Raises:
+            ValueError: if the values are no world, or none that the environment can be.
+            RegistryUnavailableError: if nothing plays yet.
+        """
+        served = self.main.players[0].served if self.main.players else self._models.current
+        if served is None:
+            raise RegistryUnavailableError(f"nothing plays: {self._models.notice}")
+        metadata = served.policy.metadata
+        Simulation(metadata.env_id, self.real_world.preview(values, metadata)).close()
+        self.real_world.change(values, metadata)
+        for show, _ in self._shows.values():
+            show.enter_world()
 
     def close(self) -> None:
         """End every show."""

@@ -28,8 +28,9 @@ function polygon(context, points, colour) {
   context.stroke();
 }
 
-// state: [x, x_dot, theta, theta_dot]; options: colours, half pole length in metres, push in newtons, ratio of pixels
-export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, length = 0.5, push = 0, ratio = 1 } = {}) {
+// state: [x, x_dot, theta, theta_dot]; options: colours, half pole length in metres, push in newtons, ratio of pixels,
+// believed: the observation where sensors say something else
+export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, length = 0.5, push = 0, ratio = 1, believed = null } = {}) {
   const width = Math.round(SIZE.width * ratio);
   if (canvas.width !== width) {
     canvas.width = width;
@@ -65,6 +66,7 @@ export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, lengt
   context.fillStyle = colours.track;
   context.fillRect(SIZE.width * (0.5 - 0.5 / zoom), Math.floor(Y(CART.y)), SIZE.width / zoom, 1 / zoom);
   if (zoom < 1) for (const end of [-TRACK_END, TRACK_END]) context.fillRect(X(end * SCALE + SIZE.width / 2), Y(CART.y + 8), 2, 16);
+  if (believed) drawBelieved(context, believed, axleY, SCALE * 2 * length, colours);
   if (push) drawPush(context, cartX, push, colours.push);
 }
 
@@ -80,6 +82,19 @@ function drawGuides(context, cartX, axleY, reach, colours) {
     context.lineTo(X(cartX + reach * Math.sin(angle)), Y(axleY + reach * Math.cos(angle)));
     context.stroke();
   }
+  context.setLineDash([]);
+}
+
+// The pole as the policy sees it.
+function drawBelieved(context, [x, , theta], axleY, reach, colours) {
+  const cartX = x * SCALE + SIZE.width / 2;
+  context.strokeStyle = colours.push;
+  context.lineWidth = 2;
+  context.setLineDash([6, 5]);
+  context.beginPath();
+  context.moveTo(X(cartX), Y(axleY));
+  context.lineTo(X(cartX + reach * Math.sin(theta)), Y(axleY + reach * Math.cos(theta)));
+  context.stroke();
   context.setLineDash([]);
 }
 

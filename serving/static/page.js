@@ -4,6 +4,7 @@ import { Challenge, sharedEpisode } from "./challenge.js";
 import { drawHistory } from "./charts.js";
 import { Player } from "./player.js";
 import { Panels } from "./panels.js";
+import { WorldPanel, whole } from "./world.js";
 
 const $ = (id) => document.getElementById(id);
 const SPEEDS = [0.25, 0.5, 1, 2, 4];
@@ -95,6 +96,7 @@ function showStatus(status) {
     $("players").dataset.count = Math.max(1, page.players.length);
     showEnvironment(status.players);
   }
+  page.length = whole(status.world).length;
   page.players.forEach((player, index) => player.describe(status, status.players[index], page.mlflow));
   $("pause").firstElementChild.textContent = status.paused ? "Play" : "Pause";
   $("speeds").querySelectorAll("input").forEach((input) => (input.checked = Number(input.value) === status.speed));
@@ -102,6 +104,7 @@ function showStatus(status) {
   $("viewers").textContent = `${status.viewers} ${status.viewers === 1 ? "viewer" : "viewers"}`;
   $("alone").hidden = page.versions === "";
   panels.show(status);
+  world.show(status);
   page.dirty = true;
 }
 
@@ -110,7 +113,7 @@ function showEnvironment(players) {
   const other = players.find((player) => !player.env_id.startsWith("CartPole"))?.env_id;
   document.body.classList.toggle("watch-only", Boolean(other));
   $("watch-only").hidden = !other;
-  $("watch-only").textContent = `${other} is shown as Gymnasium renders it. Pushes, physics and comparing are for CartPole.`;
+  $("watch-only").textContent = `${other} is shown as Gymnasium renders it. Pushes, other worlds and comparing are for CartPole.`;
   $("pixels").hidden = Boolean(other);
   $("pixels").disabled = page.versions !== "";
   const actions = players[0]?.action_meanings ?? ["left", "right"];
@@ -133,7 +136,7 @@ function paint() {
   if (page.dirty && page.status) {
     page.dirty = false;
     page.players.forEach((player, index) => {
-      player.paint(page.frame, index, page.status.physics.length);
+      player.paint(page.frame, index, page.length);
       drawHistory(player.find(".history"), page.status.players[index]?.history ?? [], player.cartpole ? 500 : 0);
     });
   }
@@ -174,7 +177,8 @@ function compare(versions) {
   connect();
 }
 
-const panels = new Panels({ send, api, compare, toast, page });
+const panels = new Panels({ api, compare, toast, page });
+const world = new WorldPanel({ api, toast });
 const challenge = new Challenge({ send, page });
 
 $("push-left").onclick = () => push(-1);

@@ -1,23 +1,12 @@
-// Physics, versions to compare and replays: the panels beneath the players.
+// Versions to compare and replays: the panels beneath the players.
 
 import { short } from "./charts.js";
 
 const $ = (id) => document.getElementById(id);
-const DEFAULTS = { length: 0.5, masspole: 0.1, gravity: 9.8, force_mag: 10 };
-const SLIDERS = [
-  // name, label, least, most, step, unit, what to multiply by to show
-  ["length", "Pole length", 0.1, 2, 0.05, "m", 2],
-  ["masspole", "Pole mass", 0.01, 2, 0.01, "kg", 1],
-  ["gravity", "Gravity", 0, 30, 0.1, "m/s²", 1],
-  ["force_mag", "Force of an action", 1, 50, 0.5, "N", 1],
-];
 
 export class Panels {
-  constructor({ send, api, compare, toast, page }) {
-    Object.assign(this, { send, api, toast, page });
-    this.physics = { ...DEFAULTS };
-    $("physics").replaceChildren(...SLIDERS.map((slider) => this.slider(slider)));
-    $("physics-default").onclick = () => send({ do: "physics", physics: DEFAULTS });
+  constructor({ api, compare, toast, page }) {
+    Object.assign(this, { api, toast, page });
     $("compare").onsubmit = (event) => {
       event.preventDefault();
       compare(`${$("first").value},${$("second").value}`);
@@ -26,38 +15,18 @@ export class Panels {
     $("replay").onsubmit = (event) => {
       event.preventDefault();
       const version = $("replay-version").value;
-      this.play({ seed: Number($("replay-seed").value), physics: this.physics, ...(version && { version }) });
+      this.play({ seed: Number($("replay-seed").value), ...this.world(), ...(version && { version }) });
     };
     $("keep").onclick = () => {
       const { status } = this.page;
       if (!status?.players.length) return this.toast("nothing plays yet");
-      const { seed, pushes, initial_physics: physics, changes, players } = status;
+      const { seed, pushes, initial_world: world, changes, players } = status;
       if (status.swapped) return this.toast("another version took over in this episode: restart it, then keep it");
-      return this.play({ seed, pushes, physics, changes, version: players[0].version });
+      return this.play({ seed, pushes, world, changes, version: players[0].version });
     };
-  }
-
-  slider([name, label, least, most, step]) {
-    const element = document.createElement("label");
-    element.innerHTML = `${label} <output></output><input type="range">`;
-    const input = element.querySelector("input");
-    Object.assign(input, { id: `physics-${name}`, min: least, max: most, step, value: DEFAULTS[name] });
-    input.oninput = () => {
-      this.physics[name] = Number(input.value);
-      this.send({ do: "physics", physics: this.physics });
-    };
-    return element;
   }
 
   show(status) {
-    this.physics = { ...status.physics };
-    for (const [name, , , , step, unit, factor] of SLIDERS) {
-      const input = $(`physics-${name}`);
-      if (document.activeElement !== input || !input.matches(":active")) input.value = status.physics[name];
-      const digits = step < 0.1 ? 2 : 1;
-      input.previousElementSibling.textContent = `${(status.physics[name] * factor).toFixed(digits)} ${unit}`;
-    }
-    $("physics-default").disabled = Object.keys(DEFAULTS).every((name) => status.physics[name] === DEFAULTS[name]);
     const first = status.players[0]?.aliases[0]; // what plays is the natural first choice
     const sorted = Object.entries(status.aliases).sort(([a], [b]) => (b === first) - (a === first) || (a > b ? 1 : -1));
     const aliases = sorted.map(([alias, version]) => [alias, `${alias} (v${version})`]);
@@ -78,6 +47,12 @@ export class Panels {
     select.dataset.filled = "yes";
   }
 
+  // A broken world is played in by replays too; one that is whole is each version's own.
+  world() {
+    const { world, changed } = this.page.status ?? {};
+    return Object.keys(changed ?? {}).length ? { world } : {};
+  }
+
   async play(request) {
     $("replay-error").textContent = "playing…";
     try {
@@ -95,7 +70,7 @@ export class Panels {
       const what = document.createElement("span");
       what.className = "what";
       const pushes = replay.pushes ? `, ${replay.pushes} ${replay.pushes === 1 ? "push" : "pushes"}` : "";
-      const changes = replay.changes ? ", physics changed" : "";
+      const changes = replay.changes ? ", world changed" : "";
       what.textContent = `Version ${replay.version}, seed ${replay.seed}${pushes}${changes}: return ${short(replay.episodic_return)}`;
       const files = document.createElement("span");
       files.className = "files";

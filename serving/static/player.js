@@ -56,7 +56,7 @@ export class Player {
     const canvas = this.find(".picture");
     const ratio = Math.max(1, (canvas.clientWidth / 600) * (window.devicePixelRatio || 1));
     const push = this.push.left-- > 0 ? this.push.force : 0;
-    if (this.cartpole) drawCartPole(canvas, frame.s[index], { colours, length, push, ratio });
+    if (this.cartpole) drawCartPole(canvas, frame.s[index], { colours, length, push, ratio, believed: frame.b[index] });
     this.find(".action").textContent = this.preference.show(frame.q[index], frame.a[index], this.trace.draw());
     const action = this.actions[frame.a[index]];
     this.find(".episode").textContent = frame.e;

@@ -29,8 +29,9 @@ function showStep() {
   if (pictures.length) {
     showPicture(canvas, pictures[Math.floor((whole * pictures.length) / (last + 1))]);
   } else {
-    const { physics } = replay.changes.findLast(({ step }) => step <= whole) ?? replay;
-    drawCartPole(canvas, replay.observations[whole], { colours, length: physics.length, push, ratio });
+    const { world } = replay.changes.findLast(({ step }) => step < whole) ?? replay;
+    const length = [world.length ?? 0.5].flat();
+    drawCartPole(canvas, replay.observations[whole], { colours, length: (length[0] + length.at(-1)) / 2, push, ratio });
   }
   trace.clear();
   for (let step = Math.max(0, index - 299); step <= index; step++) trace.add(replay.q_values[step], forces.get(step));

@@ -16,6 +16,7 @@ from starlette.types import Scope
 from serving.episodes.replays import Replays
 from serving.episodes.routes import EpisodesAPI
 from serving.inference.routes import InferenceAPI
+from serving.live.loop_routes import LoopAPI
 from serving.live.routes import LiveAPI
 from serving.models.follower import Models
 from serving.models.served import Description
@@ -74,7 +75,9 @@ class App:
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
         inference = InferenceAPI(models, self.metrics)
         episodes = EpisodesAPI(self.replays, keep=show)
-        page = self.live.routes() if self.live else [Route("/", self._no_show)]
+        page: list[BaseRoute] = [Route("/", self._no_show)]
+        if self.live:
+            page = [*self.live.routes(), *LoopAPI(self.live.shows).routes()]
         router = Router(
             [*inference.routes(), *self._routes(), *episodes.routes(), *page],
             redirect_slashes=False,

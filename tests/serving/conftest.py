@@ -28,6 +28,9 @@ class RunningServer:
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=60, **options)
 
+    def put(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.put(self.url + path, timeout=60, **options)
+
     def post(self, path: str, **options: Any) -> httpx.Response:
         return httpx.post(self.url + path, timeout=60, **options)
 

@@ -11,10 +11,10 @@ from starlette.testclient import TestClient
 from uvicorn.server import ServerState
 
 from serving.episodes import replays as replays_module
-from serving.episodes.physics import MAX_PUSHES, MAX_SEED, Physics
+from serving.episodes.physics import MAX_PUSHES, MAX_SEED
 from serving.episodes.replay import Replay
 from serving.episodes.replays import EpisodeRequest
-from serving.live.commands import ChangePhysics, Command, Pause, PushCart, Restart, SingleStep
+from serving.live.commands import Pause, PushCart, Restart, SingleStep
 from serving.live.show import Show
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
@@ -58,8 +58,8 @@ def nested(depth: int) -> str:
         ("/api/episodes", '{"pushes": %s}'),
         ("/api/episodes", '{"seed": %s}'),
         ("/api/episodes", '{"version": %s}'),
-        ("/api/episodes", '{"physics": {"gravity": %s}}'),
-        ("/api/episodes", '{"changes": [{"step": %s, "physics": {}}]}'),
+        ("/api/episodes", '{"world": {"gravity": %s}}'),
+        ("/api/episodes", '{"changes": [{"step": %s, "world": {}}]}'),
     ],
 )
 def test_json_nested_deep_is_a_bad_request(client: TestClient, path: str, body: str, depth: int) -> None:
@@ -336,17 +336,20 @@ def test_the_greatest_seed_is_followed_by_the_smallest(tmp_path: Path) -> None:
     assert show.status()["seed"] == 0
 
 
-@pytest.mark.parametrize("command", [PushCart(1.0), ChangePhysics(Physics(gravity=12))])
-def test_the_history_is_of_undisturbed_episodes(tmp_path: Path, command: Command) -> None:
+@pytest.mark.parametrize("disturb", ["push", "world"])
+def test_the_history_is_of_undisturbed_episodes(tmp_path: Path, disturb: str) -> None:
     show, _ = show_of(tmp_path)
     show._tick(0.02)
-    show.command(command)
+    if disturb == "push":
+        show.command(PushCart(1.0))
+    else:
+        show.real_world.change({"gravity": 12.0}, show.players[0].served.policy.metadata)
+        show.enter_world()
     play_to_the_end(show)
     assert not show.players[0].history
-    show.command(ChangePhysics(Physics()))
     show.command(Restart(1))
     play_to_the_end(show)
-    assert len(show.players[0].history) == 1
+    assert len(show.players[0].history) == 1, "what the world became is where episodes now begin"
     exposed = show._metrics.expose(show.models).decode()
     assert 'serving_episodic_return_count{disturbed="true",version="1"} 1.0' in exposed
     assert 'serving_episodic_return_count{disturbed="false",version="1"} 1.0' in exposed

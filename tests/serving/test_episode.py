@@ -8,9 +8,10 @@ import orjson
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
+from dqn.world import World
 from serving.decoding import RequestError, decode, fit
 from serving.episodes.environment import Simulation, play
-from serving.episodes.physics import MAX_SEED, Change, Physics, Push, Seed
+from serving.episodes.physics import MAX_SEED, Change, Push, Seed, parse_world
 from serving.episodes.recording import frames
 from serving.episodes.replay import record
 from serving.episodes.replays import EpisodeRequest
@@ -45,7 +46,7 @@ def test_a_push_is_an_outside_force_for_one_step(champion: OnnxPolicy, action: i
 
 def test_physics_reach_the_dynamics(champion: OnnxPolicy) -> None:
     simulation = Simulation("CartPole-v1")
-    simulation.set_physics(Physics(masspole=1.0, length=1.0, gravity=0.0, force_mag=20.0))
+    simulation.change(World(masspole=1.0, length=1.0, gravity=0.0, force_mag=20.0))
     cartpole = simulation.env.unwrapped
     assert isinstance(cartpole, CartPoleEnv)
     assert (cartpole.total_mass, cartpole.polemass_length, cartpole.gravity) == (2.0, 1.0, 0.0)
@@ -59,7 +60,7 @@ def test_a_policy_plays_in_the_world_it_was_trained_for() -> None:
     trained = PROPERTIES | {"world": '{"force_mag": -10.0, "length": 0.6}'}
     at_home = OnnxPolicy.load(linear_model(tuple(-gain for gain in BALANCES), properties=trained))
     assert len(list(play(at_home, seed=1))) == 500
-    assert len(list(play(at_home, seed=1, physics=Physics(gravity=12)))) == 500  # the rest stays as it was
+    assert len(list(play(at_home, seed=1, world=World()))) < 30
     abroad = OnnxPolicy.load(linear_model(BALANCES, properties=trained))
     assert len(list(play(abroad, seed=1))) < 30
     replay = record(at_home, model="m", version="1", seed=1)
@@ -67,15 +68,16 @@ def test_a_policy_plays_in_the_world_it_was_trained_for() -> None:
     assert orjson.loads(replay.to_json())["world"] == {"force_mag": -10.0, "length": 0.6}
 
 
-def test_physics_change_in_the_middle_of_an_episode(champion: OnnxPolicy) -> None:
+def test_the_world_changes_in_the_middle_of_an_episode(champion: OnnxPolicy) -> None:
     free = list(play(champion, seed=1))
-    heavy = Physics(gravity=25, length=1.0)
-    changed = list(play(champion, seed=1, changes=[Change(step=8, physics=Physics()), Change(step=8, physics=heavy)]))
+    heavy = World(gravity=25.0, length=1.0)
+    changes = [Change(step=8, world={}), Change(step=8, world=heavy.to_dict())]
+    changed = list(play(champion, seed=1, changes=changes))
     assert [step.observation for step in changed[:9]] == [step.observation for step in free[:9]]
     simulation = Simulation("CartPole-v1")
     assert isinstance(simulation.env.unwrapped, CartPoleEnv)
     simulation.reset(0)
-    simulation.set_physics(heavy)
+    simulation.change(heavy)
     simulation.env.unwrapped.state = np.array(free[8].observation)
     simulation.apply(free[8].action)
     assert changed[8].next_observation == pytest.approx(simulation.observation, abs=1e-6)
@@ -84,10 +86,10 @@ def test_physics_change_in_the_middle_of_an_episode(champion: OnnxPolicy) -> Non
 def test_the_same_request_is_the_same_replay(champion: OnnxPolicy) -> None:
     pushes = [Push(step=10, force=-40)]
     first, second = (
-        record(champion, model="m", version="1", seed=5, pushes=pushes, physics=Physics(gravity=12)) for _ in range(2)
+        record(champion, model="m", version="1", seed=5, pushes=pushes, world=World(gravity=12.0)) for _ in range(2)
     )
     assert first == second
-    other = record(champion, model="m", version="1", seed=6, pushes=pushes, physics=Physics(gravity=12))
+    other = record(champion, model="m", version="1", seed=6, pushes=pushes, world=World(gravity=12.0))
     assert other.id != first.id
     columns = orjson.loads(first.to_json())
     assert len(columns["observations"]) == len(columns["actions"]) + 1
@@ -103,12 +105,14 @@ def test_a_policy_that_falls_falls() -> None:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"physics": {"gravity": 99}}, r"Expected `float` <= 30.0 - at `$.physics.gravity`"),
-        ({"physics": {"gravity": -0.1}}, r"Expected `float` >= 0.0 - at `$.physics.gravity`"),
-        ({"physics": {"length": "long"}}, r"Expected `float`, got `str` - at `$.physics.length`"),
-        ({"physics": {"length": True}}, r"Expected `float`, got `bool`"),
-        ({"physics": {"wind": 1}}, r"unknown field `wind` - at `$.physics`"),
-        ({"physics": [1]}, r"Expected `object`, got `array`"),
+        ({"world": {"gravity": 99}}, "world.gravity must be between 0 and 50 here, got 99"),
+        ({"world": {"gravity": [-1, 9]}}, "world.gravity must be between 0 and 50 here, got -1"),
+        ({"world": {"sensor_bias": [0, [1, 6]]}}, "world.sensor_bias must be between -5 and 5 here, got 6"),
+        ({"world": {"length": "long"}}, "world.length must be a number above 0"),
+        ({"world": {"length": True}}, "world.length must be a number above 0"),
+        ({"world": {"colour": 1}}, "a world has no colour"),
+        ({"world": [1]}, r"Expected `object | null`, got `array`"),
+        ({"changes": [{"step": 1, "world": {"tau": 1.0}}]}, "world.tau must be between 0.001 and 0.1 here, got 1"),
         ({"pushes": [{"step": -1, "force": 1}]}, r"Expected `int` >= 0 - at `$.pushes[0].step`"),
         ({"pushes": [{"step": 2000, "force": 1}]}, r"Expected `int` <= 1999"),
         ({"pushes": [{"step": 1.5, "force": 1}]}, r"Expected `int`, got `float`"),
@@ -117,8 +121,8 @@ def test_a_policy_that_falls_falls() -> None:
         ({"pushes": [{"step": 1}]}, r"missing required field `force`"),
         ({"pushes": [7]}, r"Expected `object`, got `int`"),
         ({"pushes": [{"step": 1, "force": 1}] * 1001}, r"Expected `array` of length <= 1000 - at `$.pushes`"),
-        ({"changes": [{"step": 1}]}, r"missing required field `physics`"),
-        ({"changes": [{"step": 1, "physics": {}}] * 1001}, r"of length <= 1000 - at `$.changes`"),
+        ({"changes": [{"step": 1}]}, r"missing required field `world`"),
+        ({"changes": [{"step": 1, "world": {}}] * 1001}, r"of length <= 1000 - at `$.changes`"),
         ({"version": 1.5}, r"Expected `int | str | null`, got `float`"),
         ({"speed": 2}, r"unknown field `speed`"),
         ([], r"Expected `object`, got `array`"),
@@ -130,6 +134,10 @@ def test_an_impossible_episode_is_named(request_: object, message: str) -> None:
         decode(msgspec.json.Decoder(EpisodeRequest), orjson.dumps(request_))
     assert str(caught.value).startswith("the request does not fit: ")
     assert message in str(caught.value)
+
+
+def test_a_value_at_its_limit_is_taken() -> None:
+    assert parse_world({"gravity": [0.0, 50.0], "action_delay": 100}) == World(gravity=(0.0, 50.0), action_delay=100)
 
 
 def test_an_error_does_not_repeat_a_megabyte() -> None:
@@ -151,8 +159,8 @@ def test_only_cartpole_is_pushed() -> None:
     simulation.reset(0)
     with pytest.raises(ValueError, match="only CartPole can be pushed"):
         simulation.apply(0, 10.0)
-    with pytest.raises(ValueError, match="CartPole alone"):
-        simulation.set_physics(Physics(gravity=1))
+    with pytest.raises(ValueError, match="has no wind"):
+        simulation.change(World(wind=1.0))
     with pytest.raises(ValueError, match="environment 'Nowhere-v0' cannot be made"):
         Simulation("Nowhere-v0")
 

@@ -93,7 +93,7 @@ def test_schemathesis_finds_no_server_error(server: RunningServer, mode: schemat
     schema = schemathesis.openapi.from_dict(document)
     methods = [(path, name) for path, item in document["paths"].items() for name in item if name != "parameters"]
     operations = [schema[path][name] for path, name in methods]
-    assert len(operations) == 23
+    assert len(operations) == 24
     tried = 0
     checks: list[schemathesis.CheckFunction] = [
         not_a_server_error,
@@ -165,7 +165,7 @@ def test_every_answer_carries_the_usual_headers(server: RunningServer) -> None:
 
 
 def test_the_same_episode_is_the_same_replay(server: RunningServer) -> None:
-    request = {"seed": 4, "pushes": [{"step": 20, "force": 150}], "physics": {"gravity": 11}}
+    request = {"seed": 4, "pushes": [{"step": 20, "force": 150}], "world": {"gravity": 11}}
     first, second = (server.post("/api/episodes", json=request) for _ in range(2))
     assert first.status_code == 201
     assert first.json() == second.json()
@@ -201,7 +201,7 @@ def test_the_show_streams_states_and_takes_commands(server: RunningServer) -> No
 
 
 def test_an_episode_is_kept_as_it_was_seen(server: RunningServer) -> None:
-    """Pushes and changes of the physics made live, in the middle of an episode, lead a replay to the same state."""
+    """Pushes and changes of the world made live, in the middle of an episode, lead a replay to the same state."""
     with connect(server.url.replace("http", "ws") + "/api/show") as viewer:
 
         def until(wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -214,19 +214,19 @@ def test_an_episode_is_kept_as_it_was_seen(server: RunningServer) -> None:
         episode = until(lambda message: "episode" in message)["episode"]
         viewer.send('{"do": "reset", "seed": 12}')
         until(lambda message: message.get("e", 0) > episode and message["k"] > 5)
-        viewer.send('{"do": "physics", "physics": {"gravity": 14, "length": 0.9}}')
+        server.put("/api/world", json={"gravity": 14, "length": 0.9})
         until(lambda message: len(message.get("changes", [])) == 1)
         viewer.send('{"do": "push", "force": 60}')
         until(lambda message: message.get("p") == 60)
-        viewer.send('{"do": "physics", "physics": {"masspole": 0.3}}')
+        server.put("/api/world", json={"masspole": 0.3})
         viewer.send('{"do": "pause"}')
         status = until(lambda message: bool(message.get("paused")))
         viewer.send('{"do": "step"}')
         frame = until(lambda message: "k" in message)
-        viewer.send('{"do": "physics", "physics": {}}')
+        server.put("/api/world", json={})
         viewer.send('{"do": "resume"}')
     assert (len(status["pushes"]), len(status["changes"])) == (1, 2)
-    request = {name: status[name] for name in ("seed", "pushes", "changes")} | {"physics": status["initial_physics"]}
+    request = {name: status[name] for name in ("seed", "pushes", "changes")} | {"world": status["initial_world"]}
     files = server.post("/api/episodes", json=request).json()["files"]
     observations = server.get(files["json"]).json()["observations"]
     assert observations[frame["k"]] == pytest.approx(frame["s"][0], abs=1e-4)

@@ -12,8 +12,9 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from dqn.world import World
 from serving.episodes.environment import Simulation
-from serving.episodes.physics import Physics, Push
+from serving.episodes.physics import Push
 from serving.episodes.recording import to_html
 from serving.episodes.replay import record
 from serving.policy import OnnxPolicy
@@ -129,12 +130,23 @@ def test_keys_pause_step_and_change_speed(page: Page, shown: RunningServer) -> N
     until(page, "!page.status.paused && page.status.seed === 123 && page.status.speed === 1")
 
 
-def test_physics_change_live_and_go_back(page: Page, shown: RunningServer) -> None:
+def test_the_world_is_broken_by_a_word_and_by_a_slider_and_put_right_again(page: Page, shown: RunningServer) -> None:
     opened(page, shown)
-    page.locator("#physics-gravity").fill("15")
-    until(page, "page.status.physics.gravity === 15")
-    page.get_by_role("button", name="Back to default").click()
-    until(page, "page.status.physics.gravity === 9.8")
+    page.get_by_role("button", name="Reverse the motor").click()
+    until(page, "page.status.world.force_mag === -10")
+    until(page, "document.querySelector('#world-force_mag').value === '-10'")
+    page.get_by_role("button", name="Strong motor").click()
+    until(page, "page.status.world.force_mag === -30")
+    page.get_by_role("button", name="Bend the sensor by 5°").click()
+    until(page, "Math.abs(page.frame.b[0]?.[2] - page.frame.s[0][2] - 0.0873) < 1e-3")
+    page.locator("#world-words ~ details summary").click()
+    page.locator("#world-gravity").fill("15")
+    until(page, "page.status.world.gravity === 15")
+    page.get_by_role("button", name="Bend the sensor by 5°").click()
+    until(page, "!page.status.world.sensor_bias")
+    page.get_by_role("button", name="Put it right again").click()
+    until(page, "JSON.stringify([page.status.world, page.status.changed]) === '[{},{}]'")
+    assert page.locator("#world-words [aria-pressed=true]").count() == 0
 
 
 def test_compare_shows_two_versions_under_one_seed(page: Page, shown: RunningServer) -> None:
@@ -221,7 +233,7 @@ def test_a_replay_is_kept_and_plays_offline(
     opened(page, shown)
     page.get_by_role("button", name="Play and keep").click()
     page.locator("#replays li", has_text=re.compile(r"Version 1, seed 0: return \d+")).wait_for()
-    replay = record(champion, model="m", version="1", seed=1, pushes=[Push(step=9, force=60)], physics=Physics())
+    replay = record(champion, model="m", version="1", seed=1, pushes=[Push(step=9, force=60)])
     (tmp_path / "replay.html").write_bytes(to_html(replay))
     page.context.set_offline(True)
     page.goto((tmp_path / "replay.html").as_uri(), wait_until="domcontentloaded")
@@ -237,7 +249,7 @@ def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, shown: RunningS
     for _ in range(40):
         page.keyboard.press("Tab")
         seen.add(page.evaluate("document.activeElement.id"))
-    assert {"push-left", "push-right", "pause", "step", "seed", "physics-length", "first", "keep"} <= seen
+    assert {"push-left", "push-right", "pause", "step", "seed", "word-reverse", "first", "keep"} <= seen
     page.close()
 
 
@@ -249,7 +261,7 @@ def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page, tmp_p
         names = page.locator(".preference .row .name:first-child").all_inner_texts()
         assert names == ["torque -1", "no torque", "torque +1"]
         assert "best" in page.locator(".preference .chosen").inner_text()
-        hidden = page.locator("#push-left, #physics, #compare, #challenge, #pixels").all()
+        hidden = page.locator("#push-left, #world-words, #compare, #challenge, #pixels").all()
         assert [control.is_visible() for control in hidden] == [False] * 5
         assert "Acrobot-v1 is shown as Gymnasium renders it" in page.locator("#watch-only").inner_text()
         page.keyboard.press("ArrowRight")
@@ -274,7 +286,7 @@ def test_the_canvas_is_gymnasiums_picture(
     """
     simulation = Simulation("CartPole-v1", render_mode="rgb_array")
     simulation.reset(0)
-    simulation.set_physics(Physics(length=length))
+    simulation.change(World(length=length))
     assert isinstance(simulation.env.unwrapped, CartPoleEnv)
     simulation.env.unwrapped.state = np.array(state)
     expected = simulation.render().astype(int)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.episodes.physics import Physics, Push
+from dqn.world import World
+from serving.episodes.physics import Push
 from serving.episodes.recording import frames, replay_csp, to_gif, to_html, to_video
 from serving.episodes.replay import Replay, record
 from serving.policy import OnnxPolicy
@@ -17,7 +18,7 @@ from tests.policies import ACROBOT, FALLS, SWINGS, linear_model
 def replay() -> Replay:
     """A short one: it falls."""
     policy = OnnxPolicy.load(linear_model(FALLS))
-    return record(policy, model="m", version="1", seed=2, pushes=[Push(step=3, force=20)], physics=Physics(length=0.8))
+    return record(policy, model="m", version="1", seed=2, pushes=[Push(step=3, force=20)], world=World(length=0.8))
 
 
 def test_frames_show_every_step(replay: Replay) -> None:
