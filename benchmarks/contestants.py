@@ -17,10 +17,12 @@ import torch
 
 from benchmarks.peers import stable_baselines3
 from dqn.config import DQNConfig
+from dqn.device import torch_threads
 from dqn.evaluation import episodic_returns
 from dqn.presets import PRESETS
+from dqn.result import TrainingResult
 from dqn.selection import greedy_returns
-from dqn.training import TrainingResult, torch_threads, train
+from dqn.training import train
 
 ENV_ID: Final = "CartPole-v1"
 CEILING: Final = 500.0

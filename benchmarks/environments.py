@@ -16,10 +16,11 @@ import torch
 from benchmarks.contestants import EPISODES, warm_up
 from benchmarks.harness import table, write
 from benchmarks.peers import PUBLISHED, stable_baselines3
+from dqn.device import torch_threads
 from dqn.evaluation import bootstrap_interval, episodic_returns, interquartile_mean
 from dqn.presets import PRESETS, PresetName
 from dqn.selection import greedy_returns
-from dqn.training import torch_threads, train
+from dqn.training import train
 
 SEEDS: Final = 16
 

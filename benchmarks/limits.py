@@ -18,11 +18,12 @@ from benchmarks.figures import population_sizes
 from benchmarks.harness import table, write
 from dqn import training
 from dqn.config import DQNConfig
+from dqn.device import torch_threads
 from dqn.learner import Learner
 from dqn.network import QNetworks
 from dqn.presets import PRESETS
 from dqn.replay import Batch, replay_bytes
-from dqn.training import torch_threads, train
+from dqn.training import train
 
 OBSERVATION, ACTIONS = 4, 2
 TRAININGS = {"until accepted": PRESETS["cartpole"], "fixed budget": FIXED_BUDGET}

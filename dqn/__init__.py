@@ -1,0 +1,28 @@
+"""DQN for populations of agents: `from dqn import DQNConfig, PRESETS, World, train`."""
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from dqn.config import DQNConfig
+    from dqn.presets import PRESETS
+    from dqn.result import TrainingResult
+    from dqn.training import train
+    from dqn.world import World
+
+__all__ = ["PRESETS", "DQNConfig", "TrainingResult", "World", "train"]
+
+_HOMES: Final = {
+    "PRESETS": "dqn.presets",
+    "DQNConfig": "dqn.config",
+    "TrainingResult": "dqn.result",
+    "World": "dqn.world",
+    "train": "dqn.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is asked for: who plays in a `dqn.world` loads no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dqn' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,7 @@
-"""Where networks and replay buffers live."""
+"""Where networks and replay buffers live, and how many threads compute."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,3 +21,14 @@ def require_device(name: str) -> torch.device:
         raise ConfigError(
             f"device {name!r} cannot be used: {reason}; choose cpu, or cuda where PyTorch and a GPU are there for it"
         ) from error
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Compute with this many PyTorch threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -21,6 +21,13 @@ QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 PARITY_OBSERVATIONS: Final = 10_000
 PARITY_TOLERANCE: Final = 1e-5
 """Of the largest Q-value: float32 keeps seven digits, whatever the scale of rewards."""
+_ACTIONS: Final = {
+    "CartPole-v0": ("left", "right"),
+    "CartPole-v1": ("left", "right"),
+    "MountainCar-v0": ("left", "nothing", "right"),
+    "Acrobot-v1": ("torque -1", "torque 0", "torque +1"),
+    "LunarLander-v3": ("nothing", "left engine", "main engine", "right engine"),
+}
 _ROUNDING: Final = 1e-6  # likewise; Q-values closer than this are equal in float32: their argmax is no statement
 
 
@@ -93,6 +100,19 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
     exported = model.SerializeToString(deterministic=True)
     check_parity(network, load(exported), observation_scale=scale)
     return bytes(exported)
+
+
+def action_meanings(env_id: str, num_actions: int) -> tuple[str, ...]:
+    """What the actions of an environment do, or their numbers where that is not known here."""
+    return _ACTIONS.get(env_id) or tuple(f"action {k}" for k in range(num_actions))
+
+
+def by_reference(model: bytes) -> QFunction:
+    """An exported model in ONNX's own reference implementation, which needs no runtime."""
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator: Any = ReferenceEvaluator(model)  # its own types do not say that it gives a list
+    return lambda observation: np.asarray(evaluator.run(None, {"observation": observation})[0])
 
 
 @torch.no_grad()

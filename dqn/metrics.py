@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -60,6 +62,16 @@ class MetricHistory:
         if not steps:
             return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
         return torch.cat(steps), torch.cat(values)
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Every value as a row of `metric`, `agent` (-1: the population), `step` and `value`, oldest first.
+
+        `pandas.DataFrame` takes it as it is.
+        """
+        state = self.state_dict()
+        names = np.array(NAMES)[state["name"].numpy()]
+        columns = {column: state[column].numpy() for column in ("agent", "step", "value")}
+        return {"metric": names.repeat(state["length"].numpy()), **columns}
 
     def state_dict(self) -> dict[str, Any]:
         """All records in five columns; the number of tensors does not grow with the run."""

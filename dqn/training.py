@@ -2,9 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Never
 
 import torch
@@ -13,70 +11,16 @@ from tqdm import tqdm
 
 from dqn.clock import Clock
 from dqn.config import DQNConfig
+from dqn.device import torch_threads
 from dqn.hyperparameters import HyperParameters
 from dqn.learner import Loss, require_loss
-from dqn.metrics import MetricHistory, Metrics
-from dqn.network import QNetworks
+from dqn.metrics import Metrics
 from dqn.policy import episode_epsilon, epsilon_greedy, linear_epsilon
 from dqn.replay import Transition
+from dqn.result import AgentResult, TrainingResult
 from dqn.robustness import ENVIRONMENT as STRESSED
 from dqn.selection import evaluate, evaluation_due, judge, leave, retire, robustness
 from dqn.state import TrainingState
-
-
-@dataclass(frozen=True, kw_only=True)
-class AgentResult:
-    """How one agent ended."""
-
-    agent: int
-    solved: bool
-    """Whether it passed the acceptance evaluation."""
-    selection_return: float
-    """Mean greedy return of the network that is kept, in the evaluation it was kept for; the best of many is lucky."""
-    updates: int
-    environment_steps: int
-    episodes: int
-    judged_return: float | None = None
-    """Mean greedy return on the fresh episodes that all nominees of the population play; none where it was none."""
-    robustness: float | None = None
-    """Share of episodes held under stress, of a solved agent that was chosen by it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """A trained population."""
-
-    config: DQNConfig
-    best: QNetworks
-    """Each agent's best network by evaluation; the accepted one of a solved agent."""
-    final: QNetworks
-    """Each agent's last network, whatever its evaluation said."""
-    agents: tuple[AgentResult, ...]
-    metrics: MetricHistory
-    seconds: float
-    """Wall-clock time of the loop, over all processes that took part."""
-    cpu_seconds: float
-
-    @property
-    def best_agent(self) -> int:
-        """The most robust of the agents, where that was looked at, of equals the quickest.
-
-        Otherwise of those that were judged the one with the highest return: solved ones first, of equals the quickest.
-        """
-        robust = [(-a.robustness, a.updates, a.agent) for a in self.agents if a.robustness is not None]
-        if robust:
-            return min(robust)[-1]
-        judged = [
-            (not agent.solved, -agent.judged_return, agent.updates, agent.agent)
-            for agent in self.agents
-            if agent.judged_return is not None
-        ]
-        return min(judged)[-1]
-
-    @property
-    def solved_fraction(self) -> float:
-        """Share of agents that passed the acceptance evaluation."""
-        return sum(agent.solved for agent in self.agents) / len(self.agents)
 
 
 def train(
@@ -188,17 +132,6 @@ def stressed(result: TrainingResult) -> TrainingResult:
     found = dict(zip(solved, measured, strict=True))
     agents = tuple(dataclasses.replace(agent, robustness=found.get(agent.agent)) for agent in result.agents)
     return dataclasses.replace(result, agents=agents)
-
-
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """Compute with this many PyTorch threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _epsilon(state: TrainingState) -> Tensor:

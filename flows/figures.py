@@ -12,10 +12,10 @@ from PIL import Image
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
 from dqn.metrics import MetricName
+from dqn.result import TrainingResult
 from dqn.robustness import CELLS, StressTest
 from dqn.simulation import make
 from dqn.spec import EnvironmentUnsupportedError
-from dqn.training import TrainingResult
 from serving.policy import OnnxPolicy
 
 Floats = npt.NDArray[np.float64]

@@ -19,8 +19,8 @@ from dqn.config import DQNConfig
 from dqn.memory import require_memory
 from dqn.metrics import Metrics
 from dqn.network import QNetworks
+from dqn.result import AgentResult, TrainingResult
 from dqn.state import TrainingState
-from dqn.training import AgentResult, TrainingResult
 from flows.attempt import Attempt, check, fenced
 from flows.metric_writer import MetricWriter, read_watermarks
 from flows.parameters import InputError

@@ -14,8 +14,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.settings import PREFECT_UI_URL
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.result import AgentResult
 from dqn.robustness import StressTest
-from dqn.training import AgentResult
 from flows import figures, registry
 from flows.attempt import Attempt, check, fenced
 from flows.evaluation import read_stress

@@ -23,12 +23,13 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from dqn.export import ModelProperties, export_onnx
+from dqn.device import torch_threads
+from dqn.export import ModelProperties, action_meanings, export_onnx
 from dqn.seeding import TEST, stream_seed
 from dqn.selection import greedy_returns
 from dqn.spec import environment_spec
 from dqn.state import TrainingState
-from dqn.training import stressed, torch_threads
+from dqn.training import stressed
 from flows import figures, registry
 from flows.attempt import Attempt, check, fenced
 from flows.outages import may_pass
@@ -53,13 +54,6 @@ TEST_MEAN: Final = "test/mean_return"
 TEST_MIN: Final = "test/min_return"
 TEST_EPISODES: Final = 100
 AGENTS_FILE: Final = "evaluation/agents.json"
-_ACTIONS: Final = {
-    "CartPole-v0": ("left", "right"),
-    "CartPole-v1": ("left", "right"),
-    "MountainCar-v0": ("left", "nothing", "right"),
-    "Acrobot-v1": ("torque -1", "torque 0", "torque +1"),
-    "LunarLander-v3": ("nothing", "left engine", "main engine", "right engine"),
-}
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +113,7 @@ def export(run_id: str, attempt: Attempt) -> str:
     spec = environment_spec(config.env_id)
     properties = ModelProperties(
         env_id=config.env_id,
-        action_meanings=_ACTIONS.get(spec.id) or tuple(f"action {k}" for k in range(networks.num_actions)),
+        action_meanings=action_meanings(spec.id, networks.num_actions),
         run_id=run_id,
         seed=config.seed,
         agent=summary.best_agent,

@@ -3,7 +3,7 @@ import onnx
 import pytest
 import torch
 
-from dqn.export import ExportError, ModelProperties, QFunction, check_parity, export_onnx
+from dqn.export import ExportError, ModelProperties, QFunction, action_meanings, check_parity, export_onnx
 from dqn.network import QNetworks
 from serving.policy import OnnxPolicy
 
@@ -48,6 +48,11 @@ def test_the_exported_network_is_that_of_the_agent(exported: bytes) -> None:
         expected = population.agent(agent)(torch.from_numpy(observation)).detach().numpy()
         same = np.allclose(OnnxPolicy.load(exported).q_values(observation), expected, atol=1e-6)
         assert same == (agent == PROPERTIES.agent)
+
+
+def test_actions_have_names_where_they_are_known_and_numbers_elsewhere() -> None:
+    assert action_meanings("MountainCar-v0", 3) == ("left", "nothing", "right")
+    assert action_meanings("Other-v0", 3) == ("action 0", "action 1", "action 2")
 
 
 def test_exporting_twice_gives_the_same_bytes(exported: bytes) -> None:

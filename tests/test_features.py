@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from dqn.config import DQNConfig
+from dqn.result import TrainingResult
 from dqn.state import TrainingState
-from dqn.training import TrainingResult, train
+from dqn.training import train
 
 BASE = DQNConfig(
     num_agents=8,

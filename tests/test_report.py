@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dqn.result import AgentResult
 from dqn.robustness import CELLS, StressTest
-from dqn.training import AgentResult
 from flows import registry
 from flows.population import PopulationSummary
 from flows.report import Report

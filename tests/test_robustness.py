@@ -11,8 +11,9 @@ from dqn.config import DQNConfig
 from dqn.evaluation import Act
 from dqn.metrics import MetricHistory
 from dqn.network import QNetworks
+from dqn.result import AgentResult, TrainingResult
 from dqn.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, altered, stress_test
-from dqn.training import AgentResult, TrainingResult, stressed
+from dqn.training import stressed
 from dqn.world import World
 
 

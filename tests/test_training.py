@@ -10,9 +10,10 @@ from dqn.config import DQNConfig
 from dqn.metrics import POPULATION, MetricName, Metrics
 from dqn.network import QNetworks
 from dqn.presets import PRESETS
+from dqn.result import TrainingResult
 from dqn.seeding import SELECTION, TEST, TRAINING, stream_seed
 from dqn.state import TrainingState
-from dqn.training import TrainingResult, train
+from dqn.training import train
 
 Make = Callable[..., DQNConfig]
 

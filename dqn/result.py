@@ -1,0 +1,111 @@
+"""What a training gives: networks, how every agent ended, curves, returns on unseen episodes, an ONNX file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dqn.config import DQNConfig
+from dqn.device import torch_threads
+from dqn.metrics import MetricHistory
+from dqn.network import QNetworks
+from dqn.seeding import TEST, stream_seed
+from dqn.selection import greedy_returns
+from dqn.spec import environment_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentResult:
+    """How one agent ended."""
+
+    agent: int
+    solved: bool
+    """Whether it passed the acceptance evaluation."""
+    selection_return: float
+    """Mean greedy return of the network that is kept, in the evaluation it was kept for; the best of many is lucky."""
+    updates: int
+    environment_steps: int
+    episodes: int
+    judged_return: float | None = None
+    """Mean greedy return on the fresh episodes that all nominees of the population play; none where it was none."""
+    robustness: float | None = None
+    """Share of episodes held under stress, of a solved agent that was chosen by it."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TrainingResult:
+    """A trained population."""
+
+    config: DQNConfig
+    best: QNetworks
+    """Each agent's best network by evaluation; the accepted one of a solved agent."""
+    final: QNetworks
+    """Each agent's last network, whatever its evaluation said."""
+    agents: tuple[AgentResult, ...]
+    metrics: MetricHistory
+    seconds: float
+    """Wall-clock time of the loop, over all processes that took part."""
+    cpu_seconds: float
+
+    @property
+    def best_agent(self) -> int:
+        """The most robust of the agents, where that was looked at, of equals the quickest.
+
+        Otherwise of those that were judged the one with the highest return: solved ones first, of equals the quickest.
+        """
+        robust = [(-a.robustness, a.updates, a.agent) for a in self.agents if a.robustness is not None]
+        if robust:
+            return min(robust)[-1]
+        judged = [
+            (not agent.solved, -agent.judged_return, agent.updates, agent.agent)
+            for agent in self.agents
+            if agent.judged_return is not None
+        ]
+        return min(judged)[-1]
+
+    @property
+    def solved_fraction(self) -> float:
+        """Share of agents that passed the acceptance evaluation."""
+        return sum(agent.solved for agent in self.agents) / len(self.agents)
+
+    def __repr__(self) -> str:
+        solved = sum(agent.solved for agent in self.agents)
+        return (
+            f"{solved} of {len(self.agents)} agents solved {self.config.env_id}, the best is agent "
+            f"{self.best_agent:02d}; training took {self.seconds:.1f} s ({self.cpu_seconds:.1f} CPU-seconds)"
+        )
+
+    def curves(self) -> dict[str, npt.NDArray[Any]]:
+        """All metrics in columns that `pandas.DataFrame` takes: `metric`, `agent` (-1: all), `step` and `value`."""
+        return self.metrics.columns()
+
+    def test_returns(self, episodes: int = 100) -> npt.NDArray[np.float64]:
+        """Undiscounted returns `[A, episodes]` of every agent's best network, greedily on seeds kept for testing."""
+        config = self.config
+        seed = stream_seed(config.seed, TEST, 0)
+        with torch_threads(config.num_threads):
+            return greedy_returns(self.best, config.env_id, config.world, episodes=episodes, seed=seed).numpy()
+
+    def export(self, path: str | Path) -> None:
+        """Write the best agent's policy as an ONNX file that any runtime, and this project's server, plays.
+
+        It is held against the network in ONNX's reference implementation.
+
+        Raises:
+            ExportError: if it does not compute what the network computes.
+        """
+        from dqn.export import ModelProperties, action_meanings, by_reference, export_onnx  # seconds of the exporter's
+
+        config = self.config
+        properties = ModelProperties(
+            env_id=config.env_id,
+            action_meanings=action_meanings(environment_spec(config.env_id).id, self.best.num_actions),
+            run_id="",
+            seed=config.seed,
+            agent=self.best_agent,
+            config_sha256=config.sha256,
+            world=config.world,
+        )
+        Path(path).write_bytes(export_onnx(self.best, properties, load=by_reference))
