@@ -57,7 +57,7 @@ types: .venv/.installed ## mypy, strict
 	$(BIN)/mypy
 
 test: lint types ## lint, types and every test that needs no Docker engine
-	$(BIN)/pytest -m "not stack" $(ARGS)
+	$(BIN)/pytest -m "not stack" --numprocesses auto --dist loadgroup $(ARGS)
 
 test-stack: .venv/.installed ## the containers, from building to a killed worker (needs a Docker engine)
 	$(BIN)/pytest -m stack $(ARGS)

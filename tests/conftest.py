@@ -17,6 +17,16 @@ probes.register()
 awkward.register()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, those of a file stay together, and so do all that need Prefect's API.
+
+    It takes twenty seconds to start, and a file's servers are started once.
+    """
+    for item in items:
+        alone = "prefect_api" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("prefect" if alone else item.path.name))
+
+
 @pytest.fixture
 def small_config() -> Callable[..., DQNConfig]:
     """A configuration that trains in a second, with overrides."""
