@@ -49,6 +49,8 @@ class ModelProperties:
     config_sha256: str
     world: World = NOMINAL
     """What it was trained for."""
+    observed: tuple[tuple[float, float], ...] = ()
+    """Least and greatest value of each entry of the observations that it was trained on; empty if unknown."""
 
     def to_strings(self) -> dict[str, str]:
         """As ONNX model properties, which are strings."""
@@ -60,6 +62,7 @@ class ModelProperties:
             "agent": str(self.agent),
             "config_sha256": self.config_sha256,
             "world": json.dumps(self.world.to_dict(), sort_keys=True),
+            "observed": json.dumps(self.observed),
         }
 
 

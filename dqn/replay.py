@@ -223,6 +223,18 @@ class ReplayBuffer:
         self._position = (self._position + count) % self._capacity
         self._size = (self._size + count).clamp_max(self._capacity)
 
+    def observation_range(self, agents: Tensor) -> Tensor:
+        """Least and greatest value of each entry of the observations that `agents` `[K]` hold, `[K, obs, 2]`.
+
+        Of an agent that holds none the range is empty: from infinity to minus infinity.
+        """
+        ranges = torch.tensor([torch.inf, -torch.inf]).repeat(len(agents), self._obs, 1)
+        for row, agent in enumerate(agents.tolist()):
+            if size := int(self._size[agent]):
+                observation = self._rows[agent, :size, : self._obs]
+                ranges[row] = torch.stack((observation.amin(0), observation.amax(0)), dim=-1).cpu()
+        return ranges
+
     def can_sample(self, batch_size: int, min_batches: int = 10) -> bool:
         """Whether every agent holds at least `min_batches` batches."""
         return int(self._size.min()) >= batch_size * min_batches

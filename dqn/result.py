@@ -28,6 +28,8 @@ class AgentResult:
     updates: int
     environment_steps: int
     episodes: int
+    observed: tuple[tuple[float, float], ...] = ()
+    """Least and greatest value of each entry of the observations in its replay memory when its training ended."""
     judged_return: float | None = None
     """Mean greedy return on the fresh episodes that all nominees of the population play; none where it was none."""
     robustness: float | None = None
@@ -107,5 +109,6 @@ class TrainingResult:
             agent=self.best_agent,
             config_sha256=config.sha256,
             world=config.world,
+            observed=self.agents[self.best_agent].observed,
         )
         Path(path).write_bytes(export_onnx(self.best, properties, load=by_reference))

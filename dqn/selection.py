@@ -127,6 +127,7 @@ def leave(state: TrainingState, rows: Tensor) -> None:
     state.final.assign(leaving, state.learner.evaluated.select(rows))
     state.updates[leaving] = state.learner.updates
     state.steps[leaving] = state.environment_steps
+    state.observed[leaving] = state.replay.observation_range(rows)
     staying = torch.ones(len(state.agents), dtype=torch.bool)
     staying[rows] = False
     state.select(staying.nonzero().squeeze(1))

@@ -112,6 +112,7 @@ class TrainingState:
         self.episodes = torch.zeros(A, dtype=torch.int64)
         self.updates = torch.zeros(A, dtype=torch.int64)
         self.steps = torch.zeros(A, dtype=torch.int64)
+        self.observed = torch.tensor([torch.inf, -torch.inf]).repeat(A, observation_size, 1)
 
     def record(self, name: MetricName, value: Tensor) -> None:
         """Record a metric `[K]` of the agents in training, at the current environment step."""
@@ -182,4 +183,5 @@ class TrainingState:
 _PLAIN = (
     "agents", "epsilon", "persisting", "last_step_valid", "environment_steps", "evaluations", "evaluated_at",
     "seconds", "cpu_seconds", "best_return", "last_return", "solved", "episodes", "updates", "steps",
+    "observed",
 )  # fmt: skip

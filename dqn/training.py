@@ -184,6 +184,7 @@ def _result(state: TrainingState, judged: Mapping[int, float]) -> TrainingResult
             updates=int(state.updates[agent]),
             environment_steps=int(state.steps[agent]),
             episodes=int(state.episodes[agent]),
+            observed=_ranges(state.observed[agent]),
             judged_return=judged.get(agent),
         )
         for agent in range(state.config.num_agents)
@@ -197,3 +198,7 @@ def _result(state: TrainingState, judged: Mapping[int, float]) -> TrainingResult
         seconds=state.seconds,
         cpu_seconds=state.cpu_seconds,
     )
+
+
+def _ranges(observed: Tensor) -> tuple[tuple[float, float], ...]:
+    return tuple((low, high) for low, high in observed.tolist()) if bool(observed.isfinite().all()) else ()

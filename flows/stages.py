@@ -119,6 +119,7 @@ def export(run_id: str, attempt: Attempt) -> str:
         agent=summary.best_agent,
         config_sha256=config.sha256,
         world=config.world,
+        observed=tuple((low, high) for low, high in summary.agents[summary.best_agent].observed),
     )
     exported = export_onnx(networks, properties, load=lambda model: OnnxPolicy.load(model).q_values)
     check(client, attempt)

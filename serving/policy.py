@@ -1,6 +1,7 @@
 """A trained policy as it is served: an ONNX file, its contract, and how it acts."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,8 @@ class PolicyMetadata:
     observation_size: int
     world: World = NOMINAL
     """What it was trained for."""
+    observed: tuple[tuple[float, float], ...] = ()
+    """Least and greatest value of each entry of the observations in training; empty if the file does not say."""
 
     @property
     def num_actions(self) -> int:
@@ -114,6 +117,7 @@ def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:
         config_sha256=properties["config_sha256"],
         observation_size=inputs[0].shape[1],
         world=_world(properties.get("world", "{}")),
+        observed=_observed(properties.get("observed", "[]"), inputs[0].shape[1]),
     )
 
 
@@ -122,3 +126,13 @@ def _world(text: str) -> World:
         return World.from_dict(json.loads(text))
     except (json.JSONDecodeError, RecursionError, WorldError) as error:
         raise PolicyError(f"model property 'world' is none: {error}") from error
+
+
+def _observed(text: str, width: int) -> tuple[tuple[float, float], ...]:
+    try:
+        ranges = tuple((float(low), float(high)) for low, high in json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise PolicyError(f"model property 'observed' is no list of [least, greatest]: {error}") from error
+    if len(ranges) not in (0, width) or not all(-math.inf < low <= high < math.inf for low, high in ranges):
+        raise PolicyError(f"model property 'observed' must hold {width} finite ranges, it is {text[:80]!r}")
+    return ranges

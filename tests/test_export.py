@@ -8,7 +8,13 @@ from dqn.network import QNetworks
 from serving.policy import OnnxPolicy
 
 PROPERTIES = ModelProperties(
-    env_id="CartPole-v1", action_meanings=("left", "right"), run_id="r", seed=3, agent=1, config_sha256="c"
+    env_id="CartPole-v1",
+    action_meanings=("left", "right"),
+    run_id="r",
+    seed=3,
+    agent=1,
+    config_sha256="c",
+    observed=((-2.4, 2.4), (-3.1, 3.0), (-0.2, 0.2), (-3.3, 3.25)),
 )
 
 
@@ -37,6 +43,7 @@ def test_the_export_keeps_the_serving_contract(exported: bytes) -> None:
     assert policy.metadata.env_id == "CartPole-v1"
     assert policy.metadata.action_meanings == ("left", "right")
     assert (policy.metadata.seed, policy.metadata.run_id, policy.metadata.config_sha256) == (3, "r", "c")
+    assert policy.metadata.observed == PROPERTIES.observed
     for batch in (1, 2, 1_000):
         assert policy.q_values(np.zeros((batch, 4), dtype=np.float32)).shape == (batch, 2)
 

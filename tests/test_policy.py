@@ -19,6 +19,7 @@ def test_policy_knows_where_it_comes_from() -> None:
     assert (metadata.env_id, metadata.action_meanings, metadata.seed) == ("CartPole-v1", ("left", "right"), 7)
     assert (metadata.observation_size, metadata.num_actions) == (4, 2)
     assert metadata.world == NOMINAL
+    assert metadata.observed == (), "an older file does not say"
     gentle = PROPERTIES | {"world": '{"length": [0.25, 0.75]}'}
     assert OnnxPolicy.load(linear_model(properties=gentle)).metadata.world == World(length=(0.25, 0.75))
 
@@ -35,6 +36,20 @@ def test_policy_knows_where_it_comes_from() -> None:
         (linear_model(properties=PROPERTIES | {"action_meanings": "left"}), "1 action meanings for 2 Q-values"),
         (linear_model(properties=PROPERTIES | {"world": "[" * 10_000}), "'world' is none"),
         (linear_model(properties=PROPERTIES | {"world": '{"length": -1}'}), "'world' is none: world.length must be"),
+        *(
+            (linear_model(properties=PROPERTIES | {"observed": text}), f"'observed' {message}")
+            for text, message in [
+                ("x", "is no list of"),
+                ("7", "is no list of"),
+                ("[" * 10_000, "is no list of"),
+                ("[[1]]", "is no list of"),
+                ('[["a", 1]]', "is no list of"),
+                ("[[0, 1]]", "must hold 4 finite ranges"),
+                ("[[0, 1], [0, 1], [0, 1], [1, 0]]", "must hold 4 finite ranges"),
+                ("[[0, 1], [0, 1], [0, 1], [0, Infinity]]", "must hold 4 finite ranges"),
+                ("[[NaN, 1], [0, 1], [0, 1], [0, 1]]", "must hold 4 finite ranges"),
+            ]
+        ),
     ],
 )
 def test_a_broken_contract_is_named(model: bytes, message: str) -> None:

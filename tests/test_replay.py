@@ -57,6 +57,19 @@ def test_the_buffer_holds_each_agents_latest_valid_transitions(capacity: int, va
         torch.testing.assert_close(getattr(sample, field), getattr(expected, field))
 
 
+def test_what_was_observed_lies_between_the_least_and_the_greatest_that_is_held() -> None:
+    replay = buffer(num_agents=3, capacity=4)
+    numbers = torch.tensor([[5, 2, 9, 4, 3, 7]] * 3)
+    valid = torch.tensor([[True] * 6, [True, True, False, False, False, False], [False] * 6])
+    for first in range(0, 6, 2):  # of six the last four stay
+        replay.insert(numbered(numbers[:, first : first + 2]), valid[:, first : first + 2])
+    ranges = replay.observation_range(torch.tensor([0, 1, 2]))
+    assert torch.equal(ranges[0], torch.tensor([[3, 9], [3.1, 9.1]]))
+    assert torch.equal(ranges[1], torch.tensor([[2, 5], [2.1, 5.1]]))
+    assert ranges[2].tolist() == [[torch.inf, -torch.inf]] * OBS
+    assert torch.equal(replay.observation_range(torch.tensor([1])), ranges[1:2])
+
+
 def test_sampling_is_uniform_and_seeded() -> None:
     replays = [buffer(num_agents=1, capacity=10, seed=3) for _ in range(2)]
     for replay in replays:

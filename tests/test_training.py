@@ -149,6 +149,14 @@ def test_solved_agents_leave_with_their_networks(small_config: Make) -> None:
             assert torch.equal(best[agent.agent], final[agent.agent])
 
 
+def test_every_agent_knows_the_range_of_what_it_observed(small_config: Make) -> None:
+    result = train(small_config(**LEAVING))
+    assert len({agent.observed for agent in result.agents}) == 3
+    for agent in result.agents:
+        assert len(agent.observed) == 4
+        assert all(-5 < low < 0 < high < 5 for low, high in agent.observed), "CartPole begins around 0 and ends soon"
+
+
 def test_an_episode_budget_retires_agents_one_by_one() -> None:
     config = dataclasses.replace(PRESETS["article"], num_agents=3, max_episodes=4, eval_episodes=1)
     result = train(config)

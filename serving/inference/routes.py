@@ -21,7 +21,6 @@ from serving.inference.schemas import (
     ModelConfig,
     ModelMetadata,
     ModelReady,
-    ModelStatistics,
     Ready,
     ServerMetadata,
     Statistics,
@@ -29,6 +28,7 @@ from serving.inference.schemas import (
 from serving.models.follower import Models
 from serving.models.registry import RegistryUnavailableError, UnknownModelError
 from serving.models.served import ServedModel
+from serving.policy import FloatArray
 from serving.web.bodies import compress
 from serving.web.metrics import Metrics
 from serving.web.operations import Operation, route
@@ -39,9 +39,10 @@ _WAITING_LIMIT: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """An answer, as an ASGI application, and when its parts were done, in nanoseconds of `perf_counter_ns`."""
+    """An answer, as an ASGI application, what it is about, and when its parts were done by `perf_counter_ns`."""
 
-    rows: int
+    observation: FloatArray
+    q_values: FloatArray
     begun: int
     parsed: int
     inferred: int
@@ -69,7 +70,6 @@ class InferenceAPI:
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self._models = models
         self._metrics = metrics
-        self._statistics: dict[str, ModelStatistics] = {}
         self._working = asyncio.Semaphore(1)  # the processor is one resource: two at once would each take twice as long
         self._waiting = 0
 
@@ -115,24 +115,23 @@ class InferenceAPI:
         given = dict(scope["headers"])
         header_length = given[HEADER_LENGTH].decode("latin-1") if HEADER_LENGTH in given else None
         accepted = given.get(b"accept-encoding", b"")
-        statistics = self._of(served.version.number)
+        statistics = self._metrics.inference.of(served.version.number)
         try:
             if len(body) <= _INLINE_BYTES:
                 work = self._compute(served, body, header_length, accepted)
             else:
                 work = await self._compute_aside(served, body, header_length, accepted)
         except RequestError:
-            statistics.count("fail", time.perf_counter_ns() - started)
+            statistics.fail(time.perf_counter_ns() - started)
             raise
-        statistics.inference_count += work.rows
-        statistics.execution_count += 1
-        statistics.last_inference = time.time_ns() // 1_000_000
-        statistics.count("success", work.answered - started)
-        statistics.count("queue", work.begun - started)
-        statistics.count("compute_input", work.parsed - work.begun)
-        statistics.count("compute_infer", work.inferred - work.parsed)
-        statistics.count("compute_output", work.answered - work.inferred)
-        self._metrics.requests.inference.observe((work.inferred - work.parsed) / 1e9)
+        parts = (
+            work.begun - started,
+            work.parsed - work.begun,
+            work.inferred - work.parsed,
+            work.answered - work.inferred,
+        )
+        statistics.add(len(work.observation), parts)
+        self._metrics.seen.of(served, "requests").add(work.observation, work.q_values)
         return work
 
     def _compute(self, served: ServedModel, body: bytes, header_length: str | None, accepted: bytes) -> _Work:
@@ -146,7 +145,7 @@ class InferenceAPI:
         )
         answer, encoding = compress(answer, accepted)
         answered = time.perf_counter_ns()
-        return _Work(len(q_values), begun, parsed, inferred, answered, answer, json_length, encoding)
+        return _Work(request.observation, q_values, begun, parsed, inferred, answered, answer, json_length, encoding)
 
     async def _compute_aside(
         self, served: ServedModel, body: bytes, header_length: str | None, accepted: bytes
@@ -191,12 +190,13 @@ class InferenceAPI:
 
     async def statistics(self, scope: Scope, body: None) -> Statistics:
         """The statistics extension: of one version, of the model, or of all."""
-        numbers = sorted(self._statistics, key=int)
+        statistics = self._metrics.inference
+        numbers = sorted(statistics.versions, key=int)
         if "version" in scope["path_params"]:
             numbers = [(await self._find(scope)).version.number]
         elif "model" in scope["path_params"]:
             self._check_name(scope)
-        return Statistics([self._of(number) for number in numbers])
+        return Statistics([statistics.of(number).extension(self._models.name, number) for number in numbers])
 
     async def index(self, scope: Scope, wanted: IndexRequest) -> list[IndexEntry]:
         """The repository index: every known version, READY if it is loaded."""
@@ -211,11 +211,6 @@ class InferenceAPI:
             for number in sorted(loaded, key=int)
             if loaded[number] or not wanted.ready
         ]
-
-    def _of(self, number: str) -> ModelStatistics:
-        if number not in self._statistics:
-            self._statistics[number] = ModelStatistics(name=self._models.name, version=number)
-        return self._statistics[number]
 
     async def _find(self, scope: Scope) -> ServedModel:
         self._check_name(scope)

@@ -7,7 +7,7 @@ _model_repository.md). Parameters are open by the protocol: those this server do
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 # gc=False: objects of one request, without cycles; the collector need not look at them.
 
@@ -157,40 +157,34 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     instance_group: tuple[InstanceGroup, ...] = (InstanceGroup(),)
 
 
-class Duration(Struct):
+class Duration(Struct, frozen=True):
     """How often something was done, and its nanoseconds in all."""
 
-    count: int = 0
-    ns: int = 0
+    count: int
+    ns: int
 
 
-class InferStatistics(Struct):
+class InferStatistics(Struct, frozen=True, kw_only=True):
     """Durations of the parts of inference."""
 
-    success: Duration = field(default_factory=Duration)
-    fail: Duration = field(default_factory=Duration)
-    queue: Duration = field(default_factory=Duration)
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
 
 
-class ModelStatistics(Struct, kw_only=True):
+class ModelStatistics(Struct, frozen=True, kw_only=True):
     """The statistics extension, of one version since the start; `inference_count` is rows."""
 
     name: str
     version: str
-    last_inference: int = 0
-    inference_count: int = 0
-    execution_count: int = 0
-    inference_stats: InferStatistics = field(default_factory=InferStatistics)
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: InferStatistics
     batch_stats: tuple[()] = ()
-
-    def count(self, part: str, ns: int) -> None:
-        """Add one duration of a part."""
-        duration = getattr(self.inference_stats, part)
-        duration.count += 1
-        duration.ns += ns
 
 
 class Statistics(Struct, frozen=True):

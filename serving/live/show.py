@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from msgspec import structs
 
 from dqn.world import World
@@ -282,6 +283,8 @@ class Show:
             if player.simulation.over:
                 continue
             player.last = player.simulation.step(player.served.policy, force)
+            seen = self._metrics.seen.of(player.served, "show")
+            seen.add(np.array([player.last.observation], np.float32), np.array([player.last.q_values], np.float32))
             player.episodic_return = player.last.episodic_return
         self._step += 1
         if all(player.simulation.over for player in self.players):

@@ -24,6 +24,7 @@ from serving.web import openapi
 from serving.web.metrics import CONTENT_TYPE, Metrics
 from serving.web.operations import JSON, Operation, route
 from serving.web.security import WEBHOOK_PATH, Guard, Webhooks
+from serving.web.seen import VersionSeen
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -106,6 +107,7 @@ class App:
             Route("/openapi.json", self._openapi),
             route("/metrics", Operation("GET", self._expose, "Prometheus metrics", media="text/plain")),
             route("/api/status", Operation("GET", self._status, "What plays", answer=Status)),
+            route("/api/seen", Operation("GET", self._seen, "What the version that plays saw", answer=VersionSeen)),
             route(WEBHOOK_PATH, webhook),
         ]
 
@@ -149,6 +151,9 @@ class App:
             locked=self._token is not None,
             mlflow_url=self._mlflow_url,
         )
+
+    async def _seen(self, scope: Scope, body: None) -> VersionSeen:
+        return self.metrics.seen.summary(self.models.current)
 
     async def _webhook(self, scope: Scope, body: bytes) -> Accepted:
         if self._webhooks is None:

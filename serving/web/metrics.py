@@ -13,11 +13,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serving.inference.statistics import InferenceStatistics
 from serving.models.follower import Models
+from serving.web.seen import SeenByVersion
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
-_INFERENCE: Final = (0.00001, 0.00002, 0.00005, 0.0001, 0.0005, 0.001, 0.01)
 _RETURNS: Final = (10, 25, 50, 100, 200, 300, 400, 475, 499.5, 500)
 _STANDARD: Final = set(logging.makeLogRecord({}).__dict__) | {"message", "taskName", "color_message"}
 
@@ -45,7 +46,6 @@ class Requests(Collector):
     """What is counted at every request."""
 
     def __init__(self) -> None:
-        self.inference = Durations(_INFERENCE)
         self._latency: dict[str, Durations] = {}
         self._counts: Tally[tuple[str, str, int]] = Tally()
 
@@ -65,9 +65,7 @@ class Requests(Collector):
         latency = HistogramMetricFamily("serving_request_seconds", "Time from request to answer", labels=["route"])
         for route, durations in self._latency.items():
             durations.add_to(latency, [route])
-        inference = HistogramMetricFamily("serving_inference_seconds", "Time in onnxruntime, a request")
-        self.inference.add_to(inference)
-        yield from (requests, latency, inference)
+        yield from (requests, latency)
 
 
 class Following(Collector):
@@ -97,7 +95,10 @@ class Metrics:
         self._registry = registry
         ProcessCollector(registry=registry)
         self.requests = Requests()
-        registry.register(self.requests)
+        self.inference = InferenceStatistics()
+        self.seen = SeenByVersion()
+        for collector in (self.requests, self.inference, self.seen):
+            registry.register(collector)
         self.episodes = Counter("serving_episodes", "Episodes played to their end", ["kind"], registry=registry)
         self.returns = Histogram(
             "serving_episodic_return",

@@ -23,17 +23,17 @@ from serving.web.application import App
 from serving.web.bodies import compress
 from serving.web.metrics import Metrics
 from serving.web.server import MAX_HEAD, BoundedProtocol
-from tests.policies import BALANCES, FALLS, linear_model
+from tests.policies import BALANCES, FALLS, PROPERTIES, linear_model
 
 
-def models_of(folder: Path, gains: tuple[float, ...] = BALANCES) -> Models:
+def models_of(folder: Path, gains: tuple[float, ...] = BALANCES, *, properties: dict[str, str] = PROPERTIES) -> Models:
     path = folder / "p.onnx"
-    path.write_bytes(linear_model(gains))
+    path.write_bytes(linear_model(gains, properties=properties))
     return Models(FileSource(path), alias=None, version="1")
 
 
-def client_of(folder: Path, **options: Any) -> tuple[App, TestClient]:
-    models = models_of(folder)
+def client_of(folder: Path, *, properties: dict[str, str] = PROPERTIES, **options: Any) -> tuple[App, TestClient]:
+    models = models_of(folder, properties=properties)
     asyncio.run(models.poll())
     app = App(models, **options)
     return app, TestClient(app.asgi, base_url="http://localhost")

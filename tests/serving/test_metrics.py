@@ -6,8 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.web.metrics import Requests
 
 
-def samples(registry: CollectorRegistry, name: str) -> dict[tuple[Any, ...], float]:
-    families = text_string_to_metric_families(generate_latest(registry).decode())
+def samples(text: str, name: str) -> dict[tuple[Any, ...], float]:
+    families = text_string_to_metric_families(text)
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in families
@@ -27,5 +27,7 @@ def test_requests_are_counted_as_prometheus_client_would() -> None:
         requests.count(route, "GET", status, seconds)
         counter.labels(route, "GET", str(status)).inc()
         latency.labels(route).observe(seconds)
-    assert len(samples(ours, "serving_request")) == 3 + 2 * 15
-    assert samples(ours, "serving_request") == samples(theirs, "serving_request")
+    assert len(samples(generate_latest(ours).decode(), "serving_request")) == 3 + 2 * 15
+    assert samples(generate_latest(ours).decode(), "serving_request") == samples(
+        generate_latest(theirs).decode(), "serving_request"
+    )

@@ -1,0 +1,80 @@
+"""What a version is shown and what it answers: distributions that cost a request next to nothing.
+
+What comes is put aside and counted by numpy some hundred rows at a time, or when somebody asks.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.policy import FloatArray, IntArray, PolicyMetadata
+
+BINS: Final = 20
+"""Between the least and the greatest value that training saw, and one to each side of them."""
+GAPS: Final = tuple(digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5))
+_ROWS_AT_ONCE: Final = 512
+_CALLS_AT_ONCE: Final = 256
+
+
+class Seen:
+    """Observations, Q-gaps and actions of one version, from one source. For one thread."""
+
+    def __init__(self, metadata: PolicyMetadata) -> None:
+        self.metadata = metadata
+        self.rows = 0
+        self.outside = 0
+        """Rows with an entry outside what training saw; 0 where that is not known."""
+        self.entries: IntArray = np.zeros((len(metadata.observed), BINS + 2), dtype=np.int64)
+        """Counts of each entry's values: below what training saw, in `BINS` equal parts of it, above."""
+        self.gaps: IntArray = np.zeros(len(GAPS) + 1, dtype=np.int64)
+        """Counts of best less second-best Q-value: up to each of `GAPS`, and beyond."""
+        self.gap_sum = 0.0
+        self.actions: IntArray = np.zeros(metadata.num_actions, dtype=np.int64)
+        self._low, high = np.array(metadata.observed, dtype=np.float64).reshape(-1, 2, 1).transpose(1, 0, 2)
+        # A little less, so that the greatest value falls into the last part of what was seen, and the next above it.
+        self._bins_a_unit = (1 - 1e-9) * BINS / np.maximum(high - self._low, np.finfo(np.float32).tiny)
+        self._waiting: list[tuple[FloatArray, FloatArray]] = []
+        self._rows_waiting = 0
+
+    def add(self, observation: FloatArray, q_values: FloatArray) -> None:
+        """Observations `[batch, obs]` and the Q-values `[batch, actions]` that answered them."""
+        self._waiting.append((observation, q_values))
+        self._rows_waiting += len(observation)
+        if self._rows_waiting >= _ROWS_AT_ONCE or len(self._waiting) >= _CALLS_AT_ONCE:
+            self.count()
+
+    def count(self) -> None:
+        """Count what was put aside."""
+        if not self._waiting:
+            return
+        observation = np.concatenate([each for each, _ in self._waiting])
+        q_values = np.concatenate([each for _, each in self._waiting])
+        self._waiting.clear()
+        self._rows_waiting = 0
+        self.rows += len(observation)
+        self.actions += np.bincount(q_values.argmax(axis=1), minlength=len(self.actions))
+        self._count_gaps(q_values)
+        if len(self.entries):
+            self._count_entries(observation)
+
+    def _count_gaps(self, q_values: FloatArray) -> None:
+        if q_values.shape[1] < 2:
+            return
+        best, second = q_values[:, 0], np.full(len(q_values), -np.inf, dtype=np.float32)
+        for value in q_values.T[1:]:  # a sort along so short an axis takes forty times as long
+            best, second = np.maximum(best, value), np.maximum(second, np.minimum(best, value))
+        gap = np.subtract(best, second, dtype=np.float64)
+        self.gaps += np.bincount(np.searchsorted(GAPS, gap), minlength=len(self.gaps))
+        self.gap_sum += float(gap.sum())
+
+    def _count_entries(self, observation: FloatArray) -> None:
+        values = np.ascontiguousarray(observation.T, dtype=np.float64)
+        part = ((values - self._low) * self._bins_a_unit + 1).clip(0, BINS + 1).astype(np.int64)
+        self.outside += int(((part == 0) | (part > BINS)).any(axis=0).sum())
+        flat = (part + np.arange(0, self.entries.size, BINS + 2)[:, np.newaxis]).ravel()
+        self.entries += np.bincount(flat, minlength=self.entries.size).reshape(self.entries.shape)
+
+    def edges(self, entry: int) -> npt.NDArray[np.float64]:
+        """Bounds of an entry's parts, `[BINS + 1]`."""
+        return np.linspace(*self.metadata.observed[entry], BINS + 1)
