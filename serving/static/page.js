@@ -4,6 +4,7 @@ import { Challenge, sharedEpisode } from "./challenge.js";
 import { drawHistory } from "./charts.js";
 import { Player } from "./player.js";
 import { Panels } from "./panels.js";
+import { SeenPanel } from "./seen.js";
 import { WorldPanel, whole } from "./world.js";
 
 const $ = (id) => document.getElementById(id);
@@ -179,6 +180,7 @@ function compare(versions) {
 
 const panels = new Panels({ api, compare, toast, page });
 const world = new WorldPanel({ api, toast });
+new SeenPanel({ api, page });
 const challenge = new Challenge({ send, page });
 
 $("push-left").onclick = () => push(-1);

@@ -1,0 +1,74 @@
+// What it sees: the observations of the version that plays, against those of its training. Asked for while it is open.
+
+const $ = (id) => document.getElementById(id);
+const NAMES = { "CartPole-v1": ["Position, m", "Velocity, m/s", "Angle, rad", "Angular velocity, rad/s"] };
+const SOURCES = { show: "In the show", requests: "In requests" };
+const share = (part, all) => `${((100 * part) / all).toFixed(part && part / all < 0.1 ? 1 : 0)}%`;
+
+export class SeenPanel {
+  constructor({ api, page }) {
+    Object.assign(this, { api, page });
+    $("seen").ontoggle = () => this.refresh();
+  }
+
+  async refresh() {
+    clearTimeout(this.timer);
+    if (!$("seen").open) return;
+    this.timer = setTimeout(() => this.refresh(), 2000);
+    if (document.hidden) return;
+    try {
+      this.show(await this.api("/api/seen"));
+    } catch {
+      // the pill at the top says that the server is gone; this asks again
+    }
+  }
+
+  show({ version, sources }) {
+    const seen = sources.filter(({ rows }) => rows > 0);
+    const unknown = seen.some(({ outside }) => outside === null);
+    $("seen-hint").textContent = !seen.length
+      ? "Nothing yet."
+      : unknown
+        ? `Version ${version} does not say what its training saw: it was exported before that was noted.`
+        : `Version ${version}. Each row spans what its training saw; red is outside of it, where its answers are guesses.`;
+    $("seen-sources").replaceChildren(...seen.map((source) => this.source(source)));
+  }
+
+  source({ source, rows, outside, entries, actions, mean_gap: gap }) {
+    const section = document.createElement("section");
+    const title = document.createElement("h3");
+    title.textContent = `${SOURCES[source]}: ${rows.toLocaleString("en")} observations`;
+    if (outside !== null) title.append(element("span", outside ? "outside some" : "outside", `${share(outside, rows)} outside`));
+    const names = NAMES[this.page.status?.players[0]?.env_id] ?? [];
+    const chosen = Object.entries(actions).map(([action, count]) => `${action} ${share(count, rows)}`);
+    section.append(
+      title,
+      ...entries.map((entry, index) => histogram(names[index] ?? `Entry ${index}`, entry)),
+      element("p", "hint", `Actions: ${chosen.join(", ")}. Mean gap of the best two Q-values: ${gap.toPrecision(2)}.`),
+    );
+    return section;
+  }
+}
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+function histogram(name, { low, high, counts }) {
+  const row = element("div", "seen-entry", "");
+  const bars = element("div", "seen-bars", "");
+  const most = Math.max(...counts);
+  const all = counts.reduce((sum, count) => sum + count, 0);
+  bars.setAttribute("role", "img");
+  bars.setAttribute("aria-label", `${share(counts[0] + counts.at(-1), all)} of values outside ${low.toPrecision(2)} to ${high.toPrecision(2)}`);
+  bars.append(...counts.map((count, index) => {
+    const bar = element("i", index === 0 || index === counts.length - 1 ? "beyond" : "", "");
+    bar.style.height = `${count ? Math.max(4, (100 * count) / most) : 0}%`; // what is rare is still seen
+    return bar;
+  }));
+  row.append(element("span", "", name), element("span", "bound", low.toPrecision(2)), bars, element("span", "bound", high.toPrecision(2)));
+  return row;
+}
