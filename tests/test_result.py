@@ -96,6 +96,8 @@ def test_a_policy_is_exported_as_what_the_server_plays(result: TrainingResult, t
     assert policy.metadata.action_meanings == ("left", "right")
     assert policy.metadata.world == World(length=0.7)
     assert policy.metadata.config_sha256 == result.config.sha256
+    assert policy.metadata.observed == result.agents[result.best_agent].observed
+    assert len(policy.metadata.observed) == 4
 
 
 def test_an_export_that_computes_something_else_is_not_written(
