@@ -143,6 +143,13 @@ class Outliers(Probe):
         return self._observe(self._value), self._value + noise, True, False, {}
 
 
+class RareWin(Probe):
+    """One step, reward 1 in one of four, else 0: the return is 0 up to its quantile at 3/4, and 1 above."""
+
+    def step(self, action: np.int64) -> Step:
+        return self._observe(0.0), float(self.np_random.random() < 0.25), True, False, {}
+
+
 def register() -> None:
     """Make the probes known to Gymnasium, once."""
     for probe in (
@@ -155,6 +162,7 @@ def register() -> None:
         RareReward,
         ManyActions,
         Outliers,
+        RareWin,
     ):
         gym.register(
             f"Probe{probe.__name__}-v0",

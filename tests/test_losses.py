@@ -1,0 +1,99 @@
+"""Losses of one's own on probes whose values are known, learned through the whole training loop."""
+
+import dataclasses
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from dqn.config import DQNConfig
+from dqn.learner import Loss
+from dqn.losses import munchausen, quantile_huber
+from dqn.network import QNetworks
+from dqn.replay import Batch
+from dqn.training import train
+
+PROBE = DQNConfig(
+    num_agents=2,
+    num_envs=8,
+    hidden_sizes=(32,),
+    batch_size=64,
+    replay_capacity=5_000,
+    gamma=0.9,
+    epsilon_end=1.0,
+    learning_rate=1e-2,
+    learning_rate_end=1e-4,
+    learning_rate_decay_updates=600,
+    target_update_interval=10,
+    max_updates=600,
+    eval_interval=10_000,
+)
+
+
+def trained(probe: str, loss: Loss, num_quantiles: int = 1) -> QNetworks:
+    config = dataclasses.replace(PROBE, env_id=f"Probe{probe}-v0", num_quantiles=num_quantiles)
+    return train(config, loss=loss).final
+
+
+def observed(*values: float) -> torch.Tensor:
+    return torch.tensor(values).view(1, -1, 1).expand(2, -1, 1)
+
+
+def test_quantiles_of_a_return_are_learned() -> None:
+    networks = trained("RareWin", partial(quantile_huber, kappa=0.02), num_quantiles=5)
+    expected = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0]).expand(2, 1, 2, 5)  # at 0.1, 0.3, 0.5, 0.7 and 0.9
+    torch.testing.assert_close(networks.outputs(observed(0.0)), expected, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("probe", "observations", "expected"),
+    [
+        ("ObservedReward", [-1.0, 1.0], [[-1.0, -1.0], [1.0, 1.0]]),
+        ("DelayedReward", [0.0, 1.0], [[0.9, 0.9], [1.0, 1.0]]),
+        ("ActionReward", [0.0], [[-1.0, 1.0]]),
+    ],
+)
+def test_quantiles_of_a_certain_return_are_all_that_return(
+    probe: str, observations: list[float], expected: list[list[float]]
+) -> None:
+    networks = trained(probe, partial(quantile_huber, kappa=0.1), num_quantiles=3)
+    outputs = networks.outputs(observed(*observations))
+    torch.testing.assert_close(outputs, torch.tensor(expected)[..., None].expand(2, -1, -1, 3), rtol=0.05, atol=0.07)
+
+
+def test_quantiles_are_weighed_by_their_midpoints_and_errors_by_huber() -> None:
+    networks = QNetworks.initialised(seeds=[0], observation_size=1, hidden_sizes=(), num_actions=2, num_quantiles=2)
+    batch = Batch(
+        observation=torch.zeros(1, 2, 1),
+        action=torch.tensor([[0, 1]]),
+        reward=torch.tensor([[1.0, 10.0]]),
+        next_observation=torch.zeros(1, 2, 1),
+        discount=torch.zeros(1, 2),
+    )
+    outputs = torch.tensor([[[[0.5, 2.0], [9.0, 9.0]], [[0.0, 0.0], [10.0, 4.0]]]])
+    actual = quantile_huber(outputs, batch, networks, networks, kappa=1.0)
+    # errors 0.5 at 1/4 and -1 at 3/4; 0 at 1/4 and 6 at 3/4
+    expected = [0.25 * 0.5 * 0.25 + 0.25 * 0.5, 0.75 * (6 - 0.5)]
+    torch.testing.assert_close(actual, torch.tensor([expected]))
+
+
+@pytest.mark.parametrize(("temperature", "floor"), [(0.5, -1.0), (0.5, -0.2), (2.0, -1.0)])
+def test_munchausen_values_of_equal_actions(temperature: float, floor: float) -> None:
+    networks = trained("DelayedReward", partial(munchausen, alpha=0.9, temperature=temperature, floor=floor))
+    bonus = 0.9 * max(-temperature * math.log(2), floor)
+    last = 1 + bonus
+    first = bonus + 0.9 * (last + temperature * math.log(2))
+    expected = torch.tensor([[first, first], [last, last]]).expand(2, -1, -1)
+    torch.testing.assert_close(networks(observed(0.0, 1.0)), expected, rtol=0.05, atol=0.05)
+
+
+def test_munchausen_widens_the_gap_between_actions() -> None:
+    networks = trained("ActionReward", partial(munchausen, alpha=0.9, temperature=1.0, floor=-1.0))
+    better = 1.0
+    for _ in range(50):  # the worse action's bonus is the floor, the better one's depends on the gap
+        better = 1 - 0.9 * math.log(1 + math.exp(-(better + 1.9)))
+    assert better == pytest.approx(0.949, abs=1e-3)
+    torch.testing.assert_close(
+        networks(observed(0.0)), torch.tensor([-1.9, better]).expand(2, 1, 2), rtol=0.05, atol=0.05
+    )
