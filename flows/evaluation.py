@@ -7,6 +7,7 @@ import numpy as np
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 from prefect import task
 
+from dqn.baselines import stressed_baselines
 from dqn.environment import describe
 from dqn.evaluation import episodic_returns
 from dqn.robustness import ENVIRONMENT, StressTest, stress_test
@@ -69,7 +70,13 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
     )
     draw(client, run_id, attempt, figures.EPISODE, lambda: figures.episode_gif(policy, seed=seed))
     file = f"evaluation/version-{version}.json"
-    content = {"returns": returns.tolist(), "seed": seed, "stress": stress and stress.to_dict()}
+    baselines = stressed_baselines(policy.metadata.world, episodes=EPISODES) if stress else {}
+    content = {
+        "returns": returns.tolist(),
+        "seed": seed,
+        "stress": stress and stress.to_dict(),
+        "baselines": {name: tested.to_dict() for name, tested in baselines.items()},
+    }
     fenced(client, attempt).log_dict(run_id, content, file)
     return f"{run.info.artifact_uri}/{file}"
 
@@ -90,6 +97,12 @@ def read_stress(uri: str) -> StressTest | None:
     """The stress test that `evaluate` left in an artifact, if there was one."""
     content = mlflow.artifacts.load_dict(uri)["stress"]
     return StressTest.from_dict(content) if content else None
+
+
+def read_baselines(uri: str) -> dict[str, StressTest]:
+    """What four numbers withstand in the same cells, by name; nothing where there is no stress test."""
+    content = mlflow.artifacts.load_dict(uri)["baselines"]
+    return {name: StressTest.from_dict(tested) for name, tested in content.items()}
 
 
 def require_playable(artifact: registry.Artifact, env_id: str) -> None:

@@ -18,7 +18,16 @@ from prefect.exceptions import ObjectAlreadyExists
 from dqn.robustness import StressTest
 from flows import figures, registry
 from flows.attempt import Attempt, StaleAttemptError, fenced
-from flows.evaluation import SEED_TAG, evaluate, play, read_stress, require_playable, threshold_of, under_stress
+from flows.evaluation import (
+    SEED_TAG,
+    evaluate,
+    play,
+    read_baselines,
+    read_stress,
+    require_playable,
+    threshold_of,
+    under_stress,
+)
 from flows.parameters import InputError
 from flows.registry import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, RegistryError
 from flows.stages import EVERY_ATTEMPT, OVER_NETWORK, Returns, draw, read_returns
@@ -155,6 +164,7 @@ def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = 
         tests = {f"version {version}": stress}
         if rival and rival.stress:
             tests[f"champion, version {rival.version}"] = rival.stress
+        tests |= read_baselines(evaluation)
         run_id = str(registry.get_version(client, name, version).run_id)
         draw(client, run_id, attempt, figures.STRESS, lambda: figures.png(figures.stress_cells(tests)))
     if decision.promote or force:

@@ -3,7 +3,7 @@
 import base64
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import mlflow
@@ -18,7 +18,7 @@ from dqn.result import AgentResult
 from dqn.robustness import StressTest
 from flows import figures, registry
 from flows.attempt import Attempt, check, fenced
-from flows.evaluation import read_stress
+from flows.evaluation import read_baselines, read_stress
 from flows.population import PopulationSummary, read_summary
 from flows.stages import OVER_NETWORK, Returns, read_returns
 from flows.tracking import connect, describe_run, read_config
@@ -42,6 +42,8 @@ class Report:
     """`[A, episodes]` on unseen episodes"""
     stress: StressTest | None = None
     """What the registered version withstands, where there is a stress test."""
+    baselines: dict[str, StressTest] = field(default_factory=dict)
+    """What policies of four numbers withstand, by name."""
 
     @property
     def uri(self) -> str:
@@ -77,8 +79,23 @@ class Report:
 
     @property
     def withstood(self) -> str:
-        """One line about the version under stress, or nothing."""
-        return f"under stress: {self.stress}" if self.stress else ""
+        """The version under stress, and then what four numbers can do, a line each; or nothing."""
+        if not self.stress:
+            return ""
+        return "\n".join(
+            [f"under stress: {self.stress}", *(f"  {name}: {test}" for name, test in self.baselines.items())]
+        )
+
+    @property
+    def cells(self) -> str:
+        """Share of episodes held in each cell as a markdown table, a row a policy; or nothing."""
+        if not self.stress:
+            return ""
+        rows = [
+            (name, *(f"{share:.0%}" for share in test.shares.values()), f"{test.push} N")
+            for name, test in {f"version {self.version}": self.stress, **self.baselines}.items()
+        ]
+        return _markdown_table(("held under stress", *self.stress.shares, "single push"), rows)
 
     def text(self) -> str:
         """For a terminal."""
@@ -93,10 +110,8 @@ class Report:
 
     def markdown(self) -> str:
         """For a page."""
-        lines = [_COLUMNS, ("---:",) * len(_COLUMNS), *self.rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         version = f"`{self.uri}` (agent {self.population.best_agent:02d}) {self.gate}"
-        return "\n\n".join(filter(None, (self.totals, version, self.withstood, table)))
+        return "\n\n".join(filter(None, (self.totals, version, self.cells, _markdown_table(_COLUMNS, self.rows))))
 
 
 @task(name="report", **OVER_NETWORK)
@@ -113,6 +128,7 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
         population=read_summary(client, run_id),
         returns=read_returns(agents),
         stress=read_stress(evaluation),
+        baselines=read_baselines(evaluation),
     )
     fenced(client, attempt).log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
     describe_run(client, attempt, "\n\n".join(filter(None, (finished.markdown(), _flow_run_link()))))
@@ -156,6 +172,10 @@ def _mean_return(agents: Returns) -> str:
         f"Interquartile mean return {interquartile_mean(agents):.1f} ({low:.1f} to {high:.1f}, 95% bootstrap interval) "
         f"of {len(agents)} agents"
     )
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (headings, ("---:",) * len(headings), *rows))
 
 
 def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

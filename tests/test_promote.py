@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from dqn.seeding import version_seed
 from dqn.world import World
-from flows import registry
+from flows import figures, registry
 from flows.attempt import StaleAttemptError
 from flows.evaluation import evaluate
 from flows.parameters import InputError
@@ -215,9 +215,12 @@ def empty_store(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.e2e
 def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
-    empty_store: MlflowClient, prefect_api: str
+    empty_store: MlflowClient, prefect_api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = empty_store
+    drawn: list[list[str]] = []
+    stress_cells = figures.stress_cells
+    monkeypatch.setattr(figures, "stress_cells", lambda tests: drawn.append(list(tests)) or stress_cells(tests))
     name = "dqn-CartPole-v1"
     weak, bad, good, equal = (registered(store, name, w) for w in (DRIFTING, FALLING, BALANCING, BALANCING))
     first = promote_policy(weak)
@@ -232,6 +235,8 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
     assert (int(tags["eval.seed"]), len(tags["sha256"])) == (version_seed(bad, episodes=100), 64)
     assert promote_policy(good).startswith("passed: better: mean return 500 over 100 episodes")
     assert aliases(store, name)[:2] == [good, weak]
+    assert drawn[0] == [f"version {weak}", "LQR", "linear, searched"]
+    assert drawn[-1] == [f"version {good}", f"champion, version {weak}", "LQR", "linear, searched"]
     assert promote_policy(weak).startswith("refused: worse, the champion stays")
     assert promote_policy(equal).startswith("refused: tie, the champion stays")
     assert aliases(store, name)[:2] == [good, weak]

@@ -59,10 +59,22 @@ def test_what_serves_a_model(env_id: str, command: str) -> None:
     assert registry.serve_command(registry.model_name(env_id)) == command
 
 
-def test_what_was_withstood_is_a_line_of_its_own() -> None:
+def test_what_was_withstood_stands_beside_what_four_numbers_withstand() -> None:
     held = np.ones((len(CELLS), 4), dtype=np.bool_)
-    tested = report([[500.0]], env_id="CartPole-v1", acceptance_return=500.0, stress=StressTest(held=held, push=64))
-    line = "under stress: robustness 1.000, worst at 10,000 steps (100%), single push 64 N"
-    assert f"\n{line}\n" in tested.text()
-    assert f"\n\n{line}\n\n" in tested.markdown()
-    assert "under stress" not in report([[9.0]], env_id="CartPole-v1", acceptance_return=500.0).text()
+    half = held.copy()
+    half[1, 2:] = False
+    stress, baselines = StressTest(held=held, push=64), {"LQR": StressTest(held=half, push=60)}
+    tested = report([[500.0]], env_id="CartPole-v1", acceptance_return=500.0, stress=stress, baselines=baselines)
+    assert (
+        "\nunder stress: robustness 1.000, worst at 10,000 steps (100%), single push 64 N\n"
+        "  LQR: robustness 0.944, worst at pushes 40 N (50%), single push 60 N\n"
+    ) in tested.text()
+    cells = tested.markdown().split("\n\n")[2].splitlines()
+    assert cells[0].startswith("| held under stress | 10,000 steps | pushes 40 N |")
+    assert cells[0].endswith("| single push |")
+    assert cells[1] == f"|{' ---: |' * (len(CELLS) + 2)}"
+    assert cells[2] == f"| version 3 |{' 100% |' * len(CELLS)} 64 N |"
+    assert cells[3] == f"| LQR | 100% | 50% |{' 100% |' * (len(CELLS) - 2)} 60 N |"
+    untested = report([[9.0]], env_id="CartPole-v1", acceptance_return=500.0)
+    assert "under stress" not in untested.text()
+    assert "under stress" not in untested.markdown()

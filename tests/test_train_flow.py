@@ -154,7 +154,7 @@ def assert_complete(client: MlflowClient, run: Run, config: DQNConfig, report: s
     assert run.data.params["world.length"] == "(0.4, 0.6)"
     assert {"prefect.flow_run_id", "mlflow.source.git.commit", "version.torch"} <= run.data.tags.keys()
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"learning_curves.png", "final_returns.png", "episode.gif", "report.md"} <= files
+    assert {"learning_curves.png", "final_returns.png", "episode.gif", "stress_test.png", "report.md"} <= files
     experiment = run.info.experiment_id
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     assert sorted(str(child.info.run_name) for child in children) == ["agent 00", "agent 01", "agent 02"]
@@ -171,6 +171,8 @@ def assert_complete(client: MlflowClient, run: Run, config: DQNConfig, report: s
     assert registry.version_of(client, version.name, registry.CHALLENGER) == int(version.version)
     assert f"models:/{version.name}/{version.version}" in report
     assert tags["gate"] in report
+    assert "\n  LQR: robustness " in report
+    assert "\n  linear, searched: robustness " in report
 
 
 def assert_can_be_started_from(client: MlflowClient, run: Run, config: DQNConfig) -> None:
