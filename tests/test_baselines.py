@@ -3,11 +3,11 @@ import functools
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
-from scipy.linalg import solve_discrete_are
+from scipy.linalg import solve_discrete_are  # type: ignore[import-untyped]
 
 from dqn import baselines
 from dqn.baselines import SEARCHED_IN, linear_policy, lqr, search_linear, stressed_baselines
-from dqn.evaluation import episodic_returns
+from dqn.evaluation import Act, episodic_returns
 from dqn.robustness import CELLS, Cell, StressTest, holds
 from dqn.simulation import make
 from dqn.world import NOMINAL, World
@@ -20,7 +20,7 @@ def one_step(state: np.ndarray, force: float, world: World) -> np.ndarray:
     cart = env.unwrapped
     assert isinstance(cart, CartPoleEnv)
     cart.state, cart.force_mag = state, force
-    cart.step(1)
+    env.step(1)
     return np.array(cart.state)
 
 
@@ -104,7 +104,7 @@ def test_what_stands_beside_a_version_is_played_in_its_world(monkeypatch: pytest
         searched.append(world)
         return np.array([0.0, 0.0, 1.0, 0.0])
 
-    def stress_test(act: baselines.Act, world: World, *, episodes: int, seed: int) -> StressTest:
+    def stress_test(act: Act, world: World, *, episodes: int, seed: int) -> StressTest:
         leaning = np.array([[0.0, 0.0, 0.1, 0.0], [5.0, 0.0, -0.1, 0.0]], dtype=np.float32)
         played.append((act(leaning).tolist(), world, episodes))
         return StressTest(held=np.ones((len(CELLS), 1), dtype=np.bool_), push=2)

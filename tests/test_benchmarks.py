@@ -8,9 +8,12 @@ import pytest
 from benchmarks.__main__ import summary
 from benchmarks.ablation import ARTICLE, VARIANTS, configuration
 from benchmarks.contestants import FIXED_BUDGET, Outcome
+from benchmarks.generalization import TASKS, outside, row, searched, success_rates, summaries
 from benchmarks.limits import update_flops
 from benchmarks.mutants import mutants_of
-from dqn.presets import PRESETS
+from dqn.presets import PRESETS, PresetName
+from dqn.simulation import make
+from dqn.world import NOMINAL, World
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, ARTICLE])
@@ -62,3 +65,68 @@ def test_mutants_break_every_line_that_decides_one_at_a_time() -> None:
         (5, "return None"),
     ]
     assert all(mutant.source.count("\n") == source.count("\n") - 1 for mutant in mutants_of(source))
+
+
+def test_outside_of_the_ranges_is_every_box_with_its_share_of_the_volume() -> None:
+    boxes = outside({"length": (2.0, 5.0), "gravity": (4.0, 6.0)}, {"length": (1.0, 8.0), "gravity": (3.0, 8.0)})
+    assert [world for _, world in boxes] == [
+        World(length=(1.0, 2.0), gravity=(3.0, 4.0)),
+        World(length=(1.0, 2.0), gravity=(6.0, 8.0)),
+        World(length=(5.0, 8.0), gravity=(3.0, 4.0)),
+        World(length=(5.0, 8.0), gravity=(6.0, 8.0)),
+    ]
+    assert [share for share, _ in boxes] == pytest.approx([1 / 12, 2 / 12, 3 / 12, 6 / 12])
+
+
+@pytest.mark.parametrize("preset", list(TASKS))
+def test_an_environment_can_be_everything_its_row_asks(preset: PresetName) -> None:
+    task = TASKS[preset]  # type: ignore[index] # the presets that have a row
+    for _, world in [(1.0, World.from_dict(task.inner)), *outside(task.inner, task.outer)]:
+        make(PRESETS[preset].env_id, world).reset(seed=0)
+    assert all(low < task.inner[name][0] < task.inner[name][1] < high for name, (low, high) in task.outer.items())
+
+
+def test_episodes_are_divided_among_worlds_by_their_shares() -> None:
+    asked = []
+
+    def play(world: World, episodes: int) -> np.ndarray:
+        asked.append((world, episodes))
+        return np.tile([[195.0], [194.0]], (1, episodes)) + (world == NOMINAL)
+
+    boxes = [(0.3335, NOMINAL), (0.6665, World(length=1.0)), (0.0, World(length=9.0))]
+    assert success_rates(play, boxes, 195.0).tolist() == [1.0, 0.334]
+    assert asked == [(NOMINAL, 334), (World(length=1.0), 666)]
+
+
+def test_the_summary_is_of_means_and_its_bounds_of_resampled_agents() -> None:
+    ones, halves = np.ones(4), np.array([0.0, 1.0, 0.0, 1.0])
+    rates = {"DD": ones, "DR": halves, "DE": ones / 2, "RD": ones / 9, "RR": halves, "RE": ones / 4}
+    summary = summaries(rates, seed=0)
+    assert summary["Default"] == summary["Default low"] == summary["Default high"] == 100.0
+    assert (summary["Interpolation low"], summary["Interpolation"], summary["Interpolation high"]) == (0.0, 50.0, 100.0)
+    assert summary["Extrapolation"] == pytest.approx(100 * (0.5 * 0.5 * 0.25) ** (1 / 3))
+    assert summary["Extrapolation low"] == 0.0
+    assert summary["Extrapolation high"] == pytest.approx(50.0)
+
+
+def test_a_row_says_who_was_trained_where_and_played_where() -> None:
+    task = TASKS["cartpole"]
+
+    def trained_in_d(world: World, episodes: int) -> np.ndarray:
+        return np.full((3, episodes), 200.0 if world == NOMINAL else 0.0)
+
+    def trained_in_r(world: World, episodes: int) -> np.ndarray:
+        return np.full((3, episodes), 200.0 if world == World.from_dict(task.inner) else 0.0)
+
+    line = row("somebody", task, trained_in_d, trained_in_r)
+    assert (line["who"], line["seeds"]) == ("somebody", 3)
+    assert [line[condition] for condition in ("DD", "DR", "DE", "RD", "RR", "RE")] == [100, 0, 0, 0, 100, 0]
+    assert (line["Default"], line["Interpolation"], line["Extrapolation"]) == (100, 100, 0)
+
+
+def test_searched_policies_play_an_episode_each() -> None:
+    reversed_motor = World(force_mag=-10.0)
+    returns = searched(TASKS["cartpole"], NOMINAL, 2)(reversed_motor, 5)
+    assert returns.shape == (2, 5)
+    assert (returns < 60).all()
+    assert (searched(TASKS["cartpole"], reversed_motor, 1)(reversed_motor, 5) == 200).all()

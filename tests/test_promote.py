@@ -7,11 +7,13 @@ import mlflow
 import numpy as np
 import onnx
 import pytest
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
 from onnx import TensorProto, helper
 
+from dqn.robustness import StressTest
 from dqn.seeding import version_seed
 from dqn.world import World
 from flows import figures, registry
@@ -220,7 +222,12 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
     store = empty_store
     drawn: list[list[str]] = []
     stress_cells = figures.stress_cells
-    monkeypatch.setattr(figures, "stress_cells", lambda tests: drawn.append(list(tests)) or stress_cells(tests))
+
+    def drawing(tests: dict[str, StressTest]) -> Figure:
+        drawn.append(list(tests))
+        return stress_cells(tests)
+
+    monkeypatch.setattr(figures, "stress_cells", drawing)
     name = "dqn-CartPole-v1"
     weak, bad, good, equal = (registered(store, name, w) for w in (DRIFTING, FALLING, BALANCING, BALANCING))
     first = promote_policy(weak)
