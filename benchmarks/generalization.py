@@ -26,10 +26,11 @@ import torch
 from benchmarks.contestants import warm_up
 from benchmarks.harness import table, write
 from dqn.baselines import linear_policy, search_linear
+from dqn.device import torch_threads
 from dqn.evaluation import episodic_returns
 from dqn.presets import PRESETS
 from dqn.selection import greedy_returns
-from dqn.training import torch_threads, train
+from dqn.training import train
 from dqn.world import NOMINAL, World
 
 Floats = npt.NDArray[np.float64]

@@ -30,7 +30,9 @@ class DQNConfig:
     env_id: str = "CartPole-v1"
     """Gymnasium environment with a flat Box observation and a Discrete action space."""
     world: World = NOMINAL
-    """What training, selection and tests play in; where it has ranges, every episode draws its own."""
+    """What a policy is for: tests, gate and server play in it; where it has ranges, every episode draws its own."""
+    randomisation: World = NOMINAL
+    """What training and selection change in `world` (domain randomisation); tests, gate and server do not."""
     seed: int = 0
     """Seed of the whole population; training, selection and test draw from streams that never meet."""
     num_agents: int = 16
@@ -175,8 +177,8 @@ class DQNConfig:
             raise ConfigError(f"{name} {expectation}, got {getattr(self, name)!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values; of the world what differs from the nominal one."""
-        return {**dataclasses.asdict(self), "world": self.world.to_dict()}
+        """The fields as plain JSON values; of a world what differs from the nominal one."""
+        return {**dataclasses.asdict(self), **{name: getattr(self, name).to_dict() for name in WORLDS}}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "DQNConfig":
@@ -191,12 +193,17 @@ class DQNConfig:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
-        if "world" in values:
+        for name in values.keys() & set(WORLDS):
             try:
-                values["world"] = World.from_dict(values["world"])
+                values[name] = World.from_dict(values[name])
             except WorldError as error:
-                raise ConfigError(str(error)) from error
+                raise ConfigError(str(error).replace("world.", f"{name}.", 1)) from error
         return cls(**values)
+
+    @property
+    def training_world(self) -> World:
+        """What training and selection play in."""
+        return self.world.altered(self.randomisation)
 
     @property
     def sha256(self) -> str:
@@ -204,6 +211,8 @@ class DQNConfig:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
+WORLDS: Final = ("world", "randomisation")
+"""Fields that are worlds."""
 _POSITIVE: Final = (
     "num_agents", "num_envs", "num_quantiles", "replay_capacity", "min_replay_batches", "n_step", "reward_scale",
     "batch_size", "updates_per_step", "learning_rate", "adam_eps", "max_updates", "eval_interval", "eval_episodes",

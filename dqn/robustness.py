@@ -1,6 +1,5 @@
 """How much a policy withstands: the share of episodes it holds in worlds other than the one it was trained for."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -103,7 +102,7 @@ def stress_test(act: Act, world: World, *, episodes: int, seed: int) -> StressTe
 
 def altered(world: World, cell: Cell) -> World:
     """A world with what a cell names in place of its own."""
-    return dataclasses.replace(world, **cell.change.to_dict())
+    return world.altered(cell.change)
 
 
 def holds(act: Act, world: World, cell: Cell, *, episodes: int, seed: int) -> npt.NDArray[np.bool_]:

@@ -39,7 +39,7 @@ def evaluate(state: TrainingState) -> None:
     state.evaluated_at = state.learner.updates
     state.evaluations += 1
     seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
-    returns = greedy_returns(networks, config.env_id, config.world, episodes=config.eval_episodes, seed=seed)
+    returns = greedy_returns(networks, config.env_id, config.training_world, episodes=config.eval_episodes, seed=seed)
     mean_return = look = returns.mean(1)
     ceiling = torch.inf if config.acceptance_return is None else config.acceptance_return
     passed = (returns >= ceiling).all(1).nonzero().squeeze(1)
@@ -50,7 +50,7 @@ def evaluate(state: TrainingState) -> None:
         seed = stream_seed(config.seed, SELECTION, state.evaluations, trial)
         episodes = config.acceptance_episodes
         returns = greedy_returns(
-            networks.select(passed), config.env_id, config.world, episodes=episodes, seed=seed, epsilon=epsilon
+            networks.select(passed), config.env_id, config.training_world, episodes=episodes, seed=seed, epsilon=epsilon
         )
         if not epsilon:
             mean_return = look.index_copy(0, passed, returns.mean(1))
@@ -82,7 +82,9 @@ def judge(state: TrainingState) -> dict[int, float]:
     judged = {}
     for agent in sorted(range(config.num_agents), key=standing)[:NOMINEES]:
         network = state.best.select(torch.tensor([agent]))
-        returns = greedy_returns(network, config.env_id, config.world, episodes=config.acceptance_episodes, seed=seed)
+        returns = greedy_returns(
+            network, config.env_id, config.training_world, episodes=config.acceptance_episodes, seed=seed
+        )
         judged[agent] = float(returns.mean())
         if config.acceptance_return is not None and bool((returns >= config.acceptance_return).all()):
             break

@@ -45,7 +45,7 @@ class TrainingState:
             MemoryError: if training would not fit this machine.
         """
         A = config.num_agents
-        observation_size, num_actions = describe(config.env_id, config.world)
+        observation_size, num_actions = describe(config.env_id, config.training_world)
         require_memory(config, observation_size=observation_size, num_actions=num_actions)
         device = require_device(config.device)
         self.config = config
@@ -54,7 +54,7 @@ class TrainingState:
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
         self.environment = VectorEnvironment(
             config.env_id,
-            config.world,
+            config.training_world,
             num_agents=A,
             num_envs=config.num_envs,
             seed=stream_seed(config.seed, TRAINING, 1),

@@ -91,6 +91,10 @@ class World:
             raise WorldError(f"a world has no {', '.join(unknown)[:80]}; it has {', '.join(_DEFAULTS)}")
         return cls(**{name: _as_tuples(value) for name, value in values.items()})
 
+    def altered(self, change: "World") -> "World":
+        """With what `change` says in place of its own; what `change` leaves as it is by default stays."""
+        return dataclasses.replace(self, **change.to_dict())
+
     def __str__(self) -> str:
         """For a person: `length 1, wind 2 to 3`, or `nominal`."""
         return ", ".join(f"{name} {_text(value)}" for name, value in self.to_dict().items()) or "nominal"

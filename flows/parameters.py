@@ -80,7 +80,8 @@ def check_trainable(config: DQNConfig) -> None:
     """
     require_device(config.device)
     require_loss(config)
-    observation_size, num_actions = describe(config.env_id, config.world)
+    observation_size, num_actions = describe(config.env_id, config.training_world)
+    describe(config.env_id, config.world)
     scale = config.observation_scale
     if scale and len(scale) != observation_size:
         raise ConfigError(

@@ -26,7 +26,7 @@ from mlflow.utils.mlflow_tags import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from dqn.config import DQNConfig
+from dqn.config import WORLDS, DQNConfig
 from dqn.metrics import POPULATION
 from flows.attempt import Attempt, StaleAttemptError, check, fenced
 from flows.parameters import InputError
@@ -321,5 +321,6 @@ def _description(config: DQNConfig, preset: str) -> str:
 
 
 def _params(config: DQNConfig) -> dict[str, object]:
-    world = {f"world.{name}": value for name, value in config.world.to_dict().items()}
-    return {**config.to_dict(), "world": config.world, **world}
+    worlds = {name: getattr(config, name) for name in WORLDS}
+    values = {f"{name}.{key}": value for name, world in worlds.items() for key, value in world.to_dict().items()}
+    return {**config.to_dict(), **worlds, **values}

@@ -97,7 +97,17 @@ def test_a_world_is_written_as_what_differs_and_read_again() -> None:
     assert DQNConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert DQNConfig.from_dict({}).world == World()
     assert config.sha256 != DQNConfig().sha256
+    assert DQNConfig.from_dict({"randomisation": {"wind": [1.0, 2.0]}}).randomisation == World(wind=(1.0, 2.0))
+    assert DQNConfig(randomisation=World(wind=1.0)).to_dict()["randomisation"] == {"wind": 1.0}
+    with pytest.raises(ConfigError, match=r"randomisation\.length must be a number above 0"):
+        DQNConfig.from_dict({"randomisation": {"length": -1.0}})
     with pytest.raises(ConfigError, match="a world has no lenght"):
         DQNConfig.from_dict({"world": {"lenght": 1.0}})
     with pytest.raises(ConfigError, match="world must be a World, got"):
         DQNConfig(world={"length": 1.0})  # type: ignore[arg-type]
+
+
+def test_what_is_randomised_takes_the_place_of_the_worlds_own() -> None:
+    config = DQNConfig(world=World(length=1.0, wind=2.0), randomisation=World(length=(0.5, 1.5), action_delay=1))
+    assert config.training_world == World(length=(0.5, 1.5), wind=2.0, action_delay=1)
+    assert DQNConfig(world=World(wind=2.0)).training_world == World(wind=2.0)

@@ -241,8 +241,12 @@ def test_the_return_of_the_best_is_no_lucky_one(small_config: Make, monkeypatch:
 
 
 def test_selection_plays_in_the_world_that_was_trained_in(small_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(force_mag=-10.0)
-    state = TrainingState(small_config(world=world, acceptance_return=1.0, acceptance_epsilon=0.5))
+    world = World(force_mag=-10.0, push_force=20.0)
+    randomised: dict[str, Any] = {
+        "world": World(force_mag=-10.0, push_force=5.0),
+        "randomisation": World(push_force=20.0),
+    }
+    state = TrainingState(small_config(**randomised, acceptance_return=1.0, acceptance_epsilon=0.5))
     worlds: list[World] = []
     played = episodic_returns
 

@@ -13,6 +13,7 @@ from dqn.metrics import POPULATION
 from dqn.network import QNetworks
 from dqn.state import TrainingState
 from dqn.training import collect, learn
+from dqn.world import World
 
 Make = Callable[..., DQNConfig]
 
@@ -53,6 +54,11 @@ def test_a_training_begins_with_nothing_done_and_nobody_judged(small_config: Mak
     assert state.solved.tolist() == [False] * 3
     assert [each.tolist() for each in (state.episodes, state.updates, state.steps)] == [[0] * 3] * 3
     assert len(state.metrics) == 0
+
+
+def test_a_training_plays_in_the_world_that_is_randomised(small_config: Make) -> None:
+    envs: Any = TrainingState(small_config(randomisation=World(length=(2.0, 3.0)))).environment
+    assert (envs._envs.unwrapped.length >= 2.0).all()
 
 
 def test_what_is_kept_is_no_view_of_what_learns(small_config: Make) -> None:
