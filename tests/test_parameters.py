@@ -95,6 +95,6 @@ def test_a_world_is_part_of_the_form_and_is_checked_against_the_environment() ->
         check_trainable(dataclasses.replace(PRESETS["acrobot"], world=World(wind=1.0)))
     with pytest.raises(EnvironmentUnsupportedError, match="has no wind"):
         check_trainable(dataclasses.replace(PRESETS["acrobot"], randomisation=World(wind=1.0)))
-    noise = {"world": World(sensor_noise=(0.1,)), "randomisation": World(sensor_noise=(0.1,) * 6)}
+    right, wrong = World(sensor_noise=(0.1,) * 6), World(sensor_noise=(0.1,))
     with pytest.raises(EnvironmentUnsupportedError, match="sensor_noise has 1 entries"):  # played in, not trained in
-        check_trainable(dataclasses.replace(PRESETS["acrobot"], **noise))
+        check_trainable(dataclasses.replace(PRESETS["acrobot"], world=wrong, randomisation=right))
