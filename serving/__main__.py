@@ -74,14 +74,6 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: argp
     models = Models(
         source, alias=uri.alias, version=uri.version, cache=cache, environments=frozenset(options.allow_env)
     )
-    app = App(
-        models,
-        token=token,
-        hosts=(options.host, *hosts),
-        webhook_secret=os.environ.get("SERVING_WEBHOOK_SECRET") or None,
-        mlflow_url=options.mlflow_url,
-        show=not options.no_show,
-    )
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
@@ -91,6 +83,17 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: argp
         ) from error
     shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104 -- compared, not bound
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
+    app = App(
+        models,
+        token=token,
+        hosts=(options.host, *hosts),
+        webhook_secret=os.environ.get("SERVING_WEBHOOK_SECRET") or None,
+        mlflow_url=options.mlflow_url,
+        show=not options.no_show,
+        prefect_url=os.environ.get("PREFECT_API_URL", ""),
+        prefect_auth=os.environ.get("PREFECT_API_AUTH_STRING", ""),
+        serving_url=os.environ.get("SERVING_URL") or url,
+    )
     Server(app, url).run(sockets=[listener])
     return 0
 

@@ -14,6 +14,7 @@ from msgspec import structs
 from dqn.world import World
 from serving.episodes.environment import Simulation, Step
 from serving.episodes.physics import MAX_PUSH, MAX_SEED
+from serving.live.closed_loop import ClosedLoop
 from serving.live.commands import Command, Pause, PushCart, Restart, Resume, SingleStep, Speed
 from serving.live.real_world import RealWorld
 from serving.live.viewers import Viewer
@@ -51,6 +52,7 @@ class Show:
         references: tuple[str, ...] = ("",),
         *,
         real_world: RealWorld | None = None,
+        loop: ClosedLoop | None = None,
     ) -> None:
         self.models = models
         self.references = references
@@ -60,6 +62,7 @@ class Show:
         self.frame = ""
         self.closed = False
         self.real_world = real_world or RealWorld()
+        self._loop = loop
         self._metrics = metrics
         self._watched = asyncio.Event()
         self._seed = random.randrange(100_000)  # noqa: S311 -- a show, not a secret
@@ -78,6 +81,8 @@ class Show:
         self._viewers_changed = False
         self._ticks = 0
         models.listeners.append(self.announce)
+        if loop:
+            loop.listeners.append(self.announce)
         models.watched.update(filter(None, references))
 
     def join(self, viewer: Viewer[str]) -> None:
@@ -199,6 +204,7 @@ class Show:
             "changes": [{"step": step, "world": world.to_dict()} for step, world in self._changes.items()],
             "swapped": self._swapped,
             "pushes": [{"step": step, "force": force} for step, force in self._pushes],
+            "loop": self._loop.status() if self._loop else None,
             "viewers": sum(viewer.counted for viewer in self.viewers),
         }
 
@@ -286,6 +292,9 @@ class Show:
             seen = self._metrics.seen.of(player.served, "show")
             seen.add(np.array([player.last.observation], np.float32), np.array([player.last.q_values], np.float32))
             player.episodic_return = player.last.episodic_return
+        first = self.players[0]
+        if self._loop and first.last:
+            self._loop.observe(first.served, self.episode, first.last)
         self._step += 1
         if all(player.simulation.over for player in self.players):
             self._break_left = _BREAK_SECONDS

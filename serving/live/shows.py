@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 
 from serving.episodes.environment import Simulation
+from serving.live.closed_loop import ClosedLoop
 from serving.live.real_world import RealWorld
 from serving.live.show import Show
 from serving.live.viewers import Viewer
@@ -19,7 +20,8 @@ class Shows:
 
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self.real_world = RealWorld()
-        self.main = Show(models, metrics, real_world=self.real_world)
+        self.loop = ClosedLoop(metrics)
+        self.main = Show(models, metrics, real_world=self.real_world, loop=self.loop)
         self._models = models
         self._metrics = metrics
         self._gauge = metrics.viewers.labels("state")
@@ -72,7 +74,7 @@ class Shows:
         metadata = served.policy.metadata
         Simulation(metadata.env_id, self.real_world.preview(values, metadata)).close()
         self.real_world.change(values, metadata)
-        for show, _ in self._shows.values():
+        for show in {self.main, *(show for show, _ in self._shows.values())}:
             show.enter_world()
 
     def close(self) -> None:

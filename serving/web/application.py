@@ -16,6 +16,8 @@ from starlette.types import Scope
 from serving.episodes.replays import Replays
 from serving.episodes.routes import EpisodesAPI
 from serving.inference.routes import InferenceAPI
+from serving.live.closed_loop import Drift, PlayedEpisode, PresentEpisode
+from serving.live.events import EventSender
 from serving.live.loop_routes import LoopAPI
 from serving.live.routes import LiveAPI
 from serving.models.follower import Models
@@ -43,6 +45,11 @@ class Status(Struct, frozen=True, kw_only=True):
     registry_age_seconds: float | None
     """Since the registry last answered; None before it first did."""
     registry_reachable: bool
+    drift: Drift | None
+    """The one that lasts."""
+    recent_episodes: list[PlayedEpisode]
+    """The last 32, oldest first."""
+    episode: PresentEpisode | None
     locked: bool
     """Whether commands need the server's token."""
     mlflow_url: str
@@ -66,11 +73,21 @@ class App:
         hosts: tuple[str, ...] = (),
         webhook_secret: str | None = None,
         mlflow_url: str = "",
+        prefect_url: str = "",
+        prefect_auth: str = "",
+        serving_url: str = "",
     ) -> None:
         self.models = models
         self.metrics = Metrics()
         self.replays = Replays(models, self.metrics)
         self.live = LiveAPI(models, self.metrics, token=token) if show else None
+        self.events: EventSender | None = None
+        if self.live and prefect_url:
+            loop = self.live.shows.loop
+            self.events = EventSender(
+                loop, models, self.metrics, api_url=prefect_url, auth=prefect_auth, serving_url=serving_url
+            )
+            loop.sender = self.events
         self._token = token
         self._mlflow_url = mlflow_url.rstrip("/")
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
@@ -78,7 +95,7 @@ class App:
         episodes = EpisodesAPI(self.replays, keep=show)
         page: list[BaseRoute] = [Route("/", self._no_show)]
         if self.live:
-            page = [*self.live.routes(), *LoopAPI(self.live.shows).routes()]
+            page = [*self.live.routes(), *LoopAPI(self.live.shows, models).routes()]
         router = Router(
             [*inference.routes(), *self._routes(), *episodes.routes(), *page],
             redirect_slashes=False,
@@ -113,16 +130,20 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        following = asyncio.create_task(self.models.run())
+        tasks = [asyncio.create_task(self.models.run())]
+        if self.events:
+            tasks.append(asyncio.create_task(self.events.run()))
         if self.live:
             self.live.shows.start()
         try:
             yield
         finally:
-            following.cancel()
+            for task in tasks:
+                task.cancel()
             self.close()
-            with suppress(asyncio.CancelledError):
-                await following
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
 
     async def _no_show(self, request: Request) -> Response:
         said = {"model": self.models.name, "show": "off (--no-show)", "documentation": "/openapi.json"}
@@ -136,6 +157,7 @@ class App:
 
     async def _status(self, scope: Scope, body: None) -> Status:
         models, current = self.models, self.models.current
+        loop = self.live.shows.loop if self.live else None
         return Status(
             model=models.name,
             ready=current is not None,
@@ -148,6 +170,9 @@ class App:
             follower_errors=models.errors,
             registry_age_seconds=models.registry_age,
             registry_reachable=bool(models.reachable),
+            drift=loop.drift if loop else None,
+            recent_episodes=list(loop.episodes) if loop else [],
+            episode=loop.playing if loop else None,
             locked=self._token is not None,
             mlflow_url=self._mlflow_url,
         )

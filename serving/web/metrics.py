@@ -112,6 +112,10 @@ class Metrics:
             "serving_model_info", "The version that is served", ["model", "version", "run_id"], registry=registry
         )
         self._version = Gauge("serving_model_version", "Number of the version that is served", registry=registry)
+        self.drift = Gauge("serving_drift", "1 while the world is not the version's own", registry=registry)
+        self.drift_noticed = Counter("serving_drift_noticed", "Changes of the world noticed", registry=registry)
+        self.drift_errors = Counter("serving_drift_errors", "Failures in watching for drift", registry=registry)
+        self.event_errors = Counter("serving_event_errors", "Events that were not taken", registry=registry)
         self._following = Following()
         registry.register(self._following)
         self._reachable = Gauge("serving_registry_reachable", "1 if the registry answered last time", registry=registry)

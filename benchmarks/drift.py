@@ -1,0 +1,172 @@
+"""The drift detector: false alarms in nominal worlds, how soon a change is noticed, and what a step of it costs.
+
+    python -m benchmarks.drift                      # 24 simulated hours, each change 20 times; about five minutes
+    python -m benchmarks.drift --hours 0.5
+    python -m benchmarks.drift --model FILE.onnx    # an exported policy in place of the linear controller
+
+The hours are played step by step, by the environment and the detector that serving uses, 50 steps a second: a third of
+them with perfect sensors, two thirds with the noise that the stress test demands (0.05 on every entry). Every two
+seconds on average a spectator pushes the cart, with up to 60 N.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from dqn.simulation import WorldEnv, make
+from dqn.world import NOMINAL, World
+from serving.episodes.environment import Step
+from serving.live.drift import TOLERATED_NOISE, EpisodeTest, StepTest
+from serving.policy import OnnxPolicy
+
+STEPS_A_SECOND: Final = 50
+MAX_PUSH: Final = 60.0
+PUSHES_A_STEP: Final = 0.01
+NOISY: Final = World(sensor_noise=(TOLERATED_NOISE,) * 4)
+CHANGES: Final = {
+    "reversed motor": World(force_mag=-10.0),
+    "sensor bias 5 degrees": World(sensor_bias=(0.0, 0.0, np.radians(5.0).item(), 0.0)),
+    "delay 3": World(action_delay=3),
+    "short pole, strong motor": World(length=0.1, force_mag=30.0),
+    "short pole, gravity 30": World(length=0.1, gravity=30.0),
+    "wind 3 N": World(wind=3.0),
+    "weak motor": World(force_mag=5.0),
+}
+Act = Callable[[np.ndarray], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """What came of some steps."""
+
+    alarms: tuple[int, ...]
+    """Steps at which the step test told of a change."""
+    episode_alarms: int
+    episodes: int
+    detector_seconds: float
+    """CPU time in the step test."""
+
+
+def balance(observation: np.ndarray) -> int:
+    """A linear controller that holds CartPole-v1."""
+    x, x_dot, theta, theta_dot = observation.tolist()
+    return int(0.05 * x + 0.3 * x_dot + 6.0 * theta + 1.2 * theta_dot > 0)
+
+
+def play(
+    act: Act,
+    own: World,
+    *,
+    steps: int,
+    seed: int,
+    real: World | None = None,
+    change: tuple[int, World] | None = None,
+    until_alarm: bool = False,
+) -> Played:
+    """Play a policy trained for `own` in the world `real`, with pushes, past both tests.
+
+    Args:
+        act: observation `[4]` to action.
+        own: what the detector predicts.
+        steps: how many.
+        seed: of episodes and pushes.
+        real: what is played in; None for `own`.
+        change: the step from which on another world is played in, and that world.
+        until_alarm: stop at the first alarm after the change.
+    """
+    generator = np.random.default_rng(seed)
+    env: WorldEnv = make("CartPole-v1", own if real is None else real)
+    test, episodes = StepTest(own), EpisodeTest()
+    alarms: list[int] = []
+    ended = fallen = 0
+    spent = 0.0
+    over, index, pushed = True, 0, False
+    observation = np.zeros(4)
+    for number in range(steps):
+        if over:
+            observation, _ = env.reset(seed=seed + ended)
+            index, pushed = 0, False
+        if change and number == change[0]:
+            env.change(change[1])
+        push = 0.0
+        if generator.random() < PUSHES_A_STEP:
+            push, pushed = generator.uniform(-MAX_PUSH, MAX_PUSH), True
+        action = act(observation)
+        found, _, terminated, truncated, _ = env.step(action, push)
+        step = Step(
+            index=index,
+            observation=tuple(observation.tolist()),
+            q_values=(),
+            action=action,
+            reward=1.0,
+            episodic_return=index + 1.0,
+            push=push,
+            terminated=bool(terminated),
+            truncated=bool(truncated),
+            next_observation=tuple(found.tolist()),
+        )
+        began = time.process_time()
+        lasted = test.update(step)
+        spent += time.process_time() - began
+        if lasted:
+            alarms.append(number)
+            if until_alarm and change and number >= change[0]:
+                break
+        observation, over, index = found, bool(terminated or truncated), index + 1
+        if over:
+            ended += 1
+            if not pushed:
+                fallen += episodes.update(float(index))
+    env.close()
+    return Played(alarms=tuple(alarms), episode_alarms=fallen, episodes=ended, detector_seconds=spent)
+
+
+def delay(act: Act, changed: World, *, real: World, seed: int, most: int = 500) -> int | None:
+    """Steps from a change at step 200 to the alarm; None if there was none in `most`, or one before."""
+    world = World(**{**real.to_dict(), **changed.to_dict()})
+    played = play(act, NOMINAL, real=real, change=(200, world), steps=200 + most, seed=seed, until_alarm=True)
+    if not played.alarms or played.alarms[0] < 200:
+        return None
+    return played.alarms[0] - 200 + 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=24.0, help="of show to simulate (default: 24)")
+    parser.add_argument("--times", type=int, default=20, help="how often each change is made (default: 20)")
+    parser.add_argument("--model", type=Path, help="an exported policy; default: a linear controller")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    act: Act = balance
+    if options.model:
+        policy = OnnxPolicy.load(options.model)
+        act = lambda observation: int(policy.act(observation[np.newaxis])[0])  # noqa: E731
+    print("steps from a change to the alarm: median, most; perfect sensors | noise of 0.05")
+    for name, changed in CHANGES.items():
+        cells = []
+        for real in (NOMINAL, NOISY):
+            delays = [delay(act, changed, real=real, seed=options.seed + 1000 * k) for k in range(options.times)]
+            noticed = sorted(each for each in delays if each is not None)
+            missed = f", {len(delays) - len(noticed)} not in 500" if len(noticed) < len(delays) else ""
+            cells.append(f"{np.median(noticed):5.0f} {noticed[-1]:5d}{missed}" if noticed else "never")
+        print(f"  {name:26} {' | '.join(cells)}")
+        sys.stdout.flush()
+    steps = round(options.hours * 3600 * STEPS_A_SECOND)
+    for name, real, share in (("perfect sensors", NOMINAL, 1 / 3), ("noise of 0.05", NOISY, 2 / 3)):
+        played = play(act, NOMINAL, real=real, steps=round(steps * share), seed=options.seed)
+        print(
+            f"{steps * share / 3600 / STEPS_A_SECOND:.1f} hours, {name}: {len(played.alarms)} false alarms of steps, "
+            f"{played.episode_alarms} of episodes ({played.episodes} played); "
+            f"{1e6 * played.detector_seconds / round(steps * share):.1f} us of CPU a step"
+        )
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""What the show lived through, what was noticed in it, and what was done about it."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, Protocol
+
+from msgspec import Meta, Struct, structs
+from starlette.exceptions import HTTPException
+
+from serving.episodes.environment import Step
+from serving.live.drift import EpisodeTest, StepTest, can_predict
+from serving.live.experience import Experience
+from serving.live.finding import Finding, explain
+from serving.models.served import ServedModel
+from serving.web.metrics import Metrics
+
+EXPLAINED_AT: Final = (10, 20, 40, 80, 160)
+"""Transitions after a change at which it is looked at what has changed; noticed it is at the first of them."""
+CALM_STEPS: Final = 250
+"""Steps as predicted after which a drift is over, and at least three times those it took to notice."""
+_CALM_EPISODES: Final = 3
+_BEFORE: Final = 128  # transitions before a change that are looked at too: late actions lie there
+_STAGES: Final = 40
+_LOG: Final = logging.getLogger("serving")
+
+Text = Annotated[str, Meta(max_length=500)]
+Link = Annotated[str, Meta(pattern="^https?://", max_length=500)]
+Reported = Literal[
+    "started", "experience", "identified", "memory", "training", "gate", "promoted", "recovered",
+    "refused", "waiting", "rolled back", "failed",
+]  # fmt: skip
+
+
+class Drift(Struct, frozen=True, kw_only=True):
+    """The world is no longer the one that a version was trained for."""
+
+    id: str
+    version: str
+    noticed_at: float
+    """Seconds since 1970."""
+    since: int
+    """Id of a transition that is surely after the change."""
+    finding: str
+    """What has changed, in a sentence for a person."""
+    evidence: dict[str, float]
+
+
+class PlayedEpisode(Struct, frozen=True, kw_only=True):
+    """An episode that one version played to its end."""
+
+    version: str
+    episodic_return: float
+    disturbed: bool
+    """Whether a spectator pushed."""
+    ended_at: float
+    truncated: bool
+
+
+class PresentEpisode(Struct, frozen=True, kw_only=True):
+    """The episode that plays."""
+
+    version: str
+    step: int
+    disturbed: bool
+
+
+class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far an adaptation is, by the run that does it."""
+
+    drift: str
+    stage: Reported
+    text: Text = ""
+    progress: Annotated[float, Meta(ge=0, le=1)] | None = None
+    links: Annotated[dict[Text, Link], Meta(max_length=8)] = {}
+
+
+class Stage(Struct, frozen=True, kw_only=True):
+    """A stage of an adaptation: one that was reported, or what this server saw itself (swapped, as predicted)."""
+
+    stage: str
+    text: str
+    at: float
+    """When it began."""
+    progress: float | None = None
+    links: dict[str, str] = {}
+
+
+class Adaptation(Struct, frozen=True, kw_only=True):
+    """The latest drift, also when it is over, and what was done about it."""
+
+    drift: Drift | None
+    stages: list[Stage]
+
+
+class Sender(Protocol):
+    """What the page wants to know of who tells of a drift."""
+
+    trouble: str
+
+
+class ClosedLoop:
+    """Watches one player's steps. `clock` gives seconds since 1970."""
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
+        self.experience = Experience()
+        self.episodes: deque[PlayedEpisode] = deque(maxlen=32)
+        self.playing: PresentEpisode | None = None
+        self.latest: Drift | None = None
+        """The latest drift, also when it is over."""
+        self.stages: list[Stage] = []
+        self.trouble = ""
+        """Why nothing is watched, where watching failed."""
+        self.sender: Sender | None = None
+        """Who tells an orchestrator of a drift; None where there is none."""
+        self.listeners: list[Callable[[], None]] = []
+        self.untold = asyncio.Event()
+        """Set while there is a drift that no adaptation has acknowledged."""
+        self._metrics = metrics
+        self._clock = clock
+        self._served: ServedModel | None = None
+        self._over = True
+        self._onset: int | None = None
+        self._since = 0
+        self._sure = False
+        self._usual: float | None = None
+        self._calm = self._calm_episodes = 0
+        self._calm_needed = CALM_STEPS
+        self._steps: StepTest | None = None
+        self._returns = EpisodeTest()
+        self._pushed = self._mixed = False
+
+    def status(self) -> dict[str, Any]:
+        """The latest drift and what was done about it, as the page shows it."""
+        return {
+            "drift": self.latest,
+            "over": self._over,
+            "stages": self.stages,
+            "heals": self.sender is not None,
+            "trouble": self.trouble or (self.sender.trouble if self.sender else ""),
+        }
+
+    @property
+    def drift(self) -> Drift | None:
+        """The one that lasts."""
+        return None if self._over else self.latest
+
+    def observe(self, served: ServedModel, episode: int, step: Step) -> None:
+        """Take note of a step; whatever fails here is told, and the show goes on."""
+        try:
+            self._observe(served, episode, step)
+        except Exception as error:
+            self._metrics.drift_errors.inc()
+            if str(error) != self.trouble:
+                _LOG.exception("watching for drift failed; it is tried again at the next step")
+            self.trouble = str(error) or type(error).__name__
+        else:
+            self.trouble = ""
+
+    def report(self, report: Report) -> None:
+        """Take note of a stage; the first one acknowledges the drift.
+
+        Raises:
+            HTTPException: 409 for another drift than the latest, and for more stages than an adaptation has.
+        """
+        if self.latest is None or report.drift != self.latest.id:
+            latest = f"the latest is {self.latest.id}" if self.latest else "there was none yet"
+            raise HTTPException(409, f"there is no drift {report.drift[:40]!r}: {latest}")
+        self.untold.clear()
+        if self.stages and self.stages[-1].stage == report.stage:
+            began = self.stages.pop().at
+        elif len(self.stages) >= _STAGES:
+            raise HTTPException(409, f"an adaptation has at most {_STAGES} stages")
+        else:
+            began = self._clock()
+        self.stages.append(
+            Stage(stage=report.stage, text=report.text, at=began, progress=report.progress, links=report.links)
+        )
+        if report.stage == "recovered":
+            self._end()
+            self._begin_watching()
+        self._tell()
+
+    def _observe(self, served: ServedModel, episode: int, step: Step) -> None:
+        if served is not self._served:
+            self._take_over(served, mid_episode=step.index > 0)
+        if step.index == 0:
+            self._pushed = self._mixed = False
+        self._pushed |= bool(step.push)
+        number = served.version.number
+        newest = self.experience.add(version=int(number), episode=episode, step=step)
+        self.playing = PresentEpisode(version=number, step=step.index, disturbed=self._pushed)
+        lasted = self._steps.update(step) if self._steps else 0
+        if lasted and self._onset is None:
+            self._onset, self._since = newest - lasted, newest
+            self._calm_needed = max(CALM_STEPS, 3 * lasted)
+        if self._onset is not None:
+            count = newest - self._onset
+            unnoticed = self.drift is None or self.drift.version != number
+            if count in EXPLAINED_AT or (unnoticed and count > EXPLAINED_AT[0]):
+                self._look(served)
+        self._calm = 0 if lasted else self._calm + 1
+        if self.drift and self._usual is None and self._steps and self._calm >= self._calm_needed:
+            self._end("steps are as predicted again")
+            self._tell()
+        if step.terminated or step.truncated:
+            self._end_episode(served, step)
+
+    def _take_over(self, served: ServedModel, *, mid_episode: bool) -> None:
+        self._served = served
+        self._mixed = mid_episode
+        if self.drift:
+            self._add("swapped", f"version {served.version.number} plays")
+        self._begin_watching()
+        self._tell()
+
+    def _begin_watching(self) -> None:
+        assert self._served
+        metadata = self._served.policy.metadata
+        self._steps = StepTest(metadata.world) if can_predict(metadata.env_id, metadata.world) else None
+        self._returns = EpisodeTest()
+        self._onset, self._calm, self._sure = None, 0, False
+
+    def _look(self, served: ServedModel) -> None:
+        """Say what has changed, as far as that can be told by now."""
+        assert self._onset is not None
+        columns = self.experience.columns(self._onset - _BEFORE)
+        finding = explain(columns, served.policy.metadata.world, self._onset)
+        if self.drift is None or self.drift.version != served.version.number:
+            self._notice(served, finding)
+        elif finding.sure or not self._sure:
+            self.latest = structs.replace(self.drift, finding=finding.sentence, evidence=finding.evidence)
+        self._sure = self._sure or finding.sure
+        self._tell()
+
+    def _notice(self, served: ServedModel, finding: Finding) -> None:
+        self.latest = Drift(
+            id=uuid.uuid4().hex,
+            version=served.version.number,
+            noticed_at=self._clock(),
+            since=self._since,
+            finding=finding.sentence,
+            evidence=finding.evidence,
+        )
+        self._over, self._usual, self._calm = False, None, 0
+        self.stages = []
+        self._metrics.drift_noticed.inc()
+        self._metrics.drift.set(1)
+        self.untold.set()
+        _LOG.info("drift noticed", extra={"drift": self.latest.id, "finding": finding.sentence})
+
+    def _end_episode(self, served: ServedModel, step: Step) -> None:
+        if self._mixed:
+            return  # two versions played it
+        self.episodes.append(
+            PlayedEpisode(
+                version=served.version.number,
+                episodic_return=step.episodic_return,
+                disturbed=self._pushed,
+                ended_at=self._clock(),
+                truncated=step.truncated,
+            )
+        )
+        if self._pushed:
+            return
+        if self.drift and self._usual is not None:
+            good = step.episodic_return >= self._usual - 0.1 * abs(self._usual)
+            self._calm_episodes = self._calm_episodes + 1 if good else 0
+            if self._calm_episodes >= _CALM_EPISODES:
+                self._end(f"{_CALM_EPISODES} episodes as usual")
+                self._tell()
+        elif self._returns.update(step.episodic_return) and self.drift is None and self._onset is None:
+            usual = self._returns.usual
+            lately = [played.episodic_return for played in self.episodes if not played.disturbed][-3:]
+            returns = ", ".join(f"{value:g}" for value in lately)
+            sentence = f"returns have fallen: {returns} lately, {usual:.4g} is usual"
+            self._since = self.experience.newest
+            self._notice(served, Finding(sentence=sentence, evidence={"usual_return": usual}, sure=False))
+            self._usual, self._calm_episodes = usual, 0
+            self._tell()
+
+    def _end(self, why: str = "") -> None:
+        if why:
+            self._add("as predicted", why)
+        self._over, self._onset = True, None
+        self._sure = False
+        self.untold.clear()
+        self._metrics.drift.set(0)
+
+    def _add(self, stage: str, text: str) -> None:
+        self.stages.append(Stage(stage=stage, text=text, at=self._clock()))
+
+    def _tell(self) -> None:
+        for listener in self.listeners:
+            listener()

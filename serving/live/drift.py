@@ -1,0 +1,158 @@
+"""Notices that the world is no longer the one a version was trained for.
+
+Two things are watched, by Page-Hinkley tests: how far the velocities of cart and pole after a step are from those that
+CartPole's equations give in the version's own world, and whether episodes end early. Pushes by spectators are known and
+part of the prediction; so are the world's own wind, delay and sensor bias.
+
+A residual is measured in standard deviations of what sensor noise of 0.05 would make of it, the noise of the stress
+test (`dqn.robustness`), or the version's own world's where that is greater; what ranges of the world leave open is
+subtracted before. So a perfect simulation is not taken for a perfect sensor, and what a sound version withstands is no
+alarm.
+"""
+
+import dataclasses
+import math
+from collections import deque
+from typing import Any, Final
+
+from dqn.world import World
+from serving.episodes.environment import Step
+from serving.live.page_hinkley import PageHinkley
+from serving.live.prediction import CartPole, middle
+
+TOLERATED_NOISE: Final = 0.05
+"""Standard deviation of a sensor's noise that is no drift."""
+CAP: Final = 4.0
+"""A single residual counts as no more standard deviations than these."""
+_LATELY: Final = 10
+_RANGED: Final = ("length", "masspole", "masscart", "gravity", "force_mag", "tau", "wind")
+_LEAN: Final = 0.2  # of the pole, in rad, where the effect of a world's ranges on a step is taken
+_TURN: Final = 1.0  # in rad/s, likewise
+
+
+class StepTest:
+    """Compares CartPole's steps with the prediction in a world."""
+
+    def __init__(self, world: World) -> None:
+        self.cartpole = CartPole.of(world)
+        self._wind = middle(world.wind)
+        self._bias = [middle(value) for value in world.sensor_bias] or [0.0] * 4
+        self._delay = world.action_delay if isinstance(world.action_delay, int) else 0
+        self._pushed = bool(world.push_force)
+        self._interval = world.push_interval if isinstance(world.push_interval, int) else 1
+        self.scales = _scales(world, self.cartpole)
+        self._slack = _slack(world, self.cartpole)
+        self._actions: deque[int] = deque(maxlen=self._delay + 1)
+        # A squared residual has mean 2 under the tolerated noise. The thresholds are those of benchmarks/drift.py: no
+        # alarm in days of it, and the smallest of the changes there noticed in a second.
+        self._size = PageHinkley(mean=2.0, delta=2.0, threshold=80.0, mode="up")
+        self._cart = PageHinkley(mean=0.0, delta=0.17, threshold=12.0)
+        self._pole = PageHinkley(mean=0.0, delta=0.17, threshold=12.0)
+
+    def update(self, step: Step) -> int:
+        """Take the next step; how many steps a change has lasted if there is one, else 0."""
+        if step.index == 0:
+            self._actions.clear()
+        self._actions.append(step.action)
+        if len(self._actions) <= min(self._delay, step.index):
+            return 0  # which action takes effect is not known: the test began in mid-episode
+        if self._pushed and step.index % self._interval == 0:
+            return 0  # the world itself may push here, from either side
+        _, x_dot, theta, theta_dot = step.observation
+        _, x_bias, theta_bias, turn_bias = self._bias
+        motor = self.cartpole.force_mag if self._actions[0] == 1 else -self.cartpole.force_mag
+        force = motor + self._wind + step.push
+        x_next, turn_next = self.cartpole.velocities(x_dot - x_bias, theta - theta_bias, theta_dot - turn_bias, force)
+        cart = _capped(step.next_observation[1] - x_bias - x_next, self._slack[0], self.scales[0])
+        pole = _capped(step.next_observation[3] - turn_bias - turn_next, self._slack[1], self.scales[1])
+        tests = ((self._size, cart * cart + pole * pole), (self._cart, cart), (self._pole, pole))
+        lasted = [test.lasted for test, number in tests if test.update(number)]
+        if not lasted:
+            return 0
+        for test, _ in tests:
+            test.reset()
+        return max(lasted)
+
+
+class EpisodeTest:
+    """Compares an episode's return with what is usual, in any environment.
+
+    Usual are the 100 episodes before the last 10: what may be the beginning of a change is not among them.
+    """
+
+    def __init__(self) -> None:
+        self._returns: deque[float] = deque(maxlen=100 + _LATELY)
+        self._test = PageHinkley(mean=0.0, delta=0.5, threshold=14.0, mode="down")
+
+    def update(self, episodic_return: float) -> bool:
+        """Take an undisturbed episode's return; whether returns have fallen. The first 10 tell what is usual."""
+        self._returns.append(episodic_return)
+        if len(self._returns) <= _LATELY:
+            return False
+        usual = list(self._returns)[: max(_LATELY, len(self._returns) - _LATELY)]
+        mean = sum(usual) / len(usual)
+        spread = math.sqrt(sum((value - mean) ** 2 for value in usual) / len(usual))
+        number = (episodic_return - mean) / max(spread, 0.05 * abs(mean), 1e-9)
+        fallen = self._test.update(max(-CAP, min(CAP, number)))
+        if fallen:
+            self.usual = mean
+            self._test.reset()
+        return fallen
+
+    usual = 0.0
+    """Mean return before the latest fall."""
+
+
+def can_predict(env_id: str, world: World) -> bool:
+    """Whether a step in this world can be predicted: CartPole's, where neither delay nor pushes come at random."""
+    at_random = isinstance(world.action_delay, tuple) or (world.push_force and isinstance(world.push_interval, tuple))
+    return env_id.startswith("CartPole-") and not at_random
+
+
+def _capped(residual: float, slack: float, scale: float) -> float:
+    size = (abs(residual) - slack) / scale
+    return math.copysign(min(size, CAP), residual) if size > 0 else 0.0
+
+
+def _scales(world: World, cartpole: CartPole) -> tuple[float, float]:
+    """Standard deviations of the two residuals under the tolerated noise."""
+    noise = [max(TOLERATED_NOISE, _upper(value)) for value in world.sensor_noise] or [TOLERATED_NOISE] * 4
+    cart, pole = _effect_of_lean(cartpole, 1e-6)
+    return (
+        math.sqrt(2 * noise[1] ** 2 + (cart / 1e-6 * noise[2]) ** 2),
+        math.sqrt(2 * noise[3] ** 2 + (pole / 1e-6 * noise[2]) ** 2),
+    )
+
+
+def _slack(world: World, cartpole: CartPole) -> tuple[float, float]:
+    """The greatest two residuals that are due to the world's ranges alone."""
+    cart = pole = 0.0
+    for name in _RANGED:
+        value = getattr(world, name)
+        if not isinstance(value, tuple):
+            continue
+        effects = []
+        for end in value:
+            there = cartpole if name == "wind" else dataclasses.replace(cartpole, **{name: end})
+            more = end - middle(value) if name == "wind" else 0.0
+            for side in (-1.0, 1.0):
+                expected = cartpole.velocities(0.0, _LEAN, _TURN, side * cartpole.force_mag)
+                found = there.velocities(0.0, _LEAN, _TURN, side * there.force_mag + more)
+                effects.append((abs(found[0] - expected[0]), abs(found[1] - expected[1])))
+        cart += max(effect[0] for effect in effects)
+        pole += max(effect[1] for effect in effects)
+    if world.sensor_bias and isinstance(world.sensor_bias[2], tuple):
+        low, high = world.sensor_bias[2]
+        leaning = _effect_of_lean(cartpole, (high - low) / 2)
+        cart, pole = cart + leaning[0], pole + leaning[1]
+    return cart, pole
+
+
+def _effect_of_lean(cartpole: CartPole, lean: float) -> tuple[float, float]:
+    """How far velocities after a step move if the pole leans by this much (rad) more than none."""
+    upright, leaning = (cartpole.velocities(0.0, theta, 0.0, 0.0) for theta in (0.0, lean))
+    return abs(leaning[0] - upright[0]), abs(leaning[1] - upright[1])
+
+
+def _upper(value: Any) -> float:
+    return float(value[1]) if isinstance(value, tuple) else float(value)

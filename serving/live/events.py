@@ -1,0 +1,122 @@
+"""Tells Prefect's API of a drift, until an adaptation has acknowledged it."""
+
+import asyncio
+import base64
+import logging
+import urllib.request
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from serving.live.closed_loop import ClosedLoop
+from serving.models.follower import Models
+from serving.web.metrics import Metrics
+
+AGAIN_SECONDS: Final = 10.0
+_TIMEOUT: Final = 5.0
+_LOG: Final = logging.getLogger("serving")
+
+
+class EventSender:
+    """Sends `dqn.policy.drifted` by plain HTTP; lives on one event loop, requests run in a thread.
+
+    Args:
+        loop: whose drift is told.
+        models: whose name is told.
+        metrics: where failures are counted.
+        api_url: Prefect's API, as PREFECT_API_URL has it.
+        auth: user and password, as PREFECT_API_AUTH_STRING has them; empty for none.
+        serving_url: where a worker reaches this server.
+        again_seconds: from one event to the next.
+        post: sends bytes to a URL with headers; blocks.
+
+    Raises:
+        ValueError: if the API's URL is none.
+    """
+
+    def __init__(
+        self,
+        loop: ClosedLoop,
+        models: Models,
+        metrics: Metrics,
+        *,
+        api_url: str,
+        auth: str,
+        serving_url: str,
+        again_seconds: float = AGAIN_SECONDS,
+        post: "Callable[[str, bytes, dict[str, str]], None] | None" = None,
+    ) -> None:
+        if not api_url.startswith(("http://", "https://")):
+            raise ValueError(f"PREFECT_API_URL must be an address like http://127.0.0.1:4200/api, got {api_url[:80]!r}")
+        self.trouble = ""
+        """Why the last event could not be sent; empty if it was."""
+        self._loop = loop
+        self._models = models
+        self._metrics = metrics
+        self._url = f"{api_url.rstrip('/')}/events"
+        self._headers = {"Content-Type": "application/json"}
+        if auth:
+            self._headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
+        self._serving_url = serving_url
+        self._again_seconds = again_seconds
+        self._post = post or _post
+
+    async def run(self) -> None:
+        """Send until cancelled; whatever fails is told and tried again."""
+        while True:
+            await self._loop.untold.wait()
+            await self.send()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._acknowledged(), self._again_seconds)
+
+    async def send(self) -> None:
+        """Send one event of the drift that lasts, if there is one."""
+        try:
+            if event := self.event():
+                await asyncio.to_thread(self._post, self._url, msgspec.json.encode([event]), self._headers)
+        except Exception as error:  # a sender that ended would leave every later drift untold
+            self._metrics.event_errors.inc()
+            trouble = f"Prefect's API does not take the event ({error}); it is sent again"
+            if trouble != self.trouble:
+                _LOG.warning(trouble, extra={"url": self._url})
+            self.trouble = trouble
+        else:
+            self.trouble = ""
+
+    def event(self) -> dict[str, Any] | None:
+        """What is sent now; None if there is no drift."""
+        drift, current = self._loop.drift, self._models.current
+        if drift is None or current is None:
+            return None
+        return {
+            "id": str(uuid.uuid4()),
+            "occurred": datetime.now(UTC).isoformat(),
+            "event": "dqn.policy.drifted",
+            "resource": {
+                "prefect.resource.id": f"dqn.policy.{self._models.name}",
+                "prefect.resource.name": self._models.name,
+            },
+            "payload": {
+                "drift": drift.id,
+                "model": self._models.name,
+                "version": drift.version,
+                "env_id": current.policy.metadata.env_id,
+                "since": drift.since,
+                "finding": drift.finding,
+                "serving": self._serving_url,
+            },
+        }
+
+    async def _acknowledged(self) -> None:
+        while self._loop.untold.is_set():
+            await asyncio.sleep(min(0.1, self._again_seconds))
+
+
+def _post(url: str, body: bytes, headers: dict[str, str]) -> None:
+    request = urllib.request.Request(url, body, headers)  # noqa: S310 -- http or https, checked above
+    with urllib.request.urlopen(request, timeout=_TIMEOUT):  # noqa: S310
+        pass

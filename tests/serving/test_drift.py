@@ -1,0 +1,259 @@
+"""The sequential test, the prediction, what is noticed and what is found. In process."""
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from river.drift import PageHinkley as RiverPageHinkley
+
+from benchmarks.drift import CHANGES, NOISY, balance, delay, play
+from dqn.simulation import make
+from dqn.world import NOMINAL, World
+from serving.episodes.environment import Step
+from serving.live.drift import EpisodeTest, StepTest, can_predict
+from serving.live.experience import CAPACITY, Experience
+from serving.live.finding import Finding, explain
+from serving.live.page_hinkley import PageHinkley
+from serving.live.prediction import CartPole
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("mode", ["up", "down", "both"])
+def test_page_hinkley_decides_as_river_does(seed: int, mode: Literal["up", "down", "both"]) -> None:
+    generator = np.random.default_rng(seed)
+    shift = {"up": 2.0, "down": -2.0, "both": 2.0 * (-1) ** seed}[mode]
+    series = np.concatenate([generator.normal(size=300), generator.normal(shift, size=300)]).tolist()
+    theirs = RiverPageHinkley(min_instances=30, delta=0.3, threshold=12.0, alpha=1.0, mode=mode)
+    ours = PageHinkley(delta=0.3, threshold=12.0, least=30, mode=mode)
+    decisions = []
+    for number in series:
+        theirs.update(number)  # type: ignore[no-untyped-call] # river has no types
+        decided = ours.update(number)
+        assert decided == theirs.drift_detected
+        decisions.append(decided)
+        if decided:
+            ours.reset()
+    assert not any(decisions[:300])
+    assert any(decisions[300:330])
+
+
+def test_page_hinkley_says_how_long_a_change_has_lasted() -> None:
+    test = PageHinkley(delta=0.5, threshold=3.0, mean=1.0)
+    assert not any(test.update(1.0) for _ in range(100))
+    assert [test.update(2.5) for _ in range(4)] == [False, False, False, True]
+    assert test.lasted == 4
+    test.reset()
+    assert [test.update(-0.5) for _ in range(4)] == [False, False, False, True]
+    assert test.lasted == 4
+
+
+def test_a_step_is_predicted_as_gymnasium_takes_it() -> None:
+    world = World(length=0.3, masspole=0.4, masscart=2.0, gravity=12.0, force_mag=-7.0, tau=0.03)
+    env = make("CartPole-v1", world)
+    cartpole = CartPole.of(world)
+    observation, _ = env.reset(seed=1)
+    for index in range(12):
+        found, *_ = env.step(index % 2, index - 5.0)
+        force = (-7.0 if index % 2 else 7.0) + index - 5.0
+        _, x_dot, theta, theta_dot = observation.tolist()
+        assert cartpole.velocities(x_dot, theta, theta_dot, force) == pytest.approx(found[[1, 3]].tolist(), abs=1e-5)
+        observation = found
+
+
+OWN = [
+    NOMINAL,
+    World(action_delay=3),
+    World(wind=2.0, force_mag=-10.0),
+    World(sensor_bias=(0.1, -0.2, 0.05, 0.1)),
+    World(length=(0.4, 0.6), force_mag=(9.0, 11.0), sensor_bias=(0.0, 0.0, (-0.02, 0.02), 0.0)),
+    World(wind=(-1.0, 1.0), gravity=(9.0, 11.0), masspole=(0.05, 0.2), masscart=(0.8, 1.2), tau=(0.019, 0.021)),
+    World(push_force=60.0, push_interval=50),
+    World(sensor_noise=(0.2,) * 4),
+    NOISY,
+]
+
+
+@pytest.mark.parametrize("own", OWN, ids=str)
+def test_a_version_at_home_raises_no_alarm_however_it_is_pushed(own: World) -> None:
+    played = play(balance, own, steps=4_000, seed=3)
+    assert (played.alarms, played.episode_alarms) == ((), 0)
+
+
+def test_noise_that_the_stress_test_demands_is_no_alarm_in_any_of_some_minutes() -> None:
+    played = play(balance, NOMINAL, real=NOISY, steps=20_000, seed=7)
+    assert (played.alarms, played.episode_alarms) == ((), 0)
+    assert played.episodes > 30
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("real", [NOMINAL, NOISY], ids=["perfect sensors", "noise"])
+@pytest.mark.parametrize("name", list(CHANGES))
+def test_a_change_is_noticed_within_three_seconds(name: str, real: World, seed: int) -> None:
+    noticed = delay(balance, CHANGES[name], real=real, seed=seed)
+    assert noticed is not None
+    assert noticed <= 100, "which leaves a second for the transitions that tell what it is"
+
+
+ELSEWHERE = [World(force_mag=(-10.5, -9.5)), World(action_delay=3), World(wind=2.0), NOISY]
+
+
+@pytest.mark.parametrize("own", ELSEWHERE, ids=str)
+def test_a_version_of_another_world_notices_the_nominal_one(own: World) -> None:
+    played = play(balance, own, real=World(force_mag=20.0), steps=300, seed=1)
+    assert played.alarms
+
+
+def test_what_comes_at_random_is_not_predicted() -> None:
+    assert can_predict("CartPole-v1", World(push_force=10.0, action_delay=2))
+    assert not can_predict("CartPole-v1", World(action_delay=(0, 2)))
+    assert not can_predict("CartPole-v1", World(push_force=10.0, push_interval=(50, 100)))
+    assert can_predict("CartPole-v1", World(push_interval=(50, 100)))
+    assert not can_predict("Acrobot-v1", NOMINAL)
+
+
+def step(index: int, action: int, before: Any, after: Any, push: float = 0.0) -> Step:
+    return Step(
+        index=index,
+        observation=tuple(map(float, before)),
+        q_values=(),
+        action=action,
+        reward=1.0,
+        episodic_return=index + 1.0,
+        push=push,
+        terminated=False,
+        truncated=False,
+        next_observation=tuple(map(float, after)),
+    )
+
+
+def test_a_single_outlier_is_no_alarm() -> None:
+    test = StepTest(NOMINAL)
+    still = CartPole.of(NOMINAL).velocities(0.0, 0.0, 0.0, 10.0)
+    assert not any(test.update(step(index, 1, [0] * 4, [0, still[0], 0, still[1]])) for index in range(50))
+    assert not test.update(step(50, 1, [0] * 4, [0, 100.0, 0, 100.0]))
+    assert not any(test.update(step(index, 1, [0] * 4, [0, still[0], 0, still[1]])) for index in range(51, 100))
+
+
+def test_a_test_that_begins_in_mid_episode_waits_for_the_actions_on_their_way() -> None:
+    test = StepTest(World(action_delay=2))
+    wrong = [0, 5.0, 0, 5.0]
+    assert [bool(test.update(step(index, 1, [0] * 4, wrong))) for index in range(7, 12)] == [False] * 4 + [True]
+
+
+def test_returns_that_fall_are_noticed_and_one_bad_episode_is_not() -> None:
+    test = EpisodeTest()
+    assert not any(test.update(500.0) for _ in range(40))
+    assert not test.update(9.0)
+    assert not any(test.update(500.0) for _ in range(8))
+    assert [test.update(9.0) for _ in range(5)] == [False, False, False, False, True]
+    assert test.usual > 480
+
+
+def test_the_first_ten_episodes_tell_what_is_usual() -> None:
+    test = EpisodeTest()
+    assert not any(test.update(-80.0 - index % 3) for index in range(40))
+    assert not any(test.update(-60.0) for _ in range(20)), "better is no alarm"
+    assert any(test.update(-200.0) for _ in range(6))
+
+
+def found(change: World, *, steps: int, real: World = NOMINAL, own: World = NOMINAL) -> Finding:
+    """What is said of a change after some steps of it."""
+    experience = Experience()
+    env = make("CartPole-v1", real)
+    over, index, observation, episode = True, 0, np.zeros(4), 0
+    for number in range(200 + steps):
+        if over:
+            episode, index = episode + 1, 0
+            observation, _ = env.reset(seed=episode)
+        if number == 200:
+            env.change(World(**{**real.to_dict(), **change.to_dict()}))
+        action = balance(observation)
+        after, _, terminated, truncated, _ = env.step(action)
+        experience.add(version=1, episode=episode, step=step(index, action, observation, after))
+        observation, over, index = after, terminated or truncated, index + 1
+    return explain(experience.columns(0), own, 200)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (World(force_mag=-10.0), "the motor answers the other way"),
+        (World(force_mag=-20.0), "the motor answers the other way, with 2.0 times its force"),
+        (World(force_mag=0.0), "the motor does nothing"),
+        (World(force_mag=25.0), "the motor pushes with 2.5 times its force"),
+        (World(sensor_bias=(0.0, 0.0, 0.0873, 0.0)), "the pole's angle reads 5° off"),
+        (World(action_delay=3), "actions arrive 3 steps late"),
+        (World(action_delay=1), "actions arrive 1 step late"),
+        (World(wind=3.0), "a wind of 3.0 N blows to the right"),
+        (World(wind=-3.0), "a wind of 3.0 N blows to the left"),
+        (World(length=0.1), "the pole swings like a shorter one (0.2 m instead of 1 m)"),
+        (World(length=1.0), "the pole swings like a longer one (2 m instead of 1 m)"),
+        (World(gravity=30.0), "gravity is 30.0 m/s² instead of 9.8"),
+        (World(tau=0.04), "a step takes 40 ms instead of 20 ms"),
+        (World(masspole=1.0), "the pole moves like a heavier one (1 kg instead of 0.1 kg)"),
+        (
+            World(length=0.1, force_mag=30.0),
+            "the pole swings like a shorter one (0.2 m instead of 1 m), and the motor pushes with 3.0 times its force",
+        ),
+        (
+            World(length=0.1, gravity=30.0),
+            "the pole swings like a shorter one (0.2 m instead of 1 m), and gravity is 30.0 m/s² instead of 9.8",
+        ),
+    ],
+    ids=str,
+)
+def test_what_has_changed_is_said(change: World, sentence: str) -> None:
+    finding = found(change, steps=80)
+    assert (finding.sentence, finding.sure) == (sentence, True)
+    assert finding.evidence["transitions"] == 80
+    assert finding.evidence["explained"] > 0.9
+
+
+def test_what_cannot_be_told_apart_is_said_to_be_unsure() -> None:
+    finding = found(World(masscart=3.0), steps=80)
+    assert finding.sentence.startswith("not sure yet: ")
+    assert "the cart moves like a heavier one (3 kg instead of 1 kg)" in finding.sentence
+    assert not finding.sure
+
+
+def test_noisy_sensors_are_told_from_a_world_that_moves_otherwise() -> None:
+    finding = found(World(sensor_noise=(0.3,) * 4), steps=160)
+    assert finding.sentence.startswith("the sensors are noisier than the policy knows: about 0.3")
+
+
+def test_what_nothing_explains_is_said_to_be_unexplained() -> None:
+    finding = found(World(push_force=50.0, push_interval=2), steps=80)
+    assert finding.sentence.startswith("the cart moves unlike predicted: after a step its speed is off by")
+    assert not finding.sure
+    assert explain(Experience().columns(0), NOMINAL, 0).sentence == "the cart moves unlike predicted"
+
+
+def test_a_finding_is_relative_to_the_versions_own_world() -> None:
+    own = World(wind=1.0, action_delay=2, sensor_bias=(0.0, 0.0, 0.02, 0.0))
+    for delay_, sentence in ((3, "actions arrive 1 step late"), (0, "actions arrive 2 steps early")):
+        assert found(dataclasses.replace(own, action_delay=delay_), steps=80, own=own).sentence == sentence
+
+
+def test_experience_is_a_ring_of_transitions_in_order() -> None:
+    experience = Experience()
+    for number in range(CAPACITY + 10):
+        added = experience.add(version=2, episode=1, step=step(number, number % 2, [number] * 4, [number + 1] * 4, 3.5))
+        assert added == number + 1
+    assert experience.newest == CAPACITY + 10
+    kept = experience.since(0)
+    assert (kept.id[0], kept.id[-1], len(kept.id)) == (11, CAPACITY + 10, CAPACITY)
+    assert kept.observation[0] == [10.0] * 4
+    assert kept.next_observation[0] == [11.0] * 4
+    latest = experience.since(CAPACITY + 8)
+    assert latest.id == [CAPACITY + 9, CAPACITY + 10]
+    assert (latest.version, latest.push, latest.action) == (["2", "2"], [3.5, 3.5], [0, 1])
+    assert experience.since(CAPACITY + 10).id == []
+
+
+def test_experience_of_another_environment_begins_anew_and_ids_go_on() -> None:
+    experience = Experience()
+    experience.add(version=1, episode=1, step=step(0, 0, [0] * 4, [0] * 4))
+    experience.add(version=2, episode=2, step=step(0, 0, [7] * 6, [8] * 6))
+    kept = experience.since(0)
+    assert (kept.id, kept.observation) == ([2], [[7.0] * 6])
