@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlflow import MlflowClient
-from prefect.exceptions import Abort
 
 ATTEMPT_TAG: Final = "attempt"
 
@@ -26,10 +25,10 @@ class Attempt:
     token: str
 
 
-class StaleAttemptError(Abort):
+class StaleAttemptError(BaseException):
     """Another attempt has taken the run over; the message names both.
 
-    Prefect's own signal to exit without reporting a state: that of the flow run is the newer attempt's.
+    No error that a block may handle: whatever the attempt was about to write, it stops.
     """
 
 

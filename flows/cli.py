@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +15,27 @@ import tyro
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.presets import PRESETS, PresetName
+from dqn.spec import EnvironmentUnsupportedError
+from flows.early import option_names, preset_warning, require_device_name, require_environment, require_known
+from flows.flow_run import PrefectError, api_is_named
+from flows.phases import note, phase
 
 BAD_INPUT: Final = 2
-INTERRUPTED: Final = 130
+INTERRUPTED: Final = 128 + signal.SIGINT
+TERMINATED: Final = 128 + signal.SIGTERM
 
 ENVIRONMENT: Final = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is said once, below
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: everything ends as it does with Ctrl-C."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,52 +58,106 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         chosen = parse(arguments)
-    except ConfigError as error:
+        warning = check(chosen)
+    except (ConfigError, EnvironmentUnsupportedError) as error:
         return _fail(error, BAD_INPUT)
+    note(announcement(chosen))
+    if warning:
+        note(f"warning: {warning}")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return run(chosen)
+    except Terminated as error:
+        return _fail(error, TERMINATED, "terminated")
     except KeyboardInterrupt as error:
         return _fail(error, INTERRUPTED, "interrupted")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Arguments with the defaults of the preset they name.
 
     Raises:
-        ConfigError: if a value is out of range.
-        SystemExit: with code 2 if an option is unknown or no value of its type; with 0 for `--help`.
+        ConfigError: if an option is unknown, or a value is out of range.
+        SystemExit: with code 2 if a value is none of its option's type; with 0 for `--help`.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="cartpole")
     preset = first.parse_known_args(argv)[0].preset
     default = Arguments(config=PRESETS.get(preset, PRESETS["cartpole"]))
-    return tyro.cli(
-        Arguments, prog="python -m flows.train", default=default, args=argv, config=(tyro.conf.FlagConversionOff,)
+    arguments, unknown = tyro.cli(
+        Arguments,
+        prog="python -m flows.train",
+        default=default,
+        args=argv,
+        config=(tyro.conf.FlagConversionOff,),
+        return_unknown_args=True,
+    )
+    require_known(unknown, option_names(Arguments))
+    return arguments
+
+
+def check(arguments: Arguments) -> str | None:
+    """Refuse what needs no PyTorch to be refused. Returns a warning.
+
+    Raises:
+        ConfigError: if there is no such device.
+        EnvironmentUnsupportedError: if there is no such environment.
+    """
+    if arguments.resume:
+        return None
+    config = arguments.config
+    require_device_name(config.device)
+    require_environment(config.env_id)
+    return preset_warning(arguments.preset, config.env_id)
+
+
+def announcement(arguments: Arguments) -> str:
+    """What is about to happen, and where its results go."""
+    where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+    if arguments.resume:
+        return f"Going on with run {arguments.resume} of {where}"
+    config = arguments.config
+    agents = "1 DQN agent" if config.num_agents == 1 else f"{config.num_agents} DQN agents"
+    return (
+        f"Training {agents} on {config.env_id} (preset {arguments.preset}, seed {config.seed}); runs and models go to "
+        f"{where}"
     )
 
 
 def run(arguments: Arguments) -> int:
-    """Run the flow on Prefect's temporary API, or the one that PREFECT_API_URL names."""
-    # Imported here: Prefect reads the environment when it is imported, and --help need not wait for torch.
-    from mlflow.exceptions import MlflowException
+    """Train: as a flow run where a Prefect API is named, and without Prefect where none is."""
+    # Imported here: Prefect reads the environment when it is imported, and what is wrong is said without waiting.
+    with phase("load MLflow and PyTorch"):
+        from mlflow.exceptions import MlflowException
 
-    from dqn.checkpoint import CheckpointError
-    from dqn.spec import EnvironmentUnsupportedError
-    from flows.attempt import StaleAttemptError
-    from flows.parameters import ConfigOverrides, InputError
-    from flows.prefect_api import PrefectError, ensure_api
-    from flows.registry import RegistryError
-    from flows.tracking import TrackingError, one_line
-    from flows.train import check_request, train_dqn
+        from dqn.checkpoint import CheckpointError
+        from flows.attempt import StaleAttemptError
+        from flows.parameters import ConfigOverrides, InputError
+        from flows.registry import RegistryError
+        from flows.tracking import TrackingError, one_line
+        from flows.train import check_request, train_dqn
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
-    config = ConfigOverrides.model_validate(_overrides(arguments))
-    request = (config, arguments.preset, arguments.resume, arguments.warm_start, str(arguments.checkpoint_dir))
+    request = (
+        ConfigOverrides.model_validate(_overrides(arguments)),
+        arguments.preset,
+        arguments.resume,
+        arguments.warm_start,
+        str(arguments.checkpoint_dir),
+    )
     try:
-        check_request(*request)  # the flow does so too, but Prefect takes ten seconds to start
-        ensure_api()
+        with phase("check"):  # the flow does so too, but tries for minutes, and under Prefect it is a run that failed
+            check_request(*request)
+        if api_is_named():
+            with phase("connect to Prefect"):
+                from flows.deployed import train_dqn
+                from flows.prefect_api import require_api
+
+                require_api()
         print(train_dqn(*request))
     except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
         return _fail(error, BAD_INPUT)
@@ -109,6 +172,10 @@ def _overrides(arguments: Arguments) -> dict[str, Any]:
     preset = PRESETS[arguments.preset]
     given = {field.name: getattr(arguments.config, field.name) for field in dataclasses.fields(DQNConfig)}
     return {name: value for name, value in given.items() if value != getattr(preset, name)}
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise Terminated
 
 
 def _fail(error: BaseException, code: int, message: str | None = None) -> int:

@@ -5,7 +5,6 @@ from typing import Final
 import mlflow
 import numpy as np
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
-from prefect import task
 
 from dqn.baselines import stressed_baselines
 from dqn.environment import describe
@@ -14,10 +13,11 @@ from dqn.robustness import ENVIRONMENT, StressTest, stress_test
 from dqn.seeding import version_seed
 from dqn.spec import environment_spec
 from dqn.world import World
-from flows import figures, registry
+from flows import registry
 from flows.attempt import Attempt, fenced
 from flows.registry import DIGEST_TAG, RegistryError
-from flows.stages import OVER_NETWORK, TEST_MEAN, Returns, draw, log_test
+from flows.stage import stage
+from flows.stages import TEST_MEAN, Returns, log_test
 from flows.tracking import connect, find_run
 from serving.policy import OnnxPolicy
 
@@ -26,7 +26,7 @@ SEED_TAG: Final = "eval.seed"
 ROBUSTNESS_TAG: Final = "eval.robustness"
 
 
-@task(name="evaluate", **OVER_NETWORK)
+@stage("evaluate")
 def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
     """Play the artifact the registry hands out on the version's own episodes. Returns the artifact with its returns."""
     client = connect()
@@ -68,7 +68,6 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
         f"{len(returns)} episodes that no other version was judged on and no training saw, seeds from {seed} on."
         + (f" Under stress: {stress}." if stress else ""),
     )
-    draw(client, run_id, attempt, figures.EPISODE, lambda: figures.episode_gif(policy, seed=seed))
     file = f"evaluation/version-{version}.json"
     baselines = stressed_baselines(policy.metadata.world, episodes=EPISODES) if stress else {}
     content = {

@@ -5,59 +5,42 @@ import os
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
-from dqn.metrics import MetricName
-from dqn.result import TrainingResult
 from dqn.robustness import CELLS, StressTest
 from dqn.simulation import make
 from dqn.spec import EnvironmentUnsupportedError
+from flows.curves import Curves, Floats
 from serving.policy import OnnxPolicy
 
-Floats = npt.NDArray[np.float64]
-
-LEARNING_CURVES: Final = "learning_curves.png"
-FINAL_RETURNS: Final = "final_returns.png"
-EPISODE: Final = "episode.gif"
-STRESS: Final = "stress_test.png"
-
-_BINS: Final = 60
 _INK, _AGENT, _SUMMARY, _BAND = "#222222", "#8fa8c8", "#1f4e8c", "#c9d8ec"
 _FRAME_INTERVAL: Final = 4
 _FRAME_WIDTH: Final = 300
 _COLOURS: Final = 32
 
 
-def learning_curves(result: TrainingResult) -> Figure:
+def learning_curves(curves: Curves) -> Figure:
     """Episodic return of every agent against its environment steps, and the population's interquartile mean.
 
     Above, while exploring: the mean is of the agents in training, as long as they are half of the population. Below,
     the greedy evaluations: an agent that has left the population counts with its last one, of the network it keeps.
     """
-    figure, (exploring, greedy) = _figure(f"Learning curves, {result.config.env_id}", rows=2)
-    last = max(agent.environment_steps for agent in result.agents)
-    edges = np.linspace(0, last, _BINS + 1)
-    curves = np.stack([_binned(result, agent.agent, edges) for agent in result.agents])
-    _agents_and_summary(exploring, edges[1:], curves)
-    steps = np.unique(np.concatenate([_series(result, "eval/mean_return", k)[0] for k in range(len(curves))]))
-    evaluations = np.stack([_last_known(*_series(result, "eval/mean_return", k), steps) for k in range(len(curves))])
-    _agents_and_summary(greedy, steps, evaluations)
-    for agent, curve in zip(result.agents, evaluations, strict=True):
-        if agent.solved:
-            greedy.plot(agent.environment_steps, curve[-1], "o", color=_AGENT, markersize=4, clip_on=False)
+    figure, (exploring, greedy) = _figure(f"Learning curves, {curves.env_id}", rows=2)
+    _agents_and_summary(exploring, curves.exploring_steps, curves.exploring)
+    _agents_and_summary(greedy, curves.greedy_steps, curves.greedy)
+    greedy.plot(curves.solved_at, curves.greedy[:, -1], "o", color=_AGENT, markersize=4, clip_on=False)
     exploring.set_ylabel("return of an episode, exploring")
     greedy.set_ylabel("mean return of an evaluation, greedy")
     greedy.set_xlabel("environment steps of an agent")
-    if any(agent.solved for agent in result.agents):
+    if not np.isnan(curves.solved_at).all():
         exploring.plot([], [], "o", color=_AGENT, markersize=4, label="solved, leaves the population")
-    exploring.plot([], [], color=_AGENT, linewidth=0.8, label=f"one agent of {len(curves)}")
+    exploring.plot([], [], color=_AGENT, linewidth=0.8, label=f"one agent of {len(curves.exploring)}")
     exploring.legend(frameon=False, loc="best", fontsize=9)
     for axes in (exploring, greedy):
-        axes.set_xlim(0, last)
+        axes.set_xlim(0, curves.exploring_steps[-1])
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     return figure
@@ -156,32 +139,6 @@ def _agents_and_summary(axes: Axes, steps: Floats, curves: Floats) -> None:
     axes.fill_between(steps[enough], low, high, color=_BAND, alpha=0.7, linewidth=0, label="95% bootstrap interval")
     means = [interquartile_mean(column) for column in columns]
     axes.plot(steps[enough], means, color=_SUMMARY, linewidth=2.2, label="interquartile mean")
-
-
-def _series(result: TrainingResult, name: MetricName, agent: int) -> tuple[Floats, Floats]:
-    steps, values = result.metrics.series(name, agent)
-    return steps.numpy(), values.numpy()
-
-
-def _last_known(known_steps: Floats, values: Floats, steps: Floats) -> Floats:
-    """Values `[N]` at `steps` `[N]`: the last one known by then, NaN before the first."""
-    position = np.searchsorted(known_steps, steps, side="right") - 1
-    return np.where(position >= 0, values[np.maximum(position, 0)], np.nan)
-
-
-def _binned(result: TrainingResult, agent: int, edges: Floats) -> Floats:
-    """Mean return `[bins]` of the episodes that ended in each bin; NaN after the agent's last episode."""
-    steps, values = _series(result, "train/episodic_return", agent)
-    index = np.clip(np.digitize(steps, edges) - 1, 0, len(edges) - 2)
-    count = np.bincount(index, minlength=len(edges) - 1)
-    total = np.bincount(index, weights=values, minlength=len(edges) - 1)
-    curve = np.full(len(edges) - 1, np.nan)
-    if not len(steps):  # an agent may be solved before an episode of its training ends
-        return curve
-    np.divide(total, count, out=curve, where=count > 0)
-    between = np.isnan(curve) & (np.arange(len(curve)) < index.max(initial=0))
-    curve[between] = np.interp(edges[1:][between], edges[1:][count > 0], curve[count > 0])
-    return curve
 
 
 def _frame(pixels: Any) -> Image.Image:

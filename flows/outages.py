@@ -1,12 +1,8 @@
 """Failures that pass: those of reaching a server, or of a server itself, and not of what it was asked."""
 
-from typing import Any
-
 import httpx
 import requests
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task
 
 from flows.tracking import TrackingError
 
@@ -20,8 +16,3 @@ def is_transient(error: object) -> bool:
     return isinstance(
         error, TrackingError | requests.RequestException | httpx.TransportError | ConnectionError | TimeoutError
     )
-
-
-def may_pass(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """`is_transient`, as Prefect asks about a task."""
-    return is_transient(state.result(raise_on_failure=False))

@@ -22,12 +22,14 @@ from dqn.network import QNetworks
 from dqn.result import AgentResult, TrainingResult
 from dqn.state import TrainingState
 from flows.attempt import Attempt, check, fenced
+from flows.curves import Curves
 from flows.metric_writer import MetricWriter, read_watermarks
 from flows.parameters import InputError
 from flows.tracking import TRAINED_TAG, PopulationRuns, end_runs, find_run
 
 _DIRECTORY: Final = "population"
 _RESULT_FILE: Final = f"{_DIRECTORY}/result.json"
+_CURVES_FILE: Final = f"{_DIRECTORY}/curves.json"
 _SPEED_SECONDS: Final = 1.0
 _PATIENCE: Final = 180.0
 """Seconds a tracking server may be away when training ends."""
@@ -164,6 +166,7 @@ def keep_result(client: MlflowClient, attempt: Attempt, runs: PopulationRuns, re
         "cpu_seconds": result.cpu_seconds,
     }
     fenced(client, attempt).log_dict(runs.parent, summary, _RESULT_FILE)
+    fenced(client, attempt).log_dict(runs.parent, Curves.of(result).to_dict(), _CURVES_FILE)
     end_runs(client, attempt, runs.children, "FINISHED")
     fenced(client, attempt).log_batch(runs.parent, tags=[RunTag(TRAINED_TAG, "true")])
 
@@ -180,6 +183,11 @@ def read_summary(client: MlflowClient, run_id: str) -> PopulationSummary:
     content: dict[str, Any] = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{_RESULT_FILE}")
     agents = tuple(AgentResult(**agent) for agent in content.pop("agents"))
     return PopulationSummary(agents=agents, **content)
+
+
+def read_curves(client: MlflowClient, run_id: str) -> Curves:
+    """How the agents learned."""
+    return Curves.from_dict(mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{_CURVES_FILE}"))
 
 
 def _start(config: DQNConfig, checkpoint: Path, start: QNetworks | None) -> TrainingState:

@@ -1,36 +1,29 @@
 """Who is served: the gate, promotion, and the way back."""
 
+import fcntl
+import hashlib
+import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+import mlflow
 import numpy as np
-import prefect.runtime
 from mlflow import MlflowClient
-from prefect import flow, task
-from prefect.client.orchestration import get_client
-from prefect.concurrency.sync import concurrency
-from prefect.events import emit_event
-from prefect.exceptions import ObjectAlreadyExists
 
 from dqn.robustness import StressTest
-from flows import figures, registry
+from flows import registry
 from flows.attempt import Attempt, StaleAttemptError, fenced
-from flows.evaluation import (
-    SEED_TAG,
-    evaluate,
-    play,
-    read_baselines,
-    read_stress,
-    require_playable,
-    threshold_of,
-    under_stress,
-)
+from flows.evaluation import SEED_TAG, play, read_stress, require_playable, threshold_of, under_stress
+from flows.flow_run import flow_run_id
 from flows.parameters import InputError
 from flows.registry import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, RegistryError
-from flows.stages import EVERY_ATTEMPT, OVER_NETWORK, Returns, draw, read_returns
+from flows.stage import stage
+from flows.stages import Returns, read_returns
 from flows.tracking import connect
 from serving.policy import PolicyMetadata
 
@@ -134,7 +127,7 @@ def difference_interval(difference: Returns) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@task(name="promote", **OVER_NETWORK)
+@stage("promote")
 def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = None, force: bool = False) -> str:
     """Send a version that has been evaluated through the gate. Returns its gate tag.
 
@@ -160,20 +153,22 @@ def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = 
         registry.set_tags(fenced(client, attempt), name, version, {"gate": gate})
         if decision.promote or force:
             move_champion(fenced(client, attempt), name, version, token)
-    if stress:
-        tests = {f"version {version}": stress}
-        if rival and rival.stress:
-            tests[f"champion, version {rival.version}"] = rival.stress
-        tests |= read_baselines(evaluation)
+    if rival and rival.stress:
         run_id = str(registry.get_version(client, name, version).run_id)
-        draw(client, run_id, attempt, figures.STRESS, lambda: figures.png(figures.stress_cells(tests)))
+        content = {"version": rival.version, "stress": rival.stress.to_dict()}
+        fenced(client, attempt).log_dict(run_id, content, _champion_file(version))
     if decision.promote or force:
-        emit_event(
-            "dqn.policy.promoted",
-            resource={"prefect.resource.id": f"mlflow.model.{name}", "prefect.resource.name": name},
-            payload={"model": name, "version": version, "uri": f"models:/{name}@{CHAMPION}", "reason": gate},
-        )
+        _announce(name, version, gate)
     return gate
+
+
+def read_champion_stress(client: MlflowClient, run_id: str, version: int) -> dict[str, StressTest]:
+    """What the champion that a version was held against withstood in the same episodes, by its name; or nothing."""
+    file = _champion_file(version)
+    if all(found.path != file for found in client.list_artifacts(run_id, file.rpartition("/")[0])):
+        return {}
+    content = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{file}")
+    return {f"champion, version {content['version']}": StressTest.from_dict(content["stress"])}
 
 
 def play_rival(client: MlflowClient, name: str, version: int, champion: int | None) -> Champion | None:
@@ -290,7 +285,15 @@ def hold(client: MlflowClient, name: str, token: str) -> None:
 
 @contextmanager
 def promotion_lock(name: str) -> Iterator[None]:
-    """One promotion of a model at a time, wherever it runs: aliases have no compare-and-set."""
+    """One promotion of a model at a time: wherever it runs under Prefect, and on this machine without."""
+    if not flow_run_id():
+        with _machine_lock(f"{mlflow.get_tracking_uri()} {name}"):
+            yield
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.concurrency.sync import concurrency
+    from prefect.exceptions import ObjectAlreadyExists
+
     limit = f"promote-{name}"
     # Another promotion may just have created it.
     with get_client(sync_client=True) as prefect, suppress(ObjectAlreadyExists):
@@ -299,40 +302,27 @@ def promotion_lock(name: str) -> Iterator[None]:
         yield
 
 
-@flow(name="promote-policy")
-def promote_policy(version: int, env_id: str = "CartPole-v1", force: bool = False) -> str:
-    """Evaluate a registered version again and make it champion if it passes the gate.
-
-    Args:
-        version: of the registered model `dqn-<env_id>`.
-        env_id: the environment it plays.
-        force: make it champion whatever the gate says; the version's gate tag keeps what it said.
-    """
-    name = find_model(version, env_id)
-    return promote(name, version, evaluate(name, version), force=force)
+@contextmanager
+def _machine_lock(what: str) -> Iterator[None]:
+    """A lock of this user on this machine; the kernel lets go of it when its process ends."""
+    digest = hashlib.sha256(what.encode()).hexdigest()[:16]
+    with (Path(tempfile.gettempdir()) / f"dqn-promote-{os.getuid()}-{digest}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-@flow(name="rollback-policy")
-def rollback_policy(env_id: str = "CartPole-v1") -> int:
-    """Make the previous champion champion again.
-
-    Args:
-        env_id: the environment of the registered model `dqn-<env_id>`.
-    """
-    return roll_back(registry.model_name(env_id))
+def _champion_file(version: int) -> str:
+    return f"evaluation/version-{version}-champion.json"
 
 
-@task(name="find model", **EVERY_ATTEMPT)
-def find_model(version: int, env_id: str) -> str:
-    """Name of the registered model that has this version."""
-    name = registry.model_name(env_id)
-    registry.get_version(connect(), name, version)
-    return name
+def _announce(name: str, version: int, gate: str) -> None:
+    """Tell Prefect's automations, where there are any."""
+    if not flow_run_id():
+        return
+    from prefect.events import emit_event
 
-
-@task(name="roll back", **EVERY_ATTEMPT)
-def roll_back(name: str) -> int:
-    """Return to the previous champion. Returns its version."""
-    client = connect()
-    with promotion(client, name) as token:
-        return return_to_previous(client, name, token, str(prefect.runtime.flow_run.id))
+    emit_event(
+        "dqn.policy.promoted",
+        resource={"prefect.resource.id": f"mlflow.model.{name}", "prefect.resource.name": name},
+        payload={"model": name, "version": version, "uri": f"models:/{name}@{CHAMPION}", "reason": gate},
+    )

@@ -7,20 +7,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import mlflow
-import prefect.runtime
 from mlflow import MlflowClient
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
-from prefect.settings import PREFECT_UI_URL
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
 from dqn.result import AgentResult
 from dqn.robustness import StressTest
-from flows import figures, registry
+from flows import registry
 from flows.attempt import Attempt, check, fenced
 from flows.evaluation import read_baselines, read_stress
+from flows.flow_run import flow_run_id
+from flows.pictures import LEARNING_CURVES
 from flows.population import PopulationSummary, read_summary
-from flows.stages import OVER_NETWORK, Returns, read_returns
+from flows.stage import stage
+from flows.stages import Returns, read_returns
 from flows.tracking import connect, describe_run, read_config
 
 REPORT: Final = "report.md"
@@ -114,7 +113,7 @@ class Report:
         return "\n\n".join(filter(None, (self.totals, version, self.cells, _markdown_table(_COLUMNS, self.rows))))
 
 
-@task(name="report", **OVER_NETWORK)
+@stage("report")
 def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, attempt: Attempt) -> str:
     """Write the report to Prefect and to the MLflow run. Returns it for a terminal."""
     client = connect()
@@ -132,21 +131,29 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
     )
     fenced(client, attempt).log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
     describe_run(client, attempt, "\n\n".join(filter(None, (finished.markdown(), _flow_run_link()))))
-    where = _run_link(client.get_run(run_id).info.experiment_id, run_id)
     check(client, attempt)
+    if flow_run_id():
+        _show_in_prefect(client, finished)
+    return finished.text()
+
+
+def _show_in_prefect(client: MlflowClient, finished: Report) -> None:
+    from prefect.artifacts import create_markdown_artifact
+
+    run_id = finished.run_id
+    where = _run_link(client.get_run(run_id).info.experiment_id, run_id)
     create_markdown_artifact(
         key="training-report",
         description=f"MLflow run {run_id}",
         markdown=f"# {finished.env_id}\n\n{finished.markdown()}\n\n{_learning_curves(client, run_id)}{where}\n",
     )
-    return finished.text()
 
 
 def _learning_curves(client: MlflowClient, run_id: str) -> str:
     """The figure as markdown; nothing where it could not be drawn."""
-    if all(file.path != figures.LEARNING_CURVES for file in client.list_artifacts(run_id)):
+    if all(file.path != LEARNING_CURVES for file in client.list_artifacts(run_id)):
         return ""
-    with open(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{figures.LEARNING_CURVES}"), "rb") as file:
+    with open(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{LEARNING_CURVES}"), "rb") as file:
         picture = base64.b64encode(file.read()).decode()
     return f"![learning curves](data:image/png;base64,{picture})\n\n"
 
@@ -202,4 +209,9 @@ def _run_link(experiment: str, run_id: str) -> str:
 
 def _flow_run_link() -> str | None:
     """To the flow run's page, where a Prefect server keeps it."""
+    if not flow_run_id():
+        return None
+    import prefect.runtime
+    from prefect.settings import PREFECT_UI_URL
+
     return f"[The flow run in Prefect]({prefect.runtime.flow_run.ui_url})" if PREFECT_UI_URL.value() else None

@@ -8,8 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final, cast
+from typing import Final, cast
 from uuid import UUID
 
 import mlflow
@@ -18,10 +17,6 @@ import numpy.typing as npt
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
-from prefect import task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from dqn.device import torch_threads
 from dqn.export import ModelProperties, action_meanings, export_onnx
@@ -30,10 +25,11 @@ from dqn.selection import greedy_returns
 from dqn.spec import environment_spec
 from dqn.state import TrainingState
 from dqn.training import stressed
-from flows import figures, registry
+from flows import registry
 from flows.attempt import Attempt, check, fenced
-from flows.outages import may_pass
+from flows.flow_run import flow_run_id
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
+from flows.stage import stage
 from flows.tracking import (
     FLOW_RUN_TAG,
     TRAINED_TAG,
@@ -58,24 +54,7 @@ AGENTS_FILE: Final = "evaluation/agents.json"
 logger = logging.getLogger(__name__)
 
 
-# A server may be away for two minutes before a run gives up.
-RETRIED: Final[dict[str, Any]] = {
-    "retries": 5,
-    "retry_delay_seconds": [1, 10, 20, 40, 60],
-    "retry_condition_fn": may_pass,
-}
-# Without the task's source, two tasks of a run that take the same id would share a result. Every attempt has a token of
-# its own, and takes the results of earlier ones over.
-OVER_NETWORK: Final[dict[str, Any]] = {
-    **RETRIED,
-    "persist_result": True,
-    "result_serializer": "json",
-    "cache_policy": (INPUTS - "attempt") + TASK_SOURCE + RUN_ID,
-}
-EVERY_ATTEMPT: Final[dict[str, Any]] = {**RETRIED, "persist_result": False, "cache_policy": NO_CACHE}
-
-
-@task(name="train", **OVER_NETWORK)
+@stage("train")
 def train(run_id: str, checkpoint_dir: str, attempt: Attempt) -> str:
     """Train the population of a run; networks and summary stay in the run. Returns the run id."""
     client = connect()
@@ -92,19 +71,18 @@ def _train(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> None:
     run_id = attempt.run_id
     runs = read_runs(client, attempt)
     config = read_config(client, run_id)
-    progress = cast("UUID", create_progress_artifact(progress=0.0, key="training", description="gradient updates done"))
+    show = _progress_artifact() if flow_run_id() else lambda _: None
 
-    def show(state: TrainingState) -> None:
-        _update_progress(progress, 100.0 * state.learner.updates / config.max_updates)
+    def on_progress(state: TrainingState) -> None:
+        show(100.0 * state.learner.updates / config.max_updates)
 
     start = starting_network(client, find_run(client, run_id), config)
-    result = stressed(train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=show))
-    draw(client, run_id, attempt, figures.LEARNING_CURVES, lambda: figures.png(figures.learning_curves(result)))
+    result = stressed(train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=on_progress))
     keep_result(client, attempt, runs, result)
-    _update_progress(progress, 100.0)
+    show(100.0)
 
 
-@task(name="export", **OVER_NETWORK)
+@stage("export")
 def export(run_id: str, attempt: Attempt) -> str:
     """Log the best agent's policy as an ONNX model. Returns its model id."""
     client = connect()
@@ -126,7 +104,7 @@ def export(run_id: str, attempt: Attempt) -> str:
     return registry.log_model(run_id, exported)
 
 
-@task(name="register", **OVER_NETWORK)
+@stage("register")
 def register(run_id: str, model_id: str, attempt: Attempt) -> int:
     """Register a logged model as challenger. Returns its version."""
     client = connect()
@@ -134,7 +112,7 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
     config = read_config(client, run_id)
     tags = {
         "git_commit": run.data.tags.get(MLFLOW_GIT_COMMIT, "unknown"),
-        FLOW_RUN_TAG: run.data.tags[FLOW_RUN_TAG],
+        **{key: value for key, value in run.data.tags.items() if key == FLOW_RUN_TAG},
         "world": str(config.world),
         "gate": "not evaluated yet",
     }
@@ -144,7 +122,7 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
     return version
 
 
-@task(name="test agents", **OVER_NETWORK)
+@stage("test agents")
 def test_agents(run_id: str, attempt: Attempt) -> str:
     """Play every agent's best network on unseen episodes. Returns the artifact with the returns, `[A][episodes]`."""
     client = connect()
@@ -157,8 +135,6 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
         with unless_deleted(client, child):
             if TEST_MEAN not in client.get_run(child).data.metrics:
                 log_test(fenced(client, attempt), child, mine)
-    final_returns = figures.final_returns
-    draw(client, run_id, attempt, figures.FINAL_RETURNS, lambda: figures.png(final_returns(returns, config.env_id)))
     fenced(client, attempt).log_dict(run_id, {"returns": returns.tolist()}, AGENTS_FILE)
     return f"{client.get_run(run_id).info.artifact_uri}/{AGENTS_FILE}"
 
@@ -176,33 +152,25 @@ def log_test(client: MlflowClient, run_id: str, returns: Returns, *, model_id: s
     client.log_batch(run_id, metrics=metrics)
 
 
-def draw(
-    client: MlflowClient, run_id: str, attempt: Attempt | None, file: str, picture: Callable[[], bytes | None]
-) -> None:
-    """Log a picture where there is one; one that cannot be drawn is left out, and the log says why."""
-    try:
-        content = picture()
-    except Exception as error:  # whatever a drawing library trips over: the run is as good without its picture
-        logger.warning("%s could not be drawn: %s", file, one_line(error))
-        return
-    if not content:
-        return
-    with TemporaryDirectory() as directory:
-        path = Path(directory) / file
-        path.write_bytes(content)
-        fenced(client, attempt).log_artifact(run_id, str(path))
-
-
-@task(name="finish", **EVERY_ATTEMPT)
+@stage("finish", keeps_result=False)
 def finish(attempt: Attempt) -> None:
     """Mark the run finished."""
     client = connect()
     end_runs(client, attempt, (attempt.run_id,), "FINISHED")
 
 
-def _update_progress(artifact: UUID, percent: float) -> None:
-    try:
-        with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}):  # the next one comes in seconds
-            update_progress_artifact(artifact, progress=percent)
-    except Exception as error:  # a display; training goes on without it, and the log says so
-        logger.warning("the progress artifact could not be updated: %s", one_line(error))
+def _progress_artifact() -> Callable[[float], None]:
+    """Create the bar on the flow run's page; returns what moves it."""
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    artifact = cast("UUID", create_progress_artifact(progress=0.0, key="training", description="gradient updates done"))
+
+    def update(percent: float) -> None:
+        try:
+            with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}):  # the next one comes in seconds
+                update_progress_artifact(artifact, progress=percent)
+        except Exception as error:  # a display; training goes on without it, and the log says so
+            logger.warning("the progress artifact could not be updated: %s", one_line(error))
+
+    return update

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import mlflow
-import prefect.runtime
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
@@ -29,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dqn.config import WORLDS, DQNConfig
 from dqn.metrics import POPULATION
 from flows.attempt import Attempt, StaleAttemptError, check, fenced
+from flows.flow_run import deployment_id, flow_run_id
 from flows.parameters import InputError
 
 CONFIG_FILE: Final = "population/config.json"
@@ -92,15 +92,18 @@ def connect() -> MlflowClient:
     return client
 
 
-def open_run(client: MlflowClient, config: DQNConfig, *, preset: str, flow_run_id: str, tags: Mapping[str, str]) -> str:
-    """Id of the parent run of this flow run: that of an earlier attempt, or a new one with these tags too."""
+def open_run(
+    client: MlflowClient, config: DQNConfig, *, preset: str, flow_run_id: str | None, tags: Mapping[str, str]
+) -> str:
+    """Id of a new parent run with these tags too, or of that which an earlier attempt at this flow run has opened."""
     experiment = _experiment(client, config)
-    query = f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'"
-    if earlier := client.search_runs([experiment], query, max_results=1):
-        return str(earlier[0].info.run_id)
+    flow_run = _flow_run_tag(flow_run_id)
+    for key, value in flow_run.items():
+        if earlier := client.search_runs([experiment], f"tags.`{key}` = '{value}'", max_results=1):
+            return str(earlier[0].info.run_id)
     all_tags = {
         **tags,
-        FLOW_RUN_TAG: flow_run_id,
+        **flow_run,
         _POPULATION_TAG: f"{config.num_agents} agents",
         MLFLOW_GIT_COMMIT: git_commit(),
         MLFLOW_USER: _user(),
@@ -113,7 +116,7 @@ def open_run(client: MlflowClient, config: DQNConfig, *, preset: str, flow_run_i
     return str(client.create_run(experiment, tags=all_tags, run_name=f"{preset} seed {config.seed}").info.run_id)
 
 
-def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, flow_run_id: str) -> None:
+def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, flow_run_id: str | None) -> None:
     """Give a run that begins, or goes on, all that the stages expect; an earlier attempt may have died half-way.
 
     A run that has a configuration keeps it.
@@ -124,7 +127,8 @@ def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, 
         fenced(client, attempt).log_batch(attempt.run_id, params=params)
         fenced(client, attempt).log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
     config = read_config(client, attempt.run_id)
-    fenced(client, attempt).log_batch(attempt.run_id, tags=[RunTag(FLOW_RUN_TAG, flow_run_id)])
+    tags = [RunTag(key, value) for key, value in _flow_run_tag(flow_run_id).items()]
+    fenced(client, attempt).log_batch(attempt.run_id, tags=tags)
     _set_running(client, attempt, parent)
     for child in _children(client, attempt.run_id, parent.info.experiment_id, config, attempt):
         if TRAINED_TAG not in parent.data.tags:
@@ -200,8 +204,8 @@ def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterato
 
 def _resuming(attempt: Attempt) -> str:
     """The command that goes on with runs; only the worker has the checkpoint of a deployment's."""
-    if prefect.runtime.deployment.id:
-        return f"prefect flow-run retry {prefect.runtime.flow_run.id}"
+    if deployment_id():
+        return f"prefect flow-run retry {flow_run_id()}"
     return f'make train ARGS="--resume {attempt.run_id}"'
 
 
@@ -238,6 +242,10 @@ def one_line(error: BaseException) -> str:
     """The first line of what an error says, less the causes MLflow's client strings together behind it."""
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return first_line.partition(" with exception HTTP")[0]
+
+
+def _flow_run_tag(flow_run_id: str | None) -> dict[str, str]:
+    return {FLOW_RUN_TAG: flow_run_id} if flow_run_id else {}
 
 
 def _check_file(uri: str) -> None:

@@ -1,31 +1,30 @@
 """From a configuration to a champion in the registry: `python -m flows.train`, or the deployment `train-dqn`."""
 
-if __name__ == "__main__":  # before Prefect is imported below: it reads its environment then
+if __name__ == "__main__":  # before anything below is imported: the first line is there at once
     from flows.cli import main
 
     raise SystemExit(main())
 
-import prefect.runtime
 from mlflow import MlflowClient
-from prefect import flow, task
 
 from dqn.presets import PresetName
 from flows.attempt import Attempt, begin
 from flows.evaluation import evaluate
-from flows.heartbeat import heartbeats
+from flows.flow_run import flow_run_id
 from flows.parameters import ConfigOverrides, InputError, check_trainable
+from flows.pictures import draw_population, draw_version
 from flows.population import check_resumable, check_writable, checkpoint_path
 from flows.promote import promote
 from flows.registry import model_name
 from flows.report import report
-from flows.stages import EVERY_ATTEMPT, export, finish, register, test_agents, train
+from flows.stage import stage
+from flows.stages import export, finish, register, test_agents, train
 from flows.tracking import complete_runs, connect, failing, find_run, open_run, read_config
 from flows.warm_start import WARM_START_TAG, find_version
 
 NO_OVERRIDES = ConfigOverrides()
 
 
-@flow(name="train-dqn")
 def train_dqn(
     config: ConfigOverrides = NO_OVERRIDES,
     preset: PresetName = "cartpole",
@@ -47,36 +46,37 @@ def train_dqn(
     """
     attempt, name = start(config, preset, resume, warm_start, checkpoint_dir)
     print(f"MLflow run {attempt.run_id}")
-    with heartbeats(), failing(MlflowClient(), attempt, checkpoint_path(checkpoint_dir, attempt.run_id)):
+    with failing(MlflowClient(), attempt, checkpoint_path(checkpoint_dir, attempt.run_id)):
         run_id = train(attempt.run_id, checkpoint_dir, attempt)
         model_id = export(run_id, attempt)
         version = register(run_id, model_id, attempt)
         agents = test_agents(run_id, attempt)
         evaluation = evaluate(name, version, attempt)
         gate = promote(name, version, evaluation, attempt)
+        draw_population(run_id, agents, attempt)
+        draw_version(name, version, evaluation, attempt)
         reported = report(run_id, version, gate, agents, evaluation, attempt)
         finish(attempt)
         return reported
 
 
-@task(name="start", **EVERY_ATTEMPT)
+@stage("start", keeps_result=False)
 def start(
     config: ConfigOverrides, preset: PresetName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> tuple[Attempt, str]:
     """Begin this attempt at the run that is named, or at the flow run's own. Returns it and the model's name."""
     check_request(config, preset, resume, warm_start, checkpoint_dir)
     client = connect()
-    flow_run_id = str(prefect.runtime.flow_run.id)
     if resume:
         run_id = find_run(client, resume).info.run_id
         chosen = read_config(client, run_id)
     else:
         chosen = config.applied_to(preset)
         tags = {WARM_START_TAG: str(find_version(client, chosen, warm_start))} if warm_start else {}
-        run_id = open_run(client, chosen, preset=preset, flow_run_id=flow_run_id, tags=tags)
+        run_id = open_run(client, chosen, preset=preset, flow_run_id=flow_run_id(), tags=tags)
     attempt = begin(client, run_id)
     with failing(client, attempt, checkpoint_path(checkpoint_dir, run_id)):
-        complete_runs(client, attempt, chosen, flow_run_id=flow_run_id)
+        complete_runs(client, attempt, chosen, flow_run_id=flow_run_id())
     return attempt, model_name(chosen.env_id)
 
 

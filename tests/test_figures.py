@@ -3,6 +3,7 @@ import numpy as np
 from dqn.config import DQNConfig
 from dqn.robustness import CELLS, StressTest
 from dqn.training import train
+from flows.curves import Curves
 from flows.figures import learning_curves, png, stress_cells
 
 
@@ -10,7 +11,7 @@ def test_learning_curves_of_agents_that_end_before_an_episode_does() -> None:
     config = DQNConfig(num_agents=2, num_envs=2, batch_size=1, min_replay_batches=1, max_updates=2, eval_interval=1)
     result = train(config)
     assert not len(result.metrics.series("train/episodic_return", 0)[0])
-    assert png(learning_curves(result)).startswith(b"\x89PNG")
+    assert png(learning_curves(Curves.of(result))).startswith(b"\x89PNG")
 
 
 def test_a_stress_test_is_a_row_of_cells_a_version() -> None:

@@ -18,6 +18,7 @@ from dqn.seeding import version_seed
 from dqn.world import World
 from flows import figures, registry
 from flows.attempt import StaleAttemptError
+from flows.deployed import promote_policy, rollback_policy
 from flows.evaluation import evaluate
 from flows.parameters import InputError
 from flows.promote import (
@@ -25,10 +26,8 @@ from flows.promote import (
     move_champion,
     play_champion,
     promote,
-    promote_policy,
     remove_challenger,
     return_to_previous,
-    rollback_policy,
 )
 from flows.registry import CHALLENGER, CHAMPION, PREVIOUS, RegistryError
 from tests.faults import Breaking

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -7,15 +7,17 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
-from prefect import flow, task
+from prefect import flow
 from prefect.states import Failed
 
 from dqn.checkpoint import CheckpointError
 from dqn.config import ConfigError, DQNConfig
 from flows.attempt import Attempt, StaleAttemptError, begin
-from flows.outages import is_transient, may_pass
+from flows.outages import is_transient
 from flows.parameters import InputError
-from flows.stages import EVERY_ATTEMPT, OVER_NETWORK, draw, finish
+from flows.pictures import draw
+from flows.stage import may_pass, stage
+from flows.stages import finish
 from flows.tracking import TrackingError, complete_runs, open_run
 
 
@@ -57,12 +59,12 @@ def test_what_is_about_reaching_a_server_is_tried_again(error: Exception, transi
 def test_attempts_share_the_results_of_stages_and_each_begins_anew(prefect_api: str) -> None:
     calls = []
 
-    @task(**OVER_NETWORK)
-    def stage(run_id: str, attempt: Attempt) -> str:
+    @stage("kept")
+    def kept(run_id: str, attempt: Attempt) -> str:
         calls.append(run_id)
         return run_id
 
-    @task(**EVERY_ATTEMPT)
+    @stage("beginning", keeps_result=False)
     def beginning(run_id: str) -> Attempt:
         calls.append("begin")
         return Attempt(run_id=run_id, token=str(len(calls)))
@@ -70,7 +72,7 @@ def test_attempts_share_the_results_of_stages_and_each_begins_anew(prefect_api: 
     @flow
     def both() -> None:
         for run_id in ("a", "a", "b"):
-            stage(run_id, beginning(run_id))
+            kept(run_id, beginning(run_id))
 
     both()
     assert calls == ["begin", "a", "begin", "begin", "b"]
@@ -97,10 +99,10 @@ def test_a_picture_that_cannot_be_drawn_is_left_out_and_said_so(
 
 
 def test_only_the_newest_attempt_finishes_a_run(store: MlflowClient, small_config: Callable[..., DQNConfig]) -> None:
-    run_id = open_run(store, small_config(), preset="cartpole", flow_run_id="finishing", tags={})
+    run_id = open_run(store, small_config(), preset="cartpole", flow_run_id=None, tags={})
     stale, newest = begin(store, run_id), begin(store, run_id)
-    complete_runs(store, newest, small_config(), flow_run_id="finishing")
-    finish_now = cast("Any", finish).fn
+    complete_runs(store, newest, small_config(), flow_run_id=None)
+    finish_now = finish.fn
     with pytest.raises(StaleAttemptError):
         finish_now(stale)
     assert store.get_run(run_id).info.status == "RUNNING"

@@ -17,9 +17,9 @@ from mlflow.entities import Run
 from dqn.config import DQNConfig
 from dqn.world import World
 from flows import cli, registry
+from flows.deployed import train_dqn
 from flows.parameters import ConfigOverrides, InputError
 from flows.population import checkpoint_path, read_networks, read_summary
-from flows.train import train_dqn
 from flows.warm_start import WARM_START_TAG, find_version, starting_network
 
 ROOT = Path(__file__).parent.parent

@@ -1,0 +1,87 @@
+"""The flows as Prefect deploys and runs them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import flow
+from prefect.exceptions import Abort
+
+from flows import registry, train
+from flows.attempt import StaleAttemptError
+from flows.evaluation import evaluate
+from flows.flow_run import flow_run_id
+from flows.heartbeat import heartbeats
+from flows.pictures import draw_version
+from flows.promote import promote, promotion, return_to_previous
+from flows.stage import stage
+from flows.tracking import connect
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def aborts_when_stale(function: Callable[P, R]) -> Callable[P, R]:
+    """End a stale attempt without a state of its own: that of the flow run is the newer attempt's."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except StaleAttemptError as error:
+            raise Abort(str(error)) from error
+
+    return call
+
+
+@flow(name="train-dqn")
+@aborts_when_stale
+@functools.wraps(train.train_dqn)
+def train_dqn(*args: Any, **kwargs: Any) -> str:
+    """As in flows.train, with signs of life."""
+    with heartbeats():
+        return train.train_dqn(*args, **kwargs)
+
+
+@flow(name="promote-policy")
+@aborts_when_stale
+def promote_policy(version: int, env_id: str = "CartPole-v1", force: bool = False) -> str:
+    """Evaluate a registered version again and make it champion if it passes the gate.
+
+    Args:
+        version: of the registered model `dqn-<env_id>`.
+        env_id: the environment it plays.
+        force: make it champion whatever the gate says; the version's gate tag keeps what it said.
+    """
+    name = find_model(version, env_id)
+    evaluation = evaluate(name, version)
+    gate = promote(name, version, evaluation, force=force)
+    draw_version(name, version, evaluation)
+    return gate
+
+
+@flow(name="rollback-policy")
+@aborts_when_stale
+def rollback_policy(env_id: str = "CartPole-v1") -> int:
+    """Make the previous champion champion again.
+
+    Args:
+        env_id: the environment of the registered model `dqn-<env_id>`.
+    """
+    return roll_back(registry.model_name(env_id))
+
+
+@stage("find model", keeps_result=False)
+def find_model(version: int, env_id: str) -> str:
+    """Name of the registered model that has this version."""
+    name = registry.model_name(env_id)
+    registry.get_version(connect(), name, version)
+    return name
+
+
+@stage("roll back", keeps_result=False)
+def roll_back(name: str) -> int:
+    """Return to the previous champion. Returns its version."""
+    client = connect()
+    with promotion(client, name) as token:
+        return return_to_previous(client, name, token, str(flow_run_id()))

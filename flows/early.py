@@ -1,0 +1,74 @@
+"""What can be refused, or said, before PyTorch and MLflow are imported: they take seconds."""
+
+import re
+from dataclasses import fields
+from typing import Final
+
+import gymnasium as gym
+
+from dqn.config import ConfigError, DQNConfig
+from dqn.presets import PRESETS, PresetName
+from dqn.spec import EnvironmentUnsupportedError, environment_spec
+from dqn.world import World
+from flows.suggestions import did_you_mean
+
+_HELP: Final = "--help lists all"
+_DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
+
+
+def option_names(arguments: type) -> list[str]:
+    """All options of the command line, less their dashes."""
+    own = [field.name for field in fields(arguments) if field.name != "config"]
+    config = [field.name for field in fields(DQNConfig) if field.name != "world"]
+    world = [f"world.{field.name}" for field in fields(World)]
+    return [name.replace("_", "-") for name in (*own, *config, *world)]
+
+
+def require_known(unknown: list[str], known: list[str]) -> None:
+    """Refuse options that there are not.
+
+    Raises:
+        ConfigError: naming the first, and those it may stand for.
+    """
+    for argument in unknown:
+        if argument.startswith("--"):
+            name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
+            raise ConfigError(f"there is no option --{name}{did_you_mean(name, known, prefix='--') or f'; {_HELP}'}")
+    if unknown:
+        raise ConfigError(f"{' '.join(unknown)} belongs to no option; {_HELP}")
+
+
+def require_environment(env_id: str) -> None:
+    """Refuse an environment that Gymnasium does not know.
+
+    Raises:
+        EnvironmentUnsupportedError: naming those it may stand for.
+    """
+    try:
+        environment_spec(env_id)
+    except EnvironmentUnsupportedError as error:
+        known = [name for name, spec in gym.registry.items() if spec.namespace is None]
+        if ":" in env_id or env_id in gym.registry or not (meant := did_you_mean(env_id, known)):
+            raise
+        raise EnvironmentUnsupportedError(f"there is no environment {env_id!r}{meant}") from error
+
+
+def require_device_name(name: str) -> None:
+    """Refuse a device whose name is mistyped; whether the machine has it PyTorch knows.
+
+    Raises:
+        ConfigError: naming those it may stand for.
+    """
+    kind = re.sub(r":\d+$", "", name)
+    if kind not in _DEVICES and (meant := did_you_mean(kind, _DEVICES)):
+        raise ConfigError(f"there is no device {name!r}{meant}")
+
+
+def preset_warning(preset: PresetName, env_id: str) -> str | None:
+    """A sentence about a preset that was tuned to another environment; None where it fits."""
+    tuned_to = PRESETS[preset].env_id
+    if tuned_to == env_id:
+        return None
+    fitting = [name for name, config in PRESETS.items() if config.env_id == env_id]
+    instead = f"--preset {fitting[0]} is" if fitting else "expect to tune them"
+    return f"the hyper-parameters of preset {preset} were tuned to {tuned_to}, not to {env_id}; {instead}"

@@ -1,0 +1,71 @@
+"""The pictures in a run, drawn when it is decided who is champion: nobody waits for them."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import mlflow
+from mlflow import MlflowClient
+
+from flows import registry
+from flows.attempt import Attempt, fenced
+from flows.evaluation import read_baselines, read_stress
+from flows.population import read_curves
+from flows.promote import read_champion_stress
+from flows.stage import stage
+from flows.stages import read_returns
+from flows.tracking import connect, one_line, read_config
+
+LEARNING_CURVES: Final = "learning_curves.png"
+FINAL_RETURNS: Final = "final_returns.png"
+EPISODE: Final = "episode.gif"
+STRESS: Final = "stress_test.png"
+
+logger = logging.getLogger(__name__)
+
+
+@stage("draw population")
+def draw_population(run_id: str, agents: str, attempt: Attempt) -> None:
+    """Draw how the agents of a run learned, and what they returned in the end, which an artifact has (`agents`)."""
+    from flows import figures  # here, as below: matplotlib takes as long to import as a champion to be promoted
+
+    client = connect()
+    env_id = read_config(client, run_id).env_id
+    curves, returns = read_curves(client, run_id), read_returns(agents)
+    draw(client, run_id, attempt, LEARNING_CURVES, lambda: figures.png(figures.learning_curves(curves)))
+    draw(client, run_id, attempt, FINAL_RETURNS, lambda: figures.png(figures.final_returns(returns, env_id)))
+
+
+@stage("draw version")
+def draw_version(name: str, version: int, evaluation: str, attempt: Attempt | None = None) -> None:
+    """Draw an episode of a version that was evaluated, and its stress test beside the champion's, in its run."""
+    from flows import figures
+
+    client = connect()
+    run_id = str(registry.get_version(client, name, version).run_id)
+    policy = registry.download(name, version).policy
+    seed = mlflow.artifacts.load_dict(evaluation)["seed"]
+    draw(client, run_id, attempt, EPISODE, lambda: figures.episode_gif(policy, seed=seed))
+    if stress := read_stress(evaluation):
+        tests = {f"version {version}": stress, **read_champion_stress(client, run_id, version)}
+        tests |= read_baselines(evaluation)
+        draw(client, run_id, attempt, STRESS, lambda: figures.png(figures.stress_cells(tests)))
+
+
+def draw(
+    client: MlflowClient, run_id: str, attempt: Attempt | None, file: str, picture: Callable[[], bytes | None]
+) -> None:
+    """Log a picture where there is one; one that cannot be drawn is left out, and the log says why."""
+    try:
+        content = picture()
+    except Exception as error:  # whatever a drawing library trips over: the run is as good without its picture
+        logger.warning("%s could not be drawn: %s", file, one_line(error))
+        return
+    if not content:
+        return
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / file
+        path.write_bytes(content)
+        fenced(client, attempt).log_artifact(run_id, str(path))

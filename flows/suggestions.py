@@ -1,0 +1,32 @@
+"""What somebody meant who mistyped a name."""
+
+import difflib
+from collections.abc import Collection
+from typing import Final
+
+_LEAST: Final = 0.6
+_NEARLY: Final = 0.1
+
+
+def nearest(given: str, known: Collection[str]) -> list[str]:
+    """Up to three known names that a given one may stand for: those spelled most alike, by initials, or as a part."""
+    wanted = given.lower()
+    alike = {name: difflib.SequenceMatcher(None, wanted, name.lower()).ratio() for name in known}
+    least = max(_LEAST, max(alike.values(), default=0.0) - _NEARLY)
+    found = sorted((name for name in known if alike[name] >= least), key=lambda name: -alike[name])
+    found = found or [name for name in known if _initials(name) == wanted]
+    found = found or [name for name in known if len(wanted) > 2 and wanted in name.lower()]
+    return found[:3]
+
+
+def did_you_mean(given: str, known: Collection[str], *, prefix: str = "") -> str:
+    """The end of a sentence that refuses a name: the nearest known ones, or nothing."""
+    names = [prefix + name for name in nearest(given, known)]
+    if not names:
+        return ""
+    *others, last = names
+    return f"; did you mean {', '.join(others)} or {last}?" if others else f"; did you mean {last}?"
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in name.lower().replace(".", "-").split("-"))

@@ -1,0 +1,81 @@
+"""What is refused before PyTorch and MLflow are imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from flows.early import preset_warning
+
+ROOT = Path(__file__).parent.parent
+MAIN = (
+    "import sys; from flows.cli import main; code = main();"
+    "print(code, [name for name in ('torch', 'mlflow', 'prefect') if name in sys.modules])"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--lr", "1"], "there is no option --lr; did you mean --learning-rate?"),
+        (["--world.lenght=1"], "there is no option --world.lenght; did you mean --world.length?"),
+        (["--epochs", "1"], "there is no option --epochs; --help lists all"),
+        (["fast"], "fast belongs to no option; --help lists all"),
+        (["--env-id", "CartPol-v1"], "there is no environment 'CartPol-v1'; did you mean CartPole-v1 or CartPole-v0?"),
+        (["--device", "cdua:0"], "there is no device 'cdua:0'; did you mean cuda?"),
+    ],
+)
+def test_a_typo_is_refused_with_the_nearest_names(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == cli.BAD_INPUT
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_a_typo_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAIN, "--env-id", "CartPol-v1"]
+    refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert refused.stdout == "2 []\n"
+
+
+def test_devices_that_pytorch_may_know_are_left_to_it() -> None:
+    for name in ("cpu", "cuda", "cuda:1", "mps", "vulkan"):
+        assert cli.check(cli.parse(["--device", name])) is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "env_id", "warning"),
+    [
+        ("lunarlander", "LunarLander-v3", None),
+        ("article", "CartPole-v1", None),
+        (
+            "lunarlander",
+            "CartPole-v1",
+            "the hyper-parameters of preset lunarlander were tuned to LunarLander-v3, not to CartPole-v1; "
+            "--preset cartpole is",
+        ),
+        (
+            "cartpole",
+            "Other-v0",
+            "the hyper-parameters of preset cartpole were tuned to CartPole-v1, not to Other-v0; expect to tune them",
+        ),
+    ],
+)
+def test_a_preset_of_another_environment_is_pointed_out(preset: str, env_id: str, warning: str | None) -> None:
+    assert preset_warning(preset, env_id) == warning  # type: ignore[arg-type]
+
+
+def test_the_first_line_says_what_how_many_and_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert cli.announcement(cli.parse(["--seed", "3"])) == (
+        "Training 16 DQN agents on CartPole-v1 (preset cartpole, seed 3); runs and models go to "
+        f"sqlite:///{tmp_path}/mlflow.db"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert cli.announcement(cli.parse(["--preset", "article"])) == (
+        "Training 1 DQN agent on CartPole-v1 (preset article, seed 0); runs and models go to http://127.0.0.1:5000"
+    )
+    assert cli.announcement(cli.parse(["--resume", "ab"])) == "Going on with run ab of http://127.0.0.1:5000"
