@@ -1,8 +1,6 @@
 """One agent's network as ONNX bytes that any runtime plays."""
 
 import json
-import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from torch import nn
+from onnx import TensorProto, checker, helper, numpy_helper
+from torch import Tensor, nn
 
-from dqn.network import QNetworks
+from dqn.network import ObservationScale, QNetworks
 from dqn.world import NOMINAL, World
 
 QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
@@ -28,6 +27,8 @@ _ACTIONS: Final = {
     "Acrobot-v1": ("torque -1", "torque 0", "torque +1"),
     "LunarLander-v3": ("nothing", "left engine", "main engine", "right engine"),
 }
+_OPSET: Final = 20
+_IR_VERSION: Final = 10
 _ROUNDING: Final = 1e-6  # likewise; Q-values closer than this are equal in float32: their argmax is no statement
 
 
@@ -82,27 +83,52 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
     """
     network = networks.agent(properties.agent).eval()
     scale = networks.observation_scale.numpy()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nothing here uses
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations, none of them about this network
-        program = torch.onnx.export(
-            network,
-            (torch.zeros(2, len(scale)),),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            input_names=["observation"],
-            output_names=["q_values"],
-            dynamic_shapes={"input": {0: torch.export.Dim("batch")}},
-        )
-    assert program is not None
-    model = program.model_proto
-    _strip(model)
-    onnx.helper.set_model_props(model, properties.to_strings())
-    onnx.checker.check_model(model, full_check=True)
-    exported = model.SerializeToString(deterministic=True)
+    exported = to_onnx(network, properties, observation_size=len(scale))
     check_parity(network, load(exported), observation_scale=scale)
-    return bytes(exported)
+    return exported
+
+
+def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_size: int) -> bytes:
+    """A network of `QNetworks.agent`, layer by layer, as ONNX.
+
+    PyTorch's exporter traces any program: for three kinds of layers it takes two seconds more and leaves paths of this
+    machine in the file. The tests hold this against it.
+    """
+    nodes, tensors = [], []
+    given, num_actions = "observation", len(properties.action_meanings)
+    for index, layer in enumerate(network):
+        result = "q_values" if index == len(network) - 1 else f"layer_{index}"
+        operator, parameters, attributes = _operator(layer)
+        named = {f"{result}.{name}": tensor for name, tensor in parameters.items()}
+        nodes.append(helper.make_node(operator, [given, *named], [result], **attributes))
+        tensors += [numpy_helper.from_array(tensor.detach().numpy(), name) for name, tensor in named.items()]
+        given = result
+    graph = helper.make_graph(
+        nodes,
+        "q_network",
+        [_batch("observation", observation_size)],
+        [_batch("q_values", num_actions)],
+        initializer=tensors,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    helper.set_model_props(model, properties.to_strings())
+    checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _operator(layer: nn.Module) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+    """A layer's operator, what it takes besides its input, and its attributes."""
+    if isinstance(layer, nn.Linear):
+        return "Gemm", {"weight": layer.weight, "bias": layer.bias}, {"transB": 1}
+    if isinstance(layer, nn.ReLU):
+        return "Relu", {}, {}
+    if isinstance(layer, ObservationScale):
+        return "Div", {"scale": layer.scale}, {}
+    raise ExportError(f"there is no operator for a layer {layer}")
+
+
+def _batch(name: str, width: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
 
 
 def action_meanings(env_id: str, num_actions: int) -> tuple[str, ...]:
@@ -143,17 +169,3 @@ def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale
     changed = int((actual.argmax(1) != expected.argmax(1))[decided].sum())
     if changed:
         raise ExportError(f"the exported network prefers another action in {changed} of {PARITY_OBSERVATIONS} cases")
-
-
-def _strip(model: Any) -> None:
-    """Remove what the exporter says about the machine it ran on, such as source paths."""
-    del model.metadata_props[:]
-    model.doc_string = ""
-    model.graph.doc_string = ""
-    del model.graph.metadata_props[:]
-    for value in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
-        del value.metadata_props[:]
-        value.doc_string = ""
-    for tensor in model.graph.initializer:
-        del tensor.metadata_props[:]
-        tensor.doc_string = ""

@@ -1,9 +1,17 @@
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
-from dqn.export import ExportError, ModelProperties, QFunction, action_meanings, check_parity, export_onnx
+from dqn.export import ExportError, ModelProperties, QFunction, action_meanings, check_parity, export_onnx, to_onnx
 from dqn.network import QNetworks
 from serving.policy import OnnxPolicy
 
@@ -71,6 +79,45 @@ def test_nothing_of_the_machine_is_in_the_file(exported: bytes) -> None:
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     assert b".py" not in exported
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+
+
+def by_torch(network: torch.nn.Sequential, width: int) -> bytes:
+    """What PyTorch's own exporter makes of a network."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program: Any = torch.onnx.export(
+            network, (torch.zeros(2, width),), dynamo=True, external_data=False, verbose=False
+        )
+    return bytes(program.model_proto.SerializeToString())
+
+
+@pytest.mark.parametrize("shape", [{}, {"dueling": True}, {"num_quantiles": 3}, {"hidden_sizes": ()}], ids=str)
+def test_pytorchs_exporter_gives_the_same_function(shape: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {"hidden_sizes": (32, 16), "num_actions": 2, "observation_scale": (2.4, 2.0, 0.2, 2.0)}
+    population = QNetworks.initialised(seeds=range(3), observation_size=4, **(fields | shape))
+    observation = np.random.default_rng(1).normal(size=(2, 4)).astype(np.float32)
+    ours = load(export_onnx(population, PROPERTIES, load=load))(observation)
+    oracle = ort.InferenceSession(by_torch(population.agent(1).eval(), 4), providers=["CPUExecutionProvider"])
+    (expected,) = oracle.run(None, {oracle.get_inputs()[0].name: observation})
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_layer_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"no operator for a layer Tanh\(\)"):
+        to_onnx(torch.nn.Sequential(torch.nn.Tanh()), PROPERTIES, observation_size=4)
+
+
+def test_training_and_exporting_load_no_compiler(tmp_path: Path) -> None:
+    code = (
+        "import sys; from dqn import DQNConfig, train;"
+        "config = DQNConfig(num_agents=2, num_envs=4, batch_size=4, min_replay_batches=1, max_updates=4);"
+        f"train(config).export({str(tmp_path / 'policy.onnx')!r});"
+        "print([name for name in ('torch._dynamo', 'torch.onnx._internal', 'onnxscript') if name in sys.modules])"
+    )
+    root = Path(__file__).parent.parent
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=root) == "[]\n"
+    assert OnnxPolicy.load(tmp_path / "policy.onnx").metadata.num_actions == 2
 
 
 @pytest.mark.parametrize(

@@ -280,5 +280,5 @@ def test_the_learning_rate_falls_to_its_end() -> None:
     rates = []
     for step in range(6):
         learner.update(batch(seed=step))
-        rates.append(learner._optimizer._adamw.param_groups[0]["lr"])
+        rates.append(learner._optimizer.learning_rate(step))
     assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
