@@ -1,9 +1,9 @@
 """One agent's network as ONNX bytes that any runtime plays."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,9 @@ import torch
 from onnx import TensorProto, checker, helper, numpy_helper
 from torch import Tensor, nn
 
+from dqn.config import DQNConfig
 from dqn.network import ObservationScale, QNetworks
+from dqn.spec import environment_spec
 from dqn.world import NOMINAL, World
 
 QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
@@ -52,6 +54,28 @@ class ModelProperties:
     """What it was trained for."""
     observed: tuple[tuple[float, float], ...] = ()
     """Least and greatest value of each entry of the observations that it was trained on; empty if unknown."""
+
+    @classmethod
+    def of(
+        cls,
+        config: DQNConfig,
+        *,
+        num_actions: int,
+        run_id: str,
+        agent: int,
+        observed: Sequence[tuple[float, float]] = (),
+    ) -> Self:
+        """Those of one agent of a population that was trained by a configuration."""
+        return cls(
+            env_id=config.env_id,
+            action_meanings=action_meanings(environment_spec(config.env_id).id, num_actions),
+            run_id=run_id,
+            seed=config.seed,
+            agent=agent,
+            config_sha256=config.sha256,
+            world=config.world,
+            observed=tuple((low, high) for low, high in observed),
+        )
 
     def to_strings(self) -> dict[str, str]:
         """As ONNX model properties, which are strings."""

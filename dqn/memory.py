@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Final
 
 from dqn.config import DQNConfig
+from dqn.milestones import MOST
 from dqn.priorities import leaves
 from dqn.replay import replay_bytes
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
 
 # Of each network: online, target, average, best, final, gradient and two moments; five more of them for a while, where
-# agents leave or a checkpoint is read.
-_COPIES: Final = 13
+# agents leave or a checkpoint is read; and its milestones.
+_COPIES: Final = 13 + MOST
 
 
 def memory_limit() -> int:

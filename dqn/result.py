@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from dqn.config import DQNConfig
 from dqn.device import torch_threads
 from dqn.metrics import MetricHistory
+from dqn.milestones import Milestone
 from dqn.network import QNetworks
 from dqn.seeding import TEST, stream_seed
 from dqn.selection import greedy_returns
-from dqn.spec import environment_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class TrainingResult:
     seconds: float
     """Wall-clock time of the loop, over all processes that took part."""
     cpu_seconds: float
+    milestones: tuple[Milestone, ...] = ()
+    """Networks on the way, oldest first."""
 
     @property
     def best_agent(self) -> int:
@@ -71,6 +74,19 @@ class TrainingResult:
     def solved_fraction(self) -> float:
         """Share of agents that passed the acceptance evaluation."""
         return sum(agent.solved for agent in self.agents) / len(self.agents)
+
+    def way_of(self, agent: int) -> list[Milestone]:
+        """The milestones of one agent, from untrained to before the end of its training."""
+        return [
+            Milestone(
+                updates=kept.updates,
+                environment_steps=kept.environment_steps,
+                agents=torch.tensor([agent]),
+                networks=kept.of(agent),
+            )
+            for kept in self.milestones
+            if agent in kept.agents.tolist() and kept.updates < self.agents[agent].updates
+        ]
 
     def __repr__(self) -> str:
         solved = sum(agent.solved for agent in self.agents)
@@ -98,17 +114,14 @@ class TrainingResult:
         Raises:
             ExportError: if it does not compute what the network computes.
         """
-        from dqn.export import ModelProperties, action_meanings, by_reference, export_onnx  # seconds of the exporter's
+        from dqn.export import ModelProperties, by_reference, export_onnx  # onnx, which training does without
 
-        config = self.config
-        properties = ModelProperties(
-            env_id=config.env_id,
-            action_meanings=action_meanings(environment_spec(config.env_id).id, self.best.num_actions),
+        agent = self.best_agent
+        properties = ModelProperties.of(
+            self.config,
+            num_actions=self.best.num_actions,
             run_id="",
-            seed=config.seed,
-            agent=self.best_agent,
-            config_sha256=config.sha256,
-            world=config.world,
-            observed=self.agents[self.best_agent].observed,
+            agent=agent,
+            observed=self.agents[agent].observed,
         )
         Path(path).write_bytes(export_onnx(self.best, properties, load=by_reference))

@@ -12,6 +12,7 @@ from dqn.hyperparameters import HyperParameters
 from dqn.learner import Learner
 from dqn.memory import require_memory
 from dqn.metrics import POPULATION, MetricHistory, MetricName
+from dqn.milestones import Milestone, load_milestones, milestone_due
 from dqn.network import QNetworks
 from dqn.priorities import Priorities
 from dqn.replay import NStepAccumulator, ReplayBuffer
@@ -95,6 +96,7 @@ class TrainingState:
         networks = networks.on(device)
         self.learner = Learner(config, networks, self.hyperparameters)
         self.metrics = MetricHistory()
+        self.milestones: list[Milestone] = []
         self.epsilon = torch.ones(A)
         self.persisting = torch.full((A, config.num_envs), -1)
         self.last_step_valid = True
@@ -128,6 +130,19 @@ class TrainingState:
             value=torch.tensor([value], dtype=torch.float64),
         )
 
+    def keep_milestone(self) -> None:
+        """Keep the networks that are evaluated, where it is time to."""
+        updates = self.learner.updates
+        if milestone_due(self.config, updates) and all(kept.updates < updates for kept in self.milestones):
+            everyone = torch.arange(len(self.agents))
+            milestone = Milestone(
+                updates=updates,
+                environment_steps=self.environment_steps,
+                agents=self.agents,
+                networks=self.learner.evaluated.select(everyone).requires_grad_(False),
+            )
+            self.milestones.append(milestone)
+
     def select(self, rows: Tensor) -> None:
         """Keep the agents in `rows`, an index tensor `[K]` into those in training."""
         self.agents = self.agents[rows]
@@ -148,6 +163,7 @@ class TrainingState:
             "accumulator": self.accumulator.state_dict(),
             "environment": self.environment.state_dict(),
             "metrics": self.metrics.state_dict(),
+            "milestones": [milestone.state_dict() for milestone in self.milestones],
             "best": self.best.state_dict(),
             "final": self.final.state_dict(),
             "generator": self.generator.get_state(),
@@ -170,6 +186,7 @@ class TrainingState:
         self.replay.load_state_dict(state["replay"])
         self.accumulator.load_state_dict(state["accumulator"])
         self.metrics.load_state_dict(state["metrics"])
+        self.milestones = load_milestones(state["milestones"], self.best)
         self.best.load_state_dict(state["best"])
         self.final.load_state_dict(state["final"])
         self.generator.set_state(state["generator"])

@@ -58,12 +58,14 @@ def train(
         torch_threads(config.num_threads),
         tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None) as progress,
     ):
+        state.keep_milestone()
         while state.agents.numel() and state.learner.updates < config.max_updates:
             collect(state)
             if state.replay.can_sample(config.batch_size, config.min_replay_batches) and state.last_step_valid:
                 left = config.max_updates - state.learner.updates
                 for _ in range(min(config.updates_per_step, left)):
                     learn(state, loss)
+                    state.keep_milestone()
                     if evaluation_due(config, state.learner.updates):
                         evaluate(state)
                         _show(progress, state)
@@ -195,6 +197,7 @@ def _result(state: TrainingState, judged: Mapping[int, float]) -> TrainingResult
         final=state.final,
         agents=agents,
         metrics=state.metrics,
+        milestones=tuple(state.milestones),
         seconds=state.seconds,
         cpu_seconds=state.cpu_seconds,
     )

@@ -19,15 +19,15 @@ from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from dqn.device import torch_threads
-from dqn.export import ModelProperties, action_meanings, export_onnx
+from dqn.export import ModelProperties, export_onnx
 from dqn.seeding import TEST, stream_seed
 from dqn.selection import greedy_returns
-from dqn.spec import environment_spec
 from dqn.state import TrainingState
 from dqn.training import stressed
 from flows import registry
 from flows.attempt import Attempt, check, fenced
 from flows.flow_run import flow_run_id
+from flows.learning import keep_learning
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
 from flows.stage import stage
 from flows.tracking import (
@@ -78,6 +78,7 @@ def _train(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> None:
 
     start = starting_network(client, find_run(client, run_id), config)
     result = stressed(train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=on_progress))
+    keep_learning(client, attempt, result)
     keep_result(client, attempt, runs, result)
     show(100.0)
 
@@ -88,16 +89,9 @@ def export(run_id: str, attempt: Attempt) -> str:
     client = connect()
     networks, config = read_networks(client, run_id)
     summary = read_summary(client, run_id)
-    spec = environment_spec(config.env_id)
-    properties = ModelProperties(
-        env_id=config.env_id,
-        action_meanings=action_meanings(spec.id, networks.num_actions),
-        run_id=run_id,
-        seed=config.seed,
-        agent=summary.best_agent,
-        config_sha256=config.sha256,
-        world=config.world,
-        observed=tuple((low, high) for low, high in summary.agents[summary.best_agent].observed),
+    best = summary.agents[summary.best_agent]
+    properties = ModelProperties.of(
+        config, num_actions=networks.num_actions, run_id=run_id, agent=best.agent, observed=best.observed
     )
     exported = export_onnx(networks, properties, load=lambda model: OnnxPolicy.load(model).q_values)
     check(client, attempt)

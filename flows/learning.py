@@ -1,0 +1,66 @@
+"""The agent that is exported on its way: `learning/` in the run, from untrained to the last milestone before the end.
+
+`learning/learning.json` lists them, oldest first: `file`, `updates`, `environment_steps` and `mean_return`, the greedy
+one over 20 episodes. Each file beside it is an ONNX policy under the same contract as the registered version, which
+comes after the last of them and is not repeated.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from dqn.device import torch_threads
+from dqn.export import ModelProperties, to_onnx
+from dqn.milestones import together
+from dqn.result import TrainingResult
+from dqn.seeding import SELECTION, stream_seed
+from dqn.selection import greedy_returns
+from flows.attempt import Attempt, fenced
+
+DIRECTORY: Final = "learning"
+INDEX: Final = "learning.json"
+MEAN_RETURN: Final = "learning/mean_return"
+_EPISODES: Final = 20
+
+
+def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult) -> None:
+    """Put the milestones of the best agent into the run, and what each returns as a curve."""
+    config, best = result.config, result.agents[result.best_agent]
+    way = result.way_of(best.agent)
+    if not way:  # it was accepted untrained
+        return
+    networks = together([kept.networks for kept in way])
+    seed = stream_seed(config.seed, SELECTION, 0, 2)
+    with torch_threads(config.num_threads):
+        returns = greedy_returns(networks, config.env_id, config.world, episodes=_EPISODES, seed=seed).mean(1).tolist()
+    properties = ModelProperties.of(
+        config,
+        num_actions=networks.num_actions,
+        run_id=attempt.run_id,
+        agent=best.agent,
+        observed=best.observed,
+    )
+    index = [
+        {
+            "file": f"{kept.updates:07d}.onnx",
+            "updates": kept.updates,
+            "environment_steps": kept.environment_steps,
+            "mean_return": mean_return,
+        }
+        for kept, mean_return in zip(way, returns, strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+        for k, entry in enumerate(index):
+            model = to_onnx(networks.agent(k), properties, observation_size=len(networks.observation_scale))
+            (Path(directory) / entry["file"]).write_bytes(model)
+        fenced(client, attempt).log_artifacts(attempt.run_id, directory, DIRECTORY)
+    if MEAN_RETURN not in client.get_run(attempt.run_id).data.metrics:  # by an attempt that died right after it
+        now = int(time.time() * 1000)
+        metrics = [Metric(MEAN_RETURN, entry["mean_return"], now, entry["environment_steps"]) for entry in index]
+        fenced(client, attempt).log_batch(attempt.run_id, metrics=metrics)
