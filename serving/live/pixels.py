@@ -1,12 +1,15 @@
 """Gymnasium's own picture of the show: rendered once a step, however many watch."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
+from serving.decoding import RequestError
 from serving.episodes.environment import Simulation
+from serving.episodes.physics import MAX_SEED
 from serving.episodes.recording import encode
+from serving.live.pace import RealTime
 from serving.live.show import Show
 from serving.live.viewers import ShowOverError, Viewer
 from serving.policy import OnnxPolicy
@@ -48,33 +51,35 @@ class PixelFeed:
                 self._task.cancel()
                 self._task = None  # who joins before it has ended starts another
 
-    def admit(self) -> bool:
-        """Whether one more private session fits; if so it is counted until `release`."""
-        if self._private >= PRIVATE_LIMIT:
-            return False
-        self._private += 1
-        return True
+    @contextmanager
+    def private_place(self) -> Iterator[None]:
+        """One of the places for private sessions, while inside.
 
-    def release(self) -> None:
-        """Give a private session's place back."""
-        self._private -= 1
+        Raises:
+            RequestError: if all are taken.
+        """
+        if self._private >= PRIVATE_LIMIT:
+            raise RequestError(f"{PRIVATE_LIMIT} private sessions are running already: watch the shared one", 429)
+        self._private += 1
+        try:
+            yield
+        finally:
+            self._private -= 1
 
     async def private(self, policy: OnnxPolicy, seed: int) -> AsyncGenerator[bytes]:
-        """One viewer's own episodes as MJPEG parts, from a seed on; `admit` first."""
+        """One viewer's own episodes as MJPEG parts, from a seed on; take a `private_place` first."""
         simulation = Simulation(policy.metadata.env_id, policy.metadata.world, render_mode="rgb_array")
         self._gauge.inc()
-        clock = asyncio.get_running_loop().time
-        due = clock()
+        pace = RealTime()
         try:
             while not self._show.closed:
                 if simulation.over:
                     simulation.reset(seed)
-                    seed += 1
+                    seed = (seed + 1) % (MAX_SEED + 1)
                 else:
                     simulation.step(policy)
                 yield _part(await asyncio.to_thread(lambda: encode(simulation.render(), "JPEG")))
-                due = max(due + 1 / simulation.fps, clock() - 0.2)
-                await asyncio.sleep(due - clock())
+                await pace.wait(1 / simulation.fps)
         finally:
             simulation.close()
             self._gauge.dec()

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Final
 
 import msgspec
@@ -19,6 +19,7 @@ from serving.episodes.physics import Seed
 from serving.episodes.recording import STATIC
 from serving.live import pixels
 from serving.live.commands import DECODER, Authorize
+from serving.live.show import Show
 from serving.live.shows import Shows
 from serving.live.viewers import ShowOverError, Viewer
 from serving.models.follower import Models
@@ -92,42 +93,42 @@ class LiveAPI:
         wanted = fit(dict(query), _PrivateSession)
         reference = wanted.version or self._models.alias or ""
         served = current if current and not wanted.version else await self._models.get(reference)
-        if not self.feed.admit():
-            raise HTTPException(
-                429, f"{pixels.PRIVATE_LIMIT} private sessions are running already: watch the shared one"
-            )
         return _PrivateStream(self.feed, served.policy, wanted.seed)
 
     async def _socket(self, socket: WebSocket) -> None:
         references = tuple(socket.query_params.get("versions", "").split(","))
         viewer: Viewer[str] = Viewer()
         await socket.accept()
-        try:
-            show = await self.shows.join(references, viewer)
-        except (ValueError, LookupError, RuntimeError, OSError) as error:
-            await _tell(socket, error)
-            await socket.close(1008)
-            return
-        sending = asyncio.create_task(_send_news(socket, viewer))
-        authorized = self._token is None
-        try:
-            while True:
-                text = await socket.receive_text()
+        async with AsyncExitStack() as stack:
+            try:
+                show = await stack.enter_async_context(self.shows.watching(references, viewer))
+            except (ValueError, LookupError, RuntimeError, OSError) as error:
+                await _tell(socket, error)
+                await socket.close(1008)
+                return
+            async with asyncio.TaskGroup() as group:
+                sending = group.create_task(_send_news(socket, viewer))
                 try:
-                    command = decode(DECODER, text)
-                    if isinstance(command, Authorize):
-                        authorized = admits(self._token, command.token)
-                    if not authorized:
-                        raise PermissionError("this needs the server's token: enter it at the bottom of the page")
-                    if not isinstance(command, Authorize):
-                        show.command(command)
-                except (ValueError, PermissionError) as error:
-                    await _tell(socket, error)
-        except (WebSocketDisconnect, RuntimeError, KeyError):
-            pass  # the viewer left, perhaps in the middle of a message
-        finally:
-            sending.cancel()
-            self.shows.leave(show, viewer)
+                    await self._obey(socket, show)
+                except (WebSocketDisconnect, RuntimeError, KeyError):
+                    pass  # the viewer left, perhaps in the middle of a message
+                finally:
+                    sending.cancel()
+
+    async def _obey(self, socket: WebSocket, show: Show) -> None:
+        authorized = self._token is None
+        while True:
+            text = await socket.receive_text()
+            try:
+                command = decode(DECODER, text)
+                if isinstance(command, Authorize):
+                    authorized = admits(self._token, command.token)
+                if not authorized:
+                    raise PermissionError("this needs the server's token: enter it at the bottom of the page")
+                if not isinstance(command, Authorize):
+                    show.command(command)
+            except (ValueError, PermissionError) as error:
+                await _tell(socket, error)
 
 
 class _PrivateStream(StreamingResponse):
@@ -139,11 +140,9 @@ class _PrivateStream(StreamingResponse):
         super().__init__(self._pictures, media_type=pixels.MEDIA_TYPE, headers=_FRESH)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        with self._feed.private_place():
             async with aclosing(self._pictures):
                 await super().__call__(scope, receive, send)
-        finally:
-            self._feed.release()
 
 
 async def _send_news(socket: WebSocket, viewer: Viewer[str]) -> None:

@@ -16,6 +16,7 @@ from serving.episodes.environment import Simulation, Step
 from serving.episodes.physics import MAX_PUSH, MAX_SEED
 from serving.live.closed_loop import ClosedLoop
 from serving.live.commands import Command, Pause, PushCart, Restart, Resume, SingleStep, Speed
+from serving.live.pace import Pace
 from serving.live.real_world import RealWorld
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
@@ -146,22 +147,18 @@ class Show:
                 self._changes[self._step] = world
         self.announce()
 
-    async def run(self) -> None:
+    async def run(self, pace: Pace) -> None:
         """Play until cancelled, fifty steps a second, and not at all without viewers."""
-        clock = asyncio.get_running_loop().time
         while True:
             await self._watched.wait()
-            due = clock()
-            while self.viewers:
-                period = 1 / (self.players[0].simulation.fps if self.players else 10)
-                try:
-                    self._tick(period)
-                except Exception:  # one bad episode must not end the show; the log says what it was
-                    _LOG.exception("a step of the show failed; a new episode begins")
-                    self._restart = True
-                    await asyncio.sleep(1)
-                due = max(due + period, clock() - 0.2)  # after a hiccup it does not race to catch up
-                await asyncio.sleep(due - clock())
+            period = 1 / (self.players[0].simulation.fps if self.players else 10)
+            try:
+                self._tick(period)
+            except Exception:  # one bad episode must not end the show; the log says what it was
+                _LOG.exception("a step of the show failed; a new episode begins")
+                self._restart = True
+                period = 1.0
+            await pace.wait(period)
 
     def announce(self) -> None:
         """Offer the status to every viewer."""

@@ -1,10 +1,13 @@
 """All shows that run at once."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from serving.episodes.environment import Simulation
 from serving.live.closed_loop import ClosedLoop
+from serving.live.pace import Pace, RealTime
 from serving.live.real_world import RealWorld
 from serving.live.show import Show
 from serving.live.viewers import Viewer
@@ -20,6 +23,7 @@ class Shows:
 
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self.real_world = RealWorld()
+        self.pace: Callable[[], Pace] = RealTime
         self.loop = ClosedLoop(metrics)
         self.main = Show(models, metrics, real_world=self.real_world, loop=self.loop)
         self._models = models
@@ -29,15 +33,28 @@ class Shows:
 
     def start(self) -> None:
         """Begin to run the main show."""
-        self._shows[self.main.references] = (self.main, asyncio.create_task(self.main.run()))
+        self._shows[self.main.references] = (self.main, asyncio.create_task(self.main.run(self.pace())))
 
-    async def join(self, references: tuple[str, ...], viewer: Viewer[str]) -> Show:
-        """Add a viewer to the show of these versions or aliases.
+    @asynccontextmanager
+    async def watching(self, references: tuple[str, ...], viewer: Viewer[str]) -> AsyncIterator[Show]:
+        """A viewer of the show of these versions or aliases, while inside; unless it is the main one it ends with them.
 
         Raises:
             ValueError: for more than two, or when too many different shows run already.
             UnknownModelError, RegistryUnavailableError: if a version cannot be had.
         """
+        show = await self._show(references)
+        with self._gauge.track_inprogress():
+            try:
+                show.join(viewer)
+                yield show
+            finally:
+                show.leave(viewer)
+                if not show.viewers and show is not self.main and show.references in self._shows:
+                    self._shows.pop(show.references)[1].cancel()
+                    show.close()
+
+    async def _show(self, references: tuple[str, ...]) -> Show:
         if not 1 <= len(references) <= 2:
             raise ValueError("a show has one or two versions, as in ?versions=champion,2")
         for reference in references:
@@ -47,19 +64,8 @@ class Shows:
             if len(self._shows) >= _SHOWS:
                 raise ValueError(f"{_SHOWS} different shows are running already: join one of them or wait")
             show = Show(self._models, self._metrics, references, real_world=self.real_world)
-            self._shows[references] = (show, asyncio.create_task(show.run()))
-        show = self._shows[references][0]
-        show.join(viewer)
-        self._gauge.inc()
-        return show
-
-    def leave(self, show: Show, viewer: Viewer[str]) -> None:
-        """Remove a viewer, and end a show that nobody watches unless it is the main one."""
-        self._gauge.dec()
-        show.leave(viewer)
-        if not show.viewers and show is not self.main and show.references in self._shows:
-            self._shows.pop(show.references)[1].cancel()
-            show.close()
+            self._shows[references] = (show, asyncio.create_task(show.run(self.pace())))
+        return self._shows[references][0]
 
     def change_world(self, values: object) -> None:
         """Change the world that every show plays in, as of `RealWorld.change`.

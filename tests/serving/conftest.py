@@ -73,15 +73,6 @@ def champion() -> OnnxPolicy:
     return OnnxPolicy.load(linear_model(BALANCES, bias=95))
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server of one .onnx file, without a registry."""
-    folder = tmp_path_factory.mktemp("server")
-    (folder / f"{MODEL}.onnx").write_bytes(linear_model(BALANCES, bias=95))
-    with running_server(folder, "--model", str(folder / f"{MODEL}.onnx")) as running:
-        yield running
-
-
 @dataclass
 class LocalRegistry:
     uri: str

@@ -1,6 +1,7 @@
 """What a crowd, a fuzzer or an attacker sends: every answer is JSON, and nothing leaks. In process."""
 
 import asyncio
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from serving.episodes.physics import MAX_PUSHES, MAX_SEED
 from serving.episodes.replay import Replay
 from serving.episodes.replays import EpisodeRequest
 from serving.live.commands import Pause, PushCart, Restart, SingleStep
+from serving.live.pace import RealTime
 from serving.live.show import Show
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
@@ -180,6 +182,54 @@ def test_a_private_session_that_fails_gives_its_place_back(tmp_path: Path, monke
         with pytest.raises(ValueError, match="no such environment"):
             client.get("/api/live.mjpeg?seed=1")
     assert app.live.feed._private == 0
+
+
+def test_there_are_four_places_for_private_sessions(tmp_path: Path) -> None:
+    app, client = client_of(tmp_path)
+    assert app.live
+    with ExitStack() as places:
+        for _ in range(4):
+            places.enter_context(app.live.feed.private_place())
+        answer = client.get("/api/live.mjpeg?seed=1")
+        assert answer.status_code == 429
+        assert answer.json() == {"error": "4 private sessions are running already: watch the shared one"}
+    with app.live.feed.private_place():
+        pass
+
+
+class Clock:
+    """An event loop's clock that a test moves; sleeping moves it too."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += max(0.0, seconds)
+
+
+def test_steps_come_at_their_times_and_catch_up_with_a_hiccup_not_with_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(100.0)
+    monkeypatch.setattr("asyncio.get_running_loop", lambda: clock)
+    monkeypatch.setattr("serving.live.pace.asyncio.sleep", clock.sleep)
+
+    def wait(pace: RealTime, *, working: float) -> float:
+        clock.now += working
+        with suppress(StopIteration):
+            pace.wait(0.02).send(None)
+        return round(clock.now - 100, 6)
+
+    pace = RealTime()
+    assert wait(pace, working=0) == 0, "the first one has nothing to keep to"
+    assert wait(pace, working=0.005) == 0.02
+    assert wait(pace, working=0.03) == 0.05, "late"
+    assert wait(pace, working=0) == 0.06, "and on time again"
+    assert wait(pace, working=0.5) == 0.56
+    assert wait(pace, working=0) == 0.58, "half a second is not caught up with"
 
 
 def test_who_joins_as_the_last_one_leaves_gets_pictures(tmp_path: Path) -> None:

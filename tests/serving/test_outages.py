@@ -3,7 +3,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,35 +11,22 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serving.models.follower import Models
-from serving.models.registry import FileSource
-from serving.web.application import App
-from serving.web.server import Server
-from tests.policies import BALANCES, linear_model
 from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server, until_ready
+from tests.serving.inprocess import serving
 
 pytestmark = pytest.mark.e2e
 INFER = {"inputs": [{"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0.1, 0]}]}
 
 
-@pytest.fixture(scope="module")
-def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     """A server that waits a third of a second for a body, where the real one waits ten."""
-    path = tmp_path_factory.mktemp("impatient") / "p.onnx"
-    path.write_bytes(linear_model(BALANCES))
-    app = App(Models(FileSource(path), alias=None, version="1"))
-    server = Server(app, "impatient")
-    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
-        patch.setattr("serving.web.bodies.BODY_SECONDS", 0.3)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield listener.getsockname()
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
+    monkeypatch.setattr("serving.web.bodies.BODY_SECONDS", 0.3)
+    with serving() as running:
+        yield "127.0.0.1", int(running.url.rsplit(":", 1)[1])
 
 
-@pytest.mark.parametrize("path", ["/v2/models/p/infer", "/v2/models/p/versions/1/infer", "/api/episodes"])
+@pytest.mark.parametrize("path", [f"/v2/models/{MODEL}/infer", f"/v2/models/{MODEL}/versions/1/infer", "/api/episodes"])
 @pytest.mark.parametrize("framing", ["Content-Length: 999", "Transfer-Encoding: chunked"])
 def test_a_body_that_never_ends_is_a_timeout(impatient: tuple[str, int], path: str, framing: str) -> None:
     with socket.create_connection(impatient, timeout=60) as client:

@@ -2,7 +2,7 @@ import base64
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -19,14 +19,12 @@ from serving.episodes.recording import to_html
 from serving.episodes.replay import record
 from serving.policy import OnnxPolicy
 from tests.policies import ACROBOT, BALANCES, SWINGS, linear_model
-from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server
+from tests.serving.inprocess import MODEL, MemoryRegistry, Serving, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium (.ci/run does)"),
-    # MLflow 3.17 uses what SQLAlchemy 2.1 deprecated
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
 ]
 
 
@@ -49,12 +47,20 @@ def page(browser: Browser) -> Iterator[Page]:
     assert [error for error in errors if "WebSocket" not in error] == []
 
 
-@pytest.fixture(scope="module")
-def shown(registry_store: LocalRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server of the sqlite registry's champion."""
-    folder = tmp_path_factory.mktemp("page")
-    with running_server(folder, MLFLOW_TRACKING_URI=registry_store.uri) as running:
+@pytest.fixture
+def shown(page: Page) -> Iterator[Serving]:
+    """A champion that balances and a challenger that falls, in a show of this test's own that plays by the clock."""
+    with serving() as running:
         yield running
+        page.goto("about:blank")  # or losing the server would be an error on the page
+
+
+@pytest.fixture
+def stepped(page: Page) -> Iterator[Serving]:
+    """The same, step by step."""
+    with serving(stepped=True) as running:
+        yield running
+        page.goto("about:blank")
 
 
 def until(page: Page, expression: str, seconds: float = 60) -> None:
@@ -65,72 +71,91 @@ def until(page: Page, expression: str, seconds: float = 60) -> None:
         page.wait_for_timeout(20)
 
 
-def settled(page: Page, expression: str) -> object:
-    """The value of an expression once it stays: frames that were on their way may come after a pause."""
-    value = page.evaluate(expression)
-    while True:
-        page.wait_for_timeout(500)
-        before, value = value, page.evaluate(expression)
-        if value == before:
-            return value
+def until_true(page: Page, condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something on the server's side, while the page goes on."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(10)
 
 
-def opened(page: Page, server: RunningServer) -> Page:
+def opened(page: Page, server: Serving) -> Page:
     page.goto(server.url, wait_until="domcontentloaded")
-    until(page, "window.page?.framesSeen > 5")
+    until(page, "window.page?.framesSeen > 0")
     return page
 
 
-def test_frames_advance_at_fifty_a_second(page: Page, shown: RunningServer) -> None:
-    opened(page, shown)
-    rate = page.evaluate(
-        """async () => {
-            const wait = (ms) => new Promise((done) => setTimeout(done, ms));
-            const first = [page.frame.e, page.frame.k, performance.now()];
-            await wait(1500);
-            if (page.frame.e !== first[0]) return 50;
-            return (page.frame.k - first[1]) / (performance.now() - first[2]) * 1000;
-        }"""
-    )
-    assert 25 < rate <= 55, "a busy machine may lose frames; half the rate or twice the rate is a mistake"
+def stepped_to(page: Page, server: Serving, steps: int) -> None:
+    """Take steps one by one, each of which the page has drawn before the next one is taken."""
+    for _ in range(steps):
+        seen = page.evaluate("page.framesSeen")
+        server.step()
+        until(page, f"page.framesSeen > {seen} && !page.dirty")
 
 
-def test_a_push_moves_the_pole(page: Page, shown: RunningServer) -> None:
-    opened(page, shown)
-    episode = page.evaluate("page.frame.e")
-    page.keyboard.press("r")  # which forgets pushes: the new episode must have begun before the next one
-    until(page, f"page.frame.e !== {episode} && page.frame.k > 5 && page.frame.k < 100")
-    page.evaluate("""() => {
-        page.widest = 0;
-        page.socket.addEventListener("message", ({data}) => {
-            const frame = JSON.parse(data);
-            if (frame.s) page.widest = Math.max(page.widest, Math.abs(frame.s[0][2]));
-        });
-    }""")
+def test_every_step_is_shown(page: Page, stepped: Serving) -> None:
+    opened(page, stepped)
+    episode, first = page.evaluate("[page.frame.e, page.frame.k]")
+    stepped_to(page, stepped, 8)
+    assert page.evaluate("[page.frame.e, page.frame.k]") == [episode, first + 8]
+    assert page.locator(".readouts .step").inner_text() == str(first + 8)
+    assert page.locator(".readouts .return").inner_text() == str(first + 8)
+
+
+def test_a_push_moves_the_pole(page: Page, stepped: Serving) -> None:
+    opened(page, stepped)
+    stepped_to(page, stepped, 3)
+    step, before = page.evaluate("[page.frame.k, page.frame.s[0][1]]")
     page.keyboard.press("ArrowRight")
+    show = stepped.app.live.shows.main if stepped.app.live else None
+    assert show
+    until_true(page, lambda: show._push == 60)
+    stepped_to(page, stepped, 1)
     until(page, "page.status.pushes.length === 1")
-    until(page, "page.widest > 0.05")
-    assert page.evaluate("page.status.pushes[0].force") == 60
+    assert page.evaluate("page.status.pushes[0]") == {"step": step, "force": 60}
+    assert page.evaluate("page.frame.s[0][1]") - before > 0.6, "60 N on 1.1 kg for 0.02 s, and an action of 10 N"
 
 
-def test_keys_pause_step_and_change_speed(page: Page, shown: RunningServer) -> None:
-    opened(page, shown)
-    page.keyboard.press("r")
+def test_keys_pause_step_and_change_speed(page: Page, stepped: Serving) -> None:
+    opened(page, stepped)
+    stepped_to(page, stepped, 2)
     page.keyboard.press(" ")
     until(page, "page.status.paused")
-    before = settled(page, "page.frame.k")
+    before = page.evaluate("page.frame.k")
+    stepped.step(5)
     page.keyboard.press(".")
+    show = stepped.app.live.shows.main if stepped.app.live else None
+    assert show
+    until_true(page, lambda: show._single)
+    stepped.step(5)
     until(page, f"page.frame.k === {before} + 1")
     page.get_by_role("radio", name=re.compile("^2.$")).click()
     until(page, "page.status.speed === 2")
     page.get_by_role("radio", name=re.compile("^1.$")).click()
     page.locator("#seed").fill("123")
     page.keyboard.press("Enter")
+    until_true(page, lambda: show._restart)
+    stepped.step(1)
     page.get_by_role("button", name="Play space").click()
     until(page, "!page.status.paused && page.status.seed === 123 && page.status.speed === 1")
 
 
-def test_the_world_is_broken_by_a_word_and_by_a_slider_and_put_right_again(page: Page, shown: RunningServer) -> None:
+def test_what_it_sees_is_shown_where_it_is_asked_for(page: Page, stepped: Serving) -> None:
+    opened(page, stepped)
+    stepped.step(30)
+    rows = {"inputs": [{"name": "observation", "shape": [4, 4], "datatype": "FP32", "data": [0.0, 0.0, 0.3, 0.0] * 4}]}
+    assert stepped.post(f"/v2/models/{MODEL}/infer", json=rows).status_code == 200
+    assert page.locator("#seen-sources").is_hidden()
+    page.locator("#seen > summary").click()
+    page.locator("#seen-sources section").nth(1).wait_for()
+    shown, requests = page.locator("#seen-sources section").all()
+    assert "In the show: " in shown.inner_text()
+    assert re.search(r"In requests: 4 observations\s+100% outside", requests.inner_text())
+    assert "Actions: left 0%, right 100%" in requests.inner_text()
+    assert shown.locator(".seen-entry").count() == 4
+
+
+def test_the_world_is_broken_by_a_word_and_by_a_slider_and_put_right_again(page: Page, shown: Serving) -> None:
     opened(page, shown)
     page.get_by_role("button", name="Reverse the motor").click()
     until(page, "page.status.world.force_mag === -10")
@@ -149,7 +174,7 @@ def test_the_world_is_broken_by_a_word_and_by_a_slider_and_put_right_again(page:
     assert page.locator("#world-words [aria-pressed=true]").count() == 0
 
 
-def test_compare_shows_two_versions_under_one_seed(page: Page, shown: RunningServer) -> None:
+def test_compare_shows_two_versions_under_one_seed(page: Page, shown: Serving) -> None:
     opened(page, shown)
     page.locator("#first").select_option("champion")
     page.locator("#second").select_option("2")
@@ -165,11 +190,9 @@ def test_compare_shows_two_versions_under_one_seed(page: Page, shown: RunningSer
     until(page, "page.frame?.s.length === 1 && page.status.players.length === 1")
 
 
-def test_the_preference_is_drawn_true_to_its_axis(page: Page, shown: RunningServer) -> None:
-    opened(page, shown)
-    page.keyboard.press(" ")
-    until(page, "page.status.paused")
-    settled(page, "page.frame.k")
+def test_the_preference_is_drawn_true_to_its_axis(page: Page, stepped: Serving) -> None:
+    opened(page, stepped)
+    stepped_to(page, stepped, 5)
     said, ends, share, gap, action = page.evaluate(
         """() => {
             const meter = document.querySelector(".preference");
@@ -188,10 +211,9 @@ def test_the_preference_is_drawn_true_to_its_axis(page: Page, shown: RunningServ
     words, amount = said.rsplit(" ", 1)
     assert words == f"prefers {['left', 'right'][action]} by"
     assert float(amount) == pytest.approx(abs(gap), rel=0.1)
-    page.keyboard.press(" ")
 
 
-def test_what_a_q_value_is_can_be_asked(page: Page, shown: RunningServer) -> None:
+def test_what_a_q_value_is_can_be_asked(page: Page, shown: Serving) -> None:
     opened(page, shown)
     assert page.locator("#about-q").is_hidden()
     page.get_by_role("button", name="What is a Q-value?").click()
@@ -200,7 +222,7 @@ def test_what_a_q_value_is_can_be_asked(page: Page, shown: RunningServer) -> Non
     assert page.locator("#about-q").is_hidden()
 
 
-def test_the_challenge_counts_pushes_and_shares_the_episode(page: Page, shown: RunningServer) -> None:
+def test_the_challenge_counts_pushes_and_shares_the_episode(page: Page, shown: Serving) -> None:
     opened(page, shown)
     page.keyboard.press("r")
     until(page, "page.frame.k > 5 && page.frame.k < 60 && !page.status.pushes.length")
@@ -219,7 +241,7 @@ def test_the_challenge_counts_pushes_and_shares_the_episode(page: Page, shown: R
     assert f"seed {seed}: return {steps}" in page.title()
 
 
-def test_gymnasiums_pixels_can_be_watched(page: Page, shown: RunningServer) -> None:
+def test_gymnasiums_pixels_can_be_watched(page: Page, shown: Serving) -> None:
     opened(page, shown)
     page.keyboard.press("g")
     until(page, "document.querySelector('.pixels').naturalWidth === 600")
@@ -227,9 +249,7 @@ def test_gymnasiums_pixels_can_be_watched(page: Page, shown: RunningServer) -> N
     page.wait_for_selector("canvas.picture", state="visible")
 
 
-def test_a_replay_is_kept_and_plays_offline(
-    page: Page, shown: RunningServer, champion: OnnxPolicy, tmp_path: Path
-) -> None:
+def test_a_replay_is_kept_and_plays_offline(page: Page, shown: Serving, champion: OnnxPolicy, tmp_path: Path) -> None:
     opened(page, shown)
     page.get_by_role("button", name="Play and keep").click()
     page.locator("#replays li", has_text=re.compile(r"Version 1, seed 0: return \d+")).wait_for()
@@ -241,7 +261,7 @@ def test_a_replay_is_kept_and_plays_offline(
     page.context.set_offline(False)
 
 
-def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, shown: RunningServer) -> None:
+def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, shown: Serving) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
     opened(page, shown)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -253,9 +273,9 @@ def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, shown: RunningS
     page.close()
 
 
-def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page, tmp_path: Path) -> None:
-    (tmp_path / "acrobot.onnx").write_bytes(linear_model(SWINGS, properties=ACROBOT, actions=3))
-    with running_server(tmp_path, "--model", str(tmp_path / "acrobot.onnx")) as server:
+def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page) -> None:
+    acrobot = linear_model(SWINGS, properties=ACROBOT, actions=3)
+    with serving(MemoryRegistry(acrobot, champion="1")) as server:
         opened(page, server)
         until(page, "document.querySelector('.pixels').naturalWidth === 500")
         names = page.locator(".preference .row .name:first-child").all_inner_texts()
@@ -277,9 +297,7 @@ def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page, tmp_p
 
 @pytest.mark.parametrize("state", [(0.0, 0, 0.0, 0), (1.3, 0, 0.18, 0), (-2.0, 0, -0.2, 0), (0.37, 0, 0.05, 0)])
 @pytest.mark.parametrize("length", [0.5, 1.0])
-def test_the_canvas_is_gymnasiums_picture(
-    page: Page, shown: RunningServer, state: tuple[float, ...], length: float
-) -> None:
+def test_the_canvas_is_gymnasiums_picture(page: Page, shown: Serving, state: tuple[float, ...], length: float) -> None:
     """At most 1 % of the pixels may differ by more than 64 of 255, and none of them deeper than 2 pixels.
 
     Pygame rounds corners to whole pixels and the canvas does not: edges may lie one pixel apart, shapes may not.
@@ -312,7 +330,7 @@ def test_the_canvas_is_gymnasiums_picture(
     assert not thick.any()
 
 
-def test_a_long_pole_stays_in_the_picture(page: Page, shown: RunningServer) -> None:
+def test_a_long_pole_stays_in_the_picture(page: Page, shown: Serving) -> None:
     page.goto(shown.url, wait_until="domcontentloaded")
     above, tip = page.evaluate(
         """async () => {
@@ -327,35 +345,31 @@ def test_a_long_pole_stays_in_the_picture(page: Page, shown: RunningServer) -> N
     assert (above, tip) == (False, True)
 
 
-def test_a_lost_server_is_said_and_found_again(browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "p.onnx").write_bytes(linear_model(BALANCES))
+def test_a_lost_server_is_said_and_found_again(browser: Browser) -> None:
     page = browser.new_page()
-    with running_server(tmp_path, "--model", str(tmp_path / "p.onnx")) as server:
+    with serving() as server:
         opened(page, server)
-        port = server.url.rsplit(":", 1)[1]
+        port = int(server.url.rsplit(":", 1)[1])
     until(page, "document.querySelector('#link').dataset.state === 'gone'")
-    with running_server(tmp_path, "--model", str(tmp_path / "p.onnx"), "--port", port):
+    with serving(port=port):
         until(page, "document.querySelector('#link').dataset.state === 'live'")
         page.close()
 
 
-def test_the_show_begins_when_a_champion_is_promoted(browser: Browser, registry: LocalRegistry, tmp_path: Path) -> None:
-    uri = f"models:/{MODEL}@hopeful"
+def test_the_show_begins_when_a_champion_is_promoted(browser: Browser) -> None:
     page = browser.new_page()
-    with running_server(tmp_path, "--model", uri, ready=False) as server:
-        deadline = time.monotonic() + 60
-        while "no alias 'hopeful'" not in server.get("/api/status").json()["notice"]:
-            assert time.monotonic() < deadline, server.log.read_text()
-            time.sleep(0.1)
+    registry = MemoryRegistry(linear_model(BALANCES))
+    with serving(registry, ready=False) as server:
+        until_true(page, lambda: "no alias 'champion'" in server.models.notice)
         assert server.get("/v2/health/live").status_code == 200
         assert server.get("/v2/health/ready").status_code == 503
         page.goto(server.url, wait_until="domcontentloaded")
         page.wait_for_selector("#nothing", state="visible")
         assert "make train" in page.locator("#nothing").inner_text()
         assert page.locator("#notice").is_hidden(), "what is wrong is said once"
-        registry.alias("hopeful", "1")
+        registry.aliases["champion"] = "1"
         until(page, "window.page?.framesSeen > 5")
         assert page.locator("#nothing").is_hidden()
         assert server.get("/v2/health/ready").status_code == 200
-        assert server.get(f"/v2/models/{MODEL}/versions/hopeful").json()["name"] == MODEL
+        assert server.get(f"/v2/models/{MODEL}/versions/champion").json()["name"] == MODEL
         page.close()

@@ -89,27 +89,25 @@ def joined(app: App) -> Show:
 
 def test_the_show_plays_in_what_is_put(app_and_client: tuple[App, TestClient]) -> None:
     app, client = app_and_client
-    with client:
-        show = joined(app)
-        assert client.put("/api/world", json={"force_mag": -10, "length": 0.1}).json() == {
-            "force_mag": -10,
-            "length": 0.1,
-        }
-        cartpole = show.players[0].simulation.env.unwrapped
-        assert isinstance(cartpole, CartPoleEnv)
-        assert (cartpole.force_mag, cartpole.length) == (-10, 0.1)
-        status = show.status()
-        assert status["world"] == status["changed"] == {"force_mag": -10, "length": 0.1}
-        assert status["changes"] == [{"step": show._step, "world": {"force_mag": -10, "length": 0.1}}]
-        assert client.put("/api/world", json={}).json() == {}
-        assert (cartpole.force_mag, cartpole.length) == (10.0, 0.5)
+    show = joined(app)
+    assert client.put("/api/world", json={"force_mag": -10, "length": 0.1}).json() == {
+        "force_mag": -10,
+        "length": 0.1,
+    }
+    cartpole = show.players[0].simulation.env.unwrapped
+    assert isinstance(cartpole, CartPoleEnv)
+    assert (cartpole.force_mag, cartpole.length) == (-10, 0.1)
+    status = show.status()
+    assert status["world"] == status["changed"] == {"force_mag": -10, "length": 0.1}
+    assert status["changes"] == [{"step": show._step, "world": {"force_mag": -10, "length": 0.1}}]
+    assert client.put("/api/world", json={}).json() == {}
+    assert (cartpole.force_mag, cartpole.length) == (10.0, 0.5)
 
 
 def test_it_may_be_changed_before_anybody_watches(app_and_client: tuple[App, TestClient]) -> None:
     app, client = app_and_client
-    with client:
-        assert client.put("/api/world", json={"gravity": 20}).status_code == 200
-        assert joined(app).players[0].simulation.world == World(gravity=20)
+    assert client.put("/api/world", json={"gravity": 20}).status_code == 200
+    assert joined(app).players[0].simulation.world == World(gravity=20)
 
 
 @pytest.mark.parametrize(
@@ -126,22 +124,20 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
     app_and_client: tuple[App, TestClient], body: object, sentence: str
 ) -> None:
     app, client = app_and_client
-    with client:
-        show = joined(app)
-        client.put("/api/world", json={"wind": 2.0})
-        answer = client.put("/api/world", json=body)
-        assert answer.status_code == 400
-        assert sentence in answer.json()["error"]
-        assert show.players[0].simulation.world == World(wind=2.0)
-        assert show.real_world.changed == {"wind": 2.0}
-        assert client.put("/api/world", content="{").status_code == 400
+    show = joined(app)
+    client.put("/api/world", json={"wind": 2.0})
+    answer = client.put("/api/world", json=body)
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]
+    assert show.players[0].simulation.world == World(wind=2.0)
+    assert show.real_world.changed == {"wind": 2.0}
+    assert client.put("/api/world", content="{").status_code == 400
 
 
 def test_a_token_protects_the_world(tmp_path: Path) -> None:
     _, client = client_of(tmp_path, token="t")
-    with client:
-        assert client.put("/api/world", json={}).status_code == 401
-        assert client.put("/api/world", json={}, headers={"Authorization": "Bearer t"}).status_code == 200
+    assert client.put("/api/world", json={}).status_code == 401
+    assert client.put("/api/world", json={}, headers={"Authorization": "Bearer t"}).status_code == 200
 
 
 def test_nothing_plays_yet(tmp_path: Path) -> None:
@@ -157,13 +153,13 @@ def test_every_show_is_in_the_same_world(app_and_client: tuple[App, TestClient])
         assert app.live
         shows = app.live.shows
         shows.start()
-        pair = await shows.join(("1", "1"), Viewer())
-        pair._tick(0.02)
-        shows.change_world({"wind": 3.0})
-        assert [player.simulation.world for player in pair.players] == [World(wind=3.0)] * 2
-        later = await shows.join(("1",), Viewer())
-        later._tick(0.02)
-        assert later.players[0].simulation.world == World(wind=3.0)
+        async with shows.watching(("1", "1"), Viewer()) as pair:
+            pair._tick(0.02)
+            shows.change_world({"wind": 3.0})
+            assert [player.simulation.world for player in pair.players] == [World(wind=3.0)] * 2
+            async with shows.watching(("1",), Viewer()) as later:
+                later._tick(0.02)
+                assert later.players[0].simulation.world == World(wind=3.0)
         shows.close()
 
     asyncio.run(story())

@@ -12,6 +12,12 @@ WORKERS = 6
 """Each takes one run at a time: three that die leave three to take over."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "stack" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(3600))  # images are built, outages of minutes are waited for
+
+
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     env_file = tmp_path_factory.mktemp("stack") / "env"
