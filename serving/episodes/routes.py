@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
+from serving.episodes.learning import Learning, Way
 from serving.episodes.recording import replay_csp
 from serving.episodes.replay import Replay
 from serving.episodes.replays import FORMATS, EpisodeRequest, Replays, Summary
@@ -15,10 +16,14 @@ from serving.web.operations import Operation, route
 
 
 class EpisodesAPI:
-    """Routes of /api/episodes; with `keep` off a replay is the answer itself, and nothing is remembered."""
+    """Routes of /api/episodes and /api/learning.
 
-    def __init__(self, replays: Replays, *, keep: bool) -> None:
+    With `keep` off a replay is the answer itself, and nothing is remembered.
+    """
+
+    def __init__(self, replays: Replays, learning: Learning, *, keep: bool) -> None:
         self._replays = replays
+        self._learning = learning
         self._keep = keep
 
     def routes(self) -> list[Route]:
@@ -37,9 +42,16 @@ class EpisodesAPI:
             errors=errors,
         )
         file = Operation("GET", self._file, "A replay as a file", media="*/*", errors=(404, 501))
+        way = Operation("GET", self._way, "How the agent that plays learned", answer=Way, errors=(404, 503))
+        milestone = Operation(
+            "GET", self._milestone, "An episode of a milestone; after the last comes the version itself", answer=Replay,
+            errors=(404, 503),
+        )  # fmt: skip
         return [
             route("/api/episodes", Operation("GET", self._list, "Kept replays", answer=list[Summary]), create),
             route("/api/episodes/{file}", file),
+            route("/api/learning", way),
+            route("/api/learning/{milestone:int}", milestone),
         ]
 
     async def _play(self, scope: Scope, request: EpisodeRequest) -> Response:
@@ -51,6 +63,13 @@ class EpisodesAPI:
 
     async def _create(self, scope: Scope, request: EpisodeRequest) -> Summary:
         return Summary.of(await self._replays.create(request))
+
+    async def _way(self, scope: Scope, body: None) -> Way:
+        return await self._learning.way()
+
+    async def _milestone(self, scope: Scope, body: None) -> Response:
+        replay = await self._learning.play(scope["path_params"]["milestone"])
+        return Response(await asyncio.to_thread(replay.to_json), media_type="application/json")
 
     async def _file(self, scope: Scope, body: None) -> Response:
         replay_id, _, kind = scope["path_params"]["file"].partition(".")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _URI: Final = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))", re.ASCII)
 DIGEST_TAG: Final = "sha256"
+_LEARNING: Final = "learning"
 _PAGE: Final = 200
 _KEPT_TAGS: Final = (
     DIGEST_TAG,
@@ -100,6 +101,9 @@ class ModelSource(Protocol):
     def fetch(self, version: Version) -> bytes:
         """The version's ONNX file, read anew."""
 
+    def learning(self, version: Version) -> dict[str, bytes]:
+        """What its run keeps of the agent on its way there, by file name; empty where that is nothing."""
+
 
 class FileSource:
     """A single .onnx file, served as version 1."""
@@ -124,6 +128,10 @@ class FileSource:
             return self.path.read_bytes()
         except OSError as error:
             raise RegistryUnavailableError(f"{self.path} cannot be read: {error.strerror}") from error
+
+    def learning(self, version: Version) -> dict[str, bytes]:
+        """Nothing: a file knows no run."""
+        return {}
 
 
 class RegistrySource:
@@ -188,6 +196,24 @@ class RegistrySource:
         if len(found) != 1:
             raise PolicyError(f"version {version.number} should hold one .onnx file, it holds {sorted(found)}")
         return next(iter(found.values()))
+
+    def learning(self, version: Version) -> dict[str, bytes]:
+        """The files in `learning/` of its run, downloaded.
+
+        Raises:
+            RegistryUnavailableError: if they cannot be downloaded now.
+        """
+        if not version.run_id:
+            return {}
+        try:
+            client = self._connect()
+            if not client.list_artifacts(version.run_id, _LEARNING):
+                return {}
+            with tempfile.TemporaryDirectory(prefix="learning-") as scratch:
+                folder = Path(client.download_artifacts(version.run_id, _LEARNING, scratch))
+                return {path.name: path.read_bytes() for path in folder.iterdir()}
+        except Exception as error:  # as in `fetch`
+            raise RegistryUnavailableError(f"downloading how it learned: {_sentence(error)}") from error
 
     def _all_versions(self, client: "MlflowClient") -> "list[ModelVersion]":
         found: list[ModelVersion] = []

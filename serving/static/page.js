@@ -2,6 +2,7 @@
 
 import { Challenge, sharedEpisode } from "./challenge.js";
 import { drawHistory } from "./charts.js";
+import { LearningPanel } from "./learning.js";
 import { Player } from "./player.js";
 import { Panels } from "./panels.js";
 import { SeenPanel } from "./seen.js";
@@ -106,6 +107,7 @@ function showStatus(status) {
   $("alone").hidden = page.versions === "";
   panels.show(status);
   world.show(status);
+  learning.show(status);
   page.dirty = true;
 }
 
@@ -181,6 +183,7 @@ function compare(versions) {
 const panels = new Panels({ api, compare, toast, page });
 const world = new WorldPanel({ api, toast });
 new SeenPanel({ api, page });
+const learning = new LearningPanel({ api });
 const challenge = new Challenge({ send, page });
 
 $("push-left").onclick = () => push(-1);

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Scope
 
+from serving.episodes.learning import Learning
 from serving.episodes.replays import Replays
 from serving.episodes.routes import EpisodesAPI
 from serving.inference.routes import InferenceAPI
@@ -92,7 +93,7 @@ class App:
         self._mlflow_url = mlflow_url.rstrip("/")
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
         inference = InferenceAPI(models, self.metrics)
-        episodes = EpisodesAPI(self.replays, keep=show)
+        episodes = EpisodesAPI(self.replays, Learning(models), keep=show)
         page: list[BaseRoute] = [Route("/", self._no_show)]
         if self.live:
             page = [*self.live.routes(), *LoopAPI(self.live.shows, models).routes()]

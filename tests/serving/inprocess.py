@@ -29,6 +29,7 @@ class MemoryRegistry:
     def __init__(self, *models: bytes, **aliases: str) -> None:
         self.contents = {str(number): model for number, model in enumerate(models, start=1)}
         self.aliases = dict(aliases)
+        self.files_of_learning: dict[str, bytes] = {}
 
     def snapshot(self, last: Snapshot | None) -> Snapshot:
         if not self.contents:
@@ -38,6 +39,9 @@ class MemoryRegistry:
 
     def fetch(self, version: Version) -> bytes:
         return self.contents[version.number]
+
+    def learning(self, version: Version) -> dict[str, bytes]:
+        return self.files_of_learning
 
 
 def two_versions() -> MemoryRegistry:

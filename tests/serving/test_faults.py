@@ -66,6 +66,9 @@ class Registry:
             raise self.fault
         return Snapshot(aliases=dict(self.aliases), versions=dict(self.versions))
 
+    def learning(self, version: Version) -> dict[str, bytes]:
+        return {}
+
     def fetch(self, version: Version) -> bytes:
         self.fetched += 1
         if self.download_fault:

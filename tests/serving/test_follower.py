@@ -79,6 +79,9 @@ class ScriptedSource:
             raise self.answer
         return self.answer
 
+    def learning(self, version: Version) -> dict[str, bytes]:
+        return {}
+
     def fetch(self, version: Version) -> bytes:
         return (self.folder / f"{version.number}.onnx").read_bytes()
 

@@ -19,7 +19,8 @@ from serving.episodes.recording import to_html
 from serving.episodes.replay import record
 from serving.policy import OnnxPolicy
 from tests.policies import ACROBOT, BALANCES, SWINGS, linear_model
-from tests.serving.inprocess import MODEL, MemoryRegistry, Serving, serving
+from tests.serving.inprocess import MODEL, MemoryRegistry, Serving, serving, two_versions
+from tests.serving.test_learning import FILES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -239,6 +240,22 @@ def test_the_challenge_counts_pushes_and_shares_the_episode(page: Page, shown: S
     page.goto(link, wait_until="domcontentloaded")
     page.wait_for_url("**/api/episodes/*.html")
     assert f"seed {seed}: return {steps}" in page.title()
+
+
+def test_how_it_learned_is_shown_milestone_by_milestone(page: Page) -> None:
+    registry = two_versions()
+    registry.files_of_learning = FILES
+    with serving(registry) as server:
+        opened(page, server)
+        page.get_by_text("See it learn").click()
+        text = page.locator("#milestone-text")
+        text.filter(has_text=re.compile(r"^Untrained: falls after \d+ steps; mean return 9.5$")).wait_for()
+        until(page, "document.querySelector('#learning-picture').width >= 600")
+        page.locator("#milestone").press("End")
+        text.filter(has_text=re.compile("^The version that plays: stands to the end$")).wait_for()
+        page.locator("#milestone").press("ArrowLeft")
+        text.filter(has_text=re.compile("^After 300 updates: .*mean return 480$")).wait_for()
+        page.goto("about:blank")
 
 
 def test_gymnasiums_pixels_can_be_watched(page: Page, shown: Serving) -> None:
