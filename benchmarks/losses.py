@@ -41,8 +41,10 @@ def main() -> None:
     arguments = parser.parse_args()
     warm_up()
     seed = secrets.randbits(31)
-    rows = [row(name, arguments.agents, arguments.updates, seed) for name in LOSSES]
-    print(table(rows))
+    rows = []
+    for name in LOSSES:
+        rows.append(row(name, arguments.agents, arguments.updates, seed))
+        print(table(rows), flush=True)
     print(f"written to {write('losses', rows)}")
 
 
@@ -58,6 +60,8 @@ def row(name: str, agents: int, updates: int, seed: int) -> dict[str, Any]:
         max_updates=updates,
         learning_rate_decay_updates=updates,
         eval_start=updates // 2,
+        eval_interval=updates // 4,
+        acceptance_episodes=20,
     )
     result = train(config, loss=loss)
     with torch.no_grad(), torch_threads(1):

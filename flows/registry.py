@@ -39,10 +39,14 @@ def model_name(env_id: str) -> str:
     return "dqn-" + env_id.replace("/", "-").replace(":", "-")
 
 
-def serve_command(name: str) -> str:
-    """What plays the champion of a registered model in the browser."""
-    served_by_default = model_name(DQNConfig.env_id)
-    return "make serve" if name == served_by_default else f'make serve ARGS="--model models:/{name}@{CHAMPION}"'
+def serve_command(env_id: str, uri: str = "") -> str:
+    """What plays a version of an environment's model in the browser, the champion where no other is named."""
+    options = []
+    if uri or env_id != DQNConfig.env_id:
+        options.append(f"--model {uri or f'models:/{model_name(env_id)}@{CHAMPION}'}")
+    if ":" in env_id:
+        options.append(f"--allow-env {env_id}")
+    return f'make serve ARGS="{" ".join(options)}"' if options else "make serve"
 
 
 def log_model(run_id: str, onnx_bytes: bytes) -> str:
@@ -209,7 +213,7 @@ each action ({", ".join(metadata.action_meanings)}); the greedy action has the h
 
 **How good it is:** {evaluation}
 
-**How to play it:** `{serve_command(name)}`, or anywhere with onnxruntime:
+**How to play it:** `{serve_command(metadata.env_id)}`, or anywhere with onnxruntime:
 
     path = mlflow.artifacts.download_artifacts("models:/{name}/{version}")
     session = onnxruntime.InferenceSession(path + "/model.onnx")

@@ -98,9 +98,9 @@ class Report:
 
     def text(self) -> str:
         """For a terminal."""
-        serve, what = registry.serve_command(registry.model_name(self.env_id)), "the champion"
+        serve, what = registry.serve_command(self.env_id), "the champion"
         if not self.gate.startswith("passed"):
-            serve, what = f'make serve ARGS="--model {self.uri}"', "this version"
+            serve, what = registry.serve_command(self.env_id, self.uri), "this version"
         next_steps = [(serve, f"play {what} in the browser, http://127.0.0.1:8000"), _where_runs_are()]
         width = max(len(command) for command, _ in next_steps)
         steps = "\n".join(f"  {command:<{width}}  {what}" for command, what in next_steps)

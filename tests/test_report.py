@@ -53,10 +53,14 @@ def test_a_refused_version_is_played_by_its_number() -> None:
 
 @pytest.mark.parametrize(
     ("env_id", "command"),
-    [("CartPole-v1", "make serve"), ("a/b:c", 'make serve ARGS="--model models:/dqn-a-b-c@champion"')],
+    [
+        ("CartPole-v1", "make serve"),
+        ("Acrobot-v1", 'make serve ARGS="--model models:/dqn-Acrobot-v1@champion"'),
+        ("a/b:c", 'make serve ARGS="--model models:/dqn-a-b-c@champion --allow-env a/b:c"'),
+    ],
 )
 def test_what_serves_a_model(env_id: str, command: str) -> None:
-    assert registry.serve_command(registry.model_name(env_id)) == command
+    assert registry.serve_command(env_id) == command
 
 
 def test_what_was_withstood_stands_beside_what_four_numbers_withstand() -> None:

@@ -1,0 +1,39 @@
+"""An environment from somebody else's package, from training over the registry and the gate to serving."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from dqn.config import DQNConfig
+from flows.parameters import ConfigOverrides
+from flows.train import train_dqn
+from serving.__main__ import resolve
+from serving.episodes.replay import record
+from serving.models.cache import Cache
+from serving.models.registry import ModelURI, RegistrySource, UnknownModelError
+
+ENVIRONMENT = "boing_gym:Boing-v0"
+
+
+@pytest.mark.e2e
+@pytest.mark.filterwarnings("ignore:.*The infos returned by")  # Gymnasium's checker, of that package
+def test_an_environment_of_another_package_is_trained_registered_and_served(
+    small_config: Callable[..., DQNConfig], store: MlflowClient, tmp_path: Path
+) -> None:
+    config = small_config(env_id=ENVIRONMENT, num_agents=1, eval_interval=120)
+    report = train_dqn(ConfigOverrides.model_validate(config), checkpoint_dir=str(tmp_path))
+    command = f'make serve ARGS="--model models:/dqn-boing_gym-Boing-v0@champion --allow-env {ENVIRONMENT}"'
+    assert command in report
+
+    uri = ModelURI.parse("models:/dqn-boing_gym-Boing-v0@champion")
+    source, cache = RegistrySource(uri.name), Cache(tmp_path / "models", uri.name)
+    with pytest.raises(UnknownModelError, match="start serving with --allow-env to admit it"):
+        resolve(source, uri, cache, frozenset())
+    served = resolve(source, uri, cache, frozenset([ENVIRONMENT]))
+    assert served.policy.metadata.env_id == ENVIRONMENT
+    assert (served.policy.metadata.observation_size, served.policy.metadata.num_actions) == (9, 3)
+    replay = record(served.policy, model=served.name, version=served.version.number, seed=1)
+    assert replay.env_id == ENVIRONMENT
+    assert -10 <= replay.episodic_return <= 10  # points of a match
