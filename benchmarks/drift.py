@@ -6,19 +6,19 @@
 
 The hours are played step by step, by the environment and the detector that serving uses, 50 steps a second: a third of
 them with perfect sensors, two thirds with the noise that the stress test demands (0.05 on every entry). Every two
-seconds on average a spectator pushes the cart, with up to 60 N.
+seconds on average a spectator pushes the cart, with up to 60 N. A run of 24 hours is written to results/drift.json.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.harness import write
 from dqn.simulation import WorldEnv, make
 from dqn.world import NOMINAL, World
 from serving.episodes.environment import Step
@@ -147,25 +147,36 @@ def main() -> None:
     if options.model:
         policy = OnnxPolicy.load(options.model)
         act = lambda observation: int(policy.act(observation[np.newaxis])[0])  # noqa: E731
+    rows: list[dict[str, Any]] = []
     print("steps from a change to the alarm: median, most; perfect sensors | noise of 0.05")
     for name, changed in CHANGES.items():
         cells = []
         for real in (NOMINAL, NOISY):
             delays = [delay(act, changed, real=real, seed=options.seed + 1000 * k) for k in range(options.times)]
             noticed = sorted(each for each in delays if each is not None)
+            rows.append({"change": name, "noise": real is NOISY, "times": len(delays), "steps": noticed})
             missed = f", {len(delays) - len(noticed)} not in 500" if len(noticed) < len(delays) else ""
             cells.append(f"{np.median(noticed):5.0f} {noticed[-1]:5d}{missed}" if noticed else "never")
-        print(f"  {name:26} {' | '.join(cells)}")
-        sys.stdout.flush()
+        print(f"  {name:26} {' | '.join(cells)}", flush=True)
     steps = round(options.hours * 3600 * STEPS_A_SECOND)
     for name, real, share in (("perfect sensors", NOMINAL, 1 / 3), ("noise of 0.05", NOISY, 2 / 3)):
         played = play(act, NOMINAL, real=real, steps=round(steps * share), seed=options.seed)
+        row = {
+            "hours": steps * share / 3600 / STEPS_A_SECOND,
+            "noise": real is NOISY,
+            "false_alarms_of_steps": len(played.alarms),
+            "false_alarms_of_episodes": played.episode_alarms,
+            "episodes": played.episodes,
+            "microseconds_a_step": 1e6 * played.detector_seconds / round(steps * share),
+        }
+        rows.append(row)
         print(
-            f"{steps * share / 3600 / STEPS_A_SECOND:.1f} hours, {name}: {len(played.alarms)} false alarms of steps, "
-            f"{played.episode_alarms} of episodes ({played.episodes} played); "
-            f"{1e6 * played.detector_seconds / round(steps * share):.1f} us of CPU a step"
+            f"{row['hours']:.1f} hours, {name}: {len(played.alarms)} false alarms of steps, {played.episode_alarms} of "
+            f"episodes ({played.episodes} played); {row['microseconds_a_step']:.1f} us of CPU a step",
+            flush=True,
         )
-        sys.stdout.flush()
+    if options.hours >= 24:
+        write("drift", rows)
 
 
 if __name__ == "__main__":

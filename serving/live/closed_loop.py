@@ -139,8 +139,9 @@ class ClosedLoop:
             "drift": self.latest,
             "over": self._over,
             "stages": self.stages,
+            "now": self._clock(),
             "heals": self.sender is not None,
-            "trouble": self.trouble or (self.sender.trouble if self.sender else ""),
+            "trouble": self.trouble or (self.sender.trouble if self.sender and self.untold.is_set() else ""),
         }
 
     @property

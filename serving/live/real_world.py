@@ -2,12 +2,15 @@
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from dqn.world import World
 from serving.episodes.physics import parse_world
 from serving.policy import PolicyMetadata
+
+_ONE_CHANGE: Final = 2.0  # seconds: what a slider asks for on its way is one change
 
 
 class RealWorld:
@@ -20,8 +23,8 @@ class RealWorld:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.changed: dict[str, Any] = {}
         """The fields that were changed, with their values."""
-        self.changed_at: float | None = None
-        """When it was last changed or put right."""
+        self.history: deque[tuple[float, bool]] = deque(maxlen=8)
+        """When it was changed, and whether that put it right; the latest last."""
         self._home: tuple[str, World] | None = None
         self._clock = clock
 
@@ -41,7 +44,11 @@ class RealWorld:
         """
         self.changed = _given(values)
         self._home = (played.env_id, self.home(played))
-        self.changed_at = self._clock()
+        now, right = self._clock(), not self.changed
+        at = now
+        if self.history and self.history[-1][1] == right and now - self.history[-1][0] < _ONE_CHANGE:
+            at, _ = self.history.pop()
+        self.history.append((at, right))
         self.settle(played)
 
     def of(self, metadata: PolicyMetadata) -> World:

@@ -3,6 +3,7 @@
 import { Challenge, sharedEpisode } from "./challenge.js";
 import { drawHistory } from "./charts.js";
 import { LearningPanel } from "./learning.js";
+import { LoopPanel } from "./loop.js";
 import { Player } from "./player.js";
 import { Panels } from "./panels.js";
 import { SeenPanel } from "./seen.js";
@@ -108,6 +109,7 @@ function showStatus(status) {
   panels.show(status);
   world.show(status);
   learning.show(status);
+  loop.show(status);
   page.dirty = true;
 }
 
@@ -182,6 +184,7 @@ function compare(versions) {
 
 const panels = new Panels({ api, compare, toast, page });
 const world = new WorldPanel({ api, toast });
+const loop = new LoopPanel();
 new SeenPanel({ api, page });
 const learning = new LearningPanel({ api });
 const challenge = new Challenge({ send, page });

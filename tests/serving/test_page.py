@@ -175,6 +175,28 @@ def test_the_world_is_broken_by_a_word_and_by_a_slider_and_put_right_again(page:
     assert page.locator("#world-words [aria-pressed=true]").count() == 0
 
 
+def test_a_drift_is_said_and_the_adaptation_can_be_followed(page: Page, shown: Serving) -> None:
+    opened(page, shown)
+    assert page.locator("#loop").is_hidden()
+    page.get_by_role("button", name="Reverse the motor").click()
+    until(page, "document.querySelector('#loop-title').textContent === 'Drift: the motor answers the other way'")
+    assert page.locator("#loop-timeline strong").all_inner_texts() == ["Changed", "Noticed"]
+    assert "make stack" in page.locator("#loop-alone").inner_text()
+    drift = shown.get("/api/adaptation").json()["drift"]["id"]
+
+    def report(stage: str, **more: object) -> None:
+        assert shown.post("/api/adaptation", json={"drift": drift, "stage": stage, **more}).status_code == 200
+
+    report("started", text="eager-otter", links={"flow run": "http://127.0.0.1:4200/runs/1"})
+    report("training", progress=0.25)
+    until(page, "document.querySelector('#loop-timeline progress')?.value === 0.25")
+    assert page.locator("#loop-timeline a").get_attribute("href") == "http://127.0.0.1:4200/runs/1"
+    assert re.match(r"\+\d+(\.\d)? s", page.locator("#loop-timeline .after").last.inner_text())
+    report("recovered", text="<b>500</b>")
+    until(page, "document.querySelector('#loop-title').textContent.startsWith('Healed. The motor answers')")
+    assert page.locator("#loop-timeline li.good .text").inner_text() == "<b>500</b>"
+
+
 def test_compare_shows_two_versions_under_one_seed(page: Page, shown: Serving) -> None:
     opened(page, shown)
     page.locator("#first").select_option("champion")

@@ -44,11 +44,11 @@ def test_versions_play_in_their_own_worlds_until_it_is_changed() -> None:
 
 
 def test_whoever_takes_over_plays_in_the_changed_world_and_in_the_first_one_once_it_is_right_again() -> None:
-    real = RealWorld(clock=lambda: 7.0)
+    real = RealWorld()
     real.change({"force_mag": -12}, metadata(World(wind=1.0)))
     healed = metadata(World(force_mag=(-12.5, -11.5), length=0.7))
     assert real.of(healed) == World(wind=1.0, force_mag=-12)
-    assert (real.changed, real.changed_at) == ({"force_mag": -12}, 7.0)
+    assert real.changed == {"force_mag": -12}
     real.change({}, healed)
     assert real.of(healed) == World(wind=1.0), "not what the one that plays now was trained for"
     real.settle(healed)
@@ -66,6 +66,21 @@ def test_a_change_replaces_the_one_before_and_may_name_a_default() -> None:
     assert real.of(windy) == World(length=0.7), "a preview changes nothing"
     real.change({"gravity": 5.0}, windy)
     assert real.of(windy) == World(wind=2.0, length=0.7, gravity=5.0)
+
+
+def test_it_is_remembered_when_it_was_changed_and_a_moving_slider_is_one_change() -> None:
+    now = [0.0]
+    real = RealWorld(clock=lambda: now[0])
+    for at, values in (
+        (1.0, {"wind": 1.0}),
+        (2.5, {"wind": 2.0}),
+        (5.0, {"wind": 3.0}),
+        (5.5, {}),
+        (6.0, {"wind": 1.0}),
+    ):
+        now[0] = at
+        real.change(values, metadata())
+    assert list(real.history) == [(1.0, False), (5.0, False), (5.5, True), (6.0, False)]
 
 
 def test_another_environment_is_left_alone() -> None:
