@@ -31,6 +31,10 @@ GATE_EPISODES: Final = 100
 """Fewer episodes decide nothing."""
 CONFIDENCE: Final = 0.99
 """That a challenger's mean return is above the champion's: one in a hundred that are no better is taken for better."""
+RELEVANT_ROBUSTNESS: Final = 0.03
+"""By how much a challenger of equal returns must be more robust, as a share of the episodes under stress, with the same
+confidence. Most trainings of one configuration differ by less, which nobody sees who watches them: without a margin
+they would replace each other for as long as a schedule runs, each a little ahead of the one before, or by luck."""
 PROMOTION_TAG: Final = "promotion"
 ROLLBACK_TAG: Final = "rollback"
 """Of a version that was returned to: the flow run that asked for it."""
@@ -69,6 +73,8 @@ def should_promote(
     challenger: Returns, threshold: float | None, champion: Champion | None, stress: StressTest | None = None
 ) -> Decision:
     """The gate: good enough for the environment, and better than the champion, by returns or else under stress.
+
+    A tie in returns goes to a challenger that is more robust by `RELEVANT_ROBUSTNESS`, and to the champion otherwise.
 
     Args:
         challenger: its returns `[N]` on unseen episodes.
@@ -109,9 +115,9 @@ def should_promote(
     low, high = difference_interval(stress.held.ravel().astype(float) - champion.stress.held.ravel())
     compared += (
         f"; under stress it holds {stress.robustness:.1%} and the champion {champion.stress.robustness:.1%}, "
-        f"difference {low:.1%} to {high:.1%}"
+        f"difference {low:.1%} to {high:.1%}, more than {RELEVANT_ROBUSTNESS:.0%} is asked for"
     )
-    if low > 0:
+    if low > RELEVANT_ROBUSTNESS:
         return Decision(promote=True, reason=f"as good and more robust: {compared}")
     return Decision(promote=False, reason=f"tie, the champion stays: {compared}")
 

@@ -5,7 +5,7 @@ import pytest
 
 from dqn.robustness import StressTest
 from dqn.seeding import SELECTION, TEST, TRAINING, stream_seed, version_seed
-from flows.promote import Champion, difference_interval, should_promote
+from flows.promote import RELEVANT_ROBUSTNESS, Champion, difference_interval, should_promote
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,42 @@ def test_robustness_breaks_ties(
     decision = should_promote(np.full(100, 500.0), 475.0, champion, mine)
     assert decision.promote is promote
     assert reason in decision.reason
+
+
+@pytest.mark.parametrize(("lost", "promote"), [(0, False), (1, False), (4, False), (5, True), (50, True)])
+def test_a_difference_in_robustness_that_nobody_would_see_changes_nothing(lost: int, promote: bool) -> None:
+    """The champion loses so many episodes of 100 and the challenger none: of 4% one cannot be sure that it is 3%."""
+    champion = Champion(version=3, returns=np.full(100, 500.0), stress=stress(lost))
+    decision = should_promote(np.full(100, 500.0), 475.0, champion, stress(0))
+    assert decision.promote is promote
+    assert "more than 3% is asked for" in decision.reason
+
+
+HELD = (0.928, 0.971, 0.984, 0.993, 0.993, 0.994, 0.997, 0.998, 0.999, 1.0, 1.0)
+"""Robustness of eleven versions of the preset `cartpole`, seeds 0 to 10, each on 900 episodes."""
+
+
+@pytest.mark.parametrize(("margin", "settles"), [(RELEVANT_ROBUSTNESS, True), (0.0, False)])
+def test_trainings_of_one_configuration_do_not_replace_each_other(
+    margin: float, settles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty series of twenty versions that all return 500 and differ in robustness as those of one preset do."""
+    monkeypatch.setattr("flows.promote._RESAMPLES", 200)
+    monkeypatch.setattr("flows.promote.RELEVANT_ROBUSTNESS", margin)
+    generator = np.random.default_rng(0)
+    returns = np.full(100, 500.0)
+    champions = []
+    for _ in range(40):
+        promoted, champion = 0, None
+        for version, robustness in enumerate(generator.choice(HELD, 20)):
+            mine, its = generator.random((2, 9, 100))
+            rival = None
+            if champion is not None:
+                rival = Champion(version=version, returns=returns, stress=StressTest(held=its < champion, push=60))
+            if should_promote(returns, 475.0, rival, StressTest(held=mine < robustness, push=60)).promote:
+                promoted, champion = promoted + 1, robustness
+        champions.append(promoted)
+    assert (max(champions) <= 2) == settles
 
 
 def test_robustness_makes_up_for_no_return() -> None:
