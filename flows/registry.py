@@ -114,6 +114,8 @@ def get_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
     try:
         return client.get_model_version(name, str(version))
     except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         known = [str(found.version) for found in client.search_model_versions(f"name='{name}'")]
         raise RegistryError(
             f"{name} has no version {version}; registered are: {', '.join(sorted(known, key=int)) or 'none'}"

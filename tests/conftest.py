@@ -1,15 +1,17 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from mlflow import MlflowClient
 
 from dqn.config import DQNConfig
 from flows.cli import ENVIRONMENT
 from tests import awkward, probes
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 os.environ |= ENVIRONMENT  # before Prefect is imported: no telemetry leaves this machine
 torch.set_num_threads(1)  # the machine's other cores run other tests; results depend on the number
@@ -58,8 +60,10 @@ def store_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(store_directory: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+def store(store_directory: Path, monkeypatch: pytest.MonkeyPatch) -> "MlflowClient":
     """The embedded MLflow of one session; creating its tables takes seconds."""
+    from mlflow import MlflowClient  # seconds too, which the tests of `dqn` do not need
+
     monkeypatch.chdir(store_directory)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store_directory}/mlflow.db")
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -1,3 +1,4 @@
+import queue
 import threading
 import time
 from collections import Counter
@@ -197,25 +198,56 @@ def test_what_cannot_be_sent_is_sent_when_the_server_is_back(monkeypatch: pytest
 
 
 def test_a_server_that_restarts_when_training_ends_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metric_writer, "RETRY_SECONDS", 0.01)
     server: Any = Unreliable()
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        server.up = len(slept) == 3
+
+    monkeypatch.setattr(time, "sleep", sleep)
     writer = MetricWriter(server, {0: "run"}, {}, check=newest)
     writer.write([record("train/td_loss", [0], [1], [0.5])])
-
-    def restart() -> None:
-        assert server.tried.wait(10)
-        server.up = True
-
-    restarting = threading.Thread(target=restart)
-    restarting.start()
-    writer.close(patience=10)
-    restarting.join()
+    writer.close(patience=1_000)
+    assert slept == [metric_writer.RETRY_SECONDS] * 3
     assert [(metric.step, metric.value) for metric in server.received] == [(1, 0.5)]
 
 
 def test_what_was_never_sent_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("nobody asked for patience"))
     server: Any = Unreliable()
     writer = MetricWriter(server, {0: "run"}, {}, check=newest)
     writer.write([record("train/td_loss", [0, 0], [1, 2], [0.5, 0.25])])
     with pytest.raises(TrackingError, match="2 metric values could not be logged: connection refused"):
         writer.close()
+
+
+class Idle:
+    """A queue in which nothing comes for a while, and how long it was waited at each time."""
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+        self.over = threading.Event()
+
+    def put(self, item: object) -> None:
+        self.over.set()
+
+    def get(self, timeout: float) -> None:
+        self.waited.append(timeout)
+        if len(self.waited) < 4:
+            raise queue.Empty
+        assert self.over.wait(10)
+
+
+def test_without_metrics_it_asks_who_is_newest_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    idle, check = Idle(), Takeover()
+    monkeypatch.setattr(queue, "SimpleQueue", lambda: idle)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    server: Any = Unreliable()
+    writer = MetricWriter(server, {0: "run"}, {}, check=check)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "metric-writer"]
+    assert thread.daemon  # a training that dies does not wait for it
+    writer.close()
+    assert idle.waited == [metric_writer.FLUSH_SECONDS] * 4
+    assert check.asked == 4
