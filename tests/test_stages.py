@@ -1,24 +1,39 @@
+import importlib
+import pkgutil
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 import requests
+import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
-from prefect import flow
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+from prefect import Task, flow
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
 from prefect.states import Failed
 
+import flows
 from dqn.checkpoint import CheckpointError
 from dqn.config import ConfigError, DQNConfig
+from dqn.seeding import TEST, stream_seed
+from dqn.selection import greedy_returns
+from dqn.world import World
+from flows import registry
 from flows.attempt import Attempt, StaleAttemptError, begin
 from flows.outages import is_transient
 from flows.parameters import InputError
-from flows.pictures import draw
-from flows.stage import may_pass, stage
-from flows.stages import finish
-from flows.tracking import TrackingError, complete_runs, open_run
+from flows.pictures import FINAL_RETURNS, LEARNING_CURVES, draw, draw_population
+from flows.population import checkpoint_path, read_networks, read_summary
+from flows.stage import RETRY_SECONDS, Stage, may_pass, stage
+from flows.stages import _progress_artifact, export, finish, read_returns, register, train
+from flows.stages import test_agents as run_tests
+from flows.tracking import FLOW_RUN_TAG, TrackingError, complete_runs, open_run, read_runs
 
 
 def answer(status: int) -> httpx.HTTPStatusError:
@@ -96,6 +111,140 @@ def test_a_picture_that_cannot_be_drawn_is_left_out_and_said_so(
     with pytest.raises(StaleAttemptError):
         draw(store, run_id, attempt, "late.png", lambda: b"pixels")
     assert [file.path for file in store.list_artifacts(run_id)] == ["some.png"]
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The progress that Prefect's page was told, in percent."""
+    told: list[float] = []
+
+    def create(*, progress: float, **_: str) -> UUID:
+        told.append(progress)
+        return UUID(int=7)
+
+    def update(artifact: UUID, *, progress: float) -> None:
+        assert artifact == UUID(int=7)
+        assert PREFECT_CLIENT_MAX_RETRIES.value() == 0  # a display is not waited for
+        told.append(progress)
+
+    monkeypatch.setattr("prefect.artifacts.create_progress_artifact", create)
+    monkeypatch.setattr("prefect.artifacts.update_progress_artifact", update)
+    monkeypatch.setattr("flows.stages.flow_run_id", lambda: "a flow run")
+    return told
+
+
+def begun(store: MlflowClient, config: DQNConfig, flow_run_id: str) -> Attempt:
+    attempt = begin(store, open_run(store, config, preset="cartpole", flow_run_id=flow_run_id, tags={}))
+    complete_runs(store, attempt, config, flow_run_id=flow_run_id)
+    return attempt
+
+
+def test_stages_pass_on_what_they_leave_and_do_nothing_twice(
+    store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path, shown: list[float]
+) -> None:
+    config = small_config(num_agents=2, seed=3, acceptance_return=None, world=World(length=0.6))
+    attempt = begun(store, config, "stages")
+    run_id = attempt.run_id
+    begun_at = time.time()
+
+    assert train.fn(run_id, str(tmp_path), attempt) == run_id
+    assert (shown[0], shown[-1]) == (0.0, 100.0)
+    assert shown == sorted(shown)
+    checkpoint_path(tmp_path, run_id).touch()  # of an attempt that died before it removed it
+    assert train.fn(run_id, str(tmp_path), attempt) == run_id
+    assert shown.count(0.0) == 1, "it was trained again"
+    assert not list(tmp_path.iterdir())
+    assert train.fn(run_id, str(tmp_path), attempt) == run_id
+
+    model_id = export.fn(run_id, attempt)
+    version = register.fn(run_id, model_id, attempt)
+    assert register.fn(run_id, model_id, attempt) == version
+    name = "dqn-CartPole-v1"
+    assert registry.version_of(store, name, registry.CHALLENGER) == version
+    tags = registry.get_version(store, name, version).tags
+    assert tags[FLOW_RUN_TAG] == "stages"
+    assert tags["git_commit"] == store.get_run(run_id).data.tags[MLFLOW_GIT_COMMIT]
+    assert (tags["world"], tags["gate"]) == ("length 0.6", "not evaluated yet")
+    policy = registry.download(name, version).policy
+    networks, _ = read_networks(store, run_id)
+    best = read_summary(store, run_id).best_agent
+    observation = torch.randn(2, 5, 4)
+    torch.testing.assert_close(
+        torch.from_numpy(policy.q_values(observation[best].numpy())), networks(observation)[best]
+    )
+    metadata = policy.metadata
+    assert (metadata.action_meanings, metadata.run_id, metadata.seed) == (("left", "right"), run_id, 3)
+    assert (metadata.config_sha256, metadata.world) == (config.sha256, config.world)
+
+    children = read_runs(store, attempt).children
+    uri = run_tests.fn(run_id, attempt)
+    assert run_tests.fn(run_id, attempt) == uri
+    returns = read_returns(uri)
+    seed = stream_seed(3, TEST, 0)
+    expected = greedy_returns(networks, config.env_id, config.world, episodes=100, seed=seed)
+    assert returns.tolist() == expected.tolist()
+    for child, mine in zip(children, returns, strict=True):
+        for key, value in (("test/mean_return", mine.mean()), ("test/min_return", mine.min())):
+            (metric,) = store.get_metric_history(child, key)
+            assert (metric.value, metric.step) == (value, 0)
+            assert 1000 * begun_at - 1 <= metric.timestamp <= 1000 * time.time()
+    draw_population.fn(run_id, uri, attempt)
+    files = {file.path for file in store.list_artifacts(run_id)}
+    assert {LEARNING_CURVES, FINAL_RETURNS} <= files
+
+    begin(store, run_id)
+    models = len(store.search_logged_models([store.get_run(run_id).info.experiment_id]))
+    checkpoint_path(tmp_path, run_id).touch()
+    for stale in (
+        lambda: train.fn(run_id, str(tmp_path), attempt),
+        lambda: export.fn(run_id, attempt),
+        lambda: register.fn(run_id, model_id, attempt),
+        lambda: run_tests.fn(run_id, attempt),
+    ):
+        with pytest.raises(StaleAttemptError):
+            stale()
+    assert checkpoint_path(tmp_path, run_id).exists()
+    assert len(store.search_logged_models([store.get_run(run_id).info.experiment_id])) == models
+
+
+def test_an_agent_whose_run_was_deleted_is_left_out_of_the_tests(
+    store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path, shown: list[float]
+) -> None:
+    attempt = begun(store, small_config(num_agents=2, max_updates=1, env_id="ProbeActionReward-v0"), "one deleted")
+    train.fn(attempt.run_id, str(tmp_path), attempt)
+    deleted, kept = read_runs(store, attempt).children
+    store.delete_run(deleted)
+    run_tests.fn(attempt.run_id, attempt)
+    assert "test/mean_return" in store.get_run(kept).data.metrics
+    version = register.fn(attempt.run_id, export.fn(attempt.run_id, attempt), attempt)
+    policy = registry.download("dqn-ProbeActionReward-v0", version).policy
+    assert policy.metadata.action_meanings == ("action 0", "action 1")
+
+
+def test_progress_that_cannot_be_shown_ends_no_training(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr("prefect.artifacts.create_progress_artifact", lambda **_: UUID(int=7))
+    monkeypatch.setattr("prefect.artifacts.update_progress_artifact", away)
+    _progress_artifact()(50.0)
+    assert "the progress artifact could not be updated: refused" in caplog.text
+
+
+def test_whatever_asks_a_server_is_tried_again_for_two_minutes() -> None:
+    """Every task of every flow: each of them begins with a call to MLflow."""
+    names = [module.name for module in pkgutil.iter_modules(flows.__path__, "flows.")]
+    values = {name: vars(importlib.import_module(name)).values() for name in names}
+    assert not [name for name in names for value in values[name] if isinstance(value, Task)], "a task that is no stage"
+    stages = {value for name in names for value in values[name] if isinstance(value, Stage)}
+    assert len(stages) > 9
+    assert sum(RETRY_SECONDS) >= 120
+    for each in stages:
+        assert each.task.retry_condition_fn is may_pass, each.name
+        assert each.task.retries == len(RETRY_SECONDS), each.name
+        assert each.task.retry_delay_seconds == list(RETRY_SECONDS), each.name
 
 
 def test_only_the_newest_attempt_finishes_a_run(store: MlflowClient, small_config: Callable[..., DQNConfig]) -> None:
