@@ -12,10 +12,11 @@ from typing import Any
 
 from benchmarks.contestants import warm_up
 from benchmarks.harness import table, write
+from dqn.device import torch_threads
 from dqn.export import ModelProperties, export_onnx
 from dqn.presets import PRESETS
 from dqn.seeding import version_seed
-from dqn.training import stressed, torch_threads, train
+from dqn.training import stressed, train
 from flows.evaluation import EPISODES, play, threshold_of, under_stress
 from flows.promote import Champion, should_promote
 from serving.policy import OnnxPolicy

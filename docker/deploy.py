@@ -1,7 +1,8 @@
 """Sets up the servers for this project; running it again changes nothing.
 
-Work pool, concurrency limit, automations and deployments in Prefect (PREFECT_API_URL), the webhook in MLflow
-(MLFLOW_TRACKING_URI) if SERVING_WEBHOOK_URL says whom to tell.
+Work pool, concurrency limit, automations and deployments in Prefect (PREFECT_API_URL); in MLflow (MLFLOW_TRACKING_URI)
+the user that serving logs in as, if MLFLOW_READER_PASSWORD gives its password, and the webhook, if SERVING_WEBHOOK_URL
+says whom to tell.
 """
 
 import os
@@ -13,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+import httpx
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities.webhook import WebhookEvent, WebhookEventStr
@@ -28,6 +30,8 @@ from flows.heartbeat import ALIVE
 POOL: Final = "dqn"
 PROMOTION_LIMIT: Final = "promote-dqn-CartPole-v1"
 WEBHOOK: Final = "serving"
+READER: Final = "reader"
+"""MLflow's user that may read everything and change nothing of it."""
 MAX_RUN_COUNT: Final = 5
 STARTED_OR_OVER: Final = (
     "Running", "heartbeat", "Completed", "Cached", "Failed", "Crashed", "Cancelling", "Cancelled", "Paused",
@@ -110,6 +114,8 @@ def main() -> int:
         if not os.environ.get(name):  # Prefect would start a server of its own, MLflow make a file
             sys.stderr.write(f"{name} is not set: set it to the URL of the server to deploy to\n")
             return 1
+    if password := os.environ.get("MLFLOW_READER_PASSWORD"):
+        upsert_reader(password)  # first: serving waits for it
     with get_client(sync_client=True) as client:
         create_pool(client)
         client.upsert_global_concurrency_limit_by_name(PROMOTION_LIMIT, limit=1)
@@ -168,6 +174,21 @@ def deploy(path: Path) -> None:
         copy.flush()
         command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", copy.name)
         subprocess.run(command, check=True)
+
+
+def upsert_reader(password: str) -> None:
+    """Create the user that reads, or give it this password; `default_permission` in mlflow.ini is all it may do.
+
+    By HTTP: MLflow's own client of its users imports the whole server.
+    """
+    users = f"{os.environ['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/users"
+    user = {"username": READER, "password": password}
+    login = (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
+    with httpx.Client(auth=login, timeout=30) as client:
+        answer = client.post(f"{users}/create", json=user)
+        if "RESOURCE_ALREADY_EXISTS" in answer.text:
+            answer = client.patch(f"{users}/update-password", json=user)
+        answer.raise_for_status()
 
 
 def register_webhook(url: str, secret: str) -> None:

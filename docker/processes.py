@@ -27,6 +27,7 @@ STATE: Final = ROOT / ".stack"
 DEFAULT_PORTS: Final = {"PREFECT_PORT": "4201", "MLFLOW_PORT": "5001", "SERVING_PORT": "8001"}
 LOGIN: Final = "prefect.password"
 MLFLOW_LOGIN: Final = "mlflow.password"
+READER_LOGIN: Final = "mlflow-reader.password"
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 15
 
@@ -81,6 +82,7 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
     }
+    reader = {"MLFLOW_TRACKING_USERNAME": "reader", "MLFLOW_TRACKING_PASSWORD": kept_key(STATE / READER_LOGIN)}
     webhook = {"SERVING_WEBHOOK_URL": f"{serving}/api/webhooks/registry", "SERVING_WEBHOOK_SECRET": secret}
 
     def start(name: str, *arguments: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -99,14 +101,13 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         start(
             "serving",
             *("serving", "--port", str(serving_port), "--cache-dir", str(STATE / "models"), "--mlflow-url", mlflow),
-            env={**clients, **webhook},
+            env={**clients, **reader, **webhook},
         ),
     ]
     wait_for(f"{serving}/v2", processes[-1])
+    deploying = {**clients, **webhook, "MLFLOW_READER_PASSWORD": reader["MLFLOW_TRACKING_PASSWORD"]}
     with (STATE / "deploy.log").open("wb") as log:
-        deployed = subprocess.run(
-            (sys.executable, "docker/deploy.py"), cwd=ROOT, env={**clients, **webhook}, stdout=log, stderr=log
-        )
+        deployed = subprocess.run((sys.executable, "docker/deploy.py"), cwd=ROOT, env=deploying, stdout=log, stderr=log)
     if deployed.returncode:
         raise StackError(f"deploying failed: {STATE / 'deploy.log'} says why")
     print(

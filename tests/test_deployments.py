@@ -16,7 +16,7 @@ import httpx
 import prefect
 import pytest
 import yaml
-from deploy import AUTOMATIONS, POOL, create_pool
+from deploy import AUTOMATIONS, POOL, READER, create_pool
 from dotenv import dotenv_values
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -124,7 +124,7 @@ def test_secrets_are_fresh_complete_and_never_overwritten(tmp_path: Path) -> Non
     variables, others = read_env(first), read_env(second)
     assert all(variables.values())
     secret = [name for name in variables if variables[name] != others[name]]
-    assert [name for name in read_env(ROOT / "docker/.env.example") if name not in PORTS.values()][:9] == secret
+    assert [name for name in read_env(ROOT / "docker/.env.example") if name not in PORTS.values()][:10] == secret
     assert first.stat().st_mode & 0o077 == 0
     with pytest.raises(StackError, match="exists already"):
         write_env(first)
@@ -182,30 +182,27 @@ def test_whoever_calls_a_server_in_the_stack_shows_the_password_it_wants() -> No
     assert secrets["prefect-server"]["PREFECT_SERVER_API_AUTH_STRING"] == "PREFECT_AUTH_STRING"
     assert secrets["mlflow"]["MLFLOW_AUTH_ADMIN_PASSWORD"] == "MLFLOW_PASSWORD"
     assert "--app-name basic-auth" in services()["mlflow"]["command"]
-    for url, variable, source, callers in (
-        ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_AUTH_STRING", {"worker", "deploy"}),
-        (
-            "MLFLOW_TRACKING_URI",
-            "MLFLOW_TRACKING_PASSWORD",
-            "MLFLOW_PASSWORD",
-            {"worker", "deploy", "serving", "inference"},
-        ),
-    ):
-        assert callers == {name for name, service in services().items() if url in service.get("environment", {})}
-        assert all(secrets[name][variable] == source for name in callers)
-    users = {
-        service["environment"].get("MLFLOW_TRACKING_USERNAME")
+    callers = {name for name, service in services().items() if "PREFECT_API_URL" in service.get("environment", {})}
+    assert callers == {"worker", "deploy"}
+    assert all(secrets[name]["PREFECT_API_AUTH_STRING"] == "PREFECT_AUTH_STRING" for name in callers)
+    logins = {
+        name: (service["environment"].get("MLFLOW_TRACKING_USERNAME"), secrets[name].get("MLFLOW_TRACKING_PASSWORD"))
         for name, service in services().items()
-        if name in callers
+        if "MLFLOW_TRACKING_URI" in service.get("environment", {})
     }
-    assert users == {"admin"}
-    assert "admin_username = admin" in (ROOT / "docker/mlflow.ini").read_text()
+    admin, reader = ("admin", "MLFLOW_PASSWORD"), (READER, "MLFLOW_READER_PASSWORD")
+    assert logins == {"worker": admin, "deploy": admin, "serving": reader, "inference": reader}
+    assert "MLFLOW_READER_PASSWORD" in secrets["deploy"], "it creates the user"
+    assert "MLFLOW_PASSWORD" not in {*secrets["serving"].values(), *secrets["inference"].values()}
+    settings = (ROOT / "docker/mlflow.ini").read_text()
+    assert "admin_username = admin" in settings
+    assert "default_permission = READ" in settings
 
 
 def test_no_secret_is_a_variable_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
     secret = [name for name, value in read_env(ROOT / "docker/.env.example").items() if not value]
-    assert len(secret) == 9
+    assert len(secret) == 10
     text = json.dumps(compose)
     assert [name for name in (*secret, "AWS_SECRET_ACCESS_KEY") if f"${{{name}" in text] == []
     used = {source for service in compose["services"].values() for source in secrets_of(service).values()}

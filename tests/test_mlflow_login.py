@@ -7,7 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import requests
+from deploy import READER, upsert_reader
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from processes import MLFLOW_LOGIN, mlflow_command, mlflow_environment, process, wait_for
 
 from flows.outages import is_transient
@@ -62,6 +65,52 @@ def test_strangers_write_nothing_and_clients_do(
     run = client.create_run("0").info.run_id
     client.log_text(run, "kept", "note.txt")
     assert Path(client.download_artifacts(run, "note.txt", str(tmp_path))).read_text() == "kept"
+
+
+def test_serving_logs_in_as_a_user_that_reads_everything_and_changes_nothing(
+    server: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url, password = server
+    log_in(monkeypatch, "admin", password)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    client = MlflowClient(url)
+    run = client.create_run("0")
+    client.log_text(run.info.run_id, "weights", "policy/model.onnx")
+    client.create_registered_model("read")
+    version = client.create_model_version("read", f"{run.info.artifact_uri}/policy", run.info.run_id).version
+    client.set_registered_model_alias("read", "champion", version)
+    for current in ("a password of twelve", "another password, later"):  # deploying again gives it the one of then
+        log_in(monkeypatch, "admin", password)
+        upsert_reader(current)
+        log_in(monkeypatch, READER, current)
+        source = RegistrySource("read")
+        snapshot = source.snapshot(None)
+        assert snapshot.aliases == {"champion": str(version)}
+        assert source.fetch(snapshot.versions[str(version)]) == b"weights"
+    for change in (
+        lambda: client.set_registered_model_alias("read", "champion", version),
+        lambda: client.delete_registered_model_alias("read", "champion"),
+        lambda: client.set_model_version_tag("read", version, "sha256", "0"),
+        lambda: client.create_model_version("read", f"{run.info.artifact_uri}/policy", run.info.run_id),
+        lambda: client.delete_model_version("read", version),
+        lambda: client.log_metric(run.info.run_id, "test/mean_return", 500.0),
+        lambda: client.log_text(run.info.run_id, "other weights", "policy/model.onnx"),
+        lambda: client.list_webhooks(),
+    ):
+        with pytest.raises((MlflowException, requests.HTTPError), match=r"403|PERMISSION_DENIED|Permission denied"):
+            change()
+    raised = httpx.patch(
+        f"{url}/api/2.0/mlflow/users/update-admin",
+        auth=(READER, "another password, later"),
+        json={"username": READER, "is_admin": True},
+    )
+    assert raised.status_code == 403
+    assert httpx.get(f"{url}/version", auth=(READER, "a password of twelve")).status_code == 401
+
+
+def log_in(monkeypatch: pytest.MonkeyPatch, user: str, password: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
 
 
 def test_training_names_a_login_that_is_refused_and_does_not_try_again(wrong_password: str) -> None:

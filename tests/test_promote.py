@@ -45,6 +45,7 @@ BALANCING = (0.1, 0.3, 1.0, 0.9)
 DRIFTING = (0.0, 0.0, 1.0, 1.0)
 """Above the environment's threshold and below 500: a tenth of its episodes leave the track."""
 FALLING = (0.0, 0.0, -1.0, 0.0)
+LOST = np.zeros((len(CELLS), 100), dtype=np.bool_)
 
 
 def controller(weights: tuple[float, ...], run_id: str) -> bytes:
@@ -273,6 +274,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return StressTest(held=np.tile(returns == 500, (len(CELLS), 1)), push=60)
 
     monkeypatch.setattr("flows.evaluation.stress_test", held)
+    monkeypatch.setattr("flows.evaluation.stressed_baselines", lambda *_, **__: {"LQR": StressTest(held=LOST, push=0)})
     monkeypatch.setattr(figures, "episode_gif", lambda *_, **__: None)
 
 
@@ -301,9 +303,9 @@ def test_what_is_better_is_promoted_told_and_shown_beside_the_champion(
     assert [registry.get_version(empty_store, name, version).tags["gate"] for version in (weak, good, bad)] == gates
     assert aliases(empty_store, name) == [good, weak, bad]
     assert drawn == [
-        [f"version {weak}"],
-        [f"version {good}", f"champion, version {weak}"],
-        [f"version {bad}", f"champion, version {good}"],
+        [f"version {weak}", "LQR"],
+        [f"version {good}", f"champion, version {weak}", "LQR"],
+        [f"version {bad}", f"champion, version {good}", "LQR"],
     ]
     assert all(STRESS in files_of(empty_store, name, version) for version in (weak, good, bad))
     assert events == [
