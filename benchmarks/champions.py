@@ -66,14 +66,8 @@ def trained(*, seed: int, num_agents: int) -> OnnxPolicy:
     config = dataclasses.replace(PRESETS["cartpole"], seed=seed, num_agents=num_agents)
     with torch_threads(config.num_threads):
         result = stressed(train(config))
-    properties = ModelProperties(
-        env_id=config.env_id,
-        action_meanings=("left", "right"),
-        run_id="0" * 32,
-        seed=seed,
-        agent=result.best_agent,
-        config_sha256=config.sha256,
-    )
+    best = result.agents[result.best_agent]
+    properties = ModelProperties.of(config, num_actions=2, run_id="0" * 32, agent=best.agent, observed=best.observed)
     return OnnxPolicy.load(export_onnx(result.best, properties, load=lambda model: OnnxPolicy.load(model).q_values))
 
 
