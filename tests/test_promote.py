@@ -290,7 +290,12 @@ def test_what_is_better_is_promoted_told_and_shown_beside_the_champion(
     name = "dqn-CartPole-v1"
     drawn: list[list[str]] = []
     shown = figures.stress_cells
-    monkeypatch.setattr(figures, "stress_cells", lambda tests: drawn.append(list(tests)) or shown(tests))
+
+    def drawing(tests: dict[str, StressTest]) -> Figure:
+        drawn.append(list(tests))
+        return shown(tests)
+
+    monkeypatch.setattr(figures, "stress_cells", drawing)
     weak, good, bad = (registered(empty_store, name, weights) for weights in (DRIFTING, BALANCING, FALLING))
     gates = []
     for version in (weak, good, bad):
