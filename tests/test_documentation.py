@@ -5,9 +5,11 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from flows import cli
 from serving import __main__ as serving
@@ -35,6 +37,11 @@ COMMANDS: Final = {
     'make train ARGS="--world.length 1.0 --world.wind 2"': READ,
     'make train ARGS="--world.length 0.25 0.75"': READ,
     'make train ARGS="--resume RUN_ID"': READ,
+    'make train ARGS="--preset lunarlander --env-id boing_gym:Boing-v0 '
+    '--observation-scale 400 240 1 1 10 240 240 10 10"': READ,
+    'make serve ARGS="--model models:/dqn-boing_gym-Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
+    ".venv/bin/pip install boing-gym": "make install does it; tests/test_third_party.py trains and serves it",
+    "python -m benchmarks.losses": LONG,
     "make serve": READ,
     'make serve ARGS="--port 9000 --model models:/dqn-CartPole-v1/3"': READ,
     "python -m serving --no-show": READ,
@@ -95,6 +102,8 @@ COMMANDS: Final = {
     "python -OO": "is a way to start Python",
 }
 PYTHON: Final = {
+    "from dqn import PRESETS, train": RUN,
+    "from dataclasses import replace": RUN,
     "import gymnasium, mlflow, numpy, onnxruntime": "needs a champion in a registry beside it",
 }
 
@@ -157,11 +166,47 @@ def test_a_reason_names_tests_that_there_are(how: str) -> None:
         assert (ROOT / path).is_file()
 
 
+def python_blocks() -> set[str]:
+    """Every block of Python; the same one in two documents is one."""
+    fences = [fence for document in DOCUMENTS for fence in FENCE.findall(document.read_text())]
+    return {block for language, block in fences if language == "python"}
+
+
 def test_every_python_block_is_run_or_has_a_reason_why_not() -> None:
-    blocks = [
-        block for document in DOCUMENTS for kind, block in FENCE.findall(document.read_text()) if kind == "python"
-    ]
-    assert sorted(block.splitlines()[0] for block in blocks) == sorted(PYTHON)
+    assert sorted(block.splitlines()[0] for block in python_blocks()) == sorted(PYTHON)
+
+
+@pytest.mark.parametrize("first", [first for first, how in PYTHON.items() if how == RUN])
+def test_a_python_block_runs(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in python_blocks() if block.startswith(first + "\n")]
+    names: dict[str, Any] = {}
+    exec(compile(block, first, "exec"), names)
+    assert names["result"].solved_fraction == 1.0
+    if "print" in block:
+        assert "agents solved CartPole-v1" in capsys.readouterr().out
+    if "export" in block:
+        assert (tmp_path / "policy.onnx").stat().st_size > 1_000
+
+
+NOTEBOOK: Final = ROOT / "docs/from-python.ipynb"
+
+
+def test_the_notebook_runs_and_shows_what_it_gave(tmp_path: Path) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    shown = [kinds(cell) for cell in code]
+    assert "image/png" in {kind for cell in shown for kind in cell}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    assert [kinds(cell) for cell in code] == shown
+    assert (tmp_path / "policy.onnx").exists()
+
+
+def kinds(cell: Any) -> list[str]:
+    """Of what a cell shows, the kinds."""
+    return sorted(kind for output in cell.outputs for kind in output.get("data", {"text/plain": ""}))
 
 
 def headings(text: str) -> set[str]:
