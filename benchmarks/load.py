@@ -46,13 +46,15 @@ async def hammer(
     seconds: float,
     connections: int = 16,
     check: Callable[[bytes], bool] = lambda _: True,
+    method: str = "POST",
+    success: bytes = b"200",
 ) -> Load:
-    """POST the same body over kept connections, each sending when the last answer has come."""
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    """Send the same request over kept connections, each again when the last answer has come; at least once."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
     request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     load = Load(seconds)
     loop = asyncio.get_running_loop()
-    client = partial(_Client, request, load, time.perf_counter() + seconds, check)
+    client = partial(_Client, request, load, time.perf_counter() + seconds, check, success)
     clients = [await loop.create_connection(client, "127.0.0.1", port) for _ in range(connections)]
     await asyncio.gather(*(client.finished for _, client in clients))
     return load
@@ -61,9 +63,12 @@ async def hammer(
 class _Client(asyncio.Protocol):
     """One connection; a protocol rather than streams, for it costs the measured machine a third."""
 
-    def __init__(self, request: bytes, load: Load, until: float, check: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, request: bytes, load: Load, until: float, check: Callable[[bytes], bool], success: bytes
+    ) -> None:
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._request, self._load, self._until, self._check = request, load, until, check
+        self._success = b"http/1.1 " + success
         self._buffer = b""
         self._sent = 0.0
 
@@ -83,7 +88,7 @@ class _Client(asyncio.Protocol):
             return
         now = time.perf_counter()
         self._load.latencies.append(now - self._sent)
-        if not header.startswith(b"http/1.1 200") or not self._check(self._buffer[end + 4 :]):
+        if not header.startswith(self._success) or not self._check(self._buffer[end + 4 :]):
             self._load.errors += 1
         self._buffer = b""
         if now < self._until:
@@ -131,3 +136,22 @@ async def watch(port: int, viewers: int, seconds: float) -> list[int]:
 
     await asyncio.gather(*(one(index) for index in range(viewers)))
     return frames
+
+
+async def arrive(port: int, viewers: int) -> list[asyncio.StreamWriter]:
+    """Many viewers of the live show at once, each of which has had its first message; the caller sends them away."""
+
+    async def one() -> asyncio.StreamWriter:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HANDSHAKE % port)
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(1)
+        return writer
+
+    return list(await asyncio.gather(*(one() for _ in range(viewers))))
+
+
+def command(name: str) -> bytes:
+    """A viewer's command without further fields, as a WebSocket's frame."""
+    text = b'{"do": "%s"}' % name.encode()
+    return b"\x81" + bytes([0x80 | len(text)]) + bytes(4) + text  # masked, by zeros

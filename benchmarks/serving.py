@@ -30,7 +30,7 @@ import onnx
 import orjson
 import uvloop
 
-from benchmarks.load import HANDSHAKE, Load, hammer, watch
+from benchmarks.load import HANDSHAKE, Load, arrive, command, hammer, watch
 from tests.policies import BALANCES, linear_model
 
 MODEL = "dqn-CartPole-v1"
@@ -43,9 +43,12 @@ MLFLOW = orjson.dumps({"inputs": {"observation": [ROW]}})
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the load")
-    parser.add_argument("only", nargs="*", help="any of: start infer viewers swaps drain (default: all)")
+    parts = {
+        "start": start, "infer": infer, "beside": beside, "viewers": viewers, "join": join, "memory": memory,
+        "swaps": swaps, "drain": drain, "soak": soak,
+    }  # fmt: skip
+    parser.add_argument("only", nargs="*", help=f"any of: {' '.join(parts)} (default: all)")
     options = parser.parse_args()
-    parts = {"start": start, "infer": infer, "viewers": viewers, "swaps": swaps, "drain": drain}
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -113,6 +116,133 @@ def viewers(folder: Path, quick: bool) -> None:
             f"{100 * cpu:.0f} % of a core in the server, joining and the wait for an episode included; "
             f"resident {resident(pid):.0f} MB"
         )
+
+
+def beside(folder: Path, quick: bool) -> None:
+    """What is left to the show and liveness beside 16 connections of single rows, and beside one of large batches."""
+    seconds, path = 2.0 if quick else 9.5, f"/v2/models/{MODEL}/infer"
+    large = {"name": "observation", "shape": [4096, 4], "datatype": "FP32", "data": ROW * 4096}
+    kinds = {"nothing": (b"", 0), "single rows": (OIP, 16), "4,096 rows": (orjson.dumps({"inputs": [large]}), 1)}
+
+    async def scenario(port: int, body: bytes, connections: int) -> tuple[float, Load]:
+        loads = [hammer(port, path, body, seconds=seconds + 30, connections=connections)] if connections else []
+        loading = [asyncio.create_task(load) for load in loads]
+        frames = asyncio.create_task(watch(port, 1, seconds))
+        alive = Load(seconds)
+        while not frames.done():
+            began = time.perf_counter()
+            health = await hammer(port, "/v2/health/live", b"", seconds=0.0, connections=1, method="GET")
+            alive.latencies += health.latencies
+            alive.errors += health.errors
+            await asyncio.sleep(max(0.0, 0.02 - (time.perf_counter() - began)))
+        for task in loading:
+            task.cancel()
+        await asyncio.gather(*loading, return_exceptions=True)
+        return frames.result()[0] / seconds, alive
+
+    with serving(folder) as (port, process):
+        time.sleep(4)
+        for name, (body, connections) in kinds.items():
+            before, began = cpu_seconds(process.pid), time.perf_counter()
+            rate, alive = uvloop.run(scenario(port, body, connections))
+            share = (cpu_seconds(process.pid) - before) / (time.perf_counter() - began)
+            print(
+                f"beside {name}: {rate:.1f} frames/s of the show; liveness p50 {1e3 * alive.quantile(0.5):.1f} ms, "
+                f"p99 {1e3 * alive.quantile(0.99):.1f} ms over {alive.count} new connections, {alive.errors} errors; "
+                f"the server had {share:.2f} of a core"
+            )
+
+
+def join(folder: Path, quick: bool) -> None:
+    """What it costs that many come to watch, at once: of a show that is paused, or its frames would be counted too."""
+    count = 50 if quick else 500
+
+    async def scenario(port: int, pid: int) -> float:
+        (first,) = await arrive(port, 1)
+        first.write(command("pause"))
+        await asyncio.sleep(1)
+        before = cpu_seconds(pid)
+        crowd = await arrive(port, count)
+        spent = cpu_seconds(pid) - before
+        for viewer in (first, *crowd):
+            viewer.close()
+        return spent
+
+    with serving(folder) as (port, process):
+        time.sleep(4)
+        spent = [uvloop.run(scenario(port, process.pid)) for _ in range(1 if quick else 3)]
+        print(f"{count} viewers join: {', '.join(f'{seconds:.2f}' for seconds in spent)} CPU-seconds in the server")
+
+
+def memory(folder: Path, quick: bool) -> None:
+    """Resident memory while one viewer watches and another client infers."""
+    with serving(folder) as (port, process):
+        time.sleep(4)
+        uvloop.run(watch(port, 1, 0.1))
+        uvloop.run(hammer(port, f"/v2/models/{MODEL}/infer", OIP, seconds=1.0))
+        print(f"resident after one viewer and inference: {resident(process.pid):.0f} MB")
+
+
+def soak(folder: Path, quick: bool) -> None:
+    """Fifty viewers, inference, episodes and swaps for eleven minutes: errors, and whether memory stays."""
+    minutes, client = 1.5 if quick else 11.0, mlflow.MlflowClient()
+    errors: list[str] = []
+    sizes: list[float] = []
+    counts = {"requests": 0, "episodes": 0, "swaps": 0, "frames": 0}
+
+    async def scenario(port: int, pid: int) -> None:
+        until = time.perf_counter() + 60 * minutes
+
+        async def seen() -> None:
+            while time.perf_counter() < until:
+                counts["frames"] += sum(await watch(port, 50, 5.0))
+
+        async def asked() -> None:
+            while time.perf_counter() < until:
+                load = await hammer(
+                    port, f"/v2/models/{MODEL}/infer", OIP, seconds=0.2, connections=2, check=names_its_version
+                )
+                counts["requests"] += load.count
+                errors.extend(["an answer"] * load.errors)
+                await asyncio.sleep(0.8)
+
+        async def played() -> None:
+            while time.perf_counter() < until:
+                body = orjson.dumps({"seed": counts["episodes"], "pushes": [{"step": 5, "force": 20}]})
+                load = await hammer(port, "/api/episodes", body, seconds=0.0, connections=1, success=b"201")
+                errors.extend(["an episode"] * load.errors)
+                counts["episodes"] += 1
+                await asyncio.sleep(2)
+
+        async def swapped() -> None:
+            while time.perf_counter() < until:
+                number = str(2 - counts["swaps"] % 2)
+                await asyncio.to_thread(client.set_registered_model_alias, MODEL, "champion", number)
+                await asyncio.to_thread(refresh, port)
+                while await asyncio.to_thread(current, port) != number:
+                    await asyncio.sleep(0.1)
+                counts["swaps"] += 1
+                await asyncio.sleep(3)
+
+        async def measured() -> None:
+            while time.perf_counter() < until:
+                sizes.append(resident(pid))
+                await asyncio.sleep(5)
+
+        async with asyncio.TaskGroup() as group:
+            for task in (seen, asked, played, swapped, measured):
+                group.create_task(task())
+
+    with serving(folder) as (port, process):
+        before, began = cpu_seconds(process.pid), time.perf_counter()
+        uvloop.run(scenario(port, process.pid))
+        share = (cpu_seconds(process.pid) - before) / (time.perf_counter() - began)
+    settled = sizes[len(sizes) * 60 // int(60 * minutes) :]
+    done = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    print(f"{minutes:g} minutes, 50 viewers, {share:.2f} of a core: {done}; {len(errors)} errors {sorted(set(errors))}")
+    print(
+        f"resident after the first minute: {min(settled):.0f} to {max(settled):.0f} MB, at the end {sizes[-1]:.0f} MB"
+    )
 
 
 def drain(folder: Path, quick: bool) -> None:

@@ -7,7 +7,8 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from serving.models.cache import Cache
 from serving.models.registry import ModelSource, RegistryUnavailableError, Snapshot, UnknownModelError, Version
@@ -23,6 +24,7 @@ _REFUSED_LIMIT: Final = 64
 _LOG: Final = logging.getLogger("serving")
 
 Listener = Callable[[], None]
+T = TypeVar("T")
 Identity = tuple[str, str, int, str]
 
 
@@ -174,10 +176,10 @@ class Models:
         if cache is None:
             return
         try:
-            remembered = await asyncio.to_thread(cache.snapshot)
+            remembered = await _aside(cache.snapshot)
             self.snapshot = remembered or self.snapshot
-            version = await asyncio.to_thread(cache.played, reference)
-            content = await asyncio.to_thread(cache.read, version) if version else None
+            version = await _aside(cache.played, reference)
+            content = await _aside(cache.read, version) if version else None
             if version is None or content is None:
                 return
             self._play(await self._load(version, content))
@@ -211,7 +213,7 @@ class Models:
         return settled
 
     async def _follow(self) -> bool:
-        snapshot = await asyncio.to_thread(self.source.snapshot, self._seen)
+        snapshot = await _aside(self.source.snapshot, self._seen)
         self._reach(True)
         if snapshot != self._seen:
             await self._on_disk(lambda cache: cache.remember(snapshot))
@@ -269,7 +271,7 @@ class Models:
             with suppress(PolicyError):  # accepted once, no longer: what the registry has now decides
                 return await self._load(version, content)
         try:
-            content = await asyncio.to_thread(self.source.fetch, version)
+            content = await _aside(self.source.fetch, version)
         except ValueError as error:
             self._refuse(version, str(error), error)
             raise
@@ -285,7 +287,7 @@ class Models:
         return served
 
     async def _load(self, version: Version, content: bytes) -> ServedModel:
-        return await asyncio.to_thread(ServedModel.load, self.name, version, content, environments=self._environments)
+        return await _aside(partial(ServedModel.load, self.name, version, content, environments=self._environments))
 
     async def _load_for_requests(self, version: Version) -> ServedModel:
         try:
@@ -318,7 +320,7 @@ class Models:
     async def _read_copy(self, version: Version) -> bytes | None:
         assert self._cache
         try:
-            return await asyncio.to_thread(self._cache.read, version)
+            return await _aside(self._cache.read, version)
         except OSError as error:  # a disk that cannot be read: the registry still can
             self._count(error)
             return None
@@ -328,7 +330,7 @@ class Models:
         if self._cache is None:
             return
         try:
-            await asyncio.to_thread(write, self._cache)
+            await _aside(write, self._cache)
         except OSError as error:
             self._count(error)
 
@@ -374,6 +376,21 @@ class Models:
     def _tell(self) -> None:
         for listener in self.listeners:
             listener()
+
+
+async def _aside(function: Callable[..., T], *arguments: Any) -> T:
+    """The function's result, from a thread.
+
+    A StopIteration would be waited for for ever: no future takes one, and CPython 3.11 does not say so to who waits.
+    """
+
+    def call() -> T:
+        try:
+            return function(*arguments)
+        except StopIteration as error:
+            raise RuntimeError("StopIteration") from error
+
+    return await asyncio.to_thread(call)
 
 
 def _describe(error: BaseException) -> str:

@@ -1,10 +1,14 @@
 """What a crowd, a fuzzer or an attacker sends: every answer is JSON, and nothing leaks. In process."""
 
 import asyncio
+import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pytest
 import uvicorn
@@ -21,6 +25,7 @@ from serving.live.show import Show
 from serving.live.viewers import Viewer
 from serving.models.follower import Models
 from serving.models.registry import FileSource
+from serving.policy import FloatArray, OnnxPolicy
 from serving.web.application import App
 from serving.web.bodies import compress
 from serving.web.metrics import Metrics
@@ -150,6 +155,47 @@ def test_large_requests_that_would_wait_too_long_are_told_when_to_come_back(
     answer = client.post("/v2/models/p/infer", json=infer(4096))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert client.post("/v2/models/p/infer", json=infer(1)).status_code == 200
+
+
+def test_what_takes_long_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a large batch nor a picture is computed on the event loop."""
+    app, _ = client_of(tmp_path)
+    released, begun = threading.Event(), threading.Semaphore(0)
+    q_values = OnnxPolicy.q_values
+
+    def wait() -> None:
+        begun.release()
+        assert released.wait(60)
+
+    def slow(policy: OnnxPolicy, observation: npt.NDArray[np.floating]) -> FloatArray:
+        if len(observation) > 1:
+            wait()
+        return q_values(policy, observation)
+
+    def encode(picture: object, kind: str) -> bytes:
+        wait()
+        return b"picture"
+
+    monkeypatch.setattr(OnnxPolicy, "q_values", slow)
+    monkeypatch.setattr("serving.live.pixels.encode", encode)
+
+    async def story() -> None:
+        transport = httpx.ASGITransport(app.asgi)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            assert app.live
+            app.live.shows.start()
+            waiting = [asyncio.create_task(client.post("/v2/models/p/infer", json=infer(4096)))]
+            waiting += [asyncio.create_task(client.get("/api/frame.png")) for _ in range(8)]
+            for _ in range(2):
+                assert await asyncio.to_thread(begun.acquire, timeout=60)
+            assert (await client.get("/v2/health/live")).status_code == 200
+            assert (await client.post("/v2/models/p/infer", json=infer(1))).status_code == 200
+            released.set()
+            assert [(await answer).status_code for answer in waiting] == [200] * 9
+            app.close()
+        assert not begun.acquire(blocking=False), "eight who ask at once get one picture"
+
+    asyncio.run(story())
 
 
 def test_a_file_is_rendered_once_however_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

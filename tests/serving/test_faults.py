@@ -2,6 +2,8 @@
 
 import asyncio
 import tempfile
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +41,9 @@ FAULTS: list[Exception] = [
     KeyError("x"),
     RuntimeError("database is locked"),
     MemoryError(),
+    StopIteration(),
+    RecursionError("deep"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
 ]
 
 
@@ -177,6 +182,12 @@ class Following(RuleBasedStateMachine):
     def downloads_fail(self, fault: Exception) -> None:
         self.registry.download_fault = fault
 
+    @rule(reference=st.sampled_from(["1", "2", "3", "4", "champion", "5"]))
+    def somebody_asks_for(self, reference: str) -> None:
+        """A request for a version: it gets it or one of the errors that are answered, and harms nobody else."""
+        with suppress(UnknownModelError, RegistryUnavailableError, ValueError):
+            self.loop.run_until_complete(self.models.get(reference))
+
     @rule()
     def disk_is_full(self) -> None:
         self.cache.fault = OSError(28, "No space left on device")
@@ -220,6 +231,72 @@ TestFollowing = Following.TestCase
 TestFollowing.settings = settings(
     max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("where", ["fault", "download_fault"])
+def test_whatever_is_raised_the_next_poll_follows(fault: Exception, where: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        registry = Registry()
+        registry.add("1", GOOD[0])
+        registry.aliases["champion"] = "1"
+        models = following(registry, tmp_path)
+        setattr(registry, where, fault)
+        async with asyncio.timeout(60):
+            await models.poll()
+        assert models.current is None
+        setattr(registry, where, None)
+        assert await models.poll()
+        assert models.current
+
+    asyncio.run(story())
+
+
+def test_a_cache_that_cannot_be_costs_the_copy_and_nothing_else(tmp_path: Path) -> None:
+    async def story() -> None:
+        registry = Registry()
+        registry.add("1", GOOD[0])
+        registry.aliases["champion"] = "1"
+        (tmp_path / "file").write_text("no directory")
+        models = Models(registry, alias="champion", version=None, cache=Cache(tmp_path / "file", "dqn"))
+        await models.restore()
+        assert await models.poll()
+        assert models.current
+        assert models.errors > 0
+
+    asyncio.run(story())
+
+
+def test_versions_that_hang_hold_up_neither_a_swap_nor_those_that_are_loaded(tmp_path: Path) -> None:
+    async def story() -> None:
+        registry = Registry()
+        for number in "1234":
+            registry.add(number, GOOD[0], created=int(number))
+        registry.aliases["champion"] = "1"
+        models = following(registry, tmp_path)
+        await models.poll()
+        released, fetch = threading.Event(), registry.fetch
+
+        def hang(version: Version) -> bytes:
+            if version.number in "23":
+                assert released.wait(60)
+            return fetch(version)
+
+        registry.fetch = hang  # type: ignore[method-assign]
+        waiting = [asyncio.create_task(models.get(number)) for number in "2322"]
+        await asyncio.sleep(0)
+        with pytest.raises(RegistryUnavailableError, match="2 versions are being loaded already"):
+            await models.get("4")
+        assert (await models.get("1")).version.number == "1"
+        registry.aliases["champion"] = "4"
+        assert await models.poll()
+        assert models.current
+        assert models.current.version.number == "4"
+        released.set()
+        assert [served.version.number for served in await asyncio.gather(*waiting)] == list("2322")
+        assert registry.fetched == 4, "who asks for what is being fetched waits for the same"
+
+    asyncio.run(story())
 
 
 def following(registry: Registry, tmp_path: Path, **options: Any) -> Models:

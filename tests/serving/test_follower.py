@@ -50,6 +50,22 @@ def test_a_registry_without_the_model_says_so(registry: LocalRegistry) -> None:
         RegistrySource("nobody").snapshot(None)
 
 
+def test_a_registry_that_cannot_be_opened_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow.db").write_text("garbage")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    source = RegistrySource(MODEL)
+
+    def locked() -> None:
+        raise RuntimeError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient", locked)
+        with pytest.raises(RegistryUnavailableError, match="database is locked"):
+            source.snapshot(None)
+    with pytest.raises(RegistryUnavailableError, match="database"):
+        source.snapshot(None)
+
+
 def test_no_store_is_created_where_none_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
     with pytest.raises(UnknownModelError, match="no registry at sqlite"):

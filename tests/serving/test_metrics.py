@@ -1,9 +1,11 @@
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.web.metrics import Requests
+from tests.serving.test_bounds import client_of
 
 
 def samples(text: str, name: str) -> dict[tuple[Any, ...], float]:
@@ -14,6 +16,17 @@ def samples(text: str, name: str) -> dict[tuple[Any, ...], float]:
         for sample in family.samples
         if sample.name.startswith(name) and not sample.name.endswith("_created")
     }
+
+
+def test_names_say_what_is_counted_and_what_is_measured(tmp_path: Path) -> None:
+    _, client = client_of(tmp_path)
+    families = list(text_string_to_metric_families(client.get("/metrics").text))
+    assert len(families) > 20
+    for family in families:
+        assert family.name.startswith(("serving_", "process_"))
+        assert family.type in ("counter", "gauge", "histogram")
+        assert family.documentation
+        assert family.type == "counter" or not family.name.endswith("_total"), family.name
 
 
 def test_requests_are_counted_as_prometheus_client_would() -> None:

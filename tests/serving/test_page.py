@@ -141,6 +141,54 @@ def test_keys_pause_step_and_change_speed(page: Page, stepped: Serving) -> None:
     until(page, "!page.status.paused && page.status.seed === 123 && page.status.speed === 1")
 
 
+def test_keys_do_what_they_are_for_and_only_there(page: Page, stepped: Serving) -> None:
+    opened(page, stepped)
+    page.evaluate("""() => {
+        page.sent = [];
+        const send = page.socket.send.bind(page.socket);
+        page.socket.send = (text) => { page.sent.push(JSON.parse(text).do); send(text); };
+    }""")
+    for repeat in ("false", "true", "true"):  # R, held
+        event = f"new KeyboardEvent('keydown', {{key: 'r', repeat: {repeat}, bubbles: true}})"
+        page.evaluate(f"document.body.dispatchEvent({event})")
+    assert page.evaluate("page.sent") == ["reset"]
+    page.get_by_role("radio", name=re.compile("^1.$")).focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("page.sent") == ["reset", "speed"], "an arrow chooses in a group, it does not push"
+    page.locator("#shortcuts").uncheck()
+    page.locator("h1").click()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("r")
+    assert page.evaluate("page.sent") == ["reset", "speed"]
+
+
+@pytest.mark.parametrize(
+    ("state", "ending"), [((2.39, 3.0, 0.0, 0.0), "Left the track"), ((0.0, 0.0, 0.2, 3.0), "Fell")]
+)
+def test_an_ending_is_called_what_it_was(page: Page, stepped: Serving, state: tuple[float, ...], ending: str) -> None:
+    opened(page, stepped)
+    stepped_to(page, stepped, 2)
+    assert stepped.app.live
+    cartpole = stepped.app.live.shows.main.players[0].simulation.env.unwrapped
+    assert isinstance(cartpole, CartPoleEnv)
+    cartpole.state = np.array(state)
+    steps = page.evaluate("page.frame.k")
+    stepped_to(page, stepped, 1)
+    assert page.locator(".ending").inner_text() == f"{ending} after {steps + 1} steps"
+
+
+def test_colours_are_looked_up_once(page: Page, stepped: Serving) -> None:
+    opened(page, stepped)
+    stepped_to(page, stepped, 3)
+    page.evaluate("""() => {
+        page.looked = 0;
+        const look = window.getComputedStyle;
+        window.getComputedStyle = (...of) => { page.looked += 1; return look(...of); };
+    }""")
+    stepped_to(page, stepped, 10)
+    assert page.evaluate("page.looked") == 0
+
+
 def test_what_it_sees_is_shown_where_it_is_asked_for(page: Page, stepped: Serving) -> None:
     opened(page, stepped)
     stepped.step(30)
