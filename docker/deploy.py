@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 import httpx
 import yaml
@@ -22,7 +23,7 @@ from prefect.automations import AutomationCore, EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.exceptions import ObjectAlreadyExists
 
 from flows.heartbeat import ALIVE
@@ -108,6 +109,42 @@ AUTOMATIONS: Final = (
 )
 
 
+ADAPTING: Final = "adapt-policy/default"
+DRIFTED: Final = "dqn.policy.drifted"
+COOL_DOWN: Final = timedelta(seconds=60)
+"""A drift is told again until a run acknowledges it: one run a model begins in this time."""
+
+
+def adapts(deployment_id: UUID) -> AutomationCore:
+    """The automation that answers a drift with a run of `adapt-policy`."""
+    texts = {name: _jinja(f"{{{{ event.payload.{name} }}}}") for name in ("drift", "model", "version", "serving")}
+    finding = _jinja("{{ event.payload.finding }}")
+    since = {"__prefect_kind": "json", "value": _jinja("{{ event.payload.since }}")}  # a number, not a text
+    return AutomationCore(
+        name="a drift is adapted to",
+        description="The server has noticed that the world is another. Pause this automation to turn adaptation off.",
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            expect={DRIFTED},
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=COOL_DOWN,
+        ),
+        actions=[
+            RunDeployment(
+                source="selected",
+                deployment_id=deployment_id,
+                parameters={**texts, "finding": finding, "since": since},
+                job_variables=None,
+            )
+        ],
+    )
+
+
+def _jinja(template: str) -> dict[str, str]:
+    return {"__prefect_kind": "jinja", "template": template}
+
+
 def main() -> int:
     """Set everything up; returns the exit status."""
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
@@ -124,6 +161,7 @@ def main() -> int:
         switched = schedule_switches(client)
         deploy(Path("prefect.yaml"))
         keep_switches(client, switched)
+        upsert(client, adapts(client.read_deployment_by_name(ADAPTING).id))
     if url := os.environ.get("SERVING_WEBHOOK_URL"):
         register_webhook(url, os.environ["SERVING_WEBHOOK_SECRET"])
     return 0

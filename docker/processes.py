@@ -62,6 +62,7 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
     clients = {
         **common,
         "PREFECT_API_URL": f"{prefect}/api",
+        "PREFECT_UI_URL": prefect,
         "PREFECT_API_AUTH_STRING": auth_string,
         "PREFECT_LOCAL_STORAGE_PATH": str(STATE / "results"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",
@@ -101,7 +102,7 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
         start(
             "serving",
             *("serving", "--port", str(serving_port), "--cache-dir", str(STATE / "models"), "--mlflow-url", mlflow),
-            env={**clients, **reader, **webhook},
+            env={**clients, **reader, **webhook, "SERVING_URL": serving},
         ),
     ]
     wait_for(f"{serving}/v2", processes[-1])

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
+from prefect.states import Completed
 
-from flows import registry, train
+from flows import adapt, registry, train
 from flows.attempt import StaleAttemptError
 from flows.evaluation import evaluate
 from flows.flow_run import flow_run_id
@@ -41,6 +43,16 @@ def train_dqn(*args: Any, **kwargs: Any) -> str:
     """As in flows.train, with signs of life."""
     with heartbeats():
         return train.train_dqn(*args, **kwargs)
+
+
+@flow(name="adapt-policy")
+@aborts_when_stale
+@functools.wraps(adapt.adapt_policy)
+def adapt_policy(*args: Any, **kwargs: Any) -> State[Any]:
+    """As in flows.adapt, with signs of life; how it ended is the state's name."""
+    with heartbeats():
+        stage, text = adapt.adapt_policy(*args, **kwargs)
+    return Completed(name=stage.capitalize(), message=text)
 
 
 @flow(name="promote-policy")

@@ -1,6 +1,6 @@
 """How good a registered version is: what the registry hands out, on episodes that are its own."""
 
-from typing import Final
+from typing import Any, Final
 
 import mlflow
 import numpy as np
@@ -26,9 +26,32 @@ SEED_TAG: Final = "eval.seed"
 ROBUSTNESS_TAG: Final = "eval.robustness"
 
 
+@stage("evaluate elsewhere")
+def evaluate_elsewhere(name: str, version: int, world: dict[str, Any], attempt: Attempt) -> str:
+    """Play a version on its own episodes, but in another world. Returns the artifact with its returns.
+
+    It lies in the run of the attempt: what the registry says of a version is true of the version's own world.
+    """
+    client = connect()
+    artifact = registry.download(name, version)
+    seed = version_seed(version, episodes=EPISODES)
+    returns = play(artifact.policy, World.from_dict(world), seed=seed)
+    file = f"evaluation/version-{version}.json"
+    content = {"returns": returns.tolist(), "seed": seed, "stress": None, "world": world}
+    fenced(client, attempt).log_dict(attempt.run_id, content, file)
+    return f"{client.get_run(attempt.run_id).info.artifact_uri}/{file}"
+
+
 @stage("evaluate")
-def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
-    """Play the artifact the registry hands out on the version's own episodes. Returns the artifact with its returns."""
+def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: bool = True) -> str:
+    """Play the artifact the registry hands out on the version's own episodes. Returns the artifact with its returns.
+
+    Args:
+        name: of the registered model.
+        version: what is evaluated.
+        attempt: which one writes, in a training.
+        stressed: whether to find out what it withstands, which takes as long as a training and breaks ties.
+    """
     client = connect()
     found = registry.get_version(client, name, version)
     artifact = registry.download(name, version)
@@ -39,7 +62,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None) -> str:
     require_playable(artifact, env_id)
     seed = version_seed(version, episodes=EPISODES)
     returns = play(policy, policy.metadata.world, seed=seed)
-    stress = under_stress(policy, policy.metadata.world, seed=seed)
+    stress = under_stress(policy, policy.metadata.world, seed=seed) if stressed else None
     run_id = policy.metadata.run_id
     if TEST_MEAN not in registry.metrics_of(client, found):
         log_test(fenced(client, attempt), run_id, returns, model_id=registry.model_id_of(found))

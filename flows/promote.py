@@ -1,5 +1,6 @@
 """Who is served: the gate, promotion, and the way back."""
 
+import dataclasses
 import fcntl
 import hashlib
 import os
@@ -9,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
 
 from dqn.robustness import StressTest
+from dqn.world import World
 from flows import registry
 from flows.attempt import Attempt, StaleAttemptError, fenced
 from flows.evaluation import SEED_TAG, play, read_stress, require_playable, threshold_of, under_stress
@@ -134,7 +136,14 @@ def difference_interval(difference: Returns) -> tuple[float, float]:
 
 
 @stage("promote")
-def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = None, force: bool = False) -> str:
+def promote(
+    name: str,
+    version: int,
+    evaluation: str,
+    attempt: Attempt | None = None,
+    force: bool = False,
+    world: dict[str, Any] | None = None,
+) -> str:
     """Send a version that has been evaluated through the gate. Returns its gate tag.
 
     Args:
@@ -143,6 +152,7 @@ def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = 
         evaluation: where `evaluate` left its returns.
         attempt: which one writes, in a training.
         force: promote it whatever the gate says; a person's doing.
+        world: what both play in; None for that which the challenger was trained for.
     """
     client = connect()
     with promotion(client, name) as token:
@@ -152,9 +162,10 @@ def promote(name: str, version: int, evaluation: str, attempt: Attempt | None = 
             remove_challenger(client, name, version, token)
             return gate
         stress = read_stress(evaluation)
-        rival = play_rival(client, name, version, champion)
+        rival = play_rival(client, name, version, champion, world, stressed=stress is not None)
         decision = decide(client, name, version, rival, read_returns(evaluation), stress)
         gate = f"forced: the gate said {decision.gate}" if force else decision.gate
+        gate += f" (in the world {World.from_dict(world)})" if world is not None else ""
         hold(client, name, token)
         registry.set_tags(fenced(client, attempt), name, version, {"gate": gate})
         if decision.promote or force:
@@ -177,12 +188,23 @@ def read_champion_stress(client: MlflowClient, run_id: str, version: int) -> dic
     return {f"champion, version {content['version']}": StressTest.from_dict(content["stress"])}
 
 
-def play_rival(client: MlflowClient, name: str, version: int, champion: int | None) -> Champion | None:
+def play_rival(
+    client: MlflowClient,
+    name: str,
+    version: int,
+    champion: int | None,
+    world: dict[str, Any] | None = None,
+    *,
+    stressed: bool = True,
+) -> Champion | None:
     """The champion on the episodes of a version, unless there is none or it is that version."""
     if champion is None or champion == version:
         return None
     seed = int(registry.get_version(client, name, version).tags[SEED_TAG])
-    return play_champion(name, champion, registry.download(name, version).policy.metadata, seed=seed)
+    challenger = registry.download(name, version).policy.metadata
+    if world is not None:
+        challenger = dataclasses.replace(challenger, world=World.from_dict(world))
+    return play_champion(name, champion, challenger, seed=seed, stressed=stressed)
 
 
 def decide(
@@ -196,8 +218,8 @@ def decide(
     return should_promote(returns, threshold_of(challenger.policy.metadata.env_id), rival, stress)
 
 
-def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int) -> Champion:
-    """The champion on the challenger's episodes, in the world that the challenger was trained for.
+def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int, stressed: bool = True) -> Champion:
+    """The champion on the challenger's episodes, in the challenger's world.
 
     One whose file is gone or broken is no obstacle: the store has just handed out the challenger's.
     """
@@ -209,7 +231,7 @@ def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: 
     return Champion(
         version=version,
         returns=play(artifact.policy, challenger.world, seed=seed),
-        stress=under_stress(artifact.policy, challenger.world, seed=seed),
+        stress=under_stress(artifact.policy, challenger.world, seed=seed) if stressed else None,
     )
 
 

@@ -26,6 +26,8 @@ CHALLENGER: Final[Alias] = "challenger"
 PREVIOUS: Final[Alias] = "previous"
 DIGEST_TAG: Final = "sha256"
 """Of the file that was evaluated: what passed the gate is what may be served."""
+WORLD_TAG: Final = "world.values"
+"""What a version was trained for, as JSON; `world` says it to a person."""
 
 _REQUIREMENTS: Final = ["onnxruntime>=1.27", "numpy>=2"]
 

@@ -4,6 +4,7 @@ Each takes and returns references alone (a run id, a model id, a version) and ke
 is retried skips what is finished.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from flows.attempt import Attempt, check, fenced
 from flows.flow_run import flow_run_id
 from flows.learning import keep_learning
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
+from flows.show import ADAPTATION_TAG, progress_of
 from flows.stage import stage
 from flows.tracking import (
     FLOW_RUN_TAG,
@@ -72,13 +74,18 @@ def _train(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> None:
     runs = read_runs(client, attempt)
     config = read_config(client, run_id)
     show = _progress_artifact() if flow_run_id() else lambda _: None
+    run = find_run(client, run_id)
+    tell = progress_of(run.data.tags)
 
     def on_progress(state: TrainingState) -> None:
         show(100.0 * state.learner.updates / config.max_updates)
+        tell(state)
 
-    start = starting_network(client, find_run(client, run_id), config)
-    result = stressed(train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=on_progress))
-    keep_learning(client, attempt, result)
+    start = starting_network(client, run, config)
+    result = train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=on_progress)
+    if ADAPTATION_TAG not in run.data.tags:  # somebody waits for an adaptation, and any solved agent will do
+        result = stressed(result)
+        keep_learning(client, attempt, result)
     keep_result(client, attempt, runs, result)
     show(100.0)
 
@@ -108,6 +115,7 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
         "git_commit": run.data.tags.get(MLFLOW_GIT_COMMIT, "unknown"),
         **{key: value for key, value in run.data.tags.items() if key == FLOW_RUN_TAG},
         "world": str(config.world),
+        registry.WORLD_TAG: json.dumps(config.world.to_dict()),
         "gate": "not evaluated yet",
     }
     name = registry.model_name(config.env_id)

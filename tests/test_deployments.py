@@ -11,17 +11,20 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import prefect
 import pytest
 import yaml
-from deploy import AUTOMATIONS, POOL, READER, create_pool
+from deploy import AUTOMATIONS, COOL_DOWN, POOL, READER, adapts, create_pool
 from dotenv import dotenv_values
+from jinja2 import Template
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
-from prefect.events.schemas.automations import EventTrigger
+from prefect.events.actions import RunDeployment
+from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.server.api.server import create_app
@@ -69,6 +72,7 @@ def test_every_deployment_names_a_flow_and_parameters_it_takes() -> None:
     assert names == [
         "train-dqn/cartpole",
         "train-dqn/article",
+        "adapt-policy/default",
         "promote-policy/default",
         "rollback-policy/default",
         "cleanup/daily",
@@ -183,7 +187,7 @@ def test_whoever_calls_a_server_in_the_stack_shows_the_password_it_wants() -> No
     assert secrets["mlflow"]["MLFLOW_AUTH_ADMIN_PASSWORD"] == "MLFLOW_PASSWORD"
     assert "--app-name basic-auth" in services()["mlflow"]["command"]
     callers = {name for name, service in services().items() if "PREFECT_API_URL" in service.get("environment", {})}
-    assert callers == {"worker", "deploy"}
+    assert callers == {"worker", "deploy", "serving"}
     assert all(secrets[name]["PREFECT_API_AUTH_STRING"] == "PREFECT_AUTH_STRING" for name in callers)
     logins = {
         name: (service["environment"].get("MLFLOW_TRACKING_USERNAME"), secrets[name].get("MLFLOW_TRACKING_PASSWORD"))
@@ -378,6 +382,39 @@ def test_the_automations_know_every_state_and_every_work_pool() -> None:
     assert states - never_started.expect == {"prefect.flow-run.Pending"}
     assert never_started.after >= {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}
     assert never_started.after.isdisjoint(never_started.expect)
+
+
+def test_a_drift_starts_an_adaptation_with_what_the_event_says() -> None:
+    deployment = uuid4()
+    automation = adapts(deployment)
+    (action,) = automation.actions
+    assert isinstance(action, RunDeployment)
+    assert action.deployment_id == deployment
+    event = {
+        "drift": "d1",
+        "model": "dqn-CartPole-v1",
+        "version": "3",
+        "since": 17,
+        "finding": 'it\'s "odd"',
+        "serving": "u",
+    }
+    rendered = {name: render(value, event) for name, value in (action.parameters or {}).items()}
+    assert rendered == event
+    flow: Flow[..., Any] = load_flow_from_entrypoint(str(ROOT / "flows/deployed.py:adapt_policy"))
+    validate(rendered, parameter_schema(flow).model_dump())
+    trigger = automation.trigger
+    assert isinstance(trigger, EventTrigger)
+    assert (trigger.posture, trigger.threshold, trigger.expect) == (Posture.Reactive, 1, {"dqn.policy.drifted"})
+    assert trigger.for_each == {"prefect.resource.id"}
+    assert trigger.within == COOL_DOWN
+
+
+def render(value: Any, payload: dict[str, Any]) -> Any:
+    """A typed parameter as Prefect's server makes it."""
+    if value["__prefect_kind"] == "json":
+        return json.loads(render(value["value"], payload))
+    assert value["__prefect_kind"] == "jinja"
+    return Template(value["template"]).render(event={"payload": payload})
 
 
 @pytest.mark.parametrize(
