@@ -248,8 +248,8 @@ def test_a_forged_record_is_refused() -> None:
             dataclasses.replace(lived, **change)
 
 
-def test_unknown_pushes_are_not_taken_for_another_world() -> None:
-    for world in (World(push_force=60.0, push_interval=20), World(push_force=15.0, push_interval=20)):
+def test_strong_pushes_that_nobody_told_of_are_not_taken_for_another_world() -> None:
+    for world in (World(push_force=60.0, push_interval=20), World(push_force=30.0, push_interval=10)):
         with pytest.raises(UnexplainedError, match=r"contradicts itself|no world explains this"):
             identify(live(world, exploring(), 300), NOMINAL)
 
