@@ -95,6 +95,7 @@ def main() -> None:
     task: Task = TASKS[arguments.environment]
     worlds, seeds = (NOMINAL, World.from_dict(task.inner)), arguments.seeds
     rows = [row("this project", task, *(agents(arguments.environment, world, seeds) for world in worlds))]
+    print(table(rows), flush=True)
     if arguments.environment == "cartpole":
         rows.append(row("linear, searched", task, *(searched(task, world, seeds) for world in worlds)))
     for name, (default, interpolation, extrapolation) in task.published.items():

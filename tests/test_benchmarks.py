@@ -4,14 +4,21 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
+import benchmarks.robustness
 from benchmarks.__main__ import summary
 from benchmarks.ablation import ARTICLE, VARIANTS, configuration
 from benchmarks.contestants import FIXED_BUDGET, Outcome
 from benchmarks.generalization import TASKS, outside, row, searched, success_rates, summaries
 from benchmarks.limits import update_flops
 from benchmarks.mutants import mutants_of
+from benchmarks.robustness import act_of, shares
+from dqn.metrics import MetricHistory
+from dqn.network import QNetworks
 from dqn.presets import PRESETS, PresetName
+from dqn.result import AgentResult, TrainingResult
+from dqn.robustness import CELLS
 from dqn.simulation import make
 from dqn.world import NOMINAL, World
 
@@ -130,3 +137,38 @@ def test_searched_policies_play_an_episode_each() -> None:
     assert returns.shape == (2, 5)
     assert (returns < 60).all()
     assert (searched(TASKS["cartpole"], reversed_motor, 1)(reversed_motor, 5) == 200).all()
+
+
+def test_the_exported_agent_is_one_of_those_whose_cells_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = QNetworks.initialised(seeds=range(2), observation_size=4, hidden_sizes=(), num_actions=2)
+    with torch.no_grad():
+        networks.weights[0].zero_()
+        networks.biases[0].zero_()
+        networks.biases[0][1, 1, 0] = 1.0  # the second agent always pushes to the right
+    agents = tuple(
+        AgentResult(
+            agent=k, solved=True, selection_return=0.0, updates=1, environment_steps=1, episodes=1, robustness=k
+        )
+        for k in range(2)
+    )
+    result = TrainingResult(
+        config=PRESETS["cartpole"],
+        best=networks,
+        final=networks,
+        agents=agents,
+        metrics=MetricHistory(),
+        seconds=1.0,
+        cpu_seconds=1.0,
+    )
+    assert act_of(result)(np.zeros((3, 4), dtype=np.float32)).tolist() == [1, 1, 1]
+
+    def returns(networks: QNetworks, *_: object, episodes: int, seed: int, max_episode_steps: int) -> torch.Tensor:
+        played = torch.full((2, episodes), float(max_episode_steps))
+        played[1, :25] -= 1.0
+        return played
+
+    monkeypatch.setattr(benchmarks.robustness, "greedy_returns", returns)
+    held = shares(result, episodes=100, seed=0)
+    assert held.shape == (len(CELLS), 2)
+    assert (held[:, 0] == 1.0).all()
+    assert (held[:, 1] == 0.75).all()
