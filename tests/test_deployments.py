@@ -8,8 +8,11 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -32,7 +35,7 @@ from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.templating import apply_values, find_placeholders
-from processes import free_ports, kept_key, only_one
+from processes import free_ports, kept_key, only_one, run
 from stack import (
     PORTS,
     Stack,
@@ -201,6 +204,47 @@ def test_whoever_calls_a_server_in_the_stack_shows_the_password_it_wants() -> No
     settings = (ROOT / "docker/mlflow.ini").read_text()
     assert "admin_username = admin" in settings
     assert "default_permission = READ" in settings
+
+
+def test_processes_without_containers_know_the_api_and_who_they_log_in_as(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's pages stay blank where they look for the API on another port."""
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker/mlflow.ini").write_text((ROOT / "docker/mlflow.ini").read_text())
+    (tmp_path / "state").mkdir()
+    environments: dict[str, Mapping[str, str]] = {}
+
+    @contextmanager
+    def process(name: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> Iterator[Any]:
+        environments[name] = env
+        yield SimpleNamespace(poll=lambda: 0)
+
+    def deploying(*_: object, env: Mapping[str, str], **__: object) -> SimpleNamespace:
+        environments["deploy"] = env
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("processes.ROOT", tmp_path)
+    monkeypatch.setattr("processes.STATE", tmp_path / "state")
+    monkeypatch.setattr("processes.process", process)
+    monkeypatch.setattr("processes.wait_for", lambda *_: None)
+    monkeypatch.setattr("processes.subprocess.run", deploying)
+    with pytest.raises(StackError, match="a process has ended"), ExitStack() as stack:
+        run(stack, 4242, 5252, 8282)
+    server, worker = environments["prefect-server"], environments["worker"]
+    assert server["PREFECT_SERVER_UI_API_URL"] == worker["PREFECT_API_URL"] == "http://127.0.0.1:4242/api"
+    assert server["PREFECT_SERVER_API_AUTH_STRING"] == worker["PREFECT_API_AUTH_STRING"]
+    compose = services()["prefect-server"]["environment"]["PREFECT_SERVER_UI_API_URL"]
+    assert compose == "http://127.0.0.1:${PREFECT_PORT:-4200}/api"
+    logins = {
+        name: (environments[name]["MLFLOW_TRACKING_USERNAME"], environments[name]["MLFLOW_TRACKING_PASSWORD"])
+        for name in ("worker", "deploy", "serving")
+    }
+    admin = ("admin", environments["mlflow"]["MLFLOW_AUTH_ADMIN_PASSWORD"])
+    reader = (READER, environments["deploy"]["MLFLOW_READER_PASSWORD"])
+    assert logins == {"worker": admin, "deploy": admin, "serving": reader}
+    assert reader[1] != admin[1]
+    assert "MLFLOW_READER_PASSWORD" not in worker
 
 
 def test_no_secret_is_a_variable_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
