@@ -53,7 +53,8 @@ def test_a_training_begins_with_nothing_done_and_nobody_judged(small_config: Mak
     assert state.last_return.tolist() == [0.0] * 3
     assert state.solved.tolist() == [False] * 3
     assert [each.tolist() for each in (state.episodes, state.updates, state.steps)] == [[0] * 3] * 3
-    assert len(state.metrics) == 0
+    assert state.observed.tolist() == [[[float("inf"), float("-inf")]] * 4] * 3  # nothing: any number is further out
+    assert (len(state.metrics), state.milestones) == (0, [])
 
 
 def test_a_training_plays_in_the_world_that_is_randomised(small_config: Make) -> None:
@@ -87,6 +88,19 @@ def test_no_two_parts_of_a_training_share_a_stream(small_config: Make, monkeypat
     assert drawn[: len(once)] == once
     assert len(set(once)) == len(once) == 2 + 3  # what is drawn, the environments, and each agent's network
     assert drawn[-1] not in once, "new episodes are none that were played"
+
+
+def test_a_milestone_is_kept_once_with_the_networks_of_then(small_config: Make) -> None:
+    state = TrainingState(small_config())
+    untrained = state.learner.evaluated.weights[0].clone()
+    state.select(torch.tensor([0, 2]))
+    state.environment_steps = 12
+    state.keep_milestone()
+    state.keep_milestone()
+    train_for(state, 60)
+    (milestone,) = state.milestones
+    assert (milestone.updates, milestone.environment_steps, milestone.agents.tolist()) == (0, 12, [0, 2])
+    assert torch.equal(milestone.networks.weights[0], untrained[[0, 2]])
 
 
 def test_every_agent_may_start_from_one_network(small_config: Make) -> None:
@@ -141,6 +155,7 @@ def test_who_stays_goes_on_with_what_was_its_own(small_config: Make) -> None:
 def test_a_state_goes_on_in_another_process_as_it_would_have_here(small_config: Make) -> None:
     config = small_config(**FEATURES)
     state = TrainingState(config)
+    state.keep_milestone()
     train_for(state, 60)
     state.select(torch.tensor([0, 2]))
     train_for(state, 7)
