@@ -142,14 +142,10 @@ def _parse_tensor(tensor: InputTensor, binary: bytes, width: int) -> FloatArray:
     if parameters and parameters.shared_memory_region is not None:
         raise RequestError("'shared_memory_region' is of an extension this server does not have")
     if parameters and parameters.binary_data_size is not None:
-        values = _from_binary(tensor, parameters.binary_data_size, binary)
-    elif binary:
+        return _from_binary(tensor, parameters.binary_data_size, binary)
+    if binary:
         raise RequestError(f"{len(binary)} bytes follow the JSON, but no input has a 'binary_data_size'")
-    else:
-        values = _from_json(tensor)
-    if not np.isfinite(values).all():
-        raise RequestError(f"'{INPUT}' must hold finite float32 numbers, it holds NaN or infinity")
-    return values
+    return _from_json(tensor)
 
 
 def _from_binary(tensor: InputTensor, size: int, binary: bytes) -> FloatArray:
@@ -160,7 +156,10 @@ def _from_binary(tensor: InputTensor, size: int, binary: bytes) -> FloatArray:
         raise RequestError(f"shape {tensor.shape} of FP32 takes {expected} bytes, 'binary_data_size' is {size}")
     if len(binary) != expected:
         raise RequestError(f"'binary_data_size' is {expected}, but {len(binary)} bytes follow the JSON")
-    return np.frombuffer(binary, dtype="<f4").astype(np.float32, copy=False).reshape(tensor.shape)
+    values = np.frombuffer(binary, dtype="<f4").astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        raise RequestError(f"'{INPUT}' must hold finite float32 numbers, it holds NaN or infinity")
+    return values.reshape(tensor.shape)
 
 
 def _from_json(tensor: InputTensor) -> FloatArray:
@@ -168,8 +167,7 @@ def _from_json(tensor: InputTensor) -> FloatArray:
     if data is None:
         raise RequestError(f"'{INPUT}' needs 'data', an array of {prod(shape)} numbers")
     try:
-        with np.errstate(over="ignore"):
-            values = np.array(data, dtype=np.float32)
+        values = np.array(data, dtype=np.float32)
     except ValueError:  # rows of several lengths, or rows and numbers
         raise RequestError(f"nested 'data' must have the shape {shape} that the request states") from None
     if list(values.shape) != shape and values.shape != (prod(shape),):

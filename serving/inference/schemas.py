@@ -5,9 +5,13 @@ the extensions are NVIDIA Triton's (extension_binary_data.md, _statistics.md, _m
 _model_repository.md). Parameters are open by the protocol: those this server does not know it ignores.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
+
+LARGEST: Final = (2 - 2**-23) * 2.0**127
+"""Of float32's finite numbers; checked where JSON is decoded, where it costs a third of asking numpy afterwards."""
+Float32 = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 
 # gc=False: objects of one request, without cycles; the collector need not look at them.
 
@@ -40,7 +44,7 @@ class InputTensor(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     shape: Annotated[list[int], Meta(description="[batch, obs]")]
     datatype: Annotated[str, Meta(description="FP32")]
     parameters: InputParameters | None = None
-    data: Annotated[list[float | list[float]], Meta(description="flat, or a list a row")] | None = None
+    data: Annotated[list[Float32 | list[Float32]], Meta(description="flat, or a list a row")] | None = None
 
 
 class RequestParameters(Struct, frozen=True, gc=False):

@@ -1,5 +1,6 @@
 import asyncio
 import gzip
+import json
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ TENSOR: dict[str, Any] = {"name": "observation", "shape": [1, 4], "datatype": "F
 def parse(request: object, **tensor: object) -> Inference:
     if isinstance(request, dict) and not request.get("inputs"):
         request = {"inputs": [{key: value for key, value in (TENSOR | tensor).items() if value is not ...}]} | request
-    return parse_infer(orjson.dumps(request), None, 4)
+    return parse_infer(json.dumps(request).encode(), None, 4)  # orjson knows no number of 2^64 or more
 
 
 def test_flat_and_nested_data_are_the_same() -> None:
@@ -28,6 +29,13 @@ def test_flat_and_nested_data_are_the_same() -> None:
     nested = parse({}, shape=[2, 4], data=[[0, 1, 2, 3], [4, 5, 6, 7]]).observation
     np.testing.assert_array_equal(flat, nested)
     assert flat.dtype == np.float32
+
+
+def test_the_largest_and_smallest_of_float32_are_taken() -> None:
+    largest = float(np.finfo(np.float32).max)
+    observation = parse({}, data=[largest, -largest, 0, -0.0]).observation
+    assert observation.tolist() == [[largest, -largest, 0, 0]]
+    assert np.isfinite(observation).all()
 
 
 def test_outputs_are_chosen_one_by_one() -> None:
@@ -76,7 +84,9 @@ def test_binary_goes_both_ways(champion: OnnxPolicy) -> None:
         ({"data": [1, 2, 3, "4"]}, r"Expected `float | array`, got `str` - at `\$.inputs\[0\].data\[3\]`"),
         ({"data": [1, 2, 3, True]}, r"got `bool`"),
         ({"data": [1, 2, 3, None]}, r"got `null`"),
-        ({"data": [1, 2, 3, 1e39]}, "finite float32 numbers"),
+        ({"data": [1, 2, 3, 1e39]}, r"Expected `float` <= 3.4\d+e\+38 - at `\$.inputs\[0\].data\[3\]`"),
+        ({"data": [1, 2, 3, 10**39]}, r"Expected `float` <= 3.4\d+e\+38"),
+        ({"data": [[1, 2, -3.5e38, 3]]}, r"Expected `float` >= -3.4\d+e\+38 - at `\$.inputs\[0\].data\[0\]\[2\]`"),
         ({"data": ...}, "needs 'data'"),
         ({"parameters": 3}, r"Expected `object | null`, got `int` - at `\$.inputs\[0\].parameters`"),
         ({"parameters": {"binary_data_size": 16}}, "both 'data' and 'binary_data_size'"),
