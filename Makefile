@@ -3,6 +3,8 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 EXTRAS := train,serving,sqlite,record,box2d,postgres,s3,bench,dev
+# Who only serves needs no torch: an environment of its own, unless the whole one is there already.
+SERVING := $(if $(wildcard .venv/.installed),.venv,.venv-serving)
 
 .DEFAULT_GOAL := help
 .PHONY: help install train serve watch record secrets up down destroy backup restore stack lint types test test-stack bench constraints clean
@@ -17,17 +19,22 @@ install: .venv/.installed ## set up .venv (every other verb does it when needed)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
+.venv-serving/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-serving
+	.venv-serving/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serving,sqlite,record]'
+	@touch $@
+
 train: .venv/.installed ## train, register and promote a champion; ARGS="--help" shows every option
 	$(BIN)/python -m flows.train $(ARGS)
 
-serve: .venv/.installed ## play the champion in the browser, http://127.0.0.1:8000
-	$(BIN)/python -m serving $(ARGS)
+serve: $(SERVING)/.installed ## play the champion in the browser, http://127.0.0.1:8000
+	$(SERVING)/bin/python -m serving $(ARGS)
 
-watch: .venv/.installed ## play the champion in Gymnasium's own window
-	$(BIN)/python -m serving watch $(ARGS)
+watch: $(SERVING)/.installed ## play the champion in Gymnasium's own window
+	$(SERVING)/bin/python -m serving watch $(ARGS)
 
-record: .venv/.installed ## write a video of the champion
-	$(BIN)/python -m serving record $(ARGS)
+record: $(SERVING)/.installed ## write a video of the champion
+	$(SERVING)/bin/python -m serving record $(ARGS)
 
 secrets: ## write docker/.env with fresh random secrets, once
 	$(PYTHON) docker/stack.py secrets
@@ -69,5 +76,5 @@ constraints: ## regenerate constraints.txt from pyproject.toml in a fresh enviro
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	build/constraints/bin/pip install --quiet '.[$(EXTRAS)]' && build/constraints/bin/pip freeze --exclude dqn-pipeline | sed 's/+cpu$$//' > constraints.txt
 
-clean: ## remove .venv and caches; runs, models and checkpoints stay
-	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+clean: ## remove environments and caches; runs, models and checkpoints stay
+	rm -rf .venv .venv-serving build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

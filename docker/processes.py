@@ -1,7 +1,7 @@
 """`make stack`: the system of compose.yaml as plain processes on this machine, for development.
 
 Prefect and MLflow servers, a worker and serving, on ports that leave those of `make up` alone. Everything they keep
-lies in .stack/. Ctrl-C stops all of it.
+lies in .stack/. Ctrl-C stops all of it, and it does not outlive this process however that ends.
 """
 
 import base64
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from stack import StackError, check_free, parse_port
+from tether import Tether, tether
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 STATE: Final = ROOT / ".stack"
@@ -38,7 +39,7 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             stack.enter_context(only_one(STATE))
-            run(stack, *free_ports())
+            run(stack, stack.enter_context(tether()), *free_ports())
     except StackError as error:
         print(error, file=sys.stderr)
         return 1
@@ -47,7 +48,7 @@ def main() -> int:
     return 0
 
 
-def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int) -> None:
+def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, serving_port: int) -> None:
     """Start the processes one after another, as they need each other, and watch over them."""
     prefect, mlflow, serving = (f"http://127.0.0.1:{port}" for port in (prefect_port, mlflow_port, serving_port))
     secret = secrets.token_hex(24)
@@ -87,7 +88,9 @@ def run(stack: ExitStack, prefect_port: int, mlflow_port: int, serving_port: int
     webhook = {"SERVING_WEBHOOK_URL": f"{serving}/api/webhooks/registry", "SERVING_WEBHOOK_SECRET": secret}
 
     def start(name: str, *arguments: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        return stack.enter_context(process(name, arguments, env))
+        started = stack.enter_context(process(name, arguments, env))
+        held.hold(started.pid)
+        return started
 
     processes = [
         start("prefect-server", "prefect", "server", "start", "--port", str(prefect_port), env=prefect_server),

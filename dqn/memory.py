@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from dqn.config import DQNConfig
-from dqn.milestones import MOST
+from dqn.milestones import number_of_milestones
 from dqn.priorities import leaves
 from dqn.replay import replay_bytes
 
@@ -14,7 +14,7 @@ _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory
 
 # Of each network: online, target, average, best, final, gradient and two moments; five more of them for a while, where
 # agents leave or a checkpoint is read; and its milestones.
-_COPIES: Final = 13 + MOST
+_COPIES: Final = 13
 
 
 def memory_limit() -> int:
@@ -40,7 +40,8 @@ def training_bytes(config: DQNConfig, *, observation_size: int, num_actions: int
     pending = A * config.num_envs * config.n_step * (2 * observation_size + 6) * 4
     at_once = max(config.batch_size, config.num_envs, config.eval_episodes, config.acceptance_episodes)
     activations = 2 * A * at_once * sum(sizes) * 4
-    return replay + copied + pending + activations + _COPIES * A * parameters * 4
+    copies = _COPIES + number_of_milestones(config)
+    return replay + copied + pending + activations + copies * A * parameters * 4
 
 
 def require_memory(config: DQNConfig, *, observation_size: int, num_actions: int) -> str:

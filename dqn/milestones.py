@@ -41,6 +41,11 @@ def milestone_due(config: DQNConfig, updates: int) -> bool:
     return updates in _schedule(config.max_updates)
 
 
+def number_of_milestones(config: DQNConfig) -> int:
+    """How many an agent has that stays to the end of its budget."""
+    return len(_schedule(config.max_updates))
+
+
 def together(networks: Sequence[QNetworks]) -> QNetworks:
     """Networks of one shape as one population, in this order."""
     first = networks[0]

@@ -54,10 +54,7 @@ def train(
     published = len(state.metrics)
     clock = Clock(state, on_checkpoint, now=now)
     clock.save_if_due()
-    with (
-        torch_threads(config.num_threads),
-        tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None) as progress,
-    ):
+    with torch_threads(config.num_threads), _bar(state) as progress:
         state.keep_milestone()
         while state.agents.numel() and state.learner.updates < config.max_updates:
             collect(state)
@@ -71,7 +68,7 @@ def train(
                         _show(progress, state)
                         if not state.agents.numel():
                             break
-                progress.update(state.learner.updates - progress.n)
+                _advance(progress, state)
             retire(state)
             on_metrics(state.metrics.since(published))
             published = len(state.metrics)
@@ -80,6 +77,7 @@ def train(
         if state.agents.numel():
             evaluate(state)
             leave(state, torch.arange(len(state.agents)))
+        _show(progress, state)
         on_metrics(state.metrics.since(published))
         judged = judge(state)
     clock.account()
@@ -165,16 +163,25 @@ def _record_episodes(state: TrainingState, transition: Transition) -> None:
         state.learner.copy_to_target(due.nonzero().squeeze(1))
 
 
+def _bar(state: TrainingState) -> "tqdm[Never]":
+    """A bar that counts solved agents, or updates where no agent is ever solved."""
+    config = state.config
+    if config.acceptance_return is None:
+        return tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None)
+    solved = int(state.solved.sum())
+    return tqdm(total=config.num_agents, initial=solved, desc="solved", unit="agent", disable=None)
+
+
+def _advance(progress: "tqdm[Never]", state: TrainingState) -> None:
+    solvable = state.config.acceptance_return is not None
+    count = int(state.solved.sum()) if solvable else state.learner.updates
+    progress.update(count - progress.n)
+
+
 def _show(progress: "tqdm[Never]", state: TrainingState) -> None:
-    steps = state.environment_steps * len(state.agents) / max(progress.format_dict["elapsed"], 1e-9)
-    progress.set_postfix(
-        {
-            "steps/s": f"{steps:,.0f}",
-            "mean return": f"{float(state.last_return.mean()):.1f}",
-            "solved": f"{float(state.solved.double().mean()):.0%}",
-        },
-        refresh=False,
-    )
+    _advance(progress, state)
+    updates = f"{state.learner.updates:,} of {state.config.max_updates:,}"
+    progress.set_postfix({"update": updates, "mean return": f"{float(state.last_return.mean()):.1f}"})
 
 
 def _result(state: TrainingState, judged: Mapping[int, float]) -> TrainingResult:

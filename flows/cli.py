@@ -90,7 +90,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     default = Arguments(config=PRESETS.get(preset, PRESETS["cartpole"]))
     arguments, unknown = tyro.cli(
         Arguments,
-        prog="python -m flows.train",
+        prog="dqn-train",
         default=default,
         args=argv,
         config=(tyro.conf.FlagConversionOff,),

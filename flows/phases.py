@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from flows.flow_run import flow_run_id
+
 _CLEAR: Final = "\r\x1b[K"
 
 
@@ -24,6 +26,14 @@ def phase(name: str) -> Iterator[None]:
             _write("")  # what went wrong begins a line of its own
         raise
     note(f"{name}: {time.monotonic() - began:.1f} s")
+
+
+def say(text: str) -> None:
+    """Say something in a flow run's log, or in between phases."""
+    if flow_run_id():
+        print(text, flush=True)
+    else:
+        note(text)
 
 
 def note(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from flows.attempt import Attempt, check, fenced
 from flows.curves import Curves
 from flows.metric_writer import MetricWriter, read_watermarks
 from flows.parameters import InputError
+from flows.phases import say
 from flows.tracking import TRAINED_TAG, PopulationRuns, end_runs, find_run
 
 _DIRECTORY: Final = "population"
@@ -117,7 +119,7 @@ def train_population(
     """
     state = _start(config, checkpoint, start)
     environment = state.environment
-    print(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
+    say(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
     watermarks = read_watermarks(client, (runs.parent, *runs.children))
     writer = MetricWriter(
         client,
@@ -131,6 +133,8 @@ def train_population(
 
     def on_metrics(records: Sequence[Metrics]) -> None:
         writer.write(records)
+        if not sys.stderr.isatty() and any(record.name == "eval/solved_fraction" for record in records):
+            say(_progress(state))
         if (steps_per_second := speed.measure()) is not None:
             writer.write_population("train/steps_per_second", step=state.environment_steps, value=steps_per_second)
 
@@ -201,10 +205,20 @@ def _start(config: DQNConfig, checkpoint: Path, start: QNetworks | None) -> Trai
             )
         return state
     state, continues = load_checkpoint(checkpoint, config)
-    print(f"going on from update {state.learner.updates:,} of {config.max_updates:,}: {checkpoint}")
+    say(f"going on from update {state.learner.updates:,} of {config.max_updates:,}: {checkpoint}")
     if not continues:
         logger.warning("the state of %s could not be saved: its episodes start afresh", config.env_id)
     return state
+
+
+def _progress(state: TrainingState) -> str:
+    """For a log; a terminal has a bar."""
+    config = state.config
+    solved = f"{int(state.solved.sum())} of {config.num_agents} agents solved, "
+    return (
+        f"update {state.learner.updates:,} of {config.max_updates:,}: "
+        f"{'' if config.acceptance_return is None else solved}mean return {float(state.last_return.mean()):.1f}"
+    )
 
 
 class _Speed:

@@ -1,9 +1,10 @@
 """What a person reads when a training run is over."""
 
 import base64
-import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import mlflow
@@ -16,6 +17,7 @@ from flows import registry
 from flows.attempt import Attempt, check, fenced
 from flows.evaluation import read_baselines, read_stress
 from flows.flow_run import flow_run_id
+from flows.mlflow_pages import LOCAL_UI, absolute_uri, run_page, version_page
 from flows.pictures import LEARNING_CURVES
 from flows.population import PopulationSummary, read_summary
 from flows.stage import stage
@@ -31,6 +33,8 @@ class Report:
     """A finished training run."""
 
     run_id: str
+    experiment: str
+    """Id of the run's experiment."""
     env_id: str
     acceptance_return: float | None
     """What a solved agent returns in every episode; none where nobody was asked to."""
@@ -101,9 +105,9 @@ class Report:
         serve, what = registry.serve_command(self.env_id), "the champion"
         if not self.gate.startswith("passed"):
             serve, what = registry.serve_command(self.env_id, self.uri), "this version"
-        next_steps = [(serve, f"play {what} in the browser, http://127.0.0.1:8000"), _where_runs_are()]
-        width = max(len(command) for command, _ in next_steps)
-        steps = "\n".join(f"  {command:<{width}}  {what}" for command, what in next_steps)
+        next_steps = [(serve, f"play {what} in the browser, http://127.0.0.1:8000")]
+        next_steps += where_results_are(self)
+        steps = "\n".join(f"  {command}  # {what}" for command, what in next_steps)
         verdict = "\n".join(filter(None, (self.verdict, self.withstood)))
         return f"{_aligned(_COLUMNS, self.rows)}\n\n{self.totals}\n{verdict}\n\nrun {self.run_id}\n{steps}"
 
@@ -120,6 +124,7 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
     config = read_config(client, run_id)
     finished = Report(
         run_id=run_id,
+        experiment=str(client.get_run(run_id).info.experiment_id),
         env_id=config.env_id,
         acceptance_return=config.acceptance_return,
         version=version,
@@ -141,7 +146,8 @@ def _show_in_prefect(client: MlflowClient, finished: Report) -> None:
     from prefect.artifacts import create_markdown_artifact
 
     run_id = finished.run_id
-    where = _run_link(client.get_run(run_id).info.experiment_id, run_id)
+    page = run_page(finished.experiment, run_id)
+    where = f"[The run in MLflow]({page})" if page else f"The run is {run_id} in {absolute_uri()}."
     create_markdown_artifact(
         key="training-report",
         description=f"MLflow run {run_id}",
@@ -185,26 +191,22 @@ def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     return "\n".join(f"| {' | '.join(line)} |" for line in (headings, ("---:",) * len(headings), *rows))
 
 
+def where_results_are(finished: Report) -> list[tuple[str, str]]:
+    """Links to a server's pages, or how to get at an embedded store from anywhere."""
+    name = registry.model_name(finished.env_id)
+    if page := run_page(finished.experiment, finished.run_id):
+        return [(page, "its curves, figures and report"), (version_page(name, finished.version), "the version")]
+    return [
+        (f"export MLFLOW_TRACKING_URI={absolute_uri()}", "find run and model from any directory"),
+        (f"{Path(sys.executable).parent}/mlflow ui", version_page(name, finished.version, server=LOCAL_UI)),
+    ]
+
+
 def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[column]) for line in (headings, *rows)) for column in range(len(headings))]
     return "\n".join(
         "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in (headings, *rows)
     )
-
-
-def _where_runs_are() -> tuple[str, str]:
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith("http"):
-        return uri, "runs, figures and versions"
-    return ".venv/bin/mlflow ui", "runs, figures and versions, http://127.0.0.1:5000"
-
-
-def _run_link(experiment: str, run_id: str) -> str:
-    """To the run's page in MLflow; a browser may know the server by another name, MLFLOW_UI_URL, than a container."""
-    uri = mlflow.get_tracking_uri()
-    if not uri.startswith("http"):
-        return f"The run is {run_id} in {os.path.abspath('mlflow.db') if uri == 'sqlite:///mlflow.db' else uri}."
-    return f"[The run in MLflow]({os.environ.get('MLFLOW_UI_URL', uri)}/#/experiments/{experiment}/runs/{run_id})"
 
 
 def _flow_run_link() -> str | None:

@@ -14,7 +14,7 @@ from typing import Final
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Param, Run, RunTag, ViewType
+from mlflow.entities import LifecycleStage, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
@@ -25,11 +25,13 @@ from mlflow.utils.mlflow_tags import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from dqn.config import WORLDS, DQNConfig
+from dqn.config import DQNConfig
 from dqn.metrics import POPULATION
+from dqn.presets import PresetName
 from flows.attempt import Attempt, StaleAttemptError, check, fenced
 from flows.flow_run import deployment_id, flow_run_id
 from flows.parameters import InputError
+from flows.run_labels import description, params, run_name
 
 CONFIG_FILE: Final = "population/config.json"
 FLOW_RUN_TAG: Final = "prefect.flow_run_id"
@@ -93,7 +95,7 @@ def connect() -> MlflowClient:
 
 
 def open_run(
-    client: MlflowClient, config: DQNConfig, *, preset: str, flow_run_id: str | None, tags: Mapping[str, str]
+    client: MlflowClient, config: DQNConfig, *, preset: PresetName, flow_run_id: str | None, tags: Mapping[str, str]
 ) -> str:
     """Id of a new parent run with these tags too, or of that which an earlier attempt at this flow run has opened."""
     experiment = _experiment(client, config)
@@ -108,12 +110,12 @@ def open_run(
         MLFLOW_GIT_COMMIT: git_commit(),
         MLFLOW_USER: _user(),
         MLFLOW_SOURCE_NAME: "flows/train.py",
-        MLFLOW_RUN_NOTE: _description(config, preset),
+        MLFLOW_RUN_NOTE: description(config, preset),
         "preset": preset,
         "seed": str(config.seed),
         **{f"version.{package}": version(package) for package in _PACKAGES},
     }
-    return str(client.create_run(experiment, tags=all_tags, run_name=f"{preset} seed {config.seed}").info.run_id)
+    return str(client.create_run(experiment, tags=all_tags, run_name=run_name(config, preset)).info.run_id)
 
 
 def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, flow_run_id: str | None) -> None:
@@ -123,14 +125,16 @@ def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, 
     """
     parent = client.get_run(attempt.run_id)
     if not _has_config(client, attempt.run_id):
-        params = [Param(key, "none" if value is None else str(value)) for key, value in _params(config).items()]
-        fenced(client, attempt).log_batch(attempt.run_id, params=params)
+        fenced(client, attempt).log_batch(attempt.run_id, params=params(config))
         fenced(client, attempt).log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
     config = read_config(client, attempt.run_id)
     tags = [RunTag(key, value) for key, value in _flow_run_tag(flow_run_id).items()]
     fenced(client, attempt).log_batch(attempt.run_id, tags=tags)
     _set_running(client, attempt, parent)
     for child in _children(client, attempt.run_id, parent.info.experiment_id, config, attempt):
+        if not child.data.params:
+            with unless_deleted(client, child.info.run_id):
+                fenced(client, attempt).log_batch(child.info.run_id, params=params(config))
         if TRAINED_TAG not in parent.data.tags:
             _set_running(client, attempt, child)
 
@@ -317,18 +321,3 @@ def _children(
 
 def _still_running(client: MlflowClient, runs: PopulationRuns) -> tuple[str, ...]:
     return tuple(child for child in runs.children if client.get_run(child).info.status == "RUNNING")
-
-
-def _description(config: DQNConfig, preset: str) -> str:
-    return (
-        f"A population of {config.num_agents} DQN agents on {config.env_id}, preset `{preset}`, seed {config.seed}. "
-        "Each agent has a child run.\n\n"
-        "One generator draws for the whole population: agent k is reproduced by the seed and the number of agents "
-        "together, not by itself."
-    )
-
-
-def _params(config: DQNConfig) -> dict[str, object]:
-    worlds = {name: getattr(config, name) for name in WORLDS}
-    values = {f"{name}.{key}": value for name, world in worlds.items() for key, value in world.to_dict().items()}
-    return {**config.to_dict(), **worlds, **values}

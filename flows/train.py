@@ -12,6 +12,7 @@ from flows.attempt import Attempt, begin
 from flows.evaluation import evaluate
 from flows.flow_run import flow_run_id
 from flows.parameters import ConfigOverrides, InputError, check_trainable
+from flows.phases import say
 from flows.pictures import draw_population, draw_version
 from flows.population import check_resumable, check_writable, checkpoint_path
 from flows.promote import promote
@@ -45,7 +46,7 @@ def train_dqn(
         The report.
     """
     attempt, name = start(config, preset, resume, warm_start, checkpoint_dir)
-    print(f"MLflow run {attempt.run_id}")
+    say(f"MLflow run {attempt.run_id}")
     with failing(MlflowClient(), attempt, checkpoint_path(checkpoint_dir, attempt.run_id)):
         run_id = train(attempt.run_id, checkpoint_dir, attempt)
         model_id = export(run_id, attempt)

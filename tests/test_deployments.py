@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import httpx
@@ -49,6 +49,7 @@ from stack import (
     read_env,
     write_env,
 )
+from tether import Tether
 
 from flows.heartbeat import ALIVE_SECONDS
 
@@ -214,11 +215,12 @@ def test_processes_without_containers_know_the_api_and_who_they_log_in_as(
     (tmp_path / "docker/mlflow.ini").write_text((ROOT / "docker/mlflow.ini").read_text())
     (tmp_path / "state").mkdir()
     environments: dict[str, Mapping[str, str]] = {}
+    held: list[int] = []
 
     @contextmanager
     def process(name: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> Iterator[Any]:
         environments[name] = env
-        yield SimpleNamespace(poll=lambda: 0)
+        yield SimpleNamespace(poll=lambda: 0, pid=len(environments))
 
     def deploying(*_: object, env: Mapping[str, str], **__: object) -> SimpleNamespace:
         environments["deploy"] = env
@@ -230,7 +232,8 @@ def test_processes_without_containers_know_the_api_and_who_they_log_in_as(
     monkeypatch.setattr("processes.wait_for", lambda *_: None)
     monkeypatch.setattr("processes.subprocess.run", deploying)
     with pytest.raises(StackError, match="a process has ended"), ExitStack() as stack:
-        run(stack, 4242, 5252, 8282)
+        run(stack, cast("Tether", SimpleNamespace(hold=held.append)), 4242, 5252, 8282)
+    assert held == [1, 2, 3, 4], "none outlives the process that started it"
     server, worker = environments["prefect-server"], environments["worker"]
     assert server["PREFECT_SERVER_UI_API_URL"] == worker["PREFECT_API_URL"] == "http://127.0.0.1:4242/api"
     assert server["PREFECT_SERVER_API_AUTH_STRING"] == worker["PREFECT_API_AUTH_STRING"]

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from dqn.result import AgentResult
 from dqn.robustness import CELLS, StressTest
 from flows import registry
 from flows.population import PopulationSummary
-from flows.report import Report
+from flows.report import Report, where_results_are
 
 
 def report(returns: list[list[float]], *, gate: str = "passed", **fields: Any) -> Report:
@@ -17,6 +18,7 @@ def report(returns: list[list[float]], *, gate: str = "passed", **fields: Any) -
     )
     return Report(
         run_id="run",
+        experiment="5",
         version=3,
         gate=gate,
         population=PopulationSummary(agents=agents, best_agent=0, seconds=2.0, cpu_seconds=1.0),
@@ -48,7 +50,7 @@ def test_one_agent_has_a_mean_and_no_interval() -> None:
 
 def test_a_refused_version_is_played_by_its_number() -> None:
     finished = report([[9.0]], gate="refused: mean return 9", env_id="CartPole-v1", acceptance_return=500.0)
-    assert 'make serve ARGS="--model models:/dqn-CartPole-v1/3"  play this version' in finished.text()
+    assert 'make serve ARGS="--model models:/dqn-CartPole-v1/3"  # play this version' in finished.text()
 
 
 @pytest.mark.parametrize(
@@ -82,3 +84,24 @@ def test_what_was_withstood_stands_beside_what_four_numbers_withstand() -> None:
     untested = report([[9.0]], env_id="CartPole-v1", acceptance_return=500.0)
     assert "under stress" not in untested.text()
     assert "under stress" not in untested.markdown()
+
+
+def test_a_server_has_pages_of_run_and_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000/")
+    finished = report([[9.0]], env_id="CartPole-v1", acceptance_return=500.0)
+    pages = [page for page, _ in where_results_are(finished)]
+    run, version = "#/experiments/5/runs/run", "#/models/dqn-CartPole-v1/versions/3"
+    assert pages == [f"http://mlflow:5000/{page}?workflowType=machine_learning" for page in (run, version)]
+    monkeypatch.setenv("MLFLOW_UI_URL", "http://127.0.0.1:5001")
+    assert where_results_are(finished)[0][0].startswith(f"http://127.0.0.1:5001/{run}?")
+
+
+def test_an_embedded_store_has_an_address_for_any_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished = report([[9.0]], env_id="CartPole-v1", acceptance_return=500.0)
+    for uri in ("sqlite:///mlflow.db", f"sqlite:///{tmp_path}/mlflow.db"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        export, ui = where_results_are(finished)
+        assert export[0] == f"export MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/mlflow.db"
+        assert ui[1] == "http://127.0.0.1:5000/#/models/dqn-CartPole-v1/versions/3?workflowType=machine_learning"
+        assert f"\n  {export[0]}  " in finished.text()

@@ -1,10 +1,14 @@
 import dataclasses
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Never
 
 import pytest
 import torch
+from tqdm import tqdm
 
+from dqn import training
 from dqn.checkpoint import load_checkpoint, save_checkpoint
 from dqn.config import DQNConfig
 from dqn.metrics import POPULATION, MetricName, Metrics
@@ -198,3 +202,23 @@ def test_streams_never_meet() -> None:
     for stream, drawn in seeds.items():
         assert all(stream << 29 <= seed < (stream << 29) + span for seed in drawn)
         assert len(drawn) == 2_500
+
+
+@pytest.mark.parametrize(("acceptance_return", "unit"), [(9.0, "agent"), (10_000.0, "agent"), (None, "update")])
+def test_the_bar_counts_solved_agents_where_they_can_be_and_ends_at_the_truth(
+    acceptance_return: float | None, unit: str, small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[tqdm[Never]] = []
+
+    def bar(**options: Any) -> "tqdm[Never]":
+        bars.append(tqdm(**(options | {"disable": False, "file": io.StringIO()})))
+        return bars[0]
+
+    monkeypatch.setattr(training, "tqdm", bar)
+    result = train(small_config(acceptance_return=acceptance_return, acceptance_episodes=3, eval_interval=10))
+    (shown,) = bars
+    solved = sum(agent.solved for agent in result.agents)
+    expected = {"agent": (solved, 3), "update": (120, 120)}[unit]
+    assert (shown.unit, shown.n, shown.total) == (unit, *expected)
+    assert solved == {9.0: 3, 10_000.0: 0, None: 0}[acceptance_return]
+    assert f"update={max(agent.updates for agent in result.agents)} of 120" in str(shown.postfix)

@@ -1,0 +1,30 @@
+import dataclasses
+
+from dqn.presets import PRESETS
+from dqn.world import World
+from flows.run_labels import params, run_name
+
+CARTPOLE = PRESETS["cartpole"]
+
+
+def test_a_run_is_named_by_what_makes_it_different() -> None:
+    assert run_name(CARTPOLE, "cartpole") == "CartPole-v1 cartpole, seed 0"
+    other = dataclasses.replace(CARTPOLE, seed=7, gamma=0.9, num_agents=4, world=World(length=1.0))
+    assert run_name(other, "cartpole") == "CartPole-v1 cartpole, num_agents=4, gamma=0.9, world length 1, seed 7"
+    assert run_name(PRESETS["acrobot"], "acrobot") == "Acrobot-v1 acrobot, seed 0"
+
+
+def test_a_name_is_no_longer_than_mlflow_takes_and_keeps_its_seed() -> None:
+    name = run_name(dataclasses.replace(PRESETS["lunarlander"], seed=12), "article")
+    assert len(name) == 250
+    assert name.startswith("LunarLander-v3 article, num_agents=16, num_envs=8")
+    assert name.endswith(", seed 12")
+
+
+def test_parameters_are_those_of_the_configuration_and_of_its_world() -> None:
+    values = {param.key: param.value for param in params(dataclasses.replace(CARTPOLE, world=World(length=1.0)))}
+    assert values["gamma"] == "0.995"
+    assert values["max_episodes"] == "0"
+    assert (values["world"], values["world.length"]) == ("length 1", "1.0")
+    acrobot = {param.key: param.value for param in params(PRESETS["acrobot"])}
+    assert acrobot["acceptance_return"] == "none"
