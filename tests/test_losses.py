@@ -62,20 +62,44 @@ def test_quantiles_of_a_certain_return_are_all_that_return(
     torch.testing.assert_close(outputs, torch.tensor(expected)[..., None].expand(2, -1, -1, 3), rtol=0.05, atol=0.07)
 
 
-def test_quantiles_are_weighed_by_their_midpoints_and_errors_by_huber() -> None:
-    networks = QNetworks.initialised(seeds=[0], observation_size=1, hidden_sizes=(), num_actions=2, num_quantiles=2)
-    batch = Batch(
-        observation=torch.zeros(1, 2, 1),
-        action=torch.tensor([[0, 1]]),
-        reward=torch.tensor([[1.0, 10.0]]),
-        next_observation=torch.zeros(1, 2, 1),
-        discount=torch.zeros(1, 2),
+def constant(*outputs: float, num_quantiles: int = 1) -> QNetworks:
+    """A network of one agent and two actions that gives the same whatever it observes."""
+    bias = torch.tensor(outputs).view(1, -1, 1)
+    return QNetworks([torch.zeros(1, len(outputs), 1)], [bias], torch.ones(1), num_quantiles=num_quantiles)
+
+
+def transitions(*actions: int) -> Batch:
+    """Each with reward 1 and discount 1/2."""
+    shape = (1, len(actions))
+    observation = torch.zeros(*shape, 1)
+    return Batch(
+        observation=observation,
+        action=torch.tensor([actions]),
+        reward=torch.ones(shape),
+        next_observation=observation,
+        discount=torch.full(shape, 0.5),
     )
-    outputs = torch.tensor([[[[0.5, 2.0], [9.0, 9.0]], [[0.0, 0.0], [10.0, 4.0]]]])
-    actual = quantile_huber(outputs, batch, networks, networks, kappa=1.0)
-    # errors 0.5 at 1/4 and -1 at 3/4; 0 at 1/4 and 6 at 3/4
-    expected = [0.25 * 0.5 * 0.25 + 0.25 * 0.5, 0.75 * (6 - 0.5)]
-    torch.testing.assert_close(actual, torch.tensor([expected]))
+
+
+def test_quantiles_are_weighed_by_their_midpoints_and_errors_by_huber() -> None:
+    online = constant(9.0, 9.0, 0.0, 0.0, num_quantiles=2)  # prefers action 0, the target network action 1
+    target = constant(1.0, 3.0, 0.0, 10.0, num_quantiles=2)  # so the returns are 1.5 and 2.5
+    outputs = torch.tensor([[[[0.5, 2.0], [9.0, 9.0]], [[9.0, 9.0], [-5.0, 2.5]]]])
+    actual = quantile_huber(outputs, transitions(0, 1), online, target, kappa=0.8)
+    near, far = (0.25 * (0.48 + 1.28) + 0.25 * 0.125 + 0.75 * 0.125) / 2, (0.25 * (4.88 + 5.68) + 0.25 * 0.48) / 2
+    torch.testing.assert_close(actual, torch.tensor([[near, far]]))
+
+
+@pytest.mark.parametrize("floor", [-3.0, -1.0])
+def test_munchausen_adds_the_log_probability_and_the_soft_value(floor: float) -> None:
+    outputs = torch.tensor([[[[0.7], [9.0]], [[9.0], [-0.2]]]])
+    actual = munchausen(
+        outputs, transitions(0, 1), constant(0.0, 0.0), constant(1.0, 3.0), alpha=0.5, temperature=2.0, floor=floor
+    )
+    policy = [math.exp(q / 2) / (math.exp(0.5) + math.exp(1.5)) for q in (1.0, 3.0)]
+    value = sum(p * (q - 2 * math.log(p)) for p, q in zip(policy, (1.0, 3.0), strict=True))
+    targets = [1 + 0.5 * max(2 * math.log(p), floor) + 0.5 * value for p in policy]
+    torch.testing.assert_close(actual, torch.tensor([[(0.7 - targets[0]) ** 2, (-0.2 - targets[1]) ** 2]]))
 
 
 @pytest.mark.parametrize(("temperature", "floor"), [(0.5, -1.0), (0.5, -0.2), (2.0, -1.0)])
