@@ -7,7 +7,7 @@ EXTRAS := train,serving,sqlite,record,box2d,postgres,s3,bench,dev
 SERVING := $(if $(wildcard .venv/.installed),.venv,.venv-serving)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train serve watch record secrets up down destroy backup restore stack lint types test test-stack bench constraints clean
+.PHONY: help install train sweep serve watch record secrets up down destroy backup restore stack lint types test test-stack bench constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ install: .venv/.installed ## set up .venv (every other verb does it when needed)
 
 train: .venv/.installed ## train, register and promote a champion; ARGS="--help" shows every option
 	$(BIN)/python -m flows.train $(ARGS)
+
+sweep: .venv/.installed ## search hyper-parameters, a thousand configurations in minutes; ARGS="--help" shows every option
+	$(BIN)/python -m flows.sweep $(ARGS)
 
 serve: $(SERVING)/.installed ## play the champion in the browser, http://127.0.0.1:8000
 	$(SERVING)/bin/python -m serving $(ARGS)

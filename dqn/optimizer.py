@@ -73,6 +73,17 @@ class Optimizer:
         selected._steps = [step.clone() for step in self._steps]
         return selected
 
+    def copy(self, sources: Tensor, agents: Tensor) -> None:
+        """Give `agents` `[K]` the moments of `sources` `[K]`."""
+        for moment in (*self._means, *self._squares):
+            moment[agents] = moment[sources]
+
+    def adopt(self, hyperparameters: HyperParameters, networks: QNetworks) -> Self:
+        """An optimizer of the same networks with other hyper-parameters, and these moments."""
+        changed = type(self)(networks, hyperparameters, decay_updates=self._decay_updates)
+        changed._means, changed._squares, changed._steps = self._means, self._squares, self._steps
+        return changed
+
     def state_dict(self) -> dict[str, Any]:
         """Moments and number of steps."""
         return {"means": self._means, "squares": self._squares, "steps": self._steps}

@@ -75,8 +75,7 @@ class NStepAccumulator:
         obs: int,
     ) -> None:
         self._n_step = n_step
-        self._gamma = _of_each_start(gamma)
-        self._reward_scale = _of_each_start(reward_scale)
+        self.adopt(gamma=gamma, reward_scale=reward_scale)
         self._bootstrap_on_truncation = bootstrap_on_truncation
         shape = (n_step, num_agents, num_envs)
         self._observation = torch.zeros(*shape, obs)
@@ -127,6 +126,11 @@ class NStepAccumulator:
             discount=torch.where(ongoing, self._weight[oldest], self._discount[oldest]),
         )
         return batch, self._valid[oldest]
+
+    def adopt(self, *, gamma: Value, reward_scale: Value) -> None:
+        """Count the rewards to come by other values."""
+        self._gamma = _of_each_start(gamma)
+        self._reward_scale = _of_each_start(reward_scale)
 
     def select(self, agents: Tensor) -> None:
         """Keep the pending transitions of `agents`, an index tensor `[K]`."""

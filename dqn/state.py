@@ -155,6 +155,13 @@ class TrainingState:
         self.accumulator.select(rows)
         self.environment.select(rows)
 
+    def adopt(self, hyperparameters: HyperParameters) -> None:
+        """Go on with other hyper-parameters, of a population that nobody has left; what is replayed stays as it is."""
+        assert len(self.agents) == self.config.num_agents, "who has left has no hyper-parameters to go on with"
+        self.hyperparameters = hyperparameters
+        self.learner.adopt(hyperparameters)
+        self.accumulator.adopt(gamma=hyperparameters.gamma, reward_scale=hyperparameters.reward_scale)
+
     def state_dict(self) -> dict[str, Any]:
         """The state as nested plain data and tensors: all but the transitions, which `replay.chunks` gives."""
         return {

@@ -58,7 +58,7 @@ def train(
         state.keep_milestone()
         while state.agents.numel() and state.learner.updates < config.max_updates:
             collect(state)
-            if state.replay.can_sample(config.batch_size, config.min_replay_batches) and state.last_step_valid:
+            if _may_learn(state):
                 left = config.max_updates - state.learner.updates
                 for _ in range(min(config.updates_per_step, left)):
                     learn(state, loss)
@@ -82,6 +82,23 @@ def train(
         judged = judge(state)
     clock.account()
     return _result(state, judged)
+
+
+def advance(state: TrainingState, updates: int, *, on_step: Callable[[], None] = lambda: None) -> None:
+    """Train the agents that are left until they have taken as many gradient updates; nothing is evaluated.
+
+    Args:
+        state: what is trained; nothing happens where it has taken them.
+        updates: where to stop.
+        on_step: called after each step of the vector environment.
+    """
+    config = state.config
+    while state.agents.numel() and state.learner.updates < updates:
+        collect(state)
+        if _may_learn(state):
+            for _ in range(min(config.updates_per_step, updates - state.learner.updates)):
+                learn(state)
+        on_step()
 
 
 @torch.no_grad()
@@ -132,6 +149,11 @@ def stressed(result: TrainingResult) -> TrainingResult:
     found = dict(zip(solved, measured, strict=True))
     agents = tuple(dataclasses.replace(agent, robustness=found.get(agent.agent)) for agent in result.agents)
     return dataclasses.replace(result, agents=agents)
+
+
+def _may_learn(state: TrainingState) -> bool:
+    config = state.config
+    return state.replay.can_sample(config.batch_size, config.min_replay_batches) and state.last_step_valid
 
 
 def _epsilon(state: TrainingState) -> Tensor:

@@ -19,6 +19,7 @@ from dqn.spec import EnvironmentUnsupportedError
 from flows.early import option_names, preset_warning, require_device_name, require_environment, require_known
 from flows.flow_run import PrefectError, api_is_named
 from flows.phases import note, phase
+from flows.presets import read_preset
 
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 128 + signal.SIGINT
@@ -44,7 +45,7 @@ class Arguments:
 
     config: Annotated[DQNConfig, tyro.conf.arg(name="")]
     preset: PresetName = "cartpole"
-    """Hyper-parameters to start from; the options below change single ones."""
+    """Hyper-parameters to start from, or what `make sweep` saved; the options below change single ones."""
     resume: str | None = None
     """Id of an interrupted run to go on with; it keeps its own configuration."""
     warm_start: str | None = None
@@ -60,19 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = parse(arguments)
         warning = check(chosen)
     except (ConfigError, EnvironmentUnsupportedError) as error:
-        return _fail(error, BAD_INPUT)
+        return fail(error, BAD_INPUT)
     note(announcement(chosen))
     if warning:
         note(f"warning: {warning}")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         return run(chosen)
     except Terminated as error:
-        return _fail(error, TERMINATED, "terminated")
+        return fail(error, TERMINATED, "terminated")
     except KeyboardInterrupt as error:
-        return _fail(error, INTERRUPTED, "interrupted")
+        return fail(error, INTERRUPTED, "interrupted")
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -86,13 +87,16 @@ def parse(argv: Sequence[str]) -> Arguments:
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="cartpole")
-    preset = first.parse_known_args(argv)[0].preset
-    default = Arguments(config=PRESETS.get(preset, PRESETS["cartpole"]))
+    known, others = first.parse_known_args(argv)
+    given, default = list(argv), Arguments(config=PRESETS.get(known.preset, PRESETS["cartpole"]))
+    if known.preset not in PRESETS and (saved := read_preset(known.preset)):  # what it changes in a shipped one
+        shipped, config = saved
+        given, default = [*others, "--preset", shipped], Arguments(config=config)
     arguments, unknown = tyro.cli(
         Arguments,
         prog="dqn-train",
         default=default,
-        args=argv,
+        args=given,
         config=(tyro.conf.FlagConversionOff,),
         return_unknown_args=True,
     )
@@ -160,11 +164,11 @@ def run(arguments: Arguments) -> int:
                 require_api()
         print(train_dqn(*request))
     except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
-        return _fail(error, BAD_INPUT)
+        return fail(error, BAD_INPUT)
     except (TrackingError, RegistryError, CheckpointError, PrefectError, StaleAttemptError) as error:
-        return _fail(error, 1)
+        return fail(error, 1)
     except MlflowException as error:
-        return _fail(error, 1, f"MLflow: {one_line(error)}")
+        return fail(error, 1, f"MLflow: {one_line(error)}")
     return 0
 
 
@@ -174,10 +178,12 @@ def _overrides(arguments: Arguments) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value != getattr(preset, name)}
 
 
-def _terminate(signum: int, frame: object) -> None:
+def terminate(signum: int, frame: object) -> None:
+    """What SIGTERM does: end as Ctrl-C does."""
     raise Terminated
 
 
-def _fail(error: BaseException, code: int, message: str | None = None) -> int:
+def fail(error: BaseException, code: int, message: str | None = None) -> int:
+    """Say what went wrong, in a sentence and its notes; returns the exit code."""
     print(f"error: {message or error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
     return code

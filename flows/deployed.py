@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
 from prefect.states import Completed
 
-from flows import adapt, registry, train
+from flows import adapt, registry, sweep, train
 from flows.attempt import StaleAttemptError
 from flows.evaluation import evaluate
 from flows.flow_run import flow_run_id
@@ -53,6 +53,23 @@ def adapt_policy(*args: Any, **kwargs: Any) -> State[Any]:
     with heartbeats():
         stage, text = adapt.adapt_policy(*args, **kwargs)
     return Completed(name=stage.capitalize(), message=text)
+
+
+@flow(name="sweep-dqn")
+@aborts_when_stale
+@functools.wraps(sweep.sweep_dqn)
+def sweep_dqn(*args: Any, **kwargs: Any) -> str:
+    """As in flows.sweep, with signs of life."""
+    with heartbeats():
+        return sweep.sweep_dqn(*args, **kwargs)
+
+
+@flow(name="sweep-shard")
+@functools.wraps(sweep.try_shard)
+def sweep_shard(*args: Any, **kwargs: Any) -> None:
+    """As in flows.sweep, with signs of life."""
+    with heartbeats():
+        sweep.try_shard(*args, **kwargs)
 
 
 @flow(name="promote-policy")

@@ -98,7 +98,7 @@ def open_run(
     client: MlflowClient, config: DQNConfig, *, preset: PresetName, flow_run_id: str | None, tags: Mapping[str, str]
 ) -> str:
     """Id of a new parent run with these tags too, or of that which an earlier attempt at this flow run has opened."""
-    experiment = _experiment(client, config)
+    experiment = experiment_of(client, config)
     flow_run = _flow_run_tag(flow_run_id)
     for key, value in flow_run.items():
         if earlier := client.search_runs([experiment], f"tags.`{key}` = '{value}'", max_results=1):
@@ -273,7 +273,8 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 # fixed words
 
 
-def _experiment(client: MlflowClient, config: DQNConfig) -> str:
+def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
+    """Id of the experiment of a configuration's environment, which is made where there is none."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"dqn-{config.env_id}"
     if found := client.get_experiment_by_name(name):
         return str(found.experiment_id)

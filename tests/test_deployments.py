@@ -77,6 +77,8 @@ def test_every_deployment_names_a_flow_and_parameters_it_takes() -> None:
         "train-dqn/cartpole",
         "train-dqn/article",
         "adapt-policy/default",
+        "sweep-dqn/default",
+        "sweep-shard/default",
         "promote-policy/default",
         "rollback-policy/default",
         "cleanup/daily",
@@ -85,7 +87,7 @@ def test_every_deployment_names_a_flow_and_parameters_it_takes() -> None:
 
 def test_a_deployment_copies_no_hyper_parameter() -> None:
     for deployment in SPECIFICATION["deployments"]:
-        assert set(deployment.get("parameters", {})) <= {"preset"}
+        assert set(deployment.get("parameters", {})) <= {"preset", "spread_to"}
 
 
 @pytest.mark.e2e

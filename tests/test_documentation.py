@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from flows import cli
+from flows import cli, sweep_cli
 from serving import __main__ as serving
 
 ROOT: Final = Path(__file__).parent.parent
@@ -44,6 +44,23 @@ COMMANDS: Final = {
     'make serve ARGS="--model models:/dqn-boing_gym-Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
     ".venv/bin/pip install boing-gym": "make install does it; tests/test_third_party.py trains and serves it",
     "python -m benchmarks.losses": LONG,
+    "make sweep": READ,
+    'make sweep ARGS="--help"': RUN,
+    'make sweep ARGS="--trials 256 --method random"': READ,
+    'make sweep ARGS="--method pareto"': READ,
+    'make sweep ARGS="--method pbt --shard-trials 64"': READ,
+    'make sweep ARGS="--space arlbench"': READ,
+    'make sweep ARGS="--preset acrobot --trials 64"': READ,
+    'make sweep ARGS="--save mine"': READ,
+    'make sweep ARGS="--promote"': READ,
+    'make sweep ARGS="--resume STUDY"': READ,
+    ".venv/bin/prefect deployment run sweep-dqn/default -p trials=1024 --watch": (
+        "tests/test_deployments.py holds the parameters of a deployment against its flow"
+    ),
+    "python -m benchmarks.sweep cost": LONG,
+    "python -m benchmarks.sweep peer": LONG,
+    "python -m benchmarks.sweep worth": LONG,
+    "python -m benchmarks.varied": LONG,
     "make serve": READ,
     'make serve ARGS="--port 9000 --model models:/dqn-CartPole-v1/3"': READ,
     "python -m serving --no-show": READ,
@@ -159,6 +176,8 @@ def test_the_program_that_a_command_starts_accepts_its_arguments(command: str) -
     assert (Path(program).name, flag) == ("python", "-m")
     if module == "flows.train":
         cli.parse(arguments)
+    elif module == "flows.sweep":
+        sweep_cli.parse(arguments)
     else:
         assert module == "serving"
         verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "serve"

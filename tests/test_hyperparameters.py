@@ -15,7 +15,7 @@ from dqn.learner import Learner
 from dqn.metrics import MetricName
 from dqn.policy import epsilon_greedy, linear_epsilon
 from dqn.state import TrainingState
-from dqn.training import train
+from dqn.training import advance, train
 from tests.test_learner import CONFIG, batch, networks, part_of, rows_of
 from tests.test_training import equal
 
@@ -195,3 +195,19 @@ def test_each_agent_persists_by_its_own_chance() -> None:
         persisting=persisting,
     )
     assert action.double().mean(1).tolist() == pytest.approx([0.2, 0.7], abs=0.02)
+
+
+def test_training_in_stretches_is_training_at_once(small_config: Make) -> None:
+    config = small_config(updates_per_step=3)
+    at_once, stretched = TrainingState(config), TrainingState(config)
+    advance(at_once, 30)
+    steps: list[int] = []
+    for updates in (12, 12, 30):  # whole steps of the vector environment
+        advance(stretched, updates, on_step=lambda: steps.append(stretched.learner.updates))
+        assert stretched.learner.updates == updates
+    assert steps[-1] == 30
+    assert len(steps) == stretched.environment_steps // config.num_envs
+    pairs = zip(at_once.learner.online.tensors, stretched.learner.online.tensors, strict=True)
+    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+    advance(stretched, 31)
+    assert stretched.learner.updates == 31

@@ -1,0 +1,60 @@
+"""Presets of one's own: a file in the directory one works in, which `--preset` looks into too."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from dqn.config import ConfigError, DQNConfig
+from dqn.presets import PRESETS, PresetName
+
+FILE: Final = Path("presets.json")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that a preset cannot have.
+
+    Raises:
+        ConfigError: saying which it can.
+    """
+    if name in PRESETS or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise ConfigError(
+            f"a preset of your own has small letters, digits, - and _, and is not {', '.join(PRESETS)}; got {name!r}"
+        )
+
+
+def save_preset(name: str, preset: PresetName, config: DQNConfig) -> Path:
+    """Keep a configuration as what it changes in a shipped preset. Returns the file."""
+    check_name(name)
+    changes = {key: value for key, value in config.to_dict().items() if value != PRESETS[preset].to_dict()[key]}
+    saved = {**_read(), name: {"preset": preset, "changes": changes}}
+    beside = FILE.with_suffix(".json.new")
+    beside.write_text(json.dumps(saved, indent=2) + "\n")
+    beside.replace(FILE)
+    return FILE.absolute()
+
+
+def read_preset(name: str) -> tuple[PresetName, DQNConfig] | None:
+    """The shipped preset that a saved one changes, and the configuration; None where there is none of this name.
+
+    Raises:
+        ConfigError: if the file holds what cannot be trained.
+    """
+    saved = _read().get(name)
+    if saved is None:
+        return None
+    try:
+        shipped: PresetName = saved["preset"]
+        return shipped, DQNConfig.from_dict({**PRESETS[shipped].to_dict(), **saved["changes"]})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"preset {name!r} in {FILE.absolute()} names no preset and its changes ({error})") from error
+
+
+def _read() -> dict[str, Any]:
+    if not FILE.exists():
+        return {}
+    try:
+        content = json.loads(FILE.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{FILE.absolute()} is not JSON ({error}); repair or remove it") from error
+    return dict(content)

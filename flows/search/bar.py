@@ -1,0 +1,43 @@
+"""The progress bar of a sweep that runs in a terminal."""
+
+from types import TracebackType
+from typing import Never, Self
+
+from tqdm import tqdm
+
+from flows.search.shard import Progress
+from flows.search.study import SweepConfig
+
+
+class Bar:
+    """Gradient updates done of those planned, with trials, rung and the best so far; silent where nobody watches."""
+
+    def __init__(self, sweep: SweepConfig) -> None:
+        self._sweep = sweep
+        self._best = float("-inf")
+        self._bar: tqdm[Never] = tqdm(total=sweep.budget, unit="update", unit_scale=True, disable=None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def show(self, progress: Progress) -> None:
+        """Move to where a shard is."""
+        sweep = self._sweep
+        before = sum(sweep.updates(shard) for shard in range(progress.shard))
+        self._best = max(self._best, progress.best)
+        tried = sum(sweep.size(shard) for shard in range(progress.shard))
+        self._bar.set_postfix(
+            {
+                "trials": f"{tried:,} of {sweep.trials:,}",
+                "training": progress.trials,
+                "rung": f"{progress.rung + 1} of {len(sweep.rungs)}",
+                "best": f"{self._best:.1f}" if self._best > float("-inf") else "-",
+            },
+            refresh=False,
+        )
+        self._bar.update(before + progress.updates - self._bar.n)

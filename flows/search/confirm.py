@@ -1,0 +1,73 @@
+"""The winner of a study on fresh seeds: whoever is the best of a thousand was lucky too."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+
+from dqn.config import DQNConfig
+from dqn.device import torch_threads
+from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.result import AgentResult
+from dqn.seeding import TEST, TRAINING, stream_seed
+from dqn.selection import greedy_returns
+from dqn.training import train
+from flows.stages import TEST_EPISODES, Returns
+
+SEEDS: Final = 16
+_FRESH: Final = 2**20
+"""No shard of a study has this number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """A winner trained anew, by agents that no decision was based on."""
+
+    trial: int
+    config: DQNConfig
+    agents: tuple[AgentResult, ...]
+    returns: Returns
+    """`[A, episodes]` on unseen episodes"""
+    cpu_seconds: float
+
+    @property
+    def mean_return(self) -> float:
+        """Interquartile mean over agents."""
+        return interquartile_mean(self.returns.mean(1))
+
+    @property
+    def solved_fraction(self) -> float:
+        """Share of agents that passed their acceptance."""
+        return float(np.mean([agent.solved for agent in self.agents]))
+
+    @property
+    def sentence(self) -> str:
+        """What can be claimed."""
+        agents, episodes = self.returns.shape
+        low, high = bootstrap_interval(self.returns.mean(1), seed=0)
+        updates = interquartile_mean(np.array([agent.updates for agent in self.agents], dtype=np.float64))
+        solved = sum(agent.solved for agent in self.agents)
+        accepted = f"{solved} of {agents} solved it, " if self.config.acceptance_return is not None else ""
+        return (
+            f"Trained anew on {agents} fresh seeds, trial {self.trial} returns {self.mean_return:.1f} ({low:.1f} to "
+            f"{high:.1f}, interquartile mean with its 95% bootstrap interval) over {episodes} unseen episodes each; "
+            f"{accepted}{updates:,.0f} updates an agent, {self.cpu_seconds / agents:.2f} CPU-seconds each."
+        )
+
+
+def fresh(config: DQNConfig, *, seed: int) -> DQNConfig:
+    """A configuration for agents that no shard of a sweep has trained."""
+    return dataclasses.replace(config, num_agents=SEEDS, seed=stream_seed(seed, TRAINING, _FRESH))
+
+
+def confirm(trial: int, config: DQNConfig) -> Confirmation:
+    """Train a winner's agents and play the best network of each on unseen episodes."""
+    result = train(config)
+    seed = stream_seed(config.seed, TEST, 0)
+    with torch.no_grad(), torch_threads(config.num_threads):
+        returns = greedy_returns(result.best, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed).numpy()
+    return Confirmation(
+        trial=trial, config=config, agents=result.agents, returns=returns, cpu_seconds=result.cpu_seconds
+    )

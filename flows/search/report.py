@@ -1,0 +1,65 @@
+"""What a person reads when a sweep is over."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any, Final
+
+from optuna import Study
+from optuna.trial import FrozenTrial
+
+from flows.figures import png
+from flows.search.confirm import Confirmation
+from flows.search.figures import over_rungs
+from flows.search.record import searched
+from flows.search.study import SweepConfig, ranking, returns_by_rung
+
+_ROWS: Final = 5
+
+
+def text(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_id: str) -> str:
+    """For a terminal."""
+    lines = [_headings(sweep), *_rows(study, sweep)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    table = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return (
+        f"{table}\n\n{_totals(study, sweep)}\n{confirmation.sentence}\n\nstudy {study.study_name}, MLflow run {run_id}"
+    )
+
+
+def markdown(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_id: str) -> str:
+    """For a page."""
+    headings = _headings(sweep)
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in (headings, ["---:"] * len(headings), *_rows(study, sweep)))
+    picture = base64.b64encode(png(over_rungs(study.get_trials(deepcopy=False), sweep))).decode()
+    return (
+        f"# Sweep of {sweep.base.env_id}\n\n{_totals(study, sweep)}\n\n{confirmation.sentence}\n\n{rows}\n\n"
+        f"![returns over updates](data:image/png;base64,{picture})\n\n"
+        f"Study `{study.study_name}`, MLflow run `{run_id}`.\n"
+    )
+
+
+def _totals(study: Study, sweep: SweepConfig) -> str:
+    trials = study.get_trials(deepcopy=False)
+    last = sum(len(returns_by_rung(trial, sweep.rungs)) == len(sweep.rungs) for trial in trials)
+    return (
+        f"{len(trials):,} configurations by {sweep.method}, {last:,} of them trained to the last rung of "
+        f"{sweep.rungs[-1]:,} updates; {sweep.budget:,} gradient updates in all."
+    )
+
+
+def _headings(sweep: SweepConfig) -> list[str]:
+    return ["trial", "updates", "mean return", *sweep.space.dimensions]
+
+
+def _rows(study: Study, sweep: SweepConfig) -> Sequence[list[str]]:
+    return [_row(trial, sweep) for trial in ranking(study.get_trials(deepcopy=False), sweep.rungs)[:_ROWS]]
+
+
+def _row(trial: FrozenTrial, sweep: SweepConfig) -> list[str]:
+    returns = returns_by_rung(trial, sweep.rungs)
+    values = [_short(value) for value in searched(trial, sweep).values()]
+    return [str(trial.number), f"{sweep.rungs[len(returns) - 1]:,}", f"{returns[-1]:.1f}", *values]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,210 @@
+"""A shard of a sweep: trials that train side by side and are compared at rungs, until each has an end.
+
+What decides is in the storage, the returns of every rung, and what trains is in the checkpoints: whoever takes a shard
+over reads both, takes the same decisions again and goes on.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import torch
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from dqn.checkpoint import load_checkpoint, save_checkpoint
+from dqn.clock import Clock
+from dqn.config import ConfigError, DQNConfig
+from dqn.device import torch_threads
+from dqn.hyperparameters import HyperParameters, structure
+from dqn.seeding import SELECTION, TRAINING, stream_seed
+from dqn.selection import greedy_returns
+from dqn.state import TrainingState
+from dqn.training import advance
+from flows.search.pbt import evolve, member_config
+from flows.search.study import SweepConfig, claim, intermediate, keep_values, report, shard_trials, tell
+
+LAST_RUNG_EPISODES: Final = 5
+"""Times as many as at the other rungs: there the winner is chosen."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a shard is."""
+
+    shard: int
+    rung: int
+    updates: int
+    """Gradient updates done so far by all its trials together, counting those of an earlier process."""
+    trials: int
+    """Trials in training."""
+    best: float
+    """Greatest mean return at the last comparison, or minus infinity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Population:
+    """Trials of one structure."""
+
+    state: TrainingState
+    positions: tuple[int, ...]
+    """`[A]`, which of the shard's trials its agents are"""
+    clock: Clock
+    path: Path
+
+    @property
+    def training(self) -> list[int]:
+        """Positions of the trials in training, in the order of the state's rows."""
+        return [self.positions[agent] for agent in self.state.agents.tolist()]
+
+    def keep(self, alive: set[int]) -> None:
+        """Let all others leave."""
+        staying = [row for row, position in enumerate(self.training) if position in alive]
+        if len(staying) < len(self.training):
+            self.state.select(torch.tensor(staying, dtype=torch.int64))
+
+
+def run_shard(
+    study: Study,
+    sweep: SweepConfig,
+    shard: int,
+    *,
+    directory: Path,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    may_save: Callable[[], bool] = lambda: True,
+) -> None:
+    """Try the trials of a shard, or go on with them.
+
+    Args:
+        study: where they are kept.
+        sweep: its settings.
+        shard: which one.
+        directory: of the checkpoints; they are removed when every trial has its end.
+        on_progress: called after each step of a vector environment.
+        may_save: asked before a checkpoint takes the place of the previous one.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be read or written.
+        MemoryError: if the trials do not fit this machine.
+    """
+    trials = claim(study, sweep, shard)
+    populations = _populations(study, sweep, shard, trials, directory, may_save)
+    alive = {position for population in populations for position in population.positions}
+    began, done, best = len(alive), 0, -torch.inf
+
+    def show(rung: int, updates: int) -> None:
+        on_progress(Progress(shard=shard, rung=rung, updates=done + updates, trials=len(alive), best=best))
+
+    for rung, updates in enumerate(sweep.rungs):
+        before = sweep.rungs[rung - 1] if rung else 0
+        for population in populations:
+            population.keep(alive)
+            _advance(population, updates, partial(show, rung))
+            done += len(population.training) * (updates - before)
+        returns = _compare(study, sweep, shard, rung, populations, alive)
+        best = max(returns.values(), default=best)
+        staying = set(
+            sorted(alive, key=lambda position: (-returns[position], position))[: sweep.alive(began, rung + 1)]
+        )
+        if rung + 1 == len(sweep.rungs):
+            staying = set()
+        elif sweep.method == "pbt":
+            staying = alive
+            for number, population in enumerate(populations):
+                if population.state.learner.updates == updates:  # else a checkpoint has it behind it
+                    seed = stream_seed(sweep.seed, TRAINING, shard, number, rung)
+                    evolve(population.state, [returns[p] for p in population.training], sweep.space, seed=seed)
+        trials = shard_trials(study, shard)
+        for population in populations:
+            steps = population.state.environment_steps
+            for row, position in enumerate(population.training):
+                trial = trials[position]
+                if position in staying or trial.state.is_finished():
+                    continue
+                if sweep.method == "pbt":
+                    keep_values(study, trial, member_config(population.state, row), sweep.space)
+                tell(study, sweep, trial, updates=updates, mean_return=returns[position], steps=steps)
+        alive = staying
+    for population in populations:
+        population.path.unlink(missing_ok=True)
+
+
+def _populations(
+    study: Study,
+    sweep: SweepConfig,
+    shard: int,
+    trials: Sequence[FrozenTrial],
+    directory: Path,
+    may_save: Callable[[], bool],
+) -> list[_Population]:
+    """The shard's trials by structure, each group where its checkpoint has it; what cannot be trained has failed."""
+    groups: dict[tuple[object, ...], dict[int, DQNConfig]] = {}
+    for position, trial in enumerate(trials):
+        try:
+            config = sweep.space.configuration(sweep.base, trial.params)
+        except ConfigError as error:
+            logger.warning("trial %d cannot be trained and has failed: %s", trial.number, error)
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            continue
+        groups.setdefault(structure(config), {})[position] = config
+    populations = []
+    for number, configs in enumerate(groups.values()):
+        seed = stream_seed(sweep.seed, TRAINING, shard, number)
+        config = dataclasses.replace(next(iter(configs.values())), num_agents=len(configs), seed=seed)
+        path = directory.absolute() / f"{study.study_name}-{shard:03d}-{number:02d}.ckpt"
+        state = _state(path, config, HyperParameters.of(list(configs.values())))
+
+        def save(state: TrainingState, path: Path = path) -> None:
+            save_checkpoint(path, state, may_replace=may_save)
+
+        populations.append(_Population(state=state, positions=tuple(configs), clock=Clock(state, save), path=path))
+    return populations
+
+
+def _state(path: Path, config: DQNConfig, values: HyperParameters) -> TrainingState:
+    return load_checkpoint(path, config)[0] if path.exists() else TrainingState(config, values)
+
+
+def _advance(population: _Population, updates: int, show: Callable[[int], None]) -> None:
+    state = population.state
+    began = state.learner.updates
+
+    def on_step() -> None:
+        population.clock.save_if_due()
+        show((state.learner.updates - began) * len(state.agents))
+
+    with torch_threads(state.config.num_threads):
+        advance(state, updates, on_step=on_step)
+
+
+def _compare(
+    study: Study, sweep: SweepConfig, shard: int, rung: int, populations: Sequence[_Population], alive: set[int]
+) -> dict[int, float]:
+    """Mean greedy return of each trial alive, by position; those that are in the storage are not measured again."""
+    updates = sweep.rungs[rung]
+    trials = shard_trials(study, shard)
+    known = {position: intermediate(trials[position]).get(updates) for position in alive}
+    episodes = sweep.episodes * (LAST_RUNG_EPISODES if rung + 1 == len(sweep.rungs) else 1)
+    for population in populations:
+        training, config = population.training, population.state.config
+        if all(known[position] is not None for position in training):
+            continue
+        with torch.no_grad(), torch_threads(config.num_threads):
+            returns = greedy_returns(
+                population.state.learner.evaluated,
+                config.env_id,
+                config.world,
+                episodes=episodes,
+                seed=stream_seed(sweep.seed, SELECTION, rung),
+            )
+        for position, mine in zip(training, returns.mean(1).tolist(), strict=True):
+            if known[position] is None:
+                known[position] = mine
+                report(study, trials[position], updates=updates, mean_return=mine)
+    return {position: value for position, value in known.items() if value is not None}

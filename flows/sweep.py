@@ -1,0 +1,198 @@
+"""From a space of hyper-parameters to a confirmed winner: `python -m flows.sweep`, or the deployment `sweep-dqn`."""
+
+if __name__ == "__main__":  # before anything below is imported: --help is there at once
+    from flows.sweep_cli import main
+
+    raise SystemExit(main())
+
+import dataclasses
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dqn.presets import PresetName
+from flows.flow_run import api_is_named, flow_run_id
+from flows.parameters import ConfigOverrides, InputError
+from flows.population import check_writable
+from flows.presets import check_name, save_preset
+from flows.search.bar import Bar
+from flows.search.confirm import Confirmation, confirm, fresh
+from flows.search.record import record
+from flows.search.report import markdown, text
+from flows.search.shard import run_shard
+from flows.search.spaces import read_space
+from flows.search.study import RUNGS, Method, SweepConfig, begin_study, configuration, ranking, read_study
+from flows.stage import stage
+from flows.tracking import connect
+from flows.train import train_dqn
+
+
+def sweep_dqn(
+    preset: PresetName = "cartpole",
+    space: str = "small",
+    method: Method = "tpe",
+    trials: int = 1_024,
+    shard_trials: int = 128,
+    rungs: list[int] | None = None,
+    keep: float = 0.5,
+    episodes: int = 10,
+    seed: int = 0,
+    resume: str | None = None,
+    spread_to: str | None = None,
+    save: str | None = None,
+    promote: bool = False,
+    checkpoint_dir: str = "checkpoints",
+) -> str:
+    """Search hyper-parameters with whole populations, and train the winner anew on fresh seeds.
+
+    Args:
+        preset: every value that is not searched, and the environment.
+        space: `small`, `arlbench`, or a JSON file.
+        method: tpe, random, pareto (return against environment steps), or pbt (population-based training).
+        trials: configurations that are tried.
+        shard_trials: how many are sampled and compared together.
+        rungs: updates after which they are compared; none takes the preset's.
+        keep: share that goes on after each rung.
+        episodes: greedy episodes of a comparison.
+        seed: of sampling, training and comparisons.
+        resume: name of the study to go on with; it keeps its own settings.
+        spread_to: a deployment whose runs try the shards, such as sweep-shard/default; none tries them here.
+        save: name by which `make train ARGS="--preset NAME"` finds the winner, in this directory.
+        promote: train the winner through export, registry and gate, as train-dqn does.
+        checkpoint_dir: where shards keep their state until they are over.
+
+    Returns:
+        The report.
+    """
+    if spread_to and not api_is_named():
+        raise InputError(f"shards are spread to {spread_to!r} by a Prefect API: set PREFECT_API_URL to its URL")
+    if save:
+        check_name(save)
+    settings: dict[str, Any] = {
+        "trials": trials,
+        "shard_trials": shard_trials,
+        "keep": keep,
+        "episodes": episodes,
+        "seed": seed,
+    }
+    study = resume or begin(request(preset, space, method, rungs, **settings), checkpoint_dir)
+    with resumable(study):
+        try_trials(study, spread_to, checkpoint_dir)
+        confirmation = retrain(study)
+        if save:
+            save_winner(study, save)
+        run_id = record_study(study, confirmation)
+        registered = train_dqn(*promotion(confirmation, read_study(study)[1])) if promote else None
+        return report(study, confirmation, run_id, registered)
+
+
+def request(preset: PresetName, space: str, method: Method, rungs: list[int] | None, **settings: Any) -> SweepConfig:
+    """The settings of a sweep.
+
+    Raises:
+        InputError: if it cannot be searched.
+    """
+    chosen = tuple(rungs) if rungs else RUNGS.get(preset, ())
+    sweep = SweepConfig(preset=preset, space=read_space(space), method=method, rungs=chosen, **settings)
+    sweep.check()
+    return sweep
+
+
+def begin(sweep: SweepConfig, checkpoint_dir: str) -> str:
+    """Begin a study of this flow run, or find the one that an earlier attempt at it began. Returns its name."""
+    check_writable(checkpoint_dir)
+    connect()
+    name = f"{sweep.preset}-{sweep.method}-{(flow_run_id() or secrets.token_hex(4))[:8]}"
+    begin_study(name, sweep)
+    return name
+
+
+@contextmanager
+def resumable(study: str) -> Iterator[None]:
+    """A block whose errors leave with a note that says how to go on: what was tried is kept."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f'the study is kept; go on with: make sweep ARGS="--resume {study}"')
+        raise
+
+
+def try_trials(study: str, spread_to: str | None, checkpoint_dir: str) -> None:
+    """Try all trials: shard by shard in this process, or each by a run of a deployment."""
+    opened, sweep = read_study(study)
+    print(f"study {study}: {sweep.trials:,} trials in {sweep.shards} shards, {sweep.budget:,} gradient updates in all")
+    if spread_to:
+        from flows.search.spread import spread  # a client of Prefect, which others can do without
+
+        spread(spread_to, study, range(sweep.shards), checkpoint_dir=checkpoint_dir)
+        return
+    with Bar(sweep) as bar:
+        for shard in range(sweep.shards):
+            run_shard(opened, sweep, shard, directory=Path(checkpoint_dir), on_progress=bar.show)
+
+
+def try_shard(study: str, shard: int, checkpoint_dir: str = "checkpoints") -> None:
+    """Try one shard of a study's trials in this process; started again, it goes on.
+
+    Args:
+        study: its name, in the storage that OPTUNA_STORAGE names.
+        shard: which one.
+        checkpoint_dir: where its state is kept until it is over.
+    """
+    opened, sweep = read_study(study)
+    run_shard(opened, sweep, shard, directory=Path(checkpoint_dir))
+
+
+@stage("retrain the winner", keeps_result=False)
+def retrain(study: str) -> Confirmation:
+    """Train the winner's configuration on fresh seeds.
+
+    Raises:
+        InputError: if the study has no trial that came to an end.
+    """
+    opened, sweep = read_study(study)
+    ranked = ranking(opened.get_trials(deepcopy=False), sweep.rungs)
+    if not ranked:
+        raise InputError(f"no trial of study {study!r} could be trained: widen its space")
+    return confirm(ranked[0].number, fresh(configuration(ranked[0], sweep), seed=sweep.seed))
+
+
+def save_winner(study: str, name: str) -> None:
+    """Save the winner's configuration as a preset of this directory."""
+    opened, sweep = read_study(study)
+    winner = ranking(opened.get_trials(deepcopy=False), sweep.rungs)[0]
+    print(f"preset {name} saved in {save_preset(name, sweep.preset, configuration(winner, sweep))}")
+
+
+@stage("record", keeps_result=False)
+def record_study(study: str, confirmation: Confirmation) -> str:
+    """Put the study into MLflow. Returns the run's id."""
+    client = connect()
+    opened, sweep = read_study(study)
+    return record(client, opened, sweep, confirmation, flow_run_id=flow_run_id())
+
+
+def promotion(confirmation: Confirmation, sweep: SweepConfig) -> tuple[ConfigOverrides, PresetName]:
+    """What `train-dqn` is to train: the winner's configuration, as changes of the preset, on other seeds."""
+    base = sweep.base
+    config = dataclasses.replace(confirmation.config, seed=confirmation.config.seed + 1)
+    changes = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    changed = {name: value for name, value in changes.items() if value != getattr(base, name)}
+    return ConfigOverrides.model_validate(changed), sweep.preset
+
+
+@stage("report", keeps_result=False)
+def report(study: str, confirmation: Confirmation, run_id: str, registered: str | None) -> str:
+    """Write the report to Prefect. Returns it for a terminal."""
+    opened, sweep = read_study(study)
+    if flow_run_id():
+        from prefect.artifacts import create_markdown_artifact
+
+        create_markdown_artifact(
+            key="sweep-report",
+            description=f"study {study}, MLflow run {run_id}",
+            markdown=markdown(opened, sweep, confirmation, run_id),
+        )
+    return text(opened, sweep, confirmation, run_id) + (f"\n\n{registered}" if registered else "")

@@ -1,0 +1,128 @@
+"""`python -m flows.sweep`: arguments, the quiet environment of a terminal, and errors as one sentence."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from dqn.config import ConfigError
+from dqn.presets import PresetName
+from flows.cli import BAD_INPUT, ENVIRONMENT, INTERRUPTED, TERMINATED, Terminated, fail, terminate
+from flows.flow_run import PrefectError, api_is_named
+from flows.phases import phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Search hyper-parameters with whole populations, and train the winner anew on fresh seeds."""
+
+    preset: PresetName = "cartpole"
+    """Every value that is not searched, and the environment."""
+    space: str = "small"
+    """small, arlbench, or a JSON file."""
+    method: Literal["tpe", "random", "pareto", "pbt"] = "tpe"
+    """tpe: Optuna's estimator of good values; random; pareto: return against environment steps; pbt: populations."""
+    trials: int = 1_024
+    """Configurations that are tried."""
+    shard_trials: int = 128
+    """How many are sampled and compared together."""
+    rungs: tuple[int, ...] = ()
+    """Updates after which they are compared; none takes the preset's."""
+    keep: float = 0.5
+    """Share that goes on after each rung."""
+    episodes: int = 10
+    """Greedy episodes of a comparison."""
+    seed: int = 0
+    """Of sampling, training and comparisons."""
+    resume: str | None = None
+    """Name of the study to go on with; it keeps its own settings."""
+    save: str | None = None
+    """Name by which `make train ARGS="--preset NAME"` finds the winner, in this directory."""
+    promote: bool = False
+    """Train the winner through export, registry and gate, as `make train` does."""
+    spread_to: str | None = None
+    """A deployment whose runs try the shards, such as sweep-shard/default; none tries them here."""
+    checkpoint_dir: Path = Path("checkpoints")
+    """Where shards keep their state until they are over."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, search, report; returns the exit code."""
+    chosen = parse(sys.argv[1:] if argv is None else list(argv))
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        return run(chosen)
+    except Terminated as error:
+        return fail(error, TERMINATED, "terminated")
+    except KeyboardInterrupt as error:
+        return fail(error, INTERRUPTED, "interrupted")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Arguments of the command line.
+
+    Raises:
+        SystemExit: with code 2 if an option is unknown or no value of its type; with 0 for `--help`.
+    """
+    return tyro.cli(Arguments, prog="python -m flows.sweep", args=argv)
+
+
+def run(arguments: Arguments) -> int:
+    """Search: as a flow run where a Prefect API is named, and without Prefect where none is."""
+    # Imported here: Prefect reads the environment when it is imported, and --help need not wait for torch.
+    import optuna
+    from mlflow.exceptions import MlflowException
+
+    from dqn.checkpoint import CheckpointError
+    from dqn.spec import EnvironmentUnsupportedError
+    from flows.parameters import InputError
+    from flows.search.study import ShardError, read_study
+    from flows.sweep import request, sweep_dqn
+    from flows.tracking import TrackingError, one_line
+
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line a trial
+    settings = {name: getattr(arguments, name) for name in ("trials", "shard_trials", "keep", "episodes", "seed")}
+    rungs = list(arguments.rungs) or None
+    try:
+        with phase("check"):  # the flow does so too, but under Prefect it is a run that failed
+            if arguments.resume:
+                read_study(arguments.resume)
+            else:
+                request(arguments.preset, arguments.space, arguments.method, rungs, **settings)
+        if api_is_named():
+            with phase("connect to Prefect"):
+                from flows.deployed import sweep_dqn
+                from flows.prefect_api import require_api
+
+                require_api()
+        report = sweep_dqn(
+            preset=arguments.preset,
+            space=arguments.space,
+            method=arguments.method,
+            rungs=rungs,
+            resume=arguments.resume,
+            spread_to=arguments.spread_to,
+            save=arguments.save,
+            promote=arguments.promote,
+            checkpoint_dir=str(arguments.checkpoint_dir),
+            **settings,
+        )
+        print(report)
+    except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
+        return fail(error, BAD_INPUT)
+    except (TrackingError, CheckpointError, PrefectError, ShardError) as error:
+        return fail(error, 1)
+    except MlflowException as error:
+        return fail(error, 1, f"MLflow: {one_line(error)}")
+    return 0

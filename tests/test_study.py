@@ -1,0 +1,193 @@
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from dqn.presets import PRESETS
+from flows import sweep as flow
+from flows.cli import parse
+from flows.parameters import InputError
+from flows.presets import read_preset, save_preset
+from flows.search import confirm as confirming
+from flows.search.figures import figures
+from flows.search.record import BEST, record
+from flows.search.shard import run_shard
+from flows.search.spaces import SPACES
+from flows.search.study import (
+    SweepConfig,
+    begin_study,
+    configuration,
+    ranking,
+    read_study,
+    returns_by_rung,
+    storage_url,
+)
+from tests.sweeps import SPACE, sweep, told
+from tests.test_shard import SMALL
+
+
+@pytest.fixture(autouse=True)
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTUNA_STORAGE", f"sqlite:///{tmp_path}/optuna.db")
+
+
+def test_the_budget_is_known_before_anything_is_tried() -> None:
+    settings = sweep(trials=20, shard_trials=8, rungs=(10, 20, 40))
+    assert (settings.shards, [settings.size(shard) for shard in range(3)]) == (3, [8, 8, 4])
+    assert [settings.alive(8, rung) for rung in range(5)] == [8, 4, 2, 1, 1]
+    assert settings.updates(0) == 8 * 10 + 4 * 10 + 2 * 20
+    assert settings.budget == 2 * settings.updates(0) + (4 * 10 + 2 * 10 + 1 * 20)
+    assert sweep(method="pbt", rungs=(10, 20, 40)).updates(0) == 8 * 40
+    assert SweepConfig.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "article"}, "the preset 'article' is not searched; those that are: cartpole"),
+        ({"method": "grid"}, "method must be one of tpe, random, pareto, pbt, got 'grid'"),
+        ({"trials": 0}, "trials must be 1 or more, got 0"),
+        ({"keep": 1.0}, "keep must be a share between 0 and 1, got 1.0"),
+        ({"keep": 0.0}, "keep must be a share between 0 and 1, got 0.0"),
+        ({"rungs": ()}, "rungs must be numbers of updates that rise"),
+        ({"rungs": (10, 10)}, "rungs must be numbers of updates that rise"),
+        ({"rungs": (0, 10)}, "rungs must be numbers of updates that rise"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_searched_is_refused_in_a_sentence(changes: dict[str, Any], message: str) -> None:
+    sweep().check()
+    with pytest.raises(InputError, match=message):
+        sweep(**changes).check()
+
+
+def test_a_study_keeps_its_settings_and_is_found_by_name() -> None:
+    begin_study("kept", sweep())
+    begin_study("kept", sweep(trials=99))
+    assert read_study("kept")[1] == sweep()
+    with pytest.raises(InputError, match="there is no study 'other' in sqlite"):
+        read_study("other")
+
+
+def test_a_storage_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:////nowhere/at/all.db")
+    with pytest.raises(InputError, match=r"sqlite:////nowhere/at/all\.db cannot be used.*set OPTUNA_STORAGE"):
+        begin_study("any", sweep())
+    monkeypatch.delenv("OPTUNA_STORAGE")
+    assert storage_url() == f"sqlite:///{Path.cwd()}/optuna.db"
+
+
+@pytest.mark.parametrize("method", ["tpe", "pareto"])
+def test_the_winner_went_furthest_and_of_equals_learned_soonest(method: Any) -> None:
+    returns = [[500.0], [90.0, 80.0], [10.0, 20.0, 400.0], [10.0, 30.0, 400.0], [10.0, 20.0, 300.0]]
+    settings = sweep(method=method, trials=5, shard_trials=5)
+    study = told("ranked", returns=returns, settings=settings)
+    ranked = ranking(study.get_trials(), settings.rungs)
+    assert [trial.number for trial in ranked] == [3, 2, 4, 1, 0]
+    assert returns_by_rung(ranked[0], settings.rungs) == [10.0, 30.0, 400.0]
+
+
+@pytest.mark.parametrize("method", ["tpe", "pareto"])
+def test_every_figure_of_a_study_is_drawn(method: Any) -> None:
+    returns = [[float(k)] + [float(k * k)] * (k > 4) + [float(50 * k)] * (k > 8) for k in range(12)]
+    settings = sweep(method=method, trials=12, shard_trials=12, space=SPACES["small"])
+    study = told("drawn", returns=returns, settings=settings)
+    drawn = {file: draw() for file, draw in figures(study, settings).items()}
+    names = {"rungs", "history", "importances", "parallel_coordinates", "slice"}
+    names |= {"pareto_front"} if method == "pareto" else set()
+    assert drawn.keys() == {f"{name}.png" for name in names}
+    assert all(picture.startswith(b"\x89PNG") and len(picture) > 5_000 for picture in drawn.values())
+
+
+def test_a_saved_preset_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_preset("mine") is None
+    config = dataclasses.replace(PRESETS["acrobot"], gamma=0.5, hidden_sizes=(7,))
+    save_preset("mine", "acrobot", config)
+    save_preset("other", "cartpole", PRESETS["cartpole"])
+    assert read_preset("mine") == ("acrobot", config)
+    for argv in (["--preset", "mine"], ["--preset=mine"]):
+        arguments = parse([*argv, "--seed", "3"])
+        assert (arguments.preset, arguments.config) == ("acrobot", dataclasses.replace(config, seed=3))
+    for name in ("cartpole", "A", "", "-x", "../x"):
+        with pytest.raises(ValueError, match="a preset of your own has small letters"):
+            save_preset(name, "cartpole", config)
+    (tmp_path / "presets.json").write_text('{"mine": {"preset": "gone", "changes": {}}, "bad": 3}')
+    for name in ("mine", "bad"):
+        with pytest.raises(ValueError, match="names no preset and its changes"):
+            read_preset(name)
+    (tmp_path / "presets.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        read_preset("mine")
+
+
+@pytest.fixture
+def confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Winners are trained anew in a moment."""
+    small = dataclasses.replace(SMALL, max_updates=20, eval_start=10, eval_interval=10, acceptance_episodes=2)
+    monkeypatch.setitem(PRESETS, "cartpole", small)
+    monkeypatch.setattr(confirming, "SEEDS", 2)
+    monkeypatch.setattr(confirming, "TEST_EPISODES", 3)
+
+
+def test_a_study_is_one_run_with_every_trial_and_the_best_few(
+    store: MlflowClient, confirmed: None, tmp_path: Path
+) -> None:
+    settings = sweep(trials=12, shard_trials=12)
+    returns = [[float(k)] + [float(2 * k)] * (k > 5) + [float(3 * k)] * (k > 8) for k in range(12)]
+    study = told("recorded", returns=returns, settings=settings)
+    winner = ranking(study.get_trials(), settings.rungs)[0]
+    config = confirming.fresh(configuration(winner, settings), seed=0)
+    assert (config.num_agents, config.gamma) == (2, winner.params["gamma"])
+    confirmation = confirming.confirm(winner.number, config)
+    assert confirmation.returns.shape == (2, 3)
+    assert confirmation.sentence.startswith("Trained anew on 2 fresh seeds, trial 11 returns ")
+    run_id = record(store, study, settings, confirmation, flow_run_id="first")
+    assert record(store, study, settings, confirmation, flow_run_id="second") == run_id
+    run = store.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert float(run.data.params["winner.gamma"]) == winner.params["gamma"]
+    assert run.data.metrics["winner/mean_return"] == confirmation.mean_return
+    children = store.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert [child.data.tags["trial"] for child in children] == ["11", "10", "9", "8", "7"][:BEST]
+    history = store.get_metric_history(children[0].info.run_id, "eval/mean_return")
+    assert [(metric.step, metric.value) for metric in history] == [(4, 11.0), (8, 22.0), (16, 33.0)]
+    store.download_artifacts(run_id, "trials.json", str(tmp_path))
+    table = json.loads((tmp_path / "trials.json").read_text())
+    assert len(table["data"]) == 12
+    files = {file.path for file in store.list_artifacts(run_id)}
+    assert {"rungs.png", "history.png", "importances.png", "slice.png", "winner.json", "space.json"} <= files
+
+
+def test_a_sweep_from_its_beginning_to_a_saved_preset(
+    store: MlflowClient, confirmed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "space.json").write_text(json.dumps(SPACE.to_dict()))
+    asked: dict[str, Any] = {"space": str(tmp_path / "space.json"), "rungs": [4, 8], "episodes": 1}
+    tried: list[int] = []
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        if len(tried) == 1:
+            raise KeyboardInterrupt
+        tried.append(args[2])
+        run_shard(*args, **options)
+
+    monkeypatch.setattr("flows.sweep.run_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        flow.sweep_dqn(trials=6, shard_trials=4, checkpoint_dir=str(tmp_path), **asked)
+    (note,) = (note for note in stopped.value.__notes__ if "--resume" in note)
+    name = note.partition("--resume ")[2].rstrip('"')
+    monkeypatch.setattr("flows.sweep.run_shard", run_shard)
+    report = flow.sweep_dqn(resume=name, save="mine", checkpoint_dir=str(tmp_path))
+    study, settings = read_study(name)
+    trials = study.get_trials()
+    assert [trial.state.is_finished() for trial in trials] == [True] * 6
+    assert sum(trial.state == TrialState.COMPLETE for trial in trials) == 2 + 1
+    winner = configuration(ranking(trials, settings.rungs)[0], settings)
+    assert read_preset("mine") == ("cartpole", winner)
+    assert "Trained anew on 2 fresh seeds" in report
+    assert f"study {name}" in report
