@@ -2,10 +2,12 @@ import dataclasses
 import hashlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from dqn.config import DQNConfig
+from dqn.config import WORLDS, DQNConfig
 from dqn.world import World
 from flows import cli, registry
 from flows.deployed import train_dqn
@@ -48,7 +50,8 @@ def process(arguments: list[str], store_directory: Path, prefect_api: str) -> "s
 def as_arguments(config: DQNConfig) -> list[str]:
     arguments = []
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    given |= {f"world.{name}": value for name, value in given.pop("world").to_dict().items()}
+    for world in WORLDS:
+        given |= {f"{world}.{name}": value for name, value in given.pop(world).to_dict().items()}
     for name, value in given.items():
         values = [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
         arguments += [f"--{name.replace('_', '-')}", *values]
@@ -120,7 +123,7 @@ def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
 
     frozen = process([*as_arguments(config), *where], store_directory, prefect_api)
     taken_over = in_mid_training(frozen, store, known={unbroken.info.run_id, run_id})
-    frozen.send_signal(signal.SIGSTOP)
+    freeze(frozen, store_directory / "mlflow.db")
     newer = process(["--resume", taken_over, *where], store_directory, prefect_api)
     _, errors = newer.communicate(timeout=300)
     assert newer.returncode == 0, errors
@@ -132,6 +135,20 @@ def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
     assert not checkpoint_path(tmp_path, taken_over).exists()
     assert store.get_run(taken_over).info.status == "FINISHED"
     assert len(store.search_model_versions(f"run_id = '{taken_over}'")) == 1
+
+
+def freeze(victim: "subprocess.Popen[str]", database: Path) -> None:
+    """Stop a process between two of its writes: whoever stops inside one holds the file's lock."""
+    while True:
+        victim.send_signal(signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+            return
+        except sqlite3.OperationalError:
+            victim.send_signal(signal.SIGCONT)
+            time.sleep(0.05)
 
 
 def in_mid_training(victim: "subprocess.Popen[str]", client: MlflowClient, known: set[str]) -> str:

@@ -51,7 +51,7 @@ class EpisodesAPI:
             route("/api/episodes", Operation("GET", self._list, "Kept replays", answer=list[Summary]), create),
             route("/api/episodes/{file}", file),
             route("/api/learning", way),
-            route("/api/learning/{milestone:int}", milestone),
+            route("/api/learning/{milestone}", milestone),
         ]
 
     async def _play(self, scope: Scope, request: EpisodeRequest) -> Response:
@@ -68,7 +68,12 @@ class EpisodesAPI:
         return await self._learning.way()
 
     async def _milestone(self, scope: Scope, body: None) -> Response:
-        replay = await self._learning.play(scope["path_params"]["milestone"])
+        milestone = scope["path_params"]["milestone"]
+        if not (milestone.isascii() and milestone.isdecimal() and len(milestone) < 4):
+            raise HTTPException(
+                404, f"a milestone is a number from 0, as /api/learning lists them, not {milestone[:40]!r}"
+            )
+        replay = await self._learning.play(int(milestone))
         return Response(await asyncio.to_thread(replay.to_json), media_type="application/json")
 
     async def _file(self, scope: Scope, body: None) -> Response:

@@ -15,6 +15,7 @@ _PARAMETERS: Final = {
     "model": "the registered model's name",
     "version": "a version number or an alias",
     "file": "ID.json, .gif, .mp4, .webm or .html",
+    "milestone": "number from 0",
 }
 
 

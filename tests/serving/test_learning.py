@@ -74,6 +74,7 @@ def test_every_milestone_plays_the_same_episode_and_the_version_itself_comes_las
         replays = [client.get(f"/api/learning/{index}").json() for index in range(3)]
         assert client.get("/api/learning/1").json() == replays[1]
         beyond = client.get("/api/learning/3")
+        assert [client.get(f"/api/learning/{text}").status_code for text in ("-1", "x", "1000", "²")] == [404] * 4
     assert {(replay["seed"], json.dumps(replay["pushes"])) for replay in replays} == {
         (way["seed"], json.dumps(way["pushes"]))
     }
