@@ -10,7 +10,9 @@ seconds on average a spectator pushes the cart, with up to 60 N. A run of 24 hou
 """
 
 import argparse
+import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,14 @@ from benchmarks.harness import write
 from dqn.simulation import WorldEnv, make
 from dqn.world import NOMINAL, World
 from serving.episodes.environment import Step
+from serving.live.commands import Restart
 from serving.live.drift import TOLERATED_NOISE, EpisodeTest, StepTest
+from serving.live.shows import Shows
+from serving.live.viewers import Viewer
+from serving.models.follower import Models
+from serving.models.registry import FileSource
 from serving.policy import OnnxPolicy
+from serving.web.metrics import Metrics
 
 STEPS_A_SECOND: Final = 50
 MAX_PUSH: Final = 60.0
@@ -136,6 +144,29 @@ def delay(act: Act, changed: World, *, real: World, seed: int, most: int = 500) 
     return played.alarms[0] - 200 + 1
 
 
+def in_show(models: Models, changed: World, *, seed: int) -> tuple[float, str]:
+    """Seconds of a show, breaks between episodes included, from a change to its being noticed, and what is said then.
+
+    The change is made at a random step; nan if nothing is noticed in 20 seconds.
+    """
+    shows = Shows(models, Metrics())
+    show = shows.main
+    show.command(Restart(1000 * seed))
+    show.join(Viewer())
+    for _ in range(int(np.random.default_rng(seed).integers(20, 800))):
+        show._tick(1 / STEPS_A_SECOND)
+    shows.change_world(changed.to_dict())
+    ticks = 0
+    while shows.loop.drift is None and ticks < 20 * STEPS_A_SECOND:
+        show._tick(1 / STEPS_A_SECOND)
+        ticks += 1
+    noticed = ticks / STEPS_A_SECOND if shows.loop.drift else float("nan")
+    for _ in range(8 * STEPS_A_SECOND):
+        show._tick(1 / STEPS_A_SECOND)
+    show.close()
+    return noticed, shows.loop.latest.finding if shows.loop.latest else "nothing"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=24.0, help="of show to simulate (default: 24)")
@@ -148,6 +179,16 @@ def main() -> None:
         policy = OnnxPolicy.load(options.model)
         act = lambda observation: int(policy.act(observation[np.newaxis])[0])  # noqa: E731
     rows: list[dict[str, Any]] = []
+    if options.model:
+        models = Models(FileSource(options.model), alias=None, version="1")
+        asyncio.run(models.poll())
+        print("seconds of the show from a change to its being noticed: median, most; and what was said 8 seconds later")
+        for name, changed in CHANGES.items():
+            told = [in_show(models, changed, seed=options.seed + k) for k in range(options.times)]
+            said = Counter(sentence for _, sentence in told)
+            seconds = [noticed for noticed, _ in told]
+            rows.append({"change": name, "seconds": seconds, "said": dict(said)})
+            print(f"  {name:26} {np.median(seconds):5.2f} {max(seconds):5.2f}  {dict(said)}", flush=True)
     print("steps from a change to the alarm: median, most; perfect sensors | noise of 0.05")
     for name, changed in CHANGES.items():
         cells = []

@@ -19,7 +19,7 @@ from serving.models.served import ServedModel
 from serving.web.metrics import Metrics
 
 EXPLAINED_AT: Final = (10, 20, 40, 80, 160)
-"""Transitions after a change at which it is looked at what has changed; noticed it is at the first of them."""
+"""Transitions after a change at which it is looked at what has changed; noticed it is at the first, or at a fall."""
 CALM_STEPS: Final = 250
 """Steps as predicted after which a drift is over, and at least three times those it took to notice."""
 _CALM_EPISODES: Final = 3
@@ -201,7 +201,8 @@ class ClosedLoop:
         if self._onset is not None:
             count = newest - self._onset
             unnoticed = self.drift is None or self.drift.version != number
-            if count in EXPLAINED_AT or (unnoticed and count > EXPLAINED_AT[0]):
+            # the break after a fall would pass without a word
+            if count in EXPLAINED_AT or (unnoticed and (count > EXPLAINED_AT[0] or step.terminated)):
                 self._look(served)
         self._calm = 0 if lasted else self._calm + 1
         if self.drift and self._usual is None and self._steps and self._calm >= self._calm_needed:

@@ -116,6 +116,15 @@ def test_a_reversed_motor_is_noticed_and_said(theatre: Theatre) -> None:
     assert (status["drift"].id, status["over"], status["heals"]) == (drift["id"], False, False)
 
 
+def test_a_fall_is_noticed_before_the_break_that_follows(theatre: Theatre) -> None:
+    theatre.play(1)
+    theatre.client.put("/api/world", json={"force_mag": -10.0})
+    play_to_the_end(theatre.show)
+    assert theatre.loop.experience.newest < 12
+    assert theatre.loop.drift
+    assert "the motor answers the other way" in theatre.loop.drift.finding
+
+
 def test_a_drift_is_over_when_steps_are_as_predicted_again(theatre: Theatre) -> None:
     theatre.play(50)
     reversed_motor(theatre)
