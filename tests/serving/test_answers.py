@@ -39,6 +39,13 @@ def test_an_exception_has_one_answer(error: Exception, answer: tuple[int, str, l
     assert refusal(error, SCOPE) == answer
 
 
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_long_path_is_cut(status: int) -> None:
+    path = "/" + "x" * 119
+    _, sentence, _ = refusal(HTTPException(status), {"path": path + "y", "method": "PUT"})
+    assert repr(path) in sentence
+
+
 @pytest.mark.parametrize(("error", "logged"), [(KeyError("secret"), 1), (ValueError("wrong"), 0)])
 def test_what_nobody_foresaw_is_logged_and_not_told(
     error: Exception, logged: int, caplog: pytest.LogCaptureFixture

@@ -411,6 +411,41 @@ def play_to_the_end(show: Show) -> None:
         show._tick(0.02)
 
 
+def test_a_step_that_fails_is_logged_and_the_show_goes_on_while_somebody_watches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    show, viewer = show_of(tmp_path)
+    tick, failures, waited = Show._tick, iter([True]), []
+
+    def brittle(show: Show, period: float) -> None:
+        if next(failures, False):
+            raise RuntimeError("once")
+        tick(show, period)
+
+    class Pace:
+        async def wait(self, period: float) -> None:
+            waited.append(period)
+            if len(waited) == 4:
+                show.leave(viewer)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Show, "_tick", brittle)
+
+    async def story() -> None:
+        playing = asyncio.create_task(show.run(Pace()))
+        async with asyncio.timeout(60):
+            while len(waited) < 4:
+                await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        playing.cancel()
+
+    asyncio.run(story())
+    assert waited == [1.0, 0.1, 0.02, 0.02], "a second after a failure, then fifty steps a second, then none"
+    assert show.episode == 1
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
 def test_pausing_between_episodes_pauses_and_a_step_goes_on(tmp_path: Path) -> None:
     show, _ = show_of(tmp_path)
     play_to_the_end(show)
