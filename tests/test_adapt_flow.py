@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from prefect.exceptions import FlowPauseTimeout
 
 from dqn.evaluation import episodic_returns
 from dqn.experience import Experience
@@ -20,6 +21,7 @@ from flows import adapt, adaptation, registry
 from flows.adapt import adapt_policy
 from flows.adaptation import EXPERIMENT, OUTCOME_TAG, TIMELINE
 from flows.evaluation import evaluate
+from flows.parameters import InputError
 from flows.registry import CHAMPION, PREVIOUS, WORLD_TAG
 from tests.living import balancing, live
 from tests.policies import BALANCES, PROPERTIES, linear_model
@@ -299,6 +301,29 @@ def test_a_world_that_is_as_it_was_again_needs_nobody(playing: Playing, store: M
     assert (stage, champion(store)) == ("recovered", UPRIGHT)
     assert "nothing is promoted" in text
     assert "gate" not in stages(playing)
+
+
+def test_a_promotion_waits_for_a_person_where_one_is_to_approve(
+    playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="mode approve waits for a click on the page of a flow run"):
+        run(playing, "by nobody", mode="approve")
+    assert champion(store) == UPRIGHT
+
+    def waits(**options: Any) -> None:
+        assert champion(store) == UPRIGHT, "nothing is promoted before"
+        assert options["timeout"] == adapt.APPROVAL_SECONDS
+        if playing.told[-1]["drift"] == "ignored":
+            raise FlowPauseTimeout
+
+    monkeypatch.setattr(adapt, "flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr("prefect.flow_runs.pause_flow_run", waits)
+    stage, text = run(playing, "ignored", mode="approve")
+    assert (stage, champion(store)) == ("refused", UPRIGHT)
+    assert "nobody approved version 2" in text
+    assert run(playing, "approved", mode="approve")[0] == "recovered"
+    assert "waiting" in stages(playing)
+    assert champion(store) == REVERSING
 
 
 def test_a_page_that_does_not_listen_stops_nothing(
