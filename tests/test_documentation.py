@@ -79,7 +79,6 @@ COMMANDS: Final = {
     "python -m benchmarks.ablation": LONG,
     "python -m benchmarks.environments": LONG,
     "python -m benchmarks.generalization": LONG,
-    "python -m benchmarks.generalization --environment mountaincar --seeds 4": LONG,
     "python -m benchmarks.limits": LONG,
     "python -m benchmarks.robustness": LONG,
     "python -m benchmarks.seeds --last-network": LONG,
