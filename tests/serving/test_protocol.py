@@ -3,6 +3,7 @@ import gzip
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from serving.decoding import RequestError
-from serving.inference.protocol import Inference, answer_infer, parse_infer
+from serving.inference.protocol import Inference, answer_infer, model_config, model_metadata, parse_infer
 from serving.policy import OnnxPolicy
 from serving.web.bodies import MAX_BODY, compress, read_body
 
@@ -58,6 +59,47 @@ def test_binary_goes_both_ways(champion: OnnxPolicy) -> None:
     assert length is not None
     np.testing.assert_array_equal(np.frombuffer(body[length : length + 16], "<f4").reshape(2, 2), q_values)
     assert np.frombuffer(body[length + 16 :], "<i8").tolist() == [1, 0]
+
+
+def test_a_model_says_what_it_takes_and_gives(champion: OnnxPolicy) -> None:
+    metadata = json.loads(msgspec.json.encode(model_metadata("m", ["1", "2"], champion.metadata)))
+    assert metadata == {
+        "name": "m",
+        "versions": ["1", "2"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "observation", "datatype": "FP32", "shape": [-1, 4]}],
+        "outputs": [
+            {"name": "q_values", "datatype": "FP32", "shape": [-1, 2]},
+            {"name": "action", "datatype": "INT64", "shape": [-1]},
+        ],
+        "properties": {
+            "env_id": "CartPole-v1",
+            "action_meanings": "left,right",
+            "run_id": "0" * 32,
+            "seed": "7",
+            "config_sha256": "0" * 64,
+        },
+    }
+    config = json.loads(msgspec.json.encode(model_config("m", champion.metadata)))
+    assert config == {
+        "name": "m",
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "max_batch_size": 4096,
+        "input": [{"name": "observation", "data_type": "TYPE_FP32", "dims": [4]}],
+        "output": [
+            {"name": "q_values", "data_type": "TYPE_FP32", "dims": [2]},
+            {"name": "action", "data_type": "TYPE_INT64", "dims": []},
+        ],
+        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
+    }
+
+
+@pytest.mark.parametrize("request_", [{"name": "x" * 50}, {"datatype": "x" * 50}, {"outputs": [{"name": "x" * 50}]}])
+def test_what_a_client_sent_is_repeated_up_to_forty_letters(request_: dict[str, object]) -> None:
+    outputs = {"outputs": request_.pop("outputs")} if "outputs" in request_ else {}
+    with pytest.raises(RequestError, match=r"'x{40}'"):
+        parse(outputs, **request_)
 
 
 @pytest.mark.parametrize(
