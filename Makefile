@@ -21,7 +21,7 @@ install: .venv/.installed ## set up .venv (every other verb does it when needed)
 
 .venv-serving/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-serving
-	.venv-serving/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serving,sqlite,record]'
+	.venv-serving/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serving,sqlite]'
 	@touch $@
 
 train: .venv/.installed ## train, register and promote a champion; ARGS="--help" shows every option

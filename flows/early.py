@@ -6,7 +6,7 @@ from typing import Final
 
 import gymnasium as gym
 
-from dqn.config import ConfigError, DQNConfig
+from dqn.config import WORLDS, ConfigError, DQNConfig
 from dqn.presets import PRESETS, PresetName
 from dqn.spec import EnvironmentUnsupportedError, environment_spec
 from dqn.world import World
@@ -19,9 +19,9 @@ _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
 def option_names(arguments: type) -> list[str]:
     """All options of the command line, less their dashes."""
     own = [field.name for field in fields(arguments) if field.name != "config"]
-    config = [field.name for field in fields(DQNConfig) if field.name != "world"]
-    world = [f"world.{field.name}" for field in fields(World)]
-    return [name.replace("_", "-") for name in (*own, *config, *world)]
+    config = [field.name for field in fields(DQNConfig) if field.name not in WORLDS]
+    worlds = [f"{world}.{field.name}" for world in WORLDS for field in fields(World)]
+    return [name.replace("_", "-") for name in (*own, *config, *worlds)]
 
 
 def require_known(unknown: list[str], known: list[str]) -> None:

@@ -21,6 +21,10 @@ MAIN = (
     [
         (["--lr", "1"], "there is no option --lr; did you mean --learning-rate?"),
         (["--world.lenght=1"], "there is no option --world.lenght; did you mean --world.length?"),
+        (
+            ["--randomisation.lenght", "1"],
+            "there is no option --randomisation.lenght; did you mean --randomisation.length?",
+        ),
         (["--epochs", "1"], "there is no option --epochs; --help lists all"),
         (["fast"], "fast belongs to no option; --help lists all"),
         (["--env-id", "CartPol-v1"], "there is no environment 'CartPol-v1'; did you mean CartPole-v1 or CartPole-v0?"),
