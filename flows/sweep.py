@@ -171,7 +171,7 @@ def record_study(study: str, confirmation: Confirmation) -> str:
     """Put the study into MLflow. Returns the run's id."""
     client = connect()
     opened, sweep = read_study(study)
-    return record(client, opened, sweep, confirmation, flow_run_id=flow_run_id())
+    return record(client, opened, sweep, confirmation)
 
 
 def promotion(confirmation: Confirmation, sweep: SweepConfig) -> tuple[ConfigOverrides, PresetName]:

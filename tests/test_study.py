@@ -146,8 +146,8 @@ def test_a_study_is_one_run_with_every_trial_and_the_best_few(
     confirmation = confirming.confirm(winner.number, config)
     assert confirmation.returns.shape == (2, 3)
     assert confirmation.sentence.startswith("Trained anew on 2 fresh seeds, trial 11 returns ")
-    run_id = record(store, study, settings, confirmation, flow_run_id="first")
-    assert record(store, study, settings, confirmation, flow_run_id="second") == run_id
+    run_id = record(store, study, settings, confirmation)
+    assert record(store, study, settings, confirmation) == run_id
     run = store.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert float(run.data.params["winner.gamma"]) == winner.params["gamma"]
@@ -159,6 +159,11 @@ def test_a_study_is_one_run_with_every_trial_and_the_best_few(
     store.download_artifacts(run_id, "trials.json", str(tmp_path))
     table = json.loads((tmp_path / "trials.json").read_text())
     assert len(table["data"]) == 12
+    overrides, preset = flow.promotion(confirmation, settings)
+    promoted = overrides.applied_to(preset)
+    assert promoted == dataclasses.replace(confirmation.config, seed=promoted.seed)
+    assert promoted.seed != confirmation.config.seed
+    assert "prefect.flow_run_id" not in run.data.tags  # else train-dqn would take the study's run for its own
     files = {file.path for file in store.list_artifacts(run_id)}
     assert {"rungs.png", "history.png", "importances.png", "slice.png", "winner.json", "space.json"} <= files
 

@@ -21,7 +21,7 @@ from flows.pictures import draw
 from flows.search.confirm import Confirmation
 from flows.search.figures import figures
 from flows.search.study import SweepConfig, configuration, ranking, returns_by_rung
-from flows.tracking import FLOW_RUN_TAG, experiment_of, git_commit
+from flows.tracking import experiment_of, git_commit
 
 STUDY_TAG: Final = "study"
 TRIALS_FILE: Final = "trials.json"
@@ -29,18 +29,15 @@ BEST: Final = 5
 """Trials with a run of their own: a thousand of them would drown the list."""
 
 
-def record(
-    client: MlflowClient, study: Study, sweep: SweepConfig, confirmation: Confirmation, *, flow_run_id: str | None
-) -> str:
+def record(client: MlflowClient, study: Study, sweep: SweepConfig, confirmation: Confirmation) -> str:
     """Put a study into its run, which is made where there is none. Returns the run's id."""
     ranked = ranking(study.get_trials(deepcopy=False), sweep.rungs)
     where = experiment_of(client, sweep.base)
     if found := client.search_runs([where], f"tags.`{STUDY_TAG}` = '{study.study_name}'", max_results=1):
         run_id = str(found[0].info.run_id)
     else:
-        tags = {
+        tags = {  # not the flow run's id: by that train-dqn finds the run that it has opened itself
             STUDY_TAG: study.study_name,
-            **({FLOW_RUN_TAG: flow_run_id} if flow_run_id else {}),
             MLFLOW_GIT_COMMIT: git_commit(),
             MLFLOW_SOURCE_NAME: "flows/sweep.py",
             "preset": sweep.preset,
