@@ -17,6 +17,7 @@ from serving import __main__ as serving
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")))
 FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN: Final = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 PROGRAM: Final = re.compile(r"(\.venv/bin/\S+|make|python|pip|prefect|mlflow|docker(-compose)?|curl|git|chrt)( |$)")
 
 RUN: Final = "RUN"
@@ -44,6 +45,10 @@ COMMANDS: Final = {
     'make serve ARGS="--model models:/dqn-boing_gym-Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
     ".venv/bin/pip install boing-gym": "make install does it; tests/test_third_party.py trains and serves it",
     "python -m benchmarks.losses": LONG,
+    "python -m benchmarks.champions": LONG,
+    "python -m benchmarks.drift": LONG,
+    "python -m benchmarks.mutants FILE": LONG,
+    "curl -X PUT 127.0.0.1:8000/api/world -d '{\"force_mag\": -10}'": "tests/serving/test_world.py sends such requests",
     "make sweep": READ,
     'make sweep ARGS="--help"': RUN,
     'make sweep ARGS="--trials 256 --method random"': READ,
@@ -86,6 +91,7 @@ COMMANDS: Final = {
     "python -m benchmarks.seeds --seeds 1024 --processes 2 --num-agents 128": LONG,
     "python -m benchmarks.seeds --seeds 16 --num-agents 1": LONG,
     "chrt -f 1 python -m benchmarks.serving": "needs real-time priority and two idle cores",
+    "chrt -f 1 python -m benchmarks.serving --quick beside": "needs real-time priority and two idle cores",
     "mlflow models serve": "is the name of a peer",
     "mlflow not healthy": "is a message",
     ".venv/bin/mlflow ui": "is MLflow's own, and runs until it is stopped",
@@ -137,7 +143,7 @@ def commands(text: str) -> Iterator[str]:
             yield from (_bare(line.removeprefix("$ ")) for line in lines if line.startswith("$ "))
         elif language == "bash":
             yield from filter(None, map(_bare, lines))
-    spans = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+    spans = [" ".join(code.split()) for _, code in SPAN.findall(FENCE.sub("", text))]
     yield from (code for code in spans if PROGRAM.match(code))
 
 
