@@ -257,3 +257,9 @@ def test_experience_of_another_environment_begins_anew_and_ids_go_on() -> None:
     experience.add(version=2, episode=2, step=step(0, 0, [7] * 6, [8] * 6))
     kept = experience.since(0)
     assert (kept.id, kept.observation) == ([2], [[7.0] * 6])
+
+
+def test_a_push_that_is_known_is_no_change_however_often_it_comes() -> None:
+    pushed = CartPole.of(NOMINAL).velocities(0.0, 0.0, 0.0, 10.0 + 60.0)
+    test = StepTest(NOMINAL)
+    assert not any(test.update(step(index, 1, [0] * 4, [0, pushed[0], 0, pushed[1]], push=60.0)) for index in range(50))
