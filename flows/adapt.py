@@ -61,7 +61,7 @@ def adapt_policy(
     serving: str,
     finding: str = "",
     mode: Mode = "automatic",
-    most_an_hour: int = 6,
+    most_an_hour: int = 20,
     checkpoint_dir: str = "checkpoints",
 ) -> tuple[str, str]:
     """Find out what the world is like now, and bring a version on stage that holds it.
