@@ -2,7 +2,8 @@
 
     python -m benchmarks.closed_loop --serving http://127.0.0.1:8001
 
-Breaks the world of the show, watches it as a viewer without a screen, and puts it right again, for each kind of change. All five are ten adaptations, of which the deployment's `most_an_hour` must admit so many.
+Breaks the world of the show, watches it as a viewer without a screen, and puts it right again, for each kind of change.
+All five are ten adaptations, which the deployment's `most_an_hour` must admit.
 """
 
 import argparse
