@@ -79,6 +79,7 @@ COMMANDS: Final = {
     "make constraints": "resolves every dependency anew, from the network",
     ".venv/bin/pytest tests/test_learner.py": "is part of make test",
     "python -m benchmarks.mutants dqn/learner.py": LONG,
+    "python -m benchmarks.mutants MODULE --sample SHARE --tests ...": LONG,
     'make bench ARGS="--quick"': LONG,
     "make bench": LONG,
     "python -m benchmarks.ablation": LONG,

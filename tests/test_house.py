@@ -9,7 +9,7 @@ import dqn
 import flows
 import serving
 
-STATE = {"Player", "Watermark", "_Endpoint", "_Statistics", "_Work"}
+STATE = {"Adaptation", "Player", "Watermark", "_Endpoint", "_Statistics", "_Work"}
 """Classes that hold what changes; every other dataclass is a value."""
 ROWS = {"Operation"}
 """Values that are written as the rows of a table, the first columns without a name."""

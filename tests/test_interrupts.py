@@ -35,7 +35,7 @@ def test_a_training_that_is_told_to_stop_says_how_to_resume(
     run_id = in_mid_training(victim, store, known)
     victim.send_signal(signum)
     _, errors = victim.communicate(timeout=60)
-    assert victim.returncode == code
+    assert victim.returncode == code, errors
     assert f'error: {word}\nresume with: make train ARGS="--resume {run_id}"\n' in errors
     assert "Traceback" not in errors
     runs = store.search_runs([store.get_run(run_id).info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")

@@ -138,17 +138,28 @@ def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
 
 
 def freeze(victim: "subprocess.Popen[str]", database: Path) -> None:
-    """Stop a process between two of its writes: whoever stops inside one holds the file's lock."""
-    while True:
-        victim.send_signal(signal.SIGSTOP)
-        try:
-            with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as connection:
+    """Stop a process just after it has written metrics.
+
+    Within a write it would hold the file's lock, and one that had made sure of its attempt would finish what it began.
+    """
+    with closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as connection:
+
+        def written() -> int:
+            return int(connection.execute("SELECT COUNT(*) FROM metrics").fetchone()[0])
+
+        while True:
+            before = written()
+            while written() == before:
+                time.sleep(0.005)
+            victim.send_signal(signal.SIGSTOP)
+            try:
+                connection.execute("PRAGMA busy_timeout = 0")
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("ROLLBACK")
-            return
-        except sqlite3.OperationalError:
-            victim.send_signal(signal.SIGCONT)
-            time.sleep(0.05)
+                return
+            except sqlite3.OperationalError:
+                connection.execute("PRAGMA busy_timeout = 30000")
+                victim.send_signal(signal.SIGCONT)
 
 
 def in_mid_training(victim: "subprocess.Popen[str]", client: MlflowClient, known: set[str]) -> str:
