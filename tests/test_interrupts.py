@@ -11,7 +11,7 @@ from dqn.checkpoint import load_checkpoint
 from dqn.config import DQNConfig
 from flows import cli
 from flows.population import checkpoint_path
-from tests.test_train_flow import as_arguments, in_mid_training, process
+from tests.test_train_flow import as_arguments, in_mid_training, process, runs_of
 
 
 @pytest.mark.e2e
@@ -29,8 +29,7 @@ def test_a_training_that_is_told_to_stop_says_how_to_resume(
     tmp_path: Path,
 ) -> None:
     config = small_config(max_updates=1_000_000, eval_interval=250, checkpoint_interval=0.2)
-    experiment = store.get_experiment_by_name("dqn-CartPole-v1")
-    known = {run.info.run_id for run in store.search_runs([experiment.experiment_id])} if experiment else set()
+    known = runs_of(store)
     victim = process([*as_arguments(config), "--checkpoint-dir", str(tmp_path)], store_directory, prefect_api="")
     run_id = in_mid_training(victim, store, known)
     victim.send_signal(signum)

@@ -58,6 +58,12 @@ def as_arguments(config: DQNConfig) -> list[str]:
     return arguments
 
 
+def runs_of(client: MlflowClient) -> set[str]:
+    """Every run there is of this environment."""
+    experiment = client.get_experiment_by_name("dqn-CartPole-v1")
+    return {run.info.run_id for run in client.search_runs([experiment.experiment_id])} if experiment else set()
+
+
 def population(client: MlflowClient, known: set[str]) -> Run | None:
     """The parent run that is not among the known ones, once it has children with metrics."""
     experiment = client.get_experiment_by_name("dqn-CartPole-v1")
@@ -94,8 +100,9 @@ def networks(client: MlflowClient, run_id: str, directory: Path) -> str:
 def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
     config: DQNConfig, store: MlflowClient, store_directory: Path, prefect_api: str, tmp_path: Path
 ) -> None:
+    others = runs_of(store)  # of tests before this one
     report = train_dqn(ConfigOverrides.model_validate(config), checkpoint_dir=str(tmp_path))
-    unbroken = population(store, known=set())
+    unbroken = population(store, known=others)
     assert unbroken is not None
     assert_complete(store, unbroken, config, report)
     assert not checkpoint_path(tmp_path, unbroken.info.run_id).exists()
@@ -104,7 +111,7 @@ def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
 
     where = ["--checkpoint-dir", str(tmp_path)]
     victim = process([*as_arguments(config), *where], store_directory, prefect_api)
-    run_id = in_mid_training(victim, store, known={unbroken.info.run_id})
+    run_id = in_mid_training(victim, store, known=others | {unbroken.info.run_id})
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     assert store.get_run(run_id).info.status == "RUNNING"
@@ -122,7 +129,7 @@ def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
     assert cli.main(["--resume", run_id, *where]) == cli.BAD_INPUT  # it is finished
 
     frozen = process([*as_arguments(config), *where], store_directory, prefect_api)
-    taken_over = in_mid_training(frozen, store, known={unbroken.info.run_id, run_id})
+    taken_over = in_mid_training(frozen, store, known=others | {unbroken.info.run_id, run_id})
     freeze(frozen, store_directory / "mlflow.db")
     newer = process(["--resume", taken_over, *where], store_directory, prefect_api)
     _, errors = newer.communicate(timeout=300)
