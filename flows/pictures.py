@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from flows import registry
 from flows.attempt import Attempt, fenced
-from flows.evaluation import read_baselines, read_stress
+from flows.evaluation import baselines, read_stress
 from flows.population import read_curves
 from flows.promote import read_champion_stress
 from flows.stage import stage
@@ -50,7 +50,7 @@ def draw_version(name: str, version: int, evaluation: str, attempt: Attempt | No
     draw(client, run_id, attempt, EPISODE, lambda: figures.episode_gif(policy, seed=seed))
     if stress := read_stress(evaluation):
         tests = {f"version {version}": stress, **read_champion_stress(client, run_id, version)}
-        tests |= read_baselines(evaluation)
+        tests |= baselines(policy.metadata.world)
         draw(client, run_id, attempt, STRESS, lambda: figures.png(figures.stress_cells(tests)))
 
 

@@ -15,7 +15,7 @@ from dqn.result import AgentResult
 from dqn.robustness import StressTest
 from flows import registry
 from flows.attempt import Attempt, check, fenced
-from flows.evaluation import read_baselines, read_stress
+from flows.evaluation import baselines, read_stress
 from flows.flow_run import flow_run_id
 from flows.mlflow_pages import LOCAL_UI, absolute_uri, run_page, version_page
 from flows.pictures import LEARNING_CURVES
@@ -122,6 +122,7 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
     """Write the report to Prefect and to the MLflow run. Returns it for a terminal."""
     client = connect()
     config = read_config(client, run_id)
+    stress = read_stress(evaluation)
     finished = Report(
         run_id=run_id,
         experiment=str(client.get_run(run_id).info.experiment_id),
@@ -131,8 +132,8 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
         gate=gate,
         population=read_summary(client, run_id),
         returns=read_returns(agents),
-        stress=read_stress(evaluation),
-        baselines=read_baselines(evaluation),
+        stress=stress,
+        baselines=baselines(config.world) if stress else {},
     )
     fenced(client, attempt).log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
     describe_run(client, attempt, "\n\n".join(filter(None, (finished.markdown(), _flow_run_link()))))

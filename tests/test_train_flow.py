@@ -159,9 +159,10 @@ def freeze(victim: "subprocess.Popen[str]", database: Path) -> None:
             while written() == before:
                 time.sleep(0.005)
             victim.send_signal(signal.SIGSTOP)
+            os.waitpid(victim.pid, os.WUNTRACED)  # until it has stopped
             try:
                 connection.execute("PRAGMA busy_timeout = 0")
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN EXCLUSIVE")  # which a reader that was stopped prevents too
                 connection.execute("ROLLBACK")
                 return
             except sqlite3.OperationalError:
