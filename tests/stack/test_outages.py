@@ -109,7 +109,7 @@ def test_workers_that_die_or_hang_are_followed_by_others(
         print(f"healed after {time.monotonic() - died[flow_run_id]:.0f} s at the most")
     time.sleep(max(0.0, died[hanging.id] + 200 - time.monotonic()))
     docker("unpause", trainers[hanging.id])
-    within(20, lambda: not trains(trainers[hanging.id]))
+    within(90, lambda: not trains(trainers[hanging.id]))  # beside four trainings on the cores of two
     expected = references[60_000].result()
     for flow_run in (stopped, killed, hanging, early):
         finish(system, flow_run)
