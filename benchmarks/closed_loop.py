@@ -96,8 +96,8 @@ class Server:
     def ask(self, path: str, body: dict[str, Any] | None = None, *, method: str = "GET") -> Any:
         """Send JSON, or nothing; returns the JSON that is answered."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._url + path, data, self._headers, method=method)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        request = urllib.request.Request(self._url + path, data, self._headers, method=method)  # noqa: S310 -- of a stack here
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 -- as above
             return json.load(answer)
 
 

@@ -177,7 +177,7 @@ def main() -> None:
     act: Act = balance
     if options.model:
         policy = OnnxPolicy.load(options.model)
-        act = lambda observation: int(policy.act(observation[np.newaxis])[0])  # noqa: E731
+        act = lambda observation: int(policy.act(observation[np.newaxis])[0])  # noqa: E731 -- one of two
     rows: list[dict[str, Any]] = []
     if options.model:
         models = Models(FileSource(options.model), alias=None, version="1")
