@@ -1,5 +1,6 @@
 """Every command that the documents show is run here, or read by the program it starts, or has a reason why not."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -135,6 +136,9 @@ PYTHON: Final = {
     "import gymnasium, mlflow, numpy, onnxruntime": "needs a champion in a registry beside it",
 }
 
+# A make started by `make test` would take over its arguments and say which directory it enters and leaves.
+FRESH: Final = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+
 
 def commands(text: str) -> Iterator[str]:
     """What code blocks, and code inside sentences, tell a reader to type."""
@@ -153,13 +157,16 @@ def _bare(line: str) -> str:
     return re.sub(r"(^|\s+)# .*", "", line).strip()
 
 
+def _output(words: list[str]) -> str:
+    return subprocess.run(words, cwd=ROOT, env=FRESH, capture_output=True, text=True, check=True).stdout
+
+
 def started(command: str) -> list[str]:
     """The words of the command line that a command comes to: of a verb of make its last line."""
     if command.split()[0] == "make":
         # --old-file: .venv is as it is, whatever has changed since
         making = ["make", "--dry-run", "--old-file=.venv/.installed", *shlex.split(command)[1:]]
-        lines = subprocess.run(making, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-        command = lines[-1]
+        command = _output(making).splitlines()[-1]
     return shlex.split(command)
 
 
@@ -173,7 +180,7 @@ def test_every_command_is_run_or_has_a_reason_why_not() -> None:
 def test_a_command_runs(command: str) -> None:
     words = shlex.split(command)
     assert words[0] == "make"
-    subprocess.run([*words, "--old-file=.venv/.installed"], cwd=ROOT, capture_output=True, text=True, check=True)
+    _output([*words, "--old-file=.venv/.installed"])
 
 
 @pytest.mark.parametrize("command", [command for command, how in COMMANDS.items() if how == READ])
