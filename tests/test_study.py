@@ -19,6 +19,7 @@ from flows.search.shard import run_shard
 from flows.search.spaces import SPACES
 from flows.search.study import (
     SweepConfig,
+    _storage,
     begin_study,
     configuration,
     ranking,
@@ -33,6 +34,9 @@ from tests.test_shard import SMALL
 @pytest.fixture(autouse=True)
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTUNA_STORAGE", f"sqlite:///{tmp_path}/optuna.db")
+
+
+PRAGMAS = {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 60_000}
 
 
 def test_the_budget_is_known_before_anything_is_tried() -> None:
@@ -79,6 +83,12 @@ def test_a_storage_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch)
         begin_study("any", sweep())
     monkeypatch.delenv("OPTUNA_STORAGE")
     assert storage_url() == f"sqlite:///{Path.cwd()}/optuna.db"
+
+
+def test_a_file_of_studies_is_written_ahead_and_waits_for_other_workers() -> None:
+    with _storage().engine.connect() as connection:
+        values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS]
+    assert dict(zip(PRAGMAS, values, strict=True)) == PRAGMAS
 
 
 @pytest.mark.parametrize("method", ["tpe", "pareto"])

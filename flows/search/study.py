@@ -6,6 +6,7 @@ shard over finds them there: none is lost, and none that has an end is given a s
 
 import dataclasses
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.config import DQNConfig
@@ -261,9 +263,18 @@ def _sampler(sweep: SweepConfig, shard: int, entered: int) -> BaseSampler:
 
 def _storage() -> RDBStorage:
     url = storage_url()
-    # Several workers write to the same file.
-    waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    return RDBStorage(url, engine_kwargs=waiting)
+    if not url.startswith("sqlite"):
+        return RDBStorage(url)
+    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})  # several workers write to the file
+    event.listen(storage.engine, "connect", _write_ahead)
+    storage.engine.dispose()  # the connection from before the line above
+    return storage
+
+
+def _write_ahead(connection: sqlite3.Connection, _: object) -> None:
+    """Have SQLite append to a log and let the system write it: a trial has a dozen transactions, of 7 ms each else."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _of_storage(work: Callable[[], Study]) -> Study:
