@@ -84,9 +84,9 @@ class Learner:
         self._config = config
         self.hyperparameters = hyperparameters or HyperParameters.of([config])
         everyone = torch.arange(networks.num_agents)
-        self.online = networks.select(everyone).requires_grad_(True)
-        self.target = networks.select(everyone).requires_grad_(False)
-        self._average = networks.select(everyone).requires_grad_(False) if config.average_rate else None
+        self.online = networks.select(everyone)
+        self.target = networks.select(everyone)
+        self._average = networks.select(everyone) if config.average_rate else None
         decay_updates = config.learning_rate_decay_updates
         self._optimizer = Optimizer(self.online, self.hyperparameters, decay_updates=decay_updates)
         self.updates = 0

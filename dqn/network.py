@@ -16,6 +16,7 @@ class QNetworks(nn.Module):
     Parameters keep `nn.Linear`'s layout behind a leading agent axis: weights `[A, out, in]`, biases `[A, out, 1]`.
     With dueling heads (Wang et al., 2016, equation 9) the last layer gives a state's value, then each action's
     advantage. It may give several numbers, quantiles, for each of those; a Q-value is the mean of its quantiles.
+    None requires a gradient of autograd's: `backward` gives them.
     """
 
     observation_scale: Tensor
@@ -28,13 +29,12 @@ class QNetworks(nn.Module):
         *,
         dueling: bool = False,
         num_quantiles: int = 1,
-        trainable: bool = False,
     ) -> None:
         super().__init__()
         self.dueling = dueling
         self.num_quantiles = num_quantiles
-        self.weights = nn.ParameterList([nn.Parameter(w, requires_grad=trainable) for w in weights])
-        self.biases = nn.ParameterList([nn.Parameter(b, requires_grad=trainable) for b in biases])
+        self.weights = nn.ParameterList([nn.Parameter(w, requires_grad=False) for w in weights])
+        self.biases = nn.ParameterList([nn.Parameter(b, requires_grad=False) for b in biases])
         self.register_buffer("observation_scale", observation_scale)
         # ParameterList finds each by its name, anew each time: that took a fifth of an update of a single agent.
         self._pairs = list(zip(self.weights, self.biases, strict=True))
@@ -165,17 +165,11 @@ class QNetworks(nn.Module):
         """A copy of the networks of `agents`, an index tensor `[K]`, in that order."""
         weights = [w.detach()[agents] for w in self.weights]
         biases = [b.detach()[agents] for b in self.biases]
-        return QNetworks(
-            weights,
-            biases,
-            self.observation_scale,
-            dueling=self.dueling,
-            num_quantiles=self.num_quantiles,
-            trainable=self.weights[0].requires_grad,
-        )
+        scale = self.observation_scale
+        return QNetworks(weights, biases, scale, dueling=self.dueling, num_quantiles=self.num_quantiles)
 
     def on(self, device: torch.device) -> "QNetworks":
-        """These networks on a device, to be trained afresh; themselves where they are on it already."""
+        """These networks on a device; themselves where they are on it already."""
         if device == self.device:
             return self
         weights, biases = ([tensor.detach().to(device) for tensor in layer] for layer in (self.weights, self.biases))

@@ -139,7 +139,7 @@ class TrainingState:
                 updates=updates,
                 environment_steps=self.environment_steps,
                 agents=self.agents,
-                networks=self.learner.evaluated.select(everyone).requires_grad_(False),
+                networks=self.learner.evaluated.select(everyone),
             )
             self.milestones.append(milestone)
 

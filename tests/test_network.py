@@ -40,7 +40,7 @@ def test_gradients_by_hand_are_those_of_autograd(dueling: bool) -> None:
 
 def test_dueling_heads_add_a_value_to_advantages_without_a_mean() -> None:
     population = networks(dueling=True, hidden_sizes=(), observation_scale=())
-    assert population.num_actions == 2
+    assert (population.num_agents, population.num_actions) == (3, 2)
     observation = torch.randn(3, 10, 4)
     heads = observation @ population.weights[0].mT + population.biases[0].mT
     value, advantage = heads[..., :1], heads[..., 1:]
@@ -48,18 +48,19 @@ def test_dueling_heads_add_a_value_to_advantages_without_a_mean() -> None:
     torch.testing.assert_close(population.agent(1)(observation[1]), population(observation)[1])
 
 
+@pytest.mark.parametrize("quantiles", [2, 5])
 @pytest.mark.parametrize("dueling", [False, True])
-def test_a_q_value_is_the_mean_of_its_quantiles(dueling: bool) -> None:
-    population = networks(dueling=dueling, num_quantiles=5)
+def test_a_q_value_is_the_mean_of_its_quantiles(dueling: bool, quantiles: int) -> None:
+    population = networks(dueling=dueling, num_quantiles=quantiles)
     assert population.num_actions == 2
     observation = torch.randn(3, 10, 4)
     outputs = population.outputs(observation)
-    assert outputs.shape == (3, 10, 2, 5)
+    assert outputs.shape == (3, 10, 2, quantiles)
     assert torch.equal(population.by_action(population.activations(observation)[-1]), outputs)
     torch.testing.assert_close(population(observation), outputs.mean(-1))
     torch.testing.assert_close(population.agent(1)(observation[1]), population(observation)[1])
     for copy in (population.select(torch.tensor([0, 1, 2])), population.on(torch.device("meta"))):
-        assert (copy.num_quantiles, copy.num_actions, copy.dueling) == (5, 2, dueling)
+        assert (copy.num_quantiles, copy.num_actions, copy.dueling) == (quantiles, 2, dueling)
 
 
 def test_a_single_quantile_is_the_q_value() -> None:
@@ -104,6 +105,7 @@ def test_select_copies_and_assign_puts_back() -> None:
     population = networks()
     chosen = population.select(torch.tensor([2, 0]))
     assert torch.equal(chosen.weights[0], population.weights[0][[2, 0]])
+    assert (chosen.num_agents, networks(hidden_sizes=()).select(torch.tensor([1])).num_agents) == (2, 1)
     before = population.weights[1][1].clone()
     with torch.no_grad():
         for parameter in chosen.parameters():
@@ -132,8 +134,10 @@ def test_networks_have_as_many_biases_as_weights() -> None:
         QNetworks(weights, biases[:1], population.observation_scale)
 
 
-def test_networks_are_plain_and_not_trained_unless_asked() -> None:
+def test_networks_are_plain_unless_asked_and_autograd_leaves_them_alone() -> None:
     population = networks()
     copy = QNetworks(list(population.weights), list(population.biases), population.observation_scale)
     assert not copy.dueling
-    assert not any(parameter.requires_grad for parameter in copy.parameters())
+    trained = population.requires_grad_(True)
+    for each in (copy, trained.select(torch.tensor([0]))):
+        assert not any(parameter.requires_grad for parameter in each.parameters()), "autograd would follow in vain"
