@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.hyperparameters import HyperParameters
 from dqn.learner import Learner, clip_gradients, require_loss, td_gradient, td_loss, td_target
 from dqn.network import QNetworks
 from dqn.replay import Batch
@@ -254,6 +255,15 @@ def test_hard_target_copies_come_at_their_interval() -> None:
         learner.update(batch(seed=step))
         equal = torch.equal(learner.target.weights[0], learner.online.weights[0])
         assert equal == (step % 3 == 0)
+
+
+def test_each_agent_copies_at_an_interval_of_its_own() -> None:
+    configs = [dataclasses.replace(CONFIG, target_update_interval=interval) for interval in (1, 2, 3)]
+    learner = Learner(CONFIG, networks(), HyperParameters.of(configs))
+    for step in range(1, 7):
+        learner.update(batch(seed=step))
+        equal = [torch.equal(learner.target.weights[0][k], learner.online.weights[0][k]) for k in range(3)]
+        assert equal == [step % interval == 0 for interval in (1, 2, 3)]
 
 
 def test_target_copies_of_single_agents() -> None:

@@ -9,6 +9,7 @@ import torch
 from dqn import selection
 from dqn.config import DQNConfig
 from dqn.evaluation import Act, episodic_returns
+from dqn.metrics import POPULATION
 from dqn.network import QNetworks
 from dqn.selection import evaluate, evaluation_due, greedy_returns, judge, retire, robustness
 from dqn.state import TrainingState
@@ -35,6 +36,8 @@ def test_the_solved_leave_with_their_networks_and_the_others_stay(small_config: 
     evaluate(state)
     assert state.agents.tolist() == [1]
     assert state.solved.tolist() == [True, False, True]
+    assert state.metrics.series("eval/solved_fraction", POPULATION)[1].tolist() == [2 / 3]
+    assert state.metrics.series("eval/iqm_return", POPULATION)[1].tolist() == pytest.approx([2 / 3])
     assert state.best_return.tolist() == [1.0, -1.0, 1.0]
     assert state.best.biases[0][:, 1, 0].tolist() == [1.0, 0.0, 1.0]
     assert state.final.biases[0][[0, 2], 1, 0].tolist() == [1.0, 1.0]

@@ -14,9 +14,11 @@ import pytest
 from prefect.events import Event
 
 from dqn.world import World
+from serving.episodes.environment import Step
 from serving.live.closed_loop import CALM_STEPS, Report
 from serving.live.commands import PushCart
 from serving.live.events import EventSender
+from serving.live.finding import Finding
 from serving.live.show import Show
 from serving.models.served import ServedModel
 from tests.policies import ACROBOT, BALANCES, FALLS, PROPERTIES, SWINGS, linear_model
@@ -142,6 +144,63 @@ def test_a_drift_is_over_when_steps_are_as_predicted_again(theatre: Theatre) -> 
     assert theatre.get("/api/adaptation")["stages"] == []
 
 
+class Noticing:
+    """A test of steps that tells, at its first step, how long a change has lasted, and nothing more after that."""
+
+    def __init__(self, lasted: int) -> None:
+        self._told = iter([lasted])
+
+    def update(self, step: Step) -> int:
+        return next(self._told, 0)
+
+
+@pytest.mark.parametrize(("lasted", "calm"), [(10, CALM_STEPS), (84, 252), (100, 300)])
+def test_what_took_long_to_notice_takes_three_times_as_long_to_be_over(
+    theatre: Theatre, lasted: int, calm: int
+) -> None:
+    theatre.play(120)
+    watch: Any = Noticing(lasted)
+    theatre.loop._steps = watch
+    theatre.play(1)
+    assert theatre.loop.drift
+    assert theatre.loop.drift.since == theatre.loop.experience.newest
+    theatre.play(calm - 1)
+    assert theatre.loop.drift
+    theatre.play(1)
+    assert theatre.loop.drift is None
+    assert [(stage.stage, stage.text) for stage in theatre.loop.stages] == [
+        ("as predicted", "steps are as predicted again")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lasted", "looks"), [(1, [10, 20, 40, 80, 160]), (10, [10, 20, 40, 80, 160]), (30, [30, 40, 80, 160])]
+)
+def test_it_is_looked_at_what_has_changed_ever_more_seldom(
+    theatre: Theatre, lasted: int, looks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sure = (False, False, True, False, True)
+    told = iter([Finding(sentence=f"{i} {each}", evidence={"at": i}, sure=each) for i, each in enumerate(sure)])
+    seen: list[tuple[int, int]] = []
+    shown: list[str] = []
+
+    def explain(columns: dict[str, Any], world: World, since: int) -> Finding:
+        seen.append((int(columns["id"][0]) - since, int(columns["id"][-1]) - since))
+        return next(told)
+
+    monkeypatch.setattr("serving.live.closed_loop.explain", explain)
+    theatre.play(200)
+    watch: Any = Noticing(lasted)
+    theatre.loop._steps = watch
+    for _ in range(200):
+        theatre.play(1)
+        if theatre.loop.drift and theatre.loop.drift.finding not in shown:
+            shown.append(theatre.loop.drift.finding)
+            assert theatre.loop.drift.evidence == {"at": int(shown[-1][0])}
+    assert seen == [(-127, count) for count in looks]
+    assert shown == ["0 False", "1 False", "2 True", "4 True"][: len(looks) - 1], "who is sure is not unsettled"
+
+
 def test_an_adaptation_is_reported_stage_by_stage(theatre: Theatre) -> None:
     drift = reversed_motor(theatre)
     assert theatre.loop.untold.is_set()
@@ -260,7 +319,7 @@ def test_returns_that_fall_are_a_drift_in_any_environment(theatre: Theatre, monk
     theatre.swap(SWINGS, World(), properties=ACROBOT, actions=3)
     theatre.play(1)
     assert theatre.loop._steps is None
-    played = iter([-100.0] * 15 + [-500.0] * 6 + [-100.0] * 4)
+    played = iter([-100.0] * 15 + [-500.0] * 6 + [-110.0, -110.0, -111.0, -110.0, -110.0, -110.0])
     template = theatre.show.players[0].last
     served = theatre.show.players[0].served
     assert template
@@ -277,9 +336,13 @@ def test_returns_that_fall_are_a_drift_in_any_environment(theatre: Theatre, monk
         end_episode()
     assert theatre.loop.drift
     assert theatre.loop.drift.finding == "returns have fallen: -500, -500, -500 lately, -100 is usual"
-    for _ in range(3):
+    assert theatre.loop.drift.evidence == {"usual_return": -100.0}
+    assert theatre.loop.drift.since == theatre.loop.experience.newest - 2, "noticed at the fifth of them"
+    for _ in range(6):
+        assert theatre.loop.drift
         end_episode()
     assert theatre.loop.drift is None
+    assert theatre.loop.stages[-1].text == "3 episodes as usual"
 
 
 def test_a_detector_that_fails_is_told_and_counted_and_the_show_goes_on(

@@ -48,6 +48,18 @@ def test_page_hinkley_says_how_long_a_change_has_lasted() -> None:
     assert test.lasted == 4
 
 
+def test_page_hinkley_tells_of_what_exceeds_its_threshold_from_the_first_number_on() -> None:
+    test = PageHinkley(delta=0.5, threshold=2.0, mean=0.0)
+    assert test.update(2.6)
+    test.reset()
+    assert not test.update(2.5), "the threshold itself is let pass"
+    assert test.update(0.75)
+    assert test.lasted == 2
+    test.reset()
+    assert not test.update(0.5)
+    assert test.since_rise == 0, "a sum of 0 is no beginning"
+
+
 def test_a_step_is_predicted_as_gymnasium_takes_it() -> None:
     world = World(length=0.3, masspole=0.4, masscart=2.0, gravity=12.0, force_mag=-7.0, tau=0.03)
     env = make("CartPole-v1", world)
