@@ -44,8 +44,9 @@ def make(env_id: str, world: World = NOMINAL, *, render_mode: str | None = None)
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown, or cannot be what the world says.
     """
+    drawn: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}  # not every environment takes it
     try:
-        env = gym.make(environment_spec(env_id), render_mode=render_mode)
+        env = gym.make(environment_spec(env_id), **drawn)
     except (gym.error.Error, ImportError) as error:
         raise unsupported(env_id, error) from error
     return WorldEnv(env, world)

@@ -1,25 +1,16 @@
-"""What a training run looks like: learning curves, final returns, and an episode as an animation."""
+"""What a training run looks like: learning curves, final returns, and what a version withstands."""
 
 import io
-import os
-from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
 from dqn.robustness import CELLS, StressTest
-from dqn.simulation import make
-from dqn.spec import EnvironmentUnsupportedError
 from flows.curves import Curves, Floats
-from serving.policy import OnnxPolicy
 
 _INK, _AGENT, _SUMMARY, _BAND = "#222222", "#8fa8c8", "#1f4e8c", "#c9d8ec"
-_FRAME_INTERVAL: Final = 4
-_FRAME_WIDTH: Final = 300
-_COLOURS: Final = 32
 
 
 def learning_curves(curves: Curves) -> Figure:
@@ -85,31 +76,6 @@ def stress_cells(tests: dict[str, StressTest]) -> Figure:
     return figure
 
 
-def episode_gif(policy: OnnxPolicy, *, seed: int) -> bytes | None:
-    """A policy's episode of a seed as an animation; None where the environment draws no pictures."""
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
-    try:
-        env = make(policy.metadata.env_id, policy.metadata.world, render_mode="rgb_array")
-    except EnvironmentUnsupportedError:
-        return None
-    frames: list[Image.Image] = []
-    observation, _ = env.reset(seed=seed)
-    first_action = int(getattr(env.action_space, "start", 0))
-    ended, step = False, 0
-    while not ended:
-        if step % _FRAME_INTERVAL == 0:
-            frames.append(_frame(env.render()))
-        action = int(policy.act(np.asarray(observation, dtype=np.float32)[None])[0]) + first_action
-        observation, _, terminated, truncated, _ = env.step(action)
-        ended, step = terminated or truncated, step + 1
-    frames_per_second = env.metadata.get("render_fps", 30)
-    env.close()
-    buffer = io.BytesIO()
-    milliseconds = 1000 * _FRAME_INTERVAL / frames_per_second
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
-    return buffer.getvalue()
-
-
 def png(figure: Figure) -> bytes:
     """A figure as a picture."""
     buffer = io.BytesIO()
@@ -139,9 +105,3 @@ def _agents_and_summary(axes: Axes, steps: Floats, curves: Floats) -> None:
     axes.fill_between(steps[enough], low, high, color=_BAND, alpha=0.7, linewidth=0, label="95% bootstrap interval")
     means = [interquartile_mean(column) for column in columns]
     axes.plot(steps[enough], means, color=_SUMMARY, linewidth=2.2, label="interquartile mean")
-
-
-def _frame(pixels: Any) -> Image.Image:
-    image = Image.fromarray(np.asarray(pixels))
-    height = round(image.height * _FRAME_WIDTH / image.width)
-    return image.resize((_FRAME_WIDTH, height)).quantize(_COLOURS, dither=Image.Dither.NONE)

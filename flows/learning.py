@@ -8,6 +8,8 @@ comes after the last of them and is not repeated.
 import json
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,11 +23,27 @@ from dqn.result import TrainingResult
 from dqn.seeding import SELECTION, stream_seed
 from dqn.selection import greedy_returns
 from flows.attempt import Attempt, fenced
+from flows.population import read_summary
+from serving.policy import OnnxPolicy
 
 DIRECTORY: Final = "learning"
 INDEX: Final = "learning.json"
 MEAN_RETURN: Final = "learning/mean_return"
 _EPISODES: Final = 20
+
+SEED: Final = 0
+PUSHES: Final[Mapping[int, float]] = {150: 40.0, 300: -40.0}
+"""Newtons by step. Every milestone plays the episode that the server shows of it (`serving.episodes.learning`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """The agent at one moment of its training."""
+
+    label: str
+    mean_return: float
+    """Greedy, over several episodes."""
+    policy: OnnxPolicy
 
 
 def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult) -> None:
@@ -64,3 +82,27 @@ def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult
         now = int(time.time() * 1000)
         metrics = [Metric(MEAN_RETURN, entry["mean_return"], now, entry["environment_steps"]) for entry in index]
         fenced(client, attempt).log_batch(attempt.run_id, metrics=metrics)
+
+
+def read_learning(client: MlflowClient, run_id: str, version: OnnxPolicy, *, mean_return: float) -> list[Learned]:
+    """The milestones a run keeps, oldest first, and after them its version; empty where it keeps none."""
+    if not client.list_artifacts(run_id, DIRECTORY):
+        return []
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(client.download_artifacts(run_id, DIRECTORY, directory))
+        milestones = [
+            Learned(
+                label=_label(entry["updates"], entry["environment_steps"]),
+                mean_return=entry["mean_return"],
+                policy=OnnxPolicy.load((folder / entry["file"]).read_bytes()),
+            )
+            for entry in json.loads((folder / INDEX).read_text())
+        ]
+    summary = read_summary(client, run_id)
+    best = summary.agents[summary.best_agent]
+    label = _label(best.updates, best.environment_steps)
+    return [*milestones, Learned(label=label, mean_return=mean_return, policy=version)]
+
+
+def _label(updates: int, environment_steps: int) -> str:
+    return f"{updates:,} updates, {environment_steps:,} steps" if updates else "untrained"

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from flows import registry
 from flows.attempt import Attempt, fenced
 from flows.evaluation import baselines, read_stress
+from flows.learning import read_learning
 from flows.population import read_curves
 from flows.promote import read_champion_stress
 from flows.stage import stage
@@ -21,6 +22,7 @@ from flows.tracking import connect, one_line, read_config
 LEARNING_CURVES: Final = "learning_curves.png"
 FINAL_RETURNS: Final = "final_returns.png"
 EPISODE: Final = "episode.gif"
+LEARNING: Final = "learning.gif"
 STRESS: Final = "stress_test.png"
 
 logger = logging.getLogger(__name__)
@@ -40,14 +42,20 @@ def draw_population(run_id: str, agents: str, attempt: Attempt) -> None:
 
 @stage("draw version")
 def draw_version(name: str, version: int, evaluation: str, attempt: Attempt | None = None) -> None:
-    """Draw an episode of a version that was evaluated, and its stress test beside the champion's, in its run."""
-    from flows import figures
+    """Draw a version that was evaluated, in its run: an episode, how it came to it, and its stress test."""
+    from flows import animations, figures
 
     client = connect()
     run_id = str(registry.get_version(client, name, version).run_id)
     policy = registry.download(name, version).policy
     seed = mlflow.artifacts.load_dict(evaluation)["seed"]
-    draw(client, run_id, attempt, EPISODE, lambda: figures.episode_gif(policy, seed=seed))
+    draw(client, run_id, attempt, EPISODE, lambda: animations.episode_gif(policy, seed=seed))
+
+    def learning() -> bytes | None:
+        way = read_learning(client, run_id, policy, mean_return=read_returns(evaluation).mean())
+        return animations.learning_gif(way) if way else None
+
+    draw(client, run_id, attempt, LEARNING, learning)
     if stress := read_stress(evaluation):
         tests = {f"version {version}": stress, **read_champion_stress(client, run_id, version)}
         tests |= baselines(policy.metadata.world)

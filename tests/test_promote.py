@@ -20,7 +20,7 @@ from dqn.evaluation import Act, episodic_returns
 from dqn.robustness import CELLS, StressTest
 from dqn.seeding import version_seed
 from dqn.world import World
-from flows import figures, registry
+from flows import animations, figures, registry
 from flows.attempt import StaleAttemptError, begin
 from flows.deployed import find_model, promote_policy, rollback_policy
 from flows.evaluation import evaluate
@@ -275,7 +275,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("flows.evaluation.stress_test", held)
     monkeypatch.setattr("flows.evaluation.stressed_baselines", lambda *_, **__: {"LQR": StressTest(held=LOST, push=0)})
-    monkeypatch.setattr(figures, "episode_gif", lambda *_, **__: None)
+    monkeypatch.setattr(animations, "episode_gif", lambda *_, **__: None)
 
 
 def files_of(store: MlflowClient, name: str, version: int) -> set[str]:

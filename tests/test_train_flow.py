@@ -191,6 +191,7 @@ def assert_complete(client: MlflowClient, run: Run, config: DQNConfig, report: s
     assert {"prefect.flow_run_id", "mlflow.source.git.commit", "version.torch"} <= run.data.tags.keys()
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"learning_curves.png", "final_returns.png", "episode.gif", "stress_test.png", "report.md"} <= files
+    assert "learning.gif" in files
     experiment = run.info.experiment_id
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     assert sorted(str(child.info.run_name) for child in children) == ["agent 00", "agent 01", "agent 02"]
