@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn.evaluation import Act, episodic_returns
-from dqn.robustness import ENVIRONMENT, StressTest, stress_test
+from dqn.robustness import ENVIRONMENT, StressTest, stress_tests
 from dqn.world import NOMINAL, World
 
 Floats = npt.NDArray[np.float64]
@@ -38,10 +38,15 @@ _LEAST_DEVIATION: Final = 0.02
 
 
 def linear_policy(weights: Floats) -> Act:
-    """Pushes to the right where `weights . observation > 0`; weights `[4]`, or `[N, 4]` with those of each episode."""
+    """Pushes to the right where `weights . observation > 0`.
+
+    Args:
+        weights: `[4]`, or `[N, 4]` with those of each of N episodes; of more rows the next N are again theirs.
+    """
 
     def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-        return np.asarray((observation * weights).sum(1) > 0, dtype=np.int64)
+        products = observation.reshape(-1, *weights.shape) * weights
+        return np.asarray(products.sum(-1) > 0, dtype=np.int64).ravel()
 
     return act
 
@@ -107,9 +112,7 @@ def search_linear(world: World = NOMINAL, *, seed: int, max_episode_steps: int |
 @functools.cache
 def stressed_baselines(world: World, *, episodes: int) -> dict[str, StressTest]:
     """What the LQR and a linear policy withstand around a world, by their names; the same whenever it is asked."""
-    searched = search_linear(world.altered(SEARCHED_IN), seed=_SEED)
-    policies = {"LQR": lqr(world), "linear, searched": searched}
-    return {
-        name: stress_test(linear_policy(weights), world, episodes=episodes, seed=_SEED)
-        for name, weights in policies.items()
-    }
+    policies = {"LQR": lqr(world), "linear, searched": search_linear(world.altered(SEARCHED_IN), seed=_SEED)}
+    act = linear_policy(np.repeat([*policies.values()], episodes, axis=0))
+    tests = stress_tests(act, world, policies=len(policies), episodes=episodes, seed=_SEED)
+    return dict(zip(policies, tests, strict=True))

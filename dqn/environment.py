@@ -9,7 +9,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from dqn.replay import Transition
-from dqn.simulation import WorldVectorEnv, make_vec
+from dqn.simulation import Integers, make_vec, narrowed
 from dqn.snapshot import SnapshotError, capture, restore, side_by_side, why_not_capturable
 from dqn.spec import EnvironmentUnsupportedError
 from dqn.world import NOMINAL, World
@@ -68,7 +68,7 @@ class VectorEnvironment:
     def select(self, agents: Tensor) -> None:
         """Keep the sub-environments of `agents`, an index tensor `[K]`, in that order; their episodes go on."""
         rows = torch.arange(self.num_agents * self.num_envs).view(-1, self.num_envs)[agents].flatten()
-        self._envs = _narrow(self._envs, self.env_id, rows.tolist())
+        self._envs = _narrow(self._envs, rows.numpy())
         self.observation = self.observation[agents]
         self._previous_ended = self._previous_ended[agents]
         self.episodic_return = self.episodic_return[agents]
@@ -142,19 +142,10 @@ def _sizes(envs: VectorEnv[Any, Any, Any], env_id: str) -> tuple[int, int]:
     return observation.shape[0], int(action.n)
 
 
-def _narrow(envs: VectorEnv[Any, Any, Any], env_id: str, rows: list[int]) -> VectorEnv[Any, Any, Any]:
+def _narrow(envs: VectorEnv[Any, Any, Any], rows: Integers) -> VectorEnv[Any, Any, Any]:
     """The sub-environments `rows` of `envs`, in mid-episode."""
-    if isinstance(envs, SyncVectorEnv):
-        for row in set(range(envs.num_envs)).difference(rows):
-            envs.envs[row].close()
-        return side_by_side([envs.envs[row] for row in rows], envs._autoreset_envs[rows])
-    if isinstance(envs, WorldVectorEnv):
-        return envs.select(_narrow(envs.env, env_id, rows), rows)
-    kept_arrays: Any = make_vec(env_id, num_envs=len(rows))
-    source: Any = envs
-    kept_arrays.reset(seed=0)
-    kept_arrays.np_random = source.np_random
-    kept_arrays.state = source.state[:, rows]
-    kept_arrays.steps = source.steps[rows]
-    kept_arrays.prev_done = source.prev_done[rows]
-    return kept_arrays  # type: ignore[no-any-return] # attributes of one class behind a generic one
+    if not isinstance(envs, SyncVectorEnv):
+        return narrowed(envs, rows)
+    for row in set(range(envs.num_envs)).difference(rows.tolist()):
+        envs.envs[row].close()
+    return side_by_side([envs.envs[row] for row in rows], envs._autoreset_envs[rows])

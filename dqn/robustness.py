@@ -1,12 +1,15 @@
 """How much a policy withstands: the share of episodes it holds in worlds other than the one it was trained for."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from dqn.evaluation import Act, episodic_returns
+from dqn.evaluation import Act
+from dqn.simulation import make_vec, narrowed
 from dqn.world import World
 
 ENVIRONMENT: Final = "CartPole-v1"
@@ -15,6 +18,8 @@ SINGLE_PUSH: Final = 250
 """Environment step of the one push whose greatest force is looked for."""
 HELD_OF_PUSHED: Final = 0.99
 _FORCES: Final = range(0, 128, 2)
+_COARSE: Final = 8
+"""Every eighth force is played first, then those between the two where a policy falls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +87,39 @@ def stress_test(act: Act, world: World, *, episodes: int, seed: int) -> StressTe
     """Play every cell, each a change of the world that the policy was trained for.
 
     Args:
-        act: as of `episodic_returns`.
+        act: as of `holds`.
         world: what was trained in; a cell replaces what it names.
         episodes: of each cell, and of each force of the single push.
         seed: of the first episode.
     """
-    held = np.stack([holds(act, world, cell, episodes=episodes, seed=seed) for cell in CELLS])
+    (tested,) = stress_tests(act, world, policies=1, episodes=episodes, seed=seed)
+    return tested
 
-    def survives(force: int) -> bool:
-        cell = Cell(name="", change=World(push_force=float(force), push_interval=SINGLE_PUSH), steps=2 * SINGLE_PUSH)
-        return bool(holds(act, world, cell, episodes=episodes, seed=seed).mean() >= HELD_OF_PUSHED)
 
-    low, high = 0, len(_FORCES)  # the first is no push; whoever survives a force survives a smaller one
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if survives(_FORCES[middle]) else (low, middle)
-    return StressTest(held=held, push=_FORCES[low])
+def stress_tests(act: Act, world: World, *, policies: int, episodes: int, seed: int) -> list[StressTest]:
+    """As many stress tests as there are policies, side by side and in the same episodes; `act` as of `holds`."""
+
+    def play(cells: Sequence[Cell]) -> npt.NDArray[np.bool_]:
+        return holds(act, world, cells, policies=policies, episodes=episodes, seed=seed)
+
+    def survivals(forces: Sequence[int], held: npt.NDArray[np.bool_]) -> dict[int, npt.NDArray[np.bool_]]:
+        return dict(zip(forces, held.mean(2) >= HELD_OF_PUSHED, strict=True))
+
+    coarse = _FORCES[::_COARSE]
+    held = play([*CELLS, *map(_single_push, coarse[1:])])
+    survived = {0: np.ones(policies, dtype=np.bool_)} | survivals(coarse[1:], held[len(CELLS) :])
+
+    def greatest(policy: int, forces: Iterable[int]) -> int:
+        return max(takewhile(lambda force: survived[force][policy], forces))  # survived are all smaller ones too
+
+    lowest = [greatest(policy, coarse) for policy in range(policies)]
+    between = [range(low, low + coarse.step, _FORCES.step) for low in lowest]
+    fine = sorted({force for forces in between for force in forces[1:]})
+    survived |= survivals(fine, play([*map(_single_push, fine)]))
+    return [
+        StressTest(held=held[: len(CELLS), policy], push=greatest(policy, between[policy]))
+        for policy in range(policies)
+    ]
 
 
 def altered(world: World, cell: Cell) -> World:
@@ -105,10 +127,43 @@ def altered(world: World, cell: Cell) -> World:
     return world.altered(cell.change)
 
 
-def holds(act: Act, world: World, cell: Cell, *, episodes: int, seed: int) -> npt.NDArray[np.bool_]:
-    """Which episodes `[episodes]` of a cell are held to the end."""
-    changed = altered(world, cell)
-    returns = episodic_returns(
-        act, ENVIRONMENT, changed, num_episodes=episodes, seed=seed, max_episode_steps=cell.steps
-    )
-    return np.asarray(returns >= cell.steps)
+def holds(
+    act: Act, world: World, cells: Sequence[Cell], *, policies: int = 1, episodes: int, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Which episodes `[cells, policies, episodes]` are held for as many steps as their cell says.
+
+    All are played side by side, and are the same for every policy and whichever cells are played.
+
+    Args:
+        act: maps observations `[C * policies * episodes, obs]` to as many actions, where C counts the cells that are
+            not over yet.
+        world: what was trained in; a cell replaces what it names.
+        cells: what is changed, and for how long.
+        policies: number of policies that `act` combines.
+        episodes: of each policy in each cell.
+        seed: determines the episodes.
+    """
+    worlds = [altered(world, cell) for cell in cells for _ in range(policies)]
+    steps = np.array([cell.steps for cell in cells])
+    envs = make_vec(ENVIRONMENT, worlds, num_envs=episodes, max_episode_steps=int(steps.max()))
+    lasted = np.zeros((len(cells), policies * episodes), dtype=np.int64)
+    cells_left, going_on = np.arange(len(cells)), np.ones_like(lasted, dtype=np.bool_)
+    observation, _ = envs.reset(seed=seed)
+    for step in range(1, int(steps.max()) + 1):
+        observation, _, terminated, _, _ = envs.step(act(observation))
+        lasted[cells_left] += going_on
+        going_on &= ~terminated.reshape(going_on.shape)
+        staying = going_on.any(1) & (steps[cells_left] > step)
+        if not staying.any():
+            break
+        if not staying.all():
+            rows = np.repeat(staying, going_on.shape[1]).nonzero()[0]
+            envs, observation = narrowed(envs, rows), observation[rows]
+            cells_left, going_on = cells_left[staying], going_on[staying]
+    envs.close()
+    return (lasted >= steps[:, np.newaxis]).reshape(len(cells), policies, episodes)
+
+
+def _single_push(force: int) -> Cell:
+    change = World(push_force=float(force), push_interval=SINGLE_PUSH)
+    return Cell(name=f"single push {force} N", change=change, steps=2 * SINGLE_PUSH)

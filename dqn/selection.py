@@ -5,6 +5,8 @@ means over a few episodes are lucky ones, the more so the more of them are compa
 the population are judged on the same fresh episodes.
 """
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,7 +16,7 @@ from dqn.config import DQNConfig
 from dqn.evaluation import Act, episodic_returns, interquartile_mean
 from dqn.network import QNetworks
 from dqn.policy import epsilon_greedy, greedy_action
-from dqn.robustness import CELLS, altered
+from dqn.robustness import CELLS, holds
 from dqn.seeding import SELECTION, stream_seed
 from dqn.spec import environment_spec
 from dqn.state import TrainingState
@@ -91,26 +93,17 @@ def judge(state: TrainingState) -> dict[int, float]:
     return judged
 
 
+@torch.no_grad()
 def robustness(networks: QNetworks, config: DQNConfig) -> Tensor:
     """Mean over the cells of the stress test of the share of episodes each agent holds, `[A]`, on selection seeds.
 
     Few episodes, and none longer than 2,000 steps: it ranks agents, the version that comes of it is tested in full.
     """
-    seed = stream_seed(config.seed, SELECTION, 0, 1)
-    held = [
-        greedy_returns(
-            networks,
-            config.env_id,
-            altered(config.world, cell),
-            episodes=_STRESS_EPISODES,
-            seed=seed,
-            max_episode_steps=steps,
-        )
-        >= steps
-        for cell in CELLS
-        for steps in (min(cell.steps, _STRESS_STEPS),)
-    ]
-    return torch.stack(held).double().mean((0, 2))
+    cells = [dataclasses.replace(cell, steps=min(cell.steps, _STRESS_STEPS)) for cell in CELLS]
+    A, seed = networks.num_agents, stream_seed(config.seed, SELECTION, 0, 1)
+    act = _acting(networks, episodes=_STRESS_EPISODES, seed=seed)
+    held = holds(act, config.world, cells, episodes=A * _STRESS_EPISODES, seed=seed)
+    return torch.from_numpy(held).view(len(cells), A, _STRESS_EPISODES).double().mean((0, 2))
 
 
 def retire(state: TrainingState) -> None:
@@ -166,14 +159,16 @@ def greedy_returns(
     return torch.cat(returns)
 
 
-def _acting(networks: QNetworks, *, episodes: int, seed: int, epsilon: float) -> Act:
+def _acting(networks: QNetworks, *, episodes: int, seed: int, epsilon: float = 0.0) -> Act:
+    """How agents act on the rows of their episodes `[A, episodes]`; further rows are again those of the first agent."""
     disturbance = torch.full((networks.num_agents,), epsilon)
     generator = torch.Generator().manual_seed(seed)
 
     def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-        batch = torch.from_numpy(observation).view(networks.num_agents, episodes, -1)
+        rows = torch.from_numpy(observation).view(-1, networks.num_agents, episodes, observation.shape[1])
+        batch = rows.transpose(0, 1).flatten(1, 2)
         q_values = networks(batch.to(networks.device)).cpu()
         action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)
-        return action.flatten().numpy()
+        return action.view(networks.num_agents, -1, episodes).transpose(0, 1).flatten().numpy()
 
     return act

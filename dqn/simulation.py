@@ -1,6 +1,8 @@
 """Environments in a world: made here alone, for training, evaluation, benchmarks and the server. Torch-free."""
 
+import copy
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -11,7 +13,9 @@ from gymnasium import Space, spaces
 from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
 from gymnasium.envs.classic_control.mountain_car import MountainCarEnv
+from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
 
 from dqn.spec import EnvironmentUnsupportedError, environment_spec, unsupported
 from dqn.world import ENTRYWISE, NOMINAL, WHOLE, World
@@ -53,7 +57,7 @@ def make(env_id: str, world: World = NOMINAL, *, render_mode: str | None = None)
 
 
 def make_vec(
-    env_id: str, world: World = NOMINAL, *, num_envs: int, max_episode_steps: int | None = None
+    env_id: str, world: World | Sequence[World] = NOMINAL, *, num_envs: int, max_episode_steps: int | None = None
 ) -> VectorEnv[Any, Any, Any]:
     """As many environments in a world, side by side, which reset an ended episode at the next step.
 
@@ -62,25 +66,28 @@ def make_vec(
 
     Args:
         env_id: a registered Gymnasium environment with a time limit.
-        world: what the episodes are like.
-        num_envs: number of sub-environments.
+        world: what the episodes are like; of several worlds `WorldVectorEnv` says how they stand side by side.
+        num_envs: number of sub-environments, of each world.
         max_episode_steps: another time limit than the registered one.
 
     Raises:
-        EnvironmentUnsupportedError: if the environment is unknown, or cannot be what the world says.
+        EnvironmentUnsupportedError: if the environment is unknown, cannot be what the world says, or takes one world.
     """
+    worlds = (world,) if isinstance(world, World) else tuple(world)
     spec = environment_spec(env_id)
     if max_episode_steps is not None:
         spec = dataclasses.replace(spec, max_episode_steps=max_episode_steps)
     try:
         if spec.vector_entry_point is not None:
-            envs = gym.make_vec(spec, num_envs=num_envs, vectorization_mode="vector_entry_point")
-            if world == NOMINAL and is_in_arrays(envs):
+            envs = gym.make_vec(spec, num_envs=num_envs * len(worlds), vectorization_mode="vector_entry_point")
+            if worlds == (NOMINAL,) and is_in_arrays(envs):
                 return envs
             if isinstance(envs, CartPoleVectorEnv):
-                return WorldVectorEnv(envs, world)
+                return WorldVectorEnv(envs, *worlds)
             envs.close()
-        wrappers = [] if world == NOMINAL else [partial(WorldEnv, world=world)]
+        if len(worlds) != 1:
+            raise EnvironmentUnsupportedError(f"{env_id} can be in one world at a time, not in {len(worlds)}")
+        wrappers = [] if worlds == (NOMINAL,) else [partial(WorldEnv, world=worlds[0])]
         # Gymnasium's checker of single environments would halve their speed.
         return gym.make_vec(
             spec, num_envs=num_envs, vectorization_mode="sync", wrappers=wrappers, disable_env_checker=True
@@ -94,12 +101,12 @@ class WorldEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any], world: World = NOMINAL) -> None:
         super().__init__(env)
-        self._conditions = _Conditions(world, env, num_envs=1, space=env.observation_space)
+        self._conditions = _Conditions((world,), env, num_envs=1, space=env.observation_space)
 
     @property
     def world(self) -> World:
         """What the episodes are like at this moment."""
-        return self._conditions.world
+        return self._conditions.worlds[0]
 
     @property
     def can_be_pushed(self) -> bool:
@@ -129,16 +136,27 @@ class WorldEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class WorldVectorEnv(VectorWrapper[Any, Any, Any, Any, Any]):
-    """Gymnasium's vector CartPole in a world, with parameters in arrays, one entry a sub-environment."""
+    """Gymnasium's vector CartPole in a world, with parameters in arrays, one entry a sub-environment.
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], world: World) -> None:
+    Several worlds stand side by side with as many sub-environments each, the rows of one after those of the other. The
+    k-th sub-environments of all of them start from the same state and are pushed from the same side, as they would be
+    were each world alone.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], *worlds: World) -> None:
         super().__init__(env)
         self.metadata = env.metadata
-        self._conditions = _Conditions(world, env, num_envs=env.num_envs, space=env.single_observation_space)
+        self._conditions = _Conditions(worlds, env, num_envs=env.num_envs, space=env.single_observation_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin all episodes; a seed determines the world's draws too."""
         observation, info = self.env.reset(seed=seed, options=options)
+        if (worlds := len(self._conditions.worlds)) > 1:
+            cart: Any = self.env
+            cart.np_random, _ = seeding.np_random(seed)
+            alone = cart.np_random.uniform(cart.low, cart.high, (4, self.num_envs // worlds))
+            cart.state = np.tile(alone, worlds)
+            observation = cart.state.T.astype(np.float32)
         self._conditions.reset(seed)
         return self._conditions.observe(observation), info
 
@@ -150,10 +168,11 @@ class WorldVectorEnv(VectorWrapper[Any, Any, Any, Any, Any]):
         self._conditions.advance(resetting)
         return self._conditions.observe(observation), reward, terminated, truncated, info
 
-    def select(self, narrowed: VectorEnv[Any, Any, Any], rows: list[int]) -> "WorldVectorEnv":
-        """The same world around `narrowed`, which holds the sub-environments `rows` of this one."""
-        selected = WorldVectorEnv(narrowed, self._conditions.world)
-        selected._conditions.take(self._conditions, rows)
+    def select(self, rows: Integers) -> "WorldVectorEnv":
+        """The sub-environments `rows`, in mid-episode; of several worlds all those of the ones that are kept."""
+        selected = copy.copy(self)
+        selected.env = narrowed(self.env, rows)
+        selected._conditions = self._conditions.select(selected.env, rows)
         return selected
 
 
@@ -163,58 +182,81 @@ def is_in_arrays(envs: VectorEnv[Any, Any, Any]) -> bool:
     return in_arrays and envs.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP
 
 
-class _Conditions:
-    """A world in N sub-environments at this moment: what each drew at its last reset, and the actions on their way."""
+def narrowed(envs: VectorEnv[Any, Any, Any], rows: Integers) -> VectorEnv[Any, Any, Any]:
+    """The sub-environments `rows` of environments in arrays, in mid-episode; `envs` must not be stepped any more."""
+    if isinstance(envs, WorldVectorEnv):
+        return envs.select(rows)
+    kept: Any = copy.copy(envs)
+    kept.num_envs = len(rows)
+    kept.action_space = batch_space(kept.single_action_space, len(rows))
+    kept.observation_space = batch_space(kept.single_observation_space, len(rows))
+    kept.state, kept.steps, kept.prev_done = kept.state[:, rows], kept.steps[rows], kept.prev_done[rows]
+    return kept  # type: ignore[no-any-return] # attributes of one class behind a generic one
 
-    def __init__(self, world: World, env: Any, *, num_envs: int, space: Space[Any]) -> None:
+
+class _Conditions:
+    """Worlds in N sub-environments at this moment: what each drew at its last reset, and the actions on their way.
+
+    Each of the W worlds has N / W sub-environments. What is random in a step is drawn for as many and holds for the
+    k-th of every world: an episode meets the same, whatever becomes of the others and whoever plays.
+    """
+
+    def __init__(self, worlds: Sequence[World], env: Any, *, num_envs: int, space: Space[Any]) -> None:
         self._env = env.unwrapped
         self._attributes = next((names for kind, names in _ATTRIBUTES.items() if isinstance(self._env, kind)), {})
         self._observation_size = spaces.flatdim(space)
         self.has_cart = isinstance(self._env, CartPoleEnv | CartPoleVectorEnv)
         self._own = {name: getattr(self._env, attributes[0]) for name, attributes in self._attributes.items()}
-        self._generator = np.random.default_rng()
         self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._clock = 0
         self._pushed = False
-        self.change(world)
+        self.worlds = tuple(worlds)
+        self._seed(None)
+        self.change(*worlds)
 
-    def change(self, world: World) -> None:
-        """Another world from the next step on; a delay counts from now."""
-        self._require_possible(world)
-        N = len(self._steps)
-        self.world = world
-        given = {"push_interval", *world.to_dict()}
-        self._values: dict[str, Any] = {name: value for name, value in vars(world).items() if name in given}
-        self._drawn = {name: _draw(self._generator, name, value, N) for name, value in self._values.items()}
-        self._varying = [name for name, value in self._values.items() if _varies(name, value)]
+    def change(self, *worlds: World) -> None:
+        """Other worlds, as many, from the next step on; a delay counts from now."""
+        for world in worlds:
+            self._require_possible(world)
+        self.worlds = worlds
+        each = len(self._steps) // len(worlds)
+        self._drawn = {
+            name: np.concatenate(
+                [
+                    _draw(generator, name, self._value(world, name), each)
+                    for generator, world in zip(self._at_reset, worlds, strict=True)
+                ]
+            )
+            for name in self._given()
+        }
+        self._varying = [[name for name, value in vars(world).items() if _varies(name, value)] for world in worlds]
         self._since = self._steps.copy()
-        self._actions = np.zeros((int(np.max(world.action_delay)) + 1, N), dtype=np.int64)
+        delay = max(int(np.max(world.action_delay)) for world in worlds)
+        self._actions = np.zeros((delay + 1, len(self._steps)), dtype=np.int64)
         self._set_parameters()
 
     def reset(self, seed: int | None) -> None:
         """All sub-environments begin an episode."""
         if seed is not None:  # beside the environment's own generator, which is left alone
-            self._generator = np.random.default_rng((_WORLD, seed))
+            self._seed(seed)
         self._begin(np.ones(len(self._steps), dtype=np.bool_))
 
     def apply(self, action: Integers, push: float = 0.0) -> Integers:
         """Set the forces of the next step; returns the actions `[N]` that take effect in it."""
-        delay = self._drawn.get("action_delay")
-        if delay is not None:
-            length, columns = len(self._actions), np.arange(len(self._steps))
-            self._actions[self._steps % length, columns] = action
-            due = np.maximum(self._steps - delay.astype(np.int64), self._since)
-            action = self._actions[due % length, columns]
-        outside = bool(push) or "wind" in self._drawn or "push_force" in self._drawn
-        if self.has_cart and (outside or self._pushed):
+        if "action_delay" in self._drawn:
+            action = self._due(action)
+        force = self._outside_force() + push
+        pushed = isinstance(force, np.ndarray) or force != 0.0
+        if self.has_cart and (pushed or self._pushed):
             # CartPole applies +force_mag for action 1 and -force_mag for 0: the sum of both forces, by its own dynamics
-            force_mag = self._drawn.get("force_mag", self._own["force_mag"])
-            self._set("force_mag", force_mag + np.where(action == 1, 1.0, -1.0) * (self._outside_force() + push))
-            self._pushed = outside
+            self._set("force_mag", self._drawn.get("force_mag", self._own["force_mag"]) + (2 * action - 1) * force)
+            self._pushed = pushed
         return action
 
     def advance(self, resetting: npt.NDArray[np.bool_]) -> None:
         """A step has been taken; in it the sub-environments in the mask `resetting` `[N]` began an episode instead."""
         self._steps += 1
+        self._clock += 1
         if resetting.any():
             self._begin(resetting)
 
@@ -224,37 +266,73 @@ class _Conditions:
         if bias is not None:
             observation = observation + bias
         if deviation is not None:
-            observation = observation + deviation * self._generator.standard_normal(observation.shape)
+            each = deviation.reshape(len(self.worlds), -1, self._observation_size)
+            noise = each * self._noise.standard_normal(each.shape[1:], dtype=np.float32)
+            observation = observation + noise.reshape(observation.shape)
         return observation.astype(np.float32, copy=False)
 
-    def take(self, source: "_Conditions", rows: list[int]) -> None:
-        """Go on from the sub-environments `rows` of `source`, of the same world."""
-        self._generator = source._generator
-        self._steps, self._since = source._steps[rows], source._since[rows]
-        self._actions = source._actions[:, rows]
-        self._drawn = {name: values[rows] for name, values in source._drawn.items()}
-        self._own = source._own
-        self._set_parameters()
+    def select(self, env: Any, rows: Integers) -> "_Conditions":
+        """The same in `env`, which goes on with `rows` of N: any of a single world, or all of some worlds."""
+        each = len(self._steps) // len(self.worlds)
+        kept = copy.copy(self)
+        kept._env = env.unwrapped
+        kept.worlds = tuple(self.worlds[k] for k in rows[::each] // each)
+        kept._varying = [self._varying[k] for k in rows[::each] // each]
+        kept._at_reset = [self._at_reset[k] for k in rows[::each] // each]
+        kept._steps, kept._since = self._steps[rows], self._since[rows]
+        kept._actions = self._actions[:, rows]
+        kept._drawn = {name: self._drawn[name][rows] for name in kept._given()}
+        kept._set_parameters()
+        return kept
+
+    def _given(self) -> list[str]:
+        """Fields that some world changes, and the interval of pushes."""
+        given = {"push_interval"}.union(*(world.to_dict() for world in self.worlds))
+        return [name for name in vars(NOMINAL) if name in given]
+
+    def _value(self, world: World, name: str) -> Any:
+        value = getattr(world, name)
+        if value is None:
+            return self._own[name]
+        return value if value != () else (0.0,) * self._observation_size
+
+    def _seed(self, seed: int | None) -> None:
+        def generator(stream: int) -> np.random.Generator:
+            return np.random.default_rng(None if seed is None else (_WORLD, seed, stream))
+
+        self._at_reset = [generator(0) for _ in self.worlds]
+        self._sides, self._noise = generator(1), generator(2)
 
     def _begin(self, rows: npt.NDArray[np.bool_]) -> None:
         self._steps[rows] = self._since[rows] = 0
-        for name in self._varying:
-            self._drawn[name][rows] = _draw(self._generator, name, self._values[name], int(rows.sum()))
-        if self._varying:
-            self._set_parameters()
+        if not any(self._varying):
+            return
+        of_worlds = rows.reshape(len(self.worlds), -1)
+        for k, (world, mine) in enumerate(zip(self.worlds, of_worlds, strict=True)):
+            for name in self._varying[k]:
+                drawn = self._drawn[name].reshape(*of_worlds.shape, *self._drawn[name].shape[1:])[k]
+                drawn[mine] = _draw(self._at_reset[k], name, getattr(world, name), int(mine.sum()))
+        self._set_parameters()
 
-    def _outside_force(self) -> Floats:
-        """Newtons `[N]` of the world on the cart in the next step."""
-        N = len(self._steps)
-        force = self._drawn.get("wind", np.zeros(N))
+    def _due(self, action: Integers) -> Integers:
+        """Actions `[N]` that take effect now that `action` is taken."""
+        length, columns = len(self._actions), np.arange(len(self._steps))
+        self._actions[self._clock % length] = action
+        behind = np.minimum(self._drawn["action_delay"], self._steps - self._since)
+        return np.asarray(self._actions[(self._clock - behind) % length, columns])
+
+    def _outside_force(self) -> Any:
+        """Newtons of the world on the cart in the next step, `[N]` or 0."""
+        force = self._drawn.get("wind", 0.0)
         pushes = self._drawn.get("push_force")
         if pushes is None:
             return force
-        due = (self._steps > 0) & (self._steps % self._drawn["push_interval"].astype(np.int64) == 0)
+        # Drawn whether or not anybody is pushed, which depends on when episodes end.
+        right = self._sides.integers(0, 2, len(self._steps) // len(self.worlds), dtype=np.bool_)
+        due = (self._steps > 0) & (self._steps % self._drawn["push_interval"] == 0)
         if not due.any():
             return force
-        side = self._generator.choice((-1.0, 1.0), N)
-        return np.where(due, force + side * pushes, force)
+        return force + np.where(np.tile(right, len(self.worlds)), pushes, -pushes) * due
 
     def _set_parameters(self) -> None:
         for name in self._attributes:
@@ -286,15 +364,16 @@ class _Conditions:
                 )
 
 
-def _draw(generator: np.random.Generator, name: str, value: Any, count: int) -> Floats:
+def _draw(generator: np.random.Generator, name: str, value: Any, count: int) -> npt.NDArray[Any]:
     """Values `[count]` of a field, or `[count, obs]` of one that has an entry for each of the observation."""
     if name in ENTRYWISE:
-        return np.stack([_draw(generator, "", entry, count) for entry in value], axis=1)
+        return np.stack([_draw(generator, "", entry, count) for entry in value], axis=1).astype(np.float32)
+    dtype = np.int64 if name in WHOLE else np.float64
     if not isinstance(value, tuple):
-        return np.full(count, value, dtype=np.float64)
-    if name in WHOLE:
-        return generator.integers(value[0], value[1] + 1, count).astype(np.float64)
+        return np.full(count, value, dtype=dtype)
     low, high = value
+    if name in WHOLE:
+        return generator.integers(low, high + 1, count, dtype=np.int64)
     return np.asarray(generator.uniform(low, high, count), dtype=np.float64)
 
 

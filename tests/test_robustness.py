@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -7,12 +9,13 @@ import pytest
 import torch
 
 from dqn import robustness, selection, training
+from dqn.baselines import linear_policy
 from dqn.config import DQNConfig
-from dqn.evaluation import Act
+from dqn.evaluation import Act, episodic_returns
 from dqn.metrics import MetricHistory
 from dqn.network import QNetworks
 from dqn.result import AgentResult, TrainingResult
-from dqn.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, altered, stress_test
+from dqn.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, altered, holds, stress_test, stress_tests
 from dqn.training import stressed
 from dqn.world import World
 
@@ -39,22 +42,69 @@ def test_a_controller_holds_what_it_can_and_a_constant_push_nothing() -> None:
     assert (nothing.robustness, nothing.push) == (0.0, 0)
 
 
-@pytest.mark.parametrize("limit", [0, 2, 62, 126])
-def test_the_greatest_push_is_found_to_two_newtons(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limits", [(0, 126), (2, 16), (62, 64)])
+def test_the_greatest_push_is_found_to_two_newtons(limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     cells: list[Cell] = []
 
-    def holds(act: Act, world: World, cell: Cell, *, episodes: int, seed: int) -> npt.NDArray[np.bool_]:
-        held = np.ones(episodes, dtype=np.bool_)
-        if not cell.name:
-            cells.append(cell)
-            force = np.max(cell.change.push_force)
-            held[: 1 if force == limit else 2] = force < limit  # 99 of 100 are enough, 98 are not
+    def holds(
+        act: Act, world: World, played: Sequence[Cell], *, policies: int, episodes: int, seed: int
+    ) -> npt.NDArray[np.bool_]:
+        held = np.ones((len(played), policies, episodes), dtype=np.bool_)
+        for cell, of_cell in zip(played, held, strict=True):
+            if cell not in CELLS:
+                cells.append(cell)
+                for limit, of_policy in zip(limits, of_cell, strict=True):
+                    force = np.max(cell.change.push_force)
+                    of_policy[: 1 if force == limit else 2] = force < limit  # 99 of 100 are enough, 98 are not
         return held
 
     monkeypatch.setattr(robustness, "holds", holds)
-    assert stress_test(balance, World(), episodes=100, seed=0).push == limit
+    found = stress_tests(balance, World(), policies=2, episodes=100, seed=0)
+    assert tuple(tested.push for tested in found) == limits
     assert {cell.change.push_interval for cell in cells} == {SINGLE_PUSH}
     assert {cell.steps for cell in cells} == {2 * SINGLE_PUSH}  # a second push would come after the end
+    assert len({cell.change.push_force for cell in cells}) == len(cells), "a force is played once"
+
+
+def test_cells_and_policies_side_by_side_meet_the_episodes_that_each_would_alone() -> None:
+    randomised = World(gravity=(9.0, 11.0), sensor_noise=(0.0, 0.0, 0.02, 0.0))
+    cells = [dataclasses.replace(cell, steps=min(cell.steps, 600)) for cell in (*CELLS[:3], CELLS[4], *CELLS[6:])]
+    cells.append(Cell(name="", change=World(push_force=(50.0, 80.0), push_interval=(30, 90), wind=1.0), steps=300))
+    weights = np.array([[0.1, 0.3, 1.0, 0.9], [0.0, 0.0, 1.0, 0.6]])
+    both = linear_policy(np.repeat(weights, 20, axis=0))
+    together = holds(both, randomised, cells, policies=2, episodes=20, seed=5)
+    for policy, mine in enumerate(weights):
+        for cell, held in zip(cells, together, strict=True):
+            alone = holds(linear_policy(mine), randomised, [cell], episodes=20, seed=5)
+            assert alone.shape == (1, 1, 20)
+            assert np.array_equal(held[policy], alone[0, 0])
+            world = altered(randomised, cell)
+            returns = episodic_returns(
+                linear_policy(mine),
+                "CartPole-v1",
+                world,
+                num_episodes=20,
+                seed=5,
+                max_episode_steps=cell.steps,
+            )
+            assert np.array_equal(held[policy], returns >= cell.steps)
+    assert 0.2 < together.mean() < 0.9
+    assert not np.array_equal(together[:, 0], together[:, 1])
+
+
+def test_a_cell_that_is_over_is_played_no_further() -> None:
+    rows: list[int] = []
+
+    def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
+        rows.append(len(observation))
+        return balance(observation)
+
+    cells = [Cell(name="", change=World(), steps=steps) for steps in (3, 7, 5)]
+    falling = Cell(name="", change=World(force_mag=1e-9, sensor_bias=(0.0, 0.0, 9.0, 0.0)), steps=400)
+    assert holds(act, World(), [*cells, falling], episodes=2, seed=0)[:, 0].tolist() == [[True] * 2] * 3 + [[False] * 2]
+    fallen = len(rows)
+    assert rows == [8] * 3 + [6] * 2 + [4] * 2 + [2] * (fallen - 7)
+    assert 20 < fallen < 400
 
 
 def test_a_cell_replaces_what_it_names_in_the_world_that_was_trained_in() -> None:
@@ -76,22 +126,27 @@ def test_a_test_is_told_in_a_line_and_survives_json() -> None:
 def test_agents_are_told_apart_in_every_cell_on_the_same_selection_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     played = []
 
-    def returns(
-        networks: QNetworks, env_id: str, world: World, *, episodes: int, seed: int, max_episode_steps: int
-    ) -> torch.Tensor:
-        played.append((world, seed, max_episode_steps))
-        held = torch.zeros(3, episodes, dtype=torch.float64)
-        held[1:] = max_episode_steps
-        held[2, : episodes // 2] -= 1
-        return held
+    def held(act: Act, world: World, cells: Sequence[Cell], *, episodes: int, seed: int) -> npt.NDArray[np.bool_]:
+        played.append((world, cells, episodes))
+        actions = act(np.ones((len(cells) * episodes, 4), dtype=np.float32)).reshape(len(cells), 3, 20)
+        assert (actions == np.array([0, 1, 1])[:, np.newaxis]).all(), "each agent acts in its own rows"
+        half = np.arange(20) < 10
+        of_agents = np.stack([np.zeros(20, dtype=np.bool_), np.ones(20, dtype=np.bool_), half])
+        return np.tile(of_agents.reshape(1, 1, 60), (len(cells), 1, 1))
 
-    monkeypatch.setattr(selection, "greedy_returns", returns)
+    monkeypatch.setattr(selection, "holds", held)
     networks = QNetworks.initialised(seeds=[0, 1, 2], observation_size=4, hidden_sizes=(), num_actions=2)
+    with torch.no_grad():
+        networks.weights[0].zero_()
+        networks.biases[0][:, :, 0] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]).view_as(
+            networks.biases[0][..., 0]
+        )
     config = DQNConfig(num_agents=3, world=World(length=0.6))
     assert selection.robustness(networks, config).tolist() == [0.0, 1.0, 0.5]
-    assert [world for world, _, _ in played] == [altered(config.world, cell) for cell in CELLS]
-    assert len({seed for _, seed, _ in played}) == 1
-    assert [steps for _, _, steps in played] == [2_000] + [500] * (len(CELLS) - 1)
+    ((world, cells, episodes),) = played
+    assert (world, episodes) == (config.world, 60)
+    assert [cell.change for cell in cells] == [cell.change for cell in CELLS]
+    assert [cell.steps for cell in cells] == [2_000] + [500] * (len(CELLS) - 1)
 
 
 def result(config: DQNConfig, solved: list[bool]) -> TrainingResult:

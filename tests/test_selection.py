@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from dqn.config import DQNConfig
 from dqn.evaluation import Act, episodic_returns
 from dqn.metrics import POPULATION
 from dqn.network import QNetworks
+from dqn.robustness import Cell
 from dqn.selection import evaluate, evaluation_due, greedy_returns, judge, retire, robustness
 from dqn.state import TrainingState
 from dqn.world import World
@@ -172,10 +173,8 @@ def test_every_evaluation_draws_new_episodes(small_config: Make, monkeypatch: py
         episodes: int,
         seed: int,
         epsilon: float = 0.0,
-        max_episode_steps: int | None = None,
     ) -> torch.Tensor:
-        if max_episode_steps is None or seed not in seeds:  # the cells of a stress test share theirs
-            seeds.append(seed)
+        seeds.append(seed)
         return greedy_returns(networks, env_id, episodes=episodes, seed=seed, epsilon=epsilon)
 
     monkeypatch.setattr(selection, "greedy_returns", returns)
@@ -184,7 +183,12 @@ def test_every_evaluation_draws_new_episodes(small_config: Make, monkeypatch: py
         evaluate(state)
     evaluate(state)  # a second time after the same update: nothing new to see
     judge(state)
-    monkeypatch.setattr(selection, "altered", lambda world, cell: world)
+
+    def held(act: Act, world: World, cells: Sequence[Cell], *, episodes: int, seed: int) -> npt.NDArray[np.bool_]:
+        seeds.append(seed)
+        return np.ones((len(cells), 1, episodes), dtype=np.bool_)
+
+    monkeypatch.setattr(selection, "holds", held)
     robustness(state.best, config)
     assert len(set(seeds)) == len(seeds) == 3 * 3 + 2
 
