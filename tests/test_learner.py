@@ -284,6 +284,17 @@ def test_polyak_and_averaged_weights_move_by_their_rate() -> None:
     torch.testing.assert_close(learner.evaluated.weights[0], start + 0.5 * (online - start))
 
 
+def test_each_agents_weights_move_by_rates_of_their_own() -> None:
+    config = dataclasses.replace(CONFIG, target_update_interval=0, tau=0.25, average_rate=0.5)
+    configs = [dataclasses.replace(config, tau=tau, average_rate=1 - tau) for tau in (0.25, 0.5, 0.75)]
+    learner = Learner(config, networks(), HyperParameters.of(configs))
+    start = learner.online.weights[0].clone()
+    learner.update(batch())
+    online, tau = learner.online.weights[0], torch.tensor([0.25, 0.5, 0.75])[:, None, None]
+    torch.testing.assert_close(learner.target.weights[0], start + tau * (online - start))
+    torch.testing.assert_close(learner.evaluated.weights[0], start + (1 - tau) * (online - start))
+
+
 def test_the_learning_rate_falls_to_its_end() -> None:
     config = dataclasses.replace(CONFIG, learning_rate=1.0, learning_rate_end=0.2, learning_rate_decay_updates=4)
     learner = Learner(config, networks())

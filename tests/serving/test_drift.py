@@ -1,6 +1,7 @@
 """The sequential test, the prediction, what is noticed and what is found. In process."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +12,9 @@ from benchmarks.drift import CHANGES, NOISY, balance, delay, play
 from dqn.simulation import make
 from dqn.world import NOMINAL, World
 from serving.episodes.environment import Step
-from serving.live.drift import EpisodeTest, StepTest, can_predict
+from serving.live.drift import EpisodeTest, StepTest, _capped, can_predict
 from serving.live.experience import CAPACITY, Experience
-from serving.live.finding import Finding, explain
+from serving.live.finding import MAX_LAG, Finding, explain
 from serving.live.page_hinkley import PageHinkley
 from serving.live.prediction import CartPole
 
@@ -107,7 +108,13 @@ def test_a_change_is_noticed_within_three_seconds(name: str, real: World, seed: 
     assert noticed <= 100, "which leaves a second for the transitions that tell what it is"
 
 
-ELSEWHERE = [World(force_mag=(-10.5, -9.5)), World(action_delay=3), World(wind=2.0), NOISY]
+ELSEWHERE = [
+    World(force_mag=(-10.5, -9.5)),
+    World(action_delay=3),
+    World(wind=2.0),
+    World(push_force=60.0, push_interval=50),
+    NOISY,
+]
 
 
 @pytest.mark.parametrize("own", ELSEWHERE, ids=str)
@@ -122,6 +129,46 @@ def test_what_comes_at_random_is_not_predicted() -> None:
     assert not can_predict("CartPole-v1", World(push_force=10.0, push_interval=(50, 100)))
     assert can_predict("CartPole-v1", World(push_interval=(50, 100)))
     assert not can_predict("Acrobot-v1", NOMINAL)
+
+
+def test_a_residual_is_measured_in_what_noise_makes_of_it() -> None:
+    noise = (0.9, 0.1, 0.2, 0.3)
+    still, leaning = (CartPole.of(NOMINAL).velocities(0.0, theta, 0.0, 0.0) for theta in (0.0, 1e-3))
+    effects = [1e3 * abs(leaning[entry] - still[entry]) for entry in (0, 1)]
+    for world, (cart, angle, turn) in ((World(sensor_noise=noise), noise[1:]), (NOMINAL, (0.05,) * 3)):
+        expected = (math.hypot(cart, cart, effects[0] * angle), math.hypot(turn, turn, effects[1] * angle))
+        assert StepTest(world).scales == pytest.approx(expected, rel=1e-4)
+    ranged = World(sensor_noise=((0.0, 0.9), (0.0, 0.1), (0.1, 0.2), 0.3))
+    assert StepTest(ranged).scales == StepTest(World(sensor_noise=noise)).scales
+
+
+def test_what_ranges_leave_open_is_let_pass() -> None:
+    """A newton more or less is the same whether wind or motor leaves it open, and two ranges leave open their sum."""
+    own = CartPole.of(NOMINAL)
+    one, other = (own.velocities(0.0, 0.2, 1.0, force) for force in (10.0, 11.0))
+    newton = [abs(other[entry] - one[entry]) for entry in (0, 1)]
+    upright, leaning = (own.velocities(0.0, theta, 0.0, 0.0) for theta in (0.0, 0.02))
+    lean = [abs(leaning[entry] - upright[entry]) for entry in (0, 1)]
+    for world, expected in (
+        (World(wind=(-1.0, 1.0)), newton),
+        (World(wind=(2.0, 4.0)), newton),
+        (World(force_mag=(9.0, 11.0)), newton),
+        (World(wind=(-1.0, 1.0), force_mag=(9.0, 11.0)), [2 * size for size in newton]),
+        (World(sensor_bias=(0.0, 0.0, (0.01, 0.05), 0.0)), lean),
+        (World(sensor_bias=((0.0, 9.0), (0.0, 9.0), 0.02, (0.0, 9.0))), [0.0, 0.0]),
+        (World(wind=2.0, sensor_bias=(0.0, 0.0, (0.01, 0.05), 0.0)), lean),
+    ):
+        assert StepTest(world)._slack == pytest.approx(expected), world
+
+
+@pytest.mark.parametrize(
+    ("residual", "slack", "size"),
+    [(3.0, 1.0, 1.0), (-3.0, 1.0, -1.0), (1.0, 1.0, 0.0), (99.0, 1.0, 4.0), (-9.1, 1.0, -4.0)],
+)
+def test_a_residual_beyond_what_is_let_pass_counts_up_to_four_deviations(
+    residual: float, slack: float, size: float
+) -> None:
+    assert _capped(residual, slack, 2.0) == size
 
 
 def step(index: int, action: int, before: Any, after: Any, push: float = 0.0) -> Step:
@@ -171,6 +218,11 @@ def test_the_first_ten_episodes_tell_what_is_usual() -> None:
 
 def found(change: World, *, steps: int, real: World = NOMINAL, own: World = NOMINAL) -> Finding:
     """What is said of a change after some steps of it."""
+    return explain(lived(change, steps=steps, real=real).columns(0), own, 200)
+
+
+def lived(change: World, *, steps: int, real: World = NOMINAL) -> Experience:
+    """Two hundred steps in one world and some after a change of it."""
     experience = Experience()
     env = make("CartPole-v1", real)
     over, index, observation, episode = True, 0, np.zeros(4), 0
@@ -184,7 +236,7 @@ def found(change: World, *, steps: int, real: World = NOMINAL, own: World = NOMI
         after, _, terminated, truncated, _ = env.step(action)
         experience.add(version=1, episode=episode, step=step(index, action, observation, after))
         observation, over, index = after, terminated or truncated, index + 1
-    return explain(experience.columns(0), own, 200)
+    return experience
 
 
 @pytest.mark.parametrize(
@@ -241,8 +293,25 @@ def test_what_nothing_explains_is_said_to_be_unexplained() -> None:
     assert explain(Experience().columns(0), NOMINAL, 0).sentence == "the cart moves unlike predicted"
 
 
+def test_two_transitions_are_the_least_to_say_anything_of() -> None:
+    change = World(force_mag=0.0)
+    one = found(change, steps=1)
+    assert (one.sentence, one.evidence, one.sure) == ("the cart moves unlike predicted", {"transitions": 1}, False)
+    assert found(change, steps=2).sentence != one.sentence
+
+
+def test_transitions_whose_late_action_is_forgotten_explain_nothing() -> None:
+    lately = lived(World(action_delay=3), steps=80)
+    columns = lately.columns(200)
+    assert columns["step"][0] > MAX_LAG
+    finding = explain(columns, NOMINAL, 200)
+    assert (finding.sentence, finding.evidence["transitions"]) == ("actions arrive 3 steps late", 80 - MAX_LAG)
+    finding = explain(lately.columns(195), NOMINAL, 200)
+    assert (finding.sentence, finding.evidence["transitions"]) == ("actions arrive 3 steps late", 80 - MAX_LAG + 5)
+
+
 def test_a_finding_is_relative_to_the_versions_own_world() -> None:
-    own = World(wind=1.0, action_delay=2, sensor_bias=(0.0, 0.0, 0.02, 0.0))
+    own = World(wind=1.0, action_delay=2, sensor_bias=(0.0, 0.3, 0.1, -0.4))
     for delay_, sentence in ((3, "actions arrive 1 step late"), (0, "actions arrive 2 steps early")):
         assert found(dataclasses.replace(own, action_delay=delay_), steps=80, own=own).sentence == sentence
 
