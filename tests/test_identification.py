@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqn.experience import MAX_DELAY, Experience, UnexplainedError, cut
-from dqn.identification import LEAST_TRANSITIONS, Estimate, identify
+from dqn.identification import LEAST_TRANSITIONS, Estimate, _rounded, identify, values_of
 from dqn.trajectories import SCALES, play
 from dqn.world import NOMINAL, World
 from tests.living import balancing, joined, live
@@ -139,7 +139,7 @@ def test_pushes_of_the_known_world_are_left_out() -> None:
     lived = live(pushed, balancing(exploring=0.5), 300)
     found = identify(lived, World(push_force=20.0, push_interval=10))
     assert found.world == pushed
-    assert found.transitions < 300
+    assert found.transitions == 300 - np.sum((lived.step > 0) & (lived.step % 10 == 0))
     with pytest.raises(UnexplainedError, match=r"contradicts itself|no world explains"):
         identify(lived, NOMINAL)
     with pytest.raises(UnexplainedError, match="intervals that are drawn"):
@@ -169,6 +169,70 @@ def test_every_transition_is_in_one_window() -> None:
     ends = windows.observed[:, 1:][windows.present[:, 1:]]
     np.testing.assert_array_equal(ends, lived.next_observation[~left_out])
     np.testing.assert_array_equal(windows.directions[0][windows.present[:, 1:]] > 0, lived.action[~left_out] == 1)
+
+
+def test_windows_are_short_and_know_which_action_took_effect() -> None:
+    begun = np.repeat([0, 13], [13, 12])
+    index = np.arange(25)
+    generator = np.random.default_rng(0)
+    observed = generator.normal(size=(26, 4))
+    lived = Experience(
+        observation=observed[:-1],
+        next_observation=observed[1:],
+        action=generator.integers(2, size=25),
+        push=generator.normal(size=25),
+        episode=np.repeat([5, 6], [13, 12]),
+        step=index - begun + np.repeat([7, 0], [13, 12]),  # the beginning of the first is not there
+    )
+    windows = cut(lived, left_out=np.zeros(25, dtype=np.bool_))
+    rows = [range(10, 13), range(13, 23), range(23, 25)]
+    assert windows.present.sum(1).tolist() == [len(row) + 1 for row in rows]
+    assert windows.transitions == 15
+    for w, row in enumerate(rows):
+        K = len(row)
+        np.testing.assert_array_equal(windows.observed[w, : K + 1], observed[row[0] : row[-1] + 2])
+        assert (windows.observed[w, K:] == observed[row[-1] + 1]).all(), "where there is nothing it stands still"
+        np.testing.assert_array_equal(windows.push[w], [*lived.push[row], *[0.0] * (10 - K)])
+        for delay in range(MAX_DELAY + 1):
+            effective = np.maximum(np.array(row) - delay, begun[row])
+            expected = [*(2.0 * lived.action[effective] - 1.0), *[1.0] * (10 - K)]
+            assert windows.directions[delay, w].tolist() == expected
+    newest = lived.newest(3)
+    assert (newest.step.tolist(), newest.push.tolist()) == ([9, 10, 11], lived.push[-3:].tolist())
+
+
+def test_of_ranges_the_middle_is_a_worlds_value() -> None:
+    world = World(length=(0.4, 0.8), force_mag=-3.0, wind=(1.0, 3.0), sensor_bias=(9.0, (1.0, 2.0), 3.0, 4.0))
+    nominal = {"masspole": 0.1, "masscart": 1.0, "gravity": 9.8, "tau": 0.02}
+    biases = {"bias 1": 1.5, "bias 2": 3.0, "bias 3": 4.0}
+    assert values_of(world) == {"length": pytest.approx(0.6), "force_mag": -3.0, "wind": 2.0, **nominal, **biases}
+    zero = {"wind": 0.0, "bias 1": 0.0, "bias 2": 0.0, "bias 3": 0.0}
+    assert values_of(NOMINAL) == {"length": 0.5, "force_mag": 10.0, **nominal, **zero}
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "rounded"),
+    [
+        (123.456, 123.0, 124.0, 123.0),
+        (-100.0, -101.0, -99.0, -100.0),
+        (100.0, 98.9, 101.0, (98.9, 101.0)),
+        (-1.0, -1.23456, -0.91234, (-1.23, -0.912)),
+    ],
+)
+def test_an_interval_within_a_fiftieth_is_a_number_of_three_digits(
+    value: float, low: float, high: float, rounded: Any
+) -> None:
+    assert _rounded(Estimate(value=value, low=low, high=high)) == rounded
+
+
+def test_what_was_identified_is_said_in_a_line() -> None:
+    found = identify(live(REVERSED, balancing(), 30), NOMINAL)
+    explained = "30 transitions, 100.0% of the cart's and 100.0% of the pole's acceleration explained"
+    assert str(found) == f"force_mag {found.changed['force_mag']}; {explained}"
+    assert str(found.changed["force_mag"]) == "-10 (-10 to -10)"
+    assert str(identify(live(NOMINAL, balancing(), 30), NOMINAL)) == f"nothing has changed; {explained}"
+    with pytest.raises(UnexplainedError, match="29 of 29 transitions can be used, at least 30 are needed"):
+        identify(live(NOMINAL, balancing(), 29), NOMINAL)
 
 
 def test_trajectories_are_those_of_the_environment() -> None:
@@ -214,7 +278,11 @@ def as_one_episode(observations: Any) -> Experience:
 
 
 POISONS = {
-    "noise": (lambda draw: draw.normal(size=(301, 4)), "no world explains this"),
+    "noise": (
+        lambda draw: draw.normal(size=(301, 4)),
+        r"no world explains this: of the cart's acceleration -?\d+% and of the pole's -?\d+% are predicted, "
+        r"60% are needed; the best try is (\w+ [0-9.e+-]+, )+delay \d+$",
+    ),
     "little noise": (lambda draw: 0.01 * draw.normal(size=(301, 4)), "no world explains this"),
     "large numbers": (lambda draw: 1e5 * draw.normal(size=(301, 4)), "no world explains this"),
     "random walk": (lambda draw: draw.normal(size=(301, 4)).cumsum(0), "no world explains this"),
@@ -243,6 +311,7 @@ def test_a_forged_record_is_refused() -> None:
         ({"action": lived.action[:-1]}, r"observation has the shape \[200, 4\], expected \[199, 4\]"),
         ({"next_observation": lived.next_observation + 0.001}, "an observation is not the next one of before"),
         ({"push": np.full(200, np.nan)}, "push holds values that are not finite"),
+        ({"push": np.full(200, -1e6)}, "push holds values that are not finite, or huge"),
     ):
         with pytest.raises(UnexplainedError, match=sentence):
             dataclasses.replace(lived, **change)
