@@ -30,7 +30,7 @@ def distance(one: World, other: World) -> float:
 
 
 def near_versions(client: MlflowClient, name: str, world: World) -> list[int]:
-    """Versions tested in a world of their own and not rolled back, the nearest first, of equally near ones the newest."""
+    """Versions tested in a world of their own and not rolled back: the nearest first, of equally near the newest."""
     found = []
     for version in client.search_model_versions(f"name='{name}'"):
         tags = version.tags
