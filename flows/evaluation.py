@@ -87,14 +87,22 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
         version,
         policy.metadata,
         training=f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`.",
-        evaluation=f"returns from {returns.min():g} to {returns.max():g}, mean {returns.mean():g}, over "
-        f"{len(returns)} episodes that no other version was judged on and no training saw, seeds from {seed} on."
-        + (f" Under stress: {stress}." if stress else ""),
+        evaluation=f"{_spread(returns)} {len(returns)} episodes that no other version was judged on and no training "
+        f"saw, seeds from {seed} on." + (f" Under stress: {stress}." if stress else ""),
     )
     file = f"evaluation/version-{version}.json"
     content = {"returns": returns.tolist(), "seed": seed, "stress": stress and stress.to_dict()}
     fenced(client, attempt).log_dict(run_id, content, file)
     return f"{run.info.artifact_uri}/{file}"
+
+
+def _spread(returns: Returns) -> str:
+    low, high = returns.min(), returns.max()
+    return (
+        f"returns {low:g} in each of"
+        if low == high
+        else f"mean return {returns.mean():g}, from {low:g} to {high:g}, over"
+    )
 
 
 def play(policy: OnnxPolicy, world: World, *, seed: int) -> Returns:

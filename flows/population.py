@@ -136,7 +136,9 @@ def train_population(
         if not sys.stderr.isatty() and any(record.name == "eval/solved_fraction" for record in records):
             say(_progress(state))
         if (steps_per_second := speed.measure()) is not None:
-            writer.write_population("train/steps_per_second", step=state.environment_steps, value=steps_per_second)
+            writer.write_population(
+                "train/steps_per_second", step=state.environment_steps, value=round(steps_per_second)
+            )
 
     def on_checkpoint(state: TrainingState) -> None:
         # Where the tracking server is away nobody can confirm anything: then the previous checkpoint stays the newest.

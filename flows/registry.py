@@ -67,10 +67,15 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
         inputs=Schema([TensorSpec(float32, (-1, metadata.observation_size), INPUT)]),
         outputs=Schema([TensorSpec(float32, (-1, metadata.num_actions), OUTPUT)]),
     )
-    # mlflow.onnx.log_model is this call with the thread's active run; flows name their runs.
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    # mlflow.onnx.log_model is both calls with the thread's active run and experiment; flows name their runs.
+    model = client.create_logged_model(
+        run.info.experiment_id, name="policy", source_run_id=run_id, params=run.data.params
+    )
     info = Model.log(
         artifact_path=None,
-        name="policy",
+        model_id=model.model_id,
         flavor=mlflow.onnx,
         run_id=run_id,
         onnx_model=onnx.load_model_from_string(onnx_bytes),

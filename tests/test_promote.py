@@ -1,6 +1,7 @@
 import dataclasses
 import fcntl
 import itertools
+import re
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,9 @@ def test_what_is_better_is_promoted_told_and_shown_beside_the_champion(
         [f"version {bad}", f"champion, version {good}", "LQR"],
     ]
     assert all(STRESS in files_of(empty_store, name, version) for version in (weak, good, bad))
+    told = [str(registry.get_version(empty_store, name, version).description) for version in (good, bad)]
+    assert "returns 500 in each of 100 episodes" in told[0]
+    assert re.search(r"mean return [\d.]+, from \d+ to \d+, over 100 episodes", told[1])
     assert events == [
         {
             "event": "dqn.policy.promoted",
@@ -507,7 +511,7 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
         rollback_policy()
     page = registry.get_version(store, name, good)
     assert {"test/mean_return", "test/min_return"} <= registry.metrics_of(store, page)
-    assert "mean 500, over 100 episodes" in str(page.description)
+    assert "returns 500 in each of 100 episodes that no other" in str(page.description)
 
 
 @pytest.mark.e2e

@@ -11,6 +11,7 @@ import pytest
 import requests
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
@@ -139,6 +140,12 @@ def begun(store: MlflowClient, config: DQNConfig, flow_run_id: str) -> Attempt:
     return attempt
 
 
+def models_of(store: MlflowClient, run_id: str) -> list[LoggedModel]:
+    """What the run's page and its experiment's list as models of the run."""
+    experiment = store.get_run(run_id).info.experiment_id
+    return store.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
+
+
 def test_stages_pass_on_what_they_leave_and_do_nothing_twice(
     store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path, shown: list[float]
 ) -> None:
@@ -157,6 +164,8 @@ def test_stages_pass_on_what_they_leave_and_do_nothing_twice(
     assert train.fn(run_id, str(tmp_path), attempt) == run_id
 
     model_id = export.fn(run_id, attempt)
+    assert [model.model_id for model in models_of(store, run_id)] == [model_id]
+    assert store.get_logged_model(model_id).params["gamma"] == str(config.gamma)
     version = register.fn(run_id, model_id, attempt)
     assert register.fn(run_id, model_id, attempt) == version
     name = "dqn-CartPole-v1"
@@ -193,7 +202,6 @@ def test_stages_pass_on_what_they_leave_and_do_nothing_twice(
     assert {LEARNING_CURVES, FINAL_RETURNS} <= files
 
     begin(store, run_id)
-    models = len(store.search_logged_models([store.get_run(run_id).info.experiment_id]))
     checkpoint_path(tmp_path, run_id).touch()
     for stale in (
         lambda: train.fn(run_id, str(tmp_path), attempt),
@@ -204,7 +212,7 @@ def test_stages_pass_on_what_they_leave_and_do_nothing_twice(
         with pytest.raises(StaleAttemptError):
             stale()
     assert checkpoint_path(tmp_path, run_id).exists()
-    assert len(store.search_logged_models([store.get_run(run_id).info.experiment_id])) == models
+    assert [model.model_id for model in models_of(store, run_id)] == [model_id]
 
 
 def test_an_agent_whose_run_was_deleted_is_left_out_of_the_tests(
