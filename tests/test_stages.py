@@ -3,6 +3,7 @@ import pkgutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from dqn.checkpoint import CheckpointError
 from dqn.config import ConfigError, DQNConfig
 from dqn.seeding import TEST, stream_seed
 from dqn.selection import greedy_returns
+from dqn.state import TrainingState
 from dqn.world import World
 from flows import registry
 from flows.attempt import Attempt, StaleAttemptError, begin
@@ -31,6 +33,7 @@ from flows.outages import is_transient
 from flows.parameters import InputError
 from flows.pictures import FINAL_RETURNS, LEARNING_CURVES, draw, draw_population
 from flows.population import checkpoint_path, read_networks, read_summary
+from flows.show import ADAPTATION_TAG
 from flows.stage import RETRY_SECONDS, Stage, may_pass, stage
 from flows.stages import _progress_artifact, export, finish, read_returns, register, train
 from flows.stages import test_agents as run_tests
@@ -213,6 +216,41 @@ def test_stages_pass_on_what_they_leave_and_do_nothing_twice(
             stale()
     assert checkpoint_path(tmp_path, run_id).exists()
     assert [model.model_id for model in models_of(store, run_id)] == [model_id]
+
+
+@pytest.mark.parametrize("adapting", [False, True])
+def test_progress_is_shown_and_an_adaptation_waits_for_no_stress_test(
+    store: MlflowClient,
+    small_config: Callable[..., DQNConfig],
+    tmp_path: Path,
+    shown: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    adapting: bool,
+) -> None:
+    config = small_config(max_updates=120)
+    told: list[TrainingState] = []
+    kept: list[tuple[str, object]] = []
+    tags = {ADAPTATION_TAG: "a drift"} if adapting else {}
+    attempt = begin(store, open_run(store, config, preset="cartpole", flow_run_id=f"adapting {adapting}", tags=tags))
+    complete_runs(store, attempt, config, flow_run_id=f"adapting {adapting}")
+    state: Any = SimpleNamespace(learner=SimpleNamespace(updates=30))
+
+    def train_population(*_: object, on_progress: Callable[[TrainingState], None], **__: object) -> str:
+        on_progress(state)
+        return "trained"
+
+    monkeypatch.setattr("flows.stages.train_population", train_population)
+    monkeypatch.setattr("flows.stages.progress_of", lambda tags: told.append)
+    monkeypatch.setattr("flows.stages.stressed", lambda result: f"{result}, stressed")
+    monkeypatch.setattr("flows.stages.keep_learning", lambda *given: kept.append(("learning", given[-1])))
+    monkeypatch.setattr("flows.stages.keep_result", lambda *given: kept.append(("result", given[-1])))
+    train.fn(attempt.run_id, str(tmp_path), attempt)
+    assert shown == [0.0, 25.0, 100.0]
+    assert told == [state]
+    if adapting:
+        assert kept == [("result", "trained")]
+    else:
+        assert kept == [("learning", "trained, stressed"), ("result", "trained, stressed")]
 
 
 def test_an_agent_whose_run_was_deleted_is_left_out_of_the_tests(
