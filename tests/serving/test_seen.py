@@ -1,5 +1,6 @@
 """What a version was shown and what it answered, counted."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 from serving.inference.statistics import VersionStatistics
 from serving.models.seen import BINS, GAPS, Seen
 from serving.policy import OnnxPolicy, PolicyMetadata
+from serving.web.application import App
 from tests.policies import ACROBOT, BALANCES, PROPERTIES, SWINGS, linear_model
 from tests.serving.test_bounds import client_of, infer
 from tests.serving.test_metrics import samples
@@ -115,13 +117,14 @@ def test_what_comes_is_put_aside_until_it_is_worth_counting(calls: int, rows: in
 
 
 def test_durations_are_sorted_into_their_histograms_and_the_protocols_statistics() -> None:
-    statistics = VersionStatistics()
+    statistics, begun = VersionStatistics(), time.time()
     for _ in range(300):
         statistics.add(2, (0, 15_000, 1_000_000, 2_000_000_000))
     statistics.fail(7)
     assert statistics.counts[0].sum() == 256
     extension = statistics.extension("m", "3")
     assert (extension.name, extension.version) == ("m", "3")
+    assert 1000 * begun - 1 <= extension.last_inference <= 1000 * time.time()
     assert (extension.inference_count, extension.execution_count) == (600, 300)
     parts = extension.inference_stats
     assert (parts.success.count, parts.success.ns) == (300, 300 * 2_001_015_000)
@@ -132,15 +135,21 @@ def test_durations_are_sorted_into_their_histograms_and_the_protocols_statistics
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> TestClient:
-    return client_of(tmp_path, properties=KNOWING)[1]
+def app_and_client(tmp_path: Path) -> tuple[App, TestClient]:
+    return client_of(tmp_path, properties=KNOWING)
+
+
+@pytest.fixture
+def client(app_and_client: tuple[App, TestClient]) -> TestClient:
+    return app_and_client[1]
 
 
 def exposed(client: TestClient, name: str) -> dict[tuple[Any, ...], float]:
     return samples(client.get("/metrics").text, name)
 
 
-def test_requests_are_exposed_by_version(client: TestClient) -> None:
+def test_requests_are_exposed_by_version(app_and_client: tuple[App, TestClient]) -> None:
+    app, client = app_and_client
     for _ in range(3):
         client.post("/v2/models/p/infer", json=infer(2))
     client.post("/v2/models/p/infer", json={})
@@ -151,6 +160,11 @@ def test_requests_are_exposed_by_version(client: TestClient) -> None:
     assert requests["serving_inference_rows_total", version] == 6
     for part in ("queue", "parse", "compute", "answer"):
         assert requests["serving_inference_seconds_count", ("part", part), version] == 3
+    statistics = app.metrics.inference.of("1")
+    assert requests["serving_inference_seconds_sum", ("part", "compute"), version] == statistics.sums[2] / 1e9
+    bounds = [str(labels[0][1]) for name, *labels in requests if name.endswith("_bucket") and labels[1][1] == "queue"]
+    expected = "1e-05 2e-05 5e-05 0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.1 1 +Inf"
+    assert bounds == expected.split()
     seen = exposed(client, "serving_seen")
     source = ("source", "requests")
     assert seen["serving_seen_rows_total", source, version] == 6
