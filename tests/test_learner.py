@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dqn.config import ConfigError, DQNConfig
-from dqn.hyperparameters import HyperParameters
 from dqn.learner import Learner, clip_gradients, require_loss, td_gradient, td_loss, td_target
 from dqn.network import QNetworks
 from dqn.replay import Batch
@@ -257,15 +256,6 @@ def test_hard_target_copies_come_at_their_interval() -> None:
         assert equal == (step % 3 == 0)
 
 
-def test_each_agent_copies_at_an_interval_of_its_own() -> None:
-    configs = [dataclasses.replace(CONFIG, target_update_interval=interval) for interval in (1, 2, 3)]
-    learner = Learner(CONFIG, networks(), HyperParameters.of(configs))
-    for step in range(1, 7):
-        learner.update(batch(seed=step))
-        equal = [torch.equal(learner.target.weights[0][k], learner.online.weights[0][k]) for k in range(3)]
-        assert equal == [step % interval == 0 for interval in (1, 2, 3)]
-
-
 def test_target_copies_of_single_agents() -> None:
     learner = Learner(dataclasses.replace(CONFIG, target_update_interval=0, target_update_episodes=10), networks())
     learner.update(batch())
@@ -282,17 +272,6 @@ def test_polyak_and_averaged_weights_move_by_their_rate() -> None:
     online = learner.online.weights[0].detach()
     torch.testing.assert_close(learner.target.weights[0], start + 0.25 * (online - start))
     torch.testing.assert_close(learner.evaluated.weights[0], start + 0.5 * (online - start))
-
-
-def test_each_agents_weights_move_by_rates_of_their_own() -> None:
-    config = dataclasses.replace(CONFIG, target_update_interval=0, tau=0.25, average_rate=0.5)
-    configs = [dataclasses.replace(config, tau=tau, average_rate=1 - tau) for tau in (0.25, 0.5, 0.75)]
-    learner = Learner(config, networks(), HyperParameters.of(configs))
-    start = learner.online.weights[0].clone()
-    learner.update(batch())
-    online, tau = learner.online.weights[0], torch.tensor([0.25, 0.5, 0.75])[:, None, None]
-    torch.testing.assert_close(learner.target.weights[0], start + tau * (online - start))
-    torch.testing.assert_close(learner.evaluated.weights[0], start + (1 - tau) * (online - start))
 
 
 def test_the_learning_rate_falls_to_its_end() -> None:
