@@ -46,6 +46,8 @@ BY_A_WORKER: Final[dict[str, str | list[str]]] = {"prefect.resource.role": "work
 SILENCE: Final = timedelta(seconds=155)
 """Without a sign of life for this long a run is dead. Long enough for Prefect or its database to be away for two
 minutes and to start again, short enough for a dead run to go on elsewhere within three."""
+START_AGAIN_AFTER: Final = timedelta(minutes=10)
+"""Nothing counts how often a run could not be started: one that never can would be tried for ever without a pause."""
 
 # Prefect notices a dead flow process as long as its worker lives. These notice a dead worker too.
 AUTOMATIONS: Final = (
@@ -103,6 +105,25 @@ AUTOMATIONS: Final = (
         actions=[
             ChangeFlowRunState(
                 state=StateType.SCHEDULED, name=AWAITING_RETRY, force=False, message="Crashed: it goes on elsewhere."
+            )
+        ],
+    ),
+    AutomationCore(
+        name="a run that could not be started is scheduled again",
+        description="Its worker could not hand it over, for instance because a server was away. If that happens again "
+        f"within {START_AGAIN_AFTER.total_seconds() / 60:.0f} minutes, it stays crashed for a person to look at.",
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            expect={"prefect.flow-run.Crashed"},
+            match={"prefect.run-count": "0"},
+            match_related=BY_A_WORKER,
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=START_AGAIN_AFTER,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED, name=AWAITING_RETRY, force=False, message="It could not be started."
             )
         ],
     ),

@@ -10,25 +10,18 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
-from uuid import uuid4
 
 import httpx
 import prefect
 import pytest
 import yaml
-from deploy import AUTOMATIONS, COOL_DOWN, POOL, READER, adapts, create_pool
+from deploy import POOL, READER, create_pool
 from dotenv import dotenv_values
-from jinja2 import Template
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import StateType
-from prefect.events.actions import RunDeployment
-from prefect.events.schemas.automations import EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.server.api.server import create_app
 from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
@@ -50,8 +43,6 @@ from stack import (
     write_env,
 )
 from tether import Tether
-
-from flows.heartbeat import ALIVE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 SPECIFICATION: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -415,55 +406,6 @@ def test_a_second_stack_is_refused_whatever_its_ports(tmp_path: Path) -> None:
             pass
     with only_one(tmp_path / "state"):
         pass
-
-
-def test_the_automations_know_every_state_and_every_work_pool() -> None:
-    crashed, never_started, goes_on = (automation.trigger for automation in AUTOMATIONS)
-    for trigger in (crashed, never_started, goes_on):
-        assert isinstance(trigger, EventTrigger)
-        assert trigger.match_related == ResourceSpecification.model_validate({"prefect.resource.role": "work-pool"})
-    assert isinstance(never_started, EventTrigger)
-    assert isinstance(crashed, EventTrigger)
-    for trigger in (crashed, never_started):  # servers may be away for two minutes, a run has to go on within three
-        assert timedelta(seconds=120 + ALIVE_SECONDS) < trigger.within < timedelta(seconds=180)
-    names = {kind.value.capitalize() for kind in StateType} | {"AwaitingRetry", "Late", "Retrying", "Suspended"}
-    states = {f"prefect.flow-run.{name}" for name in names}
-    assert states - never_started.expect == {"prefect.flow-run.Pending"}
-    assert never_started.after >= {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}
-    assert never_started.after.isdisjoint(never_started.expect)
-
-
-def test_a_drift_starts_an_adaptation_with_what_the_event_says() -> None:
-    deployment = uuid4()
-    automation = adapts(deployment)
-    (action,) = automation.actions
-    assert isinstance(action, RunDeployment)
-    assert action.deployment_id == deployment
-    event = {
-        "drift": "d1",
-        "model": "dqn-CartPole-v1",
-        "version": "3",
-        "since": 17,
-        "finding": 'it\'s "odd"',
-        "serving": "u",
-    }
-    rendered = {name: render(value, event) for name, value in (action.parameters or {}).items()}
-    assert rendered == event
-    flow: Flow[..., Any] = load_flow_from_entrypoint(str(ROOT / "flows/deployed.py:adapt_policy"))
-    validate(rendered, parameter_schema(flow).model_dump())
-    trigger = automation.trigger
-    assert isinstance(trigger, EventTrigger)
-    assert (trigger.posture, trigger.threshold, trigger.expect) == (Posture.Reactive, 1, {"dqn.policy.drifted"})
-    assert trigger.for_each == {"prefect.resource.id"}
-    assert trigger.within == COOL_DOWN
-
-
-def render(value: Any, payload: dict[str, Any]) -> Any:
-    """A typed parameter as Prefect's server makes it."""
-    if value["__prefect_kind"] == "json":
-        return json.loads(render(value["value"], payload))
-    assert value["__prefect_kind"] == "jinja"
-    return Template(value["template"]).render(event={"payload": payload})
 
 
 @pytest.mark.parametrize(

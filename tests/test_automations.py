@@ -1,0 +1,123 @@
+"""What Prefect does by itself in the stack: runs that died go on, a drift is adapted to, schedules make runs."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import yaml
+from deploy import AUTOMATIONS, AWAITING_RETRY, COOL_DOWN, POOL, adapts, create_pool, upsert
+from jinja2 import Template
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.actions import RunDeployment
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
+
+from flows.heartbeat import ALIVE_SECONDS
+from tests.stack.system import within
+
+ROOT = Path(__file__).parent.parent
+
+
+@flow
+def nothing() -> None:
+    """Does nothing."""
+
+
+def test_the_automations_know_every_state_and_every_work_pool() -> None:
+    crashed, never_started, goes_on, again = (automation.trigger for automation in AUTOMATIONS)
+    for trigger in (crashed, never_started, goes_on, again):
+        assert isinstance(trigger, EventTrigger)
+        assert trigger.match_related == ResourceSpecification.model_validate({"prefect.resource.role": "work-pool"})
+    assert isinstance(never_started, EventTrigger)
+    assert isinstance(crashed, EventTrigger)
+    for trigger in (crashed, never_started):  # servers may be away for two minutes, a run has to go on within three
+        assert timedelta(seconds=120 + ALIVE_SECONDS) < trigger.within < timedelta(seconds=180)
+    names = {kind.value.capitalize() for kind in StateType} | {"AwaitingRetry", "Late", "Retrying", "Suspended"}
+    states = {f"prefect.flow-run.{name}" for name in names}
+    assert states - never_started.expect == {"prefect.flow-run.Pending"}
+    assert never_started.after >= {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}
+    assert never_started.after.isdisjoint(never_started.expect)
+
+
+def test_a_drift_starts_an_adaptation_with_what_the_event_says() -> None:
+    deployment = uuid4()
+    automation = adapts(deployment)
+    (action,) = automation.actions
+    assert isinstance(action, RunDeployment)
+    assert action.deployment_id == deployment
+    event = {
+        "drift": "d1",
+        "model": "dqn-CartPole-v1",
+        "version": "3",
+        "since": 17,
+        "finding": 'it\'s "odd"',
+        "serving": "u",
+    }
+    rendered = {name: render(value, event) for name, value in (action.parameters or {}).items()}
+    assert rendered == event
+    adapting: Flow[..., Any] = load_flow_from_entrypoint(str(ROOT / "flows/deployed.py:adapt_policy"))
+    validate(rendered, parameter_schema(adapting).model_dump())
+    trigger = automation.trigger
+    assert isinstance(trigger, EventTrigger)
+    assert (trigger.posture, trigger.threshold, trigger.expect) == (Posture.Reactive, 1, {"dqn.policy.drifted"})
+    assert trigger.for_each == {"prefect.resource.id"}
+    assert trigger.within == COOL_DOWN
+
+
+@pytest.mark.e2e
+def test_a_run_that_could_not_be_started_is_scheduled_again_once(prefect_api: str) -> None:
+    with SyncPrefectClient(prefect_api) as client:
+        create_pool(client)
+        for automation in AUTOMATIONS:
+            upsert(client, automation)
+        deployment = client.create_deployment(client.create_flow(nothing), "unlucky", work_pool_name=POOL)
+        flow_run = client.create_flow_run_from_deployment(deployment)
+        crash(client, flow_run.id)
+        within(60, lambda: client.read_flow_run(flow_run.id).state_name == AWAITING_RETRY)
+        crash(client, flow_run.id)
+        other = client.create_flow_run_from_deployment(deployment)
+        crash(client, other.id)  # later than the second crash, and answered by the same automation
+        within(60, lambda: client.read_flow_run(other.id).state_name == AWAITING_RETRY)
+        assert client.read_flow_run(flow_run.id).state_name == "Crashed"
+
+
+@pytest.mark.e2e
+def test_a_schedule_makes_runs(prefect_api: str) -> None:
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    [cleanup] = [each for each in deployments if each["name"] == "daily"]
+    [schedule] = cleanup["schedules"]
+    with SyncPrefectClient(prefect_api) as client:
+        create_pool(client)
+        planned = DeploymentScheduleCreate(schedule=CronSchedule(cron=schedule["cron"]), active=schedule["active"])
+        deployment = client.create_deployment(
+            client.create_flow(nothing), "daily", work_pool_name=POOL, schedules=[planned]
+        )
+        client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment}, json={})
+        runs = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])))
+    assert runs
+    assert {run.state_name for run in runs} == {"Scheduled"}
+
+
+def crash(client: SyncPrefectClient, flow_run_id: UUID) -> None:
+    """As a worker does that cannot hand a run over."""
+    for kind in (StateType.PENDING, StateType.CRASHED):
+        client.set_flow_run_state(flow_run_id, State(type=kind))
+
+
+def render(value: Any, payload: dict[str, Any]) -> Any:
+    """A typed parameter as Prefect's server makes it."""
+    if value["__prefect_kind"] == "json":
+        return json.loads(render(value["value"], payload))
+    assert value["__prefect_kind"] == "jinja"
+    return Template(value["template"]).render(event={"payload": payload})
