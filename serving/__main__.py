@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -101,6 +102,7 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: argp
 def resolve(source: ModelSource, uri: ModelURI, cache: Cache | None, environments: frozenset[str]) -> ServedModel:
     """The version a URI names, from the registry or, if that does not answer, the one that played last."""
     models = Models(source, alias=uri.alias, version=uri.version, cache=cache, environments=environments)
+    logging.getLogger("serving").addHandler(logging.NullHandler())  # the notice, below, says what it would
 
     async def find() -> ServedModel:
         await models.poll()

@@ -137,9 +137,8 @@ class Models:
         number = self.snapshot.aliases.get(reference, reference)
         version = self.snapshot.versions.get(number)
         if version is None:
-            known = [*self.snapshot.aliases, *self.snapshot.versions]
             raise UnknownModelError(
-                f"model {self.name} has no version or alias '{reference[:80]}'; there are: {', '.join(known) or 'none'}"
+                f"model {self.name} has no version or alias '{reference[:80]}'{self._registered() or ', and no other'}"
             )
         until, failure = self._failed.get(version.identity, (0.0, None))
         if failure and self._clock() < until:
@@ -233,7 +232,7 @@ class Models:
         current = self.current
         if version is None:
             wanted = f"version {self._pinned}" if self._pinned else f"alias '{self.alias}'"
-            missing = f"model {self.name} has no {wanted}"
+            missing = f"model {self.name} has no {wanted}{self._registered()}"
             self._note(f"{missing}; the last good version plays on" if current else self._how_to_begin(missing))
             return True
         if current and current.version.identity == version.identity:
@@ -345,6 +344,12 @@ class Models:
 
     def _who_plays(self) -> str:
         return f"version {self.current.version.number} plays on" if self.current else "nothing plays"
+
+    def _registered(self) -> str:
+        """The versions there are, each with its aliases, as the end of a sentence."""
+        numbers = sorted(self.snapshot.versions, key=int)
+        named = [" ".join([number, *(f"@{alias}" for alias in self.aliases_of(number))]) for number in numbers]
+        return f" but {', '.join(named)}" if named else ""
 
     def _how_to_begin(self, what: str) -> str:
         alias = self.alias or "champion"

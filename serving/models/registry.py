@@ -1,5 +1,6 @@
 """From a model URI to the bytes of a version: a file, or the registry."""
 
+import difflib
 import re
 import tempfile
 import threading
@@ -13,12 +14,13 @@ from serving.policy import PolicyError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 _URI: Final = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))", re.ASCII)
 DIGEST_TAG: Final = "sha256"
 _LEARNING: Final = "learning"
 _PAGE: Final = 200
+_NEAR: Final = 3
 _KEPT_TAGS: Final = (
     DIGEST_TAG,
     "git_commit",
@@ -152,7 +154,7 @@ class RegistrySource:
         """
         try:
             client = self._connect()
-            model = client.get_registered_model(self.name)
+            model = self._model(client)
             aliases = {alias: str(version) for alias, version in model.aliases.items()}
             if last and aliases == last.aliases and time.monotonic() - self._listed < 30:
                 return last
@@ -160,8 +162,6 @@ class RegistrySource:
         except UnknownModelError:
             raise
         except Exception as error:  # mlflow, requests, urllib3 and sqlalchemy each have their own
-            if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-                raise UnknownModelError(f"the registry has no model {self.name}") from error
             raise RegistryUnavailableError(_sentence(error)) from error
         self._listed = time.monotonic()
         versions = {
@@ -214,6 +214,17 @@ class RegistrySource:
                 return {path.name: path.read_bytes() for path in folder.iterdir()}
         except Exception as error:  # as in `fetch`
             raise RegistryUnavailableError(f"downloading how it learned: {_sentence(error)}") from error
+
+    def _model(self, client: "MlflowClient") -> "RegisteredModel":
+        try:
+            return client.get_registered_model(self.name)
+        except Exception as error:  # of mlflow, which is not imported yet when this file is
+            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            known = [model.name for model in client.search_registered_models(max_results=_PAGE)]
+            near = difflib.get_close_matches(self.name, known, n=_NEAR) or known[:_NEAR]
+            others = f" but {', '.join(near)}" if near else ""
+            raise UnknownModelError(f"the registry has no model {self.name}{others}") from error
 
     def _all_versions(self, client: "MlflowClient") -> "list[ModelVersion]":
         found: list[ModelVersion] = []

@@ -16,6 +16,7 @@ from serving.models.registry import (
 )
 from tests.policies import BALANCES, linear_model
 from tests.serving.conftest import MODEL, LocalRegistry
+from tests.serving.inprocess import two_versions
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -46,8 +47,14 @@ def test_versions_come_from_the_registry_page_by_page(registry: LocalRegistry, m
 
 
 def test_a_registry_without_the_model_says_so(registry: LocalRegistry) -> None:
-    with pytest.raises(UnknownModelError, match="no model nobody"):
+    with pytest.raises(UnknownModelError, match=f"^the registry has no model nobody but {MODEL}$"):
         RegistrySource("nobody").snapshot(None)
+
+
+def test_a_version_that_is_not_there_is_told_beside_those_that_are() -> None:
+    models = Models(two_versions(), alias=None, version="99")
+    asyncio.run(models.poll())
+    assert models.notice.startswith(f"model {MODEL} has no version 99 but 1 @champion, 2 @challenger: run `make train`")
 
 
 def test_a_registry_that_cannot_be_opened_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +144,7 @@ def test_it_waits_swaps_refuses_and_plays_on(tmp_path: Path) -> None:
         assert models.current.version.number == "3"
         assert (models.notice, models.reachable, models.swaps) == ("", True, 2)
         assert (await models.get("1")).version.number == "1"
-        with pytest.raises(UnknownModelError, match="no version or alias 'nine'"):
+        with pytest.raises(UnknownModelError, match=r"no version or alias 'nine' but 1, 2, 3 @champion$"):
             await models.get("nine")
         with pytest.raises(ValueError, match="not a loadable"):
             await models.get("2")
