@@ -34,7 +34,7 @@ class AgentResult:
     judged_return: float | None = None
     """Mean greedy return on the fresh episodes that all nominees of the population play; none where it was none."""
     robustness: float | None = None
-    """Share of episodes held under stress, of a solved agent that was chosen by it."""
+    """Share of episodes held under stress, of a solved agent that was among the last to choose from."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

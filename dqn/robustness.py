@@ -106,7 +106,7 @@ def stress_tests(act: Act, world: World, *, policies: int, episodes: int, seed: 
         return dict(zip(forces, held.mean(2) >= HELD_OF_PUSHED, strict=True))
 
     coarse = _FORCES[::_COARSE]
-    held = play([*CELLS, *map(_single_push, coarse[1:])])
+    held = play([*CELLS, *map(single_push, coarse[1:])])
     survived = {0: np.ones(policies, dtype=np.bool_)} | survivals(coarse[1:], held[len(CELLS) :])
 
     def greatest(policy: int, forces: Iterable[int]) -> int:
@@ -115,7 +115,7 @@ def stress_tests(act: Act, world: World, *, policies: int, episodes: int, seed: 
     lowest = [greatest(policy, coarse) for policy in range(policies)]
     between = [range(low, low + coarse.step, _FORCES.step) for low in lowest]
     fine = sorted({force for forces in between for force in forces[1:]})
-    survived |= survivals(fine, play([*map(_single_push, fine)]))
+    survived |= survivals(fine, play([*map(single_push, fine)]))
     return [
         StressTest(held=held[: len(CELLS), policy], push=greatest(policy, between[policy]))
         for policy in range(policies)
@@ -164,6 +164,7 @@ def holds(
     return (lasted >= steps[:, np.newaxis]).reshape(len(cells), policies, episodes)
 
 
-def _single_push(force: int) -> Cell:
+def single_push(force: int) -> Cell:
+    """One push of so many newtons, and as many steps after it as before."""
     change = World(push_force=float(force), push_interval=SINGLE_PUSH)
     return Cell(name=f"single push {force} N", change=change, steps=2 * SINGLE_PUSH)

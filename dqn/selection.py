@@ -2,7 +2,7 @@
 
 Selection has two stages. Cheap evaluations while training nominate: each agent keeps the network of its best one. Their
 means over a few episodes are lucky ones, the more so the more of them are compared, so that at the end the nominees of
-the population are judged on the same fresh episodes.
+the population are judged on the same fresh episodes. Solved agents go through two such stages under stress.
 """
 
 import dataclasses
@@ -16,16 +16,19 @@ from dqn.config import DQNConfig
 from dqn.evaluation import Act, episodic_returns, interquartile_mean
 from dqn.network import QNetworks
 from dqn.policy import epsilon_greedy, greedy_action
-from dqn.robustness import CELLS, holds
+from dqn.robustness import CELLS, holds, single_push
 from dqn.seeding import SELECTION, stream_seed
 from dqn.spec import environment_spec
 from dqn.state import TrainingState
 from dqn.world import NOMINAL, World
 
 NOMINEES = 8
+FINALISTS = 4
 _OBJECTS = 256
 _STRESS_EPISODES = 20
+_FINAL_EPISODES = 100
 _STRESS_STEPS = 2_000
+_PUSH = single_push(64)  # a few agents in a population withstand it, and next to none more
 
 
 def evaluation_due(config: DQNConfig, updates: int) -> bool:
@@ -94,16 +97,28 @@ def judge(state: TrainingState) -> dict[int, float]:
 
 
 @torch.no_grad()
-def robustness(networks: QNetworks, config: DQNConfig) -> Tensor:
-    """Mean over the cells of the stress test of the share of episodes each agent holds, `[A]`, on selection seeds.
+def robustness(networks: QNetworks, config: DQNConfig, *, episodes: int, heat: int) -> Tensor:
+    """Share of the episodes each agent holds under stress, `[A]`, on the selection seeds of a heat.
 
-    Few episodes, and none longer than 2,000 steps: it ranks agents, the version that comes of it is tested in full.
+    Every cell of the stress test and one single push have as many episodes, none longer than 2,000 steps: it ranks
+    agents, the version that comes of it is tested in full.
     """
-    cells = [dataclasses.replace(cell, steps=min(cell.steps, _STRESS_STEPS)) for cell in CELLS]
-    A, seed = networks.num_agents, stream_seed(config.seed, SELECTION, 0, 1)
-    act = _acting(networks, episodes=_STRESS_EPISODES, seed=seed)
-    held = holds(act, config.world, cells, episodes=A * _STRESS_EPISODES, seed=seed)
-    return torch.from_numpy(held).view(len(cells), A, _STRESS_EPISODES).double().mean((0, 2))
+    cells = [dataclasses.replace(cell, steps=min(cell.steps, _STRESS_STEPS)) for cell in (*CELLS, _PUSH)]
+    seed = stream_seed(config.seed, SELECTION, 0, heat)
+    act = _acting(networks, episodes=episodes, seed=seed)
+    held = holds(act, config.world, cells, policies=networks.num_agents, episodes=episodes, seed=seed)
+    return torch.from_numpy(held).double().mean((0, 2))
+
+
+def finalists(networks: QNetworks, config: DQNConfig) -> dict[int, float]:
+    """Robustness of the most robust of agents `[A]`, by their rows, on fresh episodes.
+
+    Many tie in the few episodes that all play, or are lucky there; a handful plays enough to tell them apart.
+    """
+    ranking = robustness(networks, config, episodes=_STRESS_EPISODES, heat=1)
+    rows = ranking.argsort(descending=True, stable=True)[:FINALISTS]
+    final = robustness(networks.select(rows), config, episodes=_FINAL_EPISODES, heat=2)
+    return dict(zip(rows.tolist(), final.tolist(), strict=True))
 
 
 def retire(state: TrainingState) -> None:

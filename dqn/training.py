@@ -19,7 +19,7 @@ from dqn.policy import episode_epsilon, epsilon_greedy, linear_epsilon
 from dqn.replay import Transition
 from dqn.result import AgentResult, TrainingResult
 from dqn.robustness import ENVIRONMENT as STRESSED
-from dqn.selection import evaluate, evaluation_due, judge, leave, retire, robustness
+from dqn.selection import evaluate, evaluation_due, finalists, judge, leave, retire
 from dqn.state import TrainingState
 
 
@@ -136,7 +136,7 @@ def learn(state: TrainingState, loss: Loss | None = None) -> None:
 
 
 def stressed(result: TrainingResult) -> TrainingResult:
-    """The result with the robustness of its solved agents, where the environment has a stress test.
+    """The result with the robustness of its finalists, where the environment has a stress test.
 
     Solved agents tie at the greatest return and are not alike: this tells them apart.
     """
@@ -145,8 +145,7 @@ def stressed(result: TrainingResult) -> TrainingResult:
     if config.env_id != STRESSED or not solved:
         return result
     with torch_threads(config.num_threads):
-        measured = robustness(result.best.select(torch.tensor(solved)), config).tolist()
-    found = dict(zip(solved, measured, strict=True))
+        found = {solved[row]: held for row, held in finalists(result.best.select(torch.tensor(solved)), config).items()}
     agents = tuple(dataclasses.replace(agent, robustness=found.get(agent.agent)) for agent in result.agents)
     return dataclasses.replace(result, agents=agents)
 

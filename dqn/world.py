@@ -92,8 +92,14 @@ class World:
         return cls(**{name: _as_tuples(value) for name, value in values.items()})
 
     def altered(self, change: "World") -> "World":
-        """With what `change` says in place of its own; what `change` leaves as it is by default stays."""
-        return dataclasses.replace(self, **change.to_dict())
+        """With what `change` says in place of its own; what `change` leaves as it is by default stays.
+
+        A push comes with its interval, whatever that is. Other defaults can be said as ranges: `wind=(0.0, 0.0)`.
+        """
+        given = change.to_dict()
+        if "push_force" in given:
+            given["push_interval"] = change.push_interval
+        return dataclasses.replace(self, **given)
 
     def __str__(self) -> str:
         """For a person: `length 1, wind 2 to 3`, or `nominal`."""

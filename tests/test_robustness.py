@@ -15,7 +15,7 @@ from dqn.evaluation import Act, episodic_returns
 from dqn.metrics import MetricHistory
 from dqn.network import QNetworks
 from dqn.result import AgentResult, TrainingResult
-from dqn.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, altered, holds, stress_test, stress_tests
+from dqn.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, altered, holds, single_push, stress_test, stress_tests
 from dqn.training import stressed
 from dqn.world import World
 
@@ -111,6 +111,8 @@ def test_a_cell_replaces_what_it_names_in_the_world_that_was_trained_in() -> Non
     trained = World(length=1.0, force_mag=-10.0)
     assert altered(trained, CELLS[3]) == World(length=2.0, force_mag=-10.0)
     assert altered(trained, CELLS[0]) == trained
+    pushed = World(push_force=20.0, push_interval=50)
+    assert altered(pushed, CELLS[1]) == World(push_force=40.0, push_interval=100)
 
 
 def test_a_test_is_told_in_a_line_and_survives_json() -> None:
@@ -126,13 +128,15 @@ def test_a_test_is_told_in_a_line_and_survives_json() -> None:
 def test_agents_are_told_apart_in_every_cell_on_the_same_selection_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     played = []
 
-    def held(act: Act, world: World, cells: Sequence[Cell], *, episodes: int, seed: int) -> npt.NDArray[np.bool_]:
-        played.append((world, cells, episodes))
-        actions = act(np.ones((len(cells) * episodes, 4), dtype=np.float32)).reshape(len(cells), 3, 20)
+    def held(
+        act: Act, world: World, cells: Sequence[Cell], *, policies: int, episodes: int, seed: int
+    ) -> npt.NDArray[np.bool_]:
+        played.append((world, cells, policies, episodes))
+        actions = act(np.ones((len(cells) * policies * episodes, 4), dtype=np.float32)).reshape(len(cells), 3, 20)
         assert (actions == np.array([0, 1, 1])[:, np.newaxis]).all(), "each agent acts in its own rows"
         half = np.arange(20) < 10
         of_agents = np.stack([np.zeros(20, dtype=np.bool_), np.ones(20, dtype=np.bool_), half])
-        return np.tile(of_agents.reshape(1, 1, 60), (len(cells), 1, 1))
+        return np.tile(of_agents, (len(cells), 1, 1))
 
     monkeypatch.setattr(selection, "holds", held)
     networks = QNetworks.initialised(seeds=[0, 1, 2], observation_size=4, hidden_sizes=(), num_actions=2)
@@ -142,11 +146,30 @@ def test_agents_are_told_apart_in_every_cell_on_the_same_selection_seeds(monkeyp
             networks.biases[0][..., 0]
         )
     config = DQNConfig(num_agents=3, world=World(length=0.6))
-    assert selection.robustness(networks, config).tolist() == [0.0, 1.0, 0.5]
-    ((world, cells, episodes),) = played
-    assert (world, episodes) == (config.world, 60)
-    assert [cell.change for cell in cells] == [cell.change for cell in CELLS]
-    assert [cell.steps for cell in cells] == [2_000] + [500] * (len(CELLS) - 1)
+    assert selection.robustness(networks, config, episodes=20, heat=1).tolist() == [0.0, 1.0, 0.5]
+    ((world, cells, policies, episodes),) = played
+    assert (world, policies, episodes) == (config.world, 3, 20)
+    assert [cell.change for cell in cells] == [*(cell.change for cell in CELLS), single_push(64).change]
+    assert [cell.steps for cell in cells] == [2_000] + [500] * len(CELLS)
+
+
+def test_the_most_robust_play_another_and_longer_heat(monkeypatch: pytest.MonkeyPatch) -> None:
+    heats = []
+    of_agents = torch.tensor([0.5, 1.0, 0.9, 1.0, 0.8, 0.9, 0.1], dtype=torch.float64)
+
+    def measured(networks: QNetworks, config: DQNConfig, *, episodes: int, heat: int) -> torch.Tensor:
+        agents = networks.biases[0][:, 0, 0].long()
+        heats.append((agents.tolist(), episodes, heat))
+        return of_agents[agents] - (0.01 * agents if heat == 2 else 0.0)
+
+    monkeypatch.setattr(selection, "robustness", measured)
+    networks = QNetworks.initialised(seeds=range(7), observation_size=4, hidden_sizes=(), num_actions=2)
+    with torch.no_grad():
+        networks.biases[0][:, 0, 0] = torch.arange(7)
+    found = selection.finalists(networks, DQNConfig(num_agents=7))
+    assert found == pytest.approx({1: 0.99, 3: 0.97, 2: 0.88, 5: 0.85})
+    assert heats == [([0, 1, 2, 3, 4, 5, 6], 20, 1), ([1, 3, 2, 5], 100, 2)]
+    assert list(selection.finalists(networks.select(torch.tensor([4])), DQNConfig(num_agents=1))) == [0]
 
 
 def result(config: DQNConfig, solved: list[bool]) -> TrainingResult:
@@ -171,20 +194,20 @@ def result(config: DQNConfig, solved: list[bool]) -> TrainingResult:
 def test_of_solved_agents_the_most_robust_is_chosen_and_of_equals_the_quickest(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def measured(networks: QNetworks, config: DQNConfig) -> torch.Tensor:
+    def measured(networks: QNetworks, config: DQNConfig) -> dict[int, float]:
         asked.append(networks.num_agents)
-        return torch.tensor([0.5, 0.9, 0.9], dtype=torch.float64)
+        return {0: 0.5, 2: 0.9, 3: 0.9}
 
-    monkeypatch.setattr(training, "robustness", measured)
-    config = DQNConfig(num_agents=4)
-    trained = stressed(result(config, [True, False, True, True]))
-    assert [agent.robustness for agent in trained.agents] == [0.5, None, 0.9, 0.9]
-    assert trained.best_agent == 3
-    assert asked == [3]
+    monkeypatch.setattr(training, "finalists", measured)
+    config = DQNConfig(num_agents=5)
+    trained = stressed(result(config, [True, False, True, True, True]))
+    assert [agent.robustness for agent in trained.agents] == [0.5, None, None, 0.9, 0.9]
+    assert trained.best_agent == 4
+    assert asked == [4]
     unsolved = stressed(result(config, [False] * 4))
     assert unsolved.best_agent == 0
     assert stressed(result(DQNConfig(env_id="Acrobot-v1", num_agents=1), [True])).agents[0].robustness is None
-    assert asked == [3]
+    assert asked == [4]
 
 
 def test_what_is_told_has_no_more_words_than_a_tag_takes() -> None:

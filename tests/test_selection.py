@@ -12,7 +12,7 @@ from dqn.evaluation import Act, episodic_returns
 from dqn.metrics import POPULATION
 from dqn.network import QNetworks
 from dqn.robustness import Cell
-from dqn.selection import evaluate, evaluation_due, greedy_returns, judge, retire, robustness
+from dqn.selection import evaluate, evaluation_due, finalists, greedy_returns, judge, retire
 from dqn.state import TrainingState
 from dqn.world import World
 
@@ -184,13 +184,15 @@ def test_every_evaluation_draws_new_episodes(small_config: Make, monkeypatch: py
     evaluate(state)  # a second time after the same update: nothing new to see
     judge(state)
 
-    def held(act: Act, world: World, cells: Sequence[Cell], *, episodes: int, seed: int) -> npt.NDArray[np.bool_]:
+    def held(
+        act: Act, world: World, cells: Sequence[Cell], *, policies: int, episodes: int, seed: int
+    ) -> npt.NDArray[np.bool_]:
         seeds.append(seed)
-        return np.ones((len(cells), 1, episodes), dtype=np.bool_)
+        return np.ones((len(cells), policies, episodes), dtype=np.bool_)
 
     monkeypatch.setattr(selection, "holds", held)
-    robustness(state.best, config)
-    assert len(set(seeds)) == len(seeds) == 3 * 3 + 2
+    finalists(state.best, config)
+    assert len(set(seeds)) == len(seeds) == 3 * 3 + 3
 
 
 def judging(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from typing import Any
 
@@ -30,6 +31,15 @@ def test_says_what_it_is() -> None:
         "length 0.25 to 0.75, force_mag -10, push_interval 50 to 150, action_delay 1 to 3, "
         "sensor_bias [0, 0, -0.1 to 0.1, 0]"
     )
+
+
+def test_a_change_takes_the_place_of_what_it_names() -> None:
+    world = World(length=0.7, wind=2.0, push_force=20.0, push_interval=50, action_delay=2)
+    assert world.altered(NOMINAL) == world
+    assert world.altered(World(length=0.5, wind=(0.0, 0.0))) == dataclasses.replace(world, length=0.5, wind=(0.0, 0.0))
+    assert world.altered(World(push_interval=60)) == dataclasses.replace(world, push_interval=60)
+    pushed = world.altered(World(push_force=40.0))
+    assert pushed == dataclasses.replace(world, push_force=40.0, push_interval=100), "a push has its own interval"
 
 
 @pytest.mark.parametrize(
