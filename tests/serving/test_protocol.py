@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import json
+import zlib
 from typing import Any
 
 import msgspec
@@ -111,6 +112,7 @@ def test_what_a_client_sent_is_repeated_up_to_forty_letters(request_: dict[str, 
         ({"extra": 1}, "unknown field `extra`"),
         ({"shape": [4]}, r"must have shape \[batch, 4\]"),
         ({"shape": [1, 5]}, r"must have shape \[batch, 4\]"),
+        ({"shape": list(range(12))}, r"got \[0, 1, 2, 3, 4, 5, 6, 7, 8\]$"),
         ({"shape": [-1, 4]}, "with a batch of 1 or more, got"),
         ({"shape": [0, 4], "data": []}, "with a batch of 1 or more"),
         ({"shape": [True, 4]}, r"Expected `int`, got `bool` - at `\$.inputs\[0\].shape\[0\]`"),
@@ -183,8 +185,10 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
         (15, b"x" * 15, 0, "takes 16 bytes, 'binary_data_size' is 15"),
         (None, b"x" * 16, 0, "no input has a 'binary_data_size'"),
         (16, b"x" * 16, "-1", "must be a whole number"),
-        (16, b"x" * 16, "9" * 40, "must be a whole number"),
-        (16, b"", "99999", "the body has"),
+        (16, b"x" * 16, "9" * 10, "must be a whole number"),
+        (16, b"x" * 16, "\u0661\u0666", "must be a whole number"),
+        (16, b"", "9" * 9, "the body has"),
+        (16, b"", 0, "0 bytes follow the JSON"),
         (16, np.full(4, np.nan, "<f4").tobytes(), 0, "NaN or infinity"),
     ],
 )
@@ -252,20 +256,25 @@ def test_bodies_are_bounded_in_size_and_time(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("serving.web.bodies.BODY_SECONDS", 0.05)
     assert read([b"a", b"b"]) == b"ab"
     assert read([b"x" * MAX_BODY]) == b"x" * MAX_BODY
-    gzipped = (b"content-encoding", b"gzip")
-    assert read([gzip.compress(b"hello")], gzipped) == b"hello"
+    gzipped, deflated = ((b"content-encoding", encoding) for encoding in (b"gzip", b"Deflate "))
+    assert read([gzip.compress(b"hello")], gzipped) == read([zlib.compress(b"hello")], deflated) == b"hello"
+    largest = b"x" * MAX_BODY
+    assert read([largest], (b"content-length", b"1048576")) == read([gzip.compress(largest)], gzipped) == largest
     refused = [
         (413, [b""], (b"content-length", b"1048577")),
         (413, [b"x" * MAX_BODY, b"x"], (b"x", b"")),
         (413, [gzip.compress(b"x" * (MAX_BODY + 1))], gzipped),
         (400, [b"not gzip"], gzipped),
         (400, [gzip.compress(b"hello")[:-3]], gzipped),
+        (400, [gzip.compress(b"hello") + b"more"], gzipped),
         (415, [b""], (b"content-encoding", b"br")),
     ]
     for status, chunks, header in refused:
         with pytest.raises(RequestError) as caught:
             read(chunks, header)
         assert caught.value.status == status
+    with pytest.raises(RequestError, match="this one has more"):  # nobody waits for the rest of it
+        read([largest, b"x"], ends=False)
     with pytest.raises(RequestError, match="did not end within") as caught:
         read([b"x"], ends=False)
     assert caught.value.status == 408
@@ -276,4 +285,6 @@ def test_long_answers_are_compressed_on_request() -> None:
     packed, encoding = compress(long, b"gzip, deflate")
     assert (gzip.decompress(packed), encoding) == (long, b"gzip")
     assert compress(long, b"br") == (long, b"")
-    assert compress(b"short", b"gzip") == (b"short", b"")
+    short = b"x" * 1023
+    assert compress(short, b"gzip") == (short, b"")
+    assert compress(short + b"x", b"gzip")[1] == b"gzip"
