@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
@@ -17,6 +18,7 @@ from serving.live.commands import Pause, PushCart, Restart, SingleStep
 from serving.live.show import Show
 from serving.live.viewers import Viewer
 from serving.web.application import App
+from serving.web.security import Webhooks
 from tests.serving.test_bounds import client_of, infer
 
 SHOW = "ws://localhost/api/show"
@@ -236,3 +238,27 @@ def test_a_secret_guards_the_webhook(tmp_path: Path) -> None:
     assert client.post(path, content=payload, headers=headers).json() == {"accepted": True}
     assert app.models._refresh.is_set()
     assert client.post(path, content=payload, headers=headers).status_code == 409
+
+
+def test_a_delivery_is_taken_once_within_five_minutes_of_this_clock() -> None:
+    webhooks = Webhooks("hush")
+
+    def deliver(delivery: str, stamp: str, now: float, scheme: str = "v1") -> int:
+        digest = hmac.new(b"hush", f"{delivery}.{stamp}.{{}}".encode(), hashlib.sha256).digest()
+        headers = {
+            "x-mlflow-delivery-id": delivery,
+            "x-mlflow-timestamp": stamp,
+            "x-mlflow-signature": f"{scheme},{base64.b64encode(digest).decode()}",
+        }
+        try:
+            webhooks.check(headers, b"{}", now)
+        except HTTPException as error:
+            return error.status_code
+        return 200
+
+    assert [deliver(str(now), "1000", now) for now in (699.0, 700.0, 1300.0, 1301.0)] == [401, 200, 200, 401]
+    assert deliver("a", "soon", 1000.0) == deliver("a", "-1", 0.0) == deliver("a", "1000", 1000.0, "v2") == 401
+    assert [deliver("a", str(int(now)), now) for now in (2000.0, 2000.0, 2300.0)] == [200, 409, 409]
+    assert len(webhooks._seen) == 1, "those of ten minutes ago are forgotten, whose timestamp would be refused"
+    assert [deliver(name, "2600", 2600.0) for name in ("b", "a")] == [200, 409]
+    assert [deliver(name, "2601", 2601.0) for name in ("c", "a")] == [200, 200]
