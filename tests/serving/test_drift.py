@@ -123,6 +123,12 @@ def test_a_version_of_another_world_notices_the_nominal_one(own: World) -> None:
     assert played.alarms
 
 
+def test_of_ranges_the_middle_is_predicted_and_what_is_not_said_is_gymnasiums() -> None:
+    found = CartPole.of(World(length=(0.2, 0.8), force_mag=(-9.0, -3.0), tau=0.03))
+    own = CartPole(length=0.5, masspole=0.1, masscart=1.0, gravity=9.8, force_mag=-6.0, tau=0.03)
+    assert found == own
+
+
 def test_what_comes_at_random_is_not_predicted() -> None:
     assert can_predict("CartPole-v1", World(push_force=10.0, action_delay=2))
     assert not can_predict("CartPole-v1", World(action_delay=(0, 2)))
