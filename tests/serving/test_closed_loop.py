@@ -319,20 +319,26 @@ def test_returns_that_fall_are_a_drift_in_any_environment(theatre: Theatre, monk
     theatre.swap(SWINGS, World(), properties=ACROBOT, actions=3)
     theatre.play(1)
     assert theatre.loop._steps is None
-    played = iter([-100.0] * 15 + [-500.0] * 6 + [-110.0, -110.0, -111.0, -110.0, -110.0, -110.0])
+    played = iter(
+        [-100.0] * 15 + [-500.0] * 12 + [-300.0] + [-500.0] * 2 + [-110.0, -110.0, -111.0, -110.0, -110.0, -110.0]
+    )
     template = theatre.show.players[0].last
     served = theatre.show.players[0].served
     assert template
 
-    def end_episode() -> None:
+    def end_episode(push: float = 0.0) -> None:
         last = dataclasses.replace(template, index=9, episodic_return=next(played), terminated=True)
-        theatre.loop.observe(served, 1, dataclasses.replace(template, index=0, terminated=False, truncated=False))
+        first = dataclasses.replace(template, index=0, push=push, terminated=False, truncated=False)
+        theatre.loop.observe(served, 1, first)
         theatre.loop.observe(served, 1, last)
 
     for _ in range(15):
         end_episode()
     assert theatre.loop.drift is None
-    for _ in range(6):
+    for push in [9.0] * 8 + [0.0] * 4 + [-9.0]:
+        end_episode(push)
+    assert theatre.loop.drift is None, "who is pushed may fall"
+    for _ in range(2):
         end_episode()
     assert theatre.loop.drift
     assert theatre.loop.drift.finding == "returns have fallen: -500, -500, -500 lately, -100 is usual"
