@@ -58,10 +58,7 @@ def interquartile_mean(values: Floats) -> float:
 
     Each value weighs in by how much of its 1/N share lies between the quartiles, so N need not divide by four.
     """
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    edges = np.arange(len(ordered) + 1) / len(ordered)
-    weights = np.diff(np.clip(edges, 0.25, 0.75))
-    return float(np.average(ordered, weights=weights))
+    return float(_interquartile_means(np.asarray(values, dtype=np.float64)))
 
 
 def bootstrap_interval(
@@ -70,6 +67,12 @@ def bootstrap_interval(
     """Percentile bootstrap interval of the interquartile mean of `values` `[N]`."""
     generator = np.random.default_rng(seed)
     samples = generator.choice(np.asarray(values, dtype=np.float64), size=(resamples, len(values)))
-    means = np.sort([interquartile_mean(sample) for sample in samples])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(_interquartile_means(samples), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _interquartile_means(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Of samples `[..., N]`, `[...]`."""
+    N = samples.shape[-1]
+    weights = np.diff(np.clip(np.arange(N + 1) / N, 0.25, 0.75))
+    return np.asarray(np.average(np.sort(samples, axis=-1), axis=-1, weights=weights))

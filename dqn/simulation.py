@@ -17,6 +17,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from dqn.cartpole import CARTPOLES, GYMNASIUMS
 from dqn.spec import EnvironmentUnsupportedError, environment_spec, unsupported
 from dqn.world import ENTRYWISE, NOMINAL, WHOLE, World
 
@@ -61,8 +62,8 @@ def make_vec(
 ) -> VectorEnv[Any, Any, Any]:
     """As many environments in a world, side by side, which reset an ended episode at the next step.
 
-    The environment's own vector implementation is used where it is in arrays, Gymnasium's SyncVectorEnv otherwise; in
-    the nominal world they are Gymnasium's own objects.
+    The environment's own vector implementation is used where it is in arrays, Gymnasium's SyncVectorEnv otherwise; of
+    CartPole it is `CartPoles`, which gives Gymnasium's numbers.
 
     Args:
         env_id: a registered Gymnasium environment with a time limit.
@@ -77,6 +78,8 @@ def make_vec(
     spec = environment_spec(env_id)
     if max_episode_steps is not None:
         spec = dataclasses.replace(spec, max_episode_steps=max_episode_steps)
+    if spec.vector_entry_point == GYMNASIUMS:
+        spec = dataclasses.replace(spec, vector_entry_point=CARTPOLES)
     try:
         if spec.vector_entry_point is not None:
             envs = gym.make_vec(spec, num_envs=num_envs * len(worlds), vectorization_mode="vector_entry_point")

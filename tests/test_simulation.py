@@ -10,7 +10,8 @@ import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
 from gymnasium.vector import VectorEnv
 
-from dqn.simulation import WorldEnv, WorldVectorEnv, make, make_vec, narrowed
+from dqn.cartpole import CartPoles
+from dqn.simulation import WorldEnv, make, make_vec, narrowed
 from dqn.spec import EnvironmentUnsupportedError
 from dqn.world import NOMINAL, World
 
@@ -22,20 +23,42 @@ def gymnasiums(num_envs: int) -> Envs:
     return gym.make_vec("CartPole-v1", num_envs=num_envs, vectorization_mode="vector_entry_point")
 
 
-def test_the_nominal_world_is_gymnasiums_own_object() -> None:
-    assert type(make_vec("CartPole-v1", num_envs=2)) is CartPoleVectorEnv
+def test_the_nominal_world_has_no_wrapper() -> None:
+    assert type(make_vec("CartPole-v1", num_envs=2)) is CartPoles
     assert type(make_vec("Acrobot-v1", num_envs=2).envs[0].unwrapped).__name__ == "AcrobotEnv"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("world", [NOMINAL, EXPLICIT])
 def test_gymnasiums_values_give_gymnasiums_episodes_bit_for_bit(world: World) -> None:
-    ours, theirs = WorldVectorEnv(gymnasiums(50), world), gymnasiums(50)
+    play_alike(make_vec("CartPole-v1", world, num_envs=50), gymnasiums(50))
+
+
+def test_steps_are_gymnasiums_whatever_the_parameters() -> None:
+    generator = np.random.default_rng(1)
+    ours, theirs = CartPoles(50), gymnasiums(50)
+    for name in ("length", "masspole", "total_mass", "polemass_length", "gravity", "force_mag", "tau"):
+        drawn = getattr(ours, name) * generator.uniform(0.5, 2.0, 50)
+        setattr(ours, name, drawn)
+        setattr(theirs, name, drawn)
+    play_alike(ours, theirs)
+
+
+def play_alike(ours: Envs, theirs: Envs) -> None:
+    """Play both with the same actions, through ends of both kinds, in which they must not differ."""
     generator = np.random.default_rng(0)
+    for envs in (ours, theirs):
+        envs.unwrapped.max_episode_steps = 30  # type: ignore[attr-defined]
+        envs.unwrapped.x_threshold = 0.3  # type: ignore[attr-defined]
     assert np.array_equal(ours.reset(seed=3)[0], theirs.reset(seed=3)[0])
+    ended = np.zeros(2)
     for action in generator.integers(0, 2, (200, 50)):
-        for own, given in zip(ours.step(action)[:4], theirs.step(action)[:4], strict=True):
-            assert np.array_equal(own, given)
-            assert own.dtype == given.dtype
+        own, given = ours.step(action)[:4], theirs.step(action)[:4]
+        for mine, other in zip(own, given, strict=True):
+            assert np.array_equal(mine, other)
+            assert mine.dtype == other.dtype
+        ended += own[2].sum(), own[3].sum()
+    assert ended.all(), "no pole fell, or no episode lasted: the test tests less than it says"
+    assert np.array_equal(ours.unwrapped.state, theirs.unwrapped.state)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
