@@ -22,6 +22,7 @@ from dqn.world import NOMINAL, World
 from flows import registry
 from flows.adaptation import Adaptation, RefusedError, TakenError, begin_adaptation, end_adaptation
 from flows.attempt import Attempt, StaleAttemptError, begin, fenced
+from flows.endings import failing
 from flows.evaluation import evaluate, evaluate_elsewhere, play, threshold_of
 from flows.flow_run import flow_run_id
 from flows.memory import passing_version
@@ -34,7 +35,7 @@ from flows.report import report
 from flows.show import ADAPTATION_TAG, SHOW_TAG, Show, as_experience
 from flows.stage import stage
 from flows.stages import export, finish, register, test_agents, train
-from flows.tracking import complete_runs, connect, failing, one_line, open_run
+from flows.tracking import complete_runs, connect, one_line, open_run
 
 Mode = Literal["automatic", "approve", "off"]
 

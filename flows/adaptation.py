@@ -11,9 +11,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE, MLFLOW_
 
 from flows.attempt import Attempt, StaleAttemptError, begin, fenced
 from flows.flow_run import flow_run_id
+from flows.provenance import git_commit
 from flows.show import ADAPTATION_TAG, SHOW_TAG, Show
 from flows.stage import stage
-from flows.tracking import connect, git_commit
+from flows.tracking import connect
 
 TIMELINE: Final = "timeline.json"
 MODEL_TAG: Final = "adaptation.model"

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -65,17 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     note(announcement(chosen))
     if warning:
         note(f"warning: {warning}")
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        return run(chosen)
-    except Terminated as error:
-        return fail(error, TERMINATED, "terminated")
-    except KeyboardInterrupt as error:
-        return fail(error, INTERRUPTED, "interrupted")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return attended(lambda: run(chosen))
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -178,8 +168,25 @@ def _overrides(arguments: Arguments) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value != getattr(preset, name)}
 
 
-def terminate(signum: int, frame: object) -> None:
-    """What SIGTERM does: end as Ctrl-C does."""
+def attended(run: Callable[[], int]) -> int:
+    """Run what a person waits for at a terminal: without the tools' own chatter, and until Ctrl-C or SIGTERM at most.
+
+    Returns its exit code, or that of the interruption.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return run()
+    except Terminated as error:
+        return fail(error, TERMINATED, "terminated")
+    except KeyboardInterrupt as error:
+        return fail(error, INTERRUPTED, "interrupted")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(signum: int, frame: object) -> None:
     raise Terminated
 
 

@@ -24,10 +24,11 @@ from dqn.result import AgentResult, TrainingResult
 from dqn.state import TrainingState
 from flows.attempt import Attempt, check, fenced
 from flows.curves import Curves
+from flows.endings import end_runs
 from flows.metric_writer import MetricWriter, read_watermarks
 from flows.parameters import InputError
 from flows.phases import say
-from flows.tracking import TRAINED_TAG, PopulationRuns, end_runs, find_run
+from flows.tracking import TRAINED_TAG, PopulationRuns, find_run
 
 _DIRECTORY: Final = "population"
 _RESULT_FILE: Final = f"{_DIRECTORY}/result.json"

@@ -27,6 +27,7 @@ from dqn.state import TrainingState
 from dqn.training import stressed
 from flows import registry
 from flows.attempt import Attempt, check, fenced
+from flows.endings import end_runs
 from flows.flow_run import flow_run_id
 from flows.learning import keep_learning
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
@@ -36,7 +37,6 @@ from flows.tracking import (
     FLOW_RUN_TAG,
     TRAINED_TAG,
     connect,
-    end_runs,
     find_run,
     one_line,
     read_config,

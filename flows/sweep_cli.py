@@ -1,8 +1,6 @@
 """`python -m flows.sweep`: arguments, the quiet environment of a terminal, and errors as one sentence."""
 
 import logging
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ import tyro
 
 from dqn.config import ConfigError
 from dqn.presets import PresetName
-from flows.cli import BAD_INPUT, ENVIRONMENT, INTERRUPTED, TERMINATED, Terminated, fail, terminate
+from flows.cli import BAD_INPUT, attended, fail
 from flows.flow_run import PrefectError, api_is_named
 from flows.phases import phase
 
@@ -55,17 +53,7 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, search, report; returns the exit code."""
     chosen = parse(sys.argv[1:] if argv is None else list(argv))
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        return run(chosen)
-    except Terminated as error:
-        return fail(error, TERMINATED, "terminated")
-    except KeyboardInterrupt as error:
-        return fail(error, INTERRUPTED, "interrupted")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return attended(lambda: run(chosen))
 
 
 def parse(argv: Sequence[str]) -> Arguments:

@@ -1,15 +1,12 @@
 """The MLflow runs of a population: a parent, and a child an agent."""
 
-import getpass
 import logging
 import os
 import sqlite3
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 import mlflow
@@ -28,9 +25,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from dqn.config import DQNConfig
 from dqn.metrics import POPULATION
 from dqn.presets import PresetName
-from flows.attempt import Attempt, StaleAttemptError, check, fenced
-from flows.flow_run import deployment_id, flow_run_id
+from flows.attempt import Attempt, fenced
 from flows.parameters import InputError
+from flows.provenance import git_commit, user
 from flows.run_labels import description, params, run_name
 
 CONFIG_FILE: Final = "population/config.json"
@@ -108,7 +105,7 @@ def open_run(
         **flow_run,
         _POPULATION_TAG: f"{config.num_agents} agents",
         MLFLOW_GIT_COMMIT: git_commit(),
-        MLFLOW_USER: _user(),
+        MLFLOW_USER: user(),
         MLFLOW_SOURCE_NAME: "flows/train.py",
         MLFLOW_RUN_NOTE: description(config, preset),
         "preset": preset,
@@ -180,47 +177,6 @@ def describe_run(client: MlflowClient, attempt: Attempt, results: str) -> None:
 
 
 @contextmanager
-def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterator[None]:
-    """End the runs of a block that does not succeed: FAILED, or KILLED where it was interrupted from outside.
-
-    The error leaves with a note that says how to go on, where that is possible. A stale attempt ends nothing: the runs
-    are another's.
-    """
-    try:
-        yield
-    except StaleAttemptError as error:
-        print(f"stopped: {error}")
-        raise
-    except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        resumable = checkpoint.exists()
-        try:
-            check(client, attempt)
-            runs = read_runs(client, attempt)
-            end_runs(client, attempt, (runs.parent, *_still_running(client, runs)), status)
-            resumable |= TRAINED_TAG in client.get_run(runs.parent).data.tags
-        except (Exception, StaleAttemptError) as second:  # the first error is the one to report
-            error.add_note(f"the run could not be marked {status}: {one_line(second)}")
-        if resumable:
-            error.add_note(f"resume with: {_resuming(attempt)}")
-        raise
-
-
-def _resuming(attempt: Attempt) -> str:
-    """The command that goes on with runs; only the worker has the checkpoint of a deployment's."""
-    if deployment_id():
-        return f"prefect flow-run retry {flow_run_id()}"
-    return f'make train ARGS="--resume {attempt.run_id}"'
-
-
-def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], status: str) -> None:
-    """Set the status runs end with."""
-    for run_id in run_ids:
-        with unless_deleted(client, run_id):
-            fenced(client, attempt).set_terminated(run_id, status)
-
-
-@contextmanager
 def unless_deleted(client: MlflowClient, run_id: str) -> Iterator[None]:
     """A write to a run that somebody may have deleted: then it is left out, with a warning, and the others go on."""
     try:
@@ -229,17 +185,6 @@ def unless_deleted(client: MlflowClient, run_id: str) -> Iterator[None]:
         if not _is_deleted(client, run_id):
             raise
         logger.warning("run %s was deleted: nothing more is written to it", run_id)
-
-
-def git_commit() -> str:
-    """Commit this code is at: `GIT_COMMIT` where an image sets it, else what git says; "+changes" if edited since."""
-    if commit := os.environ.get("GIT_COMMIT"):
-        return commit
-    try:
-        commit, changes = (_git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit + ("+changes" if changes else "")
 
 
 def one_line(error: BaseException) -> str:
@@ -258,19 +203,6 @@ def _check_file(uri: str) -> None:
         return
     with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
         connection.execute("BEGIN IMMEDIATE")
-
-
-def _user() -> str:
-    """Who trains; a container may be run by a number without a name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
-
-
-def _git(*arguments: str) -> str:
-    command = ("git", "-C", str(Path(__file__).parent), *arguments)
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 # fixed words
 
 
 def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
@@ -312,13 +244,9 @@ def _children(
         if agent not in children:
             tags = {
                 MLFLOW_PARENT_RUN_ID: parent,
-                MLFLOW_USER: _user(),
+                MLFLOW_USER: user(),
                 _AGENT_TAG: str(agent),
                 "seed": str(config.seed),
             }
             children[agent] = fenced(client, attempt).create_run(experiment, tags=tags, run_name=f"agent {agent:02d}")
     return tuple(children[agent] for agent in range(config.num_agents))
-
-
-def _still_running(client: MlflowClient, runs: PopulationRuns) -> tuple[str, ...]:
-    return tuple(child for child in runs.children if client.get_run(child).info.status == "RUNNING")

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 
 from dqn.presets import PresetName
 from flows.attempt import Attempt, begin
+from flows.endings import failing
 from flows.evaluation import evaluate
 from flows.flow_run import flow_run_id
 from flows.parameters import ConfigOverrides, InputError, check_trainable
@@ -20,7 +21,7 @@ from flows.registry import model_name
 from flows.report import report
 from flows.stage import stage
 from flows.stages import export, finish, register, test_agents, train
-from flows.tracking import complete_runs, connect, failing, find_run, open_run, read_config
+from flows.tracking import complete_runs, connect, find_run, open_run, read_config
 from flows.warm_start import WARM_START_TAG, find_version
 
 NO_OVERRIDES = ConfigOverrides()

@@ -10,8 +10,27 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from dqn.config import DQNConfig
+
 Observation = npt.NDArray[np.float32]
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
+
+QUICK = DQNConfig(
+    num_agents=2,
+    num_envs=8,
+    hidden_sizes=(32,),
+    batch_size=64,
+    replay_capacity=5_000,
+    gamma=0.9,
+    epsilon_end=1.0,
+    learning_rate=1e-2,
+    learning_rate_end=1e-4,
+    learning_rate_decay_updates=600,
+    target_update_interval=10,
+    max_updates=600,
+    eval_interval=10_000,
+)
+"""Learns any of them in a second."""
 
 
 class Probe(gym.Env[Observation, np.int64]):

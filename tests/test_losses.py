@@ -7,32 +7,16 @@ from functools import partial
 import pytest
 import torch
 
-from dqn.config import DQNConfig
 from dqn.learner import Loss
 from dqn.losses import munchausen, quantile_huber
 from dqn.network import QNetworks
 from dqn.replay import Batch
 from dqn.training import train
-
-PROBE = DQNConfig(
-    num_agents=2,
-    num_envs=8,
-    hidden_sizes=(32,),
-    batch_size=64,
-    replay_capacity=5_000,
-    gamma=0.9,
-    epsilon_end=1.0,
-    learning_rate=1e-2,
-    learning_rate_end=1e-4,
-    learning_rate_decay_updates=600,
-    target_update_interval=10,
-    max_updates=600,
-    eval_interval=10_000,
-)
+from tests.probes import QUICK
 
 
 def trained(probe: str, loss: Loss, num_quantiles: int = 1) -> QNetworks:
-    config = dataclasses.replace(PROBE, env_id=f"Probe{probe}-v0", num_quantiles=num_quantiles)
+    config = dataclasses.replace(QUICK, env_id=f"Probe{probe}-v0", num_quantiles=num_quantiles)
     return train(config, loss=loss).final
 
 

@@ -9,8 +9,9 @@ from mlflow.exceptions import MlflowException
 
 from dqn.config import DQNConfig
 from flows.attempt import Attempt, StaleAttemptError, begin, check, fenced
+from flows.endings import end_runs, failing
 from flows.parameters import InputError
-from flows.tracking import complete_runs, end_runs, failing, find_run, open_run, read_config, read_runs
+from flows.tracking import complete_runs, find_run, open_run, read_config, read_runs
 from tests.faults import Breaking
 
 

@@ -18,24 +18,9 @@ from dqn.result import TrainingResult
 from dqn.seeding import SELECTION, TEST, TRAINING, stream_seed
 from dqn.state import TrainingState
 from dqn.training import train
+from tests.probes import QUICK
 
 Make = Callable[..., DQNConfig]
-
-PROBE = DQNConfig(
-    num_agents=2,
-    num_envs=8,
-    hidden_sizes=(32,),
-    batch_size=64,
-    replay_capacity=5_000,
-    gamma=0.9,
-    epsilon_end=1.0,
-    learning_rate=1e-2,
-    learning_rate_end=1e-4,
-    learning_rate_decay_updates=600,
-    target_update_interval=10,
-    max_updates=600,
-    eval_interval=10_000,
-)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +37,13 @@ PROBE = DQNConfig(
 def test_known_values_are_learned(
     probe: str, observation: list[float], expected: list[list[float]], n_step: int
 ) -> None:
-    result = train(dataclasses.replace(PROBE, env_id=f"Probe{probe}-v0", n_step=n_step))
+    result = train(dataclasses.replace(QUICK, env_id=f"Probe{probe}-v0", n_step=n_step))
     q_values = result.final(torch.tensor(observation).view(1, -1, 1).expand(2, -1, 1))
     torch.testing.assert_close(q_values, torch.tensor(expected).expand(2, -1, -1), rtol=0.05, atol=0.05)
 
 
 def test_rewards_are_scaled_before_learning() -> None:
-    result = train(dataclasses.replace(PROBE, env_id="ProbeDelayedReward-v0", reward_scale=0.1, max_updates=400))
+    result = train(dataclasses.replace(QUICK, env_id="ProbeDelayedReward-v0", reward_scale=0.1, max_updates=400))
     q_values = result.final(torch.tensor([0.0, 1.0]).view(1, -1, 1).expand(2, -1, 1))
     torch.testing.assert_close(q_values[..., 0], torch.tensor([[0.09, 0.1]]).expand(2, -1), rtol=0.05, atol=0.005)
     returns = [float(result.metrics.series("train/episodic_return", agent)[1].mean()) for agent in range(2)]
@@ -66,7 +51,7 @@ def test_rewards_are_scaled_before_learning() -> None:
 
 
 def test_the_article_takes_a_time_limit_for_an_end() -> None:
-    result = train(dataclasses.replace(PROBE, env_id="ProbeEndlessReward-v0", bootstrap_on_truncation=False))
+    result = train(dataclasses.replace(QUICK, env_id="ProbeEndlessReward-v0", bootstrap_on_truncation=False))
     q_value = float(result.final(torch.zeros(2, 1, 1)).mean())
     assert 1.0 < q_value < 1 + 0.9 + 0.81 + 0.729 + 0.6561  # no more than the five steps to the limit
 

@@ -18,10 +18,11 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from flows.pictures import draw
+from flows.provenance import git_commit
 from flows.search.confirm import Confirmation
 from flows.search.figures import figures
 from flows.search.study import SweepConfig, configuration, ranking, returns_by_rung
-from flows.tracking import experiment_of, git_commit
+from flows.tracking import experiment_of
 
 STUDY_TAG: Final = "study"
 TRIALS_FILE: Final = "trials.json"
