@@ -45,7 +45,7 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
         randomisation=World(
             push_force=(30.0, 60.0),
             push_interval=(100, 200),
-            length=(0.5, 1.2),
+            length=(0.5, 1.35),
             gravity=(9.8, 14.0),
             sensor_bias=(0.0, 0.0, (-0.045, 0.045), 0.0),
         ),
