@@ -19,10 +19,12 @@ from dqn.experience import Experience
 from dqn.world import NOMINAL, World
 from flows import adapt, adaptation, registry
 from flows.adapt import adapt_policy
-from flows.adaptation import EXPERIMENT, OUTCOME_TAG, TIMELINE
+from flows.adaptation import EXPERIMENT, OUTCOME_TAG, TIMELINE, RefusedError, TakenError
+from flows.attempt import Attempt
 from flows.evaluation import evaluate
 from flows.parameters import InputError
 from flows.registry import CHAMPION, PREVIOUS, WORLD_TAG
+from flows.show import Show
 from tests.living import balancing, live
 from tests.policies import BALANCES, PROPERTIES, linear_model
 
@@ -293,6 +295,43 @@ def test_it_can_be_turned_off_bounded_and_is_done_once(playing: Playing, store: 
     told = len(playing.told)
     assert run(playing, "once") == ("taken", "flow run another flow run is adapting to this drift already")
     assert len(playing.told) == told, "the page is the other's"
+
+
+def test_so_many_adaptations_begin_within_an_hour_and_each_is_begun_once(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(drift: str) -> str:
+        show = Show(url="http://127.0.0.1:9", drift=drift)
+        run_id: str = adaptation.begin_adaptation.fn(show, "dqn-hourly", "", 2).run_id
+        return run_id
+
+    first, second = begun("first"), begun("second")
+    assert begun("first") == first, "it goes on"
+    with pytest.raises(RefusedError, match="2 adaptations of dqn-hourly began within an hour, at most 2 may"):
+        begun("third")
+    store.set_tag(second, adaptation.BY_TAG, "another flow run")
+    with pytest.raises(TakenError, match="flow run another flow run is adapting to this drift already"):
+        begun("second")
+    now = time.time
+    monkeypatch.setattr("flows.adaptation.time.time", lambda: now() + 3_590)
+    with pytest.raises(RefusedError):
+        begun("third")
+    monkeypatch.setattr("flows.adaptation.time.time", lambda: now() + 3_660)
+    assert begun("third") not in (first, second)
+    store.set_terminated(second, "FAILED")
+    assert begun("second") not in (first, second), "what another failed at is tried again"
+
+
+def test_a_timeline_is_told_in_seconds_from_its_first_event() -> None:
+    show, attempt = Show(url="http://127.0.0.1:9", drift="d"), Attempt(run_id="r", token="t")
+    timeline = adaptation.Adaptation(show=show, attempt=attempt)
+    head = "| seconds | stage | what |\n|---:|---|---|"
+    assert timeline.markdown() == head
+    timeline.events += [
+        adaptation.Event(stage="started", text="a | b", at=1000.25),
+        adaptation.Event(stage="gate", text="passed", at=1012.75),
+    ]
+    assert timeline.markdown() == f"{head}\n| 0.0 | started | a / b |\n| 12.5 | gate | passed |"
 
 
 def test_a_world_that_is_as_it_was_again_needs_nobody(playing: Playing, store: MlflowClient) -> None:
