@@ -16,7 +16,14 @@ import tyro
 from dqn.config import ConfigError, DQNConfig
 from dqn.presets import PRESETS, PresetName
 from dqn.spec import EnvironmentUnsupportedError
-from flows.early import option_names, preset_warning, require_device_name, require_environment, require_known
+from flows.early import (
+    option_names,
+    preset_warning,
+    require_device_name,
+    require_environment,
+    require_known,
+    require_preset,
+)
 from flows.flow_run import PrefectError, api_is_named
 from flows.phases import note, phase
 from flows.presets import read_preset
@@ -78,6 +85,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="cartpole")
     known, others = first.parse_known_args(argv)
+    require_preset(known.preset)
     given, default = list(argv), Arguments(config=PRESETS.get(known.preset, PRESETS["cartpole"]))
     if known.preset not in PRESETS and (saved := read_preset(known.preset)):  # what it changes in a shipped one
         shipped, config = saved

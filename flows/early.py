@@ -10,6 +10,7 @@ from dqn.config import WORLDS, ConfigError, DQNConfig
 from dqn.presets import PRESETS, PresetName
 from dqn.spec import EnvironmentUnsupportedError, environment_spec
 from dqn.world import World
+from flows.presets import own_presets
 from flows.suggestions import did_you_mean
 
 _HELP: Final = "--help lists all"
@@ -51,6 +52,21 @@ def require_environment(env_id: str) -> None:
         if ":" in env_id or env_id in gym.registry or not (meant := did_you_mean(env_id, known)):
             raise
         raise EnvironmentUnsupportedError(f"there is no environment {env_id!r}{meant}") from error
+
+
+def require_preset(name: str) -> None:
+    """Refuse a preset that is neither shipped nor saved here, with the nearest names.
+
+    Raises:
+        ConfigError: if there is none of this name.
+    """
+    if name in PRESETS:
+        return
+    known = [*PRESETS, *own_presets()]
+    if name not in known:
+        raise ConfigError(
+            f"there is no preset {name!r}" + (did_you_mean(name, known) or f"; there are {', '.join(known)}")
+        )
 
 
 def require_device_name(name: str) -> None:

@@ -50,6 +50,11 @@ def read_preset(name: str) -> tuple[PresetName, DQNConfig] | None:
         raise ConfigError(f"preset {name!r} in {FILE.absolute()} names no preset and its changes ({error})") from error
 
 
+def own_presets() -> list[str]:
+    """Names of those that are saved in the directory one works in."""
+    return list(_read())
+
+
 def _read() -> dict[str, Any]:
     if not FILE.exists():
         return {}

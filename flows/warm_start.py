@@ -31,9 +31,10 @@ def find_version(client: MlflowClient, config: DQNConfig, reference: str) -> int
     name = registry.model_name(config.env_id)
     version = registry.resolve(client, name, reference)
     if version is None:
+        known = sorted(int(found.version) for found in client.search_model_versions(f"name='{name}'"))
         raise InputError(
-            f"{name} has no version {reference!r} to start from; give the number of a registered version, or an alias "
-            "that is set, such as champion"
+            f"{name} has no version {reference!r} to start from; registered are: "
+            f"{', '.join(map(str, known)) or 'none'}; an alias that is set, such as champion, does too"
         )
     source = read_config(client, _run_of(client, name, version))
     differing = [field for field in _SHAPE if getattr(source, field) != getattr(config, field)]

@@ -28,6 +28,11 @@ MAIN = (
         (["--epochs", "1"], "there is no option --epochs; --help lists all"),
         (["fast"], "fast belongs to no option; --help lists all"),
         (["--env-id", "CartPol-v1"], "there is no environment 'CartPol-v1'; did you mean CartPole-v1 or CartPole-v0?"),
+        (["--preset", "lunarlandr"], "there is no preset 'lunarlandr'; did you mean lunarlander?"),
+        (
+            ["--preset", "x"],
+            "there is no preset 'x'; there are cartpole, robust, article, acrobot, mountaincar, lunarlander",
+        ),
         (["--device", "cdua:0"], "there is no device 'cdua:0'; did you mean cuda?"),
     ],
 )
