@@ -47,6 +47,7 @@ def of(world: World, **tags: str) -> dict[str, str]:
 )
 def test_the_distance_of_two_worlds_is_in_changes_that_matter(other: World, expected: float) -> None:
     assert distance(NOMINAL, other) == distance(other, NOMINAL) == pytest.approx(expected)
+    assert distance(other, other) == 0.0
 
 
 def test_versions_that_passed_are_remembered_the_nearest_and_newest_first(caplog: pytest.LogCaptureFixture) -> None:
