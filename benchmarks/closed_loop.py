@@ -26,6 +26,8 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
 }
 ENDS: Final = ("recovered", "as predicted", "refused", "rolled back", "failed", "waiting")
 PATIENCE: Final = 300.0
+QUIET: Final = 20.0
+"""Seconds without a drift after which nothing is wrong: who holds many worlds need not be replaced."""
 
 
 def main() -> None:
@@ -68,7 +70,11 @@ def heal(server: "Server", world: dict[str, Any]) -> list[tuple[str, float]]:
         time.sleep(0.2)
         now = server.ask("/api/adaptation")
         drift, stages = now["drift"], now["stages"]
-        if drift is None or (before and drift["id"] == before["id"]) or not stages:
+        if drift is None or (before and drift["id"] == before["id"]):
+            if time.time() - changed > QUIET:
+                return [("stands", 0.0)]
+            continue
+        if not stages:
             continue
         if stages[-1]["stage"] in ENDS:
             seen = [("noticed", drift["noticed_at"] - changed)]

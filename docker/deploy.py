@@ -133,7 +133,7 @@ AUTOMATIONS: Final = (
 ADAPTING: Final = "adapt-policy/default"
 DRIFTED: Final = "dqn.policy.drifted"
 COOL_DOWN: Final = timedelta(seconds=60)
-"""A drift is told again until a run acknowledges it: one run a model begins in this time."""
+"""A drift is told again until a run acknowledges it: one run a drift begins in this time."""
 
 
 def adapts(deployment_id: UUID) -> AutomationCore:
@@ -147,7 +147,7 @@ def adapts(deployment_id: UUID) -> AutomationCore:
         trigger=EventTrigger(
             posture=Posture.Reactive,
             expect={DRIFTED},
-            for_each={"prefect.resource.id"},
+            for_each={"prefect.resource.id", "dqn.drift"},
             threshold=1,
             within=COOL_DOWN,
         ),

@@ -69,7 +69,7 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows",
         "PREFECT_LOGGING_LOG_PRINTS": "true",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "MLFLOW_TRACKING_URI": mlflow,
         "MLFLOW_TRACKING_USERNAME": "admin",
         "MLFLOW_TRACKING_PASSWORD": kept_key(STATE / MLFLOW_LOGIN),
@@ -99,9 +99,7 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
     wait_for(f"{prefect}/api/ready", processes[0])
     wait_for(f"{mlflow}/health", processes[1])
     processes += [
-        start(
-            "worker", "prefect", "worker", "start", "--pool", "dqn", "--type", "process", "--limit", "2", env=clients
-        ),
+        start("worker", "flows.worker", "--pool", "dqn", "--limit", "2", env=clients),
         start(
             "serving",
             *("serving", "--port", str(serving_port), "--cache-dir", str(STATE / "models"), "--mlflow-url", mlflow),

@@ -72,17 +72,24 @@ class Decision:
 
 
 def should_promote(
-    challenger: Returns, threshold: float | None, champion: Champion | None, stress: StressTest | None = None
+    challenger: Returns,
+    threshold: float | None,
+    champion: Champion | None,
+    stress: StressTest | None = None,
+    at_home: bool = False,
 ) -> Decision:
     """The gate: good enough for the environment, and better than the champion, by returns or else under stress.
 
-    A tie in returns goes to a challenger that is more robust by `RELEVANT_ROBUSTNESS`, and to the champion otherwise.
+    A tie in returns goes to a challenger that is at home, or more robust by `RELEVANT_ROBUSTNESS`, and to the champion
+    otherwise.
 
     Args:
         challenger: its returns `[N]` on unseen episodes.
         threshold: the environment's own `reward_threshold`, if it names one.
         champion: who is served, if anybody.
         stress: what the challenger withstands, in the same episodes as the champion.
+        at_home: whether they play the world that the challenger knows, where the champion knows another: whose steps
+            are not as predicted is watched in vain.
     """
     if len(challenger) < GATE_EPISODES:
         return Decision(promote=False, reason=f"{len(challenger)} episodes, at least {GATE_EPISODES} are needed")
@@ -112,6 +119,8 @@ def should_promote(
         return Decision(promote=True, reason=f"better: {compared}")
     if high < 0:
         return Decision(promote=False, reason=f"worse, the champion stays: {compared}")
+    if at_home:
+        return Decision(promote=True, reason=f"as good and at home: {compared}")
     if stress is None or champion.stress is None:
         return Decision(promote=False, reason=f"tie, the champion stays: {compared}")
     low, high = difference_interval(stress.held.ravel().astype(float) - champion.stress.held.ravel())
@@ -152,7 +161,7 @@ def promote(
         evaluation: where `evaluate` left its returns.
         attempt: which one writes, in a training.
         force: promote it whatever the gate says; a person's doing.
-        world: what both play in; None for that which the challenger was trained for.
+        world: what both play in, as it is now; None for that which the challenger was trained for.
     """
     client = connect()
     with promotion(client, name) as token:
@@ -163,7 +172,7 @@ def promote(
             return gate
         stress = read_stress(evaluation)
         rival = play_rival(client, name, version, champion, world, stressed=stress is not None)
-        decision = decide(client, name, version, rival, read_returns(evaluation), stress)
+        decision = decide(client, name, version, rival, read_returns(evaluation), stress, at_home=world is not None)
         gate = f"forced: the gate said {decision.gate}" if force else decision.gate
         gate += f" (in the world {World.from_dict(world)})" if world is not None else ""
         hold(client, name, token)
@@ -208,14 +217,20 @@ def play_rival(
 
 
 def decide(
-    client: MlflowClient, name: str, version: int, rival: Champion | None, returns: Returns, stress: StressTest | None
+    client: MlflowClient,
+    name: str,
+    version: int,
+    rival: Champion | None,
+    returns: Returns,
+    stress: StressTest | None,
+    at_home: bool,
 ) -> Decision:
     """Hold what a version returned `[N]` and withstood against the environment's threshold and the champion."""
     tags = registry.get_version(client, name, version).tags
     challenger = registry.download(name, version)
     if challenger.sha256 != tags[DIGEST_TAG]:
         return Decision(promote=False, reason=f"the file of {challenger} is not the one that was evaluated any more")
-    return should_promote(returns, threshold_of(challenger.policy.metadata.env_id), rival, stress)
+    return should_promote(returns, threshold_of(challenger.policy.metadata.env_id), rival, stress, at_home)
 
 
 def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int, stressed: bool = True) -> Champion:

@@ -71,7 +71,7 @@ def test_a_drift_starts_an_adaptation_with_what_the_event_says() -> None:
     trigger = automation.trigger
     assert isinstance(trigger, EventTrigger)
     assert (trigger.posture, trigger.threshold, trigger.expect) == (Posture.Reactive, 1, {"dqn.policy.drifted"})
-    assert trigger.for_each == {"prefect.resource.id"}
+    assert trigger.for_each == {"prefect.resource.id", "dqn.drift"}
     assert trigger.within == COOL_DOWN
 
 

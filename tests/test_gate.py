@@ -113,6 +113,14 @@ def test_robustness_makes_up_for_no_return() -> None:
     assert should_promote(np.full(100, 500.0), 475.0, robust, stress(100)).promote
 
 
+@pytest.mark.parametrize(("challenger", "promote"), [(500.0, True), (490.0, False), (470.0, False)])
+def test_a_tie_goes_to_who_is_at_home_in_the_world_that_is(challenger: float, promote: bool) -> None:
+    champion = Champion(version=1, returns=np.full(100, 500.0))
+    decision = should_promote(np.full(100, challenger), 475.0, champion, at_home=True)
+    assert decision.promote is promote
+    assert ("as good and at home" in decision.reason) is promote
+
+
 def test_a_champion_that_cannot_be_played_is_replaced_by_whoever_passes_alone() -> None:
     broken = Champion(version=3, returns=None, fault="its file is gone")
     decision = should_promote(np.full(100, 480.0), 475.0, broken)

@@ -181,8 +181,11 @@ class ClosedLoop:
             Stage(stage=report.stage, text=report.text, at=began, progress=report.progress, links=report.links)
         )
         if report.stage == "recovered":
+            copes = self.drift is not None and self._served and self.drift.version == self._served.version.number
             self._end()
             self._begin_watching()
+            if copes:  # with a world that is not its own: its steps would be another drift at once
+                self._steps = None
         self._tell()
 
     def _observe(self, served: ServedModel, episode: int, step: Step) -> None:

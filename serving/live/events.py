@@ -99,6 +99,7 @@ class EventSender:
             "resource": {
                 "prefect.resource.id": f"dqn.policy.{self._models.name}",
                 "prefect.resource.name": self._models.name,
+                "dqn.drift": drift.id,
             },
             "payload": {
                 "drift": drift.id,

@@ -25,6 +25,8 @@ from serving.web.metrics import Metrics
 
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 _BREAK_SECONDS: Final = 1.2
+_DRIFTING_BREAK_SECONDS: Final = 0.4
+"""While a drift lasts: who adapts to it waits for transitions, and a policy that falls makes ten an episode."""
 _HISTORY: Final = 60
 _TICKS_A_COUNT: Final = 25  # between two changes of the number of viewers that is shown
 _LOG: Final = logging.getLogger("serving")
@@ -294,7 +296,8 @@ class Show:
             self._loop.observe(first.served, self.episode, first.last)
         self._step += 1
         if all(player.simulation.over for player in self.players):
-            self._break_left = _BREAK_SECONDS
+            drifting = self._loop is not None and self._loop.drift is not None
+            self._break_left = _DRIFTING_BREAK_SECONDS if drifting else _BREAK_SECONDS
             for player in self.players:
                 disturbed = bool(self._pushes or self._changes)
                 self._metrics.episodes.labels("show").inc()

@@ -239,6 +239,35 @@ def test_an_adaptation_is_reported_stage_by_stage(theatre: Theatre) -> None:
     assert (again["version"], again["finding"]) == ("2", "the motor answers the other way")
 
 
+def test_a_version_that_copes_with_a_world_is_not_noticed_again_for_the_same(theatre: Theatre) -> None:
+    theatre.play(20)
+    theatre.client.put("/api/world", json={"force_mag": 5.0})
+    theatre.play(300)
+    drift = theatre.get("/api/status")["drift"]
+    theatre.client.post("/api/adaptation", json={"drift": drift["id"], "stage": "recovered", "text": "holds"})
+    theatre.play(600)
+    assert theatre.get("/api/status")["drift"] is None
+    theatre.swap(BALANCES, World(gravity=20.0))
+    theatre.play(300)
+    assert theatre.get("/api/status")["drift"]["version"] == "2", "the next version is watched again"
+
+
+def test_while_a_drift_lasts_the_breaks_are_short(theatre: Theatre) -> None:
+    def break_after_a_fall() -> float:
+        while theatre.show._break_left <= 0:
+            theatre.show._tick(0.02)
+        left = theatre.show._break_left
+        while theatre.show._break_left > 0:
+            theatre.show._tick(0.02)
+        return left
+
+    reversed_motor(theatre)
+    lasting = break_after_a_fall()
+    theatre.loop._end()
+    theatre.loop._steps = None  # nothing is noticed
+    assert lasting < break_after_a_fall() / 2
+
+
 def test_a_new_version_that_is_at_home_ends_the_drift_by_itself(theatre: Theatre) -> None:
     drift = reversed_motor(theatre)
     theatre.swap(tuple(-gain for gain in BALANCES), World(force_mag=-10.0))
@@ -422,7 +451,11 @@ def test_a_drift_is_an_event_for_prefect(theatre: Theatre, prefect: HTTPServer) 
     assert headers["Authorization"] == f"Basic {base64.b64encode(b'admin:secret').decode()}"
     assert headers["Content-Type"] == "application/json"
     assert event["event"] == "dqn.policy.drifted"
-    assert event["resource"] == {"prefect.resource.id": "dqn.policy.p", "prefect.resource.name": "p"}
+    assert event["resource"] == {
+        "prefect.resource.id": "dqn.policy.p",
+        "prefect.resource.name": "p",
+        "dqn.drift": event["payload"]["drift"],
+    }
     assert event["payload"] == {
         "drift": drift,
         "model": "p",

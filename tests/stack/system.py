@@ -120,7 +120,7 @@ def workers(system: System) -> list[str]:
 
 def trains(worker: str) -> bool:
     """Whether a worker is busy with a flow run."""
-    return "prefect.engine" in docker("top", worker, "-eo", "pid,args")
+    return "prefect.engine" in docker("top", worker, "-eo", "pid,comm")
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> None:

@@ -100,8 +100,7 @@ def test_workers_that_die_or_hang_are_followed_by_others(
     docker("kill", trainers[killed.id])
     died[stopped.id] = time.monotonic()
     docker("stop", trainers[stopped.id])
-    early = start(system, SECONDS)
-    early_worker = kill_before_it_runs(system, early.id)
+    early, early_worker = kill_before_it_runs(system)
     died[early.id] = time.monotonic()
     docker("start", trainers[killed.id], trainers[stopped.id], early_worker)  # four runs want a worker each
     for flow_run_id, count in ((hanging.id, 2), (killed.id, 2), (stopped.id, 2), (early.id, 1)):
@@ -169,29 +168,41 @@ def paused() -> list[str]:
 
 
 def worker_of(system: System, flow_run_id: UUID) -> str:
-    """The worker that runs a flow run."""
-    return next(worker for worker in workers(system) if str(flow_run_id) in environment_of_engine(worker))
+    """The worker that runs a flow run, by what it says in its log."""
+    submitted = f"Flow run {read(system, flow_run_id).name!r} submitted to infrastructure"
+    return next(worker for worker in workers(system) if submitted in docker("logs", worker))
 
 
-def environment_of_engine(worker: str) -> str:
-    """What the flow processes of a worker were started with."""
-    read_environments = "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep FLOW_RUN_ID || true"
-    return docker("exec", worker, "sh", "-c", read_environments)
-
-
-def kill_before_it_runs(system: System, flow_run_id: UUID) -> str:
-    """Kill the worker that has taken a run and has not started it yet; returns its name."""
+def kill_before_it_runs(system: System) -> tuple[FlowRun, str]:
+    """Kill a worker that has taken a run and has not started it yet. Returns both."""
+    free = [worker for worker in workers(system) if worker not in paused()]
+    for worker in free:
+        tell_fork_server(worker, "STOP")  # it starts none
+    flow_run = start(system, SECONDS)
     taken: list[str] = []
 
     def is_taken() -> bool:
-        taken[:] = [worker for worker in workers(system) if worker not in paused() and trains(worker)]
-        taken[:] = [worker for worker in taken if str(flow_run_id) in environment_of_engine(worker)]
-        return bool(taken)
+        taken[:] = [worker for worker in free if f"submitting flow run '{flow_run.id}'" in docker("logs", worker)]
+        return bool(taken) and read(system, flow_run.id).state_name in ("Pending", "Submitting")
 
     within(60, is_taken)
     docker("kill", taken[0])
-    assert read(system, flow_run_id).run_count == 0
-    return taken[0]
+    assert read(system, flow_run.id).run_count == 0
+    for worker in free:
+        if worker != taken[0]:
+            tell_fork_server(worker, "CONT")
+    return flow_run, taken[0]
+
+
+def tell_fork_server(worker: str, signal: str) -> None:
+    """Send a signal to the process that a worker forks flow runs from."""
+    script = (
+        "import os, pathlib, signal\n"
+        "for found in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
+        "    if b'multiprocessing.' b'forkserver' in found.read_bytes():\n"
+        f"        os.kill(int(found.parent.name), signal.SIG{signal})"
+    )
+    docker("exec", worker, "python", "-c", script)
 
 
 def states(system: System, flow_run_id: UUID) -> set[str]:

@@ -1,0 +1,11 @@
+"""`python -m flows.worker`: Prefect's worker, with its own options, whose flow runs find everything imported."""
+
+import sys
+
+from prefect.cli import app
+
+from flows.worker import preloaded  # Prefect's command line finds the type by its key
+
+if __name__ == "__main__":
+    sys.argv[:1] = ["prefect", "worker", "start", "--type", preloaded.TYPE]
+    app()
