@@ -114,7 +114,7 @@ def adapt_policy(
             adaptation.tell("promoted", f"version {chosen}", version=(model, chosen))
         else:
             raise RefusedError(f"version {chosen} was not promoted, {gate}: train or promote by hand")
-        outcome = watched(adaptation, model, chosen, before)
+        outcome = watched(adaptation, model, chosen, before, world)
         if training:  # nobody waited for these
             agents = test_agents(training.run_id, training)
             draw_population(training.run_id, agents, training)
@@ -274,7 +274,9 @@ def is_over(adaptation: Adaptation) -> bool:
         return False
 
 
-def watched(adaptation: Adaptation, model: str, version: int, before: int | None) -> tuple[str, str]:
+def watched(
+    adaptation: Adaptation, model: str, version: int, before: int | None, world: dict[str, Any]
+) -> tuple[str, str]:
     """Look at the stage until the version stands; where it does not, return to the one before if that stood longer."""
     since, deadline = time.time(), time.monotonic() + WATCHED_SECONDS
     seen: dict[str, Any] = {}
@@ -288,7 +290,7 @@ def watched(adaptation: Adaptation, model: str, version: int, before: int | None
         if outcome == "unsure":
             time.sleep(POLL_SECONDS)
     if outcome == "recovered":
-        return adaptation.end("recovered", f"version {version} stands")
+        return adaptation.end("recovered", f"version {version} stands", world=world)
     mine = mean_return(seen, version, since)
     if mine is None:
         return adaptation.end(

@@ -60,20 +60,21 @@ class Adaptation:
         progress: float | None = None,
         run: str | None = None,
         version: tuple[str, int] | None = None,
+        world: dict[str, Any] | None = None,
     ) -> None:
         """A stage has begun, or is over: for the page, with links, and for the timeline."""
         self.outcome = (stage, text)
         self.note(stage, text)
-        self.show.tell(stage, text, progress=progress, links=links(run or self.attempt.run_id, version))
+        self.show.tell(stage, text, progress=progress, links=links(run or self.attempt.run_id, version), world=world)
 
     def note(self, stage: str, text: str) -> None:
         """For the timeline alone."""
         self.events.append(Event(stage=stage, text=text, at=time.time()))
         print(f"{stage}: {text}")
 
-    def end(self, stage: str, text: str) -> tuple[str, str]:
-        """The last stage. Returns it."""
-        self.tell(stage, text)
+    def end(self, stage: str, text: str, *, world: dict[str, Any] | None = None) -> tuple[str, str]:
+        """The last stage, and the world that is as it should be now. Returns the stage."""
+        self.tell(stage, text, world=world)
         return stage, text
 
     def markdown(self) -> str:

@@ -49,15 +49,30 @@ class Show:
         return self._get("/api/status")
 
     def tell(
-        self, stage: str, text: str, *, progress: float | None = None, links: dict[str, str] | None = None
+        self,
+        stage: str,
+        text: str,
+        *,
+        progress: float | None = None,
+        links: dict[str, str] | None = None,
+        world: dict[str, Any] | None = None,
     ) -> None:
-        """Say how far the adaptation is: a display, without which it goes on; the log says so then."""
+        """Say how far the adaptation is: a display, without which it goes on; the log says so then.
+
+        Args:
+            stage: of the adaptation.
+            text: about it.
+            progress: from 0 to 1, where it is known.
+            links: pages about it, by name.
+            world: which the server is to expect from now on, where the adaptation has recovered in it.
+        """
         report = {
             "drift": self.drift,
             "stage": stage,
             "text": text[:_TEXT],
             "progress": progress,
             "links": dict(links or {}),
+            "world": world,
         }
         token = os.environ.get("SERVING_TOKEN")
         headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 from msgspec import Meta, Struct, structs
 from starlette.exceptions import HTTPException
 
+from dqn.world import NOMINAL, World
 from serving.episodes.environment import Step
 from serving.live.drift import EpisodeTest, StepTest, can_predict
 from serving.live.experience import Experience
@@ -76,6 +77,8 @@ class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text: Text = ""
     progress: Annotated[float, Meta(ge=0, le=1)] | None = None
     links: Annotated[dict[Text, Link], Meta(max_length=8)] = {}
+    world: dict[str, Any] | None = None
+    """Of `recovered`: what the run has found the world to be, which is expected from now on."""
 
 
 class Stage(Struct, frozen=True, kw_only=True):
@@ -129,6 +132,7 @@ class ClosedLoop:
         self._usual: float | None = None
         self._calm = self._calm_episodes = 0
         self._calm_needed = CALM_STEPS
+        self._expected = NOMINAL
         self._steps: StepTest | None = None
         self._returns = EpisodeTest()
         self._pushed = self._mixed = False
@@ -166,7 +170,9 @@ class ClosedLoop:
 
         Raises:
             HTTPException: 409 for another drift than the latest, and for more stages than an adaptation has.
+            WorldError: if its world is none.
         """
+        world = None if report.world is None else World.from_dict(report.world)
         if self.latest is None or report.drift != self.latest.id:
             latest = f"the latest is {self.latest.id}" if self.latest else "there was none yet"
             raise HTTPException(409, f"there is no drift {report.drift[:40]!r}: {latest}")
@@ -181,11 +187,8 @@ class ClosedLoop:
             Stage(stage=report.stage, text=report.text, at=began, progress=report.progress, links=report.links)
         )
         if report.stage == "recovered":
-            copes = self.drift is not None and self._served and self.drift.version == self._served.version.number
             self._end()
-            self._begin_watching()
-            if copes:  # with a world that is not its own: its steps would be another drift at once
-                self._steps = None
+            self._begin_watching(world)
         self._tell()
 
     def _observe(self, served: ServedModel, episode: int, step: Step) -> None:
@@ -222,10 +225,13 @@ class ClosedLoop:
         self._begin_watching()
         self._tell()
 
-    def _begin_watching(self) -> None:
+    def _begin_watching(self, world: World | None = None) -> None:
+        """Expect the version's own world, or the one that a run has found: who copes with it is at home there too."""
         assert self._served
         metadata = self._served.policy.metadata
-        self._steps = StepTest(metadata.world) if can_predict(metadata.env_id, metadata.world) else None
+        self._expected = world or metadata.world
+        predictable = can_predict(metadata.env_id, self._expected)
+        self._steps = StepTest(self._expected) if predictable else None
         self._returns = EpisodeTest()
         self._onset, self._calm, self._sure = None, 0, False
 
@@ -233,7 +239,7 @@ class ClosedLoop:
         """Say what has changed, as far as that can be told by now."""
         assert self._onset is not None
         columns = self.experience.columns(self._onset - _BEFORE)
-        finding = explain(columns, served.policy.metadata.world, self._onset)
+        finding = explain(columns, self._expected, self._onset)
         if self.drift is None or self.drift.version != served.version.number:
             self._notice(served, finding)
         elif finding.sure or not self._sure:

@@ -244,12 +244,19 @@ def test_a_version_that_copes_with_a_world_is_not_noticed_again_for_the_same(the
     theatre.client.put("/api/world", json={"force_mag": 5.0})
     theatre.play(300)
     drift = theatre.get("/api/status")["drift"]
-    theatre.client.post("/api/adaptation", json={"drift": drift["id"], "stage": "recovered", "text": "holds"})
+    report = {"drift": drift["id"], "stage": "recovered", "text": "holds", "world": {"force_mag": "x"}}
+    assert theatre.client.post("/api/adaptation", json=report).status_code == 400
+    assert theatre.get("/api/status")["drift"]
+    theatre.client.post("/api/adaptation", json=report | {"world": {"force_mag": 5.0}})
     theatre.play(600)
     assert theatre.get("/api/status")["drift"] is None
-    theatre.swap(BALANCES, World(gravity=20.0))
+    theatre.client.put("/api/world", json={})
     theatre.play(300)
-    assert theatre.get("/api/status")["drift"]["version"] == "2", "the next version is watched again"
+    assert "2.0 times" in theatre.get("/api/status")["drift"]["finding"], "what is found is told of the world before"
+    theatre.swap(BALANCES, World())
+    theatre.client.put("/api/world", json={"force_mag": 5.0})
+    theatre.play(300)
+    assert theatre.get("/api/status")["drift"]["version"] == "2", "the next version has its own world"
 
 
 def test_while_a_drift_lasts_the_breaks_are_short(theatre: Theatre) -> None:
