@@ -9,6 +9,6 @@ from flows import adapt, figures, sweep, train
 
 # Those that libraries import when they are first used.
 LATE: Final = tuple(
-    importlib.import_module(name) for name in ("matplotlib.backends.backend_agg", "mlflow.onnx", "onnxscript")
+    importlib.import_module(name) for name in ("matplotlib.backends.backend_agg", "mlflow.onnx", "onnx")
 )
 FLOWS: Final = (adapt, figures, prefect.flow_engine, sweep, train)
