@@ -1,6 +1,11 @@
 import dataclasses
 import importlib
+import json
 import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -32,3 +37,17 @@ def test_values_are_frozen_and_their_fields_are_named(package: ModuleType) -> No
         or (name not in ROWS and not all(field.kw_only for field in dataclasses.fields(value) if field.init))
     ]
     assert not loose
+
+
+def test_the_serving_image_has_every_file_of_dqn_that_serving_imports() -> None:
+    listing = (
+        "import importlib, json, pkgutil, serving, sys\n"
+        "for module in pkgutil.walk_packages(serving.__path__, 'serving.'): importlib.import_module(module.name)\n"
+        "print(json.dumps([m.__file__ for name, m in sys.modules.items() if name.split('.')[0] == 'dqn']))"
+    )
+    imported = subprocess.run((sys.executable, "-c", listing), capture_output=True, text=True, check=True).stdout
+    root = Path(dqn.__path__[0]).parent
+    files = {str(Path(file).relative_to(root)) for file in json.loads(imported)}
+    dockerfile = (root / "docker/serving.Dockerfile").read_text()
+    [copied] = re.findall(r"^COPY (dqn/.*) dqn/$", dockerfile, re.MULTILINE)
+    assert set(copied.split()) == files

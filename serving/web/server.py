@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, cast
 import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from serving.web.answers import Error
 from serving.web.application import App
@@ -53,6 +54,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams first: uvicorn waits for connections, and a stream would never end by itself."""
         self._app.close()
+        for connection in list(self.server_state.connections):
+            # uvicorn would tell a WebSocket that its peer has just closed to close, which is an error, and stop half-way.
+            if isinstance(connection, WebSocketsSansIOProtocol) and connection.transport.is_closing():
+                connection.transport.abort()
         await asyncio.sleep(0)
         await super().shutdown(sockets)
 
