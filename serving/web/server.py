@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
         """End the streams first: uvicorn waits for connections, and a stream would never end by itself."""
         self._app.close()
         for connection in list(self.server_state.connections):
-            # uvicorn would tell a WebSocket that its peer has just closed to close, which is an error, and stop half-way.
+            # uvicorn would close a WebSocket that its peer has just closed: an error, with which it stops half-way.
             if isinstance(connection, WebSocketsSansIOProtocol) and connection.transport.is_closing():
                 connection.transport.abort()
         await asyncio.sleep(0)

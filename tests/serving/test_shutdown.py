@@ -1,0 +1,48 @@
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from serving.models.follower import Models
+from serving.web.application import App
+from serving.web.server import Server
+from tests.serving.inprocess import two_versions
+
+
+def test_a_viewer_who_is_just_leaving_is_not_told_to_leave() -> None:
+    asyncio.run(stop_with_a_viewer_who_leaves())
+
+
+async def stop_with_a_viewer_who_leaves() -> None:
+    app = App(Models(two_versions(), alias="champion", version=None), show=False)
+    server = Server(app, "in process")
+    server.servers = []
+    ended: list[str] = []
+
+    async def end_lifespan() -> None:
+        ended.append("lifespan")
+
+    server.lifespan = SimpleNamespace(shutdown=end_lifespan)
+    connections = server.server_state.connections
+
+    def leaving(is_closing: bool) -> WebSocketsSansIOProtocol:
+        viewer = object.__new__(WebSocketsSansIOProtocol)
+
+        def lost() -> None:
+            ended.append("aborted")
+            asyncio.get_running_loop().call_soon(connections.discard, viewer)
+
+        def shut_down() -> None:
+            if is_closing:
+                pytest.fail("it is closing already")
+            ended.append("told")
+            connections.discard(viewer)
+
+        viewer.transport = SimpleNamespace(is_closing=lambda: is_closing, abort=lost)  # type: ignore[assignment]
+        viewer.shutdown = shut_down  # type: ignore[method-assign]
+        return viewer
+
+    connections.update((leaving(True), leaving(False)))
+    await server.shutdown()
+    assert ended == ["aborted", "told", "lifespan"]
