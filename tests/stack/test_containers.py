@@ -122,7 +122,7 @@ def test_deploying_again_changes_nothing(system: System) -> None:
         assert setup_of(system, prefect) == before
         schedules = prefect.read_deployment_schedules(deployment.id)
         prefect.update_deployment_schedule(deployment.id, schedules[0].id, active=False)
-    assert len(before["automations"]) == 4
+    assert len(before["automations"]) == 5
     names = sorted(deployment["name"] for deployment in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"])
     assert sorted(name for name, *_ in before["deployments"]) == names
 
