@@ -1,6 +1,8 @@
 """What Prefect does by itself in the stack: runs that died go on, a drift is adapted to, schedules make runs."""
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import yaml
 from deploy import AUTOMATIONS, AWAITING_RETRY, COOL_DOWN, POOL, adapts, create_pool, upsert
 from jinja2 import Template
 from prefect import flow
+from prefect.automations import AutomationCore
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
@@ -77,10 +80,8 @@ def test_a_drift_starts_an_adaptation_with_what_the_event_says() -> None:
 
 @pytest.mark.e2e
 def test_a_run_that_could_not_be_started_is_scheduled_again_once(prefect_api: str) -> None:
-    with SyncPrefectClient(prefect_api) as client:
+    with SyncPrefectClient(prefect_api) as client, installed(client, AUTOMATIONS):
         create_pool(client)
-        for automation in AUTOMATIONS:
-            upsert(client, automation)
         deployment = client.create_deployment(client.create_flow(nothing), "unlucky", work_pool_name=POOL)
         flow_run = client.create_flow_run_from_deployment(deployment)
         crash(client, flow_run.id)
@@ -107,6 +108,18 @@ def test_a_schedule_makes_runs(prefect_api: str) -> None:
         runs = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])))
     assert runs
     assert {run.state_name for run in runs} == {"Scheduled"}
+
+
+@contextmanager
+def installed(client: SyncPrefectClient, automations: Iterable[AutomationCore]) -> Iterator[None]:
+    """The server is other tests' too: they want their crashed runs to stay crashed."""
+    for automation in automations:
+        upsert(client, automation)
+    try:
+        yield
+    finally:
+        for automation in client.read_automations():
+            client.delete_automation(automation.id)
 
 
 def crash(client: SyncPrefectClient, flow_run_id: UUID) -> None:

@@ -6,7 +6,7 @@ import sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        of_dqn = name.startswith("dqn.") and name not in {"dqn.world", "dqn.simulation", "dqn.spec"}
+        of_dqn = name.startswith("dqn.") and name not in {"dqn.cartpole", "dqn.simulation", "dqn.spec", "dqn.world"}
         if of_dqn or name.split(".")[0] in {"torch", "flows", "prefect", "pandas", "mlflow"}:
             raise ImportError(f"{name} is not installed here")
 
