@@ -138,7 +138,8 @@ PYTHON: Final = {
 }
 
 # A make started by `make test` would take over its arguments and say which directory it enters and leaves.
-FRESH: Final = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+MAKES: Final = ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+FRESH: Final = {name: value for name, value in os.environ.items() if name not in MAKES}
 
 
 def commands(text: str) -> Iterator[str]:
