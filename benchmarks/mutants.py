@@ -139,7 +139,7 @@ def changes(node: Any) -> Iterator[Callable[[Any], ast.stmt | None]]:
         case ast.Compare():
             for position, operator in enumerate(node.ops):
                 swapped = SWAPS[type(operator)]
-                yield lambda n, at=position, to=swapped: n.ops.__setitem__(at, to())  # type: ignore[misc]
+                yield lambda n, at=position, to=swapped: n.ops.__setitem__(at, to())  # type: ignore[misc] # mypy infers no lambda with defaults
         case ast.BinOp() | ast.AugAssign() | ast.BoolOp() if type(node.op) in SWAPS:
             yield lambda n: setattr(n, "op", SWAPS[type(n.op)]())
         case ast.If() | ast.While() | ast.IfExp():
@@ -151,7 +151,7 @@ def changes(node: Any) -> Iterator[Callable[[Any], ast.stmt | None]]:
     if isinstance(node, ast.FunctionDef | ast.If | ast.For | ast.While | ast.With | ast.Try):
         for position, statement in enumerate(node.body):
             if isinstance(statement, DELETABLE) and not _is_text(statement):
-                yield lambda n, at=position: _delete(n.body, at)  # type: ignore[misc]
+                yield lambda n, at=position: _delete(n.body, at)  # type: ignore[misc] # as above
 
 
 def _delete(body: list[ast.stmt], position: int) -> ast.stmt:

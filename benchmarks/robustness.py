@@ -25,7 +25,7 @@ from dqn.evaluation import Act
 from dqn.policy import greedy_action
 from dqn.presets import PRESETS, PresetName
 from dqn.result import TrainingResult
-from dqn.robustness import CELLS, ENVIRONMENT, altered, stress_test
+from dqn.robustness import CELLS, ENVIRONMENT, stress_test
 from dqn.selection import greedy_returns
 from dqn.training import stressed, train
 from dqn.world import NOMINAL
@@ -80,7 +80,7 @@ def shares(result: TrainingResult, *, episodes: int, seed: int) -> npt.NDArray[n
         greedy_returns(
             result.best,
             ENVIRONMENT,
-            altered(NOMINAL, cell),
+            NOMINAL.altered(cell.change),
             episodes=episodes,
             seed=seed,
             max_episode_steps=cell.steps,

@@ -49,6 +49,12 @@ minutes and to start again, short enough for a dead run to go on elsewhere withi
 START_AGAIN_AFTER: Final = timedelta(minutes=10)
 """Nothing counts how often a run could not be started: one that never can would be tried for ever without a pause."""
 
+
+def scheduled_again(message: str) -> ChangeFlowRunState:
+    """The action by which a run gets another worker."""
+    return ChangeFlowRunState(state=StateType.SCHEDULED, name=AWAITING_RETRY, force=False, message=message)
+
+
 # Prefect notices a dead flow process as long as its worker lives. These notice a dead worker too.
 AUTOMATIONS: Final = (
     AutomationCore(
@@ -82,14 +88,7 @@ AUTOMATIONS: Final = (
             for_each={"prefect.resource.id"},
             within=SILENCE,
         ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.SCHEDULED,
-                name=AWAITING_RETRY,
-                force=False,
-                message=f"It did not start within {SILENCE.total_seconds():.0f} seconds.",
-            )
-        ],
+        actions=[scheduled_again(f"It did not start within {SILENCE.total_seconds():.0f} seconds.")],
     ),
     AutomationCore(
         name="a crashed run goes on elsewhere",
@@ -102,11 +101,7 @@ AUTOMATIONS: Final = (
             match_related=BY_A_WORKER,
             for_each={"prefect.resource.id"},
         ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.SCHEDULED, name=AWAITING_RETRY, force=False, message="Crashed: it goes on elsewhere."
-            )
-        ],
+        actions=[scheduled_again("Crashed: it goes on elsewhere.")],
     ),
     AutomationCore(
         name="a run that could not be started is scheduled again",
@@ -121,11 +116,7 @@ AUTOMATIONS: Final = (
             threshold=1,
             within=START_AGAIN_AFTER,
         ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.SCHEDULED, name=AWAITING_RETRY, force=False, message="It could not be started."
-            )
-        ],
+        actions=[scheduled_again("It could not be started.")],
     ),
 )
 

@@ -122,11 +122,6 @@ def stress_tests(act: Act, world: World, *, policies: int, episodes: int, seed: 
     ]
 
 
-def altered(world: World, cell: Cell) -> World:
-    """A world with what a cell names in place of its own."""
-    return world.altered(cell.change)
-
-
 def holds(
     act: Act, world: World, cells: Sequence[Cell], *, policies: int = 1, episodes: int, seed: int
 ) -> npt.NDArray[np.bool_]:
@@ -143,7 +138,7 @@ def holds(
         episodes: of each policy in each cell.
         seed: determines the episodes.
     """
-    worlds = [altered(world, cell) for cell in cells for _ in range(policies)]
+    worlds = [world.altered(cell.change) for cell in cells for _ in range(policies)]
     steps = np.array([cell.steps for cell in cells])
     envs = make_vec(ENVIRONMENT, worlds, num_envs=episodes, max_episode_steps=int(steps.max()))
     lasted = np.zeros((len(cells), policies * episodes), dtype=np.int64)

@@ -6,15 +6,11 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
-import onnx
 import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
-from onnx import TensorProto, helper
 from prefect.client.orchestration import SyncPrefectClient
 
 from dqn.evaluation import Act, episodic_returns
@@ -41,38 +37,9 @@ from flows.promote import (
 from flows.registry import CHALLENGER, CHAMPION, PREVIOUS, RegistryError
 from tests.faults import Breaking
 from tests.policies import ACROBOT, FALLS, PROPERTIES, SWINGS, linear_model
+from tests.registering import BALANCING, DRIFTING, FALLING, damage, registered
 
-BALANCING = (0.1, 0.3, 1.0, 0.9)
-DRIFTING = (0.0, 0.0, 1.0, 1.0)
-"""Above the environment's threshold and below 500: a tenth of its episodes leave the track."""
-FALLING = (0.0, 0.0, -1.0, 0.0)
 LOST = np.zeros((len(CELLS), 100), dtype=np.bool_)
-
-
-def controller(weights: tuple[float, ...], run_id: str) -> bytes:
-    """A policy that pushes right where the weighted observation is positive."""
-    column = np.array(weights, dtype=np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["observation", "W"], ["q_values"])],
-        "controller",
-        [helper.make_tensor_value_info("observation", TensorProto.FLOAT, ["batch", 4])],
-        [helper.make_tensor_value_info("q_values", TensorProto.FLOAT, ["batch", 2])],
-        [onnx.numpy_helper.from_array(np.stack([-column, column], axis=1), "W")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    properties = {"env_id": "CartPole-v1", "action_meanings": "left,right", "run_id": run_id, "seed": "0"}
-    helper.set_model_props(model, {**properties, "config_sha256": "0" * 64})
-    return bytes(model.SerializeToString())
-
-
-def registered(client: MlflowClient, name: str, weights: tuple[float, ...]) -> int:
-    experiment = client.get_experiment_by_name(name)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
-    run_id = client.create_run(experiment_id, tags={"population": "1 agents"}).info.run_id
-    model_id = registry.log_model(run_id, controller(weights, run_id))
-    version = registry.register(client, name, model_id=model_id, run_id=run_id, tags={"git_commit": "unknown"})
-    registry.set_alias(client, name, CHALLENGER, version)
-    return version
 
 
 def test_a_champion_leaves_a_way_back_and_it_is_taken_once(store: MlflowClient) -> None:
@@ -135,74 +102,6 @@ def test_a_promotion_that_failed_half_way_is_finished_by_the_next(store: MlflowC
         assert return_to_previous(store, name, token, "request") == first
     assert aliases(store, name) == [first, None, None]
     assert registry.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
-
-
-def test_a_logged_model_is_registered_once(store: MlflowClient) -> None:
-    name = "dqn-once"
-    version = registry.get_version(store, name, registered(store, name, BALANCING))
-    again = registry.register(
-        store, name, model_id=registry.model_id_of(version), run_id=str(version.run_id), tags={"git_commit": "unknown"}
-    )
-    assert str(again) == str(version.version)
-    with pytest.raises(RegistryError, match=f"{name} has no version 99; registered are: {again}"):
-        registry.get_version(store, name, 99)
-
-
-def damage(client: MlflowClient, name: str, version: int, content: bytes | None) -> None:
-    """Overwrite the file of a registered version, or remove it."""
-    model = client.get_logged_model(registry.model_id_of(registry.get_version(client, name, version)))
-    path = Path(str(model.artifact_location).removeprefix("file://")) / "model.onnx"
-    if content is None:
-        path.unlink()
-    else:
-        path.write_bytes(content)
-
-
-def test_a_file_that_is_gone_or_damaged_is_named(store: MlflowClient) -> None:
-    name = "dqn-damaged"
-    gone, torn = (registered(store, name, BALANCING) for _ in range(2))
-    damage(store, name, gone, None)
-    damage(store, name, torn, b"garbage")
-    for version, complaint in ((gone, "has no model.onnx"), (torn, "is damaged: not a loadable")):
-        with pytest.raises(RegistryError, match=complaint) as refused:
-            registry.download(name, version)
-        assert f"version {version} of {name}" in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (MlflowException("No such artifact", RESOURCE_DOES_NOT_EXIST), RegistryError),
-        (FileNotFoundError("model.onnx"), RegistryError),
-        (MlflowException("the store is away", INTERNAL_ERROR), MlflowException),
-        (ConnectionResetError("by peer"), ConnectionResetError),
-    ],
-)
-def test_a_store_that_is_away_is_not_taken_for_a_broken_version(
-    error: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> str:
-        raise error
-
-    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
-    with pytest.raises(expected):
-        registry.download("dqn-away", 1)
-
-
-class Away:
-    """A registry that fails once and then answers that it has no versions."""
-
-    def get_model_version(self, name: str, version: str) -> None:
-        raise MlflowException("the store is away", INTERNAL_ERROR)
-
-    def search_model_versions(self, query: str) -> list[Any]:
-        return []
-
-
-def test_a_registry_that_is_away_is_not_taken_for_one_without_the_version() -> None:
-    away: Any = Away()
-    with pytest.raises(MlflowException, match="the store is away"):
-        registry.get_version(away, "dqn-away", 1)
 
 
 def test_a_policy_that_cannot_play_the_environment_is_no_champion(store: MlflowClient) -> None:
@@ -349,6 +248,17 @@ def test_a_person_promotes_whatever_the_gate_says_and_a_champion_again(
     assert [event["version"] for event in events] == [good, bad, good]
     assert promote.fn(name, bad, evaluations[bad]).startswith("refused")
     assert aliases(empty_store, name)[0] == good
+
+
+@pytest.mark.usefixtures("quick", "events")
+def test_a_tie_in_the_world_that_is_goes_to_the_challenger(empty_store: MlflowClient) -> None:
+    name = "dqn-CartPole-v1"
+    champion, equal = (registered(empty_store, name, BALANCING) for _ in range(2))
+    registry.set_alias(empty_store, name, CHAMPION, champion)
+    evaluation = evaluate.fn(name, equal)
+    assert promote.fn(name, equal, evaluation).startswith("refused: tie")
+    assert promote.fn(name, equal, evaluation, world={}).startswith("passed: as good and at home")
+    assert aliases(empty_store, name)[0] == equal
 
 
 @pytest.mark.usefixtures("quick")

@@ -15,7 +15,7 @@ from dqn.evaluation import Act, episodic_returns
 from dqn.metrics import MetricHistory
 from dqn.network import QNetworks
 from dqn.result import AgentResult, TrainingResult
-from dqn.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, altered, holds, single_push, stress_test, stress_tests
+from dqn.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, holds, single_push, stress_test, stress_tests
 from dqn.training import stressed
 from dqn.world import World
 
@@ -78,7 +78,7 @@ def test_cells_and_policies_side_by_side_meet_the_episodes_that_each_would_alone
             alone = holds(linear_policy(mine), randomised, [cell], episodes=20, seed=5)
             assert alone.shape == (1, 1, 20)
             assert np.array_equal(held[policy], alone[0, 0])
-            world = altered(randomised, cell)
+            world = randomised.altered(cell.change)
             returns = episodic_returns(
                 linear_policy(mine),
                 "CartPole-v1",
@@ -109,10 +109,10 @@ def test_a_cell_that_is_over_is_played_no_further() -> None:
 
 def test_a_cell_replaces_what_it_names_in_the_world_that_was_trained_in() -> None:
     trained = World(length=1.0, force_mag=-10.0)
-    assert altered(trained, CELLS[3]) == World(length=2.0, force_mag=-10.0)
-    assert altered(trained, CELLS[0]) == trained
+    assert trained.altered(CELLS[3].change) == World(length=2.0, force_mag=-10.0)
+    assert trained.altered(CELLS[0].change) == trained
     pushed = World(push_force=20.0, push_interval=50)
-    assert altered(pushed, CELLS[1]) == World(push_force=40.0, push_interval=100)
+    assert pushed.altered(CELLS[1].change) == World(push_force=40.0, push_interval=100)
 
 
 def test_a_test_is_told_in_a_line_and_survives_json() -> None:
