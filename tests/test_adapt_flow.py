@@ -405,5 +405,6 @@ def test_for_a_world_nobody_knows_a_version_is_trained(
     training = store.get_run(str(registry.get_version(store, MODEL, 3).run_id))
     assert training.info.status == "FINISHED"
     assert training.data.tags["adaptation.drift"] == "bent"
+    assert (training.data.params["acceptance_epsilon"], training.data.params["max_updates"]) == ("0.0", "2000")
     files = {file.path for file in store.list_artifacts(training.info.run_id)}
     assert {"report.md", "learning_curves.png"} <= files
