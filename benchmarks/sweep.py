@@ -1,12 +1,14 @@
-"""Sweeps: what a configuration costs, whether the search beats random search, and whether its winner beats the preset.
+"""Sweeps: what a configuration costs, two workers against one, and whether search and winner are worth it.
 
     python -m benchmarks.sweep cost                       # 1,024 configurations beside one Stable-Baselines3 training
     python -m benchmarks.sweep peer                       # Optuna with Stable-Baselines3 for five minutes
     python -m benchmarks.sweep worth --studies 8 --trials 64
+    python -m benchmarks.sweep workers --trials 512       # one process on a core, then two on a core each
 
-Costs are CPU-seconds of this process on one thread, Optuna's storage (SQLite) included, imports not. Winners and the
-preset are trained anew on 16 fresh seeds, and judged by the updates that their agents spend until they are accepted,
-looked at every 25 updates from the 50th on: who is never accepted counts with the whole budget.
+`worth` holds the search against random search, and its winner against the preset: both are trained anew on 16 fresh
+seeds, and judged by the updates that their agents spend until they are accepted, looked at every 25 updates from the
+50th on; who is never accepted counts with the whole budget. Costs are CPU-seconds of this process on one thread,
+Optuna's storage (SQLite) included, imports not.
 """
 
 import argparse
@@ -15,6 +17,8 @@ import os
 import secrets
 import tempfile
 import time
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +37,7 @@ from dqn.selection import greedy_returns
 from dqn.training import train
 from flows.search.shard import run_shard
 from flows.search.spaces import SPACES
-from flows.search.study import RUNGS, Method, SweepConfig, begin_study, configuration, ranking
+from flows.search.study import RUNGS, Method, SweepConfig, begin_study, configuration, ranking, read_study
 
 SEEDS: Final = 16
 _PEER_EVALUATIONS: Final = 10
@@ -42,7 +46,7 @@ _PEER_EVALUATIONS: Final = 10
 def main() -> None:
     """Measure what is asked for, print it and write it to `results/sweep_<what>.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cost", "peer", "worth"])
+    parser.add_argument("what", choices=["cost", "peer", "worth", "workers"])
     parser.add_argument("--trials", type=int, default=1_024)
     parser.add_argument("--studies", type=int, default=8, help="of each method, for worth")
     parser.add_argument("--seconds", type=float, default=300.0, help="for peer")
@@ -55,6 +59,8 @@ def main() -> None:
             rows = cost(arguments.trials, Path(directory))
         elif arguments.what == "peer":
             rows = [peer(arguments.seconds)]
+        elif arguments.what == "workers":
+            rows = workers(arguments.trials, Path(directory))
         else:
             rows = worth(arguments.studies, arguments.trials, Path(directory))
     print(table(rows))
@@ -80,6 +86,45 @@ def cost(trials: int, directory: Path) -> list[dict[str, Any]]:
             "trainings of it": 2 * cpu / (before + after),
         }
     ]
+
+
+def workers(trials: int, directory: Path) -> list[dict[str, Any]]:
+    """Wall seconds of the same shards by one process on a core, and by two; each has imported everything before."""
+    rows: list[dict[str, Any]] = []
+    for count in (1, 2):
+        sweep = _sweep("random", trials, shard_trials=64, seed=1)
+        study = begin_study(secrets.token_hex(8), sweep).study_name
+        processes = get_context("spawn")
+        ready, go = processes.Barrier(count + 1), processes.Barrier(count + 1)
+        team = [
+            processes.Process(target=_work, args=(worker, count, study, directory, ready, go))
+            for worker in range(count)
+        ]
+        for process in team:
+            process.start()
+        ready.wait()
+        go.wait()
+        began = time.perf_counter()
+        for process in team:
+            process.join()
+        seconds = time.perf_counter() - began
+        if any(process.exitcode for process in team):
+            raise SystemExit("a worker failed: its traceback stands above")
+        rows.append(
+            {"workers": count, "wall s": seconds, "times as fast": rows[0]["wall s"] / seconds if rows else 1.0}
+        )
+    return rows
+
+
+def _work(worker: int, count: int, study_name: str, directory: Path, ready: Barrier, go: Barrier) -> None:
+    """Every shard of a worker, on a core of its own."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[worker]})
+    warm_up()
+    study, sweep = read_study(study_name)
+    ready.wait()
+    go.wait()
+    for shard in range(worker, sweep.shards, count):
+        run_shard(study, sweep, shard, directory=directory)
 
 
 def worth(studies: int, trials: int, directory: Path) -> list[dict[str, Any]]:
