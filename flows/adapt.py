@@ -168,8 +168,8 @@ def identified(adaptation: Adaptation, since: int) -> dict[str, Any]:
         adaptation.tell("experience", f"{count} transitions")
         found = identify_world(lived, adaptation.attempt)
         if not found["refusal"]:
-            adaptation.tell("identified", found["text"])
             world: dict[str, Any] = found["world"]
+            adaptation.tell("identified", found["text"], world=world)
             return world
         refusal = found["refusal"]
     raise RefusedError(f"{refusal}. Nothing was trained or promoted: look at the system, or train by hand")

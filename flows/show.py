@@ -64,7 +64,7 @@ class Show:
             text: about it.
             progress: from 0 to 1, where it is known.
             links: pages about it, by name.
-            world: which the server is to expect from now on, where the adaptation has recovered in it.
+            world: that was identified, or that the adaptation has recovered in: the server expects it from then on.
         """
         report = {
             "drift": self.drift,

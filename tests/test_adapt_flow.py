@@ -194,9 +194,9 @@ def test_who_knows_the_world_is_remembered_and_who_it_was_is_remembered_again(
     assert {told["drift"] for told in playing.told} == {"reversed"}
     assert {told["token"] for told in playing.told} == {"Bearer secret"}
     assert "force_mag -10" in next(told["text"] for told in playing.told if told["stage"] == "identified")
-    expected = [told.get("world") for told in playing.told]
-    assert [world is not None for world in expected] == [False] * 6 + [True], "what is expected when it has recovered"
-    assert World.from_dict(expected[-1]).force_mag == pytest.approx(-10)
+    expected = {told["stage"]: World.from_dict(told["world"]) for told in playing.told if told["world"] is not None}
+    assert set(expected) == {"identified", "recovered"}, "what the server is to expect"
+    assert [world.force_mag for world in expected.values()] == [pytest.approx(-10)] * 2
     assert playing.asked == [7]
     gate = registry.get_version(store, MODEL, REVERSING).tags["gate"]
     assert gate.startswith("passed: better: mean return 500")

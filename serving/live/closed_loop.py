@@ -78,7 +78,8 @@ class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     progress: Annotated[float, Meta(ge=0, le=1)] | None = None
     links: Annotated[dict[Text, Link], Meta(max_length=8)] = {}
     world: dict[str, Any] | None = None
-    """Of `recovered`: what the run has found the world to be, which is expected from now on."""
+    """Of `identified`, what is expected of a version that is swapped in for it; of `recovered`, what is expected of the
+    one that plays."""
 
 
 class Stage(Struct, frozen=True, kw_only=True):
@@ -133,6 +134,7 @@ class ClosedLoop:
         self._calm = self._calm_episodes = 0
         self._calm_needed = CALM_STEPS
         self._expected = NOMINAL
+        self._identified: World | None = None
         self._steps: StepTest | None = None
         self._returns = EpisodeTest()
         self._pushed = self._mixed = False
@@ -186,7 +188,9 @@ class ClosedLoop:
         self.stages.append(
             Stage(stage=report.stage, text=report.text, at=began, progress=report.progress, links=report.links)
         )
-        if report.stage == "recovered":
+        if report.stage == "identified":
+            self._identified = world
+        elif report.stage == "recovered":
             self._end()
             self._begin_watching(world)
         self._tell()
@@ -222,7 +226,7 @@ class ClosedLoop:
         self._mixed = mid_episode
         if self.drift:
             self._add("swapped", f"version {served.version.number} plays")
-        self._begin_watching()
+        self._begin_watching(self._identified)
         self._tell()
 
     def _begin_watching(self, world: World | None = None) -> None:
@@ -296,7 +300,7 @@ class ClosedLoop:
     def _end(self, why: str = "") -> None:
         if why:
             self._add("as predicted", why)
-        self._over, self._onset = True, None
+        self._over, self._onset, self._identified = True, None, None
         self._sure = False
         self.untold.clear()
         self._metrics.drift.set(0)

@@ -259,6 +259,26 @@ def test_a_version_that_copes_with_a_world_is_not_noticed_again_for_the_same(the
     assert theatre.get("/api/status")["drift"]["version"] == "2", "the next version has its own world"
 
 
+def test_a_version_that_is_swapped_in_for_a_world_is_expected_to_know_it(theatre: Theatre) -> None:
+    theatre.play(20)
+    drift = reversed_motor(theatre)
+    report = {"drift": drift, "stage": "identified", "text": "reversed", "world": {"force_mag": -10.0}}
+    assert theatre.client.post("/api/adaptation", json=report).status_code == 200
+    theatre.swap(tuple(-gain for gain in BALANCES), World())
+    theatre.play(600)
+    latest = theatre.get("/api/adaptation")
+    assert latest["drift"]["id"] == drift, "there is no second one for who holds the world and was trained for another"
+    assert [stage["stage"] for stage in latest["stages"]] == ["identified", "swapped", "as predicted"]
+    theatre.client.put("/api/world", json={})
+    theatre.play(100)
+    put_right = theatre.loop.drift
+    assert put_right
+    theatre.swap(BALANCES, World())
+    theatre.play(300)
+    assert theatre.loop.latest
+    assert (theatre.loop.latest.id, theatre.loop.drift) == (put_right.id, None), "nothing was identified for this one"
+
+
 def test_while_a_drift_lasts_the_breaks_are_short(theatre: Theatre) -> None:
     def break_after_a_fall() -> float:
         while theatre.show._break_left <= 0:
