@@ -145,7 +145,7 @@ def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
 
 
 def freeze(victim: "subprocess.Popen[str]", database: Path) -> None:
-    """Stop a process just after it has written metrics.
+    """Stop a process between two rounds of writing metrics, of a batch for each run.
 
     Within a write it would hold the file's lock, and one that had made sure of its attempt would finish what it began.
     """
@@ -158,6 +158,9 @@ def freeze(victim: "subprocess.Popen[str]", database: Path) -> None:
             before = written()
             while written() == before:
                 time.sleep(0.005)
+            while written() != before:
+                before = written()
+                time.sleep(0.2)
             victim.send_signal(signal.SIGSTOP)
             os.waitpid(victim.pid, os.WUNTRACED)  # until it has stopped
             try:
