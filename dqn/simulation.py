@@ -310,11 +310,10 @@ class _Conditions:
         self._steps[rows] = self._since[rows] = 0
         if not any(self._varying):
             return
-        of_worlds = rows.reshape(len(self.worlds), -1)
-        for k, (world, mine) in enumerate(zip(self.worlds, of_worlds, strict=True)):
+        for k, (world, mine) in enumerate(zip(self.worlds, rows.reshape(len(self.worlds), -1), strict=True)):
+            beginning = mine.nonzero()[0] + k * len(mine)
             for name in self._varying[k]:
-                drawn = self._drawn[name].reshape(*of_worlds.shape, *self._drawn[name].shape[1:])[k]
-                drawn[mine] = _draw(self._at_reset[k], name, getattr(world, name), int(mine.sum()))
+                self._drawn[name][beginning] = _draw(self._at_reset[k], name, getattr(world, name), len(beginning))
         self._set_parameters()
 
     def _due(self, action: Integers) -> Integers:
@@ -370,7 +369,10 @@ class _Conditions:
 def _draw(generator: np.random.Generator, name: str, value: Any, count: int) -> npt.NDArray[Any]:
     """Values `[count]` of a field, or `[count, obs]` of one that has an entry for each of the observation."""
     if name in ENTRYWISE:
-        return np.stack([_draw(generator, "", entry, count) for entry in value], axis=1).astype(np.float32)
+        drawn = np.empty((count, len(value)), dtype=np.float32)
+        for column, entry in enumerate(value):
+            drawn[:, column] = generator.uniform(entry[0], entry[1], count) if isinstance(entry, tuple) else entry
+        return drawn
     dtype = np.int64 if name in WHOLE else np.float64
     if not isinstance(value, tuple):
         return np.full(count, value, dtype=dtype)
