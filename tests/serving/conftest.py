@@ -15,6 +15,7 @@ import pytest
 
 from serving.policy import OnnxPolicy
 from tests.policies import BALANCES, FALLS, linear_model
+from tests.serving.stepped import Stepped
 
 MODEL = "dqn-CartPole-v1"
 
@@ -71,6 +72,11 @@ def until_ready(server: RunningServer) -> None:
 @pytest.fixture(scope="session")
 def champion() -> OnnxPolicy:
     return OnnxPolicy.load(linear_model(BALANCES, bias=95))
+
+
+@pytest.fixture
+def stepped(tmp_path: Path) -> Stepped:
+    return Stepped(tmp_path)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from serving.models.served import ServedModel
 from serving.policy import PolicyMetadata
 from serving.web.application import App
 from tests.policies import BALANCES, PROPERTIES, linear_model
+from tests.serving.stepped import joined
 from tests.serving.test_bounds import client_of
 
 
@@ -92,14 +93,6 @@ def test_another_environment_is_left_alone() -> None:
 @pytest.fixture
 def app_and_client(tmp_path: Path) -> tuple[App, TestClient]:
     return client_of(tmp_path)
-
-
-def joined(app: App) -> Show:
-    assert app.live
-    show = app.live.shows.main
-    show.join(Viewer())
-    show._tick(0.02)
-    return show
 
 
 def test_the_show_plays_in_what_is_put(app_and_client: tuple[App, TestClient]) -> None:
