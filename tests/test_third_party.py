@@ -20,9 +20,11 @@ ENVIRONMENT = "boing_gym:Boing-v0"
 @pytest.mark.e2e
 @pytest.mark.filterwarnings("ignore:.*The infos returned by")  # Gymnasium's checker, of that package
 def test_an_environment_of_another_package_is_trained_registered_and_served(
-    small_config: Callable[..., DQNConfig], store: MlflowClient, tmp_path: Path
+    small_config: Callable[..., DQNConfig], store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(env_id=ENVIRONMENT, num_agents=1, eval_interval=120)
+    monkeypatch.setattr("flows.stages.TEST_EPISODES", 2)  # matches are long; the gate plays its hundred
+    monkeypatch.setattr("flows.pictures.draw", lambda *_: None)
+    config = small_config(env_id=ENVIRONMENT, num_agents=1, eval_interval=120, acceptance_episodes=2)
     report = train_dqn(ConfigOverrides.model_validate(config), checkpoint_dir=str(tmp_path))
     command = f'make serve ARGS="--model models:/dqn-boing_gym-Boing-v0@champion --allow-env {ENVIRONMENT}"'
     assert command in report
