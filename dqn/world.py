@@ -103,7 +103,7 @@ class World:
 
     def __str__(self) -> str:
         """For a person: `length 1, wind 2 to 3`, or `nominal`."""
-        return ", ".join(f"{name} {_text(value)}" for name, value in self.to_dict().items()) or "nominal"
+        return ", ".join(f"{name} {_text(name, value)}" for name, value in self.to_dict().items()) or "nominal"
 
 
 _DEFAULTS: Final = {field.name: field.default for field in dataclasses.fields(World)}
@@ -131,12 +131,10 @@ def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, tuple):
-        return f"{value:g}"
-    if len(value) == 2 and not any(isinstance(entry, tuple) for entry in value):
-        return f"{value[0]:g} to {value[1]:g}"
-    return f"[{', '.join(map(_text, value))}]"
+def _text(name: str, value: Any) -> str:
+    if name in ENTRYWISE:
+        return f"[{', '.join(_text('', entry) for entry in value)}]"
+    return f"{value[0]:g} to {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"
 
 
 NOMINAL: Final = World()

@@ -55,6 +55,7 @@ def test_the_schema_is_a_form_of_every_field_with_its_sentence_and_no_default() 
     assert [fields[name].pop("position") for name in names] == list(range(len(fields)))
     assert fields["gamma"] == {"title": "Gamma", "type": "number", "description": "Discount factor."}
     assert "required" not in schema
+    assert schema["$defs"]["World"]["properties"]["wind"]["description"].startswith("Constant outside force")
 
 
 def test_what_is_sent_on_is_what_was_given() -> None:

@@ -8,10 +8,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from dqn.cartpole import CartPoles
-from dqn.simulation import WorldEnv, make, make_vec, narrowed
+from dqn.simulation import WorldEnv, is_in_arrays, make, make_vec, narrowed
 from dqn.spec import EnvironmentUnsupportedError
 from dqn.world import NOMINAL, World
 
@@ -25,7 +25,56 @@ def gymnasiums(num_envs: int) -> Envs:
 
 def test_the_nominal_world_has_no_wrapper() -> None:
     assert type(make_vec("CartPole-v1", num_envs=2)) is CartPoles
-    assert type(make_vec("Acrobot-v1", num_envs=2).envs[0].unwrapped).__name__ == "AcrobotEnv"  # type: ignore[attr-defined]
+    envs: Any = make_vec("Acrobot-v1", num_envs=2)
+    assert str(envs.envs[0]) == "<TimeLimit<OrderEnforcing<AcrobotEnv<Acrobot-v1>>>>", "and no checker"
+
+
+def test_a_world_leaves_what_gymnasium_says_of_its_environments() -> None:
+    envs = make_vec("CartPole-v1", World(wind=1.0), num_envs=2)
+    assert envs.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
+    assert is_in_arrays(envs.unwrapped)
+    assert not is_in_arrays(make_vec("Acrobot-v1", num_envs=1))
+    assert make("CartPole-v1", render_mode="rgb_array").render_mode == "rgb_array"
+    assert make("CartPole-v1").render_mode is None
+
+
+class Opaque(VectorEnv[Any, Any, Any]):
+    """A vector implementation whose sub-environments nobody can take apart."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 # as Gymnasium declares it
+    closings = 0
+
+    def __init__(self, num_envs: int, **_: Any) -> None:
+        self.num_envs = num_envs
+
+    def close(self, **_: Any) -> None:
+        Opaque.closings += 1
+
+
+def test_a_vector_implementation_that_cannot_be_narrowed_is_not_used() -> None:
+    gym.register(
+        "Opaque-v0",
+        "gymnasium.envs.classic_control:CartPoleEnv",
+        vector_entry_point="tests.test_simulation:Opaque",
+        max_episode_steps=9,
+    )
+    try:
+        assert isinstance(make_vec("Opaque-v0", num_envs=2), SyncVectorEnv)
+        assert Opaque.closings == 1
+    finally:
+        gym.registry.pop("Opaque-v0")
+
+
+def test_an_environment_whose_code_is_missing_is_refused_in_a_sentence() -> None:
+    gym.register("Missing-v0", "nowhere:Env", max_episode_steps=9)
+    try:
+        for attempt in (lambda: make("Missing-v0"), lambda: make_vec("Missing-v0", num_envs=1)):
+            with pytest.raises(
+                EnvironmentUnsupportedError, match="'Missing-v0' cannot be made: No module named 'nowhe"
+            ):
+                attempt()
+    finally:
+        gym.registry.pop("Missing-v0")
 
 
 @pytest.mark.parametrize("world", [NOMINAL, EXPLICIT])
@@ -220,6 +269,34 @@ def test_a_seed_gives_the_same_world_again(env_id: str) -> None:
     assert not np.array_equal(runs[0][:, 0] - runs[0][:1, 0], runs[0][:, 1] - runs[0][:1, 1])
 
 
+def test_what_a_seed_draws_stays_what_it_is() -> None:
+    """Versions are compared by episodes of recorded seeds, also with those that an older release has judged."""
+    world = World(length=(0.25, 0.75), push_force=5.0, push_interval=1, sensor_noise=(1.0,) * 4)
+    envs = make_vec("CartPole-v1", world, num_envs=8)
+    observation, _ = envs.reset(seed=5)
+    lengths, sides, noise = (np.random.default_rng((0x77, 5, stream)) for stream in range(3))
+    cart: Any = envs.unwrapped
+    assert np.array_equal(cart.length, lengths.uniform(0.25, 0.75, 8))
+    np.testing.assert_allclose(observation - cart.state.T, noise.standard_normal((8, 4), dtype=np.float32), atol=1e-6)
+    sides.integers(0, 2, 8, dtype=np.bool_)  # of the first step, in which nobody is pushed
+    right = np.where(sides.integers(0, 2, 8, dtype=np.bool_), 1, -1)
+    envs.step(np.ones(8, dtype=np.int64))
+    assert cart.force_mag == 10.0
+    envs.step(np.zeros(8, dtype=np.int64))
+    assert (cart.force_mag == 10.0 - 5.0 * right).all()
+
+
+def test_an_episode_without_a_seed_is_another_one() -> None:
+    env = make("CartPole-v1", World(length=(0.25, 0.75)))
+    cart: Any = env.unwrapped
+    drawn = []
+    for seed in (1, None, None, 1):
+        env.reset(seed=seed)
+        drawn.append(cart.length)
+    assert drawn[0] == drawn[3]
+    assert len(set(drawn)) == 3
+
+
 def test_a_world_changes_in_mid_episode_and_a_refused_one_changes_nothing() -> None:
     env = make("CartPole-v1")
     env.reset(seed=0)
@@ -340,8 +417,19 @@ def test_some_of_the_worlds_go_on_as_they_were() -> None:
     kept = narrowed(pickle.loads(pickle.dumps(whole)), rows)
     for action in actions[4:]:
         np.testing.assert_array_equal(kept.step(action[rows])[0], whole.step(action)[0][rows])
-    nominal = narrowed(kept, np.array([0, 1, 2]))
-    assert nominal.num_envs == 3
+    carts: list[Any] = [kept.unwrapped, whole.unwrapped]
+    before, ended = carts[0].length.copy(), carts[0].prev_done.copy()
+    while not (ended[:3].any() and ended[3:].any()):  # what begins draws from its world's generator
+        observations = [kept.step(np.ones(6, dtype=np.int64))[0], whole.step(np.ones(12, dtype=np.int64))[0][rows]]
+        ended |= carts[0].prev_done
+    for _ in range(2):
+        observations = [kept.step(np.ones(6, dtype=np.int64))[0], whole.step(np.ones(12, dtype=np.int64))[0][rows]]
+    np.testing.assert_array_equal(carts[0].length, carts[1].length[rows])
+    assert (carts[0].length[:3] != before[:3]).any()
+    bias = [observations[0][3:] - carts[0].state.T[3:], observations[1][3:] - carts[1].state.T[rows[3:]]]
+    np.testing.assert_allclose(bias[0], bias[1], atol=1e-6)
+    one = narrowed(kept, np.array([0, 1, 2]))
+    assert one.num_envs == 3
 
 
 def test_worlds_stand_side_by_side_where_the_environment_is_in_arrays() -> None:

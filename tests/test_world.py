@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 from typing import Any
 
 import pytest
@@ -31,6 +32,12 @@ def test_says_what_it_is() -> None:
         "length 0.25 to 0.75, force_mag -10, push_interval 50 to 150, action_delay 1 to 3, "
         "sensor_bias [0, 0, -0.1 to 0.1, 0]"
     )
+    assert str(World(sensor_noise=(0.1, 0.2))) == "sensor_noise [0.1, 0.2]", "two entries are no range"
+
+
+def test_a_world_is_a_value() -> None:
+    assert {World(wind=1.0), World(wind=1.0), World(wind=2.0)} == {World(wind=2.0), World(wind=1.0)}
+    assert (NOMINAL.wind, NOMINAL.push_force, NOMINAL.push_interval, NOMINAL.action_delay) == (0, 0, 100, 0)
 
 
 def test_a_change_takes_the_place_of_what_it_names() -> None:
@@ -75,7 +82,14 @@ def test_refuses_what_cannot_be(values: dict[str, Any], named: str) -> None:
 
 
 def test_accepts_what_lies_on_the_border() -> None:
-    World(length=1e-9, action_delay=(0, MAX_DELAY), push_interval=1, sensor_noise=(0.0,), gravity=0, wind=(-1, -1))
+    World(
+        length=math.ulp(0.0),
+        action_delay=(0, MAX_DELAY),
+        push_interval=1,
+        sensor_noise=(0.0,),
+        gravity=0,
+        wind=(-1, -1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,6 +98,9 @@ def test_accepts_what_lies_on_the_border() -> None:
         ([1], "must be an object with any of length"),
         ({"lenght": 1.0}, "has no lenght; it has length"),
         ({"length": "x"}, "length must be"),
+        ({"length": "x" * 99}, f"got '{'x' * 79}$"),
+        ({"x" * 99: 1.0}, f"has no {'x' * 80}; it has"),
+        (["x" * 99], rf"got \['{'x' * 78}$"),
     ],
 )
 def test_refuses_json_that_is_no_world(values: object, sentence: str) -> None:
