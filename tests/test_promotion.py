@@ -1,0 +1,246 @@
+"""How a promotion decides what to ask, and what it writes in which order, without a registry, policies or episodes.
+
+With them it is tested in test_promote.py, the decision itself in test_gate.py.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from prefect.exceptions import ObjectAlreadyExists
+
+from dqn.robustness import CELLS, StressTest
+from dqn.world import NOMINAL, World
+from flows import promote as module
+from flows import registry
+from flows.evaluation import SEED_TAG
+from flows.promote import (
+    PREVIOUS,
+    PROMOTION_TAG,
+    ROLLBACK_TAG,
+    move_champion,
+    play_rival,
+    promote,
+    promotion_lock,
+    read_champion_stress,
+    return_to_previous,
+)
+from flows.registry import CHALLENGER, CHAMPION, DIGEST_TAG, RegistryError
+from serving.policy import PolicyMetadata
+from tests.in_memory import ROOT, Store, in_memory
+
+NAME = "dqn-CartPole-v1"
+EVALUATION = "evaluation.json"
+
+
+class Registry(Store):
+    """Versions that return what they are given to return, and hold as much under stress."""
+
+    evaluated: str
+    broken: set[int]
+    played: list[tuple[Any, ...]]
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Three versions of one run: 1 returns 480, 2 and 3 return 500, and 3 holds all under stress; 1 is champion."""
+    store: Any = in_memory(monkeypatch, "flows.promote")
+    run = store.create_run("1", {})
+    for seed in (10, 20, 30):
+        store.version({SEED_TAG: str(seed), DIGEST_TAG: "digest"}, run.info.run_id)
+    store.aliases = {CHAMPION: 1, CHALLENGER: 3}
+    store.broken, store.played, store.files[run.info.run_id] = set(), [], {}
+
+    def download(name: str, version: int) -> Any:
+        metadata = PolicyMetadata(
+            env_id="CartPole-v1",
+            action_meanings=("left", "right"),
+            run_id="",
+            seed=0,
+            config_sha256="",
+            observation_size=4,
+        )
+        digest = "another" if version in store.broken else "digest"
+        policy = SimpleNamespace(metadata=metadata, version=version)
+        return registry.Artifact(name=name, version=version, policy=policy, sha256=digest)  # type: ignore[arg-type]
+
+    def playable(artifact: Any, env_id: str) -> None:
+        if artifact.version in store.broken:
+            raise RegistryError(f"version {artifact.version} is damaged")
+
+    def play(policy: Any, world: World, *, seed: int) -> Any:
+        store.played.append(("returns", policy.version, world, seed))
+        return returns_of(policy.version)
+
+    def under_stress(policy: Any, world: World, *, seed: int) -> StressTest:
+        store.played.append(("stress", policy.version, world, seed))
+        return stress_of(policy.version)
+
+    monkeypatch.setattr(registry, "download", download)
+    monkeypatch.setattr(module, "require_playable", playable)
+    monkeypatch.setattr(module, "play", play)
+    monkeypatch.setattr(module, "under_stress", under_stress)
+    monkeypatch.setattr("prefect.events.emit_event", lambda *_, **__: pytest.fail("no flow run goes on here"))
+    return store
+
+
+def returns_of(version: int) -> Any:
+    return np.full(100, 480.0 if version == 1 else 500.0)
+
+
+def stress_of(version: int) -> StressTest:
+    return StressTest(held=np.full((len(CELLS), 100), version == 3), push=10 * version)
+
+
+def evaluated(store: Any, version: int, *, stressed: bool = True) -> str:
+    stress = stress_of(version).to_dict() if stressed else None
+    run_id = store.versions[version].run_id
+    store.files[run_id][EVALUATION] = {"returns": returns_of(version).tolist(), "stress": stress}
+    return f"{ROOT}/{run_id}/{EVALUATION}"
+
+
+def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
+    """The gate's tag first, then whom to return to, then who is champion: each after a look at whose turn it is."""
+    gate = promote.fn(NAME, 3, evaluated(store, 3))
+    assert gate.startswith("passed: better")
+    token = store.tags[PROMOTION_TAG]
+    assert len(token) == 16
+    look = ("get_registered_model", NAME)
+    assert store.written == [
+        ("set_registered_model_tag", PROMOTION_TAG),
+        look,
+        ("set_model_version_tag", 3, "gate", gate),
+        look,
+        ("set_registered_model_alias", PREVIOUS, 1),
+        look,
+        ("set_registered_model_alias", CHAMPION, 3),
+        look,
+        ("delete_registered_model_alias", CHALLENGER),
+        ("log_dict", store.versions[3].run_id, "evaluation/version-3-champion.json"),
+    ]
+    assert store.played == [("returns", 1, NOMINAL, 30), ("stress", 1, NOMINAL, 30)]
+    told = read_champion_stress(store, store.versions[3].run_id, 3)
+    assert {name: test.push for name, test in told.items()} == {"champion, version 1": 10}
+    assert read_champion_stress(store, store.versions[3].run_id, 2) == {}
+
+
+@pytest.mark.parametrize(
+    ("champion", "challenger", "stressed", "gate", "promoted"),
+    [
+        (2, 3, True, "passed: as good and more robust", True),
+        (2, 3, False, "refused: tie, the champion stays", False),
+        (3, 2, True, "refused: tie, the champion stays", False),
+        (3, 1, True, "refused: worse, the champion stays", False),
+        (None, 1, True, "passed: mean return 480 over 100 episodes, threshold 475, no champion before", True),
+    ],
+)
+def test_a_champion_is_put_under_stress_where_its_challenger_was(
+    champion: int | None, challenger: int, stressed: bool, gate: str, promoted: bool, store: Any
+) -> None:
+    store.aliases = {CHAMPION: champion} if champion else {}
+    assert promote.fn(NAME, challenger, evaluated(store, challenger, stressed=stressed)).startswith(gate)
+    assert store.aliases[CHAMPION] == (challenger if promoted else champion)
+    assert [what for what, *_ in store.played] == ["returns", "stress"][: (1 + stressed) * (champion is not None)]
+    written = [file for call, *_, file in store.written if call == "log_dict"]
+    assert bool(written) == (champion is not None and stressed)
+
+
+def test_a_champion_that_cannot_be_played_is_put_under_no_stress(store: Any) -> None:
+    store.broken.add(1)
+    gate = promote.fn(NAME, 3, evaluated(store, 3))
+    assert gate.endswith("champion version 1 cannot be played: version 1 is damaged")
+    assert (store.played, store.aliases) == ([], {CHAMPION: 3, PREVIOUS: 1})
+    assert not any(call == "log_dict" for call, *_ in store.written)
+
+
+def test_a_challenger_whose_file_has_changed_is_refused(store: Any) -> None:
+    store.broken.add(3)
+    gate = promote.fn(NAME, 3, evaluated(store, 3))
+    assert gate == f"refused: the file of version 3 of {NAME} is not the one that was evaluated any more"
+    assert store.aliases == {CHAMPION: 1, CHALLENGER: 3}
+
+
+@pytest.mark.parametrize(("world", "said"), [(World(force_mag=-10.0), "force_mag -10"), (NOMINAL, "nominal")])
+def test_in_a_world_that_is_named_both_play_there_and_a_tie_goes_to_who_is_at_home(
+    world: World, said: str, store: Any
+) -> None:
+    store.aliases = {CHAMPION: 3}
+    gate = promote.fn(NAME, 2, evaluated(store, 2), world=world.to_dict())
+    assert gate.startswith("passed: as good and at home")
+    assert gate.endswith(f" (in the world {said})")
+    assert [played for _, _, *played in store.played] == [[world, 20]] * 2
+    assert "in the world" not in promote.fn(NAME, 3, evaluated(store, 3))
+
+
+def test_nobody_is_held_against_itself(store: Any) -> None:
+    assert play_rival(store, NAME, 3, None) is None
+    assert play_rival(store, NAME, 3, 3) is None
+    rival = play_rival(store, NAME, 3, 1)
+    assert rival
+    assert (rival.version, rival.stress is None) == (1, False)
+
+
+@pytest.mark.parametrize(("gate", "again"), [("passed: better", True), ("forced: the gate said", True), ("", False)])
+def test_a_gate_that_the_champion_has_passed_is_not_asked_again(gate: str, again: bool, store: Any) -> None:
+    store.aliases = {CHAMPION: 3, CHALLENGER: 3}
+    store.versions[3].tags["gate"] = gate
+    said = promote.fn(NAME, 3, evaluated(store, 3))
+    assert (said == gate) is again
+    assert store.aliases == {CHAMPION: 3}
+    store.aliases = {CHAMPION: 1}
+    store.versions[3].tags["gate"] = "passed: long ago"
+    assert promote.fn(NAME, 3, evaluated(store, 3)).startswith("passed: better: mean return 500")
+
+
+def test_the_first_champion_leaves_no_way_back(store: Any) -> None:
+    store.aliases = {CHALLENGER: 2}
+    store.tags[PROMOTION_TAG] = "mine"
+    move_champion(store, NAME, 3, "mine")
+    assert store.aliases == {CHALLENGER: 2, CHAMPION: 3}
+
+
+@pytest.mark.parametrize("champion", [3, 1, None])
+def test_whoever_is_returned_to_is_not_said_to_be_rolled_back(champion: int | None, store: Any) -> None:
+    """Also where an earlier attempt died between its last two writes, and where the champion's alias is gone."""
+    store.aliases = {PREVIOUS: 1} | ({CHAMPION: champion} if champion else {})
+    store.tags[PROMOTION_TAG] = "mine"
+    assert return_to_previous(store, NAME, "mine", "request") == 1
+    assert store.aliases == {CHAMPION: 1}
+    gates = {number: version.tags.get("gate") for number, version in store.versions.items()}
+    assert gates == {1: None, 2: None, 3: "rolled back to version 1" if champion == 3 else None}
+    assert store.versions[1].tags[ROLLBACK_TAG] == "request"
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_under_prefect_a_lock_is_one_slot_that_frees_itself(made: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Api:
+        def upsert_global_concurrency_limit_by_name(self, name: str, limit: int) -> None:
+            asked.append((name, limit))
+            if not made:
+                raise ObjectAlreadyExists(ValueError("another has"))
+
+    @contextmanager
+    def client(*, sync_client: bool) -> Iterator[Api]:
+        assert sync_client
+        yield Api()
+
+    @contextmanager
+    def concurrency(name: str, **options: Any) -> Iterator[None]:
+        asked.append((name, options))
+        yield
+        asked.append("freed")
+
+    monkeypatch.setattr(module, "flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr(module, "_machine_lock", lambda what: pytest.fail("it is not this machine's alone"))
+    monkeypatch.setattr("prefect.client.orchestration.get_client", client)
+    monkeypatch.setattr("prefect.concurrency.sync.concurrency", concurrency)
+    with promotion_lock(NAME):
+        asked.append("held")
+    limit = f"promote-{NAME}"
+    taken = {"occupy": 1, "strict": True, "lease_duration": 60.0}
+    assert asked == [(limit, 1), (limit, taken), "held", "freed"]
