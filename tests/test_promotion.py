@@ -18,7 +18,6 @@ from flows import promote as module
 from flows import registry
 from flows.evaluation import SEED_TAG
 from flows.promote import (
-    PREVIOUS,
     PROMOTION_TAG,
     ROLLBACK_TAG,
     move_champion,
@@ -28,7 +27,7 @@ from flows.promote import (
     read_champion_stress,
     return_to_previous,
 )
-from flows.registry import CHALLENGER, CHAMPION, DIGEST_TAG, RegistryError
+from flows.registry import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, RegistryError
 from serving.policy import PolicyMetadata
 from tests.in_memory import ROOT, Store, in_memory
 

@@ -291,6 +291,9 @@ def test_whatever_asks_a_server_is_tried_again_for_two_minutes() -> None:
         assert each.task.retry_condition_fn is may_pass, each.name
         assert each.task.retries == len(RETRY_SECONDS), each.name
         assert each.task.retry_delay_seconds == list(RETRY_SECONDS), each.name
+    anew = {"start", "begin", "begin training", "find model", "roll back", "finish"}
+    anew |= {"retrain the winner", "record"}  # of a sweep, as is a second "report"
+    assert {each.name for each in stages if not each.task.persist_result} - {"report"} == anew
 
 
 def test_only_the_newest_attempt_finishes_a_run(store: MlflowClient, small_config: Callable[..., DQNConfig]) -> None:
