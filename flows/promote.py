@@ -233,7 +233,7 @@ def decide(
     return should_promote(returns, threshold_of(challenger.policy.metadata.env_id), rival, stress, at_home)
 
 
-def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int, stressed: bool = True) -> Champion:
+def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int, stressed: bool) -> Champion:
     """The champion on the challenger's episodes, in the challenger's world.
 
     One whose file is gone or broken is no obstacle: the store has just handed out the challenger's.

@@ -4,7 +4,7 @@ With them it is tested in test_promote.py, the decision itself in test_gate.py.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +16,9 @@ from dqn.robustness import CELLS, StressTest
 from dqn.world import NOMINAL, World
 from flows import promote as module
 from flows import registry
+from flows.attempt import StaleAttemptError
 from flows.evaluation import SEED_TAG
+from flows.parameters import InputError
 from flows.promote import (
     PROMOTION_TAG,
     ROLLBACK_TAG,
@@ -243,3 +245,38 @@ def test_under_prefect_a_lock_is_one_slot_that_frees_itself(made: bool, monkeypa
     limit = f"promote-{NAME}"
     taken = {"occupy": 1, "strict": True, "lease_duration": 60.0}
     assert asked == [(limit, 1), (limit, taken), "held", "freed"]
+
+
+def test_a_promotion_that_was_overtaken_writes_nothing_more(store: Any) -> None:
+    before = dict(store.aliases)
+    store.tags[PROMOTION_TAG] = "another"
+    with pytest.raises(StaleAttemptError, match=f"promotion mine of {NAME} was overtaken by promotion another"):
+        move_champion(store, NAME, 3, "mine")
+    assert store.aliases == before
+
+
+def test_a_way_back_is_gone_once_it_was_taken_but_not_for_who_took_it(store: Any) -> None:
+    store.versions[1].tags[ROLLBACK_TAG] = "request"
+    assert return_to_previous(store, NAME, "mine", "request") == 1
+    with pytest.raises(InputError, match=f"{NAME} has no previous champion to return to"):
+        return_to_previous(store, NAME, "mine", "another request")
+    store.aliases = {}
+    with pytest.raises(InputError, match="promote another version instead"):
+        return_to_previous(store, NAME, "mine", "request")
+
+
+@pytest.mark.parametrize(
+    ("version", "force", "told"), [(3, False, True), (1, False, False), (1, True, True), (3, True, True)]
+)
+def test_in_a_flow_run_only_a_promotion_is_an_event(
+    version: int, force: bool, told: bool, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Any] = []
+    monkeypatch.setattr(module, "flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr(module, "promotion_lock", lambda name: nullcontext())
+    monkeypatch.setattr("prefect.events.emit_event", lambda event, **more: events.append((event, more)))
+    store.aliases = {CHAMPION: 2}
+    gate = promote.fn(NAME, version, evaluated(store, version), force=force)
+    payload = {"model": NAME, "version": version, "uri": f"models:/{NAME}@champion", "reason": gate}
+    resource = {"prefect.resource.id": f"mlflow.model.{NAME}", "prefect.resource.name": NAME}
+    assert events == [("dqn.policy.promoted", {"resource": resource, "payload": payload})] * told
