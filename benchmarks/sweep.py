@@ -2,12 +2,13 @@
 
     python -m benchmarks.sweep cost                       # 1,024 configurations beside one Stable-Baselines3 training
     python -m benchmarks.sweep peer                       # Optuna with Stable-Baselines3 for five minutes
-    python -m benchmarks.sweep worth --studies 8 --trials 64
+    python -m benchmarks.sweep worth --studies 8 --trials 64 [--preset acrobot --updates 2000]
     python -m benchmarks.sweep workers --trials 512       # one process on a core, then two on a core each
 
-`worth` holds the search against random search, and its winner against the preset: both are trained anew on 16 fresh
-seeds, and judged by the updates that their agents spend until they are accepted, looked at every 25 updates from the
-50th on; who is never accepted counts with the whole budget. Costs are CPU-seconds of this process on one thread,
+`worth` holds the search against random search, and its winner against the preset, all trained anew on fresh seeds. On
+CartPole 16 a study are judged by the updates that they spend until they are accepted, looked at every 25 updates from
+the 50th on; who is never accepted counts with the whole budget. Elsewhere 4 are judged by what they return after the
+last rung, which `--updates` brings forward. Costs are CPU-seconds of this process on one thread,
 Optuna's storage (SQLite) included, imports not.
 """
 
@@ -23,23 +24,27 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 import torch
 
-from benchmarks.contestants import CEILING, ENV_ID, EPISODES, rl_zoo, warm_up
+from benchmarks.contestants import ENV_ID, EPISODES, rl_zoo, warm_up
 from benchmarks.harness import table, write
 from benchmarks.peers import RL_ZOO
 from dqn.config import DQNConfig
 from dqn.device import torch_threads
 from dqn.evaluation import bootstrap_interval, episodic_returns, interquartile_mean
-from dqn.presets import PRESETS
+from dqn.presets import PRESETS, PresetName
 from dqn.selection import greedy_returns
 from dqn.training import train
+from flows.search.settings import RUNGS, Method, SweepConfig
 from flows.search.shard import run_shard
 from flows.search.spaces import SPACES
-from flows.search.study import RUNGS, Method, SweepConfig, begin_study, configuration, ranking, read_study
+from flows.search.study import begin_study, read_study
+from flows.search.trials import configuration, ranking
 
 SEEDS: Final = 16
+_FEWER_SEEDS: Final = 4
 _PEER_EVALUATIONS: Final = 10
 
 
@@ -48,6 +53,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["cost", "peer", "worth", "workers"])
     parser.add_argument("--trials", type=int, default=1_024)
+    parser.add_argument("--preset", choices=list(RUNGS), default="cartpole", help="for worth")
+    parser.add_argument("--updates", type=int, default=0, help="of a trial, for worth; 0 takes the preset's rungs")
+    parser.add_argument("--finalists", type=int, default=4, help="for worth")
     parser.add_argument("--studies", type=int, default=8, help="of each method, for worth")
     parser.add_argument("--seconds", type=float, default=300.0, help="for peer")
     arguments = parser.parse_args()
@@ -62,9 +70,11 @@ def main() -> None:
         elif arguments.what == "workers":
             rows = workers(arguments.trials, Path(directory))
         else:
-            rows = worth(arguments.studies, arguments.trials, Path(directory))
+            settings = {name: getattr(arguments, name) for name in ("preset", "trials", "finalists")}
+            rows = worth(arguments.studies, arguments.updates, Path(directory), **settings)
     print(table(rows))
-    print(f"written to {write(f'sweep_{arguments.what}', rows)}")
+    name = f"sweep_{arguments.what}" + f"_{arguments.preset}" * (arguments.what == "worth")
+    print(f"written to {write(name, rows)}")
 
 
 def cost(trials: int, directory: Path) -> list[dict[str, Any]]:
@@ -127,23 +137,32 @@ def _work(worker: int, count: int, study_name: str, directory: Path, ready: Barr
         run_shard(study, sweep, shard, directory=directory)
 
 
-def worth(studies: int, trials: int, directory: Path) -> list[dict[str, Any]]:
+def worth(
+    studies: int, updates: int, directory: Path, *, preset: PresetName, trials: int, finalists: int
+) -> list[dict[str, Any]]:
     """Winners of either method, whose budgets are equal, and the preset: one population of each a study."""
-    updates: dict[str, list[float]] = {"tpe": [], "random": [], "preset": []}
-    returns: dict[str, list[float]] = {name: [] for name in updates}
+    rungs = tuple(updates // share for share in (8, 4, 2, 1)) if updates else RUNGS[preset]
+    judged: dict[str, list[tuple[float, float]]] = {"tpe": [], "random": [], "preset": []}
     methods: tuple[Method, ...] = ("tpe", "random")
     for _ in range(studies):
         seed = secrets.randbits(28)
-        configs = {"preset": PRESETS["cartpole"]}
+        configs = {"preset": PRESETS[preset]}
         for method in methods:
-            sweep = _sweep(method, trials, shard_trials=32, seed=seed)
+            sweep = SweepConfig(
+                preset=preset,
+                space=SPACES["small"],
+                method=method,
+                trials=trials,
+                shard_trials=max(8, trials // 4),
+                rungs=rungs,
+                finalists=finalists,
+                seed=seed,
+            )
             configs[method] = _search(sweep, directory)
         for name, config in configs.items():
-            spent, returned = _judged(config)
-            updates[name].append(spent)
-            returns[name].append(returned)
-            print(f"{name}: {spent:.0f} updates, return {returned:.1f}", flush=True)
-    return [_row(name, updates[name], returns[name]) for name in updates]
+            judged[name].append(_judged(config, rungs[-1]))
+            print(f"{name}: {judged[name][-1][0]:.0f} updates, return {judged[name][-1][1]:.1f}", flush=True)
+    return [_row(name, np.array(mine)) for name, mine in judged.items()]
 
 
 def peer(seconds: float) -> dict[str, Any]:
@@ -208,32 +227,32 @@ def _sweep(method: Method, trials: int, *, shard_trials: int, seed: int = 0) -> 
 
 def _search(sweep: SweepConfig, directory: Path) -> DQNConfig:
     study = begin_study(secrets.token_hex(8), sweep)
-    for shard in range(sweep.shards):
+    for shard in range(sweep.shards + 1):
         run_shard(study, sweep, shard, directory=directory)
     return configuration(ranking(study.get_trials(deepcopy=False), sweep.rungs)[0], sweep)
 
 
-def _judged(config: DQNConfig) -> tuple[float, float]:
+def _judged(config: DQNConfig, updates: int) -> tuple[float, float]:
     """Interquartile means over fresh agents: updates until accepted, and return on unseen episodes."""
-    often: dict[str, Any] = {"eval_start": 50, "eval_interval": 25, "acceptance_return": CEILING}
-    result = train(dataclasses.replace(config, num_agents=SEEDS, seed=secrets.randbits(31), max_updates=2_000, **often))
+    changes: dict[str, Any]
+    agents, changes = _FEWER_SEEDS, {"max_updates": updates, "eval_start": updates, "acceptance_episodes": 1}
+    if config.acceptance_return is not None:
+        agents, changes = SEEDS, {"max_updates": 2_000, "eval_start": 50, "eval_interval": 25}
+    result = train(dataclasses.replace(config, num_agents=agents, seed=secrets.randbits(31), **changes))
     with torch.no_grad(), torch_threads(1):
-        returns = greedy_returns(result.best, ENV_ID, episodes=EPISODES, seed=secrets.randbits(28)).numpy()
-    updates = np.array([agent.updates for agent in result.agents], dtype=np.float64)
-    return interquartile_mean(updates), interquartile_mean(returns.mean(1))
+        seed = secrets.randbits(28)
+        returns = greedy_returns(result.best, config.env_id, episodes=EPISODES, seed=seed).numpy().mean(1)
+    spent = np.array([agent.updates for agent in result.agents], dtype=np.float64)
+    return interquartile_mean(spent), interquartile_mean(returns)
 
 
-def _row(name: str, updates: list[float], returns: list[float]) -> dict[str, Any]:
-    low, high = bootstrap_interval(np.array(updates), seed=0)
-    return {
-        "who": name,
-        "studies": len(updates),
-        "IQM updates": interquartile_mean(np.array(updates)),
-        "low": low,
-        "high": high,
-        "IQM return": interquartile_mean(np.array(returns)),
-        "worst return": min(returns),
-    }
+def _row(name: str, judged: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Of updates and returns `[studies, 2]`."""
+    row: dict[str, Any] = {"who": name, "studies": len(judged)}
+    for what, values in zip(("updates", "return"), judged.T, strict=True):
+        low, high = bootstrap_interval(values, seed=0)
+        row |= {f"IQM {what}": interquartile_mean(values), f"{what} from": low, f"{what} to": high}
+    return {**row, "worst return": float(judged[:, 1].min())}
 
 
 if __name__ == "__main__":

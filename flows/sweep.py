@@ -21,9 +21,11 @@ from flows.search.bar import Bar
 from flows.search.confirm import Confirmation, confirm, fresh
 from flows.search.record import record
 from flows.search.report import markdown, text
+from flows.search.settings import RUNGS, Method, SweepConfig, batch_size
 from flows.search.shard import run_shard
 from flows.search.spaces import read_space
-from flows.search.study import RUNGS, Method, SweepConfig, begin_study, configuration, ranking, read_study
+from flows.search.study import begin_study, read_study
+from flows.search.trials import configuration, ranking
 from flows.stage import stage
 from flows.tracking import connect
 from flows.train import train_dqn
@@ -34,10 +36,11 @@ def sweep_dqn(
     space: str = "small",
     method: Method = "tpe",
     trials: int = 1_024,
-    shard_trials: int = 128,
+    shard_trials: int = 0,
     rungs: list[int] | None = None,
     keep: float = 0.5,
     episodes: int = 10,
+    finalists: int = 4,
     seed: int = 0,
     resume: str | None = None,
     spread_to: str | None = None,
@@ -52,10 +55,11 @@ def sweep_dqn(
         space: `small`, `arlbench`, or a JSON file.
         method: tpe, random, pareto (return against environment steps), or pbt (population-based training).
         trials: configurations that are tried.
-        shard_trials: how many are sampled and compared together.
+        shard_trials: how many are sampled and compared together; 0 takes an eighth of them, 16 or more.
         rungs: updates after which they are compared; none takes the preset's.
         keep: share that goes on after each rung.
         episodes: greedy episodes of a comparison.
+        finalists: best trials that train anew, four agents each, before one of them wins.
         seed: of sampling, training and comparisons.
         resume: name of the study to go on with; it keeps its own settings.
         spread_to: a deployment whose runs try the shards, such as sweep-shard/default; none tries them here.
@@ -75,6 +79,7 @@ def sweep_dqn(
         "shard_trials": shard_trials,
         "keep": keep,
         "episodes": episodes,
+        "finalists": finalists,
         "seed": seed,
     }
     study = resume or begin(request(preset, space, method, rungs, **settings), checkpoint_dir)
@@ -88,14 +93,31 @@ def sweep_dqn(
         return report(study, confirmation, run_id, registered)
 
 
-def request(preset: PresetName, space: str, method: Method, rungs: list[int] | None, **settings: Any) -> SweepConfig:
+def request(
+    preset: PresetName,
+    space: str,
+    method: Method,
+    rungs: list[int] | None,
+    *,
+    trials: int,
+    shard_trials: int,
+    **settings: Any,
+) -> SweepConfig:
     """The settings of a sweep.
 
     Raises:
         InputError: if it cannot be searched.
     """
     chosen = tuple(rungs) if rungs else RUNGS.get(preset, ())
-    sweep = SweepConfig(preset=preset, space=read_space(space), method=method, rungs=chosen, **settings)
+    sweep = SweepConfig(
+        preset=preset,
+        space=read_space(space),
+        method=method,
+        trials=trials,
+        shard_trials=shard_trials or batch_size(trials),
+        rungs=chosen,
+        **settings,
+    )
     sweep.check()
     return sweep
 
@@ -122,14 +144,16 @@ def resumable(study: str) -> Iterator[None]:
 def try_trials(study: str, spread_to: str | None, checkpoint_dir: str) -> None:
     """Try all trials: shard by shard in this process, or each by a run of a deployment."""
     opened, sweep = read_study(study)
+    final = [sweep.shards] if sweep.finalists else []
     print(f"study {study}: {sweep.trials:,} trials in {sweep.shards} shards, {sweep.budget:,} gradient updates in all")
     if spread_to:
         from flows.search.spread import spread  # a client of Prefect, which others can do without
 
-        spread(spread_to, study, range(sweep.shards), checkpoint_dir=checkpoint_dir)
+        for shards in (range(sweep.shards), final):  # who is in the final is known when all others are over
+            spread(spread_to, study, shards, checkpoint_dir=checkpoint_dir)
         return
     with Bar(sweep) as bar:
-        for shard in range(sweep.shards):
+        for shard in [*range(sweep.shards), *final]:
             run_shard(opened, sweep, shard, directory=Path(checkpoint_dir), on_progress=bar.show)
 
 

@@ -28,14 +28,16 @@ class Arguments:
     """tpe: Optuna's estimator of good values; random; pareto: return against environment steps; pbt: populations."""
     trials: int = 1_024
     """Configurations that are tried."""
-    shard_trials: int = 128
-    """How many are sampled and compared together."""
+    shard_trials: int = 0
+    """How many are sampled and compared together; 0 takes an eighth of them, 16 or more."""
     rungs: tuple[int, ...] = ()
     """Updates after which they are compared; none takes the preset's."""
     keep: float = 0.5
     """Share that goes on after each rung."""
     episodes: int = 10
     """Greedy episodes of a comparison."""
+    finalists: int = 4
+    """Best trials that train anew, four agents each, before one of them wins; 0 believes the first."""
     seed: int = 0
     """Of sampling, training and comparisons."""
     resume: str | None = None
@@ -80,7 +82,9 @@ def run(arguments: Arguments) -> int:
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line a trial
-    settings = {name: getattr(arguments, name) for name in ("trials", "shard_trials", "keep", "episodes", "seed")}
+    settings = {
+        name: getattr(arguments, name) for name in ("trials", "shard_trials", "keep", "episodes", "finalists", "seed")
+    }
     rungs = list(arguments.rungs) or None
     try:
         with phase("check"):  # the flow does so too, but under Prefect it is a run that failed

@@ -8,7 +8,8 @@ from optuna import Study
 from optuna.trial import TrialState, create_trial
 
 from flows.search.spaces import SPACES, Choice, Range, Space
-from flows.search.study import SweepConfig, begin_study
+from flows.search.settings import SweepConfig
+from flows.search.study import begin_study
 
 SPACE = Space(
     dimensions={
@@ -20,7 +21,7 @@ SPACE = Space(
 
 
 def sweep(**changes: Any) -> SweepConfig:
-    small = SweepConfig(space=SPACE, trials=8, shard_trials=8, rungs=(4, 8, 16), episodes=1)
+    small = SweepConfig(space=SPACE, trials=8, shard_trials=8, rungs=(4, 8, 16), episodes=1, finalists=0)
     return dataclasses.replace(small, **changes)
 
 

@@ -16,14 +16,9 @@ from dqn.presets import PRESETS
 from dqn.training import advance
 from flows.search.shard import Progress, run_shard
 from flows.search.spaces import Choice, Range, Space
-from flows.search.study import (
-    SweepConfig,
-    begin_study,
-    claim,
-    configuration,
-    intermediate,
-    returns_by_rung,
-)
+from flows.search.settings import SweepConfig
+from flows.search.study import begin_study, claim
+from flows.search.trials import configuration, intermediate, returns_by_rung, score
 from tests.sweeps import sweep
 
 SMALL = dataclasses.replace(
@@ -56,12 +51,14 @@ def test_half_of_the_trials_go_on_at_each_rung_and_they_are_the_better_half(tmp_
             assert len(reached) == expected
             left = [t for t in reached if len(returns_by_rung(t, settings.rungs)) == rung + 1]
             stayed = [t for t in reached if t not in left]
-            at = settings.rungs[rung]
+            so_far = {t.number: score(returns_by_rung(t, settings.rungs[: rung + 1])) for t in reached}
             if stayed:
-                assert max(intermediate(t)[at] for t in left) <= min(intermediate(t)[at] for t in stayed)
+                assert max(so_far[t.number] for t in left) <= min(so_far[t.number] for t in stayed)
     states = [trial.state for trial in trials]
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED)) == (3, 8)
-    assert all(trial.value == list(intermediate(trial).values())[-1] for trial in trials)
+    for trial in trials:
+        returns = returns_by_rung(trial, settings.rungs)
+        assert trial.value == (score(returns) if trial.state == TrialState.COMPLETE else returns[-1])
     assert [p.updates for p in seen if p.shard == 0][-1] == settings.updates(0) == 8 * 4 + 4 * 4 + 2 * 8
     assert settings.budget == settings.updates(0) + settings.updates(1)
     assert not list(tmp_path.glob("*.ckpt"))

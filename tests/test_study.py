@@ -25,16 +25,9 @@ from flows.search.record import BEST, record, searched
 from flows.search.report import markdown, text
 from flows.search.shard import Progress, run_shard
 from flows.search.spaces import SPACES
-from flows.search.study import (
-    SweepConfig,
-    _storage,
-    begin_study,
-    configuration,
-    ranking,
-    read_study,
-    returns_by_rung,
-    storage_url,
-)
+from flows.search.settings import SweepConfig
+from flows.search.study import _storage, begin_study, read_study, storage_url
+from flows.search.trials import configuration, ranking, returns_by_rung
 from tests.sweeps import SPACE, sweep, told
 from tests.test_shard import SMALL
 

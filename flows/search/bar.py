@@ -5,8 +5,8 @@ from typing import Never, Self
 
 from tqdm import tqdm
 
+from flows.search.settings import SweepConfig
 from flows.search.shard import Progress
-from flows.search.study import SweepConfig
 
 
 class Bar:

@@ -14,7 +14,8 @@ from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial
 
-from flows.search.study import SweepConfig, ranking, returns_by_rung
+from flows.search.settings import SweepConfig
+from flows.search.trials import ranking, returns_by_rung
 
 RUNGS: Final = "rungs.png"
 _INK, _TRIAL, _LAST, _BEST = "#222222", "#b9c6d8", "#5c7fae", "#c2571a"

@@ -21,7 +21,8 @@ from flows.pictures import draw
 from flows.provenance import git_commit
 from flows.search.confirm import Confirmation
 from flows.search.figures import figures
-from flows.search.study import SweepConfig, configuration, ranking, returns_by_rung
+from flows.search.settings import SweepConfig
+from flows.search.trials import configuration, final_returns, ranking, returns_by_rung
 from flows.tracking import experiment_of
 
 STUDY_TAG: Final = "study"
@@ -32,7 +33,8 @@ BEST: Final = 5
 
 def record(client: MlflowClient, study: Study, sweep: SweepConfig, confirmation: Confirmation) -> str:
     """Put a study into its run, which is made where there is none. Returns the run's id."""
-    ranked = ranking(study.get_trials(deepcopy=False), sweep.rungs)
+    trials = study.get_trials(deepcopy=False)
+    ranked = ranking(trials, sweep.rungs)
     where = experiment_of(client, sweep.base)
     if found := client.search_runs([where], f"tags.`{STUDY_TAG}` = '{study.study_name}'", max_results=1):
         run_id = str(found[0].info.run_id)
@@ -50,7 +52,7 @@ def record(client: MlflowClient, study: Study, sweep: SweepConfig, confirmation:
         for place, trial in reversed(list(enumerate(ranked[:BEST], start=1))):  # MLflow lists the newest first
             _child(client, where, run_id, trial, sweep, place)
     client.log_dict(run_id, sweep.space.to_dict(), "space.json")
-    columns = table(ranked, sweep)
+    columns = table(ranked, sweep, final_returns(trials, sweep.rungs))
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     # As MLflow itself logs and shows a table; its own function would append the rows a second time.
     client.log_dict(run_id, {"columns": list(columns), "data": rows}, TRIALS_FILE)
@@ -78,8 +80,8 @@ def searched(trial: FrozenTrial, sweep: SweepConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in sweep.space.dimensions}
 
 
-def table(ranked: Sequence[FrozenTrial], sweep: SweepConfig) -> Mapping[str, list[Any]]:
-    """Every trial, best first, in columns."""
+def table(ranked: Sequence[FrozenTrial], sweep: SweepConfig, final: Mapping[int, float]) -> Mapping[str, list[Any]]:
+    """Every trial, best first, in columns; of finalists what their agents in the final returned."""
     fields = [searched(trial, sweep) for trial in ranked]
     returns = [returns_by_rung(trial, sweep.rungs) for trial in ranked]
     return {
@@ -88,6 +90,7 @@ def table(ranked: Sequence[FrozenTrial], sweep: SweepConfig) -> Mapping[str, lis
         "shard": [trial.user_attrs.get("shard") for trial in ranked],
         "updates": [sweep.rungs[len(mine) - 1] for mine in returns],
         "mean return": [mine[-1] for mine in returns],
+        "in the final": [final.get(trial.number) for trial in ranked],
         **{
             name: [str(mine[name]) if isinstance(mine[name], tuple) else mine[name] for mine in fields]
             for name in sweep.space.dimensions

@@ -1,7 +1,7 @@
 """What a person reads when a sweep is over."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from optuna import Study
@@ -11,7 +11,8 @@ from flows.figures import png
 from flows.search.confirm import Confirmation
 from flows.search.figures import over_rungs
 from flows.search.record import searched
-from flows.search.study import SweepConfig, ranking, returns_by_rung
+from flows.search.settings import FINAL_SEEDS, SweepConfig
+from flows.search.trials import FINALIST, final_returns, ranking, returns_by_rung
 
 _ROWS: Final = 5
 
@@ -40,25 +41,32 @@ def markdown(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_i
 
 def _totals(study: Study, sweep: SweepConfig) -> str:
     trials = study.get_trials(deepcopy=False)
-    last = sum(len(returns_by_rung(trial, sweep.rungs)) == len(sweep.rungs) for trial in trials)
+    tried = [trial for trial in trials if FINALIST not in trial.user_attrs]
+    last = sum(len(returns_by_rung(trial, sweep.rungs)) == len(sweep.rungs) for trial in tried)
+    finalists = len(final_returns(trials, sweep.rungs))
+    final = f", {finalists} of these anew by {FINAL_SEEDS} agents each" if finalists else ""
     return (
-        f"{len(trials):,} configurations by {sweep.method}, {last:,} of them trained to the last rung of "
-        f"{sweep.rungs[-1]:,} updates; {sweep.budget:,} gradient updates in all."
+        f"{len(tried):,} configurations by {sweep.method}, {last:,} of them trained to the last rung of "
+        f"{sweep.rungs[-1]:,} updates{final}; {sweep.budget:,} gradient updates in all."
     )
 
 
 def _headings(sweep: SweepConfig) -> list[str]:
-    return ["trial", "updates", "mean return", *sweep.space.dimensions]
+    final = ["in the final"] if sweep.finalists else []
+    return ["trial", "updates", "mean return", *final, *sweep.space.dimensions]
 
 
 def _rows(study: Study, sweep: SweepConfig) -> Sequence[list[str]]:
-    return [_row(trial, sweep) for trial in ranking(study.get_trials(deepcopy=False), sweep.rungs)[:_ROWS]]
+    trials = study.get_trials(deepcopy=False)
+    final = final_returns(trials, sweep.rungs)
+    return [_row(trial, sweep, final) for trial in ranking(trials, sweep.rungs)[:_ROWS]]
 
 
-def _row(trial: FrozenTrial, sweep: SweepConfig) -> list[str]:
+def _row(trial: FrozenTrial, sweep: SweepConfig, final: Mapping[int, float]) -> list[str]:
     returns = returns_by_rung(trial, sweep.rungs)
+    judged = [f"{final[trial.number]:.1f}" if trial.number in final else "-"] if sweep.finalists else []
     values = [_short(value) for value in searched(trial, sweep).values()]
-    return [str(trial.number), f"{sweep.rungs[len(returns) - 1]:,}", f"{returns[-1]:.1f}", *values]
+    return [str(trial.number), f"{sweep.rungs[len(returns) - 1]:,}", f"{returns[-1]:.1f}", *judged, *values]
 
 
 def _short(value: Any) -> str:

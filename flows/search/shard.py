@@ -26,10 +26,12 @@ from dqn.selection import greedy_returns
 from dqn.state import TrainingState
 from dqn.training import advance
 from flows.search.pbt import evolve, member_config
-from flows.search.study import SweepConfig, claim, intermediate, keep_values, report, shard_trials, tell
+from flows.search.settings import SweepConfig
+from flows.search.study import claim, keep_values, report, shard_trials, tell
+from flows.search.trials import intermediate, returns_by_rung, score
 
 LAST_RUNG_EPISODES: Final = 5
-"""Times as many as at the other rungs: there the winner is chosen."""
+"""Times as many as at the other rungs, which more reach."""
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,7 @@ def run_shard(
     trials = claim(study, sweep, shard)
     populations = _populations(study, sweep, shard, trials, directory, may_save)
     alive = {position for population in populations for position in population.positions}
+    evolving = sweep.method == "pbt" and not sweep.is_final(shard)
     began, done, best = len(alive), 0, -torch.inf
 
     def show(rung: int, updates: int) -> None:
@@ -109,25 +112,22 @@ def run_shard(
             done += len(population.training) * (updates - before)
         returns = _compare(study, sweep, shard, rung, populations, alive)
         best = max(returns.values(), default=best)
-        staying = set(
-            sorted(alive, key=lambda position: (-returns[position], position))[: sweep.alive(began, rung + 1)]
-        )
+        trials = shard_trials(study, shard)
+        staying = set(_ranked(alive, trials, sweep.rungs[: rung + 1])[: sweep.alive(shard, began, rung + 1)])
         if rung + 1 == len(sweep.rungs):
             staying = set()
-        elif sweep.method == "pbt":
-            staying = alive
+        elif evolving:
             for number, population in enumerate(populations):
                 if population.state.learner.updates == updates:  # else a checkpoint has it behind it
                     seed = stream_seed(sweep.seed, TRAINING, shard, number, rung)
                     evolve(population.state, [returns[p] for p in population.training], sweep.space, seed=seed)
-        trials = shard_trials(study, shard)
         for population in populations:
             steps = population.state.environment_steps
             for row, position in enumerate(population.training):
                 trial = trials[position]
                 if position in staying or trial.state.is_finished():
                     continue
-                if sweep.method == "pbt":
+                if evolving:
                     keep_values(study, trial, member_config(population.state, row), sweep.space)
                 tell(study, sweep, trial, updates=updates, mean_return=returns[position], steps=steps)
         alive = staying
@@ -181,6 +181,11 @@ def _advance(population: _Population, updates: int, show: Callable[[int], None])
 
     with torch_threads(state.config.num_threads):
         advance(state, updates, on_step=on_step)
+
+
+def _ranked(alive: set[int], trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[int]:
+    """Positions, best first: by their scores up to the last of the rungs."""
+    return sorted(alive, key=lambda position: (-score(returns_by_rung(trials[position], rungs)), position))
 
 
 def _compare(

@@ -68,6 +68,12 @@ class Space:
             changes = {**dict.fromkeys(rules, 0), **changes}
         return dataclasses.replace(preset, **changes)
 
+    def values(self, preset: DQNConfig) -> dict[str, Value] | None:
+        """The preset as a sample of the space, or None where some of its values lie outside."""
+        mine = {name: getattr(preset, name) for name in self.dimensions}
+        inside = all(_holds(dimension, mine[name]) for name, dimension in self.dimensions.items())
+        return {name: _encoded(value) for name, value in mine.items()} if inside else None
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values: of a range its fields, of a choice the list of its values."""
         return {
@@ -179,6 +185,12 @@ def _distribution(dimension: Range | Choice) -> BaseDistribution:
     if dimension.whole:
         return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _holds(dimension: Range | Choice, value: Any) -> bool:
+    if isinstance(dimension, Choice):
+        return value in dimension.values
+    return bool(dimension.low <= value <= dimension.high)
 
 
 def _encoded(value: Any) -> Value:

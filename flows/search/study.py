@@ -4,13 +4,11 @@ A shard's trials are entered, running and with the shard's number, before the fi
 shard over finds them there: none is lost, and none that has an end is given a second one.
 """
 
-import dataclasses
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import optuna
 from optuna import Study, Trial
@@ -23,113 +21,17 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.config import DQNConfig
-from dqn.presets import PRESETS, PresetName
 from dqn.seeding import TRAINING, stream_seed
-from flows.parameters import InputError, check_trainable
-from flows.search.spaces import Range, Space, check_space
-
-Method = Literal["tpe", "random", "pareto", "pbt"]
-
-RUNGS: Final[dict[str, tuple[int, ...]]] = {
-    "cartpole": (75, 150, 300, 600),
-    "acrobot": (4_000, 8_000, 16_000, 32_000),
-    "mountaincar": (3_000, 6_000, 12_000, 24_000),
-    "lunarlander": (3_750, 7_500, 15_000, 30_000),
-}
-"""Updates after which trials are compared, where a sweep names none."""
+from flows.parameters import InputError
+from flows.search.settings import FINAL_SEEDS, SweepConfig
+from flows.search.spaces import Space
+from flows.search.trials import FINALIST, RETURNS, SHARD, VALUES, ranking, returns_by_rung, score, values
 
 _SETTINGS: Final = "sweep"
-_SHARD: Final = "shard"
-_RETURNS: Final = "returns"
-_VALUES: Final = "values"
-_FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class ShardError(RuntimeError):
     """Shards whose runs ended without having tried their trials; the message names the runs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepConfig:
-    """What a sweep tries, and what it may cost."""
-
-    space: Space
-    preset: PresetName = "cartpole"
-    """Where every value comes from that is not searched."""
-    method: Method = "tpe"
-    """tpe: Optuna's estimator of good values; random; pareto: return against environment steps; pbt: populations."""
-    trials: int = 1_024
-    """Configurations that are tried."""
-    shard_trials: int = 128
-    """Trials that are sampled and compared together, in one process."""
-    rungs: tuple[int, ...]
-    """Updates after which the trials of a shard are compared."""
-    keep: float = 0.5
-    """Share of a shard's trials that goes on after each rung but the last."""
-    episodes: int = 10
-    """Greedy episodes of each comparison, on seeds of selection; five times as many at the last rung."""
-    seed: int = 0
-
-    @property
-    def base(self) -> DQNConfig:
-        """The preset."""
-        return PRESETS[self.preset]
-
-    @property
-    def shards(self) -> int:
-        """How many there are."""
-        return -(-self.trials // self.shard_trials)
-
-    def size(self, shard: int) -> int:
-        """Trials of a shard; the last one may have fewer."""
-        return min(self.shard_trials, self.trials - shard * self.shard_trials)
-
-    def alive(self, trials: int, rung: int) -> int:
-        """How many of a shard's trials train up to a rung."""
-        if self.method == "pbt":
-            return trials
-        return max(1, round(trials * self.keep**rung))
-
-    def updates(self, shard: int) -> int:
-        """Gradient updates that a shard may take, all its trials together."""
-        steps = [last - first for first, last in zip((0, *self.rungs), self.rungs, strict=False)]
-        return sum(self.alive(self.size(shard), rung) * step for rung, step in enumerate(steps))
-
-    @property
-    def budget(self) -> int:
-        """Gradient updates of the whole sweep; it is the same whatever the trials turn out to be worth."""
-        return sum(self.updates(shard) for shard in range(self.shards))
-
-    def check(self) -> None:
-        """Refuse what cannot be searched.
-
-        Raises:
-            InputError: naming what was given, and what is expected.
-        """
-        if self.preset not in RUNGS:
-            raise InputError(f"the preset {self.preset!r} is not searched; those that are: {', '.join(RUNGS)}")
-        if self.method not in get_args(Method):
-            raise InputError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}")
-        for name in ("trials", "shard_trials", "episodes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if not 0 < self.keep < 1:
-            raise InputError(f"keep must be a share between 0 and 1, got {self.keep}")
-        if not self.rungs or any(b <= a for a, b in zip((0, *self.rungs), self.rungs, strict=False)):
-            raise InputError(f"rungs must be numbers of updates that rise, got {self.rungs}")
-        check_trainable(dataclasses.replace(self.base, num_agents=1))
-        check_space(self.space, self.base)
-        if self.method == "pbt" and not any(isinstance(d, Range) for d in self.space.dimensions.values()):
-            raise InputError("population-based training perturbs ranges, and the space has choices alone")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {**dataclasses.asdict(self), "space": self.space.to_dict()}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "SweepConfig":
-        """Inverse of `to_dict`."""
-        return cls(**{**content, "space": Space.from_dict(content["space"]), "rungs": tuple(content["rungs"])})
 
 
 def storage_url() -> str:
@@ -169,22 +71,33 @@ def read_study(name: str) -> tuple[Study, SweepConfig]:
 
 
 def claim(study: Study, sweep: SweepConfig, shard: int) -> list[FrozenTrial]:
-    """The trials of a shard by number, finished or not; those that are missing are sampled and entered."""
+    """The trials of a shard by number, finished or not; those that are missing are entered.
+
+    They are sampled; in the final they are the finalists again, with several agents each.
+    """
     everyone = study.get_trials(deepcopy=False)
-    mine = [trial for trial in everyone if trial.user_attrs.get(_SHARD) == shard]
-    missing = sweep.size(shard) - len(mine)
-    for values in _sampled(study, sweep, shard, everyone, missing):
-        distributions = sweep.space.distributions
-        attributes = {_SHARD: shard}
-        study.add_trial(
-            create_trial(state=TrialState.RUNNING, params=values, distributions=distributions, user_attrs=attributes)
+    mine = [trial for trial in everyone if trial.user_attrs.get(SHARD) == shard]
+    entries: list[tuple[dict[str, Any], dict[str, Any]]]
+    if sweep.is_final(shard):
+        finalists = _finalists([trial for trial in everyone if FINALIST not in trial.user_attrs], sweep)
+        agents = [trial for trial in finalists for _ in range(FINAL_SEEDS)][len(mine) :]
+        entries = [(values(trial, sweep), {FINALIST: trial.number}) for trial in agents]
+    else:
+        entries = [(sampled, {}) for sampled in _sampled(study, sweep, shard, everyone, sweep.size(shard) - len(mine))]
+    for params, attributes in entries:
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions=sweep.space.distributions,
+            user_attrs={SHARD: shard, **attributes},
         )
+        study.add_trial(trial)
     return shard_trials(study, shard)
 
 
 def shard_trials(study: Study, shard: int) -> list[FrozenTrial]:
     """The trials that were entered for a shard, by number."""
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(_SHARD) == shard]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(SHARD) == shard]
     return sorted(trials, key=lambda trial: trial.number)
 
 
@@ -194,15 +107,15 @@ def report(study: Study, trial: FrozenTrial, *, updates: int, mean_return: float
     if len(study.directions) == 1:
         live.report(mean_return, updates)
     else:  # Optuna keeps no values on the way where there are two
-        live.set_user_attr(_RETURNS, {**trial.user_attrs.get(_RETURNS, {}), str(updates): mean_return})
+        live.set_user_attr(RETURNS, {**trial.user_attrs.get(RETURNS, {}), str(updates): mean_return})
 
 
 def tell(study: Study, sweep: SweepConfig, trial: FrozenTrial, *, updates: int, mean_return: float, steps: int) -> None:
-    """End a trial, unless it has an end: complete at the last rung, pruned before."""
+    """End a trial, whose returns are reported, unless it has an end: complete at the last rung, pruned before."""
     if sweep.method == "pareto":
         study.tell(trial.number, [mean_return, float(steps)], skip_if_finished=True)
     elif updates == sweep.rungs[-1]:
-        study.tell(trial.number, mean_return, skip_if_finished=True)
+        study.tell(trial.number, score(returns_by_rung(trial, sweep.rungs)), skip_if_finished=True)
     else:
         study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
 
@@ -211,35 +124,16 @@ def keep_values(study: Study, trial: FrozenTrial, config: DQNConfig, space: Spac
     """Keep what a trial's searched fields came to be."""
     values = {name: getattr(config, name) for name in space.dimensions}
     Trial(study, trial._trial_id).set_user_attr(
-        _VALUES, {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+        VALUES, {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
     )
 
 
-def configuration(trial: FrozenTrial, sweep: SweepConfig) -> DQNConfig:
-    """What a trial trains; of one that evolved what it came to be."""
-    return sweep.space.configuration(sweep.base, {**trial.params, **trial.user_attrs.get(_VALUES, {})})
-
-
-def ranking(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[FrozenTrial]:
-    """Finished trials, best first: by the rung they reached, what they returned there, and at all rungs on the way."""
-
-    def standing(trial: FrozenTrial) -> tuple[int, float, float, int]:
-        returns = returns_by_rung(trial, rungs)
-        return -len(returns), -returns[-1], -sum(returns) / len(returns), trial.number
-
-    finished = [trial for trial in trials if trial.state in _FINISHED and returns_by_rung(trial, rungs)]
-    return sorted(finished, key=standing)
-
-
-def returns_by_rung(trial: FrozenTrial, rungs: Sequence[int]) -> list[float]:
-    """Mean returns at the rungs a trial reached."""
-    known = intermediate(trial)
-    return [known[updates] for updates in rungs if updates in known]
-
-
-def intermediate(trial: FrozenTrial) -> dict[int, float]:
-    """Mean returns by the updates after which they were measured."""
-    return trial.intermediate_values or {int(k): v for k, v in trial.user_attrs.get(_RETURNS, {}).items()}
+def _finalists(trials: Sequence[FrozenTrial], sweep: SweepConfig) -> list[FrozenTrial]:
+    """The best trials, and the preset's own in place of the last of them where it is not one: it is to be beaten."""
+    ranked = ranking(trials, sweep.rungs)
+    best, others = ranked[: sweep.finalists], ranked[sweep.finalists :]
+    preset = [trial for trial in others if trial.params == sweep.space.values(sweep.base)]
+    return [*best[: sweep.finalists - len(preset[:1])], *preset[:1]]
 
 
 def _sampled(
@@ -251,6 +145,8 @@ def _sampled(
     """
     copy = optuna.create_study(directions=study.directions, sampler=_sampler(sweep, shard, sweep.size(shard) - missing))
     copy.add_trials(everyone)
+    if not everyone and sweep.method != "random" and (known := sweep.space.values(sweep.base)):
+        copy.enqueue_trial(known)  # where one has come to by other means is the first thing to compare with
     return [copy.ask(sweep.space.distributions).params for _ in range(missing)]
 
 

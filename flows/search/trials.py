@@ -1,0 +1,83 @@
+"""What the trials of a study came to, and which of them are better."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from optuna.trial import FrozenTrial, TrialState
+
+from dqn.config import DQNConfig
+from flows.search.settings import SweepConfig
+from flows.search.spaces import Range
+
+SHARD: Final = "shard"
+FINALIST: Final = "finalist"
+"""Of a trial of the final: the number of the trial whose values it trains again."""
+RETURNS: Final = "returns"
+VALUES: Final = "values"
+_FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def ranking(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[FrozenTrial]:
+    """Finished trials, best first: by the rung they reached, then by score.
+
+    Finalists come before all others, by their agents in the final, who have no place of their own.
+    """
+
+    def standing(trial: FrozenTrial) -> tuple[bool, int, float, int]:
+        agents = final.get(trial.number, [])
+        returns = _mean(agents) if agents else returns_by_rung(trial, rungs)
+        return not agents, -len(returns), -score(returns), trial.number
+
+    finished = [trial for trial in trials if trial.state in _FINISHED and returns_by_rung(trial, rungs)]
+    final = _final(trials, rungs)
+    return sorted((trial for trial in finished if FINALIST not in trial.user_attrs), key=standing)
+
+
+def score(returns: Sequence[float]) -> float:
+    """What trials are compared by, given their mean returns at the rungs so far: the mean.
+
+    Rungs double, so that it is the area under the curve over the logarithm of updates. At the last rung alone many are
+    as good, and one evaluation of one agent is mostly luck.
+    """
+    return sum(returns) / len(returns)
+
+
+def final_returns(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> dict[int, float]:
+    """What finalists returned in the end, the mean of their agents, by the number of their trial."""
+    return {number: _mean(agents)[-1] for number, agents in _final(trials, rungs).items()}
+
+
+def returns_by_rung(trial: FrozenTrial, rungs: Sequence[int]) -> list[float]:
+    """Mean returns at the rungs a trial reached."""
+    known = intermediate(trial)
+    return [known[updates] for updates in rungs if updates in known]
+
+
+def intermediate(trial: FrozenTrial) -> dict[int, float]:
+    """Mean returns by the updates after which they were measured."""
+    return trial.intermediate_values or {int(k): v for k, v in trial.user_attrs.get(RETURNS, {}).items()}
+
+
+def values(trial: FrozenTrial, sweep: SweepConfig) -> dict[str, Any]:
+    """What was sampled for a trial; where it evolved what came of it, in ranges alone since it shapes no tensor."""
+    kept = trial.user_attrs.get(VALUES, {})
+    ranges = {name for name, dimension in sweep.space.dimensions.items() if isinstance(dimension, Range)}
+    return {**trial.params, **{name: value for name, value in kept.items() if name in ranges}}
+
+
+def configuration(trial: FrozenTrial, sweep: SweepConfig) -> DQNConfig:
+    """What a trial trains; of one that evolved what it came to be."""
+    return sweep.space.configuration(sweep.base, values(trial, sweep))
+
+
+def _final(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> dict[int, list[list[float]]]:
+    """Returns `[agents, rungs]` of finalists."""
+    final: dict[int, list[list[float]]] = {}
+    for trial in trials:
+        if FINALIST in trial.user_attrs and trial.state in _FINISHED:
+            final.setdefault(trial.user_attrs[FINALIST], []).append(returns_by_rung(trial, rungs))
+    return final
+
+
+def _mean(agents: Sequence[Sequence[float]]) -> list[float]:
+    return [sum(returns) / len(agents) for returns in zip(*agents, strict=True)]
