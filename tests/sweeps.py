@@ -7,8 +7,8 @@ import optuna
 from optuna import Study
 from optuna.trial import TrialState, create_trial
 
-from flows.search.spaces import SPACES, Choice, Range, Space
 from flows.search.settings import SweepConfig
+from flows.search.spaces import SPACES, Choice, Range, Space
 from flows.search.study import begin_study
 
 SPACE = Space(

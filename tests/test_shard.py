@@ -14,11 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 from dqn.checkpoint import CheckpointError
 from dqn.presets import PRESETS
 from dqn.training import advance
+from flows.search.settings import SweepConfig
 from flows.search.shard import Progress, run_shard
 from flows.search.spaces import Choice, Range, Space
-from flows.search.settings import SweepConfig
 from flows.search.study import begin_study, claim
-from flows.search.trials import configuration, intermediate, returns_by_rung, score
+from flows.search.trials import configuration, intermediate, returns_by_rung
 from tests.sweeps import sweep
 
 SMALL = dataclasses.replace(
@@ -51,14 +51,12 @@ def test_half_of_the_trials_go_on_at_each_rung_and_they_are_the_better_half(tmp_
             assert len(reached) == expected
             left = [t for t in reached if len(returns_by_rung(t, settings.rungs)) == rung + 1]
             stayed = [t for t in reached if t not in left]
-            so_far = {t.number: score(returns_by_rung(t, settings.rungs[: rung + 1])) for t in reached}
+            at = settings.rungs[rung]
             if stayed:
-                assert max(so_far[t.number] for t in left) <= min(so_far[t.number] for t in stayed)
+                assert max(intermediate(t)[at] for t in left) <= min(intermediate(t)[at] for t in stayed)
     states = [trial.state for trial in trials]
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED)) == (3, 8)
-    for trial in trials:
-        returns = returns_by_rung(trial, settings.rungs)
-        assert trial.value == (score(returns) if trial.state == TrialState.COMPLETE else returns[-1])
+    assert all(trial.value == list(intermediate(trial).values())[-1] for trial in trials)
     assert [p.updates for p in seen if p.shard == 0][-1] == settings.updates(0) == 8 * 4 + 4 * 4 + 2 * 8
     assert settings.budget == settings.updates(0) + settings.updates(1)
     assert not list(tmp_path.glob("*.ckpt"))

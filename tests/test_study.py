@@ -23,9 +23,9 @@ from flows.search.bar import Bar
 from flows.search.figures import figures
 from flows.search.record import BEST, record, searched
 from flows.search.report import markdown, text
+from flows.search.settings import SweepConfig, batch_size
 from flows.search.shard import Progress, run_shard
 from flows.search.spaces import SPACES
-from flows.search.settings import SweepConfig
 from flows.search.study import _storage, begin_study, read_study, storage_url
 from flows.search.trials import configuration, ranking, returns_by_rung
 from tests.sweeps import SPACE, sweep, told
@@ -43,10 +43,16 @@ PRAGMAS = {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 60_000}
 def test_the_budget_is_known_before_anything_is_tried() -> None:
     settings = sweep(trials=20, shard_trials=8, rungs=(10, 20, 40))
     assert (settings.shards, [settings.size(shard) for shard in range(3)]) == (3, [8, 8, 4])
-    assert [settings.alive(8, rung) for rung in range(5)] == [8, 4, 2, 1, 1]
+    assert [settings.alive(0, 8, rung) for rung in range(5)] == [8, 4, 2, 1, 1]
     assert settings.updates(0) == 8 * 10 + 4 * 10 + 2 * 20
     assert settings.budget == 2 * settings.updates(0) + (4 * 10 + 2 * 10 + 1 * 20)
     assert sweep(method="pbt", rungs=(10, 20, 40)).updates(0) == 8 * 40
+    with_final = dataclasses.replace(settings, finalists=3)
+    assert [with_final.is_final(shard) for shard in range(4)] == [False, False, False, True]
+    assert (with_final.shards, with_final.size(3), with_final.alive(3, 12, 2)) == (3, 12, 12)
+    assert with_final.budget == settings.budget + 12 * 40
+    assert dataclasses.replace(settings, trials=2, finalists=3).size(1) == 2 * 4
+    assert [batch_size(trials) for trials in (5, 128, 129, 1_024)] == [16, 16, 17, 128]
     assert SweepConfig.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
@@ -56,6 +62,7 @@ def test_the_budget_is_known_before_anything_is_tried() -> None:
         ({"preset": "article"}, "the preset 'article' is not searched; those that are: cartpole"),
         ({"method": "grid"}, "method must be one of tpe, random, pareto, pbt, got 'grid'"),
         ({"trials": 0}, "trials must be 1 or more, got 0"),
+        ({"finalists": -1}, "finalists must be 0 or more, got -1"),
         ({"keep": 1.0}, "keep must be a share between 0 and 1, got 1.0"),
         ({"keep": 0.0}, "keep must be a share between 0 and 1, got 0.0"),
         ({"rungs": ()}, "rungs must be numbers of updates that rise"),
@@ -100,6 +107,21 @@ def test_the_winner_went_furthest_and_of_equals_learned_soonest(method: Any) -> 
     ranked = ranking(study.get_trials(), settings.rungs)
     assert [trial.number for trial in ranked] == [3, 2, 4, 1, 0]
     assert returns_by_rung(ranked[0], settings.rungs) == [10.0, 30.0, 400.0]
+
+
+def test_the_final_is_spread_when_all_other_shards_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[int]]] = []
+    monkeypatch.setattr(
+        "flows.search.spread.spread", lambda name, study, shards, **options: asked.append((name, list(shards)))
+    )
+    begin_study("with", sweep(trials=20, finalists=2))
+    begin_study("without", sweep(trials=20))
+    for study in ("with", "without"):
+        flow.try_trials(study, "sweep-shard/default", "kept")
+    assert [shards for _, shards in asked if shards] == [[0, 1, 2], [3], [0, 1, 2]]
+    settings: dict[str, Any] = {"trials": 1_000, "keep": 0.5, "episodes": 1, "seed": 0, "finalists": 3}
+    assert flow.request("cartpole", "small", "tpe", None, shard_trials=0, **settings).shard_trials == 125
+    assert flow.request("cartpole", "small", "tpe", [5], shard_trials=9, **settings).shard_trials == 9
 
 
 @pytest.mark.parametrize("method", ["tpe", "pareto"])
@@ -253,7 +275,12 @@ def test_a_sweep_from_its_beginning_to_a_saved_preset(
     store: MlflowClient, confirmed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "space.json").write_text(json.dumps(SPACE.to_dict()))
-    asked: dict[str, Any] = {"space": str(tmp_path / "space.json"), "rungs": [4, 8], "episodes": 1}
+    asked: dict[str, Any] = {
+        "space": str(tmp_path / "space.json"),
+        "rungs": [4, 8],
+        "episodes": 1,
+        "finalists": 1,
+    }
     tried: list[int] = []
 
     def interrupted(*args: Any, **options: Any) -> None:
@@ -271,8 +298,8 @@ def test_a_sweep_from_its_beginning_to_a_saved_preset(
     report = flow.sweep_dqn(resume=name, save="mine", checkpoint_dir=str(tmp_path))
     study, settings = read_study(name)
     trials = study.get_trials()
-    assert [trial.state.is_finished() for trial in trials] == [True] * 6
-    assert sum(trial.state == TrialState.COMPLETE for trial in trials) == 2 + 1
+    assert [trial.state.is_finished() for trial in trials] == [True] * (6 + 4)
+    assert sum(trial.state == TrialState.COMPLETE for trial in trials) == 2 + 1 + 4
     winner = configuration(ranking(trials, settings.rungs)[0], settings)
     assert read_preset("mine") == ("cartpole", winner)
     assert "Trained anew on 2 fresh seeds" in report

@@ -28,7 +28,7 @@ from dqn.training import advance
 from flows.search.pbt import evolve, member_config
 from flows.search.settings import SweepConfig
 from flows.search.study import claim, keep_values, report, shard_trials, tell
-from flows.search.trials import intermediate, returns_by_rung, score
+from flows.search.trials import intermediate, order, returns_by_rung
 
 LAST_RUNG_EPISODES: Final = 5
 """Times as many as at the other rungs, which more reach."""
@@ -184,8 +184,8 @@ def _advance(population: _Population, updates: int, show: Callable[[int], None])
 
 
 def _ranked(alive: set[int], trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[int]:
-    """Positions, best first: by their scores up to the last of the rungs."""
-    return sorted(alive, key=lambda position: (-score(returns_by_rung(trials[position], rungs)), position))
+    """Positions, best first: by what they returned at the last of the rungs, and at all on the way."""
+    return sorted(alive, key=lambda position: (*order(returns_by_rung(trials[position], rungs)), position))
 
 
 def _compare(

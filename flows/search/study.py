@@ -25,7 +25,7 @@ from dqn.seeding import TRAINING, stream_seed
 from flows.parameters import InputError
 from flows.search.settings import FINAL_SEEDS, SweepConfig
 from flows.search.spaces import Space
-from flows.search.trials import FINALIST, RETURNS, SHARD, VALUES, ranking, returns_by_rung, score, values
+from flows.search.trials import FINALIST, RETURNS, SHARD, VALUES, ranking, values
 
 _SETTINGS: Final = "sweep"
 
@@ -111,11 +111,11 @@ def report(study: Study, trial: FrozenTrial, *, updates: int, mean_return: float
 
 
 def tell(study: Study, sweep: SweepConfig, trial: FrozenTrial, *, updates: int, mean_return: float, steps: int) -> None:
-    """End a trial, whose returns are reported, unless it has an end: complete at the last rung, pruned before."""
+    """End a trial, unless it has an end: complete at the last rung, pruned before."""
     if sweep.method == "pareto":
         study.tell(trial.number, [mean_return, float(steps)], skip_if_finished=True)
     elif updates == sweep.rungs[-1]:
-        study.tell(trial.number, score(returns_by_rung(trial, sweep.rungs)), skip_if_finished=True)
+        study.tell(trial.number, mean_return, skip_if_finished=True)
     else:
         study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
 

@@ -18,28 +18,24 @@ _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def ranking(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[FrozenTrial]:
-    """Finished trials, best first: by the rung they reached, then by score.
+    """Finished trials, best first: by the rung they reached, what they returned there, and at all rungs on the way.
 
-    Finalists come before all others, by their agents in the final, who have no place of their own.
+    Finalists come before all others, by the mean of their agents in the final, who have no place of their own.
     """
 
-    def standing(trial: FrozenTrial) -> tuple[bool, int, float, int]:
+    def standing(trial: FrozenTrial) -> tuple[bool, int, float, float, int]:
         agents = final.get(trial.number, [])
         returns = _mean(agents) if agents else returns_by_rung(trial, rungs)
-        return not agents, -len(returns), -score(returns), trial.number
+        return not agents, -len(returns), *order(returns), trial.number
 
     finished = [trial for trial in trials if trial.state in _FINISHED and returns_by_rung(trial, rungs)]
     final = _final(trials, rungs)
     return sorted((trial for trial in finished if FINALIST not in trial.user_attrs), key=standing)
 
 
-def score(returns: Sequence[float]) -> float:
-    """What trials are compared by, given their mean returns at the rungs so far: the mean.
-
-    Rungs double, so that it is the area under the curve over the logarithm of updates. At the last rung alone many are
-    as good, and one evaluation of one agent is mostly luck.
-    """
-    return sum(returns) / len(returns)
+def order(returns: Sequence[float]) -> tuple[float, float]:
+    """Of what a trial returned at the rungs so far: less is better. At the ceiling who was there soonest is."""
+    return -returns[-1], -sum(returns)
 
 
 def final_returns(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> dict[int, float]:
