@@ -22,8 +22,6 @@ from tests.test_shard import SMALL
 WITH_PRESET = Space(
     dimensions={**SPACE.dimensions, "gamma": Range(low=0.9, high=0.999), "n_step": Choice(values=(1, 5))}
 )
-    dimensions={**SPACE.dimensions, "gamma": Range(low=0.9, high=0.999), "n_step": Choice(values=(1, 5))}
-)
 
 
 @pytest.fixture(autouse=True)
@@ -142,4 +140,4 @@ def test_nobody_leaves_a_final_and_nothing_changes_there(tmp_path: Path, method:
     for trial in final:
         assert trial.params == values(trials[trial.user_attrs[FINALIST]], settings)
         assert values(trial, settings) == trial.params
-    assert (values(trials[0], settings) == trials[0].params) == (method == "random") or method == "pbt"
+    assert any(values(trial, settings) != trial.params for trial in trials[:6]) == (method == "pbt")

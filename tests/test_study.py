@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from dqn.presets import PRESETS
 from flows import sweep as flow
+from flows import sweep_cli
 from flows.cli import parse
 from flows.parameters import InputError
 from flows.presets import read_preset, save_preset
@@ -122,6 +123,27 @@ def test_the_final_is_spread_when_all_other_shards_are_over(monkeypatch: pytest.
     settings: dict[str, Any] = {"trials": 1_000, "keep": 0.5, "episodes": 1, "seed": 0, "finalists": 3}
     assert flow.request("cartpole", "small", "tpe", None, shard_trials=0, **settings).shard_trials == 125
     assert flow.request("cartpole", "small", "tpe", [5], shard_trials=9, **settings).shard_trials == 9
+
+
+def test_what_a_command_line_asks_for_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **options: asked.update(options) or "the report")
+    numbers = {"trials": 9, "shard_trials": 3, "keep": 0.3, "episodes": 2, "finalists": 5, "seed": 7}
+    argv = [word for name, value in numbers.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert sweep_cli.run(sweep_cli.parse([*argv, "--rungs", "3", "5", "--method", "random", "--promote"])) == 0
+    assert asked == {
+        **numbers,
+        "preset": "cartpole",
+        "space": "small",
+        "method": "random",
+        "rungs": [3, 5],
+        "resume": None,
+        "spread_to": None,
+        "save": None,
+        "promote": True,
+        "checkpoint_dir": "checkpoints",
+    }
 
 
 @pytest.mark.parametrize("method", ["tpe", "pareto"])
