@@ -57,6 +57,7 @@ COMMANDS: Final = {
     'make sweep ARGS="--method pareto"': READ,
     'make sweep ARGS="--method pbt --shard-trials 64"': READ,
     'make sweep ARGS="--space arlbench"': READ,
+    'make sweep ARGS="--finalists 8"': READ,
     'make sweep ARGS="--preset acrobot --trials 64"': READ,
     'make sweep ARGS="--save mine"': READ,
     'make sweep ARGS="--promote"': READ,
