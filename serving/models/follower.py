@@ -353,8 +353,7 @@ class Models:
 
     def _how_to_begin(self, what: str) -> str:
         alias = self.alias or "champion"
-        advice = f"run `make train` to train and promote one, or set the alias '{alias}' on a version"
-        return f"{what}: {advice}; the show starts by itself"
+        return f"{what}: run `make train` to train and promote one, or set the alias '{alias}' on a version"
 
     def _count(self, error: Exception) -> None:
         self.errors += 1

@@ -4,7 +4,7 @@ const $ = (id) => document.getElementById(id);
 const NAMES = {
   started: "A run began", experience: "Experience read", identified: "World identified", memory: "Looked in memory",
   training: "Training", gate: "Gate", promoted: "Promoted", swapped: "Swapped", recovered: "Recovered",
-  "as predicted": "As predicted again", refused: "Nothing promoted", waiting: "Waits for a person",
+  "as predicted": "Over", refused: "Nothing promoted", waiting: "Waits for a person",
   "rolled back": "Rolled back", failed: "Failed",
 };
 const GOOD = new Set(["recovered", "as predicted"]);
@@ -39,7 +39,7 @@ export class LoopPanel {
     const found = drift.finding[0].toUpperCase() + drift.finding.slice(1);
     if (!over) return `Drift: ${drift.finding}`;
     const end = stages.findLast(({ stage }) => GOOD.has(stage));
-    return end?.stage === "recovered" ? `Healed. ${found}, and the policy has learned it.` : `Over. ${found}, for a while.`;
+    return end?.stage === "recovered" ? `Healed. ${found}, and the policy has learned it.` : `Over. What was noticed: ${drift.finding}.`;
   }
 
   item(entry, before) {

@@ -31,6 +31,7 @@ export class Panels {
     const sorted = Object.entries(status.aliases).sort(([a], [b]) => (b === first) - (a === first) || (a > b ? 1 : -1));
     const aliases = sorted.map(([alias, version]) => [alias, `${alias} (v${version})`]);
     const versions = status.versions.map((version) => [version, `version ${version}`]);
+    $("compare").hidden = versions.length < 2 && !this.page.versions;
     const options = JSON.stringify([aliases, versions]);
     if (options === this.options) return;
     this.options = options;
@@ -68,7 +69,7 @@ export class Panels {
     $("replays").replaceChildren(...replays.map((replay) => {
       const row = document.createElement("li");
       const what = document.createElement("span");
-      what.className = "what";
+      what.className = "described";
       const pushes = replay.pushes ? `, ${replay.pushes} ${replay.pushes === 1 ? "push" : "pushes"}` : "";
       const changes = replay.changes ? ", world changed" : "";
       what.textContent = `Version ${replay.version}, seed ${replay.seed}${pushes}${changes}: return ${short(replay.episodic_return)}`;

@@ -34,7 +34,7 @@ export class Player {
     this.find(".run").replaceChildren(run);
     this.find(".seed").textContent = status.seed;
     const mean = player.history.reduce((sum, value) => sum + value, 0) / player.history.length;
-    this.find(".mean").textContent = player.history.length ? `mean ${mean.toFixed(1)} of ${player.history.length}` : "none finished yet";
+    this.find(".mean").textContent = player.history.length ? `mean of ${player.history.length}: ${mean.toFixed(1)}` : "no undisturbed episode yet";
   }
 
   take(frame, index) {
