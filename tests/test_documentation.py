@@ -49,6 +49,7 @@ COMMANDS: Final = {
     "python -m benchmarks.champions": LONG,
     "python -m benchmarks.drift": LONG,
     "python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",
+    "python -m benchmarks.pictures": ELSEWHERE + "a running stack with two versions",
     "python -m benchmarks.mutants FILE": LONG,
     "curl -X PUT 127.0.0.1:8000/api/world -d '{\"force_mag\": -10}'": "tests/serving/test_world.py sends such requests",
     "make sweep": READ,

@@ -1,0 +1,121 @@
+"""Pictures of README and docs that are not of measurements, into `images/`: a stack's pages, and those in its runs.
+
+    python -m benchmarks.pictures
+
+Prefect, MLflow and the server are those of `PREFECT_API_URL`, `MLFLOW_TRACKING_URI` and `SERVING_URL`, with their own
+variables for logins. Train twice before, so that the stress test has two versions. Needs Chromium.
+"""
+
+import base64
+import os
+import shutil
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from benchmarks.figures import IMAGES
+
+MODEL: Final = "dqn-CartPole-v1"
+OF_THE_CHAMPION: Final = ("learning_curves.png", "learning.gif", "episode.gif")
+OF_THE_NEWEST: Final = ("stress_test.png",)  # which stands beside the champion in it
+PATIENCE: Final = 120.0
+
+
+def main() -> None:
+    """Take all of them and print where they are."""
+    client = MlflowClient()
+    champion = client.get_model_version_by_alias(MODEL, "champion")
+    newest = max(client.search_model_versions(f"name='{MODEL}'"), key=lambda version: int(version.version))
+    for version, names in ((champion, OF_THE_CHAMPION), (newest, OF_THE_NEWEST)):
+        for name in names:
+            shutil.copy(download_artifacts(run_id=version.run_id, artifact_path=name), IMAGES / name)
+            print(IMAGES / name)
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        print(server_page(browser, os.environ["SERVING_URL"]))
+        print(mlflow_version(browser, os.environ["MLFLOW_TRACKING_URI"], champion.version))
+        print(prefect_run(browser, os.environ["PREFECT_API_URL"].removesuffix("/api")))
+        browser.close()
+
+
+def server_page(browser: Browser, url: str) -> Path:
+    """The page of the server, some time after a push, when an episode was balanced before."""
+    page = browser.new_page(viewport={"width": 1180, "height": 985})
+    page.goto(url, wait_until="domcontentloaded")
+    until(page, lambda: page.evaluate("(page.status?.players[0]?.history.length > 0) && page.frame.k"), at_least=150)
+    page.click("#push-right")
+    until(page, lambda: page.evaluate("page.frame.k"), at_least=200)
+    return taken(page, "page.png")
+
+
+def mlflow_version(browser: Browser, url: str, version: str) -> Path:
+    """The page of a version in MLflow."""
+    login: Any = {
+        "username": os.environ.get("MLFLOW_TRACKING_USERNAME", ""),
+        "password": os.environ.get("MLFLOW_TRACKING_PASSWORD", ""),
+    }
+    page = browser.new_page(viewport={"width": 1280, "height": 1160}, http_credentials=login)
+    page.goto(f"{url}/#/models/{MODEL}/versions/{version}?workflowType=machine_learning")
+    page.get_by_text("How good it is").wait_for()
+    page.get_by_role("button", name="Close").first.click()  # MLflow's assistant
+    page.wait_for_timeout(1000)
+    return taken(page, "mlflow_version.png")
+
+
+def prefect_run(browser: Browser, url: str) -> Path:
+    """The page of the latest training in Prefect."""
+    login = base64.b64encode(os.environ.get("PREFECT_API_AUTH_STRING", "").encode()).decode()
+    request = urllib.request.Request(  # noqa: S310 -- the address is the caller's own
+        f"{url}/api/flow_runs/filter",
+        orjson.dumps(
+            {
+                "flows": {"name": {"any_": ["train-dqn"]}},
+                "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+                "sort": "END_TIME_DESC",
+                "limit": 1,
+            }
+        ),
+        {"Content-Type": "application/json", "Authorization": f"Basic {login}"},
+    )
+    with urllib.request.urlopen(request) as answer:  # noqa: S310
+        (run,) = orjson.loads(answer.read())
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page.goto(url, wait_until="domcontentloaded")
+    page.evaluate("login => localStorage.setItem('prefect-password', login)", login)
+    page.goto(f"{url}/runs/flow-run/{run['id']}", wait_until="domcontentloaded")
+    page.get_by_text("submitted to infrastructure").wait_for()
+    page.wait_for_timeout(3000)  # the graph is drawn on a canvas, which says nothing when it is ready
+    return taken(page, "prefect_run.png")
+
+
+def until(page: Page, value: Callable[[], Any], *, at_least: int) -> None:
+    """Wait for a number on the page; playwright's own wait needs eval, which the server's policy forbids.
+
+    Raises:
+        TimeoutError: if it does not come.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while (value() or 0) < at_least:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{page.url} did not get as far as step {at_least}: does a champion play there?")
+        page.wait_for_timeout(20)
+
+
+def taken(page: Page, name: str) -> Path:
+    """The page as a file of `images/`."""
+    path = IMAGES / name
+    page.screenshot(path=path)
+    page.close()
+    return path
+
+
+if __name__ == "__main__":
+    main()
