@@ -146,7 +146,7 @@ def changes(node: Any) -> Iterator[Callable[[Any], ast.stmt | None]]:
             yield lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test))
         case ast.Constant(value=bool() | int() | float()):
             yield lambda n: setattr(n, "value", not n.value if isinstance(n.value, bool) else n.value + 1)
-        case ast.Return(value=ast.AST()):
+        case ast.Return(value=ast.AST() as value) if ast.unparse(value) != "None":
             yield lambda n: setattr(n, "value", ast.Constant(None))
     if isinstance(node, ast.FunctionDef | ast.If | ast.For | ast.While | ast.With | ast.Try):
         for position, statement in enumerate(node.body):

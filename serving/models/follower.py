@@ -58,6 +58,7 @@ class Models:
         self.watched: Counter[str] = Counter()
         """Aliases and numbers beside the followed one that somebody watches: they are kept loaded as they move."""
         self._pinned = version
+        self._reference = version or alias or ""
         self._cache = cache
         self._environments = environments
         self._poll_seconds = poll_seconds
@@ -171,13 +172,13 @@ class Models:
 
     async def restore(self) -> None:
         """Play what played last under this reference, from disk, before the registry is asked."""
-        cache, reference = self._cache, self._pinned or self.alias or ""
+        cache = self._cache
         if cache is None:
             return
         try:
             remembered = await _aside(cache.snapshot)
             self.snapshot = remembered or self.snapshot
-            version = await _aside(cache.played, reference)
+            version = await _aside(cache.played, self._reference)
             content = await _aside(cache.read, version) if version else None
             if version is None or content is None:
                 return
@@ -247,8 +248,7 @@ class Models:
             self._note(f"version {version.number} was refused: {error}; {self._who_plays()}")
             return False
         self._play(served)
-        reference = self._pinned or self.alias or ""
-        await self._on_disk(lambda cache: cache.remember_played(reference, version))
+        await self._on_disk(lambda cache: cache.remember_played(self._reference, version))
         _LOG.info("swapped", extra={"model": self.name, "version": version.number, "sha256": served.sha256})
         return True
 
@@ -294,11 +294,9 @@ class Models:
         except Exception as error:
             failure = error if isinstance(error, ValueError) else RegistryUnavailableError(_describe(error))
             self._failed[version.identity] = (self._clock() + _FAILED_SECONDS, failure)
-            self._failed.move_to_end(version.identity)
             while len(self._failed) > _REFUSED_LIMIT:
                 self._failed.popitem(last=False)
             raise failure from error
-        self._failed.pop(version.identity, None)
         self._keep(served)
         return served
 

@@ -169,7 +169,7 @@ class RegistrySource:
                 number=str(version.version),
                 source=version.source or "",
                 run_id=version.run_id or "",
-                experiment_id=self._experiment(version.run_id, last, str(version.version)),
+                experiment_id=_experiment(client, version.run_id, last, str(version.version)),
                 created_ms=int(version.creation_timestamp or 0),
                 tags={name: version.tags[name] for name in _KEPT_TAGS if name in version.tags},
             )
@@ -248,16 +248,17 @@ class RegistrySource:
                 self._client = mlflow.MlflowClient()
             return self._client
 
-    def _experiment(self, run_id: str | None, last: Snapshot | None, number: str) -> str:
-        known = last.versions.get(number) if last else None
-        if known and known.run_id == run_id:
-            return known.experiment_id
-        if not run_id or self._client is None:
-            return ""
-        try:
-            return str(self._client.get_run(run_id).info.experiment_id)
-        except Exception:  # the run was deleted: its model plays all the same, only without a link
-            return ""
+
+def _experiment(client: "MlflowClient", run_id: str | None, last: Snapshot | None, number: str) -> str:
+    known = last.versions.get(number) if last else None
+    if known and known.run_id == run_id:
+        return known.experiment_id
+    if not run_id:
+        return ""
+    try:
+        return str(client.get_run(run_id).info.experiment_id)
+    except Exception:  # the run was deleted: its model plays all the same, only without a link
+        return ""
 
 
 def _sentence(error: BaseException) -> str:

@@ -1,187 +1,369 @@
+"""Following the registry: what plays, what is said about it, and when it is looked at again."""
+
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
 
-from serving.models.cache import Cache
 from serving.models.follower import Models
-from serving.models.registry import (
-    FileSource,
-    ModelURI,
-    RegistrySource,
-    RegistryUnavailableError,
-    Snapshot,
-    UnknownModelError,
-    Version,
-)
-from tests.policies import BALANCES, linear_model
-from tests.serving.conftest import MODEL, LocalRegistry
-from tests.serving.inprocess import two_versions
+from serving.models.registry import RegistryUnavailableError, Snapshot, UnknownModelError
+from serving.models.served import Description
+from tests.policies import PROPERTIES
+from tests.serving.faulty import BAD, GOOD, BrittleCache, Registry, following
 
-# MLflow 3.17 uses what SQLAlchemy 2.1 deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+BEGIN = "run `make train` to train and promote one, or set the alias 'champion' on a version"
 
 
-@pytest.mark.parametrize(
-    ("uri", "alias", "version"), [("models:/a-b.c@champion", "champion", None), ("models:/a-b.c/12", None, "12")]
-)
-def test_a_model_uri_names_an_alias_or_a_version(uri: str, alias: str | None, version: str | None) -> None:
-    assert ModelURI.parse(uri) == ModelURI(name="a-b.c", alias=alias, version=version)
+def poll(models: Models) -> bool:
+    return asyncio.run(models.poll())
 
 
-@pytest.mark.parametrize("uri", ["", "models:/x", "models:/../x@y", "models:/..@y", "runs:/1/x", "models:/x/latest"])
-def test_any_other_uri_is_refused(uri: str) -> None:
-    with pytest.raises(ValueError, match="expected models:/NAME@ALIAS"):
-        ModelURI.parse(uri)
-
-
-def test_versions_come_from_the_registry_page_by_page(registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.models.registry._PAGE", 1)
-    source = RegistrySource(MODEL)
-    snapshot = source.snapshot(None)
-    assert {"champion": "1", "challenger": "2"}.items() <= dict(snapshot.aliases).items()
-    assert {"1", "2"} <= set(snapshot.versions)
-    assert snapshot.versions["1"].tags == {"gate": "passed"}
-    assert snapshot.versions["1"].experiment_id
-    assert source.fetch(snapshot.versions["1"])[:1] == b"\x08"
-
-
-def test_a_registry_without_the_model_says_so(registry: LocalRegistry) -> None:
-    with pytest.raises(UnknownModelError, match=f"^the registry has no model nobody but {MODEL}$"):
-        RegistrySource("nobody").snapshot(None)
-
-
-def test_a_version_that_is_not_there_is_told_beside_those_that_are() -> None:
-    models = Models(two_versions(), alias=None, version="99")
-    asyncio.run(models.poll())
-    assert models.notice.startswith(f"model {MODEL} has no version 99 but 1 @champion, 2 @challenger: run `make train`")
-
-
-def test_a_registry_that_cannot_be_opened_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mlflow.db").write_text("garbage")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    source = RegistrySource(MODEL)
-
-    def locked() -> None:
-        raise RuntimeError("database is locked")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("mlflow.MlflowClient", locked)
-        with pytest.raises(RegistryUnavailableError, match="database is locked"):
-            source.snapshot(None)
-    with pytest.raises(RegistryUnavailableError, match="database"):
-        source.snapshot(None)
-
-
-def test_no_store_is_created_where_none_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
-    with pytest.raises(UnknownModelError, match="no registry at sqlite"):
-        RegistrySource(MODEL).snapshot(None)
-    assert not (tmp_path / "none.db").exists()
-
-
-class ScriptedSource:
-    """A registry whose answers a test writes: files on disk and a snapshot, or an error."""
-
-    name = "scripted"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.answer: Snapshot | Exception = UnknownModelError("nothing here")
-
-    def add(self, number: str, model: bytes) -> Version:
-        (self.folder / f"{number}.onnx").write_bytes(model)
-        return Version(number=number, source=number)
-
-    def promote(self, *versions: Version) -> None:
-        known = {version.number: version for version in versions}
-        self.answer = Snapshot(aliases={"champion": versions[-1].number}, versions=known)
-
-    def snapshot(self, last: Snapshot | None) -> Snapshot:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-    def learning(self, version: Version) -> dict[str, bytes]:
-        return {}
-
-    def fetch(self, version: Version) -> bytes:
-        return (self.folder / f"{version.number}.onnx").read_bytes()
+def playing(models: Models) -> str | None:
+    return models.current.version.number if models.current else None
 
 
 def test_it_waits_swaps_refuses_and_plays_on(tmp_path: Path) -> None:
-    async def story() -> None:
-        source = ScriptedSource(tmp_path)
-        models = Models(source, alias="champion", version=None)
-        await models.poll()
-        assert models.current is None
-        assert "make train" in models.notice
+    registry = Registry()
+    models = following(registry, tmp_path)
+    assert (models.notice, models.reachable, models.registry_age) == ("looking for a model", None, None)
+    assert poll(models)
+    assert (playing(models), models.swaps) == (None, 0)
 
-        one = source.add("1", linear_model(BALANCES))
-        source.promote(one)
-        await models.poll()
-        assert models.current
-        assert (models.current.version.number, models.notice, models.swaps) == ("1", "", 1)
+    registry.add("1", GOOD[0])
+    registry.aliases["champion"] = "1"
+    assert poll(models)
+    assert (playing(models), models.notice, models.swaps) == ("1", "", 1)
+    assert poll(models)
+    assert (models.swaps, registry.fetched) == (1, 1), "what plays is not swapped for itself"
 
-        broken = source.add("2", b"not a model")
-        source.promote(one, broken)
-        for _ in range(3):
-            await models.poll()
-        assert models.current.version.number == "1"
-        assert models.failed_swaps == 1, "a broken version is tried once, not at every poll"
-        assert "version 2 was refused" in models.notice
-        assert models.aliases_of("1") == ["champion"], "the alias names what plays"
+    registry.add("2", BAD["garbage"])
+    registry.aliases["champion"] = "2"
+    for _ in range(3):
+        assert not poll(models)
+    assert playing(models) == "1"
+    assert models.failed_swaps == 1, "a broken version is tried once, not at every poll"
+    assert models.aliases_of("1") == ["champion"], "the alias names what plays"
+    assert models.aliases_of("2") == []
 
-        source.answer = RegistryUnavailableError("connection refused")
-        await models.poll()
-        assert models.current.version.number == "1"
-        assert "last good copy plays on" in models.notice
-        assert models.reachable is False
+    registry.add("3", GOOD[1])
+    registry.aliases["champion"] = "3"
+    assert poll(models)
+    assert (playing(models), models.notice, models.swaps) == ("3", "", 2)
+    registry.add("3", GOOD[2], created=2)
+    assert poll(models)
+    assert (playing(models), models.swaps) == ("3", 3), "a version that was deleted and made anew is another one"
+    assert models.errors == 0
 
-        three = source.add("3", linear_model(BALANCES, bias=3))
-        source.promote(one, broken, three)
-        await models.poll()
-        assert models.current.version.number == "3"
-        assert (models.notice, models.reachable, models.swaps) == ("", True, 2)
-        assert (await models.get("1")).version.number == "1"
-        with pytest.raises(UnknownModelError, match=r"no version or alias 'nine' but 1, 2, 3 @champion$"):
-            await models.get("nine")
-        with pytest.raises(ValueError, match="not a loadable"):
-            await models.get("2")
 
-    asyncio.run(story())
+@pytest.mark.parametrize(
+    ("fault", "sentence", "without", "with_one", "settled", "reachable"),
+    [
+        (
+            RegistryUnavailableError("gone"),
+            "the registry does not answer (gone)",
+            "; nothing to play until it answers",
+            "; the last good copy plays on",
+            False,
+            False,
+        ),
+        (UnknownModelError("no model"), "no model", f": {BEGIN}", "; the last good copy plays on", True, True),
+        (
+            RuntimeError("locked"),
+            "following the registry failed (RuntimeError: locked)",
+            "; nothing plays, and it is tried again",
+            "; the last good version plays on, and it is tried again",
+            False,
+            None,
+        ),
+    ],
+)
+def test_a_registry_that_fails_is_told(
+    fault: Exception, sentence: str, without: str, with_one: str, settled: bool, reachable: bool | None, tmp_path: Path
+) -> None:
+    registry = Registry(GOOD[0])
+    models = following(registry, tmp_path)
+    registry.fault = fault
+    assert poll(models) is settled
+    assert models.notice.startswith(sentence + without)
+    assert models.reachable is reachable
+    registry.fault = None
+    assert poll(models)
+    assert (models.notice, models.reachable) == ("", True)
+    registry.fault = fault
+    assert poll(models) is settled
+    assert models.notice == sentence + with_one
+    assert playing(models) == "1"
+
+
+@pytest.mark.parametrize("fault", [RegistryUnavailableError("gone"), ValueError("two files")])
+def test_a_version_that_cannot_be_had_is_told(fault: Exception, tmp_path: Path) -> None:
+    what = "cannot be fetched (gone)" if isinstance(fault, RegistryUnavailableError) else "was refused: two files"
+    registry = Registry(GOOD[0], GOOD[1])
+    models = following(registry, tmp_path)
+    registry.download_fault = fault
+    for _ in range(2):
+        assert not poll(models)
+    assert models.notice == f"version 1 {what}; nothing plays"
+    registry.download_fault = None
+    assert poll(models)
+    registry.download_fault, registry.aliases["champion"] = fault, "2"
+    assert not poll(models)
+    assert models.notice == f"version 2 {what}; version 1 plays on"
+    assert models.failed_swaps == (2 if isinstance(fault, ValueError) else 0), "of each version once"
+
+
+def test_an_alias_that_is_not_there_is_told_beside_the_versions_that_are(tmp_path: Path) -> None:
+    registry = Registry(GOOD[0], GOOD[1])
+    registry.add("10", GOOD[2])
+    registry.aliases = {"other": "10", "challenger": "2"}
+    models = following(registry, tmp_path)
+    assert poll(models), "nothing is to be tried again soon"
+    missing = "model dqn has no alias 'champion' but "
+    assert models.notice.startswith(f"{missing}1, 2 @challenger, 10 @other: {BEGIN}")
+    registry.aliases["champion"] = "2"
+    assert poll(models)
+    assert models.aliases_of("2") == ["champion", "challenger"]
+    del registry.aliases["champion"]
+    assert poll(models)
+    assert models.notice == f"{missing}1, 2 @champion @challenger, 10 @other; the last good version plays on"
+
+
+@pytest.mark.parametrize(("number", "notice"), [("2", ""), ("9", "model dqn has no version 9 but 1 @champion, 2")])
+def test_a_version_that_is_named_by_its_number_plays_wherever_aliases_are(
+    number: str, notice: str, tmp_path: Path
+) -> None:
+    registry, cache = Registry(GOOD[0], GOOD[1]), BrittleCache(tmp_path, "dqn")
+    models = Models(registry, alias=None, version=number, cache=cache)
+    assert poll(models)
+    assert models.notice.startswith(notice + (f": {BEGIN}" if notice else ""))
+    assert playing(models) == (None if notice else "2")
+    assert cache.played(number) == (models.current.version if models.current else None)
+
+
+def test_what_plays_is_described(tmp_path: Path) -> None:
+    registry = Registry(GOOD[0])
+    models = following(registry, tmp_path)
+    poll(models)
+    assert models.current
+    assert models.describe(models.current) == Description(
+        version="1",
+        aliases=["champion"],
+        env_id="CartPole-v1",
+        world="nominal",
+        action_meanings=("left", "right"),
+        run_id=PROPERTIES["run_id"],
+        experiment_id="",
+        seed=7,
+        sha256=models.current.sha256,
+        tags={},
+    )
+
+
+def test_who_listens_is_told_of_swaps_and_of_news_alone(tmp_path: Path) -> None:
+    registry = Registry(GOOD[0], GOOD[1])
+    models = following(registry, tmp_path)
+    told: list[tuple[str | None, str]] = []
+    models.listeners.append(lambda: told.append((playing(models), models.notice)))
+    for _ in range(2):
+        poll(models)
+    assert told == [("1", "")]
+    registry.fault = RegistryUnavailableError("gone")
+    for _ in range(2):
+        poll(models)
+    assert told[1:] == [("1", "the registry does not answer (gone); the last good copy plays on")]
+    registry.fault, registry.aliases["champion"] = None, "2"
+    poll(models)
+    assert told[2:] == [("2", "")]
+
+
+def test_the_registry_is_seen_when_it_answers(tmp_path: Path) -> None:
+    now = 100.0
+    registry = Registry()
+    models = following(registry, tmp_path, clock=lambda: now)
+    poll(models)
+    now = 107.0
+    assert models.registry_age == 7
+    registry.fault = RegistryUnavailableError("gone")
+    poll(models)
+    assert models.registry_age == 7
+    registry.fault = UnknownModelError("no model")
+    poll(models)
+    assert models.registry_age == 0
+
+
+def test_what_happens_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "serving")
+    registry = Registry(BAD["garbage"], GOOD[1])
+    models = following(registry, tmp_path)
+
+    def logged(fault: Exception | None, polls: int = 2) -> list[tuple[str, str]]:
+        caplog.clear()
+        registry.fault = fault
+        for _ in range(polls):
+            poll(models)
+        return [(record.levelname, record.getMessage()[:40]) for record in caplog.records]
+
+    refused = [("ERROR", "version refused"), ("WARNING", "version 1 was refused: not a loadable ON")]
+    assert logged(None) == [("INFO", "registry answers"), *refused]
+    registry.aliases["champion"] = "2"
+    assert logged(None) == [("INFO", "swapped")]
+    gone = [("WARNING", "registry unreachable"), ("WARNING", "the registry does not answer (gone); the")]
+    assert logged(RegistryUnavailableError("gone")) == gone
+    assert logged(None) == [("INFO", "registry answers")], "and nothing where all is well"
+    failed = [("ERROR", "following the registry failed"), ("WARNING", "following the registry failed (KeyError:")]
+    assert logged(KeyError("x")) == failed
+    assert models.errors == 2, "counted each time"
+    assert logged(KeyError("y"), 1) == failed
+
+
+@pytest.mark.parametrize(
+    ("poll_seconds", "failures", "delay"),
+    [(2, 1, 2), (2, 2, 4), (2, 3, 8), (2, 4, 10), (2, 5000, 10), (60, 5, 60), (0.01, 5000, 2.56)],
+)
+def test_what_fails_is_tried_again_later_and_later(
+    poll_seconds: float, failures: int, delay: float, tmp_path: Path
+) -> None:
+    models = following(Registry(), tmp_path, poll_seconds=poll_seconds)
+    models._failures = failures
+    assert models._backoff() == delay
+
+
+def test_the_loop_waits_until_the_next_poll_or_until_it_is_woken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(GOOD[0])
+    poll(following(registry, tmp_path))  # what is on the disk now
+    models, waited = following(registry, tmp_path), []
+    registry.fault = RegistryUnavailableError("gone")
+    faults = iter([RegistryUnavailableError("gone"), RuntimeError("locked"), None, None, None])
+
+    async def wait_for(woken: object, delay: float) -> None:
+        woken.close()  # type: ignore[attr-defined] # a coroutine that nobody awaits
+        waited.append((delay, playing(models), models._refresh.is_set()))
+        registry.fault = next(faults, None)
+        if len(waited) == 5:
+            raise asyncio.CancelledError
+        if len(waited) == 4:
+            models.refresh()
+        if len(waited) < 4:
+            raise TimeoutError
+
+    monkeypatch.setattr("asyncio.wait_for", wait_for)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(models.run())
+    assert [delay for delay, _, _ in waited] == [2, 4, 8, 2, 2]
+    assert [number for _, number, _ in waited] == ["1"] * 5, "what played last plays before the registry answers"
+    assert not any(woken for _, _, woken in waited), "who was woken waits again"
 
 
 def test_what_played_last_plays_after_a_restart_wherever_the_alias_is(tmp_path: Path) -> None:
-    async def story() -> None:
-        source = ScriptedSource(tmp_path)
-        one = source.add("1", linear_model(BALANCES))
-        two = source.add("2", b"not a model")
-        source.promote(one)
-        models = Models(source, alias="champion", version=None, cache=Cache(tmp_path / "cache", "scripted"))
-        await models.poll()
-        source.promote(one, two)
-        await models.poll()
-        assert models.current
-        assert models.current.version.number == "1"
-
-        source.answer = RegistryUnavailableError("connection refused")
-        again = Models(source, alias="champion", version=None, cache=Cache(tmp_path / "cache", "scripted"))
-        await again.restore()
-        assert again.current
-        assert again.current.version.number == "1"
-        assert again.notice == "version 1 played last and plays on; alias 'champion' is at 2"
-        assert again.registry_age is None
-        assert not await again.poll()
-        assert "the last good copy plays on" in again.notice
-
-    asyncio.run(story())
+    registry = Registry(GOOD[0], BAD["garbage"])
+    models = following(registry, tmp_path)
+    poll(models)
+    registry.aliases["champion"] = "2"
+    poll(models)
+    registry.fault = RegistryUnavailableError("connection refused")
+    again = following(registry, tmp_path)
+    asyncio.run(again.restore())
+    assert playing(again) == "1"
+    assert again.notice == "version 1 played last and plays on; alias 'champion' is at 2"
+    assert (again.registry_age, again.swaps, again.errors) == (None, 1, 0)
+    assert again.aliases_of("1") == ["champion"]
+    assert not poll(again)
+    assert "the last good copy plays on" in again.notice
+    registry.fault = None
+    registry.aliases["champion"] = "1"
+    poll(models)
+    again = following(registry, tmp_path)
+    asyncio.run(again.restore())
+    assert (playing(again), again.notice) == ("1", "")
 
 
-def test_a_file_is_version_one(tmp_path: Path) -> None:
-    path = tmp_path / "policy.onnx"
-    path.write_bytes(linear_model())
-    source = FileSource(path)
-    assert (source.name, list(source.snapshot(None).versions)) == ("policy", ["1"])
-    with pytest.raises(ValueError, match="there is no file"):
-        FileSource(tmp_path / "missing.onnx")
+@pytest.mark.parametrize("lost", ["snapshot.json", "played-*.json", "*.onnx", "*"])
+def test_a_restart_takes_what_is_left_on_the_disk(lost: str, tmp_path: Path) -> None:
+    models = following(Registry(GOOD[0]), tmp_path)
+    poll(models)
+    for path in tmp_path.rglob(lost):
+        if path.is_file():
+            path.unlink()
+    again = following(Registry(), tmp_path)
+    asyncio.run(again.restore())
+    assert playing(again) == ("1" if lost == "snapshot.json" else None)
+    assert (set(again.snapshot.versions) == {"1"}) is (lost in ("played-*.json", "*.onnx"))
+    assert again.errors == 0
+    assert again.notice == ("" if again.current else "looking for a model")
+
+
+def test_without_a_disk_nothing_is_restored_and_all_else_works() -> None:
+    models = Models(Registry(GOOD[0]), alias="champion", version=None)
+    asyncio.run(models.restore())
+    assert playing(models) is None
+    assert poll(models)
+    assert (playing(models), models.errors) == ("1", 0)
+
+
+def test_a_copy_on_the_disk_spares_the_download(tmp_path: Path) -> None:
+    registry, models = Registry(GOOD[0]), following(Registry(GOOD[0]), tmp_path)
+    poll(models)
+    again = following(registry, tmp_path)
+    assert poll(again)
+    assert (playing(again), registry.fetched) == ("1", 0)
+
+
+def test_a_copy_that_is_not_accepted_any_more_is_fetched_anew(tmp_path: Path) -> None:
+    registry = Registry(GOOD[0])
+    models = following(registry, tmp_path)
+    models._cache.keep(registry.versions["1"], BAD["garbage"])  # type: ignore[union-attr] # it has one
+    assert poll(models)
+    assert (playing(models), registry.fetched, models.failed_swaps) == ("1", 1, 0)
+
+
+def test_a_disk_that_cannot_be_read_is_counted_and_the_registry_asked(tmp_path: Path) -> None:
+    registry = Registry(GOOD[0])
+    models = following(registry, tmp_path)
+    models._cache.fault = OSError(5, "Input/output error")  # type: ignore[union-attr] # it has one
+    assert poll(models)
+    assert (playing(models), models.errors) == ("1", 4), "the snapshot, the copy twice, and what plays"
+
+
+def test_what_the_registry_says_is_noted_when_it_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[Snapshot] = []
+    monkeypatch.setattr(BrittleCache, "remember", lambda cache, snapshot: noted.append(snapshot))
+    registry = Registry(GOOD[0])
+    models = following(registry, tmp_path)
+    for _ in range(2):
+        poll(models)
+    registry.aliases["challenger"] = "1"
+    poll(models)
+    assert [set(snapshot.aliases) for snapshot in noted] == [{"champion"}, {"champion", "challenger"}]
+
+
+def test_as_many_refusals_are_remembered_as_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.models.follower._REFUSED_LIMIT", 2)
+    registry = Registry(*[BAD["garbage"]] * 3)
+    models = following(registry, tmp_path)
+
+    def refused(number: str) -> int:
+        registry.aliases["champion"] = number
+        poll(models)
+        return models.failed_swaps
+
+    assert [refused(number) for number in "12121"] == [1, 2, 2, 2, 2]
+    assert [refused(number) for number in "321"] == [3, 3, 4], "the oldest one is forgotten"
+
+
+def test_the_registry_is_told_what_was_seen_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Snapshot | None] = []
+    registry = Registry(GOOD[0])
+    answer = registry.snapshot(None)
+
+    def snapshot(last: Snapshot | None) -> Snapshot:
+        asked.append(last)
+        return answer
+
+    monkeypatch.setattr(registry, "snapshot", snapshot)
+    models = following(registry, tmp_path)
+    for _ in range(2):
+        poll(models)
+    assert asked == [None, answer]
