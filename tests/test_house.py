@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from msgspec import Struct
 
 import dqn
 import flows
@@ -37,6 +38,13 @@ def test_values_are_frozen_and_their_fields_are_named(package: ModuleType) -> No
         or (name not in ROWS and not all(field.kw_only for field in dataclasses.fields(value) if field.init))
     ]
     assert not loose
+
+
+def test_schemas_are_frozen() -> None:
+    kinds = [kind for module in modules(serving) for kind in vars(module).values() if isinstance(kind, type)]
+    assert not [
+        kind for kind in kinds if issubclass(kind, Struct) and not kind.__struct_config__.frozen and kind != Struct
+    ]
 
 
 def test_the_serving_image_has_every_file_of_dqn_that_serving_imports() -> None:

@@ -132,22 +132,6 @@ def infer(rows: int) -> dict[str, Any]:
     return {"inputs": [{"name": "observation", "shape": [rows, 4], "datatype": "FP32", "data": [0.125] * 4 * rows}]}
 
 
-@pytest.mark.parametrize("rows", [1, 4096])
-def test_batches_of_any_size_are_answered(client: TestClient, rows: int) -> None:
-    answer = client.post("/v2/models/p/infer", json=infer(rows))
-    assert answer.headers["vary"] == "accept-encoding"
-    assert answer.json()["outputs"][1]["shape"] == [rows]
-
-
-def test_large_requests_that_would_wait_too_long_are_told_when_to_come_back(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("serving.inference.routes._WAITING_LIMIT", 0)
-    answer = client.post("/v2/models/p/infer", json=infer(4096))
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert client.post("/v2/models/p/infer", json=infer(1)).status_code == 200
-
-
 def test_what_takes_long_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a large batch nor a picture is computed on the event loop."""
     app, _ = client_of(tmp_path)

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import gzip
 import json
 import zlib
@@ -8,12 +9,13 @@ import msgspec
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Message
 
 from serving.decoding import RequestError
 from serving.inference.protocol import Inference, answer_infer, model_config, model_metadata, parse_infer
+from serving.inference.schemas import BinaryData, InferAnswer, InferRequest, OutputTensor
 from serving.policy import OnnxPolicy
 from serving.web.bodies import MAX_BODY, compress, read_body
 
@@ -60,6 +62,35 @@ def test_binary_goes_both_ways(champion: OnnxPolicy) -> None:
     assert length is not None
     np.testing.assert_array_equal(np.frombuffer(body[length : length + 16], "<f4").reshape(2, 2), q_values)
     assert np.frombuffer(body[length + 16 :], "<i8").tolist() == [1, 0]
+
+
+def test_json_goes_both_ways(champion: OnnxPolicy) -> None:
+    request = parse({}, shape=[2, 4], data=[[0, 0, 0.5, 0], [0, 0, -0.5, 0]])
+    body, length = answer_infer(request, champion.q_values(request.observation), model="m", version="3")
+    assert length is None
+    assert orjson.loads(body) == {
+        "model_name": "m",
+        "model_version": "3",
+        "outputs": [
+            {"name": "q_values", "datatype": "FP32", "shape": [2, 2], "data": [92, 98, 98, 92]},
+            {"name": "action", "datatype": "INT64", "shape": [2], "data": [1, 0]},
+        ],
+    }
+
+
+def test_the_garbage_collector_has_no_work_with_a_request(champion: OnnxPolicy) -> None:
+    asked = {"inputs": [TENSOR | {"parameters": {}}], "outputs": [{"name": "action", "parameters": {}}]}
+    request = msgspec.json.decode(json.dumps(asked | {"parameters": {}}), type=InferRequest)
+    assert request.outputs
+    tensor, output = request.inputs[0], request.outputs[0]
+    parts = [request, request.parameters, tensor, tensor.parameters, output, output.parameters]
+    answer = OutputTensor("action", "INT64", (1,), BinaryData(8))
+    parts += [InferAnswer("m", "1", [answer]), answer, answer.parameters]
+    assert not any(gc.is_tracked(part) for part in parts)
+
+
+def test_the_largest_batch_is_taken() -> None:
+    assert parse({}, shape=[4096, 4], data=[0] * 4 * 4096).observation.shape == (4096, 4)
 
 
 def test_a_model_says_what_it_takes_and_gives(champion: OnnxPolicy) -> None:
@@ -186,6 +217,8 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
         (None, b"x" * 16, 0, "no input has a 'binary_data_size'"),
         (16, b"x" * 16, "-1", "must be a whole number"),
         (16, b"x" * 16, "9" * 10, "must be a whole number"),
+        (16, b"x" * 16, "x" * 41, f"must be a whole number, got '{'x' * 40}'$"),
+        (16, b"x" * 16, "", "must be a whole number, got ''$"),
         (16, b"x" * 16, "\u0661\u0666", "must be a whole number"),
         (16, b"", "9" * 9, "the body has"),
         (16, b"", 0, "0 bytes follow the JSON"),
@@ -213,6 +246,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shape=JSON | st.just([1, 4]), datatype=JSON | st.just("FP32"), parameters=JSON, data=JSON, outputs=JSON, id_=JSON,
     extra=st.binary(max_size=64), shift=st.integers(-3, 3),
@@ -229,6 +263,7 @@ def test_nothing_but_a_protocol_error_comes_out(
     assert request.observation.shape[1] == 4
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 5), noise=st.binary(max_size=80), size=st.integers(-1, 100))
 def test_the_binary_parser_takes_exact_sizes_only(rows: int, noise: bytes, size: int) -> None:
     tensor = {"name": "observation", "shape": [rows, 4], "datatype": "FP32", "parameters": {"binary_data_size": size}}

@@ -230,7 +230,7 @@ def test_a_registry_without_the_model_names_some_that_it_has(client: Client, nam
     [
         (MlflowError("no", "UNAUTHENTICATED"), "it refuses this login: set MLFLOW_TRACKING_USERNAME"),
         (MlflowError("no", "PERMISSION_DENIED"), "it refuses this login: set MLFLOW_TRACKING_USERNAME"),
-        (MlflowError("\n the store is away \nTraceback", "INTERNAL_ERROR"), "the store is away$"),
+        (MlflowError("\n the store is away\nTraceback\n", "INTERNAL_ERROR"), "the store is away$"),
         (RuntimeError("API request failed with exception HTTPConnectionPool"), "API request failed$"),
         (RuntimeError(), "RuntimeError$"),
     ],

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -83,6 +83,7 @@ def test_an_older_version_does_not_say_what_training_saw() -> None:
     assert (seen.rows, seen.outside, seen.entries.shape) == (1, 0, (0, BINS + 2))
 
 
+@settings(deadline=None)
 @given(batches=st.lists(st.integers(1, 300), max_size=12))
 def test_nothing_is_lost_or_counted_twice_however_it_comes(batches: list[int]) -> None:
     generator = np.random.default_rng(0)
