@@ -236,24 +236,24 @@ def test_the_loop_waits_until_the_next_poll_or_until_it_is_woken(
     poll(following(registry, tmp_path))  # what is on the disk now
     models, waited = following(registry, tmp_path), []
     registry.fault = RegistryUnavailableError("gone")
-    faults = iter([RegistryUnavailableError("gone"), RuntimeError("locked"), None, None, None])
+    faults = iter([RuntimeError("locked"), UnknownModelError("no model"), registry.fault])
 
     async def wait_for(woken: object, delay: float) -> None:
         woken.close()  # type: ignore[attr-defined] # a coroutine that nobody awaits
         waited.append((delay, playing(models), models._refresh.is_set()))
         registry.fault = next(faults, None)
-        if len(waited) == 5:
-            raise asyncio.CancelledError
         if len(waited) == 4:
-            models.refresh()
-        if len(waited) < 4:
+            raise asyncio.CancelledError
+        if len(waited) != 2:
             raise TimeoutError
+        models.refresh()
+        assert models._refresh.is_set()
 
     monkeypatch.setattr("asyncio.wait_for", wait_for)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(models.run())
-    assert [delay for delay, _, _ in waited] == [2, 4, 8, 2, 2]
-    assert [number for _, number, _ in waited] == ["1"] * 5, "what played last plays before the registry answers"
+    assert [delay for delay, _, _ in waited] == [2, 4, 2, 2], "longer after each failure in a row"
+    assert [number for _, number, _ in waited] == ["1"] * 4, "what played last plays before the registry answers"
     assert not any(woken for _, _, woken in waited), "who was woken waits again"
 
 

@@ -83,7 +83,7 @@ def test_the_garbage_collector_has_no_work_with_a_request(champion: OnnxPolicy) 
     request = msgspec.json.decode(json.dumps(asked | {"parameters": {}}), type=InferRequest)
     assert request.outputs
     tensor, output = request.inputs[0], request.outputs[0]
-    parts = [request, request.parameters, tensor, tensor.parameters, output, output.parameters]
+    parts: list[object] = [request, request.parameters, tensor, tensor.parameters, output, output.parameters]
     answer = OutputTensor("action", "INT64", (1,), BinaryData(8))
     parts += [InferAnswer("m", "1", [answer]), answer, answer.parameters]
     assert not any(gc.is_tracked(part) for part in parts)
