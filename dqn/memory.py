@@ -54,11 +54,11 @@ def require_memory(config: DQNConfig, *, observation_size: int, num_actions: int
     limit = memory_limit()
     if needed > limit:
         raise MemoryError(
-            f"training, most of it the replay buffers, would take {_gib(needed)} and this machine has {_gib(limit)}; "
+            f"training, most of it the replay buffers, would take {_size(needed)} and this machine has {_size(limit)}; "
             "lower replay_capacity or num_agents"
         )
-    return f"training takes up to {_gib(needed)} of {_gib(limit)}"
+    return f"training takes up to {_size(needed)} of the machine's {_size(limit)} of memory"
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _size(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"

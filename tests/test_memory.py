@@ -24,6 +24,14 @@ def test_a_containers_limit_counts_where_it_is_less_than_the_machines(
         assert memory.memory_limit() == expected
 
 
+def test_sizes_are_said_in_units_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_limit", lambda: 3 * 2**29)
+    for needed, size in ((13 * 2**20, "13 MiB"), (2**30 - 2**20, "1023 MiB"), (2**30, "1.0 GiB")):
+        monkeypatch.setattr(memory, "training_bytes", lambda *_, needed=needed, **__: needed)
+        said = memory.require_memory(SMALL, observation_size=4, num_actions=2)
+        assert said == f"training takes up to {size} of the machine's 1.5 GiB of memory"
+
+
 SMALL = DQNConfig(
     num_agents=4,
     num_envs=4,
