@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,9 +49,12 @@ def server_page(browser: Browser, url: str) -> Path:
     """The page of the server, some time after a push, when an episode was balanced before."""
     page = browser.new_page(viewport={"width": 1180, "height": 985})
     page.goto(url, wait_until="domcontentloaded")
-    until(page, lambda: page.evaluate("(page.status?.players[0]?.history.length > 0) && page.frame.k"), at_least=150)
+    until(page, "page.status?.players[0]?.history.length > 0")
+    page.keyboard.press("r")
+    until(page, "page.frame.k < 100")
+    until(page, "page.frame.k >= 150")
     page.click("#push-right")
-    until(page, lambda: page.evaluate("page.frame.k"), at_least=200)
+    until(page, "page.frame.k >= 200")
     return taken(page, "page.png")
 
 
@@ -64,7 +66,7 @@ def mlflow_version(browser: Browser, url: str, version: str) -> Path:
     }
     page = browser.new_page(viewport={"width": 1280, "height": 1160}, http_credentials=login)
     page.goto(f"{url}/#/models/{MODEL}/versions/{version}?workflowType=machine_learning")
-    page.get_by_text("How good it is").wait_for()
+    page.get_by_text("How good it is").wait_for(timeout=1000 * PATIENCE)
     page.get_by_role("button", name="Close").first.click()  # MLflow's assistant
     page.wait_for_timeout(1000)
     return taken(page, "mlflow_version.png")
@@ -91,21 +93,21 @@ def prefect_run(browser: Browser, url: str) -> Path:
     page.goto(url, wait_until="domcontentloaded")
     page.evaluate("login => localStorage.setItem('prefect-password', login)", login)
     page.goto(f"{url}/runs/flow-run/{run['id']}", wait_until="domcontentloaded")
-    page.get_by_text("submitted to infrastructure").wait_for()
+    page.get_by_text("submitted to infrastructure").wait_for(timeout=1000 * PATIENCE)
     page.wait_for_timeout(3000)  # the graph is drawn on a canvas, which says nothing when it is ready
     return taken(page, "prefect_run.png")
 
 
-def until(page: Page, value: Callable[[], Any], *, at_least: int) -> None:
-    """Wait for a number on the page; playwright's own wait needs eval, which the server's policy forbids.
+def until(page: Page, expression: str) -> None:
+    """Wait for an expression to be true; playwright's own wait needs eval, which the server's policy forbids.
 
     Raises:
-        TimeoutError: if it does not come.
+        TimeoutError: if it stays false.
     """
     deadline = time.monotonic() + PATIENCE
-    while (value() or 0) < at_least:
+    while not page.evaluate(expression):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{page.url} did not get as far as step {at_least}: does a champion play there?")
+            raise TimeoutError(f"{expression} stayed false at {page.url}: does a champion play there?")
         page.wait_for_timeout(20)
 
 
