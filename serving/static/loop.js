@@ -4,7 +4,7 @@ const $ = (id) => document.getElementById(id);
 const NAMES = {
   started: "A run began", experience: "Experience read", identified: "World identified", memory: "Looked in memory",
   training: "Training", gate: "Gate", promoted: "Promoted", swapped: "Swapped", recovered: "Recovered",
-  "as predicted": "Over", refused: "Nothing promoted", waiting: "Waits for a person",
+  "as predicted": "Calm again", refused: "Nothing promoted", waiting: "Waits for a person",
   "rolled back": "Rolled back", failed: "Failed",
 };
 const GOOD = new Set(["recovered", "as predicted"]);
@@ -48,7 +48,7 @@ export class LoopPanel {
     item.innerHTML = '<strong></strong> <span class="after"></span><span class="text"></span>';
     item.querySelector("strong").textContent = entry.name;
     item.querySelector(".after").textContent = before ? `+${seconds(entry.at - before.at)}` : "";
-    item.querySelector(".text").textContent = entry.text;
+    item.querySelector(".text").textContent = item.title = entry.text; // the page cuts what is long
     if (typeof entry.progress === "number" && entry === this.entries.at(-1)) {
       const bar = Object.assign(document.createElement("progress"), { value: entry.progress });
       bar.setAttribute("aria-label", `${entry.name}: ${Math.round(100 * entry.progress)}%`);
