@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +93,33 @@ def test_a_search_finds_a_policy_that_holds_and_the_same_one_again() -> None:
     assert (returns == 200).all()
 
 
+def test_a_search_moves_to_the_best_of_its_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 the ten best, on 8 episodes each, twelve times; the next are drawn around their mean, scaled to 1."""
+    generations: list[np.ndarray] = []
+    seeds: list[int] = []
+
+    def returns(weights: np.ndarray, *_: Any, num_episodes: int, seed: int, **__: Any) -> np.ndarray:
+        candidates = weights.reshape(64, 8, 4)
+        assert (candidates == candidates[:, :1]).all()
+        generations.append(candidates[:, 0])
+        seeds.append(seed)
+        assert num_episodes == 512
+        return weights @ np.array([1.0, 2.0, 0.0, 0.0]) + np.tile(np.arange(8.0), 64)
+
+    monkeypatch.setattr(baselines, "linear_policy", lambda weights: weights)
+    monkeypatch.setattr(baselines, "episodic_returns", returns)
+    found = search_linear(seed=5)
+    assert seeds == [5 + 512 * generation for generation in range(12)]
+    generator = np.random.default_rng(5)
+    mean, deviation = np.zeros(4), np.ones(4)
+    for candidates in generations:
+        np.testing.assert_allclose(candidates, mean + deviation * generator.standard_normal((64, 4)))
+        elites = candidates[np.argsort(candidates @ [1.0, 2.0, 0.0, 0.0])[-10:]]
+        length = np.linalg.norm(elites.mean(0))
+        mean, deviation = elites.mean(0) / length, elites.std(0) / length + 0.02
+    np.testing.assert_allclose(found, mean)
+
+
 def test_a_search_plays_in_its_world() -> None:
     reversed_motor = World(force_mag=-10.0)
     policy = linear_policy(search_linear(reversed_motor, seed=0))
@@ -119,6 +147,10 @@ def test_what_stands_beside_a_version_is_played_in_its_world(monkeypatch: pytest
         "linear, searched": 4,
     }
     assert searched == [World(**{**SEARCHED_IN.to_dict(), "wind": 0.25})]
+    assert str(SEARCHED_IN) == (
+        "length 0.5 to 2, gravity 9.8 to 20, push_force 40 to 70, push_interval 50 to 150, "
+        "sensor_bias [0, 0, -0.03 to 0.03, 0]"
+    )
     ((actions, *where),) = played
     assert where == [world, 7]
     assert actions.tolist() == [[[1] * 7, [1] * 7], [[1] * 7, [0] * 7]]

@@ -50,6 +50,11 @@ from dqn.world import World
         ({"observation_scale": 2.0}, "observation_scale must be a tuple, each entry a finite number, got 2"),
         ({"adam_betas": (0.9, 0.99, 0.999)}, "adam_betas must be a tuple of 2, each entry a finite number"),
         ({"adam_betas": (0.9,)}, "adam_betas must be a tuple of 2"),
+        ({"adam_betas": (0.9, 1.0)}, "adam_betas must be from 0 to below 1"),
+        ({"adam_betas": (-0.1, 0.9)}, "adam_betas must be from 0 to below 1"),
+        ({"epsilon_end": -0.1}, "epsilon_end must be from 0 to 1"),
+        ({"replay_capacity": 1_279}, "min_replay_batches x batch_size = 1280"),
+        ({"num_envs": 100_001}, "replay_capacity must hold one step of 100001 envs, got 100000"),
         ({"adam_betas": (0.9, "0.99")}, "adam_betas must be a tuple of 2"),
     ],
 )
@@ -68,6 +73,8 @@ def test_what_cannot_be_trained_is_refused(fields: dict[str, Any], message: str)
         {"acceptance_return": None, "hidden_sizes": (), "observation_scale": ()},
         {"acceptance_return": 3, "observation_scale": (1, 2.5), "loss": "huber"},
         {"initial_q": sys.float_info.max, "weight_decay": np.float64(0.5)},
+        {"replay_capacity": 1_280, "gamma": 0, "epsilon_start": 1, "adam_betas": (0.0, 0.0), "max_gradient_norm": 0},
+        {"num_envs": 100_000},
     ],
 )
 def test_what_a_type_covers_is_taken(fields: dict[str, Any]) -> None:
@@ -89,6 +96,21 @@ def test_unknown_fields_are_named() -> None:
 
 def test_the_digest_tells_configurations_apart() -> None:
     assert DQNConfig(seed=0).sha256 != DQNConfig(seed=1).sha256
+    assert {DQNConfig(seed=0), DQNConfig(seed=0), DQNConfig(seed=1)} == {DQNConfig(seed=1), DQNConfig(seed=0)}
+
+
+def test_what_was_measured_is_what_is_configured() -> None:
+    """The documents' figures are of these values: who changes one measures again, and writes its digest here."""
+    configurations = {"default": DQNConfig(), **PRESETS}
+    assert {name: config.sha256[:12] for name, config in configurations.items()} == {
+        "default": "78bc4a61a8ac",
+        "cartpole": "86f6c049bad4",
+        "robust": "9863c00bbcb5",
+        "article": "db03822027bf",
+        "acrobot": "3a5d0e107ff4",
+        "mountaincar": "6d3301ae6de3",
+        "lunarlander": "0a6677bd3152",
+    }
 
 
 def test_a_world_is_written_as_what_differs_and_read_again() -> None:

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
+from dqn import evaluation
 from dqn.evaluation import Act, bootstrap_interval, episodic_returns, interquartile_mean
+from dqn.simulation import make_vec
 from dqn.spec import EnvironmentUnsupportedError
 from dqn.world import NOMINAL, World
 
@@ -35,6 +37,7 @@ def test_episodes_of_different_lengths_count_once() -> None:
     returns = episodic_returns(act, "ProbeRandomLength-v0", num_episodes=40, seed=0)
     assert returns.tolist() == np.round(observations[0][:, 0] * 10).tolist()
     assert len(set(returns)) > 5
+    assert len(observations) == max(returns), "it ends with the longest"
 
 
 def test_cartpole_falls_sooner_under_a_constant_push() -> None:
@@ -93,6 +96,20 @@ def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_agreement() -> N
     assert low < interquartile_mean(values) < high
     assert bootstrap_interval(np.full(16, 500.0), seed=0) == (500.0, 500.0)
     assert bootstrap_interval(values, seed=0) == (low, high)
+
+
+def test_the_bootstrap_interval_is_that_of_the_resamples_means() -> None:
+    values = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    means = [interquartile_mean(sample) for sample in np.random.default_rng(3).choice(values, (2_000, 5))]
+    for options, ends in (({}, [0.025, 0.975]), ({"level": 0.5}, [0.25, 0.75])):
+        assert bootstrap_interval(values, seed=3, **options) == pytest.approx(np.quantile(means, ends))
+
+
+def test_what_was_played_in_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [make_vec("Acrobot-v1", num_envs=1)]
+    monkeypatch.setattr(evaluation, "make_vec", lambda *_, **__: made[0])
+    episodic_returns(always(0), "Acrobot-v1", num_episodes=1, seed=0, max_episode_steps=3)
+    assert made[0].closed
 
 
 def test_episodes_are_played_in_a_world_and_as_long_as_asked() -> None:

@@ -78,6 +78,9 @@ def test_nothing_of_the_machine_is_in_the_file(exported: bytes) -> None:
     model = onnx.load_from_string(exported)
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     assert b".py" not in exported
+    assert (model.ir_version, model.opset_import[0].version) == (10, 20), "what older runtimes read"
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert (properties["agent"], properties["seed"], properties["world"]) == ("1", "3", "{}")
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
 
 
@@ -152,6 +155,26 @@ def test_the_scale_of_q_values_does_not_matter(magnitude: float) -> None:
 
     with pytest.raises(ExportError, match="differ by"):
         export_onnx(population, PROPERTIES, load=load_another)
+
+
+def test_what_is_compared_spans_twice_the_scale_of_observations() -> None:
+    compared: list[np.ndarray] = []
+
+    def load_watched(model: bytes) -> QFunction:
+        q_values = load(model)
+
+        def watched(observation: np.ndarray) -> np.ndarray:
+            compared.append(observation)
+            return q_values(observation)
+
+        return watched
+
+    export_onnx(networks(), PROPERTIES, load=load_watched)
+    (observation,) = compared
+    scale = np.array([2.4, 2.0, 0.2, 2.0])
+    assert observation.shape == (10_000, 4)
+    np.testing.assert_allclose(observation.max(0), 2 * scale, rtol=0.01)
+    np.testing.assert_allclose(observation.min(0), -2 * scale, rtol=0.01)
 
 
 class _NearlyEqual(torch.nn.Module):

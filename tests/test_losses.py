@@ -74,6 +74,20 @@ def test_quantiles_are_weighed_by_their_midpoints_and_errors_by_huber() -> None:
     torch.testing.assert_close(actual, torch.tensor([[near, far]]))
 
 
+def test_what_is_not_given_is_as_in_the_papers() -> None:
+    outputs = torch.tensor([[[[0.7, 5.0], [9.0, 9.0]], [[9.0, 9.0], [-0.2, 0.3]]]])
+    several = constant(1.0, 3.0, 0.0, 10.0, num_quantiles=2)
+    data = transitions(0, 1)
+    by_kappa = partial(quantile_huber, outputs, data, several, several)
+    assert torch.equal(by_kappa(), by_kappa(kappa=1.0))
+    near = constant(1.0, 1.01)  # so that neither action's bonus is the floor
+    by_rates = partial(munchausen, outputs[..., :1], data, near, near)
+    assert torch.equal(by_rates(), by_rates(alpha=0.9, temperature=0.03, floor=-1.0))
+    far = constant(1.0, 9.0)
+    by_floor = partial(munchausen, outputs[..., :1], data, far, far)
+    assert torch.equal(by_floor(), by_floor(floor=-1.0))
+
+
 @pytest.mark.parametrize("floor", [-3.0, -1.0])
 def test_munchausen_adds_the_log_probability_and_the_soft_value(floor: float) -> None:
     outputs = torch.tensor([[[[0.7], [9.0]], [[9.0], [-0.2]]]])

@@ -10,6 +10,8 @@ import pytest
 
 from dqn import memory
 from dqn.config import DQNConfig
+from dqn.milestones import number_of_milestones
+from dqn.replay import replay_bytes
 
 
 def test_a_containers_limit_counts_where_it_is_less_than_the_machines(
@@ -99,6 +101,35 @@ def test_quantiles_widen_the_last_layer() -> None:
         dataclasses.replace(SMALL, hidden_sizes=(7,)), observation_size=4, num_actions=9
     )
     assert taken(3, False) == taken(2, True)
+
+
+def test_the_figure_is_the_sum_of_its_parts() -> None:
+    config = dataclasses.replace(SMALL, n_step=3, batch_size=8, num_envs=5)
+    parameters = (4 + 1) * 16 + (16 + 1) * 2
+    kept = 13 + number_of_milestones(config)
+    rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=False)
+    pending = 4 * 5 * 3 * (4 + 4 + 6) * 4
+    expected = rows + pending + 2 * 4 * 8 * (4 + 16 + 2) * 4 + kept * 4 * parameters * 4
+    assert memory.training_bytes(config, observation_size=4, num_actions=2) == expected
+    copied = 4 * 2 * 512 * 4  # sums and minima of a tree of 512 leaves
+    rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=True) - rows
+    prioritised = dataclasses.replace(config, priority_exponent=0.6)
+    assert memory.training_bytes(prioritised, observation_size=4, num_actions=2) == expected + rows + copied
+    for name in ("num_envs", "eval_episodes", "acceptance_episodes"):
+        wide = dataclasses.replace(config, **{name: 9})
+        more = 4 * 4 * 3 * (4 + 4 + 6) * 4 if name == "num_envs" else 0
+        assert memory.training_bytes(wide, observation_size=4, num_actions=2) == expected + more + 2 * 4 * 22 * 4
+
+
+def test_what_takes_all_of_the_memory_is_trained_and_a_byte_more_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = memory.training_bytes(SMALL, observation_size=4, num_actions=2)
+    monkeypatch.setattr(memory, "memory_limit", lambda: needed)
+    gib = f"{needed / 1024**3:.2f} GiB"
+    said = memory.require_memory(SMALL, observation_size=4, num_actions=2)
+    assert said == f"training takes up to {gib} of {gib}"
+    monkeypatch.setattr(memory, "memory_limit", lambda: needed - 1)
+    with pytest.raises(MemoryError, match=f"would take {gib} and this machine has {gib}; lower replay_capacity"):
+        memory.require_memory(SMALL, observation_size=4, num_actions=2)
 
 
 @pytest.mark.parametrize(

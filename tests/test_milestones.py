@@ -20,6 +20,14 @@ def test_milestones_come_at_the_start_and_then_ever_more_seldom(max_updates: int
     assert all(later <= 1.3 * earlier + 1 for earlier, later in itertools.pairwise(due[1:]))
 
 
+def test_each_time_a_quarter_more_updates_have_been_made() -> None:
+    due = [updates for updates in range(101) if milestone_due(DQNConfig(max_updates=100), updates)]
+    assert due == [0, 1, 2, 3, 4, 5, 7, 9, 11, 13, 17, 21, 26, 33, 41, 51, 64, 80]
+    long = DQNConfig(max_updates=750_000)
+    assert next(updates for updates in range(1, 750_000) if milestone_due(long, updates)) == 1_813
+    assert number_of_milestones(long) == 28
+
+
 def test_an_agent_accepted_after_an_eighth_of_its_budget_has_passed_about_twenty() -> None:
     config = DQNConfig(max_updates=4_000)
     assert 18 <= sum(milestone_due(config, updates) for updates in range(500)) <= 20
