@@ -104,7 +104,7 @@ def test_a_search_moves_to_the_best_of_its_candidates(monkeypatch: pytest.Monkey
         generations.append(candidates[:, 0])
         seeds.append(seed)
         assert num_episodes == 512
-        return weights @ np.array([1.0, 2.0, 0.0, 0.0]) + np.tile(np.arange(8.0), 64)
+        return np.asarray(weights @ np.array([1.0, 2.0, 0.0, 0.0]) + np.tile(np.arange(8.0), 64))
 
     monkeypatch.setattr(baselines, "linear_policy", lambda weights: weights)
     monkeypatch.setattr(baselines, "episodic_returns", returns)

@@ -101,7 +101,8 @@ def test_the_digest_tells_configurations_apart() -> None:
 
 def test_what_was_measured_is_what_is_configured() -> None:
     """The documents' figures are of these values: who changes one measures again, and writes its digest here."""
-    configurations = {"default": DQNConfig(), **PRESETS}
+    configurations: dict[str, DQNConfig] = {"default": DQNConfig()}
+    configurations.update({str(name): config for name, config in PRESETS.items()})
     assert {name: config.sha256[:12] for name, config in configurations.items()} == {
         "default": "78bc4a61a8ac",
         "cartpole": "86f6c049bad4",

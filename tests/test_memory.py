@@ -115,8 +115,10 @@ def test_the_figure_is_the_sum_of_its_parts() -> None:
     rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=True) - rows
     prioritised = dataclasses.replace(config, priority_exponent=0.6)
     assert memory.training_bytes(prioritised, observation_size=4, num_actions=2) == expected + rows + copied
+    changes: dict[str, Any]
     for name in ("num_envs", "eval_episodes", "acceptance_episodes"):
-        wide = dataclasses.replace(config, **{name: 9})
+        changes = {name: 9}
+        wide = dataclasses.replace(config, **changes)
         more = 4 * 4 * 3 * (4 + 4 + 6) * 4 if name == "num_envs" else 0
         assert memory.training_bytes(wide, observation_size=4, num_actions=2) == expected + more + 2 * 4 * 22 * 4
 

@@ -104,6 +104,8 @@ def test_of_equal_evaluations_the_later_network_is_kept(small_config: Make) -> N
 def test_evaluations_come_at_their_interval_from_their_start(small_config: Make) -> None:
     config = small_config(eval_start=30, eval_interval=20, max_updates=120)
     assert [update for update in range(121) if evaluation_due(config, update)] == [30, 50, 70, 90, 110]
+    config = small_config(eval_start=30, eval_interval=40, max_updates=120)
+    assert [update for update in range(121) if evaluation_due(config, update)] == [30, 70, 110]
 
 
 def test_who_has_used_up_its_episodes_leaves_after_a_last_evaluation(small_config: Make) -> None:
