@@ -20,7 +20,6 @@ from serving.models.follower import Models
 from serving.models.registry import FileSource
 from serving.policy import FloatArray, OnnxPolicy
 from serving.web.application import App
-from serving.web.bodies import compress
 from tests.policies import BALANCES, PROPERTIES, linear_model
 
 
@@ -112,20 +111,6 @@ def test_openapi_states_what_is_accepted(client: TestClient) -> None:
         "description": "",
     }
     assert client.post("/api/episodes", json={"version": None}).status_code == 201
-
-
-@pytest.mark.parametrize(
-    ("accept", "encoding"),
-    [
-        (b"gzip;q=0.8", b"gzip"),
-        (b"gzip; q=0", b""),
-        (b"gzip;q=0.0, deflate", b"deflate"),
-        (b"gzip;q=x", b""),
-        (b"", b""),
-    ],
-)
-def test_an_encoding_has_a_weight(accept: bytes, encoding: bytes) -> None:
-    assert compress(b"0" * 2000, accept)[1] == encoding
 
 
 def infer(rows: int) -> dict[str, Any]:
