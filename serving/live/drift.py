@@ -37,9 +37,9 @@ class StepTest:
         self.cartpole = CartPole.of(world)
         self._wind = middle(world.wind)
         self._bias = [middle(value) for value in world.sensor_bias] or [0.0] * 4
-        self._delay = world.action_delay if isinstance(world.action_delay, int) else 0
+        self._delay = int(middle(world.action_delay))
         self._pushed = bool(world.push_force)
-        self._interval = world.push_interval if isinstance(world.push_interval, int) else 1
+        self._interval = int(middle(world.push_interval))
         self.scales = _scales(world, self.cartpole)
         self._slack = _slack(world, self.cartpole)
         self._actions: deque[int] = deque(maxlen=self._delay + 1)

@@ -189,6 +189,42 @@ def step(index: int, action: int, before: Any, after: Any, push: float = 0.0) ->
     )
 
 
+def off(test: StepTest, index: int, cart: float, pole: float) -> int:
+    """What the test says of a step whose velocities are off by so many standard deviations."""
+    velocities = CartPole.of(NOMINAL).velocities(0.0, 0.0, 0.0, 10.0)
+    after = [0, velocities[0] + cart * test.scales[0], 0, velocities[1] + pole * test.scales[1]]
+    return test.update(step(index, 1, [0] * 4, after))
+
+
+@pytest.mark.parametrize(("cart", "pole"), [(1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)])
+def test_a_deviation_that_stays_is_told_in_the_fifteenth_step(cart: float, pole: float) -> None:
+    test = StepTest(NOMINAL)
+    told = [off(test, index, cart, pole) for index in range(30)]
+    assert told == [*[0] * 14, 15, *[0] * 14, 15], "0.17 a step are let pass, and 12 in all; then it begins anew"
+
+
+@pytest.mark.parametrize(("square", "told"), [(28.5, [0, 0, 3]), (27.5, [0, 0, 0])])
+def test_deviations_to_either_side_add_up_by_their_squares(square: float, told: list[int]) -> None:
+    test = StepTest(NOMINAL)
+    last = (4.0, math.sqrt(square - 16))
+    assert [off(test, index, *each) for index, each in enumerate([(4, 4), (-4, -4), last])] == told
+
+
+def test_what_was_counted_of_one_quantity_is_forgotten_when_another_told() -> None:
+    test = StepTest(NOMINAL)
+    told = [off(test, index, 1.0, 0.9) for index in range(15)]
+    assert told == [*[0] * 14, 15]
+    assert [off(test, index, 0.0, 0.9) for index in range(15, 31)] == [0] * 16
+
+
+def test_an_episode_begins_with_actions_of_its_own() -> None:
+    test = StepTest(World(action_delay=2))
+    for episode in range(20):
+        velocities = CartPole.of(NOMINAL).velocities(0.0, 0.0, 0.0, 10.0 if episode % 2 else -10.0)
+        after = [0, velocities[0], 0, velocities[1]]
+        assert not any(test.update(step(index, episode % 2, [0] * 4, after)) for index in range(3))
+
+
 def test_a_single_outlier_is_no_alarm() -> None:
     test = StepTest(NOMINAL)
     still = CartPole.of(NOMINAL).velocities(0.0, 0.0, 0.0, 10.0)
@@ -217,6 +253,33 @@ def test_the_first_ten_episodes_tell_what_is_usual() -> None:
     assert not any(test.update(-80.0 - index % 3) for index in range(40))
     assert not any(test.update(-60.0) for _ in range(20)), "better is no alarm"
     assert any(test.update(-200.0) for _ in range(6))
+
+
+def test_a_fall_of_returns_is_measured_in_a_twentieth_of_the_mean_at_least() -> None:
+    test = EpisodeTest()
+    returns = [100.0] * 10 + [0.0] * 4 + [97.0]
+    assert [test.update(each) for each in returns] == [False] * 14 + [True], "4 x (4 - 0.5) + (0.6 - 0.5) exceeds 14"
+    assert test.usual == 100.0
+
+
+def test_a_fall_of_returns_is_measured_in_their_spread() -> None:
+    test = EpisodeTest()
+    assert not any(test.update(100.0 - 10.0 * (-1) ** index) for index in range(30))
+    assert [test.update(80.0) for _ in range(10)] == [False] * 9 + [True], "each is two deviations below"
+    assert [test.update(80.0) for _ in range(3)] == [False] * 3, "and it begins anew"
+
+
+def test_returns_about_nothing_have_a_spread_too() -> None:
+    test = EpisodeTest()
+    assert not any(test.update(0.0) for _ in range(10))
+    assert [test.update(-1e-9 * 3) for _ in range(6)] == [False] * 5 + [True]
+
+
+def test_usual_are_the_hundred_episodes_before_the_last_ten() -> None:
+    test = EpisodeTest()
+    returns = [110.0] + [100.0] * 105 + [0.0] * 4 + [97.0]
+    assert [test.update(each) for each in returns] == [False] * 110 + [True]
+    assert test.usual == 100.0, "the first one is no longer among them"
 
 
 def test_a_push_that_is_known_is_no_change_however_often_it_comes() -> None:
