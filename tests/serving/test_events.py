@@ -4,10 +4,12 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
+from urllib.request import Request
 
 import pytest
 from prefect.events import Event
@@ -56,6 +58,11 @@ def sender_of(stepped: Stepped, server: HTTPServer, **options: Any) -> EventSend
         serving_url="http://serving:8000",
         **options,
     )
+
+
+def event_sender(stepped: Stepped, url: str, **options: Any) -> EventSender:
+    app = stepped.app
+    return EventSender(stepped.loop, app.models, app.metrics, api_url=url, auth="", serving_url="http://s", **options)
 
 
 def test_a_drift_is_an_event_for_prefect(stepped: Stepped, prefect: HTTPServer) -> None:
@@ -129,3 +136,55 @@ def test_events_are_sent_where_prefect_is_known(tmp_path: Path) -> None:
     assert app.live.shows.loop.status()["heals"]
     with pytest.raises(ValueError, match="PREFECT_API_URL must be an address"):
         client_of(tmp_path, prefect_url="ftp://x")
+
+
+def test_an_event_is_sent_every_ten_seconds_and_waits_five_for_an_answer(
+    stepped: Stepped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reversed_motor(stepped)
+    waits: list[float] = []
+
+    def open_url(request: Request, timeout: float) -> Any:
+        waits.append(timeout)
+        return nullcontext()
+
+    async def wait_for(acknowledged: Any, seconds: float) -> None:
+        acknowledged.close()
+        waits.append(seconds)
+        if len(waits) == 4:
+            raise asyncio.CancelledError
+        raise TimeoutError
+
+    monkeypatch.setattr("urllib.request.urlopen", open_url)
+    monkeypatch.setattr("serving.live.events.asyncio.wait_for", wait_for)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(event_sender(stepped, "http://127.0.0.1:1/api").run())
+    assert waits == [5, 10, 5, 10]
+
+
+def test_a_sender_without_a_password_sends_none_and_trouble_ends(stepped: Stepped) -> None:
+    reversed_motor(stepped)
+    failures = iter([OSError("gone"), OSError("still gone")])
+    headers_sent: list[dict[str, str]] = []
+
+    def post(url: str, body: bytes, headers: dict[str, str]) -> None:
+        if failure := next(failures, None):
+            raise failure
+        headers_sent.append(headers)
+
+    sender = event_sender(stepped, "https://prefect/api", post=post)
+    told = []
+    for _ in range(3):
+        asyncio.run(sender.send())
+        told.append(sender.trouble)
+    trouble = "Prefect's API does not take the event (%s); it is sent again"
+    assert told == [trouble % "gone", trouble % "still gone", ""]
+    assert headers_sent == [{"Content-Type": "application/json"}]
+    stepped.app.models.current = None
+    assert sender.event() is None, "nothing plays"
+
+
+def test_an_address_that_is_none_is_repeated_in_eighty_characters(stepped: Stepped) -> None:
+    with pytest.raises(ValueError, match="PREFECT_API_URL must be an address like") as refused:
+        event_sender(stepped, "x" * 81)
+    assert str(refused.value).endswith(f"got '{'x' * 80}'")

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from serving.models.follower import Models
 from serving.web.application import App
-from serving.web.server import MAX_HEAD, BoundedProtocol, Server
+from serving.web.server import MAX_HEAD, BoundedProtocol, Server, _connection_limit, _GatheringTransport
 from tests.serving.inprocess import two_versions
 
 
@@ -78,12 +78,123 @@ def test_a_head_has_a_bounded_size(pieces: list[bytes]) -> None:
     asyncio.run(story())
 
 
+def test_a_head_of_sixteen_kibibytes_is_answered_and_one_byte_more_is_not() -> None:
+    async def status_of(length: int, *, in_pieces: bool) -> bytes:
+        protocol, wire = connected(ServerState())
+        head = b"GET / HTTP/1.1\r\nA: " + b"x" * (length - len("/") - len("A") - 4) + b"\r\n\r\n"
+        # a name, a value and the four characters around them; the target
+        for piece in [head[:9000], head[9000:]] if in_pieces else [head]:
+            protocol.data_received(piece)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return wire.written[9:12]
+
+    assert MAX_HEAD == 16_384
+    assert asyncio.run(status_of(MAX_HEAD, in_pieces=False)) == b"204"
+    assert asyncio.run(status_of(MAX_HEAD + 1, in_pieces=False)) == b"431"
+    assert asyncio.run(status_of(MAX_HEAD - 20, in_pieces=True)) == b"204"
+
+
+def test_every_request_of_a_connection_has_a_head_of_its_own() -> None:
+    async def story() -> None:
+        protocol, wire = connected(ServerState())
+        for answered in range(1, 4):
+            protocol.data_received(REQUEST + b"A: " + b"x" * 9000 + b"\r\n")
+            assert protocol._head_timer, "the next head is timed too"
+            protocol.data_received(b"\r\n")
+            assert protocol._head_timer is None
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert wire.written.count(b" 204 ") == answered
+        assert not wire.closed
+
+    asyncio.run(story())
+
+
+def test_a_body_is_not_counted_to_the_head() -> None:
+    async def story() -> None:
+        protocol, wire = connected(ServerState())
+        protocol.data_received(b"POST / HTTP/1.1\r\nContent-Length: 40000\r\n\r\n")
+        for _ in range(2):
+            protocol.data_received(b"x" * 20_000)
+        await asyncio.sleep(0)
+        assert b"431" not in wire.written
+
+    asyncio.run(story())
+
+
+def test_a_connection_that_is_lost_leaves_no_timer() -> None:
+    async def story() -> None:
+        protocol, wire = connected(ServerState())
+        timer = protocol._head_timer
+        assert timer
+        protocol.connection_lost(None)
+        assert timer.cancelled()
+        wire.closed = True
+        protocol.data_received(REQUEST)
+        protocol._head_is_late()
+        protocol.send_400_response("too late")
+        assert wire.written == b""
+
+    asyncio.run(story())
+
+
+def test_ten_seconds_a_head_and_as_many_connections_as_there_are_files() -> None:
+    assert BoundedProtocol.head_seconds == 10
+    for descriptors, connections in ((100, 16), (144, 16), (145, 17), (1024, 896), (1 << 20, 8064)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("serving.web.server.resource.getrlimit", lambda kind, soft=descriptors: (soft, soft))
+            assert _connection_limit() == connections
+
+
+def test_what_is_written_in_a_turn_leaves_in_one_piece_unless_it_is_long() -> None:
+    async def story() -> None:
+        wire = Wire()
+        writes: list[int] = []
+        wire.write = lambda data: writes.append(len(data))  # type: ignore[method-assign]
+        gathering = _GatheringTransport(wire, asyncio.get_running_loop())
+        for data in (b"a", b"bc"):
+            gathering.write(data)
+        assert writes == []
+        await asyncio.sleep(0)
+        assert writes == [3]
+        gathering.write(b"x" * 65_536)
+        assert writes == [3]
+        gathering.write(b"y")
+        assert writes == [3, 65_537]
+        gathering.write(b"last")
+        gathering.close()
+        assert (writes, wire.closed) == ([3, 65_537, 4], True)
+        gathering.write(b"to nobody")
+        await asyncio.sleep(0)
+        assert writes == [3, 65_537, 4]
+
+    asyncio.run(story())
+
+
+def test_a_server_says_where_it_is_and_is_tuned_to_small_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def start(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(uvicorn.Server, "startup", start)
+    server = Server(App(Models(two_versions(), alias="champion", version=None), show=False), "http://here")
+    asyncio.run(server.startup())
+    assert capsys.readouterr().out == "http://here  (Ctrl-C stops)\n"
+    config = server.config
+    assert (config.ws_max_size, config.timeout_graceful_shutdown) == (4096, 2)
+    assert [config.ws_per_message_deflate, config.access_log, config.server_header] == [False] * 3
+
+
 def test_a_head_has_a_bounded_time() -> None:
     async def story() -> None:
         protocol, wire = connected(ServerState(), head_seconds=0)
         protocol.data_received(REQUEST)
-        await asyncio.sleep(0.01)
-        assert refusal(wire)[0] == 408
+        while not wire.closed:
+            await asyncio.sleep(0)
+        assert refusal(wire) == (408, "the request's head did not end within 0 seconds")
+        assert protocol._head_timer is None
 
     asyncio.run(story())
 

@@ -82,6 +82,8 @@ def test_pausing_between_episodes_pauses_and_a_step_goes_on(tmp_path: Path) -> N
     show.command(SingleStep())
     show._tick(0.02)
     assert show.episode == 2
+    show._tick(0.02)
+    assert show._step == 0, "which is what the step was for"
 
 
 def test_the_greatest_seed_is_followed_by_the_smallest(tmp_path: Path) -> None:
