@@ -123,14 +123,16 @@ def test_the_figure_is_the_sum_of_its_parts() -> None:
         assert memory.training_bytes(wide, observation_size=4, num_actions=2) == expected + more + 2 * 4 * 22 * 4
 
 
-def test_what_takes_all_of_the_memory_is_trained_and_a_byte_more_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = memory.training_bytes(SMALL, observation_size=4, num_actions=2)
+@pytest.mark.parametrize(("needed", "said"), [(300 * 2**20, "300 MiB"), (2**30, "1.0 GiB"), (3 * 2**29, "1.5 GiB")])
+def test_what_takes_all_of_the_memory_is_trained_and_a_byte_more_is_not(
+    needed: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "training_bytes", lambda *_, **__: needed)
     monkeypatch.setattr(memory, "memory_limit", lambda: needed)
-    gib = f"{needed / 1024**3:.2f} GiB"
-    said = memory.require_memory(SMALL, observation_size=4, num_actions=2)
-    assert said == f"training takes up to {gib} of {gib}"
+    sentence = memory.require_memory(SMALL, observation_size=4, num_actions=2)
+    assert sentence == f"training takes up to {said} of the machine's {said} of memory"
     monkeypatch.setattr(memory, "memory_limit", lambda: needed - 1)
-    with pytest.raises(MemoryError, match=f"would take {gib} and this machine has {gib}; lower replay_capacity"):
+    with pytest.raises(MemoryError, match=f"would take {said} and this machine has .*; lower replay_capacity"):
         memory.require_memory(SMALL, observation_size=4, num_actions=2)
 
 
