@@ -40,7 +40,7 @@ def test_it_waits_swaps_refuses_and_plays_on(tmp_path: Path) -> None:
     registry.add("2", BAD["garbage"])
     registry.aliases["champion"] = "2"
     for _ in range(3):
-        assert not poll(models)
+        assert poll(models) is False
     assert playing(models) == "1"
     assert models.failed_swaps == 1, "a broken version is tried once, not at every poll"
     assert models.aliases_of("1") == ["champion"], "the alias names what plays"
@@ -103,12 +103,12 @@ def test_a_version_that_cannot_be_had_is_told(fault: Exception, tmp_path: Path) 
     models = following(registry, tmp_path)
     registry.download_fault = fault
     for _ in range(2):
-        assert not poll(models)
+        assert poll(models) is False
     assert models.notice == f"version 1 {what}; nothing plays"
     registry.download_fault = None
     assert poll(models)
     registry.download_fault, registry.aliases["champion"] = fault, "2"
-    assert not poll(models)
+    assert poll(models) is False
     assert models.notice == f"version 2 {what}; version 1 plays on"
     assert models.failed_swaps == (2 if isinstance(fault, ValueError) else 0), "of each version once"
 
@@ -270,7 +270,7 @@ def test_what_played_last_plays_after_a_restart_wherever_the_alias_is(tmp_path: 
     assert again.notice == "version 1 played last and plays on; alias 'champion' is at 2"
     assert (again.registry_age, again.swaps, again.errors) == (None, 1, 0)
     assert again.aliases_of("1") == ["champion"]
-    assert not poll(again)
+    assert poll(again) is False
     assert "the last good copy plays on" in again.notice
     registry.fault = None
     registry.aliases["champion"] = "1"
