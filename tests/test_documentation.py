@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from dqn.presets import PRESETS
 from flows import cli, sweep_cli
 from serving import __main__ as serving
 
@@ -244,6 +245,12 @@ def test_the_notebook_runs_and_shows_what_it_gave(tmp_path: Path) -> None:
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     assert [kinds(cell) for cell in code] == shown
     assert (tmp_path / "policy.onnx").exists()
+
+
+def test_the_notebook_is_of_todays_preset() -> None:
+    updates = [int(number) for number in re.findall(r"\(\d, True, (\d+), 500.0", NOTEBOOK.read_text())]
+    assert len(updates) == 8
+    assert min(updates) == PRESETS["cartpole"].eval_start, "execute it anew: .venv/bin/jupyter-execute --inplace"
 
 
 def kinds(cell: Any) -> list[str]:
