@@ -123,10 +123,32 @@ def test_a_checkpoint_that_is_being_written_is_locked(checkpoint: Path, small_co
     assert [path.name for path in checkpoint.parent.iterdir()] == ["run.ckpt"]
 
 
+def test_a_checkpoint_is_on_disk_before_it_takes_its_place(
+    tmp_path: Path, small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, state, order = tmp_path / "new" / "deep" / "run.ckpt", TrainingState(small_config()), list[tuple[str, bool]]()
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        order.append(("directory" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes", path.exists()))
+
+    monkeypatch.setattr("dqn.checkpoint.os.fsync", fsync)
+    save_checkpoint(path, state)
+    size = path.stat().st_size
+    assert order == [(f"{size} bytes", False), ("directory", True)]
+    before = path.read_bytes()
+    state.environment_steps += 1
+    save_checkpoint(path, state, may_replace=lambda: False)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["run.ckpt"]
+
+
 def test_foreign_files_are_refused_by_name(tmp_path: Path, small_config: Make) -> None:
     path = tmp_path / "other.ckpt"
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*other\.ckpt"):
         load_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"checkpoint .* cannot be read \(Is a directory\)"):
+        load_checkpoint(tmp_path)
     torch.save({"weights": torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match=r"other\.ckpt is not a checkpoint of this version"):
         load_checkpoint(path)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqn.experience import MAX_DELAY, Experience, UnexplainedError, cut
+from dqn import identification, trajectories
+from dqn.experience import MAX_DELAY, Experience, UnexplainedError, Windows, cut
 from dqn.identification import LEAST_TRANSITIONS, Estimate, _rounded, identify, values_of
-from dqn.trajectories import SCALES, play
+from dqn.trajectories import SCALES, Fit, play
 from dqn.world import NOMINAL, World
 from tests.living import balancing, joined, live
 
@@ -321,6 +322,93 @@ def test_strong_pushes_that_nobody_told_of_are_not_taken_for_another_world() -> 
     for world in (World(push_force=60.0, push_interval=20), World(push_force=30.0, push_interval=10)):
         with pytest.raises(UnexplainedError, match=r"contradicts itself|no world explains this"):
             identify(live(world, exploring(), 300), NOMINAL)
+
+
+def windows(*lengths: int) -> Windows:
+    """Windows of so many transitions in which nothing was observed."""
+    present = np.arange(max(lengths) + 1) <= np.array(lengths)[:, np.newaxis]
+    W, K = len(lengths), max(lengths)
+    return Windows(
+        observed=np.zeros((W, K + 1, 4)),
+        present=present,
+        push=np.zeros((W, K)),
+        directions=np.ones((MAX_DELAY + 1, W, K)),
+    )
+
+
+def test_noise_and_smoothness_are_those_of_what_is_left() -> None:
+    pieces = windows(3, 1)
+    left = np.zeros((2, 4, 4))
+    left[0, :, 0] = 2.0
+    left[0, :, 1] = [1.0, -1.0, 1.0, -1.0]
+    left[:, :2, 2] = 3.0
+    variance = trajectories._variance(pieces, left)
+    np.testing.assert_allclose(variance, [16 / 4 + 1e-8, 4 / 4 + 1e-8, 36 / 4 + 1e-8, 1e-8], rtol=1e-12)
+    assert trajectories._deviance(pieces, np.array([1.0, np.e, np.e, 1.0])) == pytest.approx(4 * 2)
+    # differences, of 4 transitions, over values, of 6 observations
+    expected = [0.0, (3 * 4 / 4) / (4 / 6), (9 / 4) / (36 / 6), 2.0]
+    np.testing.assert_allclose(trajectories._smoothness(pieces, left), expected, rtol=1e-6, atol=1e-6)
+
+
+def fitted(**found: Any) -> Fit:
+    P = len(SCALES)
+    fields: dict[str, Any] = {
+        "free": (),
+        "values": values_of(NOMINAL),
+        "deviance": 0.0,
+        "noise": np.ones(4),
+        "deviation": np.ones(1),
+        "smoothness": np.full(4, 2.0),
+        "gradient": np.zeros(P),
+        "information": np.eye(P),
+    }
+    return Fit(**(fields | found))
+
+
+def test_an_interval_is_1_96_standard_errors_of_what_is_free() -> None:
+    names = list(SCALES)
+    information = np.diag([4.0] * len(names))
+    wind, length = names.index("wind"), names.index("length")
+    information[wind, length] = information[length, wind] = 2.0
+    found = fitted(free=("wind",), values={**values_of(NOMINAL), "wind": 3.0}, information=information)
+    assert found.interval("wind") == pytest.approx((3 - 0.98, 3 + 0.98)), "what is held costs nothing"
+    both = fitted(free=("length", "wind"), information=information)
+    error = 1.96 * (4 / 12) ** 0.5  # of the inverse of [[4, 2], [2, 4]]
+    assert both.interval("wind") == pytest.approx((-error, error))
+    assert both.interval("length") == pytest.approx((0.5 * np.exp(-error), 0.5 * np.exp(error)))
+    unseen = fitted(free=("force_mag",), information=1e-9 * np.eye(len(names)))
+    assert unseen.interval("force_mag") == pytest.approx((10 - 100, 10 + 100)), "ten times its size, no more"
+
+
+def test_a_gain_is_the_fall_of_a_quadratic() -> None:
+    names = list(SCALES)
+    gradient = np.zeros(len(names))
+    gradient[names.index("wind")], gradient[names.index("tau")] = 6.0, 2.0
+    found = fitted(gradient=gradient, information=2.0 * np.eye(len(names)))
+    assert found.gain("wind") == pytest.approx(6.0**2 / 2)
+    assert found.gain("gravity") == 0.0
+    assert dataclasses.replace(found, free=("tau",)).gain("wind") == pytest.approx(6.0**2 / 2 + 2.0**2 / 2)
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        ({"deviation": np.array([1.0, 8.0])}, None),
+        ({"deviation": np.array([1.0, 8.1])}, "single moments deviate 2.8 times as much as the whole, 2.8 times may"),
+        ({"smoothness": np.array([2.0, 1.2, 2.0, 2.0])}, None),  # 2 less four standard errors of 2 / 10
+        ({"smoothness": np.array([2.0, 1.1, 2.0, 2.0])}, "another kind: the cart velocity deviates for steps on end"),
+    ],
+)
+def test_what_is_left_may_be_chance_up_to_a_limit(
+    found: dict[str, Any], sentence: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identification, "_search", lambda *_, **__: (0, fitted(**found)))
+    lived = live(NOMINAL, balancing(), 100)
+    if sentence is None:
+        assert identify(lived, NOMINAL).transitions == 100
+        return
+    with pytest.raises(UnexplainedError, match=sentence):
+        identify(lived, NOMINAL)
 
 
 def assert_close(found: World, truth: World) -> None:

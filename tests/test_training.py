@@ -14,10 +14,11 @@ from dqn.config import DQNConfig
 from dqn.metrics import POPULATION, MetricName, Metrics
 from dqn.network import QNetworks
 from dqn.presets import PRESETS
+from dqn.replay import Batch
 from dqn.result import TrainingResult
 from dqn.seeding import SELECTION, TEST, TRAINING, stream_seed
 from dqn.state import TrainingState
-from dqn.training import train
+from dqn.training import advance, collect, learn, train
 from tests.probes import QUICK
 
 Make = Callable[..., DQNConfig]
@@ -165,6 +166,42 @@ def test_the_article_updates_once_a_step() -> None:
     transitions = agent.environment_steps - resets
     waiting = config.batch_size * config.min_replay_batches - 1
     assert agent.updates == transitions - waiting
+
+
+def test_importance_weights_count_in_full_at_the_end_of_the_budget(
+    small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = TrainingState(small_config(priority_exponent=0.6, importance_exponent=0.4, max_updates=100))
+    advance(state, 1)
+    exponents: list[float] = []
+    sample = state.replay.sample
+
+    def sampled(batch_size: int, *, importance_exponent: float) -> Batch:
+        exponents.append(importance_exponent)
+        return sample(batch_size, importance_exponent=importance_exponent)
+
+    monkeypatch.setattr(state.replay, "sample", sampled)
+    for updates in (0, 25, 100):
+        state.learner.updates = updates
+        learn(state)
+    assert exponents == pytest.approx([0.4, 0.55, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({"epsilon_decay_updates": 40}, [0.525, 0.525]),  # after half of the updates
+        ({"epsilon_decay_per_episode": 0.1}, [0.8, 0.7]),  # after two and three episodes of one's own
+    ],
+)
+def test_exploration_falls_by_updates_or_by_episodes(
+    small_config: Make, schedule: dict[str, Any], expected: list[float]
+) -> None:
+    state = TrainingState(small_config(num_agents=2, epsilon_start=1.0, epsilon_end=0.05, **schedule))
+    state.learner.updates = 20
+    state.episodes[:] = torch.tensor([2, 3])
+    collect(state)
+    assert state.epsilon.tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("updates_per_step", "max_updates"), [(4, 5), (4, 8), (8, 5), (1, 5)])
