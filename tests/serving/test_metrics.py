@@ -1,10 +1,14 @@
+import json
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.web.metrics import Requests
+from serving.web.metrics import JsonFormatter, Requests, configure_logging
 from tests.serving.test_bounds import client_of
 
 
@@ -44,3 +48,50 @@ def test_requests_are_counted_as_prometheus_client_would() -> None:
     assert samples(generate_latest(ours).decode(), "serving_request") == samples(
         generate_latest(theirs).decode(), "serving_request"
     )
+
+
+def test_what_is_served_is_told_with_how_the_registry_is_followed(tmp_path: Path) -> None:
+    app, client = client_of(tmp_path)
+    models = app.models
+    models.swaps, models.failed_swaps, models.errors, models.reachable = 3, 2, 1, False
+    told = samples(client.get("/metrics").text, "serving_")
+    run = ("run_id", "0" * 32) if models.current and models.current.version.run_id else ("run_id", "")
+    assert told["serving_model_info", ("model", "p"), run, ("version", "1")] == 1
+    names = ("model_version", "swaps_total", "swaps_failed_total", "follower_errors_total", "registry_reachable")
+    assert [told[f"serving_{name}",] for name in names] == [1, 3, 2, 1, 0]
+    assert told["serving_registry_age_seconds",] >= 0
+    models.current, models.reachable, models._seen_at = None, True, None
+    told = samples(client.get("/metrics").text, "serving_")
+    assert told["serving_registry_reachable",] == 1
+    assert not any(name in ("serving_model_info", "serving_registry_age_seconds") for name, *_ in told)
+
+
+def test_a_line_of_the_log_is_an_object() -> None:
+    record = logging.makeLogRecord(
+        {"name": "serving", "levelno": logging.WARNING, "levelname": "WARNING", "msg": "lost %s", "args": ("it",)}
+        | {"created": 1_000_000_000.007, "msecs": 7.9, "path": Path("x"), "taskName": "t", "color_message": "c"}
+    )
+    line = json.loads(JsonFormatter().format(record))
+    assert line == {
+        "time": "2001-09-09T01:46:40.007Z",
+        "level": "warning",
+        "logger": "serving",
+        "message": "lost it",
+        "path": "x",
+    }
+    try:
+        raise KeyError("why")
+    except KeyError:
+        record.exc_info = sys.exc_info()
+    assert "KeyError: 'why'" in json.loads(JsonFormatter().format(record))["exception"]
+
+
+def test_the_log_is_configured_once_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    configured: dict[str, Any] = {}
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: configured.update(options))
+    talkative = logging.getLogger("mlflow.store.db")
+    monkeypatch.setattr(talkative, "level", logging.INFO)
+    configure_logging()
+    assert (configured["level"], configured["force"]) == (logging.INFO, True)
+    assert isinstance(configured["handlers"][0].formatter, JsonFormatter)
+    assert talkative.level == logging.WARNING
