@@ -148,3 +148,20 @@ def test_a_token_protects_reports(tmp_path: Path) -> None:
     stepped = Stepped(tmp_path, token="t")
     assert stepped.client.post("/api/adaptation", json={}).status_code == 401
     assert stepped.client.get("/api/experience").status_code == 200
+
+
+def test_a_report_on_an_older_drift_names_the_latest(stepped: Stepped) -> None:
+    latest = reversed_motor(stepped)
+    answer = stepped.client.post("/api/adaptation", json={"drift": "d" * 41, "stage": "started"})
+    assert answer.json()["error"] == f"there is no drift '{'d' * 40}': the latest is {latest}"
+
+
+@pytest.mark.parametrize(("since", "status"), [(2**53, 200), (2**53 + 1, 400)])
+def test_an_id_is_a_number_that_every_client_can_hold(stepped: Stepped, since: int, status: int) -> None:
+    assert stepped.client.get(f"/api/experience?since={since}").status_code == status
+
+
+def test_where_nothing_plays_there_is_no_experience_to_ask_for(stepped: Stepped) -> None:
+    stepped.app.models.current = None
+    answer = stepped.client.get("/api/experience")
+    assert (answer.status_code, answer.json()["error"]) == (503, "nothing plays: ")

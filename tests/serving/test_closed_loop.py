@@ -7,7 +7,7 @@ import pytest
 
 from dqn.world import World
 from serving.episodes.environment import Step
-from serving.live.closed_loop import CALM_STEPS
+from serving.live.closed_loop import CALM_STEPS, PlayedEpisode
 from serving.live.commands import PushCart
 from serving.live.finding import Finding
 from tests.policies import ACROBOT, FALLS, SWINGS
@@ -70,7 +70,7 @@ class Noticing:
         return next(self._told, 0)
 
 
-@pytest.mark.parametrize(("lasted", "calm"), [(10, CALM_STEPS), (84, 252), (100, 300)])
+@pytest.mark.parametrize(("lasted", "calm"), [(10, 250), (84, 252), (100, 300)])
 def test_what_took_long_to_notice_takes_three_times_as_long_to_be_over(
     stepped: Stepped, lasted: int, calm: int
 ) -> None:
@@ -202,3 +202,28 @@ def test_a_detector_that_fails_is_told_and_counted_and_the_show_goes_on(
     assert sum("watching for drift failed" in record.message for record in caplog.records) == 1
     stepped.play(1)
     assert stepped.show.status()["loop"]["trouble"] == ""
+
+
+def test_before_anything_is_noticed_all_is_over_and_well(stepped: Stepped) -> None:
+    status = stepped.loop.status()
+    assert (status["drift"], status["over"], status["stages"], status["trouble"]) == (None, True, [], "")
+    assert status["now"] == stepped.now
+
+
+def test_a_failure_without_words_is_told_by_its_class(stepped: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise ArithmeticError
+
+    monkeypatch.setattr(stepped.loop._steps, "update", fail)
+    stepped.play(1)
+    assert stepped.loop.status()["trouble"] == "ArithmeticError"
+
+
+def test_the_last_thirty_two_episodes_are_kept(stepped: Stepped) -> None:
+    played = [
+        PlayedEpisode(version="1", episodic_return=float(number), disturbed=False, ended_at=0.0, truncated=False)
+        for number in range(33)
+    ]
+    stepped.loop.episodes.extend(played)
+    kept = stepped.get("/api/status")["recent_episodes"]
+    assert [episode["episodic_return"] for episode in kept] == list(range(1, 33))

@@ -229,12 +229,13 @@ def test_a_pause_is_not_caught_up_with(tmp_path: Path) -> None:
 
 def test_the_same_seed_begins_anew_unless_another_is_given(tmp_path: Path) -> None:
     show, _ = show_of(tmp_path)
+    show.command(Pause())
     begun = []
     for seed in (7, None, 0):
         show.command(Restart(seed))
         show._tick(0.02)
         begun.append((show.status()["seed"], show.episode, orjson.loads(show.frame)["r"]))
-    assert begun == [(7, 1, [1.0]), (7, 2, [1.0]), (0, 3, [1.0])]
+    assert begun == [(7, 1, [0.0]), (7, 2, [0.0]), (0, 3, [0.0])]
 
 
 def test_an_episode_is_followed_by_a_break_and_the_next_seed(tmp_path: Path) -> None:
