@@ -1,19 +1,24 @@
 """What the API answers. In process, with a show that is stepped by hand."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import time
 import uuid
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from msgspec import structs
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
+from serving.episodes.replay import Replay
+from serving.episodes.replays import FORMATS, EpisodeRequest
 from serving.live.commands import Pause, PushCart, Restart, SingleStep
 from serving.live.show import Show
 from serving.live.viewers import Viewer
@@ -262,3 +267,105 @@ def test_a_delivery_is_taken_once_within_five_minutes_of_this_clock() -> None:
     assert len(webhooks._seen) == 1, "those of ten minutes ago are forgotten, whose timestamp would be refused"
     assert [deliver(name, "2600", 2600.0) for name in ("b", "a")] == [200, 409]
     assert [deliver(name, "2601", 2601.0) for name in ("c", "a")] == [200, 200]
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_socket_is_closed_with_the_reason_for_it(app_and_client: tuple[App, TestClient], stopping: bool) -> None:
+    app, client = app_and_client
+    assert app.live
+    query = "" if stopping else "?versions=nine"
+    with client, client.websocket_connect(SHOW + query) as viewer:
+        if stopping:
+            client.portal.call(app.close)  # type: ignore[union-attr] # inside the block it has one
+        while (received := viewer.receive())["type"] != "websocket.close":
+            pass
+        expected = (1012, "the server is stopping") if stopping else (1008, "")
+        assert (received["code"], received["reason"] or "") == expected
+
+
+def test_eight_shows_run_at_once_and_one_without_viewers_ends(app_and_client: tuple[App, TestClient]) -> None:
+    app, _ = app_and_client
+
+    async def story() -> None:
+        assert app.live
+        shows = app.live.shows
+        shows.start()
+        async with AsyncExitStack() as stack:
+            for number in range(7):
+                show = Show(app.models, app.metrics, (f"show {number}",))
+                shows._shows[show.references] = (show, asyncio.create_task(asyncio.sleep(0)))
+            with pytest.raises(ValueError, match="8 different shows are running already: join one of them or wait"):
+                await stack.enter_async_context(shows.watching(("1",), Viewer()))
+            await stack.enter_async_context(shows.watching(("",), Viewer()))
+            del shows._shows["show 0",]
+            for references in ((), ("1", "1", "1")):
+                with pytest.raises(ValueError, match="one or two versions"):
+                    await stack.enter_async_context(shows.watching(references, Viewer()))
+            first = await stack.enter_async_context(shows.watching(("1",), Viewer()))
+            async with shows.watching(("1",), Viewer()) as second:
+                assert first is second
+                assert 'kind="state"} 3.0' in app.metrics.expose(app.models).decode()
+            assert not first.closed
+        assert first.closed
+        assert ("1",) not in shows._shows
+        assert ("",) in shows._shows
+        shows.close()
+        assert shows.main.closed
+        assert shows._shows == {}
+
+    asyncio.run(story())
+
+
+def test_a_file_that_is_not_there_is_named_in_eighty_characters(client: TestClient) -> None:
+    answer = client.get("/static/" + "x" * 81)
+    assert (answer.status_code, answer.json()["error"]) == (404, f"there is no file '{'x' * 80}'")
+
+
+def test_replays_are_refused_in_a_sentence_and_downloaded_under_their_name(client: TestClient) -> None:
+    made = client.post("/api/episodes", json={"seed": 3}).json()
+    assert (made["steps"], made["pushes"], made["changes"]) == (int(made["episodic_return"]), 0, 0)
+    missing = client.get("/api/episodes/" + "x" * 41 + ".json").json()["error"]
+    assert missing == f"there is no replay '{'x' * 40}' (any more): POST /api/episodes plays it again"
+    kind = client.get(f"/api/episodes/{made['id']}." + "x" * 41)
+    assert (kind.status_code, kind.json()["error"]) == (
+        404,
+        f"a replay comes as .json, .gif, .mp4, .webm, .html, not '{'x' * 40}'",
+    )
+    plain = client.get(made["files"]["json"]).headers
+    assert "content-disposition" not in plain
+    assert "content-security-policy" not in plain
+    milestone = client.get("/api/learning/" + "x" * 41).json()["error"]
+    assert milestone == f"a milestone is a number from 0, as /api/learning lists them, not '{'x' * 40}'"
+
+
+def test_fifty_replays_and_24_mebibytes_of_files_are_kept(app_and_client: tuple[App, TestClient]) -> None:
+    app, _ = app_and_client
+    replays = app.replays
+
+    async def story() -> None:
+        first = await replays.play(EpisodeRequest(seed=1))
+        assert replays.get(first.id) is None
+        with pytest.MonkeyPatch.context() as patch:
+            numbers = iter([*range(50), 0, 50])
+
+            async def play(request: object) -> Replay:
+                return structs.replace(first, id=str(next(numbers)))
+
+            patch.setattr(replays, "play", play)
+            for _ in range(52):
+                await replays.create(EpisodeRequest())
+            kept = [summary.id for summary in replays.list()]
+            assert kept == ["50", "0", *map(str, range(49, 1, -1))], "the one that was asked for least lately left"
+            sizes = iter([12 << 20, 12 << 20, 1, 25 << 20])
+            patch.setitem(FORMATS, "json", ("", lambda replay: b"x" * next(sizes)))
+            files = [structs.replace(first, id=name) for name in "abcd"]
+            for replay in files[:2]:
+                await replays.file(replay, "json")
+            assert [key for key, _ in replays._files] == ["a", "b"], "24 MiB in all"
+            await replays.file(files[0], "json")
+            await replays.file(files[2], "json")
+            assert [key for key, _ in replays._files] == ["a", "c"]
+            await replays.file(files[3], "json")
+            assert [key for key, _ in replays._files] == ["d"], "the newest stays, however large"
+
+    asyncio.run(story())
