@@ -43,7 +43,7 @@ def test_the_largest_and_smallest_of_float32_are_taken() -> None:
 
 
 def test_outputs_are_chosen_one_by_one() -> None:
-    assert parse({}).outputs == (("q_values", False), ("action", False))
+    assert parse({}).outputs == parse({"parameters": {}}).outputs == (("q_values", False), ("action", False))
     assert parse({"parameters": {"binary_data_output": True}}).outputs == (("q_values", True), ("action", True))
     chosen = {"outputs": [{"name": "action", "parameters": {"binary_data": True}}, {"name": "q_values"}]}
     assert parse(chosen).outputs == (("action", True), ("q_values", False))
@@ -84,7 +84,7 @@ def test_the_garbage_collector_has_no_work_with_a_request(champion: OnnxPolicy) 
     assert request.outputs
     tensor, output = request.inputs[0], request.outputs[0]
     parts: list[object] = [request, request.parameters, tensor, tensor.parameters, output, output.parameters]
-    answer = OutputTensor("action", "INT64", (1,), BinaryData(8))
+    answer = OutputTensor("action", "INT64", (1,), BinaryData(8), [1])
     parts += [InferAnswer("m", "1", [answer]), answer, answer.parameters]
     assert not any(gc.is_tracked(part) for part in parts)
 
@@ -184,6 +184,7 @@ def test_a_wrong_tensor_is_named(change: dict[str, object], message: str) -> Non
         ({"inputs": [7]}, "Expected `object`, got `int`"),
         ({"priority": 7}, "unknown field `priority`"),
         ({"outputs": 7}, "Expected `array | null`, got `int`"),
+        ({"outputs": [{"name": "action", "extra": 1}]}, "unknown field `extra`"),
         ({"outputs": [{"name": "x"}]}, "unknown output 'x'; there are 'q_values' and 'action'"),
         ({"outputs": [{"name": "action"}, {"name": "action"}]}, "asked for once"),
         ({"outputs": [{"name": "action", "parameters": {"binary_data": 1}}]}, "Expected `bool | null`, got `int`"),

@@ -301,4 +301,6 @@ def test_no_store_is_created_where_none_is(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
     with pytest.raises(UnknownModelError, match="no registry at sqlite"):
         RegistrySource(MODEL).snapshot(None)
+    with pytest.raises(RegistryUnavailableError, match="downloading version 1: there is no registry at sqlite"):
+        RegistrySource(MODEL).fetch(VERSION)
     assert not (tmp_path / "none.db").exists()
