@@ -103,6 +103,7 @@ def test_the_steps_of_an_adaptation(
     assert steps.taken[: len(first) + len(taken.split())] == [*first, *taken.split()]
     assert steps.taken[-1] == "end_adaptation"
     assert ("test_agents" in steps.taken) == (steps.chosen is None)
+    assert page.told[0] == ("started", "version 1: odd")
     promoted = [text for stage, text in page.told if stage == "promoted"]
     chosen = steps.chosen or 4
     expected = f"version {chosen} plays already" if steps.before == chosen else f"version {chosen}"

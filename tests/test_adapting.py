@@ -62,7 +62,7 @@ class Page:
 
 
 def adapting(page: Any) -> Adaptation:
-    return Adaptation(show=page, attempt=Attempt(run_id="0000000a" + "0" * 24, token="t"))
+    return Adaptation(show=page, attempt=Attempt(run_id="0000001a" + "0" * 24, token="t"))
 
 
 class Clock:
@@ -307,10 +307,10 @@ def test_what_is_remembered_depends_on_the_run(monkeypatch: pytest.MonkeyPatch) 
     in_memory(monkeypatch, "flows.adapt")
     monkeypatch.setattr(adapt, "passing_version", lambda *_, seed: (seed, "tried"))
     page = Page()
-    assert adapt.remembered(adapting(page), MODEL, "CartPole-v1", REVERSED) == 10
+    assert adapt.remembered(adapting(page), MODEL, "CartPole-v1", REVERSED) == 26
     monkeypatch.setattr(adapt, "passing_version", lambda *_, seed: (None, "none"))
     assert adapt.remembered(adapting(page), MODEL, "CartPole-v1", REVERSED) is None
-    assert page.told == [("memory", "version 10 holds this world: tried"), ("memory", "none")]
+    assert page.told == [("memory", "version 26 holds this world: tried"), ("memory", "none")]
 
 
 def test_an_approval_is_waited_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
