@@ -138,7 +138,7 @@ def trained(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(population, "MetricWriter", Writer)
 
     def call(training: Any, **options: Any) -> Any:
-        monkeypatch.setattr(population.training, "train", training)
+        monkeypatch.setattr("flows.population.training.train", training)
         run_id = a_run(store)
         runs = PopulationRuns(parent=run_id, children=())
         attempt = Attempt(run_id=run_id, token="t")
@@ -180,7 +180,8 @@ def test_metrics_are_written_whatever_ends_a_training_and_its_own_error_is_repor
 
 
 def test_speed_is_that_of_all_agents_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    clock: Any = SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
     monkeypatch.setattr(population, "time", clock)
     state: Any = SimpleNamespace(environment_steps=1_000, agents=[0, 1])
     speed = population._Speed(state)
@@ -257,9 +258,8 @@ def version(store: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     found = SimpleNamespace(metadata=metadata, played=[], run_id=run_id, logged=[], described=[], known=set())
 
     def download(name: str, version: int) -> Any:
-        return registry.Artifact(
-            name=name, version=version, policy=SimpleNamespace(metadata=found.metadata), sha256="s"
-        )  # type: ignore[arg-type]
+        policy: Any = SimpleNamespace(metadata=found.metadata)
+        return registry.Artifact(name=name, version=version, policy=policy, sha256="s")
 
     def play(policy: Any, world: World, *, seed: int) -> Any:
         found.played.append((world, seed))
@@ -364,4 +364,5 @@ def test_all_agents_start_from_the_best_of_the_run_that_is_named(store: Any, mon
     monkeypatch.setattr(warm_start, "read_summary", lambda client, run_id: SimpleNamespace(best_agent=3))
     cold, warm = a_run(store), a_run(store, warm_start="1")
     assert starting_network(store, store.get_run(cold), DQNConfig()) is None
-    assert starting_network(store, store.get_run(warm), DQNConfig()) == ("selected", [3])
+    start: Any = starting_network(store, store.get_run(warm), DQNConfig())
+    assert start == ("selected", [3])
