@@ -1,6 +1,7 @@
 """What is said of a world that has changed. In process."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from benchmarks.drift import balance
 from dqn.simulation import make
 from dqn.world import NOMINAL, World
 from serving.live.experience import Experience
-from serving.live.finding import MAX_LAG, Finding, explain
+from serving.live.finding import MAX_LAG, Finding, _alternates, _criterion, _motor, _search, _size, _without, explain
+from serving.live.prediction import CartPole
 from tests.serving.test_drift import step
 
 
@@ -111,3 +113,96 @@ def test_a_finding_is_relative_to_the_versions_own_world() -> None:
     own = World(wind=1.0, action_delay=2, sensor_bias=(0.0, 0.3, 0.1, -0.4))
     for delay_, sentence in ((3, "actions arrive 1 step late"), (0, "actions arrive 2 steps early")):
         assert found(dataclasses.replace(own, action_delay=delay_), steps=80, own=own).sentence == sentence
+
+
+@pytest.mark.parametrize(
+    ("ratio", "sentence"),
+    [
+        (0.09, "the motor does nothing"),
+        (-0.09, "the motor does nothing"),
+        (0.11, "the motor pushes with 0.1 times its force"),
+        (1.09, "the motor pushes with its own force"),
+        (0.89, "the motor pushes with 0.9 times its force"),
+        (-1.09, "the motor answers the other way"),
+        (-1.11, "the motor answers the other way, with 1.1 times its force"),
+    ],
+)
+def test_a_motor_is_said_by_its_side_and_its_strength(ratio: float, sentence: str) -> None:
+    assert _motor(ratio) == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("length", 0.25, "the pole swings like a shorter one (0.5 m instead of 1 m)"),
+        ("length", 0.75, "the pole swings like a longer one (1.5 m instead of 1 m)"),
+        ("tau", 0.03, "a step takes 30 ms instead of 20 ms"),
+        ("masspole", 0.05, "the pole moves like a lighter one (0.05 kg instead of 0.1 kg)"),
+        ("masspole", 0.1, "the pole moves like a heavier one (0.1 kg instead of 0.1 kg)"),
+        ("masscart", 0.5, "the cart moves like a lighter one (0.5 kg instead of 1 kg)"),
+        ("masscart", 2.0, "the cart moves like a heavier one (2 kg instead of 1 kg)"),
+    ],
+)
+def test_a_size_is_said_beside_the_versions_own(name: str, value: float, sentence: str) -> None:
+    assert _size(name, value, CartPole.of(NOMINAL)) == sentence
+
+
+def test_an_explanation_is_paid_for_by_its_numbers() -> None:
+    for numbers in (0, 1, 2):
+        expected = 2 * 50 * math.log(3.0 + 1e-4) + numbers * math.log(100)
+        assert _criterion(3.0, 50, numbers) == pytest.approx(expected)
+
+
+def test_least_squares_find_how_often_an_effect_is_there() -> None:
+    effect = np.array([[1.0, 2.0], [3.0, -1.0]])
+    rest, share = _without(2.5 * effect + [[2.0, -1.0], [0.0, 0.0]], effect)
+    assert share == pytest.approx(2.5)
+    assert rest == pytest.approx(np.array([[2.0, -1.0], [0.0, 0.0]]))
+    assert _without(effect, np.zeros((2, 2)))[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "sought", "found"),
+    [("length", 0.05, 0.05), ("length", 0.333, 0.333), ("length", 9.0, 2.0), ("tau", 0.0543, 0.0543)],
+)
+def test_a_field_is_searched_to_a_thousandth_within_its_bounds(name: str, sought: float, found: float) -> None:
+    own = CartPole.of(NOMINAL)
+    assert _search(name, lambda tried: abs(math.log(getattr(tried, name) / sought)), own) == pytest.approx(
+        found, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("signs", "episodes", "alternates"),
+    [
+        ([1, -1] * 6, [1] * 12, True),
+        ([1, 1] * 6, [1] * 12, False),
+        ([1, 1, -1, -1] * 3, [1] * 12, False),
+        ([1, -1, -1, 1, -1] * 3, [1] * 15, True),
+        ([1, -1] * 5 + [1], [1] * 11, True),
+        ([1, -1] * 5, [1] * 10, False),
+        ([1, -1] * 6, [*range(12)], False),
+    ],
+)
+def test_noise_is_what_the_next_step_takes_back(signs: list[int], episodes: list[int], alternates: bool) -> None:
+    residual = np.array(signs, dtype=np.float64)[:, np.newaxis] * [1.0, 2.0]
+    assert _alternates(residual, np.array(episodes)) is alternates
+
+
+@pytest.mark.parametrize(
+    ("change", "evidence"),
+    [
+        (World(force_mag=-20.0), {"force_ratio": -2.0}),
+        (World(sensor_bias=(0.0, 0.0, 0.08, 0.0)), {"bias_rad": 0.08}),
+        (World(action_delay=2), {"delay": 2.0}),
+        (World(wind=-3.0), {"wind": -3.0}),
+        (World(gravity=30.0), {"gravity": 30.0}),
+        (World(length=0.1, force_mag=30.0), {"length": 0.1, "force_ratio": 3.0}),
+        (World(length=0.1, gravity=30.0), {"length": 0.1, "gravity": 30.0}),
+    ],
+    ids=str,
+)
+def test_the_numbers_behind_a_sentence_are_those_of_the_change(change: World, evidence: dict[str, float]) -> None:
+    told = found(change, steps=80).evidence
+    assert {name: told[name] for name in evidence} == pytest.approx(evidence, rel=0.02)
+    assert told.keys() == evidence.keys() | {"transitions", "explained"}
