@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.web.metrics import JsonFormatter, Requests, configure_logging
+from serving.web.metrics import JsonFormatter, Metrics, Requests, configure_logging
 from tests.serving.test_bounds import client_of
 
 
@@ -64,6 +64,14 @@ def test_what_is_served_is_told_with_how_the_registry_is_followed(tmp_path: Path
     told = samples(client.get("/metrics").text, "serving_")
     assert told["serving_registry_reachable",] == 1
     assert not any(name in ("serving_model_info", "serving_registry_age_seconds") for name, *_ in told)
+
+
+def test_returns_are_counted_up_to_what_cartpole_gives() -> None:
+    metrics = Metrics()
+    metrics.returns.labels("1", "false").observe(1)
+    (family,) = metrics.returns.collect()
+    bounds = [sample.labels["le"] for sample in family.samples if sample.name.endswith("_bucket")]
+    assert bounds == ["10.0", "25.0", "50.0", "100.0", "200.0", "300.0", "400.0", "475.0", "499.5", "500.0", "+Inf"]
 
 
 def test_a_line_of_the_log_is_an_object() -> None:

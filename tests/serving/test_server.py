@@ -74,6 +74,7 @@ def test_a_head_has_a_bounded_size(pieces: list[bytes]) -> None:
             protocol.data_received(piece)
         await asyncio.sleep(0)
         assert refusal(wire) == (431, "a request's head may have at most 16384 bytes")
+        assert protocol.cycle is None, "nothing was begun"
 
     asyncio.run(story())
 
@@ -93,6 +94,17 @@ def test_a_head_of_sixteen_kibibytes_is_answered_and_one_byte_more_is_not() -> N
     assert asyncio.run(status_of(MAX_HEAD, in_pieces=False)) == b"204"
     assert asyncio.run(status_of(MAX_HEAD + 1, in_pieces=False)) == b"431"
     assert asyncio.run(status_of(MAX_HEAD - 20, in_pieces=True)) == b"204"
+
+
+def test_a_head_that_has_not_ended_is_refused_at_the_first_byte_too_many() -> None:
+    async def story() -> None:
+        protocol, wire = connected(ServerState())
+        protocol.data_received(REQUEST + b"A: " + b"x" * (MAX_HEAD - len(REQUEST) - 3))
+        assert not wire.closed
+        protocol.data_received(b"x")
+        assert refusal(wire)[0] == 431
+
+    asyncio.run(story())
 
 
 def test_every_request_of_a_connection_has_a_head_of_its_own() -> None:
