@@ -119,6 +119,9 @@ def test_every_request_of_a_connection_has_a_head_of_its_own() -> None:
                 await asyncio.sleep(0)
             assert wire.written.count(b" 204 ") == answered
         assert not wire.closed
+        protocol.data_received(REQUEST + b"A: " + b"x" * MAX_HEAD)
+        await asyncio.sleep(0)
+        assert b" 431 " in wire.written, "a later one has its bound too"
 
     asyncio.run(story())
 
