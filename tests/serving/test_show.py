@@ -235,6 +235,9 @@ def test_the_same_seed_begins_anew_unless_another_is_given(tmp_path: Path) -> No
         show.command(Restart(seed))
         show._tick(0.02)
         begun.append((show.status()["seed"], show.episode, orjson.loads(show.frame)["r"]))
+        show.command(SingleStep())
+        show._tick(0.02)
+        assert orjson.loads(show.frame)["r"] == [1.0]
     assert begun == [(7, 1, [0.0]), (7, 2, [0.0]), (0, 3, [0.0])]
 
 
