@@ -19,6 +19,7 @@ import secrets
 import tempfile
 import time
 from multiprocessing import get_context
+from multiprocessing.sharedctypes import SynchronizedArray
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
@@ -106,8 +107,9 @@ def workers(trials: int, directory: Path) -> list[dict[str, Any]]:
         study = begin_study(secrets.token_hex(8), sweep).study_name
         processes = get_context("spawn")
         ready, go = processes.Barrier(count + 1), processes.Barrier(count + 1)
+        spent = processes.Array("d", count)
         team = [
-            processes.Process(target=_work, args=(worker, count, study, directory, ready, go))
+            processes.Process(target=_work, args=(worker, study, directory, ready, go, spent))
             for worker in range(count)
         ]
         for process in team:
@@ -120,21 +122,24 @@ def workers(trials: int, directory: Path) -> list[dict[str, Any]]:
         seconds = time.perf_counter() - began
         if any(process.exitcode for process in team):
             raise SystemExit("a worker failed: its traceback stands above")
-        rows.append(
-            {"workers": count, "wall s": seconds, "times as fast": rows[0]["wall s"] / seconds if rows else 1.0}
-        )
+        row = {"workers": count, "wall s": seconds, "CPU-s": sum(spent[:])}
+        rows.append({**row, "times as fast": rows[0]["wall s"] / seconds if rows else 1.0})
     return rows
 
 
-def _work(worker: int, count: int, study_name: str, directory: Path, ready: Barrier, go: Barrier) -> None:
-    """Every shard of a worker, on a core of its own."""
+def _work(
+    worker: int, study_name: str, directory: Path, ready: Barrier, go: Barrier, spent: "SynchronizedArray[float]"
+) -> None:
+    """Every shard of a worker, on a core of its own; keeps the CPU-seconds that they took."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[worker]})
     warm_up()
     study, sweep = read_study(study_name)
     ready.wait()
     go.wait()
-    for shard in range(worker, sweep.shards, count):
+    began = time.process_time()
+    for shard in range(worker, sweep.shards, len(spent)):
         run_shard(study, sweep, shard, directory=directory)
+    spent[worker] = time.process_time() - began
 
 
 def worth(
