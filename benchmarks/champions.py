@@ -18,7 +18,7 @@ from dqn.presets import PRESETS
 from dqn.seeding import version_seed
 from dqn.training import stressed, train
 from flows.evaluation import EPISODES, play, threshold_of, under_stress
-from flows.promote import Champion, should_promote
+from flows.gate import Champion, should_promote
 from serving.policy import OnnxPolicy
 
 

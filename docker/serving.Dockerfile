@@ -24,7 +24,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     MLFLOW_DISABLE_TELEMETRY=true \
     DO_NOT_TRACK=1
 WORKDIR /app
-COPY dqn/__init__.py dqn/cartpole.py dqn/simulation.py dqn/spec.py dqn/world.py dqn/
+COPY dqn/__init__.py dqn/cartpole.py dqn/conditions.py dqn/simulation.py dqn/spec.py dqn/world.py dqn/
 COPY docker/entrypoint.sh docker/
 COPY serving serving
 RUN python -m compileall -q dqn serving

@@ -8,8 +8,9 @@ from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
+from dqn.conditions import Integers
 from dqn.replay import Transition
-from dqn.simulation import Integers, make_vec, narrowed
+from dqn.simulation import make_vec, narrowed
 from dqn.snapshot import SnapshotError, capture, restore, side_by_side, why_not_capturable
 from dqn.spec import EnvironmentUnsupportedError
 from dqn.world import NOMINAL, World

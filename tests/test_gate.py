@@ -5,7 +5,7 @@ import pytest
 
 from dqn.robustness import StressTest
 from dqn.seeding import SELECTION, TEST, TRAINING, stream_seed, version_seed
-from flows.promote import RELEVANT_ROBUSTNESS, Champion, difference_interval, should_promote
+from flows.gate import RELEVANT_ROBUSTNESS, Champion, difference_interval, should_promote
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_trainings_of_one_configuration_do_not_replace_each_other(
     margin: float, settles: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forty series of twenty versions that all return 500 and differ in robustness as those of one preset do."""
-    monkeypatch.setattr("flows.promote._RESAMPLES", 200)
-    monkeypatch.setattr("flows.promote.RELEVANT_ROBUSTNESS", margin)
+    monkeypatch.setattr("flows.gate._RESAMPLES", 200)
+    monkeypatch.setattr("flows.gate.RELEVANT_ROBUSTNESS", margin)
     generator = np.random.default_rng(0)
     returns = np.full(100, 500.0)
     champions = []
