@@ -140,10 +140,10 @@ def test_a_module_before_the_colon_registers_its_environment(small_config: Calla
 
 
 def test_actions_need_not_start_at_zero() -> None:
-    gym.register("Offset-v0", "tests.test_environment:_Offset", disable_env_checker=True, max_episode_steps=9)
-    environment = make("Offset-v0", num_agents=1, num_envs=2)
+    gym.register("Beginning-v0", "tests.test_environment:_Offset", disable_env_checker=True, max_episode_steps=9)
+    environment = make("Beginning-v0", num_agents=1, num_envs=2)
     assert environment.step(torch.tensor([[0, 1]])).reward.tolist() == [[0.0, 1.0]]
-    gym.registry.pop("Offset-v0")
+    gym.registry.pop("Beginning-v0")
 
 
 RANDOMISED = World(length=(0.25, 0.75), push_force=9.0, push_interval=3, action_delay=(0, 2), sensor_noise=(0.1,) * 4)
