@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import prefect.concurrency.sync  # before a test replaces the client that its services take over as they are imported
 import pytest
 from prefect.exceptions import ObjectAlreadyExists
 
@@ -239,7 +240,7 @@ def test_under_prefect_a_lock_is_one_slot_that_frees_itself(made: bool, monkeypa
     monkeypatch.setattr(module, "flow_run_id", lambda: "a flow run")
     monkeypatch.setattr(module, "_machine_lock", lambda what: pytest.fail("it is not this machine's alone"))
     monkeypatch.setattr("prefect.client.orchestration.get_client", client)
-    monkeypatch.setattr("prefect.concurrency.sync.concurrency", concurrency)
+    monkeypatch.setattr(prefect.concurrency.sync, "concurrency", concurrency)
     with promotion_lock(NAME):
         asked.append("held")
     limit = f"promote-{NAME}"
