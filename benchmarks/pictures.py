@@ -87,7 +87,7 @@ def prefect_run(browser: Browser, url: str) -> Path:
         ),
         {"Content-Type": "application/json", "Authorization": f"Basic {login}"},
     )
-    with urllib.request.urlopen(request) as answer:  # noqa: S310
+    with urllib.request.urlopen(request) as answer:  # noqa: S310 -- as above
         (run,) = orjson.loads(answer.read())
     page = browser.new_page(viewport={"width": 1280, "height": 860})
     page.goto(url, wait_until="domcontentloaded")
