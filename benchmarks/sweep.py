@@ -1,9 +1,8 @@
-"""Sweeps: what a configuration costs, two workers against one, and whether search and winner are worth it.
+"""Sweeps: what a configuration costs, and whether search and winner are worth it.
 
     python -m benchmarks.sweep cost                       # 1,024 configurations beside one Stable-Baselines3 training
     python -m benchmarks.sweep peer                       # Optuna with Stable-Baselines3 for five minutes
     python -m benchmarks.sweep worth --studies 8 --trials 64 [--preset acrobot --updates 2000]
-    python -m benchmarks.sweep workers --trials 512       # one process on a core, then two on a core each
 
 `worth` holds the search against random search, and its winner against the preset, all trained anew on fresh seeds. On
 CartPole 16 a study are judged by the updates that they spend until they are accepted, looked at every 25 updates from
@@ -18,9 +17,6 @@ import os
 import secrets
 import tempfile
 import time
-from multiprocessing import get_context
-from multiprocessing.sharedctypes import SynchronizedArray
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +37,7 @@ from dqn.training import train
 from flows.search.settings import RUNGS, Method, SweepConfig
 from flows.search.shard import run_shard
 from flows.search.spaces import SPACES
-from flows.search.study import begin_study, read_study
+from flows.search.study import begin_study
 from flows.search.trials import configuration, ranking
 
 SEEDS: Final = 16
@@ -52,7 +48,7 @@ _PEER_EVALUATIONS: Final = 10
 def main() -> None:
     """Measure what is asked for, print it and write it to `results/sweep_<what>.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cost", "peer", "worth", "workers"])
+    parser.add_argument("what", choices=["cost", "peer", "worth"])
     parser.add_argument("--trials", type=int, default=1_024)
     parser.add_argument("--preset", choices=list(RUNGS), default="cartpole", help="for worth")
     parser.add_argument("--updates", type=int, default=0, help="of a trial, for worth; 0 takes the preset's rungs")
@@ -68,8 +64,6 @@ def main() -> None:
             rows = cost(arguments.trials, Path(directory))
         elif arguments.what == "peer":
             rows = [peer(arguments.seconds)]
-        elif arguments.what == "workers":
-            rows = workers(arguments.trials, Path(directory))
         else:
             settings = {name: getattr(arguments, name) for name in ("preset", "trials", "finalists")}
             rows = worth(arguments.studies, arguments.updates, Path(directory), **settings)
@@ -81,7 +75,7 @@ def main() -> None:
 def cost(trials: int, directory: Path) -> list[dict[str, Any]]:
     """The search, and one training of the peer before and after it."""
     before = rl_zoo(secrets.randbits(31)).cpu_seconds
-    sweep = _sweep("tpe", trials, shard_trials=128)
+    sweep = cartpole_sweep("tpe", trials, shard_trials=128)
     cpu, wall = time.process_time(), time.perf_counter()
     _search(sweep, directory)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
@@ -97,49 +91,6 @@ def cost(trials: int, directory: Path) -> list[dict[str, Any]]:
             "trainings of it": 2 * cpu / (before + after),
         }
     ]
-
-
-def workers(trials: int, directory: Path) -> list[dict[str, Any]]:
-    """Wall seconds of the same shards by one process on a core, and by two; each has imported everything before."""
-    rows: list[dict[str, Any]] = []
-    for count in (1, 2):
-        sweep = _sweep("random", trials, shard_trials=64, seed=1)
-        study = begin_study(secrets.token_hex(8), sweep).study_name
-        processes = get_context("spawn")
-        ready, go = processes.Barrier(count + 1), processes.Barrier(count + 1)
-        spent = processes.Array("d", count)
-        team = [
-            processes.Process(target=_work, args=(worker, study, directory, ready, go, spent))
-            for worker in range(count)
-        ]
-        for process in team:
-            process.start()
-        ready.wait()
-        go.wait()
-        began = time.perf_counter()
-        for process in team:
-            process.join()
-        seconds = time.perf_counter() - began
-        if any(process.exitcode for process in team):
-            raise SystemExit("a worker failed: its traceback stands above")
-        row = {"workers": count, "wall s": seconds, "CPU-s": sum(spent[:])}
-        rows.append({**row, "times as fast": rows[0]["wall s"] / seconds if rows else 1.0})
-    return rows
-
-
-def _work(
-    worker: int, study_name: str, directory: Path, ready: Barrier, go: Barrier, spent: "SynchronizedArray[float]"
-) -> None:
-    """Every shard of a worker, on a core of its own; keeps the CPU-seconds that they took."""
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[worker]})
-    warm_up()
-    study, sweep = read_study(study_name)
-    ready.wait()
-    go.wait()
-    began = time.process_time()
-    for shard in range(worker, sweep.shards, len(spent)):
-        run_shard(study, sweep, shard, directory=directory)
-    spent[worker] = time.process_time() - began
 
 
 def worth(
@@ -219,7 +170,8 @@ def peer(seconds: float) -> dict[str, Any]:
     }
 
 
-def _sweep(method: Method, trials: int, *, shard_trials: int, seed: int = 0) -> SweepConfig:
+def cartpole_sweep(method: Method, trials: int, *, shard_trials: int, seed: int = 0) -> SweepConfig:
+    """A sweep of the small space."""
     return SweepConfig(
         space=SPACES["small"],
         method=method,

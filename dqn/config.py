@@ -131,7 +131,7 @@ class DQNConfig:
     acceptance_epsilon: float = 0.0
     """Share of random actions in as many further episodes; who holds the ceiling disturbed holds it on unseen seeds."""
     log_interval: int = 10
-    """Updates between metrics of the learner."""
+    """Updates between metrics of training: of the learner, and of the episodes that ended."""
     checkpoint_interval: float = 10.0
     """Seconds from the end of a checkpoint to the next; longer where saving would take over a tenth of the time."""
     device: str = "cpu"

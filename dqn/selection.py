@@ -134,6 +134,7 @@ def leave(state: TrainingState, rows: Tensor) -> None:
     if not rows.numel():
         return
     leaving = state.agents[rows]
+    state.record_returns(leaving)
     state.final.assign(leaving, state.learner.evaluated.select(rows))
     state.updates[leaving] = state.learner.updates
     state.steps[leaving] = state.environment_steps

@@ -112,6 +112,8 @@ class TrainingState:
         self.last_return = torch.zeros(A, dtype=torch.float64)
         self.solved = torch.zeros(A, dtype=torch.bool)
         self.episodes = torch.zeros(A, dtype=torch.int64)
+        self.unrecorded = torch.zeros(A, dtype=torch.int64)
+        self.unrecorded_return = torch.zeros(A, dtype=torch.float64)
         self.updates = torch.zeros(A, dtype=torch.int64)
         self.steps = torch.zeros(A, dtype=torch.int64)
         self.observed = torch.tensor([torch.inf, -torch.inf]).repeat(A, observation_size, 1)
@@ -120,6 +122,15 @@ class TrainingState:
         """Record a metric `[K]` of the agents in training, at the current environment step."""
         step = torch.full((len(self.agents),), self.environment_steps)
         self.metrics.append(name, agent=self.agents, step=step, value=value)
+
+    def record_returns(self, agents: Tensor) -> None:
+        """Record what agents `[N]` returned on average in their episodes since the last time, where they had any."""
+        agents = agents[self.unrecorded[agents] > 0]
+        step = torch.full((len(agents),), self.environment_steps)
+        value = self.unrecorded_return[agents] / self.unrecorded[agents]
+        self.metrics.append("train/episodic_return", agent=agents, step=step, value=value)
+        self.unrecorded[agents] = 0
+        self.unrecorded_return[agents] = 0.0
 
     def record_population(self, name: MetricName, value: float) -> None:
         """Record a metric of the whole population, at the current environment step."""
@@ -207,5 +218,5 @@ class TrainingState:
 _PLAIN = (
     "agents", "epsilon", "persisting", "last_step_valid", "environment_steps", "evaluations", "evaluated_at",
     "seconds", "cpu_seconds", "best_return", "last_return", "solved", "episodes", "updates", "steps",
-    "observed",
+    "observed", "unrecorded", "unrecorded_return",
 )  # fmt: skip

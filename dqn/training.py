@@ -116,7 +116,7 @@ def collect(state: TrainingState) -> None:
     )
     transition = state.environment.step(action)
     state.replay.insert(*state.accumulator.push(transition))
-    _record_episodes(state, transition)
+    _count_episodes(state, transition)
     state.last_step_valid = bool(transition.valid.any())
     state.environment_steps += config.num_envs
 
@@ -130,6 +130,7 @@ def learn(state: TrainingState, loss: Loss | None = None) -> None:
     statistics = state.learner.update(batch, loss)
     state.replay.prioritise(batch, statistics.priority)
     if state.learner.updates % config.log_interval == 0:
+        state.record_returns(state.agents)
         state.record("train/td_loss", statistics.loss.mean(-1))
         state.record("train/q_value", statistics.q_value.mean(-1))
         state.record("train/epsilon", state.epsilon)
@@ -165,18 +166,13 @@ def _epsilon(state: TrainingState) -> Tensor:
     return epsilon.float() if isinstance(epsilon, Tensor) else torch.full((len(state.agents),), epsilon)
 
 
-def _record_episodes(state: TrainingState, transition: Transition) -> None:
-    """Record the returns of episodes that ended, at the environment step of their end."""
+def _count_episodes(state: TrainingState, transition: Transition) -> None:
+    """Take account of the episodes that ended."""
     ended = transition.terminated | transition.truncated
     if not bool(ended.any()):
         return
-    row, column = ended.nonzero(as_tuple=True)
-    state.metrics.append(
-        "train/episodic_return",
-        agent=state.agents[row],
-        step=state.environment_steps + column,
-        value=state.environment.episodic_return[row, column],
-    )
+    state.unrecorded[state.agents] += ended.sum(1)
+    state.unrecorded_return[state.agents] += state.environment.episodic_return.where(ended, 0.0).sum(1)
     before = state.episodes[state.agents]
     state.episodes[state.agents] += ended.sum(1)
     if interval := state.config.target_update_episodes:

@@ -22,7 +22,7 @@ class Curves:
     exploring_steps: Floats
     """`[bins]`, the end of each bin"""
     exploring: Floats
-    """`[A, bins]`, mean return of the episodes that ended in the bin, in training"""
+    """`[A, bins]`, mean of the returns recorded in the bin, of episodes in training"""
     greedy_steps: Floats
     """`[N]`, of the evaluations"""
     greedy: Floats
@@ -74,7 +74,7 @@ def _last_known(known_steps: Floats, values: Floats, steps: Floats) -> Floats:
 
 
 def _binned(steps: Floats, values: Floats, edges: Floats) -> Floats:
-    """Mean return `[bins]` of the episodes that ended in each bin; NaN after the agent's last episode."""
+    """Mean `[bins]` of the returns recorded in each bin; NaN after the agent's last one."""
     index = np.clip(np.digitize(steps, edges) - 1, 0, len(edges) - 2)
     count = np.bincount(index, minlength=len(edges) - 1)
     total = np.bincount(index, weights=values, minlength=len(edges) - 1)

@@ -70,7 +70,7 @@ COMMANDS: Final = {
     "python -m benchmarks.sweep cost": LONG,
     "python -m benchmarks.sweep peer": LONG,
     "python -m benchmarks.sweep worth": LONG,
-    "python -m benchmarks.sweep workers": LONG,
+    "python -m benchmarks.workers": LONG,
     "python -m benchmarks.varied": LONG,
     "make serve": READ,
     'make serve ARGS="--port 9000 --model models:/dqn-CartPole-v1/3"': READ,

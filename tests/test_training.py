@@ -51,6 +51,20 @@ def test_rewards_are_scaled_before_learning() -> None:
     assert returns == [1.0, 1.0]  # what is reported is not scaled
 
 
+def test_returns_are_recorded_as_the_mean_of_the_episodes_since_the_last_time(small_config: Make) -> None:
+    def returns(log_interval: int) -> tuple[list[float], int]:
+        result = train(small_config(num_agents=1, num_envs=1, log_interval=log_interval, max_updates=300))
+        steps, values = result.metrics.series("train/episodic_return", 0)
+        assert int(steps[-1]) <= result.agents[0].environment_steps
+        return values.tolist(), result.agents[0].episodes
+
+    (before_learning, *one_by_one), episodes = returns(log_interval=1)
+    assert len(one_by_one) > 5
+    total = before_learning * (episodes - len(one_by_one)) + sum(one_by_one)
+    (mean,), _ = returns(log_interval=301)  # recorded when the agent leaves
+    assert mean == pytest.approx(total / episodes)
+
+
 def test_the_article_takes_a_time_limit_for_an_end() -> None:
     result = train(dataclasses.replace(QUICK, env_id="ProbeEndlessReward-v0", bootstrap_on_truncation=False))
     q_value = float(result.final(torch.zeros(2, 1, 1)).mean())
