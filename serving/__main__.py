@@ -1,21 +1,21 @@
 """`python -m serving [serve | watch | record]`: arguments and wiring."""
 
-import argparse
 import asyncio
+import errno
 import logging
 import os
 import socket
 import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import Final
 
-from serving.decoding import fit
-from serving.episodes.physics import Push, Seed
+from serving.arguments import UsageError, parse
 from serving.episodes.recording import RecordingError, to_gif, to_video
 from serving.episodes.replay import record
 from serving.episodes.window import NoDisplayError, watch
 from serving.models.cache import Cache
 from serving.models.follower import Models
+from serving.models.glance import glance
 from serving.models.registry import (
     FileSource,
     ModelSource,
@@ -23,15 +23,13 @@ from serving.models.registry import (
     RegistrySource,
     RegistryUnavailableError,
     UnknownModelError,
+    no_model,
 )
 from serving.models.served import ServedModel
 from serving.web.application import App
 from serving.web.metrics import configure_logging
 from serving.web.security import LOOPBACK
 from serving.web.server import Server
-
-DEFAULT_MODEL: Final = "models:/dqn-CartPole-v1@champion"
-_VERBS: Final = ("serve", "watch", "record")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,14 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # its place is among log lines of JSON
     arguments = sys.argv[1:] if arguments is None else arguments
-    verb = "serve"
-    if arguments and not arguments[0].startswith("-"):
-        verb, *arguments = arguments
-    options = _parser(verb).parse_args(arguments)
     try:
+        verb, options = parse(arguments)
         source, uri, cache = _source(options.model, options.cache_dir)
         if verb == "serve":
             return serve(source, uri, cache, options)
+        if cache:
+            require_registered(uri, cache)
         served = resolve(source, uri, cache, frozenset(options.allow_env))
         sys.stdout.write(f"{served.name} version {served.version.number}\n")
         if verb == "watch":
@@ -57,12 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _record(served, options)
     except KeyboardInterrupt:
         return 130
+    except UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     except (ValueError, UnknownModelError, RegistryUnavailableError, RecordingError, NoDisplayError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"error: {error}\n")
         return 1
 
 
-def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: argparse.Namespace) -> int:
+def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Namespace) -> int:
     """Serve until told to stop."""
     token = options.token or os.environ.get("SERVING_TOKEN") or None
     local = options.host in (*LOOPBACK, "::1")
@@ -79,9 +79,9 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: argp
     try:
         listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
     except OSError as error:
-        raise ValueError(
-            f"cannot listen on {options.host} port {options.port}: {error.strerror}; try --port"
-        ) from error
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        instead = "another --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "an address of this machine"
+        raise ValueError(f"cannot listen on {options.host} port {options.port}: {reason}; try {instead}") from error
     shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104 -- compared, not bound
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
     app = App(
@@ -97,6 +97,26 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: argp
     )
     Server(app, url).run(sockets=[listener])
     return 0
+
+
+def require_registered(uri: ModelURI, cache: Cache) -> None:
+    """Refuse a version that a registry on this machine has not, and that did not play here before.
+
+    Raises:
+        UnknownModelError: naming those there are.
+    """
+    reference = uri.version or uri.alias or ""
+    known = glance(uri.name)
+    if known is None or known.holds(reference) or cache.played(reference):
+        return
+    if uri.name not in known.models:
+        raise UnknownModelError(no_model(uri.name, known.models))
+    wanted = f"version {reference}" if uri.version else f"alias '{reference}'"
+    there = ", ".join((*known.versions, *(f"@{alias}" for alias in known.aliases)))
+    raise UnknownModelError(
+        f"model {uri.name} has no {wanted}{f' but {there}' if there else ''}; name another one with --model, or run "
+        "`make train`"
+    )
 
 
 def resolve(source: ModelSource, uri: ModelURI, cache: Cache | None, environments: frozenset[str]) -> ServedModel:
@@ -118,21 +138,18 @@ def resolve(source: ModelSource, uri: ModelURI, cache: Cache | None, environment
     return served
 
 
-def _record(served: ServedModel, options: argparse.Namespace) -> int:
-    pushes = [_push(text) for text in options.push]
+def _record(served: ServedModel, options: Namespace) -> int:
     replay = record(
         served.policy,
         model=served.name,
         version=served.version.number,
         seed=options.seed,
-        pushes=pushes,
+        pushes=options.push,
     )
     path: Path = options.out or Path(
         "recordings", f"{replay.model}-v{replay.version}-seed{replay.seed}-{replay.id}.mp4"
     )
     kind = path.suffix.removeprefix(".")
-    if kind not in ("mp4", "webm", "gif"):
-        raise ValueError(f"--out should end in .mp4, .webm or .gif, got {path.name!r}")
     try:
         content = to_gif(replay) if kind == "gif" else to_video(replay, kind)
     except RecordingError as error:
@@ -152,70 +169,6 @@ def _source(model: str, cache_dir: Path) -> tuple[ModelSource, ModelURI, Cache |
         return source, ModelURI(name=source.name, version="1"), None
     uri = ModelURI.parse(model)
     return RegistrySource(uri.name), uri, Cache(cache_dir, uri.name)
-
-
-def _push(text: str) -> Push:
-    step, _, force = text.partition(":")
-    try:
-        return fit({"step": step, "force": force}, Push)
-    except ValueError as error:
-        raise ValueError(f"--push takes STEP:NEWTONS, as in 100:60, got {text!r} ({error})") from error
-
-
-def _seed(text: str) -> int:
-    try:
-        return fit(text, Seed)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 0 (any free one) to 65535, got {text!r}")
-    return int(text)
-
-
-def _parser(verb: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m serving {verb}".removesuffix(" serve"),
-        description="Play a policy: `serve` in the browser (the default), `watch` in a window, `record` to a video.",
-    )
-    if verb not in _VERBS:
-        parser.error(f"there is no verb {verb!r}; there are {', '.join(_VERBS)}")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="models:/NAME@ALIAS, models:/NAME/VERSION or FILE.onnx")
-    parser.add_argument("--cache-dir", type=Path, default=Path("models"), help="where fetched versions are kept")
-    parser.add_argument(
-        "--allow-env",
-        action="append",
-        default=[name for name in os.environ.get("SERVING_ALLOWED_ENVS", "").split(",") if name],
-        metavar="ID",
-        help="an environment to admit beside Gymnasium's own, imported if it is package:ID; repeatable",
-    )
-    if verb == "serve":
-        parser.add_argument("--host", default="127.0.0.1", help="address to bind; others than loopback need a token")
-        parser.add_argument("--port", type=_port, default=8000)
-        parser.add_argument("--no-show", action="store_true", help="inference, episodes, metrics and status alone")
-        parser.add_argument("--token", help="bearer token for what changes things (or SERVING_TOKEN)")
-        parser.add_argument(
-            "--allowed-hosts",
-            default=os.environ.get("SERVING_ALLOWED_HOSTS", ""),
-            help="further Host names to answer to, comma-separated (or SERVING_ALLOWED_HOSTS)",
-        )
-        parser.add_argument(
-            "--mlflow-url",
-            default=os.environ.get("SERVING_MLFLOW_URL", ""),
-            help="where a browser finds MLflow, for links to runs (or SERVING_MLFLOW_URL)",
-        )
-        return parser
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of the (first) episode")
-    if verb == "watch":
-        parser.add_argument("--episodes", type=int, help="how many (default: until the window is closed)")
-    else:
-        parser.add_argument("--out", type=Path, help=".mp4, .webm or .gif (default: recordings/...)")
-        parser.add_argument(
-            "--push", action="append", default=[], metavar="STEP:NEWTONS", help="push the cart; repeatable"
-        )
-    return parser
 
 
 if __name__ == "__main__":

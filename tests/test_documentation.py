@@ -12,9 +12,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+import serving.arguments
 from dqn.presets import PRESETS
 from flows import cli, sweep_cli
-from serving import __main__ as serving
 
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")))
@@ -199,8 +199,7 @@ def test_the_program_that_a_command_starts_accepts_its_arguments(command: str) -
         sweep_cli.parse(arguments)
     else:
         assert module == "serving"
-        verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "serve"
-        serving._parser(verb).parse_args(arguments)
+        serving.arguments.parse(arguments)
 
 
 @pytest.mark.parametrize("how", sorted(set(COMMANDS.values()) | set(PYTHON.values())))

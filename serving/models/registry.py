@@ -5,7 +5,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -222,9 +222,7 @@ class RegistrySource:
             if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
                 raise
             known = [model.name for model in client.search_registered_models(max_results=_PAGE)]
-            near = difflib.get_close_matches(self.name, known, n=_NEAR) or known[:_NEAR]
-            others = f" but {', '.join(near)}" if near else ""
-            raise UnknownModelError(f"the registry has no model {self.name}{others}") from error
+            raise UnknownModelError(no_model(self.name, known)) from error
 
     def _all_versions(self, client: "MlflowClient") -> "list[ModelVersion]":
         found: list[ModelVersion] = []
@@ -247,6 +245,12 @@ class RegistrySource:
                     raise UnknownModelError(f"there is no registry at {uri} yet")
                 self._client = mlflow.MlflowClient()
             return self._client
+
+
+def no_model(name: str, known: Sequence[str]) -> str:
+    """The sentence that refuses a model's name, with those it may stand for."""
+    near = difflib.get_close_matches(name, known, n=_NEAR) or known[:_NEAR]
+    return f"the registry has no model {name}" + (f" but {', '.join(near)}" if near else "")
 
 
 def _experiment(client: "MlflowClient", run_id: str | None, last: Snapshot | None, number: str) -> str:

@@ -1,14 +1,20 @@
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving.__main__ import _parser, main
+from serving.__main__ import main
+from serving.arguments import UsageError, parse
+from serving.models.cache import Cache
+from serving.models.glance import Registered, glance
+from serving.models.registry import UnknownModelError, Version
 from tests.policies import BALANCES, FALLS, linear_model
 
 
@@ -46,8 +52,6 @@ def test_record_without_pyav_writes_a_gif_and_says_why(
     [
         (["record", "--model", "nowhere.onnx"], "there is no file nowhere.onnx"),
         (["record", "--model", "champion"], "expected models:/NAME@ALIAS"),
-        (["record", "--model", "MODEL", "--push", "abc"], "--push takes STEP:NEWTONS"),
-        (["record", "--model", "MODEL", "--out", "x.avi"], "--out should end in .mp4, .webm or .gif"),
         (["serve", "--model", "MODEL", "--host", "0.0.0.0"], "give it a --token"),
     ],
 )
@@ -57,15 +61,116 @@ def test_mistakes_get_one_sentence(
     monkeypatch.delenv("SERVING_TOKEN", raising=False)
     assert main([model if word == "MODEL" else word for word in arguments]) == 1
     printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
     assert sentence in printed
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["dance"], ["--port", "x"], ["record", "--seed", "-1"]])
-def test_wrong_arguments_exit_2(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["dance"], "there is no verb 'dance'; there are serve, watch and record"),
+        (["srve"], "there is no verb 'srve'; did you mean serve?"),
+        (["policy.onnx"], "policy.onnx is no verb; did you mean --model policy.onnx?"),
+        (["--modle", "x"], "serve has no option --modle; did you mean --model?"),
+        (["--prt=9000"], "serve has no option --prt; did you mean --port?"),
+        (["--env", "x"], "serve has no option --env; did you mean --allow-env?"),
+        (["--host", "::1", "-p", "1"], "serve has no option -p; --help lists all"),
+        (["--por", "9000"], "serve has no option --por; did you mean --port?"),
+        (["record", "--port", "9000"], "record has no option --port; --help lists all"),
+        (["watch", "--sed", "3"], "watch has no option --sed; did you mean --seed?"),
+        (["record", "now"], "now belongs to no option of record; --help lists all"),
+        (["--port"], "--port: expected one argument"),
+        (["--port", "x"], "--port: a port is a number from 0 (any free one) to 65535, got 'x'"),
+        (["record", "--seed", "x"], "--seed: a seed is a whole number from 0 to 2147483647, got 'x'"),
+        (["watch", "--episodes", "0"], "--episodes: it is a whole number from 1, got '0'"),
+        (["record", "--out", "x.avi"], "--out: should end in .mp4, .webm or .gif, got 'x.avi'"),
+    ],
+)
+def test_a_typo_is_refused_with_the_nearest_names(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_a_push_is_refused_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["record", "--push", "abc"]) == 2
+    assert capsys.readouterr().err.startswith("error: --push: takes STEP:NEWTONS, as in 100:60, got 'abc' (it does not")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["record", "--seed", "2147483647"], {"seed": 2**31 - 1}),
+        (["watch", "--episodes", "1"], {"episodes": 1, "seed": 0}),
+    ],
+)
+def test_the_greatest_and_the_least_are_numbers_too(arguments: list[str], options: dict[str, int]) -> None:
+    verb, parsed = parse(arguments)
+    assert verb == arguments[0]
+    assert vars(parsed).items() >= options.items()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry as MLflow's tables have it: version 3 of one model, and an alias; version 2 was deleted."""
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
+        store.execute("CREATE TABLE registered_models (name)")
+        store.execute("CREATE TABLE model_versions (name, version, current_stage)")
+        store.execute("CREATE TABLE registered_model_aliases (name, alias, version)")
+        store.execute("INSERT INTO registered_models VALUES ('m')")
+        store.execute("INSERT INTO model_versions VALUES ('m', 3, 'None'), ('m', 2, 'Deleted_Internal')")
+        store.execute("INSERT INTO registered_model_aliases VALUES ('m', 'challenger', 3)")
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("m/2", "model m has no version 2 but 3, @challenger; name another one with --model, or run `make train`"),
+        ("m@champion", "model m has no alias 'champion' but 3, @challenger; name another one with --model, or run"),
+        ("n/3", "the registry has no model n but m"),
+    ],
+)
+def test_a_version_that_is_not_there_is_refused_without_mlflow(
+    registry: Path, model: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("serving.__main__.resolve", lambda *_: pytest.fail("MLflow was asked"))
+    assert main(["record", "--model", f"models:/{model}"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
+def test_what_a_glance_finds_or_cannot_tell_is_left_to_mlflow(
+    registry: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(*_: object) -> None:
+        raise UnknownModelError("MLflow was asked")
+
+    monkeypatch.setattr("serving.__main__.resolve", asked)
+    for model in ("m/3", "m@challenger"):
+        assert main(["record", "--model", f"models:/{model}"]) == 1
+        assert capsys.readouterr().err == "error: MLflow was asked\n"
+    cache = Cache(registry / "models", "m")
+    cache.remember_played("2", Version(number="2", source=""))  # while the registry had it
+    main(["record", "--model", "models:/m/2"])
+    assert capsys.readouterr().err == "error: MLflow was asked\n"
+    assert glance("m") == Registered(models=("m",), versions=("3",), aliases=("challenger",))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registry / 'mlflow.db'}")
+    assert glance("m") is not None
+    for uri in ("http://127.0.0.1:9", f"sqlite:///{registry / 'none.db'}"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert glance("m") is None
+    assert not (registry / "none.db").exists()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with closing(sqlite3.connect("mlflow.db")) as store:
+        store.execute("ALTER TABLE model_versions DROP COLUMN current_stage")
+    assert glance("m") is None
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
+    assert glance("m") is None
 
 
 def test_watch_without_a_display_says_what_to_do(tmp_path: Path) -> None:
@@ -153,19 +258,28 @@ def test_a_port_that_is_taken_is_said(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         assert started("--model", model, "--port", str(port), status=1) == {}
-    assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
+    expected = f"error: cannot listen on 127.0.0.1 port {port}: Address already in use; try another --port\n"
+    assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize(("text", "exit_status"), [("65535", None), ("65536", 2), ("-1", 2), ("1.5", 2)])
-def test_a_port_is_a_number_up_to_65535(text: str, exit_status: int | None) -> None:
-    parser = _parser("serve")
-    if exit_status is None:
-        assert parser.parse_args(["--port", text]).port == int(text)
-        assert parser.parse_args([]).port == 8000
+def test_a_host_that_is_not_this_one_is_said(
+    model: str, started: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        started("--model", model, "--host", "192.0.2.1", "--token", "t", status=1) == {}
+    )  # of the documentation block
+    assert "cannot listen on 192.0.2.1 port 8000: " in (said := capsys.readouterr().err)
+    assert said.endswith("; try an address of this machine\n")
+
+
+@pytest.mark.parametrize(("text", "fits"), [("65535", True), ("65536", False), ("-1", False), ("1.5", False)])
+def test_a_port_is_a_number_up_to_65535(text: str, fits: bool) -> None:
+    if fits:
+        assert parse(["--port", text])[1].port == int(text)
+        assert parse([])[1].port == 8000
         return
-    with pytest.raises(SystemExit) as caught:
-        parser.parse_args(["--port", text])
-    assert caught.value.code == exit_status
+    with pytest.raises(UsageError, match=r"^--port: "):
+        parse(["--port", text])
 
 
 def test_a_registry_that_is_away_holds_nobody_up_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,56 @@
+"""What a registry in a local file holds, asked without MLflow, whose import takes longer than a typo should."""
+
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+_SQLITE: Final = "sqlite:///"
+_DELETED: Final = "Deleted_Internal"  # the stage by which MLflow marks a version that was deleted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """What there is of one model, and of others."""
+
+    models: tuple[str, ...]
+    """Names of all models."""
+    versions: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+    def holds(self, reference: str) -> bool:
+        """Whether there is such a version or alias."""
+        return reference in (*self.versions, *self.aliases)
+
+
+def glance(name: str) -> Registered | None:
+    """What is registered under a model's name; None where that is for MLflow to say.
+
+    It is where the store is no local file, does not exist yet, or has tables other than today's MLflow writes.
+    """
+    if os.environ.get("MLFLOW_REGISTRY_URI"):
+        return None
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    file = Path(uri.removeprefix(_SQLITE))
+    if not uri.startswith(_SQLITE) or not file.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=1)) as store:
+            models = store.execute("SELECT name FROM registered_models ORDER BY name").fetchall()
+            versions = store.execute(
+                "SELECT version FROM model_versions WHERE name = ? AND current_stage != ? ORDER BY version",
+                (name, _DELETED),
+            ).fetchall()
+            aliases = store.execute(
+                "SELECT alias FROM registered_model_aliases WHERE name = ? ORDER BY alias", (name,)
+            ).fetchall()
+    except sqlite3.Error:
+        return None
+    return Registered(
+        models=tuple(found for (found,) in models),
+        versions=tuple(str(number) for (number,) in versions),
+        aliases=tuple(alias for (alias,) in aliases),
+    )
