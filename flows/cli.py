@@ -16,13 +16,13 @@ import tyro
 from dqn.config import ConfigError, DQNConfig
 from dqn.presets import PRESETS, PresetName
 from dqn.spec import EnvironmentUnsupportedError
+from flows import options
 from flows.early import (
-    option_names,
     preset_warning,
     require_device_name,
     require_environment,
-    require_known,
     require_preset,
+    require_version,
 )
 from flows.flow_run import PrefectError, api_is_named
 from flows.phases import note, phase
@@ -79,34 +79,25 @@ def parse(argv: Sequence[str]) -> Arguments:
     """Arguments with the defaults of the preset they name.
 
     Raises:
-        ConfigError: if an option is unknown, or a value is out of range.
-        SystemExit: with code 2 if a value is none of its option's type; with 0 for `--help`.
+        ConfigError: if an option is unknown, or a value is none of its option's type or out of range.
+        SystemExit: with code 0 for `--help`.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="cartpole")
+    first.add_argument("--preset", nargs="?", const="", default="cartpole")
     known, others = first.parse_known_args(argv)
     require_preset(known.preset)
     given, default = list(argv), Arguments(config=PRESETS.get(known.preset, PRESETS["cartpole"]))
     if known.preset not in PRESETS and (saved := read_preset(known.preset)):  # what it changes in a shipped one
         shipped, config = saved
         given, default = [*others, "--preset", shipped], Arguments(config=config)
-    arguments, unknown = tyro.cli(
-        Arguments,
-        prog="dqn-train",
-        default=default,
-        args=given,
-        config=(tyro.conf.FlagConversionOff,),
-        return_unknown_args=True,
-    )
-    require_known(unknown, option_names(Arguments))
-    return arguments
+    return options.parse(Arguments, given, prog="dqn-train", default=default)
 
 
 def check(arguments: Arguments) -> str | None:
     """Refuse what needs no PyTorch to be refused. Returns a warning.
 
     Raises:
-        ConfigError: if there is no such device.
+        ConfigError: if there is no such device, or no such version to start from.
         EnvironmentUnsupportedError: if there is no such environment.
     """
     if arguments.resume:
@@ -114,6 +105,8 @@ def check(arguments: Arguments) -> str | None:
     config = arguments.config
     require_device_name(config.device)
     require_environment(config.env_id)
+    if arguments.warm_start:
+        require_version(config.env_id, arguments.warm_start)
     return preset_warning(arguments.preset, config.env_id)
 
 

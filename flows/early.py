@@ -1,42 +1,20 @@
 """What can be refused, or said, before PyTorch and MLflow are imported: they take seconds."""
 
 import re
-from dataclasses import fields
+from collections.abc import Sequence
 from typing import Final
 
 import gymnasium as gym
 
-from dqn.config import WORLDS, ConfigError, DQNConfig
+from dqn.config import ConfigError
 from dqn.presets import PRESETS, PresetName
 from dqn.spec import EnvironmentUnsupportedError, environment_spec
-from dqn.world import World
+from flows.names import model_name
 from flows.presets import own_presets
 from flows.suggestions import did_you_mean
+from serving.models.glance import glance
 
-_HELP: Final = "--help lists all"
 _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
-
-
-def option_names(arguments: type) -> list[str]:
-    """All options of the command line, less their dashes."""
-    own = [field.name for field in fields(arguments) if field.name != "config"]
-    config = [field.name for field in fields(DQNConfig) if field.name not in WORLDS]
-    worlds = [f"{world}.{field.name}" for world in WORLDS for field in fields(World)]
-    return [name.replace("_", "-") for name in (*own, *config, *worlds)]
-
-
-def require_known(unknown: list[str], known: list[str]) -> None:
-    """Refuse options that there are not.
-
-    Raises:
-        ConfigError: naming the first, and those it may stand for.
-    """
-    for argument in unknown:
-        if argument.startswith("--"):
-            name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-            raise ConfigError(f"there is no option --{name}{did_you_mean(name, known, prefix='--') or f'; {_HELP}'}")
-    if unknown:
-        raise ConfigError(f"{' '.join(unknown)} belongs to no option; {_HELP}")
 
 
 def require_environment(env_id: str) -> None:
@@ -78,6 +56,25 @@ def require_device_name(name: str) -> None:
     kind = re.sub(r":\d+$", "", name)
     if kind not in _DEVICES and (meant := did_you_mean(kind, _DEVICES)):
         raise ConfigError(f"there is no device {name!r}{meant}")
+
+
+def require_version(env_id: str, reference: str) -> None:
+    """Refuse a version or alias that a registry on this machine has not.
+
+    Raises:
+        ConfigError: naming the versions there are.
+    """
+    known = glance(model_name(env_id))
+    if known and not known.holds(reference):
+        raise ConfigError(no_version(env_id, reference, known.versions))
+
+
+def no_version(env_id: str, reference: str, known: Sequence[str]) -> str:
+    """The sentence that refuses to start from a version."""
+    return (
+        f"{model_name(env_id)} has no version {reference!r} to start from; registered are: "
+        f"{', '.join(known) or 'none'}; an alias that is set, such as champion, does too"
+    )
 
 
 def preset_warning(preset: PresetName, env_id: str) -> str | None:

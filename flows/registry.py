@@ -17,6 +17,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from dqn.config import DQNConfig
+from flows.names import model_name as model_name
 from flows.outages import is_transient
 from serving.policy import INPUT, OUTPUT, OnnxPolicy, PolicyError, PolicyMetadata
 
@@ -34,11 +35,6 @@ _REQUIREMENTS: Final = ["onnxruntime>=1.27", "numpy>=2"]
 
 class RegistryError(RuntimeError):
     """The registry does not hold what was asked for, or not what was written; the message says which."""
-
-
-def model_name(env_id: str) -> str:
-    """Name of the registered model of an environment; a registered name may hold no slash or colon."""
-    return "dqn-" + env_id.replace("/", "-").replace(":", "-")
 
 
 def serve_command(env_id: str, uri: str = "") -> str:

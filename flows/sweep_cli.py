@@ -3,17 +3,20 @@
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
-
-import tyro
+from typing import Final, Literal
 
 from dqn.config import ConfigError
 from dqn.presets import PresetName
+from flows import options
 from flows.cli import BAD_INPUT, attended, fail
 from flows.flow_run import PrefectError, api_is_named
 from flows.phases import phase
+from flows.suggestions import did_you_mean
+
+SPACES: Final = ("small", "arlbench")
+_OF_A_RUN: Final = ("resume", "save", "promote", "spread_to", "checkpoint_dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,11 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, search, report; returns the exit code."""
-    chosen = parse(sys.argv[1:] if argv is None else list(argv))
+    try:
+        chosen = parse(sys.argv[1:] if argv is None else list(argv))
+        check(chosen)
+    except ConfigError as error:
+        return fail(error, BAD_INPUT)
     return attended(lambda: run(chosen))
 
 
@@ -62,23 +69,43 @@ def parse(argv: Sequence[str]) -> Arguments:
     """Arguments of the command line.
 
     Raises:
-        SystemExit: with code 2 if an option is unknown or no value of its type; with 0 for `--help`.
+        ConfigError: if an option is unknown, or a value is none of its option's type.
+        SystemExit: with code 0 for `--help`.
     """
-    return tyro.cli(Arguments, prog="python -m flows.sweep", args=argv)
+    return options.parse(Arguments, argv, prog="python -m flows.sweep", default=Arguments())
+
+
+def check(arguments: Arguments) -> None:
+    """Refuse what needs neither PyTorch nor Optuna to be refused.
+
+    Raises:
+        ConfigError: if there is no such space, or a study that goes on is given settings.
+    """
+    if arguments.resume:
+        own = [field.name for field in fields(Arguments) if field.name not in _OF_A_RUN]
+        given = [name for name in own if getattr(arguments, name) != getattr(Arguments(), name)]
+        if given:
+            named = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise ConfigError(f"a study that goes on keeps its own settings: leave out {named}")
+    elif arguments.space not in SPACES and not Path(arguments.space).is_file():
+        meant = did_you_mean(arguments.space, SPACES)
+        expected = f"name one of {', '.join(SPACES)}, or a JSON file that holds one"
+        raise ConfigError(f"there is no space {arguments.space!r}{meant or f': {expected}'}")
 
 
 def run(arguments: Arguments) -> int:
     """Search: as a flow run where a Prefect API is named, and without Prefect where none is."""
     # Imported here: Prefect reads the environment when it is imported, and --help need not wait for torch.
-    import optuna
-    from mlflow.exceptions import MlflowException
+    with phase("load Optuna, MLflow and PyTorch"):
+        import optuna
+        from mlflow.exceptions import MlflowException
 
-    from dqn.checkpoint import CheckpointError
-    from dqn.spec import EnvironmentUnsupportedError
-    from flows.parameters import InputError
-    from flows.search.study import ShardError, read_study
-    from flows.sweep import request, sweep_dqn
-    from flows.tracking import TrackingError, one_line
+        from dqn.checkpoint import CheckpointError
+        from dqn.spec import EnvironmentUnsupportedError
+        from flows.parameters import InputError
+        from flows.search.study import ShardError, read_study
+        from flows.sweep import request, sweep_dqn
+        from flows.tracking import TrackingError, one_line
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line a trial

@@ -9,6 +9,7 @@ from mlflow.entities import Run
 from dqn.config import DQNConfig
 from dqn.network import QNetworks
 from flows import registry
+from flows.early import no_version
 from flows.parameters import InputError
 from flows.population import read_networks, read_summary
 from flows.tracking import read_config
@@ -32,10 +33,7 @@ def find_version(client: MlflowClient, config: DQNConfig, reference: str) -> int
     version = registry.resolve(client, name, reference)
     if version is None:
         known = sorted(int(found.version) for found in client.search_model_versions(f"name='{name}'"))
-        raise InputError(
-            f"{name} has no version {reference!r} to start from; registered are: "
-            f"{', '.join(map(str, known)) or 'none'}; an alias that is set, such as champion, does too"
-        )
+        raise InputError(no_version(config.env_id, reference, [str(number) for number in known]))
     source = read_config(client, _run_of(client, name, version))
     differing = [field for field in _SHAPE if getattr(source, field) != getattr(config, field)]
     if differing:
