@@ -1,5 +1,6 @@
 """What this machine's memory holds."""
 
+import ctypes
 import itertools
 import os
 from pathlib import Path
@@ -58,6 +59,16 @@ def require_memory(config: DQNConfig, *, observation_size: int, num_actions: int
             "lower replay_capacity or num_agents"
         )
     return f"training takes up to {_size(needed)} of the machine's {_size(limit)} of memory"
+
+
+def release_memory() -> None:
+    """Give memory that is not in use back to the system, where the C library can be asked to (glibc).
+
+    Where glibc is older than 2.38, blocks that were aligned, as PyTorch's are, and are free again are hardly used again
+    (its bug 14581): among the short-lived objects of LunarLander a population of 16 grows by 80 MB in 100 updates.
+    """
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _size(size: int) -> str:

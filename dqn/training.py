@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Never
+from typing import Final, Never
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from dqn.config import DQNConfig
 from dqn.device import torch_threads
 from dqn.hyperparameters import HyperParameters
 from dqn.learner import Loss, require_loss
+from dqn.memory import release_memory
 from dqn.metrics import Metrics
 from dqn.policy import episode_epsilon, epsilon_greedy, linear_epsilon
 from dqn.replay import Transition
@@ -21,6 +22,9 @@ from dqn.result import AgentResult, TrainingResult
 from dqn.robustness import ENVIRONMENT as STRESSED
 from dqn.selection import evaluate, evaluation_due, finalists, judge, leave, retire
 from dqn.state import TrainingState
+
+_RELEASE_INTERVAL: Final = 200
+"""Updates between two times that free memory is given back, which takes milliseconds."""
 
 
 def train(
@@ -134,6 +138,8 @@ def learn(state: TrainingState, loss: Loss | None = None) -> None:
         state.record("train/td_loss", statistics.loss.mean(-1))
         state.record("train/q_value", statistics.q_value.mean(-1))
         state.record("train/epsilon", state.epsilon)
+    if state.learner.updates % _RELEASE_INTERVAL == 0:
+        release_memory()
 
 
 def stressed(result: TrainingResult) -> TrainingResult:

@@ -1,3 +1,4 @@
+import ctypes
 import dataclasses
 import json
 import os
@@ -12,6 +13,8 @@ from dqn import memory
 from dqn.config import DQNConfig
 from dqn.milestones import number_of_milestones
 from dqn.replay import replay_bytes
+from dqn.state import TrainingState
+from dqn.training import advance
 
 
 def test_a_containers_limit_counts_where_it_is_less_than_the_machines(
@@ -156,3 +159,25 @@ def test_the_figure_is_what_a_training_takes_at_most(tmp_path: Path, fields: dic
     measured = int(process.stdout.split()[-1])
     assert measured > 200e6
     assert memory.training_bytes(config, observation_size=4, num_actions=2) == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library cannot be asked to")
+def test_memory_that_is_not_in_use_is_given_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [bytes([1]) * 60_000 for _ in range(1_000)]  # small enough for the heap
+    last = blocks[-1]  # at its end, so that nothing below it is given back by itself
+    del blocks[:]
+    held = resident()
+    memory.release_memory()
+    assert resident() < held - 30_000_000
+    assert len(last) == 60_000
+
+
+def test_a_long_training_gives_memory_back_every_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[int] = []
+    state = TrainingState(dataclasses.replace(SMALL, num_agents=1))
+    monkeypatch.setattr("dqn.training.release_memory", lambda: released.append(state.learner.updates))
+    advance(state, 450)
+    assert released == [200, 400]
