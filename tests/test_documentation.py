@@ -269,3 +269,10 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         target = document.parent / path if path else document
         assert target.exists(), path
         assert not anchor or anchor in headings(target.read_text()), anchor
+
+
+def test_the_page_names_the_preset_of_an_environment() -> None:
+    """Where nothing plays yet, it says how to train one."""
+    [table] = re.findall(r"^const PRESETS = \{ (.*) \};$", (ROOT / "serving/static/page.js").read_text(), re.MULTILINE)
+    named = dict(re.findall(r'"(\S+)": "(\w+)"', table))
+    assert named == {PRESETS[name].env_id: name for name in ("acrobot", "mountaincar", "lunarlander")}

@@ -179,6 +179,7 @@ class Show:
         return {
             "model": self.models.name,
             "ready": self.models.current is not None,
+            "looking": self.models.current is None and self.models.reachable is None,
             "notice": self.models.notice,
             "players": [
                 {

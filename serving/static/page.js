@@ -11,6 +11,7 @@ import { WorldPanel, whole } from "./world.js";
 
 const $ = (id) => document.getElementById(id);
 const SPEEDS = [0.25, 0.5, 1, 2, 4];
+const PRESETS = { "Acrobot-v1": "acrobot", "MountainCar-v0": "mountaincar", "LunarLander-v3": "lunarlander" };
 
 const page = {
   socket: null, players: [], status: null, frame: null, versions: new URLSearchParams(location.search).get("compare") || "", mlflow: "", locked: false, retry: 500, dirty: true,
@@ -89,8 +90,8 @@ function showStatus(status) {
   $("notice").textContent = status.notice;
   $("notice").hidden = empty || !status.notice;
   $("nothing").hidden = !empty;
-  $("nothing-why").textContent = status.notice;
-  if (!status.ready) linkState("waiting", "waiting for a champion");
+  if (empty) showNothing(status);
+  if (!status.ready) linkState("waiting", status.looking ? "starting" : "waiting for a champion");
   else if (page.socket.readyState === WebSocket.OPEN) linkState("live", status.paused ? "paused" : "live");
   const key = (s) => s?.players.map((player) => `${player.reference}|${player.env_id}`).join();
   if (key(before) !== key(status)) {
@@ -113,6 +114,19 @@ function showStatus(status) {
   page.dirty = true;
 }
 
+// Until the registry was asked nobody knows whether there is a champion: no advice then.
+function showNothing({ looking, model, notice }) {
+  $("nothing-title").textContent = looking ? "Looking for the champion" : "Nothing plays yet";
+  $("nothing-why").textContent = looking ? "The registry is being asked." : notice.split(": run `make train`")[0]; // said below
+  $("nothing-advice").hidden = looking;
+  const env = model.replace(/^dqn-/, "");
+  if (env.startsWith("CartPole")) return;
+  const option = PRESETS[env] ? `--preset ${PRESETS[env]}` : `--env-id ${env}`;
+  $("subtitle").textContent = `A small neural network plays ${env}.`;
+  $("nothing-train").textContent = "Train one:";
+  $("nothing-command").textContent = `make train ARGS="${option}"`;
+}
+
 // Only CartPole can be drawn here, pushed and changed; of other environments there are Gymnasium's pictures.
 function showEnvironment(players) {
   const other = players.find((player) => !player.env_id.startsWith("CartPole"))?.env_id;
@@ -120,6 +134,7 @@ function showEnvironment(players) {
   $("watch-only").hidden = !other;
   $("watch-only").textContent = `${other} is shown as Gymnasium renders it. Pushes, other worlds and comparing are for CartPole.`;
   $("pixels").hidden = Boolean(other);
+  $("keep").textContent = other ? "Keep this episode" : "Keep this episode, pushes and all";
   $("pixels").disabled = page.versions !== "";
   const actions = players[0]?.action_meanings ?? ["left", "right"];
   if (other) {

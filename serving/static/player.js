@@ -29,7 +29,7 @@ export class Player {
     }));
     const run = document.createElement(mlflow && player.experiment_id ? "a" : "span");
     if (run.localName === "a") run.href = `${mlflow}/#/experiments/${player.experiment_id}/runs/${player.run_id}`;
-    run.textContent = `run ${player.run_id.slice(0, 8)}`;
+    run.textContent = player.run_id && `run ${player.run_id.slice(0, 8)}`; // a file from Python has none
     run.title = Object.entries(player.tags).map(([name, value]) => `${name} = ${value}`).join("\n") || player.run_id;
     this.find(".run").replaceChildren(run);
     this.find(".seed").textContent = status.seed;

@@ -286,8 +286,13 @@ def test_the_status_of_a_show_that_has_not_begun(tmp_path: Path) -> None:
     assert [status[name] for name in ("episode", "paused", "speed", "altered", "swapped", "viewers")] == [
         0, False, 1.0, False, False, 1,
     ]  # fmt: skip
+    assert not status["looking"]
     show.models.current = None
     assert not show.status()["ready"]
+    show.models.reachable = None
+    assert show.status()["looking"], "the registry has not been asked yet"
+    show.models.reachable = False
+    assert not show.status()["looking"]
     assert not show._update_players()
 
 
