@@ -4,7 +4,9 @@ import dataclasses
 from typing import Any
 
 import optuna
+import pytest
 from optuna import Study
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
 from flows.search.settings import SweepConfig
@@ -49,3 +51,9 @@ def told(name: str, *, returns: list[list[float]], settings: SweepConfig | None 
             )
         )
     return study
+
+
+def keep_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep studies in memory: the tables of a file take a second to make, and all that is told is a transaction."""
+    storage = InMemoryStorage()
+    monkeypatch.setattr("flows.search.study._storage", lambda: storage)

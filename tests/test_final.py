@@ -16,7 +16,7 @@ from flows.search.shard import run_shard
 from flows.search.spaces import Choice, Range, Space
 from flows.search.study import begin_study, claim
 from flows.search.trials import FINALIST, final_returns, ranking, returns_by_rung, values
-from tests.sweeps import SPACE, sweep, told
+from tests.sweeps import SPACE, keep_in_memory, sweep, told
 from tests.test_shard import SMALL
 
 WITH_PRESET = Space(
@@ -25,8 +25,8 @@ WITH_PRESET = Space(
 
 
 @pytest.fixture(autouse=True)
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPTUNA_STORAGE", f"sqlite:///{tmp_path}/optuna.db")
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_in_memory(monkeypatch)
     monkeypatch.setitem(PRESETS, "cartpole", SMALL)
 
 

@@ -102,3 +102,19 @@ def test_changes_are_a_step_up_or_down_within_the_range(small_config: Make) -> N
     assert seen["epsilon_decay_updates"] == {80, 110}  # up to the end of the range
     assert seen["n_step"] == {3}
     assert seen["max_gradient_norm"] == {0.5}  # all members share it
+    least = small_config(epsilon_decay_updates=12)
+    assert {perturbed(least, SPACE, np.random.default_rng(k)).epsilon_decay_updates for k in range(9)} == {10, 32}
+
+
+def test_up_is_as_likely_as_down(small_config: Make) -> None:
+    config = small_config(learning_rate=1e-2)
+    space = Space(dimensions={"learning_rate": Range(low=1e-4, high=1e-1, log=True)})
+    generator = np.random.default_rng(0)
+    up = [perturbed(config, space, generator).learning_rate > config.learning_rate for _ in range(300)]
+    assert 120 < sum(up) < 180
+
+
+def test_networks_that_exist_do_not_begin_with_other_values(small_config: Make) -> None:
+    config = small_config(initial_q=0.5)
+    space = Space(dimensions={"initial_q": Range(low=0.0, high=1.0)})
+    assert perturbed(config, space, np.random.default_rng(0)) == config

@@ -21,6 +21,36 @@ def test_every_end_of_a_shipped_space_can_be_trained(name: str, preset: Any) -> 
     assert read_space(name) is SPACES[name]
 
 
+def test_the_shipped_spaces_are_those_of_the_measurements() -> None:
+    def bounds(name: str) -> dict[str, Any]:
+        dimensions = SPACES[name].dimensions
+        return {field: d.values if isinstance(d, Choice) else (d.low, d.high) for field, d in dimensions.items()}
+
+    assert bounds("small") == {
+        "learning_rate": (3e-4, 3e-2),
+        "gamma": (0.95, 0.999),
+        "tau": (0.005, 0.5),
+        "epsilon_end": (0.01, 0.4),
+        "adam_eps": (1e-8, 1e-3),
+        "average_rate": (1e-3, 5e-2),
+        "n_step": (1, 3, 5),
+    }
+    assert bounds("arlbench") == {
+        "learning_rate": (1e-6, 0.1),
+        "batch_size": (64, 128, 256),
+        "replay_capacity": (10_000, 40_000, 120_000),
+        "priority_exponent": (0.0, 0.9),
+        "epsilon_start": (0.5, 1.0),
+        "epsilon_end": (0.001, 0.2),
+        "target_update_interval": (1, 100),
+    }
+    ranges = [(f, d) for s in SPACES.values() for f, d in s.dimensions.items() if isinstance(d, Range)]
+    assert {field for field, dimension in ranges if dimension.log} == {
+        *("learning_rate", "tau", "adam_eps", "average_rate")
+    }
+    assert {field for field, dimension in ranges if dimension.whole} == {"target_update_interval"}
+
+
 def test_what_the_preset_ties_together_stays_so() -> None:
     space = SPACES["small"]
     config = space.configuration(CARTPOLE, {"learning_rate": 7e-4, "gamma": 0.96})
@@ -33,25 +63,48 @@ def test_what_the_preset_ties_together_stays_so() -> None:
     assert space.configuration(CARTPOLE, {"tau": 0.01}) == dataclasses.replace(CARTPOLE, tau=0.01)
     copied = space.configuration(CARTPOLE, {"target_update_interval": 7})
     assert (copied.tau, copied.target_update_interval, copied.target_update_episodes) == (0, 7, 0)
+    assert space.configuration(CARTPOLE, {"target_update_interval": 0}) == CARTPOLE
+    assert space.configuration(CARTPOLE, {}) == CARTPOLE
 
 
 def test_dimensions_are_what_optuna_samples() -> None:
     space = Space(
         dimensions={
             "learning_rate": Range(low=1e-3, high=1e-1, log=True),
+            "epsilon_end": Range(low=0.0, high=0.5),
             "target_update_interval": Range(low=1, high=9, whole=True),
+            "eval_interval": Range(low=1, high=99, whole=True, log=True),
+            "loss": Choice(values=("squared", "huber")),
             "hidden_sizes": Choice(values=((8,), (16, 16))),
             "double_dqn": Choice(values=(True, False)),
         }
     )
     assert space.distributions == {
         "learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
+        "epsilon_end": FloatDistribution(0.0, 0.5),
         "target_update_interval": IntDistribution(1, 9),
+        "eval_interval": IntDistribution(1, 99, log=True),
+        "loss": CategoricalDistribution(["squared", "huber"]),
         "hidden_sizes": CategoricalDistribution(["[8]", "[16, 16]"]),
         "double_dqn": CategoricalDistribution([True, False]),
     }
-    assert space.configuration(CARTPOLE, {"hidden_sizes": "[16, 16]"}).hidden_sizes == (16, 16)
+    config = space.configuration(CARTPOLE, {"hidden_sizes": "[16, 16]", "loss": "huber"})
+    assert (config.hidden_sizes, config.loss) == ((16, 16), "huber")
     check_space(space, CARTPOLE)
+    written = json.loads(json.dumps(space.to_dict()))
+    assert Space.from_dict(written) == space
+    assert Space.from_dict({"epsilon_end": {"low": 0, "high": 0.5}}) == Space(
+        dimensions={"epsilon_end": Range(low=0, high=0.5)}
+    )
+
+
+@pytest.mark.parametrize("outside", [0.9949, 0.996])
+def test_a_value_is_inside_of_a_range_from_end_to_end(outside: float) -> None:
+    """CartPole's gamma is 0.995."""
+    for low, high in ((0.995, 0.999), (0.9, 0.995)):
+        assert Space(dimensions={"gamma": Range(low=low, high=high)}).values(CARTPOLE) == {"gamma": 0.995}
+    low, high = (0.9, outside) if outside < 0.995 else (outside, 0.999)
+    assert Space(dimensions={"gamma": Range(low=low, high=high)}).values(CARTPOLE) is None
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from flows.search.study import ShardError
 class Api:
     """Runs that go from one state to the next each time they are asked for."""
 
-    def __init__(self, *states: list[State]) -> None:
+    def __init__(self, *states: list[State | None]) -> None:
         self.states = dict(enumerate(states))
         self.started: list[dict[str, Any]] = []
         self.runs: dict[UUID, int] = {}
@@ -37,12 +37,17 @@ class Api:
         shard = self.runs[run_id]
         states = self.states[shard]
         state = states.pop(0) if len(states) > 1 else states[0]
-        return FlowRun(id=run_id, flow_id=uuid4(), name=f"s shard {shard}", state=state, state_name=state.name)
+        name = state.name if state else None
+        return FlowRun(id=run_id, flow_id=uuid4(), name=f"s shard {shard}", state=state, state_name=name)
 
 
 def spread_to(api: Api, monkeypatch: pytest.MonkeyPatch, deployment: str = "sweep-shard/default") -> list[float]:
     """Returns the pauses between two looks."""
     pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        assert len(pauses) < 9, "it waits for ever"
 
     @contextmanager
     def client(*, sync_client: bool) -> Iterator[Api]:
@@ -51,7 +56,7 @@ def spread_to(api: Api, monkeypatch: pytest.MonkeyPatch, deployment: str = "swee
 
     monkeypatch.setattr(module, "get_client", client)
     monkeypatch.setattr(module, "run_deployment", api.run_deployment)
-    monkeypatch.setattr("flows.search.spread.time.sleep", pauses.append)
+    monkeypatch.setattr("flows.search.spread.time.sleep", pause)
     spread(deployment, "s", range(len(api.states)), checkpoint_dir="kept")
     return pauses
 
@@ -61,8 +66,8 @@ def crashed(seconds_ago: float) -> State:
 
 
 def test_every_shard_is_a_run_that_is_made_once_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    api = Api([Pending(), Running(), Completed()], [Completed()])
-    assert len(spread_to(api, monkeypatch)) == 2
+    api = Api([None, Pending(), Running(), Completed()], [Completed()])
+    assert spread_to(api, monkeypatch) == [2.0] * 3
     assert api.started == [
         {
             "parameters": {"study": "s", "shard": shard, "checkpoint_dir": "kept"},
@@ -78,7 +83,7 @@ def test_a_run_that_crashed_may_be_scheduled_again_within_a_minute(monkeypatch: 
     api = Api([crashed(1), crashed(30), Running(), Completed()])
     assert len(spread_to(api, monkeypatch)) == 3
     with pytest.raises(ShardError, match=r"1 of 1 shards of study s did not end well: s shard 0 \(Crashed\)"):
-        spread_to(Api([crashed(90)]), monkeypatch)
+        spread_to(Api([crashed(61)]), monkeypatch)
 
 
 def test_shards_that_ended_badly_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

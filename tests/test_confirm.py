@@ -1,0 +1,66 @@
+"""A winner on fresh seeds: who trains, on what it is tested, and what is claimed."""
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.presets import PRESETS
+from dqn.seeding import TEST, stream_seed
+from flows.search import confirm as module
+from flows.search.confirm import Confirmation, confirm, fresh
+
+CARTPOLE = PRESETS["cartpole"]
+
+
+def test_no_shard_has_trained_the_seeds_of_a_confirmation(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(module, "stream_seed", lambda *what: asked.append(what) or 5)
+    config = fresh(dataclasses.replace(CARTPOLE, gamma=0.9), seed=3)
+    assert config == dataclasses.replace(CARTPOLE, gamma=0.9, num_agents=16, seed=5)
+    [(seed, _, shard)] = asked
+    assert seed == 3
+    assert shard == 1_048_576  # shards are numbered by trials, of which nobody pays for a million
+
+
+def test_a_winner_is_trained_and_its_best_networks_play_unseen_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(CARTPOLE, num_agents=2, seed=8)
+    agents = (SimpleNamespace(solved=True), SimpleNamespace(solved=False))
+    trained = SimpleNamespace(best="the best networks", agents=agents, cpu_seconds=4.0)
+    played: list[Any] = []
+
+    def greedy_returns(*what: Any, **options: Any) -> torch.Tensor:
+        played.append((what, options, torch.is_grad_enabled()))
+        return torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+
+    monkeypatch.setattr(module, "train", lambda asked: trained if asked == config else None)
+    monkeypatch.setattr(module, "greedy_returns", greedy_returns)
+    confirmation = confirm(11, config)
+    seed = stream_seed(8, TEST, 0)
+    assert played == [(("the best networks", "CartPole-v1", config.world), {"episodes": 100, "seed": seed}, False)]
+    assert (confirmation.trial, confirmation.config, confirmation.agents) == (11, config, agents)
+    assert (confirmation.returns.tolist(), confirmation.cpu_seconds) == ([[1.0, 2.0], [3.0, 4.0]], 4.0)
+    assert confirmation.solved_fraction == 0.5
+
+
+def test_what_is_claimed_is_said_with_its_interval() -> None:
+    agents: Any = tuple(SimpleNamespace(solved=k < 3, updates=1_000 * k) for k in range(8))
+    returns = np.random.default_rng(0).uniform(0.0, 500.0, size=(8, 5))
+    confirmation = Confirmation(trial=11, config=CARTPOLE, agents=agents, returns=returns, cpu_seconds=20.0)
+    mean = interquartile_mean(returns.mean(1))
+    low, high = bootstrap_interval(returns.mean(1), seed=0)
+    others = [bootstrap_interval(returns.mean(1), seed=seed) for seed in range(1, 4)]
+    assert all(f"{low:.1f} to {high:.1f}" != f"{a:.1f} to {b:.1f}" for a, b in others)
+    assert confirmation.mean_return == mean
+    sentence = (
+        f"Trained anew on 8 fresh seeds, trial 11 returns {mean:.1f} ({low:.1f} to {high:.1f}, interquartile mean with "
+        "its 95% bootstrap interval) over 5 unseen episodes each; 3 of 8 solved it, 3,500 updates an agent, 2.50 "
+        "CPU-seconds each."
+    )
+    assert confirmation.sentence == sentence
+    untold = dataclasses.replace(confirmation, config=dataclasses.replace(CARTPOLE, acceptance_return=None))
+    assert untold.sentence == sentence.replace("3 of 8 solved it, ", "")
