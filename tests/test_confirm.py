@@ -19,7 +19,12 @@ CARTPOLE = PRESETS["cartpole"]
 
 def test_no_shard_has_trained_the_seeds_of_a_confirmation(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr(module, "stream_seed", lambda *what: asked.append(what) or 5)
+
+    def drawn(*what: int) -> int:
+        asked.append(what)
+        return 5
+
+    monkeypatch.setattr(module, "stream_seed", drawn)
     config = fresh(dataclasses.replace(CARTPOLE, gamma=0.9), seed=3)
     assert config == dataclasses.replace(CARTPOLE, gamma=0.9, num_agents=16, seed=5)
     [(seed, _, shard)] = asked
@@ -29,7 +34,7 @@ def test_no_shard_has_trained_the_seeds_of_a_confirmation(monkeypatch: pytest.Mo
 
 def test_a_winner_is_trained_and_its_best_networks_play_unseen_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(CARTPOLE, num_agents=2, seed=8)
-    agents = (SimpleNamespace(solved=True), SimpleNamespace(solved=False))
+    agents: Any = (SimpleNamespace(solved=True), SimpleNamespace(solved=False))
     trained = SimpleNamespace(best="the best networks", agents=agents, cpu_seconds=4.0)
     played: list[Any] = []
 

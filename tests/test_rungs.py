@@ -96,7 +96,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def listed(**returns: list[float | None]) -> Worth:
     """Mean returns of one population by `at4`, `at8` and `at16`, one a member."""
-    return lambda population: [returns[f"at{population.learner.updates}"][k] for k in population.agents.tolist()]  # type: ignore[misc]
+    return lambda population: [returns[f"at{population.learner.updates}"][k] for k in population.agents.tolist()]
 
 
 def begun(settings: SweepConfig, shard: int = 0) -> Study:
@@ -112,7 +112,8 @@ def test_the_better_half_goes_on_and_of_equals_who_was_better_before(machine: Ma
         at16=[None, None, None, None, 7.0, 6.0, None, None],
     )
     settings = sweep(method="random", space=ONE, episodes=2, seed=3)
-    study, seen = begun(settings), []
+    study = begun(settings)
+    seen: list[Progress] = []
     run_shard(study, settings, 0, directory=tmp_path, on_progress=seen.append)
     trials = study.get_trials()
     assert [[round(mean, 9) for mean in intermediate(trial).values()] for trial in trials] == [
@@ -150,7 +151,8 @@ def test_a_population_is_what_its_trials_say_and_is_saved_until_it_is_over(machi
 
 
 def test_populations_are_compared_with_each_other(machine: Machine, tmp_path: Path) -> None:
-    settings, seen = sweep(method="random"), []
+    settings = sweep(method="random")
+    seen: list[Progress] = []
     study = begun(settings)
     run_shard(study, settings, 0, directory=tmp_path, on_progress=seen.append)
     by_rate = sorted(study.get_trials(), key=lambda trial: trial.params["learning_rate"], reverse=True)
@@ -196,7 +198,8 @@ def test_what_cannot_be_trained_has_failed_and_counts_for_nothing(
     machine: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     space = Space(dimensions={**ONE.dimensions, "min_replay_batches": Choice(values=(2, 200))})  # 1,600 of 200
-    settings, seen = sweep(method="random", space=space, trials=12, shard_trials=12), []
+    settings = sweep(method="random", space=space, trials=12, shard_trials=12)
+    seen: list[Progress] = []
     study = begun(settings)
     with caplog.at_level(logging.WARNING):
         run_shard(study, settings, 0, directory=tmp_path, on_progress=seen.append)

@@ -74,7 +74,12 @@ def test_a_file_of_studies_is_written_ahead_and_waits_for_other_workers(
 
 def test_a_server_of_studies_is_asked_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(module, "RDBStorage", lambda *url, **options: asked.append((url, options)) or "its storage")
+
+    def opened(*url: str, **options: Any) -> str:
+        asked.append((url, options))
+        return "its storage"
+
+    monkeypatch.setattr(module, "RDBStorage", opened)
     monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://studies")
     assert _storage() == "its storage"  # type: ignore[comparison-overlap] # a stand-in
     assert asked == [(("postgresql://studies",), {})]
@@ -101,7 +106,12 @@ def test_what_a_shard_lacks_is_sampled_by_a_seed_of_its_own(monkeypatch: pytest.
     study = begin_study("in part", settings)
     claim(study, dataclasses.replace(settings, trials=7), 1)  # three of four
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr(module, "stream_seed", lambda *what: asked.append(what) or 0)
+
+    def drawn(*what: int) -> int:
+        asked.append(what)
+        return 0
+
+    monkeypatch.setattr(module, "stream_seed", drawn)
     assert len(claim(study, settings, 1)) == 4
     claim(study, settings, 0)
     assert asked == [(7, TRAINING, 1, 3), (7, TRAINING, 0, 0)]

@@ -1,6 +1,7 @@
 """A sweep from its request to its report, its stages one by one; what they call is not done."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +29,13 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> None:
 def done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The stages of a sweep that were run, with what they were given; what a stage returns is named after it."""
     done: list[tuple[Any, ...]] = []
+
+    def run(stage: str, *what: Any) -> str:
+        done.append((stage, *what))
+        return f"its {stage}"
+
     for stage in ("begin", "try_trials", "retrain", "save_winner", "record_study", "train_dqn", "report"):
-        monkeypatch.setattr(flow, stage, lambda *what, stage=stage: done.append((stage, *what)) or f"its {stage}")
+        monkeypatch.setattr(flow, stage, partial(run, stage))
     monkeypatch.setattr(flow, "read_study", lambda name: (None, f"settings of {name}"))
     monkeypatch.setattr(flow, "promotion", lambda *what: what)
     monkeypatch.setattr(flow, "api_is_named", lambda: True)
@@ -156,7 +162,8 @@ def test_the_winner_is_trained_anew_by_the_studys_seed(monkeypatch: pytest.Monke
     settings = sweep(trials=3, shard_trials=3, seed=6)
     study = told("winner", returns=[[1.0], [5.0, 5.0, 5.0], [2.0]], settings=settings)
     winner = configuration(study.get_trials()[1], settings)
-    assert flow.retrain("winner") == (1, fresh(winner, seed=6))
+    anew: Any = flow.retrain("winner")
+    assert anew == (1, fresh(winner, seed=6))
     begin_study("nobody", settings)
     with pytest.raises(InputError, match="no trial of study 'nobody' could be trained: widen its space"):
         flow.retrain("nobody")
@@ -178,7 +185,8 @@ def test_a_study_is_recorded_in_the_store_that_answers(monkeypatch: pytest.Monke
     monkeypatch.setattr(flow, "record", lambda client, study, *others: (client, study.study_name, *others))
     confirmation: Any = "confirmed"
     begin_study("recorded", sweep(trials=9))
-    assert flow.record_study("recorded", confirmation) == ("the store", "recorded", sweep(trials=9), "confirmed")
+    recorded: Any = flow.record_study("recorded", confirmation)
+    assert recorded == ("the store", "recorded", sweep(trials=9), "confirmed")
 
 
 def test_what_is_promoted_is_the_winner_on_other_seeds() -> None:

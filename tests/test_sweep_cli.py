@@ -52,7 +52,12 @@ def test_a_study_to_go_on_with_is_looked_for_before_anything_starts(
 ) -> None:
     keep_in_memory(monkeypatch)
     asked: list[str] = []
-    monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **options: asked.append(options["resume"]) or "the report")
+
+    def sweep_dqn(**options: Any) -> str:
+        asked.append(options["resume"])
+        return "the report"
+
+    monkeypatch.setattr("flows.sweep.sweep_dqn", sweep_dqn)
     begin_study("known", sweep())
     assert sweep_cli.run(sweep_cli.parse(["--resume", "known", "--trials", "0"])) == 0  # it keeps its own settings
     assert "the report\n" in capsys.readouterr().out

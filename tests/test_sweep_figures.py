@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flows.search.figures import figures, over_rungs
@@ -31,8 +32,8 @@ def test_a_line_a_trial_and_the_winner_above_all_others() -> None:
     returns = [[1.0], [2.0], [3.0], [4.0, 5.0], [5.0, 6.0, 7.0], [6.0, 7.0, 9.0]]
     (axes,) = over_rungs(told("lines", returns=returns, settings=settings).get_trials(), settings).axes
     lines = [line for line in axes.lines if line.get_marker() == "o"]
-    drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in lines]
-    assert drawn == [([4, 8, 16][: len(mine)], mine) for mine in returns]
+    drawn = [np.asarray(line.get_xydata()).tolist() for line in lines]
+    assert drawn == [[list(point) for point in zip((4, 8, 16), mine, strict=False)] for mine in returns]
     left, last, best = lines[0], lines[4], lines[5]
     assert best.get_zorder() > last.get_zorder() == left.get_zorder()
     assert best.get_linewidth() > last.get_linewidth() == left.get_linewidth()
@@ -53,6 +54,6 @@ def test_of_many_trials_some_are_drawn_and_the_winner_always(monkeypatch: pytest
     (axes,) = over_rungs(
         told("many", returns=[[float(k)] for k in range(9)], settings=settings).get_trials(), settings
     ).axes
-    drawn = [float(line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"]
+    drawn = [np.asarray(line.get_xydata())[0, 1] for line in axes.lines if line.get_marker() == "o"]
     assert drawn == [1.0, 3.0, 5.0, 7.0, 8.0]
     assert axes.texts[0].get_text() == "9 trials"
