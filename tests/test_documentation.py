@@ -1,5 +1,6 @@
 """Every command that the documents show is run here, or read by the program it starts, or has a reason why not."""
 
+import json
 import os
 import re
 import shlex
@@ -94,7 +95,7 @@ COMMANDS: Final = {
     "python -m benchmarks.limits": LONG,
     "python -m benchmarks.robustness": LONG,
     "python -m benchmarks.seeds --last-network": LONG,
-    "python -m benchmarks.seeds --num-agents 128": LONG,
+    "python -m benchmarks.seeds --num-agents 32": LONG,
     "python -m benchmarks.seeds --seeds 1024 --processes 2 --num-agents 128": LONG,
     "python -m benchmarks.seeds --seeds 16 --num-agents 1": LONG,
     "chrt -f 1 python -m benchmarks.serving": "needs real-time priority and two idle cores",
@@ -276,3 +277,47 @@ def test_the_page_names_the_preset_of_an_environment() -> None:
     [table] = re.findall(r"^const PRESETS = \{ (.*) \};$", (ROOT / "serving/static/page.js").read_text(), re.MULTILINE)
     named = dict(re.findall(r'"(\S+)": "(\w+)"', table))
     assert named == {PRESETS[name].env_id: name for name in ("acrobot", "mountaincar", "lunarlander")}
+
+
+def committed(path: str) -> str:
+    """A file as it was committed: `make bench` writes this machine's figures over those that the documents show."""
+    shown = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if shown.returncode:
+        pytest.skip(f"git does not have {path} here: {shown.stderr.strip()}")
+    return shown.stdout
+
+
+def rows_of(document: str) -> list[list[str]]:
+    """The cells of a document's tables."""
+    lines = [line for line in committed(document).splitlines() if line.startswith("| ")]
+    return [line.strip("| ").split(" | ") for line in lines]
+
+
+def rounded(value: float, shown: str) -> str:
+    """A number with as many decimals as the shown one."""
+    return f"{value:.{len(shown.partition('.')[2])}f}"
+
+
+def test_the_figures_of_the_contestants_are_those_that_were_measured() -> None:
+    shown = {row[0]: row for row in rows_of("docs/benchmarks.md") if len(row) == 5 and row[1].isdecimal()}
+    measured = json.loads(committed("benchmarks/results/learning.json"))["rows"]
+    assert len(measured) == 4
+    for row in measured:
+        _, agents, solved, *intervals = shown[row["contestant"]]
+        assert (int(agents), int(solved)) == (row["agents"], row["solved"])
+        figures = re.findall(r"[\d.]+", " ".join(intervals))
+        names = ("CPU-s an agent", "from", "to", "IQM return", "IQM low", "IQM high")
+        assert figures == [rounded(row[name], figure) for name, figure in zip(names, figures, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["seeds_16", "seeds_256", "seeds_256_last_network", "seeds_1024"])
+def test_many_seeds_were_measured_by_the_command_that_is_shown(name: str) -> None:
+    content = json.loads(committed(f"benchmarks/results/{name}.json"))
+    commands = {row[2]: row for row in rows_of("docs/benchmarks.md") if len(row) == 3}
+    what, measured, _ = commands[f"`python {content['command']}`"]
+    [row] = content["rows"]
+    if "populations of" in what:
+        assert what.endswith(f"populations of {row['population']}")
+    assert re.match(r"\d+", measured)[0] == str(row["solved"])  # type: ignore[index]
+    cost = re.search(r"([\d.]+) CPU-s", measured)
+    assert cost is None or cost[1] == rounded(row["CPU-s a solved seed"], cost[1])
