@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from optuna import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dqn.presets import PRESETS
 from flows.search.record import table
@@ -123,6 +123,24 @@ def test_the_preset_is_in_the_final_whatever_it_returned(finalists: int, expecte
         returned(trial, study, settings, *mine)
     entered = [trial.user_attrs[FINALIST] for trial in claim(study, settings, 1)]
     assert entered == [number for number in expected for _ in range(FINAL_SEEDS)]
+
+
+def test_a_preset_that_was_tried_several_times_is_in_the_final_once() -> None:
+    settings = sweep(space=Space(dimensions={"n_step": Choice(values=(1, 5))}), trials=5, shard_trials=5, finalists=2)
+    study = begin_study("several", settings)
+    for n_step, mean in ((1, 9.0), (1, 8.0), (5, 3.0), (5, 2.0), (5, 1.0)):
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                value=mean,
+                params={"n_step": n_step},
+                distributions=settings.space.distributions,
+                intermediate_values=dict.fromkeys(settings.rungs, mean),
+                user_attrs={"shard": 0},
+            )
+        )
+    entered = [trial.user_attrs[FINALIST] for trial in claim(study, settings, 1)]
+    assert entered == [0] * FINAL_SEEDS + [2] * FINAL_SEEDS
 
 
 @pytest.mark.parametrize("method", ["random", "pbt"])

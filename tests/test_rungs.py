@@ -181,17 +181,18 @@ def test_what_is_known_is_not_measured_again(machine: Machine, tmp_path: Path) -
     for position, trial in enumerate(study.get_trials()):
         report(study, trial, updates=4, mean_return=float(position))
         if position in (6, 7):
-            report(study, trial, updates=8, mean_return=50.0 + position)
+            report(study, trial, updates=8, mean_return=position - 50.0)  # of no account at the rung before
         if position == 0:
             tell(study, settings, trial, updates=4, mean_return=0.0, steps=40)
     run_shard(study, settings, 0, directory=tmp_path)
     assert len(machine.played) == 2  # at the second rung of two trials, and at the last
     trials = study.get_trials()
     assert [intermediate(trial)[4] for trial in trials] == [float(position) for position in range(8)]
-    assert [intermediate(trial).get(8) for trial in trials[6:]] == [56.0, 57.0]
+    assert [intermediate(trial).get(8) for trial in trials[6:]] == [-44.0, -43.0]
+    pruned = TrialState.PRUNED
     rates = [trial.params["learning_rate"] for trial in trials[4:6]]
     assert [intermediate(trial)[8] for trial in trials[4:6]] == pytest.approx(rates)
-    assert [trial.state for trial in trials] == [TrialState.PRUNED] * 6 + [TrialState.COMPLETE] * 2
+    assert [trial.state for trial in trials] == [pruned] * 4 + [TrialState.COMPLETE] * 2 + [pruned] * 2
 
 
 def test_what_cannot_be_trained_has_failed_and_counts_for_nothing(
