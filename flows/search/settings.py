@@ -15,7 +15,7 @@ RUNGS: Final[dict[str, tuple[int, ...]]] = {
     "cartpole": (75, 150, 300, 600),
     "acrobot": (4_000, 8_000, 16_000, 32_000),
     "mountaincar": (3_000, 6_000, 12_000, 24_000),
-    "lunarlander": (3_750, 7_500, 15_000, 30_000),
+    "lunarlander": (4_500, 9_000, 18_000, 36_000),
 }
 """Updates after which trials are compared, where a sweep names none."""
 
