@@ -1,6 +1,6 @@
 """QR-DQN and Munchausen DQN beside Double DQN on LunarLander: the same preset, seeds and budget, another loss.
 
-    python -m benchmarks.losses [--agents 4] [--updates 15000]
+    python -m benchmarks.losses [--agents 4] [--updates 36000]
 
 All learn from single steps, as Munchausen DQN has to. Returns are of 100 episodes an agent on seeds the operating
 system draws after training, by the network that would be registered.
@@ -37,7 +37,7 @@ def main() -> None:
     """Train with each loss in turn, print the table and write it to `results/losses.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agents", type=int, default=4)
-    parser.add_argument("--updates", type=int, default=15_000)
+    parser.add_argument("--updates", type=int, default=PRESET.max_updates)
     arguments = parser.parse_args()
     warm_up()
     seed = secrets.randbits(31)
