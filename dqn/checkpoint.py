@@ -11,7 +11,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final
 
 import torch
 from safetensors import SafetensorError
@@ -52,19 +52,20 @@ def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[
         "state": state.state_dict(),
     }
     environments = content["state"]["environment"].pop("envs") or b""
+    packed = io.BytesIO()  # were it the file, a signal while torch writes would be torch's failure, or nobody's
+    torch.save(content, packed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         with _replacing(path, may_replace) as file:
             file.write(_FORMAT)
-            torch.save(content, cast("IO[bytes]", file))
-            content_bytes = file.size - len(_FORMAT)
+            file.write(packed.getbuffer())
             file.write(environments)
             for chunk in state.replay.chunks():
                 file.write(chunk.cpu().numpy())
-            file.write(_SIZES.pack(content_bytes, len(environments)))
+            file.write(_SIZES.pack(packed.getbuffer().nbytes, len(environments)))
             file.write(file.digest.digest())
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+    except OSError as error:
         kept = "the previous one is intact" if path.exists() else "there was none before"
         raise CheckpointError(f"checkpoint {path} could not be written ({error}); {kept}") from error
 
@@ -140,24 +141,16 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
 
 
 class _Digesting:
-    """What `torch.save` and we write to: a file that keeps count and digest of what it was given."""
+    """A file that keeps the digest of what it was given."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.size = 0
         self.digest = hashlib.sha256()
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any) -> None:
         """Write a buffer of bytes."""
-        size = memoryview(data).nbytes
         self._file.write(data)
         self.digest.update(data)
-        self.size += size
-        return size
-
-    def flush(self) -> None:
-        """Hand on what is buffered."""
-        self._file.flush()
 
 
 @contextlib.contextmanager

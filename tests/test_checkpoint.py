@@ -12,10 +12,10 @@ import gymnasium as gym
 import pytest
 import torch
 
-from dqn.checkpoint import CheckpointError, load_checkpoint, load_networks, save_checkpoint, save_networks
+from dqn.checkpoint import CheckpointError, _Digesting, load_checkpoint, load_networks, save_checkpoint, save_networks
 from dqn.config import DQNConfig
 from dqn.state import TrainingState
-from dqn.training import train
+from dqn.training import advance, train
 from tests import awkward
 
 Make = Callable[..., DQNConfig]
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(checkpoint: Path, smal
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from dqn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from dqn.checkpoint import CheckpointError, _Digesting, load_checkpoint, save_checkpoint
 path = Path(sys.argv[1])
 state, _ = load_checkpoint(path)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
@@ -183,6 +183,28 @@ def test_a_full_disk_leaves_the_previous_checkpoint(checkpoint: Path) -> None:
     )
     assert "run.ckpt could not be written" in process.stdout
     assert "the previous one is intact" in process.stdout
+    assert checkpoint.read_bytes() == before
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["run.ckpt"]
+
+
+@pytest.mark.parametrize("write", range(1, 8))
+def test_who_is_interrupted_while_writing_is_interrupted_and_keeps_the_previous_checkpoint(
+    checkpoint: Path, small_config: Make, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    before, state, written = checkpoint.read_bytes(), TrainingState(small_config()), 0
+    writes = _Digesting.write
+
+    def interrupted(file: _Digesting, data: Any) -> None:
+        nonlocal written
+        written += 1
+        if written == write:
+            raise KeyboardInterrupt
+        writes(file, data)
+
+    advance(state, 20)
+    monkeypatch.setattr(_Digesting, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(checkpoint, state)
     assert checkpoint.read_bytes() == before
     assert [path.name for path in checkpoint.parent.iterdir()] == ["run.ckpt"]
 
