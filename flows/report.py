@@ -1,10 +1,8 @@
 """What a person reads when a training run is over."""
 
 import base64
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import mlflow
@@ -199,7 +197,7 @@ def where_results_are(finished: Report) -> list[tuple[str, str]]:
         return [(page, "its curves, figures and report"), (version_page(name, finished.version), "the version")]
     return [
         (f"export MLFLOW_TRACKING_URI={absolute_uri()}", "find run and model from any directory"),
-        (f"{Path(sys.executable).parent}/mlflow ui", version_page(name, finished.version, server=LOCAL_UI)),
+        ("make ui", version_page(name, finished.version, server=LOCAL_UI)),
     ]
 
 

@@ -35,7 +35,7 @@ FLOW_RUN_TAG: Final = "prefect.flow_run_id"
 TRAINED_TAG: Final = "trained"
 _POPULATION_TAG: Final = "population"
 _AGENT_TAG: Final = "agent"
-_PACKAGES: Final = ("torch", "gymnasium", "numpy", "onnxruntime", "mlflow", "prefect")
+_PACKAGES: Final = ("torch", "gymnasium", "numpy", "onnxruntime", "mlflow-skinny", "prefect")
 _PATIENCE: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -110,7 +110,7 @@ def open_run(
         MLFLOW_RUN_NOTE: description(config, preset),
         "preset": preset,
         "seed": str(config.seed),
-        **{f"version.{package}": version(package) for package in _PACKAGES},
+        **{f"version.{package.removesuffix('-skinny')}": version(package) for package in _PACKAGES},
     }
     return str(client.create_run(experiment, tags=all_tags, run_name=run_name(config, preset)).info.run_id)
 
