@@ -9,6 +9,7 @@ from typing import Final
 
 from serving.decoding import fit
 from serving.episodes.physics import MAX_SEED, Push
+from serving.web.proxies import Network, networks
 
 DEFAULT_MODEL: Final = "models:/dqn-CartPole-v1@champion"
 VIDEOS: Final = ("mp4", "webm", "gif")
@@ -82,6 +83,13 @@ def _episodes(text: str) -> int:
     return int(text)
 
 
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return networks(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"a port is a number from 0 (any free one) to 65535, got {text!r}")
@@ -120,6 +128,13 @@ def _parser(verb: str) -> argparse.ArgumentParser:
             "--allowed-hosts",
             default=os.environ.get("SERVING_ALLOWED_HOSTS", ""),
             help="further Host names to answer to, comma-separated (or SERVING_ALLOWED_HOSTS)",
+        )
+        parser.add_argument(
+            "--trusted-proxies",
+            type=_networks,
+            default=os.environ.get("SERVING_TRUSTED_PROXIES", ""),
+            help="reverse proxies whose X-Forwarded headers are believed, comma-separated addresses or networks "
+            "(or SERVING_TRUSTED_PROXIES)",
         )
         parser.add_argument(
             "--mlflow-url",

@@ -97,7 +97,11 @@ class Guard:
         if method in ("GET", "HEAD", "OPTIONS"):
             return
         if origin and _netloc(origin.decode("latin-1")) != host.decode("latin-1").lower():
-            raise HTTPException(403, "this request comes from a page of another origin")
+            raise HTTPException(
+                403,
+                "this request comes from a page of another origin; behind a reverse proxy, pass Host on or start with "
+                f"--trusted-proxies (Origin {origin[:80].decode('latin-1')}, Host {host[:80].decode('latin-1')})",
+            )
         path = scope["path"]
         if method != "WEBSOCKET" and path.startswith("/api/") and path != WEBHOOK_PATH:
             scheme, _, given = authorization.decode("latin-1").partition(" ")

@@ -4,6 +4,7 @@ import asyncio
 import resource
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final, cast
 
 import msgspec
@@ -13,6 +14,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from serving.web.answers import Error
 from serving.web.application import App
+from serving.web.proxies import Forwarded, Network
 
 MAX_HEAD: Final = 16 << 10
 _PACKET: Final = 1 << 16
@@ -28,9 +30,10 @@ def _connection_limit() -> int:
 class Server(uvicorn.Server):
     """A server on one listening socket that says where it is, and whose streams end when it is told to stop."""
 
-    def __init__(self, app: App, url: str) -> None:
+    def __init__(self, app: App, url: str, *, proxies: Sequence[Network] = ()) -> None:
         config = uvicorn.Config(
-            app.asgi,
+            Forwarded(app.asgi, proxies) if proxies else app.asgi,
+            proxy_headers=False,
             loop="uvloop",
             http=BoundedProtocol,
             ws="websockets-sansio",

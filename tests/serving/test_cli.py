@@ -206,7 +206,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     told: dict[str, Any] = {}
 
     class Server:
-        def __init__(self, app: object, url: str) -> None:
+        def __init__(self, app: object, url: str, *, proxies: object) -> None:
             told["url"] = url
 
         def run(self, sockets: list[socket.socket]) -> None:

@@ -111,7 +111,11 @@ def test_a_websocket_of_another_page_is_closed_with_a_reason_that_fits() -> None
     with client.websocket_connect("ws://localhost/api/show"):
         pass
     for headers, reason in (
-        ({"Origin": "http://evil.example"}, "this request comes from a page of another origin"),
+        (
+            {"Origin": "http://evil.example"},
+            "this request comes from a page of another origin; behind a reverse proxy, pass Host on or start with "
+            "--trusted-proxies (",
+        ),
         ({"Host": "x" * 90}, f"unknown Host '{'x' * 80}': start the server with --allowed-hosts to admit it"[:120]),
     ):
         with (
