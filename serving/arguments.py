@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from serving.decoding import fit
-from serving.episodes.physics import MAX_SEED, Push
+from serving.episodes.physics import MAX_PUSH, MAX_SEED, MAX_STEPS, Push
 from serving.web.proxies import Network, networks
 
 DEFAULT_MODEL: Final = "models:/dqn-CartPole-v1@champion"
@@ -64,11 +63,16 @@ def _listed(names: Sequence[str], word: str = "and") -> str:
 
 
 def _push(text: str) -> Push:
-    step, _, force = text.partition(":")
+    step, colon, force = text.partition(":")
     try:
-        return fit({"step": step, "force": force}, Push)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"takes STEP:NEWTONS, as in 100:60, got {text!r} ({error})") from error
+        push = Push(step=int(step), force=float(force)) if colon else None
+    except ValueError:
+        push = None
+    if push is None or not (0 <= push.step < MAX_STEPS and abs(push.force) <= MAX_PUSH):
+        raise argparse.ArgumentTypeError(
+            f"takes STEP:NEWTONS, as in 100:60 (a step from 0 to {MAX_STEPS - 1}, {MAX_PUSH:g} N at most), got {text!r}"
+        )
+    return push
 
 
 def _seed(text: str) -> int:

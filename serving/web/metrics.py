@@ -1,6 +1,7 @@
 """What Prometheus reads at /metrics, and the log lines a machine reads."""
 
 import logging
+import sys
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
@@ -148,10 +149,22 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
+class TerminalFormatter(logging.Formatter):
+    """A line for a person: the time of day, the message, and the record's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        fields = (f"{name} {value}" for name, value in record.__dict__.items() if name not in _STANDARD)
+        line = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}  {record.getMessage()}"
+        details = ", ".join(fields)
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return line + (f" ({details})" if details else "") + trace
+
+
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send every log line to standard error as JSON."""
+    """Send every log line to standard error: for a person on a terminal, as JSON elsewhere."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(TerminalFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in ("alembic", "mlflow.store.db"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,5 +1,7 @@
+import io
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,26 @@ def test_the_log_is_configured_once_for_everybody(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(logging, "basicConfig", lambda **options: configured.update(options))
     talkative = logging.getLogger("mlflow.store.db")
     monkeypatch.setattr(talkative, "level", logging.INFO)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
     configure_logging()
     assert (configured["level"], configured["force"]) == (logging.INFO, True)
     assert isinstance(configured["handlers"][0].formatter, JsonFormatter)
     assert talkative.level == logging.WARNING
+
+
+def test_a_person_at_a_terminal_reads_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    configured: dict[str, Any] = {}
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: configured.update(options))
+    configure_logging()
+    record = logging.LogRecord("serving", logging.INFO, "x.py", 1, "swapped", None, None)
+    record.version = "2"
+    line = configured["handlers"][0].format(record)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  swapped \(version 2\)", line)
+    try:
+        raise KeyError("why")
+    except KeyError:
+        record.exc_info = sys.exc_info()
+    assert configured["handlers"][0].format(record).endswith("KeyError: 'why'")
