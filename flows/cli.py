@@ -153,7 +153,9 @@ def run(arguments: Arguments) -> int:
                 from flows.prefect_api import require_api
 
                 require_api()
-        print(train_dqn(*request))
+        reported = train_dqn(*request)
+        if api_is_named():
+            print(reported)
     except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
         return fail(error, BAD_INPUT)
     except (TrackingError, RegistryError, CheckpointError, PrefectError, StaleAttemptError) as error:
