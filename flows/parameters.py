@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, mo
 from dqn.config import ConfigError, DQNConfig
 from dqn.device import require_device
 from dqn.environment import describe
+from dqn.fit import require_scale
 from dqn.learner import require_loss
 from dqn.memory import require_memory
 from dqn.presets import PRESETS, PresetName
@@ -81,11 +82,7 @@ def check_trainable(config: DQNConfig) -> None:
     require_device(config.device)
     require_loss(config)
     observation_size, num_actions = describe(config.env_id, config.training_world)
-    describe(config.env_id, config.world)
-    scale = config.observation_scale
-    if scale and len(scale) != observation_size:
-        raise ConfigError(
-            f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
-            "give one number for each, or none to leave them unscaled"
-        )
+    if config.world != config.training_world:
+        describe(config.env_id, config.world)
+    require_scale(config, observation_size)
     require_memory(config, observation_size=observation_size, num_actions=num_actions)
