@@ -41,7 +41,10 @@ class _Overrides(BaseModel):
         """
         if preset not in PRESETS:
             raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        return dataclasses.replace(PRESETS[preset], **{name: getattr(self, name) for name in self.model_fields_set})
+        changes = {name: getattr(self, name) for name in self.model_fields_set}
+        if "acceptance_return" in changes and changes["acceptance_return"] is None:
+            changes.setdefault("acceptance_epsilon", 0.0)  # the preset's is of an acceptance that there is not
+        return dataclasses.replace(PRESETS[preset], **changes)
 
 
 def _derive_overrides() -> type[_Overrides]:
