@@ -18,7 +18,7 @@ from dqn.network import QNetworks
 from dqn.policy import epsilon_greedy, greedy_action
 from dqn.robustness import CELLS, holds, single_push
 from dqn.seeding import SELECTION, stream_seed
-from dqn.spec import environment_spec
+from dqn.spec import environment_spec, has_own_vector
 from dqn.state import TrainingState
 from dqn.world import NOMINAL, World
 
@@ -62,7 +62,9 @@ def evaluate(state: TrainingState) -> None:
         passed = passed[(returns >= ceiling).all(1)]
     state.record("eval/mean_return", mean_return)
     state.last_return[state.agents] = mean_return
-    better = (look >= state.best_return[state.agents]).nonzero().squeeze(1)  # equal evidence: as many episodes each
+    better = look >= state.best_return[state.agents]  # equal evidence: as many episodes each
+    better[passed] = True  # what was accepted is exported, whatever an earlier network returned in its few episodes
+    better = better.nonzero().squeeze(1)
     state.best.assign(state.agents[better], networks.select(better))
     state.best_return[state.agents[better]] = look[better]
     state.solved[state.agents[passed]] = True
@@ -161,7 +163,7 @@ def greedy_returns(
     a few agents play at once: LunarLander's take 7 MB each.
     """
     A = networks.num_agents
-    at_once = A if environment_spec(env_id).vector_entry_point else max(1, _OBJECTS // episodes)
+    at_once = A if has_own_vector(environment_spec(env_id)) else max(1, _OBJECTS // episodes)
     returns = []
     for first in range(0, A, at_once):
         some = networks.select(torch.arange(first, min(first + at_once, A)))

@@ -51,18 +51,17 @@ def side_by_side(envs: Sequence[gym.Env[Any, Any]], autoreset: npt.NDArray[np.bo
     return together
 
 
-def why_not_capturable(make: Callable[[int], Envs], num_actions: int) -> str | None:
+def why_not_capturable(make: Callable[[], Envs], num_actions: int) -> str | None:
     """Why environments do not go on from a snapshot as if nothing had happened; None if they do.
 
     A copy by way of a snapshot is stepped beside its original, through ends and resets, with the same actions.
 
     Args:
-        make: makes that many environments, side by side.
-        num_actions: actions they take.
+        make: makes one sub-environment.
+        num_actions: actions it takes.
     """
-    original = make(2)
-    start = int(getattr(original.single_action_space, "start", 0))
-    actions = np.random.default_rng(0).integers(start, start + num_actions, (96, 2))
+    original = make()
+    actions = np.random.default_rng(0).integers(0, num_actions, (96, 1))
     try:
         original.reset(seed=0)
         for action in actions[:32]:

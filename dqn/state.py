@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dqn.config import DQNConfig
 from dqn.device import require_device
-from dqn.environment import VectorEnvironment, describe
+from dqn.environment import VectorEnvironment
+from dqn.fit import require_scale, require_start
 from dqn.hyperparameters import HyperParameters
 from dqn.learner import Learner
 from dqn.memory import require_memory
@@ -41,16 +42,16 @@ class TrainingState:
             start: one network that every agent starts from, of the configuration's shape; none draws each its own.
 
         Raises:
-            ConfigError: if this machine does not have the device.
+            ConfigError: if this machine does not have the device, or what is given does not fit the environment.
             EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
             MemoryError: if training would not fit this machine.
         """
         A = config.num_agents
-        observation_size, num_actions = describe(config.env_id, config.training_world)
-        require_memory(config, observation_size=observation_size, num_actions=num_actions)
         device = require_device(config.device)
+        require_memory(config, observation_size=1, num_actions=2)  # at least: before as many environments are made
         self.config = config
         self.hyperparameters = hyperparameters or HyperParameters.of([config])
+        self.hyperparameters.require_fit(config)
         self.agents = torch.arange(A)
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
         self.environment = VectorEnvironment(
@@ -60,6 +61,15 @@ class TrainingState:
             num_envs=config.num_envs,
             seed=stream_seed(config.seed, TRAINING, 1),
         )
+        observation_size, num_actions = self.environment.observation_size, self.environment.num_actions
+        try:
+            require_memory(config, observation_size=observation_size, num_actions=num_actions)
+            require_scale(config, observation_size)
+            if start is not None:
+                require_start(config, start, observation_size=observation_size, num_actions=num_actions)
+        except BaseException:
+            self.environment.close()
+            raise
         self.accumulator = NStepAccumulator(
             n_step=config.n_step,
             gamma=self.hyperparameters.gamma,
@@ -212,6 +222,7 @@ class TrainingState:
             return True
         self.environment.reset(seed=stream_seed(self.config.seed, TRAINING, 1, self.environment_steps))
         self.accumulator.clear()
+        self.persisting.fill_(-1)
         return False
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Final, Never
 
 import torch
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from dqn.clock import Clock
 from dqn.config import DQNConfig
 from dqn.device import torch_threads
+from dqn.fit import require_state
 from dqn.hyperparameters import HyperParameters
 from dqn.learner import Loss, require_loss
 from dqn.memory import release_memory
@@ -23,6 +25,7 @@ from dqn.robustness import ENVIRONMENT as STRESSED
 from dqn.selection import evaluate, evaluation_due, finalists, judge, leave, retire
 from dqn.state import TrainingState
 
+_CPU: Final = torch.device("cpu")
 _RELEASE_INTERVAL: Final = 200
 """Updates between two times that free memory is given back, which takes milliseconds."""
 
@@ -43,7 +46,8 @@ def train(
         config: what to train.
         hyperparameters: what the agents differ in; none trains all by the configuration.
         loss: one of one's own in place of the configuration's; where training is resumed it has to be given again.
-        state: where an earlier process stopped, with its own hyper-parameters; none starts afresh.
+        state: where an earlier process stopped, with its own hyper-parameters; none starts afresh. Its environments are
+            closed when this returns or raises.
         on_metrics: called with every record once, in order; a resumed run begins with those since its checkpoint.
         on_checkpoint: called with the whole state at the start and `checkpoint_interval` seconds after it returned,
             between two steps, after `on_metrics` has had everything recorded so far; seldomer where it would take more
@@ -51,10 +55,26 @@ def train(
         now: a clock's seconds.
 
     Raises:
-        ConfigError: if the networks give quantiles and there is no loss that learns them.
+        ConfigError: if the networks give quantiles and there is no loss that learns them, if that loss does not give
+            one number a transition, or if the state is of another configuration or has other hyper-parameters.
     """
     require_loss(config, loss)
-    state = state or TrainingState(config, hyperparameters)
+    if state is None:
+        state = TrainingState(config, hyperparameters)
+    else:
+        require_state(state.config, state.hyperparameters, config, hyperparameters)
+    with closing(state.environment):
+        return _train(state, loss, on_metrics, on_checkpoint, now)
+
+
+def _train(
+    state: TrainingState,
+    loss: Loss | None,
+    on_metrics: Callable[[Sequence[Metrics]], None],
+    on_checkpoint: Callable[[TrainingState], None],
+    now: Callable[[], float],
+) -> TrainingResult:
+    config = state.config
     published = len(state.metrics)
     clock = Clock(state, on_checkpoint, now=now)
     clock.save_if_due()
@@ -88,20 +108,28 @@ def train(
     return _result(state, judged)
 
 
-def advance(state: TrainingState, updates: int, *, on_step: Callable[[], None] = lambda: None) -> None:
+def advance(
+    state: TrainingState, updates: int, *, loss: Loss | None = None, on_step: Callable[[], None] = lambda: None
+) -> None:
     """Train the agents that are left until they have taken as many gradient updates; nothing is evaluated.
 
     Args:
         state: what is trained; nothing happens where it has taken them.
         updates: where to stop.
+        loss: one of one's own in place of the configuration's.
         on_step: called after each step of the vector environment.
+
+    Raises:
+        ConfigError: if the networks give quantiles and there is no loss that learns them, or if that loss does not give
+            one number a transition.
     """
     config = state.config
+    require_loss(config, loss)
     while state.agents.numel() and state.learner.updates < updates:
         collect(state)
         if _may_learn(state):
             for _ in range(min(config.updates_per_step, updates - state.learner.updates)):
-                learn(state)
+                learn(state, loss)
         on_step()
 
 
@@ -109,16 +137,21 @@ def advance(state: TrainingState, updates: int, *, on_step: Callable[[], None] =
 def collect(state: TrainingState) -> None:
     """Act once in every sub-environment and store the transitions that are complete."""
     config = state.config
-    state.epsilon = _epsilon(state)
+    epsilon, persistence = _epsilon(state), state.learner.hyperparameters.exploration_persistence
+    going_on = (state.persisting >= 0).sum(1)
     q_values = state.learner.online(state.environment.observation.to(config.device)).cpu()
     action = epsilon_greedy(
         q_values,
-        state.epsilon,
+        epsilon,
         state.generator,
-        persistence=state.learner.hyperparameters.exploration_persistence,
+        persistence=persistence,
         persisting=state.persisting,
     )
     transition = state.environment.step(action)
+    # Exploration ends with its episode, and what is chosen while a sub-environment is reset is no action.
+    state.persisting[transition.terminated | transition.truncated | ~transition.valid] = -1
+    share = torch.as_tensor(persistence).float() * going_on / transition.valid.sum(1).clamp_min(1)
+    state.epsilon = epsilon + (1 - epsilon) * share
     state.replay.insert(*state.accumulator.push(transition))
     _count_episodes(state, transition)
     state.last_step_valid = bool(transition.valid.any())
@@ -223,11 +256,11 @@ def _result(state: TrainingState, judged: Mapping[int, float]) -> TrainingResult
     )
     return TrainingResult(
         config=state.config,
-        best=state.best,
-        final=state.final,
+        best=state.best.on(_CPU),
+        final=state.final.on(_CPU),
         agents=agents,
         metrics=state.metrics,
-        milestones=tuple(state.milestones),
+        milestones=tuple(dataclasses.replace(kept, networks=kept.networks.on(_CPU)) for kept in state.milestones),
         seconds=state.seconds,
         cpu_seconds=state.cpu_seconds,
     )

@@ -97,6 +97,23 @@ def run_shard(
     """
     trials = claim(study, sweep, shard)
     populations = _populations(study, sweep, shard, trials, directory, may_save)
+    try:
+        _climb(study, sweep, shard, populations, on_progress)
+    finally:
+        for population in populations:
+            population.state.environment.close()
+    for population in populations:
+        population.path.unlink(missing_ok=True)
+
+
+def _climb(
+    study: Study,
+    sweep: SweepConfig,
+    shard: int,
+    populations: Sequence[_Population],
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Train from rung to rung until every trial has its end."""
     alive = {position for population in populations for position in population.positions}
     evolving = sweep.method == "pbt" and not sweep.is_final(shard)
     began, done, best = len(alive), 0, -torch.inf
@@ -131,8 +148,6 @@ def run_shard(
                     keep_values(study, trial, member_config(population.state, row), sweep.space)
                 tell(study, sweep, trial, updates=updates, mean_return=returns[position], steps=steps)
         alive = staying
-    for population in populations:
-        population.path.unlink(missing_ok=True)
 
 
 def _populations(
