@@ -63,6 +63,6 @@ def none_left(diverged: Mapping[int, tuple[int, str]]) -> DivergedError:
     number = f"all {len(diverged)} agents" if len(diverged) > 1 else "the only agent"
     return DivergedError(
         f"{number} diverged, the first was agent {agent:02d} after update {update:,} ({reason}), and none is left to "
-        "choose from: lower learning_rate or reward_scale, or set max_gradient_norm",
+        "choose from: lower learning_rate or reward_scale, or give max_gradient_norm",
         diverged,
     )

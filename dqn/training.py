@@ -99,6 +99,8 @@ def train(
 def advance(state: TrainingState, updates: int, *, on_step: Callable[[], None] = lambda: None) -> None:
     """Train the agents that are left until they have taken as many gradient updates; nothing is evaluated.
 
+    Agents that diverge leave; those whose weights are not finite at the end do so too.
+
     Args:
         state: what is trained; nothing happens where it has taken them.
         updates: where to stop.
@@ -113,6 +115,8 @@ def advance(state: TrainingState, updates: int, *, on_step: Callable[[], None] =
                 if not state.agents.numel():
                     break
         on_step()
+    if state.agents.numel():
+        diverge(state, state.learner.finite(), "weights or moments are not finite")
 
 
 @torch.no_grad()
