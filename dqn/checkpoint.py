@@ -25,7 +25,7 @@ from dqn.state import TrainingState
 
 # This line, the content as PyTorch writes it, the pickled environments, the replay buffer's rows, the sizes of the
 # first two parts, and the SHA-256 of all that.
-_FORMAT: Final = b"dqn-training-state/7\n"
+_FORMAT: Final = b"dqn-training-state/8\n"
 _SIZES: Final = struct.Struct("<QQ")
 _READ_BYTES: Final = 2**20
 

@@ -11,6 +11,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from dqn.conditions import Integers
+from dqn.finite import require_finite
 from dqn.replay import Transition
 from dqn.simulation import make_vec, narrowed
 from dqn.snapshot import SnapshotError, capture, restore, side_by_side, why_not_capturable
@@ -28,6 +29,8 @@ class VectorEnvironment:
     def __init__(self, env_id: str, world: World = NOMINAL, *, num_agents: int, num_envs: int, seed: int) -> None:
         self.env_id = env_id
         self.num_envs = num_envs
+        self._agents = torch.arange(num_agents)
+        self._steps = 0
         self._envs = make_vec(env_id, world, num_envs=num_agents * num_envs)
         try:
             self.observation_size, self.num_actions = _sizes(self._envs, env_id)
@@ -63,8 +66,13 @@ class VectorEnvironment:
         return int(self._previous_ended.shape[0])
 
     def reset(self, *, seed: int) -> dict[str, Any]:
-        """Start every episode afresh; returns what Gymnasium's `reset` says beside the observations."""
+        """Start every episode afresh; returns what Gymnasium's `reset` says beside the observations.
+
+        Raises:
+            EnvironmentFaultError: if an observation is not finite.
+        """
         observation, info = self._envs.reset(seed=seed)
+        require_finite("observation", observation, self.env_id, step=0, agents=self._agents)
         self.observation = self._tensor(observation, torch.float32)
         self._previous_ended = torch.zeros(self.observation.shape[:2], dtype=torch.bool)
         self.episodic_return = torch.zeros(self.observation.shape[:2], dtype=torch.float64)
@@ -75,8 +83,14 @@ class VectorEnvironment:
 
         Afterwards `observation` is the next one to act on and `episodic_return` the undiscounted return so far,
         complete where the episode ended.
+
+        Raises:
+            EnvironmentFaultError: if an observation or a reward is not finite.
         """
         observation, reward, terminated, truncated, _ = self._envs.step(action.flatten().numpy())
+        self._steps += 1
+        for field, values in (("observation", observation), ("reward", reward)):
+            require_finite(field, values, self.env_id, step=self._steps, agents=self._agents)
         transition = Transition(
             observation=self.observation,
             action=action,
@@ -95,6 +109,7 @@ class VectorEnvironment:
         """Keep the sub-environments of `agents`, an index tensor `[K]`, in that order; their episodes go on."""
         rows = torch.arange(self.num_agents * self.num_envs).view(-1, self.num_envs)[agents].flatten()
         self._envs = _narrow(self._envs, rows.numpy())
+        self._agents = self._agents[agents]
         self.observation = self.observation[agents]
         self._previous_ended = self._previous_ended[agents]
         self.episodic_return = self.episodic_return[agents]
@@ -106,6 +121,7 @@ class VectorEnvironment:
             "observation": self.observation,
             "previous_ended": self._previous_ended,
             "episodic_return": self.episodic_return,
+            "steps": self._steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
@@ -114,6 +130,7 @@ class VectorEnvironment:
         Raises:
             SnapshotError: if the environment's code has changed since.
         """
+        self._steps = state["steps"]
         if state["envs"] is None:
             return False
         self._envs.close()

@@ -114,6 +114,16 @@ class Learner:
         self._follow()
         return statistics
 
+    @torch.no_grad()
+    def finite(self) -> Tensor:
+        """Whether all weights and moments of each agent are finite, `[A]`.
+
+        An update shows most of them in its loss; a bias of minus infinity hides behind ReLU.
+        """
+        networks = [tensor for each in (self.online, self.target, self._average) if each for tensor in each.tensors]
+        tensors = [*networks, *self._optimizer.moments]
+        return torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in tensors]).all(0).cpu()
+
     def copy_to_target(self, agents: Tensor) -> None:
         """Copy the online networks of `agents`, an index tensor `[K]`, to their target networks."""
         self.target.assign(agents, self.online.select(agents))

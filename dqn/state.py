@@ -126,7 +126,14 @@ class TrainingState:
         self.unrecorded_return = torch.zeros(A, dtype=torch.float64)
         self.updates = torch.zeros(A, dtype=torch.int64)
         self.steps = torch.zeros(A, dtype=torch.int64)
+        self.diverged: dict[int, tuple[int, str]] = {}
+        """Agents that left because they diverged, with the update at which it happened and the reason."""
         self.observed = torch.tensor([torch.inf, -torch.inf]).repeat(A, observation_size, 1)
+
+    @property
+    def sound(self) -> Tensor:
+        """The agents that have not diverged, in training or not, `[N]`."""
+        return torch.tensor([k for k in range(self.config.num_agents) if k not in self.diverged], dtype=torch.int64)
 
     def record(self, name: MetricName, value: Tensor) -> None:
         """Record a metric `[K]` of the agents in training, at the current environment step."""
@@ -177,11 +184,11 @@ class TrainingState:
         self.environment.select(rows)
 
     def adopt(self, hyperparameters: HyperParameters) -> None:
-        """Go on with other hyper-parameters, of a population that nobody has left; what is replayed stays as it is."""
-        assert len(self.agents) == self.config.num_agents, "who has left has no hyper-parameters to go on with"
+        """Go on with other hyper-parameters, given for all A agents; what is replayed stays as it is."""
         self.hyperparameters = hyperparameters
-        self.learner.adopt(hyperparameters)
-        self.accumulator.adopt(gamma=hyperparameters.gamma, reward_scale=hyperparameters.reward_scale)
+        mine = hyperparameters.select(self.agents) if len(self.agents) < self.config.num_agents else hyperparameters
+        self.learner.adopt(mine)
+        self.accumulator.adopt(gamma=mine.gamma, reward_scale=mine.reward_scale)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as nested plain data and tensors: all but the transitions, which `replay.chunks` gives."""
@@ -229,5 +236,5 @@ class TrainingState:
 _PLAIN = (
     "agents", "epsilon", "persisting", "last_step_valid", "environment_steps", "evaluations", "evaluated_at",
     "seconds", "cpu_seconds", "best_return", "last_return", "solved", "episodes", "updates", "steps",
-    "observed", "unrecorded", "unrecorded_return",
+    "observed", "unrecorded", "unrecorded_return", "diverged",
 )  # fmt: skip

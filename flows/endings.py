@@ -1,14 +1,18 @@
 """How the runs of a population end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from mlflow import MlflowClient
 
+from dqn.finite import DivergedError
 from flows.attempt import Attempt, StaleAttemptError, check, fenced
 from flows.flow_run import deployment_id, flow_run_id
 from flows.tracking import TRAINED_TAG, PopulationRuns, one_line, read_runs, unless_deleted
+
+DIVERGED_TAG: Final = "diverged"
 
 
 @contextmanager
@@ -33,9 +37,20 @@ def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterato
             resumable |= TRAINED_TAG in client.get_run(runs.parent).data.tags
         except (Exception, StaleAttemptError) as second:  # the first error is the one to report
             error.add_note(f"the run could not be marked {status}: {one_line(second)}")
-        if resumable:
+        if resumable and not isinstance(error, DivergedError):  # it would diverge again
             error.add_note(f"resume with: {_resuming(attempt)}")
         raise
+
+
+def end_diverged(
+    client: MlflowClient, attempt: Attempt, runs: PopulationRuns, diverged: Mapping[int, tuple[int, str]]
+) -> None:
+    """End the runs of agents that diverged as FAILED, with a tag that says after which update and why."""
+    for agent, (update, reason) in diverged.items():
+        child = runs.children[agent]
+        with unless_deleted(client, child):
+            fenced(client, attempt).set_tag(child, DIVERGED_TAG, f"after update {update:,}: {reason}")
+            fenced(client, attempt).set_terminated(child, "FAILED")
 
 
 def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], status: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import mlflow
+import numpy as np
 from mlflow import MlflowClient
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
@@ -64,10 +65,13 @@ class Report:
         """One sentence about the population."""
         agents, episodes = self.returns.shape
         time = f"Training took {self.population.seconds:.1f} s ({self.population.cpu_seconds:.1f} CPU-seconds)."
+        sound = np.array([agent.diverged is None for agent in self.population.agents])
+        if gone := [agent for agent in self.population.agents if agent.diverged is not None]:
+            time += f" Diverged and left, and counted in no mean: {'; '.join(map(_diverged, gone))}."
         if self.acceptance_return is None:
-            return f"{_mean_return(self.returns.mean(1))}, {episodes} unseen episodes each. {time}"
+            return f"{_mean_return(self.returns[sound].mean(1))}, {episodes} unseen episodes each. {time}"
         solved = sum(agent.solved for agent in self.population.agents)
-        perfect = int((self.returns >= self.acceptance_return).all(1).sum())
+        perfect = int(((self.returns >= self.acceptance_return).all(1) & sound).sum())
         return (
             f"{solved} of {agents} agents solved; {perfect} of {agents} return {self.acceptance_return:g} in every one "
             f"of {episodes} unseen episodes. {time}"
@@ -164,6 +168,8 @@ def _learning_curves(client: MlflowClient, run_id: str) -> str:
 
 
 def _row(agent: AgentResult, returns: Returns, *, solvable: bool) -> tuple[str, ...]:
+    if agent.diverged is not None:
+        return f"{agent.agent:02d}", "diverged", "-", "-", f"{agent.updates:,}", f"{agent.environment_steps:,}"
     solved = "yes" if agent.solved else "no"
     return (
         f"{agent.agent:02d}",
@@ -173,6 +179,10 @@ def _row(agent: AgentResult, returns: Returns, *, solvable: bool) -> tuple[str, 
         f"{agent.updates:,}",
         f"{agent.environment_steps:,}",
     )
+
+
+def _diverged(agent: AgentResult) -> str:
+    return f"agent {agent.agent:02d} after update {agent.diverged:,} ({agent.divergence})"
 
 
 def _mean_return(agents: Returns) -> str:

@@ -133,7 +133,10 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
     seed = stream_seed(config.seed, TEST, 0)
     with torch_threads(config.num_threads):
         returns = greedy_returns(networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed).numpy()
-    for child, mine in zip(runs.children, returns, strict=True):
+    agents = read_summary(client, run_id).agents
+    for agent, child, mine in zip(agents, runs.children, returns, strict=True):
+        if agent.diverged is not None:
+            continue
         with unless_deleted(client, child):
             if TEST_MEAN not in client.get_run(child).data.metrics:
                 log_test(fenced(client, attempt), child, mine)
