@@ -13,8 +13,8 @@ from torch import Tensor
 from dqn.conditions import Integers
 from dqn.finite import require_finite
 from dqn.replay import Transition
-from dqn.simulation import make_vec, narrowed
-from dqn.snapshot import SnapshotError, capture, restore, side_by_side, why_not_capturable
+from dqn.simulation import make_vec, narrowed, side_by_side
+from dqn.snapshot import SnapshotError, capture, restore, why_not_capturable
 from dqn.spec import EnvironmentUnsupportedError
 from dqn.world import NOMINAL, World
 

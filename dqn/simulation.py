@@ -4,20 +4,21 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from dqn.cartpole import CARTPOLES
 from dqn.conditions import Conditions, Integers
-from dqn.snapshot import side_by_side
 from dqn.spec import GYMNASIUMS, EnvironmentUnsupportedError, environment_spec, has_own_vector, unsupported
 from dqn.world import NOMINAL, World
 
@@ -78,6 +79,17 @@ def make_vec(
             for env in made:
                 env.close()
             raise
+
+
+def side_by_side(envs: Sequence[gym.Env[Any, Any]], autoreset: npt.NDArray[np.bool_]) -> SyncVectorEnv:
+    """Environments in mid-episode as one; `autoreset` `[N]` says whose episode has just ended."""
+    together = SyncVectorEnv([partial(_itself, env) for env in envs])
+    together._autoreset_envs = autoreset
+    return together
+
+
+def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return env
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor
 from dqn.config import DQNConfig
 from dqn.device import require_device
 from dqn.environment import VectorEnvironment
-from dqn.fit import require_scale, require_start
+from dqn.fits import require_scale, require_start
 from dqn.hyperparameters import HyperParameters
 from dqn.learner import Learner
 from dqn.memory import require_memory

@@ -15,7 +15,7 @@ from dqn.clock import Clock
 from dqn.config import DQNConfig
 from dqn.device import torch_threads
 from dqn.finite import none_left
-from dqn.fit import require_state
+from dqn.fits import require_state
 from dqn.hyperparameters import HyperParameters
 from dqn.learner import Loss, require_loss
 from dqn.memory import release_memory

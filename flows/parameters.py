@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, mo
 from dqn.config import ConfigError, DQNConfig
 from dqn.device import require_device
 from dqn.environment import describe
-from dqn.fit import require_scale
+from dqn.fits import require_scale
 from dqn.learner import require_loss
 from dqn.memory import require_memory
 from dqn.presets import PRESETS, PresetName

@@ -35,7 +35,8 @@ class Generous(CartPoleEnv):
     """Pays more, and has no vector implementation that knows."""
 
     def step(self, action: Any) -> Any:
-        observation, reward, *rest = super().step(action)
+        step: Any = super().step  # untyped in Gymnasium
+        observation, reward, *rest = step(action)
         return observation, 2.0 * float(reward), *rest
 
 
@@ -70,7 +71,8 @@ def pay(env_id: str, world: World) -> tuple[list[float], list[float]]:
     single, several = make(env_id, world), make_vec(env_id, world, num_envs=3)
     single.reset(seed=0)
     several.reset(seed=0)
-    alone, beside = [], []
+    alone: list[float] = []
+    beside: list[float] = []
     for rewards, take in ((alone, lambda: single.step(0)), (beside, lambda: several.step(np.zeros(3, dtype=np.int64)))):
         for _ in range(30):
             _, reward, terminated, truncated, _ = take()

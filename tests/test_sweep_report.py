@@ -41,7 +41,9 @@ def test_what_was_tried_is_told_to_a_terminal_and_a_page(monkeypatch: pytest.Mon
         "interval) over 2 unseen episodes each; 1 of 2 solved it, 50 updates an agent, 2.50 CPU-seconds each."
     )
     assert confirmation.sentence == sentence
-    plain = dataclasses.replace(confirmation, config=dataclasses.replace(config, acceptance_return=None))
+    plain = dataclasses.replace(
+        confirmation, config=dataclasses.replace(config, acceptance_return=None, acceptance_epsilon=0.0)
+    )
     assert plain.sentence == sentence.replace("1 of 2 solved it, ", "")
 
     best = {trial.number: searched(trial, settings) for trial in study.get_trials()}
