@@ -1,5 +1,6 @@
 """Vector environments as tensors `[A, E, ...]`; autoreset is handled here and nowhere else."""
 
+import math
 import warnings
 from functools import partial
 from typing import Any
@@ -17,6 +18,11 @@ from dqn.simulation import make_vec, narrowed, side_by_side
 from dqn.snapshot import SnapshotError, capture, restore, why_not_capturable
 from dqn.spec import EnvironmentUnsupportedError
 from dqn.world import NOMINAL, World
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether the sum of all entries is: a single number is looked at, and every entry only where it is not."""
+    return math.isfinite(tensor.sum().item())
 
 
 class VectorEnvironment:
@@ -89,8 +95,6 @@ class VectorEnvironment:
         """
         observation, reward, terminated, truncated, _ = self._envs.step(action.flatten().numpy())
         self._steps += 1
-        for field, values in (("observation", observation), ("reward", reward)):
-            require_finite(field, values, self.env_id, step=self._steps, agents=self._agents)
         transition = Transition(
             observation=self.observation,
             action=action,
@@ -100,6 +104,9 @@ class VectorEnvironment:
             truncated=self._tensor(truncated, torch.bool),
             valid=~self._previous_ended,
         )
+        if not (all_finite(transition.next_observation) and all_finite(transition.reward)):
+            for field, values in (("observation", observation), ("reward", reward)):
+                require_finite(field, values, self.env_id, step=self._steps, agents=self._agents)
         self.episodic_return = self.episodic_return * transition.valid + transition.reward
         self.observation = transition.next_observation
         self._previous_ended = transition.terminated | transition.truncated

@@ -1,7 +1,6 @@
 """The training loop of a population."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from dqn.clock import Clock
 from dqn.config import DQNConfig
 from dqn.device import torch_threads
+from dqn.environment import all_finite
 from dqn.finite import none_left
 from dqn.fits import require_state
 from dqn.hyperparameters import HyperParameters
@@ -160,7 +160,7 @@ def collect(state: TrainingState) -> None:
     epsilon, persistence = _epsilon(state), state.learner.hyperparameters.exploration_persistence
     going_on = (state.persisting >= 0).sum(1)
     q_values = state.learner.online(state.environment.observation.to(config.device)).cpu()
-    if not math.isfinite(float(q_values.sum())) and not bool((sound := q_values.isfinite().flatten(1).all(1)).all()):
+    if not all_finite(q_values) and not bool((sound := q_values.isfinite().flatten(1).all(1)).all()):
         diverge(state, sound, "Q-values are not finite")
         if state.agents.numel():
             collect(state)
@@ -195,7 +195,7 @@ def learn(state: TrainingState, loss: Loss | None = None) -> None:
     statistics = state.learner.update(batch, loss)
     state.replay.prioritise(batch, statistics.priority)
     loss_seen, q_value = statistics.loss, statistics.q_value
-    if not math.isfinite(float(loss_seen.sum() + q_value.sum())):  # as a rule one number is looked at, not A
+    if not (all_finite(loss_seen) and all_finite(q_value)):
         sound = (loss_seen.sum(1) + q_value.sum(1)).isfinite().cpu()
         diverge(state, sound, "TD errors, loss or Q-values are not finite")
         loss_seen, q_value = loss_seen[sound], q_value[sound]
