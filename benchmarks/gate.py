@@ -3,7 +3,7 @@
     python -m benchmarks.gate                                   # 2,000 comparisons a cell; a few minutes
     python -m benchmarks.gate --times 200
 
-Each challenger draws returns from the champion's distribution, changed by the gate's margin, and both draw independently.
+Each challenger draws returns from the champion's distribution, changed by the gate's margin; both draw independently.
 *Preferred* is a challenger that takes the champion's place if it is not worse: it is at home, or more robust. No policy
 is played.
 """
@@ -106,7 +106,21 @@ def main() -> None:
         rows.append({"kind": f"drift, {'limited' if limited else 'unlimited'}"})
         rows[-1] |= drifted(series=arguments.series, limited=limited)
         print(table(rows[-1:]), flush=True)
+    print(text(rows))
     print(f"written to {write('gate', rows)}")
+
+
+def text(rows: list[dict[str, Any]]) -> str:
+    """The table of docs/training.md."""
+    heads = ("worse", "worse, preferred", "equal", "equal, preferred", "better by 2")
+    lines = [
+        "| returns | margin | worse by the margin | and preferred | equal | and preferred | better by two margins |"
+    ]
+    lines.append("|---|" + "---:|" * (1 + len(heads)))
+    for found in rows[: len(KINDS)]:
+        shares = [f"{found[head]:.1%}" if head in found else "-" for head in heads]
+        lines.append(" | ".join([f"| {found['kind']}", f"{found['margin']:.1f}", *shares]) + " |")
+    return "\n".join(lines)
 
 
 def margin_of(kind: Kind) -> float:
@@ -139,6 +153,7 @@ def settled(
     challenger: Floats,
     champion: Floats,
     *,
+    threshold: float | None = None,
     stress: StressTest | None = None,
     champions: StressTest | None = None,
     margin_used: float = 0.0,
@@ -148,7 +163,7 @@ def settled(
     episodes = LOOKS[0]
     while episodes:
         rival = Champion(version=1, returns=champion[:episodes], stress=champions, margin_used=margin_used)
-        decision = should_promote(challenger[:episodes], None, rival, stress, at_home)
+        decision = should_promote(challenger[:episodes], threshold, rival, stress, at_home)
         episodes = decision.episodes
     return decision
 
