@@ -92,10 +92,13 @@ class Comparison:
 
     @property
     def margin_used(self) -> float:
-        """Share of the margin that the challenger uses by what was observed, of returns or of failures; or 0."""
-        lost = -float(self.difference.mean())
+        """Share of the margin that the challenger uses, of returns or of failures: what it lost and a standard error.
+
+        Of many that are a little worse, those that were lucky are promoted.
+        """
+        lost = _mean_and_error(-self.difference)
         returns = lost / self.margin if lost > 0 else 0.0
-        return max(returns, float(self.failures.mean()) / MARGIN, 0.0)
+        return max(returns, _mean_and_error(self.failures) / MARGIN, 0.0)
 
     def better(self) -> bool:
         """Whether the challenger's mean return is greater, with `CONFIDENCE`."""
@@ -245,6 +248,10 @@ def _next_look(comparison: Comparison) -> int:
 
 def _refused(outcome: Outcome, reason: str, episodes: int = 0) -> Decision:
     return Decision(promote=False, outcome=outcome, reason=reason, episodes=episodes)
+
+
+def _mean_and_error(values: Floats) -> float:
+    return float(values.mean() + values.std() / math.sqrt(len(values)))
 
 
 def _first_fault(returns: Floats) -> str:
