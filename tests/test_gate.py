@@ -288,7 +288,7 @@ def test_the_margin_is_the_champions_alone() -> None:
 
 
 def test_a_share_of_the_margin_is_used_once() -> None:
-    """Of returns or failures, whichever is more of its margin; with a standard error, of which constant losses have none."""
+    """Of returns or failures, whichever is more of its margin, with a standard error; a constant loss has none."""
     champion = Champion(version=1, returns=np.full(ALL, 500.0), margin_used=0.25)
     mild = np.where(np.arange(ALL) < 2, 470.0, 500.0)
     by_failures = should_promote(mild, 475.0, champion, at_home=False, stress=None)
