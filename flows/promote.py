@@ -18,7 +18,7 @@ from dqn.robustness import StressTest
 from dqn.world import World
 from flows import registry
 from flows.attempt import Attempt, StaleAttemptError, fenced
-from flows.evaluation import SEED_TAG, play, read_stress, require_playable, threshold_of, under_stress
+from flows.evaluation import SEED_TAG, play, play_on, read_stress, require_playable, threshold_of, under_stress
 from flows.flow_run import flow_run_id
 from flows.gate import Champion, Decision, should_promote
 from flows.parameters import InputError
@@ -31,6 +31,8 @@ from serving.policy import PolicyMetadata
 PROMOTION_TAG: Final = "promotion"
 ROLLBACK_TAG: Final = "rollback"
 """Of a version that was returned to: the flow run that asked for it."""
+MARGIN_USED_TAG: Final = "gate.margin_used"
+"""Of a version that was promoted without being better: `Champion.margin_used`."""
 _LEASE_SECONDS: Final = 60.0
 """After which the lock of a promotion that died is free again; Prefect takes no less."""
 
@@ -63,16 +65,24 @@ def promote(
             return gate
         stress = read_stress(evaluation)
         rival = play_rival(client, name, version, champion, world, stressed=stress is not None)
-        decision = decide(client, name, version, rival, read_returns(evaluation), stress, at_home=world is not None)
+        decision = decide(client, name, version, rival, read_returns(evaluation), stress, world)
         gate = f"forced: the gate said {decision.gate}" if force else decision.gate
         gate += f" (in the world {World.from_dict(world)})" if world is not None else ""
         hold(client, name, token)
         registry.set_tags(fenced(client, attempt), name, version, {"gate": gate})
+        if decision.margin_used:
+            hold(client, name, token)
+            used = {MARGIN_USED_TAG: f"{decision.margin_used:.3f}"}
+            registry.set_tags(fenced(client, attempt), name, version, used)
         if decision.promote or force:
             move_champion(fenced(client, attempt), name, version, token)
-    if rival and rival.stress:
+    if rival and rival.returns is not None:
         run_id = str(registry.get_version(client, name, version).run_id)
-        content = {"version": rival.version, "stress": rival.stress.to_dict()}
+        content = {
+            "version": rival.version,
+            "stress": rival.stress and rival.stress.to_dict(),
+            "comparison": decision.comparison and decision.comparison.to_dict(),
+        }
         fenced(client, attempt).log_dict(run_id, content, _champion_file(version))
     if decision.promote or force:
         _announce(name, version, gate)
@@ -81,11 +91,15 @@ def promote(
 
 def read_champion_stress(client: MlflowClient, run_id: str, version: int) -> dict[str, StressTest]:
     """What the champion that a version was held against withstood in the same episodes, by its name; or nothing."""
-    file = _champion_file(version)
-    if all(found.path != file for found in client.list_artifacts(run_id, file.rpartition("/")[0])):
+    content = _read_champion(client, run_id, version)
+    if not content.get("stress"):
         return {}
-    content = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{file}")
     return {f"champion, version {content['version']}": StressTest.from_dict(content["stress"])}
+
+
+def read_comparison(client: MlflowClient, run_id: str, version: int) -> dict[str, Any]:
+    """`Comparison.to_dict` of a version and the champion that it was held against; or nothing."""
+    return _read_champion(client, run_id, version).get("comparison") or {}
 
 
 def play_rival(
@@ -104,7 +118,9 @@ def play_rival(
     challenger = registry.download(name, version).policy.metadata
     if world is not None:
         challenger = dataclasses.replace(challenger, world=World.from_dict(world))
-    return play_champion(name, champion, challenger, seed=seed, stressed=stressed)
+    rival = play_champion(name, champion, challenger, seed=seed, stressed=stressed)
+    used = registry.get_version(client, name, champion).tags.get(MARGIN_USED_TAG, "0")
+    return dataclasses.replace(rival, margin_used=float(used))
 
 
 def decide(
@@ -114,23 +130,41 @@ def decide(
     rival: Champion | None,
     returns: Returns,
     stress: StressTest | None,
-    at_home: bool,
+    world: dict[str, Any] | None,
 ) -> Decision:
-    """Hold what a version returned `[N]` and withstood against the environment's threshold and the champion."""
+    """Hold what a version returned `[N]` and withstood against the environment's threshold and the champion.
+
+    Both play further episodes for as long as the gate asks for them.
+    """
     tags = registry.get_version(client, name, version).tags
     challenger = registry.download(name, version)
     if challenger.sha256 != tags[DIGEST_TAG]:
-        return Decision(promote=False, reason=f"the file of {challenger} is not the one that was evaluated any more")
-    return should_promote(returns, threshold_of(challenger.policy.metadata.env_id), rival, stress, at_home)
+        reason = f"the file of {challenger} is not the one that was evaluated any more"
+        return Decision(promote=False, outcome="invalid", reason=reason)
+    policy = challenger.policy
+    threshold, at_home = threshold_of(policy.metadata.env_id), world is not None
+    played = policy.metadata.world if world is None else World.from_dict(world)
+    decision = should_promote(returns, threshold, rival, stress, at_home)
+    while decision.episodes and rival and rival.returns is not None:
+        more = {"version": version, "episodes": decision.episodes}
+        champion = registry.download(name, rival.version).policy
+        returns = play_on(policy, played, returns, **more)
+        rival = dataclasses.replace(rival, returns=play_on(champion, played, rival.returns, **more))
+        decision = should_promote(returns, threshold, rival, stress, at_home)
+    return decision
 
 
 def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int, stressed: bool) -> Champion:
     """The champion on the challenger's episodes, in the challenger's world.
 
-    One whose file is gone or broken is no obstacle: the store has just handed out the challenger's.
+    One whose file is gone or broken is no obstacle: the store has just handed out the challenger's. One that plays
+    another environment is: it works, and users of the model are served by it.
     """
     try:
         artifact = registry.download(name, version)
+        env_id = artifact.policy.metadata.env_id
+        if env_id != challenger.env_id:
+            return Champion(version=version, returns=None, other_env_id=env_id)
         require_playable(artifact, challenger.env_id)
     except RegistryError as error:
         return Champion(version=version, returns=None, fault=str(error))
@@ -243,6 +277,14 @@ def _machine_lock(what: str) -> Iterator[None]:
     with (Path(tempfile.gettempdir()) / f"dqn-promote-{os.getuid()}-{digest}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _read_champion(client: MlflowClient, run_id: str, version: int) -> dict[str, Any]:
+    file = _champion_file(version)
+    if all(found.path != file for found in client.list_artifacts(run_id, file.rpartition("/")[0])):
+        return {}
+    content: dict[str, Any] = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{file}")
+    return content
 
 
 def _champion_file(version: int) -> str:

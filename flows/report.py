@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import mlflow
 import numpy as np
@@ -16,9 +16,11 @@ from flows import registry
 from flows.attempt import Attempt, check, fenced
 from flows.evaluation import baselines, read_stress
 from flows.flow_run import flow_run_id
+from flows.gate import CONFIDENCE
 from flows.mlflow_pages import LOCAL_UI, absolute_uri, run_page, version_page
 from flows.pictures import LEARNING_CURVES
 from flows.population import PopulationSummary, read_summary
+from flows.promote import read_comparison
 from flows.stage import stage
 from flows.stages import Returns, read_returns
 from flows.tracking import connect, describe_run, read_config
@@ -44,6 +46,8 @@ class Report:
     """`[A, episodes]` on unseen episodes"""
     stress: StressTest | None = None
     """What the registered version withstands, where there is a stress test."""
+    comparison: dict[str, Any] = field(default_factory=dict)
+    """`flows.gate.Comparison.to_dict` with the champion, where there was one that plays."""
     baselines: dict[str, StressTest] = field(default_factory=dict)
     """What policies of four numbers withstand, by name."""
 
@@ -92,6 +96,22 @@ class Report:
         )
 
     @property
+    def compared(self) -> str:
+        """What the gate compared, in numbers; or nothing."""
+        told = self.comparison
+        if not told:
+            return ""
+        (mean, low, high), (share, fewer, more) = told["difference"], told["difference in failures"]
+        champion, failures = told["champion's mean return"], told["champion's failures"]
+        return (
+            f"Compared with the champion on {told['episodes']} episodes, each bound with {CONFIDENCE:.0%} confidence: "
+            f"mean return {told['mean return']:g}, the champion {champion:g}, difference {mean:.3g} "
+            f"({low:.3g} to {high:.3g}, margin {told['margin']:.3g}); {told['failures']} episodes below "
+            f"{told['failing below']:.4g}, the champion {failures}, difference {share:.1%} "
+            f"({fewer:.1%} to {more:.1%}, margin {told['margin of failures']:.0%})."
+        )
+
+    @property
     def cells(self) -> str:
         """Share of episodes held in each cell as a markdown table, a row a policy; or nothing."""
         if not self.stress:
@@ -110,13 +130,15 @@ class Report:
         next_steps = [(serve, f"play {what} in the browser, http://127.0.0.1:8000")]
         next_steps += where_results_are(self)
         steps = "\n".join(f"  {command}  # {what}" for command, what in next_steps)
-        verdict = "\n".join(filter(None, (self.verdict, self.withstood)))
+        verdict = "\n".join(filter(None, (self.verdict, self.compared, self.withstood)))
         return f"{_aligned(_COLUMNS, self.rows)}\n\n{self.totals}\n{verdict}\n\nrun {self.run_id}\n{steps}"
 
     def markdown(self) -> str:
         """For a page."""
         version = f"`{self.uri}` (agent {self.population.best_agent:02d}) {self.gate}"
-        return "\n\n".join(filter(None, (self.totals, version, self.cells, _markdown_table(_COLUMNS, self.rows))))
+        return "\n\n".join(
+            filter(None, (self.totals, version, self.compared, self.cells, _markdown_table(_COLUMNS, self.rows)))
+        )
 
 
 @stage("report")
@@ -135,6 +157,7 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
         population=read_summary(client, run_id),
         returns=read_returns(agents),
         stress=stress,
+        comparison=read_comparison(client, run_id, version),
         baselines=baselines(config.world) if stress else {},
     )
     fenced(client, attempt).log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)

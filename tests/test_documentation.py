@@ -48,6 +48,7 @@ COMMANDS: Final = {
     'make serve ARGS="--model models:/dqn-boing_gym-Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
     ".venv/bin/pip install boing-gym": "make install does it; tests/test_third_party.py trains and serves it",
     "python -m benchmarks.losses": LONG,
+    "python -m benchmarks.gate": "takes two minutes; tests/test_gate.py simulates less",
     "python -m benchmarks.champions": LONG,
     "python -m benchmarks.drift": LONG,
     "python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",

@@ -109,7 +109,6 @@ def test_a_policy_that_cannot_play_the_environment_is_no_champion(store: MlflowC
     good = registered(store, name, BALANCING)
     challenger = registry.download(name, good).policy.metadata
     for content, fault in (
-        (linear_model(SWINGS, actions=3, properties=ACROBOT), "plays Acrobot-v1, not CartPole-v1"),
         (linear_model((0, 0, 1)), "takes 3 numbers and chooses among 2 actions; CartPole-v1 has 4 and 2"),
         (linear_model((0, 0, float("nan"), 0)), "gives Q-values that are not finite"),
         (b"garbage", "is damaged"),
@@ -118,6 +117,16 @@ def test_a_policy_that_cannot_play_the_environment_is_no_champion(store: MlflowC
         champion = play_champion(name, good, challenger, seed=0, stressed=False)
         assert champion.returns is None
         assert fault in champion.fault
+        assert not champion.other_env_id
+
+
+def test_a_champion_of_another_environment_is_told_from_a_broken_one(store: MlflowClient) -> None:
+    name = "dqn-other"
+    good = registered(store, name, BALANCING)
+    challenger = registry.download(name, good).policy.metadata
+    damage(store, name, good, linear_model(SWINGS, actions=3, properties=ACROBOT))
+    champion = play_champion(name, good, challenger, seed=0, stressed=False)
+    assert (champion.returns, champion.fault, champion.other_env_id) == (None, "", "Acrobot-v1")
 
 
 def test_the_champion_plays_in_the_challengers_world(store: MlflowClient) -> None:
@@ -256,8 +265,8 @@ def test_a_tie_in_the_world_that_is_goes_to_the_challenger(empty_store: MlflowCl
     champion, equal = (registered(empty_store, name, BALANCING) for _ in range(2))
     registry.set_alias(empty_store, name, CHAMPION, champion)
     evaluation = evaluate.fn(name, equal)
-    assert promote.fn(name, equal, evaluation).startswith("refused: tie")
-    assert promote.fn(name, equal, evaluation, world={}).startswith("passed: as good and at home")
+    assert promote.fn(name, equal, evaluation).startswith("refused: not better")
+    assert promote.fn(name, equal, evaluation, world={}).startswith("passed: not worse and at home")
     assert aliases(empty_store, name)[0] == equal
 
 
@@ -282,7 +291,7 @@ def test_a_promotion_says_the_same_whichever_of_its_writes_failed(
         monkeypatch.setattr("flows.promote.connect", lambda: empty_store)
         gate = promote.fn(name, good, evaluation)
         assert gate.startswith(
-            f"passed: better: mean return 500 over 100 episodes, threshold 475; champion version {weak}"
+            f"passed: better: mean return 500 over 600 episodes, threshold 475; champion version {weak}"
         )
         assert registry.get_version(empty_store, name, good).tags["gate"] == gate
         assert aliases(empty_store, name) == [good, weak, None]
@@ -406,15 +415,15 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
     assert "below the environment's threshold 475" in tags["gate"]
     assert (tags["eval.episodes"], float(tags["eval.mean_return"]) < 50) == ("100", True)
     assert (int(tags["eval.seed"]), len(tags["sha256"])) == (version_seed(bad, episodes=100), 64)
-    assert promote_policy(good).startswith("passed: better: mean return 500 over 100 episodes")
+    assert promote_policy(good).startswith("passed: better: mean return 500 over 600 episodes")
     assert aliases(store, name)[:2] == [good, weak]
     assert drawn[0] == [f"version {weak}", "LQR"]
     assert drawn[-1] == [f"version {good}", f"champion, version {weak}", "LQR"]
     assert promote_policy(weak).startswith("refused: worse, the champion stays")
-    assert promote_policy(equal).startswith("refused: tie, the champion stays")
+    assert promote_policy(equal).startswith("refused: not better, the champion stays")
     assert aliases(store, name)[:2] == [good, weak]
     forced = promote_policy(equal, force=True)
-    assert forced.startswith("forced: the gate said refused: tie")
+    assert forced.startswith("forced: the gate said refused: not better")
     assert registry.get_version(store, name, equal).tags["gate"] == forced
     assert aliases(store, name)[:2] == [equal, good]
     assert rollback_policy() == good

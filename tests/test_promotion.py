@@ -14,6 +14,7 @@ import pytest
 from prefect.exceptions import ObjectAlreadyExists
 
 from dqn.robustness import CELLS, StressTest
+from dqn.seeding import further_seed
 from dqn.world import NOMINAL, World
 from flows import promote as module
 from flows import registry
@@ -21,6 +22,7 @@ from flows.attempt import StaleAttemptError
 from flows.evaluation import SEED_TAG
 from flows.parameters import InputError
 from flows.promote import (
+    MARGIN_USED_TAG,
     PROMOTION_TAG,
     ROLLBACK_TAG,
     move_champion,
@@ -28,6 +30,7 @@ from flows.promote import (
     promote,
     promotion_lock,
     read_champion_stress,
+    read_comparison,
     return_to_previous,
 )
 from flows.registry import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, RegistryError
@@ -44,6 +47,7 @@ class Registry(Store):
     evaluated: str
     broken: set[int]
     played: list[tuple[Any, ...]]
+    environments: dict[int, str]
 
 
 @pytest.fixture
@@ -54,11 +58,11 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Any:
     for seed in (10, 20, 30):
         store.version({SEED_TAG: str(seed), DIGEST_TAG: "digest"}, run.info.run_id)
     store.aliases = {CHAMPION: 1, CHALLENGER: 3}
-    store.broken, store.played, store.files[run.info.run_id] = set(), [], {}
+    store.broken, store.played, store.environments, store.files[run.info.run_id] = set(), [], {}, {}
 
     def download(name: str, version: int) -> Any:
         metadata = PolicyMetadata(
-            env_id="CartPole-v1",
+            env_id=store.environments.get(version, "CartPole-v1"),
             action_meanings=("left", "right"),
             run_id="",
             seed=0,
@@ -73,9 +77,9 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Any:
         if artifact.version in store.broken:
             raise RegistryError(f"version {artifact.version} is damaged")
 
-    def play(policy: Any, world: World, *, seed: int) -> Any:
+    def play(policy: Any, world: World, *, seed: int, episodes: int = 100) -> Any:
         store.played.append(("returns", policy.version, world, seed))
-        return returns_of(policy.version)
+        return returns_of(policy.version, episodes)
 
     def under_stress(policy: Any, world: World, *, seed: int) -> StressTest:
         store.played.append(("stress", policy.version, world, seed))
@@ -84,13 +88,14 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(registry, "download", download)
     monkeypatch.setattr(module, "require_playable", playable)
     monkeypatch.setattr(module, "play", play)
+    monkeypatch.setattr("flows.evaluation.play", play)
     monkeypatch.setattr(module, "under_stress", under_stress)
     monkeypatch.setattr("prefect.events.emit_event", lambda *_, **__: pytest.fail("no flow run goes on here"))
     return store
 
 
-def returns_of(version: int) -> Any:
-    return np.full(100, 480.0 if version == 1 else 500.0)
+def returns_of(version: int, episodes: int = 100) -> Any:
+    return np.full(episodes, 480.0 if version == 1 else 500.0)
 
 
 def stress_of(version: int) -> StressTest:
@@ -123,7 +128,13 @@ def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
         ("delete_registered_model_alias", CHALLENGER),
         ("log_dict", store.versions[3].run_id, "evaluation/version-3-champion.json"),
     ]
-    assert store.played == [("returns", 1, NOMINAL, 30), ("stress", 1, NOMINAL, 30)]
+    more = further_seed(3, episodes=900)
+    assert store.played == [
+        ("returns", 1, NOMINAL, 30),
+        ("stress", 1, NOMINAL, 30),
+        ("returns", 3, NOMINAL, more),
+        ("returns", 1, NOMINAL, more),
+    ]
     told = read_champion_stress(store, store.versions[3].run_id, 3)
     assert {name: test.push for name, test in told.items()} == {"champion, version 1": 10}
     assert read_champion_stress(store, store.versions[3].run_id, 2) == {}
@@ -132,10 +143,10 @@ def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
 @pytest.mark.parametrize(
     ("champion", "challenger", "stressed", "gate", "promoted"),
     [
-        (2, 3, True, "passed: as good and more robust", True),
-        (2, 3, False, "refused: tie, the champion stays", False),
-        (3, 2, True, "refused: tie, the champion stays", False),
-        (3, 1, True, "refused: worse, the champion stays", False),
+        (2, 3, True, "passed: not worse and more robust", True),
+        (2, 3, False, "refused: not better, the champion stays", False),
+        (3, 2, True, "refused: not better, the champion stays", False),
+        (3, 1, True, "refused: not better, the champion stays", False),
         (None, 1, True, "passed: mean return 480 over 100 episodes, threshold 475, no champion before", True),
     ],
 )
@@ -145,9 +156,12 @@ def test_a_champion_is_put_under_stress_where_its_challenger_was(
     store.aliases = {CHAMPION: champion} if champion else {}
     assert promote.fn(NAME, challenger, evaluated(store, challenger, stressed=stressed)).startswith(gate)
     assert store.aliases[CHAMPION] == (challenger if promoted else champion)
-    assert [what for what, *_ in store.played] == ["returns", "stress"][: (1 + stressed) * (champion is not None)]
+    first = ["returns", "stress"][: (1 + stressed) * (champion is not None)]
+    assert [what for what, *_ in store.played] == first + ["returns"] * 2 * (promoted and champion is not None)
     written = [file for call, *_, file in store.written if call == "log_dict"]
-    assert bool(written) == (champion is not None and stressed)
+    assert bool(written) == (champion is not None)
+    told = read_comparison(store, store.versions[challenger].run_id, challenger)
+    assert told.get("episodes") == ((600 if promoted else 100) if champion else None)
 
 
 def test_a_champion_that_cannot_be_played_is_put_under_no_stress(store: Any) -> None:
@@ -156,6 +170,50 @@ def test_a_champion_that_cannot_be_played_is_put_under_no_stress(store: Any) -> 
     assert gate.endswith("champion version 1 cannot be played: version 1 is damaged")
     assert (store.played, store.aliases) == ([], {CHAMPION: 3, PREVIOUS: 1})
     assert not any(call == "log_dict" for call, *_ in store.written)
+
+
+def test_a_champion_of_another_environment_stays(store: Any) -> None:
+    """Two environments may have one model's name: a champion of the other one works, and users are served by it."""
+    store.environments[1] = "CartPole/v1"
+    gate = promote.fn(NAME, 3, evaluated(store, 3))
+    assert gate.startswith("refused: champion version 1 plays another environment, CartPole/v1, under the same model")
+    assert (store.played, store.aliases) == ([], {CHAMPION: 1, CHALLENGER: 3})
+
+
+def test_what_is_given_away_of_the_margin_is_written_before_the_alias_and_read_with_the_champion(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.aliases = {CHAMPION: 2}
+    monkeypatch.setattr(f"{__name__}.returns_of", lambda version, n=100: np.full(n, 499.0 if version == 3 else 500.0))
+    assert promote.fn(NAME, 3, evaluated(store, 3)).startswith("passed: not worse and more robust")
+    assert store.versions[3].tags[MARGIN_USED_TAG] == "0.100"
+    calls = [call for call, *_ in store.written]
+    tag = store.written.index(("set_model_version_tag", 3, MARGIN_USED_TAG, "0.100"))
+    assert calls[tag - 1] == "get_registered_model"
+    assert tag < calls.index("set_registered_model_alias")
+    rival = play_rival(store, NAME, 1, 3)
+    assert rival
+    assert rival.margin_used == 0.1
+
+
+def test_both_play_the_same_further_episodes_and_none_twice(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as the challenger may be better: here it is ahead, and in all the episodes not surely."""
+    played: dict[int, list[range]] = {1: [], 2: []}
+
+    def play(policy: Any, world: World, *, seed: int, episodes: int = 100) -> Any:
+        if seed != 20:
+            played[policy.version].append(range(seed, seed + episodes))
+        better = np.arange(episodes) % 2 * (policy.version == 2)
+        return np.where(np.arange(episodes) % 7, 500.0, 400.0) + better * np.where(np.arange(episodes) % 3, 9, -9)
+
+    monkeypatch.setattr(module, "play", play)
+    monkeypatch.setattr("flows.evaluation.play", play)
+    monkeypatch.setattr(f"{__name__}.returns_of", lambda version: play(SimpleNamespace(version=2), NOMINAL, seed=20))
+    assert promote.fn(NAME, 2, evaluated(store, 2, stressed=False)).startswith("refused: tie")
+    assert played[1] == played[2]
+    assert [len(block) for block in played[1]] == [500, 400]
+    assert len({seed for block in played[1] for seed in block}) == 900
+    assert read_comparison(store, store.versions[2].run_id, 2)["episodes"] == 1_000
 
 
 def test_a_challenger_whose_file_has_changed_is_refused(store: Any) -> None:
@@ -171,9 +229,11 @@ def test_in_a_world_that_is_named_both_play_there_and_a_tie_goes_to_who_is_at_ho
 ) -> None:
     store.aliases = {CHAMPION: 3}
     gate = promote.fn(NAME, 2, evaluated(store, 2), world=world.to_dict())
-    assert gate.startswith("passed: as good and at home")
+    assert gate.startswith("passed: not worse and at home")
     assert gate.endswith(f" (in the world {said})")
-    assert [played for _, _, *played in store.played] == [[world, 20]] * 2
+    assert [played for _, _, *played in store.played] == [[world, 20]] * 2 + [
+        [world, further_seed(2, episodes=900)]
+    ] * 2
     assert "in the world" not in promote.fn(NAME, 3, evaluated(store, 3))
 
 

@@ -8,6 +8,7 @@ import pytest
 from dqn.result import AgentResult
 from dqn.robustness import CELLS, StressTest
 from flows import registry
+from flows.gate import Comparison
 from flows.population import PopulationSummary
 from flows.report import Report, where_results_are
 
@@ -123,3 +124,13 @@ def test_an_agent_that_diverged_is_named_and_counts_in_no_mean(acceptance: float
         if acceptance
         else "Interquartile mean return 8.5 (8.0 to 9.0, 95% bootstrap interval) of 2"
     ) in finished.totals
+
+
+def test_what_the_gate_compared_is_told_in_numbers() -> None:
+    champion, challenger = np.full(600, 500.0), np.where(np.arange(600) < 3, 10.0, 500.0)
+    told = Comparison(challenger=challenger, champion=champion, threshold=475.0).to_dict()
+    finished = report([[500.0]], comparison=told, env_id="CartPole-v1", acceptance_return=500.0)
+    for told_to in (finished.text(), finished.markdown()):
+        assert "on 600 episodes, each bound with 99% confidence: mean return 497.55, the champion 500" in told_to
+        assert "margin 10); 3 episodes below 475, the champion 0, difference 0.5% (" in told_to
+    assert "Compared" not in report([[500.0]], env_id="CartPole-v1", acceptance_return=500.0).markdown()
