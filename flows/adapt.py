@@ -30,7 +30,7 @@ from flows.parameters import InputError
 from flows.pictures import draw_population, draw_version
 from flows.population import checkpoint_path
 from flows.promote import promote, promotion, return_to_previous
-from flows.recovery import mean_return, verdict
+from flows.recovery import changed_by, mean_return, verdict
 from flows.report import report
 from flows.show import ADAPTATION_TAG, SHOW_TAG, Show, as_experience
 from flows.stage import stage
@@ -285,7 +285,11 @@ def is_over(adaptation: Adaptation) -> bool:
 def watched(
     adaptation: Adaptation, model: str, version: int, before: int | None, world: dict[str, Any]
 ) -> tuple[str, str]:
-    """Look at the stage until the version stands; where it does not, return to the one before if that stood longer."""
+    """Look at the stage until the version stands; where it does not, return to the one before if that did better.
+
+    What counts is what each returned in the world as it is now: this version since its promotion, the one before since
+    the change.
+    """
     since, deadline = time.time(), time.monotonic() + WATCHED_SECONDS
     seen: dict[str, Any] = {}
     outcome = "unsure"
@@ -304,11 +308,14 @@ def watched(
         return adaptation.end(
             "waiting", f"version {version} was promoted, and nobody watches: open the page to see whether it stands"
         )
-    theirs = mean_return(seen, before) if before and before != version else None
+    began = adaptation.events[0].at if adaptation.events else since
+    changed = changed_by(seen, adaptation.show.drift) or min(began, since)
+    theirs = mean_return(seen, before, changed) if before and before != version else None
     if theirs is None or mine >= theirs:
+        compared = "has returned nothing since the change" if theirs is None else "was no better"
         return adaptation.end(
             "refused",
-            f"version {version} does not stand (mean return {mine:.0f}); it stays, as the one before was no better. "
+            f"version {version} does not stand (mean return {mine:.0f}); it stays, as the one before {compared}. "
             "A person is needed",
         )
     back = roll_back_from(model, version)
