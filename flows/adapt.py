@@ -26,6 +26,7 @@ from flows.endings import failing
 from flows.evaluation import evaluate, evaluate_elsewhere, play, threshold_of
 from flows.flow_run import flow_run_id
 from flows.memory import passing_version
+from flows.names import environment_of
 from flows.parameters import InputError
 from flows.pictures import draw_population, draw_version
 from flows.population import checkpoint_path
@@ -96,7 +97,7 @@ def adapt_policy(
     with ending(adaptation):
         adaptation.tell("started", f"version {version}: {finding}")
         world = identified(adaptation, since)
-        env_id = model.removeprefix("dqn-")
+        env_id = environment_of(model)
         chosen = remembered(adaptation, model, env_id, world)
         training = None
         if chosen is None:
