@@ -132,6 +132,7 @@ def run(arguments: Arguments) -> int:
         from dqn.checkpoint import CheckpointError
         from flows.attempt import StaleAttemptError
         from flows.parameters import ConfigOverrides, InputError
+        from flows.promote import OvertakenError
         from flows.registry import RegistryError
         from flows.tracking import TrackingError, one_line
         from flows.train import check_request, train_dqn
@@ -156,7 +157,7 @@ def run(arguments: Arguments) -> int:
         print(train_dqn(*request))
     except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
         return fail(error, BAD_INPUT)
-    except (TrackingError, RegistryError, CheckpointError, PrefectError, StaleAttemptError) as error:
+    except (TrackingError, RegistryError, CheckpointError, PrefectError, StaleAttemptError, OvertakenError) as error:
         return fail(error, 1)
     except MlflowException as error:
         return fail(error, 1, f"MLflow: {one_line(error)}")

@@ -102,7 +102,10 @@ def run(arguments: Arguments) -> int:
 
         from dqn.checkpoint import CheckpointError
         from dqn.spec import EnvironmentUnsupportedError
+        from flows.attempt import StaleAttemptError
         from flows.parameters import InputError
+        from flows.promote import OvertakenError
+        from flows.registry import RegistryError
         from flows.search.study import ShardError, read_study
         from flows.sweep import request, sweep_dqn
         from flows.tracking import TrackingError, one_line
@@ -140,7 +143,15 @@ def run(arguments: Arguments) -> int:
         print(report)
     except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
         return fail(error, BAD_INPUT)
-    except (TrackingError, CheckpointError, PrefectError, ShardError) as error:
+    except (
+        TrackingError,
+        RegistryError,
+        CheckpointError,
+        PrefectError,
+        ShardError,
+        StaleAttemptError,
+        OvertakenError,
+    ) as error:
         return fail(error, 1)
     except MlflowException as error:
         return fail(error, 1, f"MLflow: {one_line(error)}")
