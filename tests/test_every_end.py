@@ -5,11 +5,12 @@ An error, an interruption or another promotion comes at every call of the store,
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
-from flows import adapt, adaptation, endings, train
+from flows import adapt, adaptation, train
 from flows import promote as promotions
 from flows.adaptation import MODEL_TAG, OUTCOME_TAG, TIMELINE, RefusedError
 from flows.attempt import ATTEMPT_TAG, Attempt, StaleAttemptError, begin
@@ -17,7 +18,6 @@ from flows.gate_tag import PENDING
 from flows.promote import PROMOTION_TAG, OvertakenError, promote
 from flows.registry import CHALLENGER, CHAMPION
 from flows.show import ADAPTATION_TAG
-from flows.tracking import PopulationRuns
 from tests.in_memory import Store
 from tests.test_adapting import MODEL, REVERSED, Page
 from tests.test_promotion import NAME, evaluated, store
@@ -88,7 +88,6 @@ def prepare(store: Any, monkeypatch: pytest.MonkeyPatch, step: str | None = None
 
     for name in answers:
         monkeypatch.setattr(train, name, stub(name))
-    monkeypatch.setattr(endings, "read_runs", lambda client, attempt: PopulationRuns(parent=run_id, children=()))
     return attempt
 
 
@@ -159,7 +158,7 @@ def test_a_stale_attempt_leaves_run_and_gate_to_the_newer_one(store: Any, monkey
         nth += 1
         attempt = prepare(store, monkeypatch)
         tags = store.get_run(attempt.run_id).data.tags
-        client = Interfering(store, nth, lambda tags=tags: tags.update({ATTEMPT_TAG: "newer"}))
+        client = Interfering(store, nth, partial(tags.update, {ATTEMPT_TAG: "newer"}))
         connected(client, monkeypatch)
         try:
             train.train_dqn()
