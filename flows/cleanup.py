@@ -45,7 +45,8 @@ def cleanup(keep_days: Annotated[int, Field(ge=1, le=3650)] = 30, checkpoint_dir
     client = connect()
     with get_client(sync_client=True) as prefect:
         needed = needed_runs(prefect, oldest)
-    results = outdated_results(PREFECT_LOCAL_STORAGE_PATH.value(), cutoff(needed, oldest)) if has_own_storage() else []
+    storage = own_storage()
+    results = outdated_results(storage, cutoff(needed, oldest)) if storage else []
     checkpoints = unneeded_checkpoints(client, Path(checkpoint_dir), {run.id for run in needed}, oldest)
     removed = f"removed {remove(results)} of results and {remove(checkpoints)} of checkpoints"
     if storage is None:
