@@ -135,6 +135,7 @@ def run(arguments: Arguments) -> int:
         from dqn.finite import DivergedError, EnvironmentFaultError
         from flows.attempt import StaleAttemptError
         from flows.parameters import ConfigOverrides, InputError
+        from flows.promote import OvertakenError
         from flows.registry import RegistryError
         from flows.tracking import TrackingError, one_line
         from flows.train import check_request, train_dqn
@@ -163,7 +164,15 @@ def run(arguments: Arguments) -> int:
         return fail(error, BAD_INPUT)
     except DivergedError as error:
         return fail(error, DIVERGED)
-    except (TrackingError, RegistryError, CheckpointError, PrefectError, StaleAttemptError, ExportError) as error:
+    except (
+        TrackingError,
+        RegistryError,
+        CheckpointError,
+        PrefectError,
+        StaleAttemptError,
+        OvertakenError,
+        ExportError,
+    ) as error:
         return fail(error, 1)
     except MlflowException as error:
         return fail(error, 1, f"MLflow: {one_line(error)}")

@@ -104,7 +104,10 @@ def run(arguments: Arguments) -> int:
         from dqn.export import ExportError
         from dqn.finite import DivergedError, EnvironmentFaultError
         from dqn.spec import EnvironmentUnsupportedError
+        from flows.attempt import StaleAttemptError
         from flows.parameters import InputError
+        from flows.promote import OvertakenError
+        from flows.registry import RegistryError
         from flows.search.study import ShardError, read_study
         from flows.sweep import request, sweep_dqn
         from flows.tracking import TrackingError, one_line
@@ -144,7 +147,16 @@ def run(arguments: Arguments) -> int:
         return fail(error, BAD_INPUT)
     except DivergedError as error:
         return fail(error, DIVERGED)
-    except (TrackingError, CheckpointError, PrefectError, ShardError, ExportError) as error:
+    except (
+        TrackingError,
+        RegistryError,
+        CheckpointError,
+        PrefectError,
+        ShardError,
+        StaleAttemptError,
+        OvertakenError,
+        ExportError,
+    ) as error:
         return fail(error, 1)
     except MlflowException as error:
         return fail(error, 1, f"MLflow: {one_line(error)}")

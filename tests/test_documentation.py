@@ -45,7 +45,7 @@ COMMANDS: Final = {
     'make train ARGS="--resume RUN_ID"': READ,
     'make train ARGS="--preset lunarlander --env-id boing_gym:Boing-v0 '
     '--observation-scale 400 240 1 1 10 240 240 10 10"': READ,
-    'make serve ARGS="--model models:/dqn-boing_gym-Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
+    'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
     ".venv/bin/pip install boing-gym": "make install does it; tests/test_third_party.py trains and serves it",
     "python -m benchmarks.losses": LONG,
     "python -m benchmarks.gate": "takes two minutes; tests/test_gate.py simulates less",

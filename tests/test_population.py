@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from dqn.config import DQNConfig
 from dqn.robustness import CELLS, StressTest
@@ -223,9 +224,8 @@ def test_what_ends_badly_says_how_to_go_on_where_that_is_possible(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    parent, running, over = a_run(store, **tags), a_run(store), a_run(store, "FINISHED")
-    runs = PopulationRuns(parent=parent, children=(running, over))
-    monkeypatch.setattr("flows.endings.read_runs", lambda client, attempt: runs)
+    parent = a_run(store, **tags)
+    running, over = (a_run(store, status, **{MLFLOW_PARENT_RUN_ID: parent}) for status in ("RUNNING", "FINISHED"))
     path = tmp_path / "run.ckpt"
     if checkpoint:
         path.touch()

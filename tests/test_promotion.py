@@ -3,12 +3,16 @@
 With them it is tested in test_promote.py, the decision itself in test_gate.py.
 """
 
+import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
+import prefect.concurrency._leases as leases
 import prefect.concurrency.sync  # before a test replaces the client that its services take over as they are imported
 import pytest
 from prefect.exceptions import ObjectAlreadyExists
@@ -18,13 +22,13 @@ from dqn.seeding import further_seed
 from dqn.world import NOMINAL, World
 from flows import promote as module
 from flows import registry
-from flows.attempt import StaleAttemptError
 from flows.evaluation import SEED_TAG
 from flows.parameters import InputError
 from flows.promote import (
     MARGIN_USED_TAG,
     PROMOTION_TAG,
     ROLLBACK_TAG,
+    OvertakenError,
     move_champion,
     play_rival,
     promote,
@@ -276,6 +280,79 @@ def test_whoever_is_returned_to_is_not_said_to_be_rolled_back(champion: int | No
     assert store.versions[1].tags[ROLLBACK_TAG] == "request"
 
 
+@pytest.mark.parametrize("gate", ["passed: better", "forced: the gate said", "refused: tie", "", "not evaluated yet"])
+@pytest.mark.parametrize("force", [False, True])
+def test_the_champions_own_promotion_overtakes_no_other(gate: str, force: bool, store: Any) -> None:
+    store.aliases = {CHAMPION: 3, PREVIOUS: 1, CHALLENGER: 3}
+    store.versions[3].tags["gate"] = gate
+    store.tags[PROMOTION_TAG] = "another"
+    promote.fn(NAME, 3, evaluated(store, 3), force=force)
+    assert (store.tags, store.aliases) == ({PROMOTION_TAG: "another"}, {CHAMPION: 3, PREVIOUS: 1})
+
+
+def test_a_champion_that_is_replaced_while_it_is_asked_about_moves_nothing(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.aliases = {CHAMPION: 3}
+
+    def replaced(uri: str) -> Any:
+        store.aliases = {CHAMPION: 2, PREVIOUS: 3}
+        return returns_of(3)
+
+    monkeypatch.setattr(module, "read_returns", replaced)
+    assert promote.fn(NAME, 3, evaluated(store, 3), force=True)
+    assert store.aliases == {CHAMPION: 2, PREVIOUS: 3}
+
+
+@pytest.mark.parametrize("error", [None, ValueError("of the block"), KeyboardInterrupt()])
+def test_a_lock_that_prefect_does_not_take_back_ends_no_promotion(
+    error: BaseException | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def concurrency(name: str, **_: Any) -> Iterator[None]:
+        yield
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(module, "flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: nullcontext(MagicMock()))
+    monkeypatch.setattr(prefect.concurrency.sync, "concurrency", concurrency)
+    with pytest.raises(type(error)) if error else nullcontext(), promotion_lock(NAME):
+        if error:
+            raise error
+    assert f"promote-{NAME} was not given back (away)" in caplog.text
+
+
+def test_a_lease_that_is_not_renewed_ends_no_promotion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Prefect's own lock, of which only the calls of its server are replaced."""
+    failed = threading.Event()
+
+    def renew(*_: Any) -> bool:
+        raise ConnectionError("410")
+
+    def handled(*arguments: Any) -> None:
+        handle(*arguments)
+        failed.set()
+
+    handle = leases._handle_lease_renewal_failure
+    monkeypatch.setattr(module, "flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: nullcontext(MagicMock()))
+    monkeypatch.setattr(leases, "get_client", lambda sync_client: nullcontext(MagicMock()))
+    monkeypatch.setattr(leases, "_renew_concurrency_lease_with_retries", renew)
+    monkeypatch.setattr(leases, "_handle_lease_renewal_failure", handled)
+    granted = SimpleNamespace(limits=["one"], lease_id=uuid.uuid4())
+    for name, answer in (
+        ("acquire_concurrency_slots_with_lease", granted),
+        ("release_concurrency_slots_with_lease", None),
+    ):
+        monkeypatch.setattr(f"prefect.concurrency._sync.{name}", lambda *_, answer=answer, **__: answer)
+    for name in ("emit_concurrency_acquisition_events", "emit_concurrency_release_events"):
+        monkeypatch.setattr(f"prefect.concurrency._sync.{name}", lambda *_: None)
+    with promotion_lock(NAME):
+        assert failed.wait(30)
+        reached = True
+    assert reached
+
+
 @pytest.mark.parametrize("made", [True, False])
 def test_under_prefect_a_lock_is_one_slot_that_frees_itself(made: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
@@ -298,20 +375,20 @@ def test_under_prefect_a_lock_is_one_slot_that_frees_itself(made: bool, monkeypa
         asked.append("freed")
 
     monkeypatch.setattr(module, "flow_run_id", lambda: "a flow run")
-    monkeypatch.setattr(module, "_machine_lock", lambda what: pytest.fail("it is not this machine's alone"))
+    monkeypatch.setattr(module, "machine_lock", lambda store, what: pytest.fail("it is not this machine's alone"))
     monkeypatch.setattr("prefect.client.orchestration.get_client", client)
     monkeypatch.setattr(prefect.concurrency.sync, "concurrency", concurrency)
     with promotion_lock(NAME):
         asked.append("held")
     limit = f"promote-{NAME}"
-    taken = {"occupy": 1, "strict": True, "lease_duration": 60.0}
+    taken = {"occupy": 1, "strict": True, "lease_duration": 60.0, "raise_on_lease_renewal_failure": False}
     assert asked == [(limit, 1), (limit, taken), "held", "freed"]
 
 
 def test_a_promotion_that_was_overtaken_writes_nothing_more(store: Any) -> None:
     before = dict(store.aliases)
     store.tags[PROMOTION_TAG] = "another"
-    with pytest.raises(StaleAttemptError, match=f"promotion mine of {NAME} was overtaken by promotion another"):
+    with pytest.raises(OvertakenError, match=f"promotion mine of {NAME} was overtaken by promotion another"):
         move_champion(store, NAME, 3, "mine")
     assert store.aliases == before
 

@@ -120,7 +120,7 @@ function showNothing({ looking, model, notice }) {
   $("nothing-title").textContent = looking ? "Looking for the champion" : "Nothing plays yet";
   $("nothing-why").textContent = looking ? "The registry is being asked." : notice.split(": run `make train`")[0]; // said below
   $("nothing-advice").hidden = looking;
-  const env = model.replace(/^dqn-/, "");
+  const env = model.replace(/^dqn-/, "").replaceAll("~2", ":").replaceAll("~1", "/").replaceAll("~0", "~");
   if (env.startsWith("CartPole")) return;
   const option = PRESETS[env] ? `--preset ${PRESETS[env]}` : `--env-id ${env}`;
   $("subtitle").textContent = `A small neural network plays ${env}.`;
