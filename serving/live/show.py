@@ -82,6 +82,8 @@ class Show:
         self._break_left = 0.0
         self._steps_due = 0.0
         self._viewers_changed = False
+        self._announced = False
+        self._news = False
         self._ticks = 0
         models.listeners.append(self.announce)
         if loop:
@@ -163,7 +165,11 @@ class Show:
             await pace.wait(period)
 
     def announce(self) -> None:
-        """Offer the status to every viewer."""
+        """Offer the status to every viewer: now, or with the next tick where that was done since the last one."""
+        if self._announced:
+            self._news = True
+            return
+        self._announced, self._news = True, False
         if not self.viewers:
             return
         self._viewers_changed = False
@@ -210,8 +216,17 @@ class Show:
 
     def _tick(self, period: float) -> None:
         self._ticks += 1
+        self._announced = True  # what this tick has to tell is told at once, at its end
         if self._viewers_changed and self._ticks % _TICKS_A_COUNT == 0:
             self.announce()
+        try:
+            self._play(period)
+        finally:
+            self._announced = False
+            if self._news:
+                self.announce()
+
+    def _play(self, period: float) -> None:
         if not self._update_players():
             return
         if self._restart:
