@@ -150,8 +150,9 @@ def _stream(
 
 
 async def _nothing() -> AsyncGenerator[bytes]:
-    for nothing in ():
-        yield nothing
+    no_pictures: tuple[bytes, ...] = ()
+    for picture in no_pictures:
+        yield picture
 
 
 class _Stream(StreamingResponse):

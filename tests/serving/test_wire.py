@@ -4,6 +4,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 
 import orjson
 import pytest
@@ -12,7 +13,18 @@ from hypothesis import strategies as st
 
 from serving.web.server import MAX_HEAD
 from tests.serving.inprocess import MODEL, Serving, serving
-from tests.serving.wire import connect, exchange, left, read_to_the_end, request, until_nothing_is_left, without_dates
+from tests.serving.wire import (
+    command,
+    connect,
+    exchange,
+    left,
+    read_to_the_end,
+    request,
+    until_nothing_is_left,
+    upgrade,
+    viewing,
+    without_dates,
+)
 
 INFER = orjson.dumps({"inputs": [{"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0.125] * 4}]})
 PATH = f"/v2/models/{MODEL}/infer"
@@ -72,7 +84,7 @@ def expected(names: list[str], separately: dict[str, bytes]) -> bytes:
 
 def cut(sent: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(sent) + 1) for place in places), len(sent)]
-    return [sent[begin:end] for begin, end in zip(edges, edges[1:], strict=False) if begin < end]
+    return [sent[begin:end] for begin, end in pairwise(edges) if begin < end]
 
 
 def test_a_request_of_each_kind_is_answered_as_it_should_be(separately: dict[str, bytes]) -> None:
@@ -130,22 +142,8 @@ STREAMS = {
     "with a body": request("/api/live.mjpeg?seed=1", "GET", "Content-Length: 1000000") + b"x" * 70_000,
     "HEAD": request("/api/live.mjpeg?seed=1", "HEAD"),
     "old": b"GET /api/live.mjpeg?seed=1 HTTP/1.0\r\nHost: localhost\r\n\r\n",
-    "viewer": request(
-        "/api/show",
-        "GET",
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
-    ),
-    "viewer of two": request(
-        "/api/show?versions=1,2",
-        "GET",
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
-    ),
+    "viewer": upgrade(),
+    "viewer of two": upgrade("/api/show?versions=1,2"),
 }
 BEHIND = {"nothing": b"", "one": REQUESTS["metadata"], "many": REQUESTS["metadata"] * 40, "half": b"GET /v2 HT"}
 BEHIND |= {"another": STREAMS["private"], "viewer": STREAMS["viewer"], "nonsense": b"\x00\r\n\r\n"}
@@ -235,3 +233,47 @@ def test_an_answer_that_is_large_is_read_after_its_client_has_said_that_it_sends
         client.sendall(b"".join(REQUESTS[name] for name in names))
         client.shutdown(socket.SHUT_WR)
         assert without_dates(read_to_the_end(client)) == page * 30
+
+
+def test_commands_are_obeyed_however_they_are_cut(server: Serving) -> None:
+    sent = upgrade() + command(do="speed", speed=3.0)
+    for place in (1, len(upgrade()) - 1, len(upgrade()), len(upgrade()) + 1, len(sent) - 1, len(sent)):
+        with viewing(server, sent[:place], sent[place:]) as (_, told):
+            errors = (each for each in told if "error" in each)
+            assert next(errors) == {"type": "error", "error": "speed must be one of 0.25, 0.5, 1, 2, 4"}
+    until_nothing_is_left(server)
+
+
+def test_one_who_sends_too_many_commands_is_told_and_let_go_while_others_watch(server: Serving) -> None:
+    sentence = "a connection may send 50 commands a second: connect again, and send fewer"
+    with viewing(server, upgrade()) as (_, watched), viewing(server, upgrade()) as (flooding, told):
+        flooding.sendall(command(do="resume") * 100)
+        assert "error" not in next(told), "so many at once are allowed"
+        flooding.sendall(command(do="resume") * 400)
+        *_, last, closed = told
+        assert last == {"type": "error", "error": sentence}
+        assert closed == (1008, sentence)
+        assert next(watched)
+    until_nothing_is_left(server)
+
+
+def test_a_flood_that_is_never_read_ends_too(server: Serving) -> None:
+    with connect(server) as flooding:
+        with suppress(OSError):
+            flooding.sendall(upgrade() + command(do="resume") * 200_000)
+        assert server.get("/v2/health/live").status_code == 200
+        until_nothing_is_left(server)
+
+
+def test_a_wrong_token_after_the_right_one_takes_back_what_was_allowed() -> None:
+    with serving(token="right") as server:
+        for wrong in ({"token": "wrong"}, {"token": 7}, {"token": None}, {"token": ["right"]}, {}):
+            asked = command(do="authorize", token="right") + command(do="speed", speed=3.0)
+            with viewing(server, upgrade() + asked) as (client, told):
+                errors = (each["error"] for each in told if "error" in each)
+                assert next(errors).startswith("speed must be"), "it is obeyed"
+                client.sendall(command(do="authorize", **wrong))
+                assert next(errors).startswith("this needs the server's token")
+                client.sendall(command(do="speed", speed=3.0))
+                assert next(errors).startswith("this needs the server's token")
+        until_nothing_is_left(server)

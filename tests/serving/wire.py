@@ -2,9 +2,11 @@
 
 import socket
 import time
-from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+import orjson
 
 from tests.serving.inprocess import Serving
 
@@ -44,6 +46,44 @@ def read_to_the_end(client: socket.socket) -> bytes:
 
 def without_dates(answers: bytes) -> bytes:
     return b"\r\n".join(line for line in answers.split(b"\r\n") if not line.startswith(b"date: "))
+
+
+def upgrade(target: str = "/api/show") -> bytes:
+    key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+    return request(target, "GET", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", key)
+
+
+def command(**fields: Any) -> bytes:
+    """A text frame, masked with zeros."""
+    text = orjson.dumps(fields)
+    assert len(text) < 126
+    return bytes((0x81, 0x80 | len(text), 0, 0, 0, 0)) + text
+
+
+def messages(stream: IO[bytes]) -> Iterator[Any]:
+    """What a viewer is sent after the handshake; code and reason of its close are the last."""
+    while head := stream.read(2):
+        kind, length = head[0] & 0x0F, head[1]
+        if length > 125:
+            length = int.from_bytes(stream.read(2 if length == 126 else 8), "big")
+        content = stream.read(length)
+        if kind == 8:
+            yield int.from_bytes(content[:2], "big"), content[2:].decode()
+            return
+        if kind == 1:
+            yield orjson.loads(content)
+
+
+@contextmanager
+def viewing(server: Serving, *pieces: bytes) -> Iterator[tuple[socket.socket, Iterator[Any]]]:
+    """A viewer that has sent these pieces, and what it is sent after the handshake."""
+    with connect(server) as client, client.makefile("rb") as stream:
+        for piece in pieces:
+            client.sendall(piece)
+        assert stream.readline().startswith(b"HTTP/1.1 101 ")
+        while stream.readline() != b"\r\n":
+            pass
+        yield client, messages(stream)
 
 
 def left(server: Serving) -> dict[str, Any]:
