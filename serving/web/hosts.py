@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final
 
 _NAME: Final = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*\.?", re.ASCII)
@@ -41,7 +41,7 @@ class Hosts:
         name, port = _split(entry)
         if not (_NAME.fullmatch(name) or isinstance(_address(name), IPv6Address)):
             raise _unusable(entry)
-        if port and not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
+        if entry.endswith(":") or (port and not (_is_number(port) and int(port) <= 65_535)):
             raise _unusable(entry)
         if name.startswith("*."):
             self._below.add((name[1:], port))
@@ -53,6 +53,8 @@ class Hosts:
         if self._any:
             return True
         name, port = _split(host)
+        if port and not _is_number(port):
+            return False
         normal = _normal(name)
         if (normal, "") in self._exact or (normal, port) in self._exact:
             return True
@@ -66,17 +68,22 @@ def _split(host: str) -> tuple[str, str]:
     """Name and port, which may be empty; an IPv6 address stays in its brackets."""
     if host.startswith("["):
         address, bracket, rest = host.partition("]")
-        return address + bracket, rest.removeprefix(":") if rest.startswith(":") or not rest else rest
+        return (address + bracket, rest[1:]) if rest[:1] in ("", ":") else (host, "")
     name, _, port = host.partition(":")
     return name, port
 
 
+def _is_number(port: str) -> bool:
+    return port.isascii() and port.isdecimal() and len(port) <= 5
+
+
 def _address(name: str) -> IPv4Address | IPv6Address | None:
+    """The address that a name is, if it is one: IPv6 in brackets, IPv4 without."""
+    in_brackets = name.startswith("[") and name.endswith("]")
     try:
-        address = ip_address(name.removeprefix("[").removesuffix("]"))
+        return IPv6Address(name[1:-1]) if in_brackets else IPv4Address(name)
     except ValueError:
         return None
-    return address if isinstance(address, IPv6Address) == name.startswith("[") else None
 
 
 def _normal(name: str) -> str:

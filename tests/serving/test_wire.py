@@ -1,9 +1,11 @@
 """Bytes on a connection: however they are cut, piled up or cut off, the answers are those of separate connections."""
 
+import asyncio
 import socket
 import struct
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 
 import orjson
@@ -277,3 +279,42 @@ def test_a_wrong_token_after_the_right_one_takes_back_what_was_allowed() -> None
                 client.sendall(command(do="speed", speed=3.0))
                 assert next(errors).startswith("this needs the server's token")
         until_nothing_is_left(server)
+
+
+def test_a_server_stops_though_its_streams_are_not_read(caplog: pytest.LogCaptureFixture) -> None:
+    with serving() as server, ExitStack() as clients:
+        for sent in (STREAMS["shared"], STREAMS["private"], upgrade(), STREAMS["shared"]):
+            client = clients.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            client.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            client.sendall(sent)
+        connections = server.server.server_state.connections
+        deadline = time.monotonic() + 60
+        while sum(bool(each.transport.get_write_buffer_size()) for each in list(connections)) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        caplog.clear()
+        server.server.should_exit = True
+        server.server.ended.wait(60)
+        said = [record.getMessage() for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+        assert said == [], "no traceback, and nothing that had to be cancelled"
+        assert not connections
+
+
+def test_a_stopping_server_ends_what_will_not_end(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the application waits for: uvicorn cancels it, and its client's connection ends without a traceback."""
+
+    async def wait(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    with serving() as server:
+        server.app.asgi._app = wait
+        with connect(server) as client:
+            client.sendall(REQUESTS["metadata"])
+            tasks = server.server.server_state.tasks
+            while not tasks:
+                time.sleep(0.005)
+            server.server.should_exit = True
+            server.server.ended.wait(60)
+            assert read_to_the_end(client) == b""
+    assert [record for record in caplog.records if record.exc_info] == []
