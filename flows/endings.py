@@ -11,7 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from dqn.finite import DivergedError
 from flows.attempt import Attempt, StaleAttemptError, check, fenced
 from flows.flow_run import deployment_id, flow_run_id
-from flows.tracking import TRAINED_TAG, one_line, unless_deleted
+from flows.tracking import TRAINED_TAG, PopulationRuns, one_line, unless_deleted
 
 _MOST_CHILDREN: Final = 10_000
 

@@ -94,11 +94,16 @@ class Serving:
 class _Server(Server):
     loop: asyncio.AbstractEventLoop
     started_event: threading.Event
+    ended: threading.Event
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.started_event.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self.ended.set()
 
 
 @contextmanager
@@ -122,7 +127,7 @@ def serving(
         paces = iter([pace])  # the main show comes first
         app.live.shows.pace = lambda: next(paces, RealTime())
     server = _Server(app, "in process", proxies=proxies)
-    server.started_event = threading.Event()
+    server.started_event, server.ended = threading.Event(), threading.Event()
     with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,6 +17,7 @@ from prefect.events import Event
 
 from serving.live.closed_loop import Report
 from serving.live.events import EventSender
+from tests.serving.inprocess import serving
 from tests.serving.stepped import Stepped, reversed_motor
 from tests.serving.test_bounds import client_of
 
@@ -188,3 +190,20 @@ def test_an_address_that_is_none_is_repeated_in_eighty_characters(stepped: Stepp
     with pytest.raises(ValueError, match="PREFECT_API_URL must be an address like") as refused:
         event_sender(stepped, "x" * 81)
     assert str(refused.value).endswith(f"got '{'x' * 80}'")
+
+
+def test_the_sender_runs_as_long_as_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, ended = threading.Event(), threading.Event()
+
+    async def run(self: EventSender) -> None:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(EventSender, "run", run)
+    with serving(prefect_url="http://127.0.0.1:1/api"):
+        assert running.wait(60)
+        assert not ended.is_set()
+    assert ended.is_set()
