@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dqn.world import NOMINAL, World, WorldError
+from serving.model_file import check_model_file, read_model_file
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -63,8 +64,13 @@ class OnnxPolicy:
             PolicyError: if it is no ONNX model or breaks the contract.
             FileNotFoundError: if there is no such file.
         """
-        model = source.read_bytes() if isinstance(source, Path) else source
+        model = read_model_file(source) if isinstance(source, Path) else source
+        try:
+            check_model_file(model)
+        except ValueError as error:
+            raise PolicyError(str(error)) from error
         options = ort.SessionOptions()
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # and not ORT's own, unchecked above
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
