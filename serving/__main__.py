@@ -8,6 +8,7 @@ import socket
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import NoReturn
 
 from serving.arguments import UsageError, parse
 from serving.episodes.recording import RecordingError, to_gif, to_video
@@ -60,6 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, UnknownModelError, RegistryUnavailableError, RecordingError, NoDisplayError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+
+
+def run() -> NoReturn:
+    """The process: a verb, and an end that waits for no thread in which something hangs."""
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Namespace) -> int:
@@ -172,4 +181,4 @@ def _source(model: str, cache_dir: Path) -> tuple[ModelSource, ModelURI, Cache |
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -1,9 +1,13 @@
 """uvicorn, tuned to what it serves here: small answers, and streams that would never end by themselves."""
 
 import asyncio
+import logging
+import os
 import resource
 import socket
 import sys
+import threading
+from types import FrameType
 from typing import Any, ClassVar, Final, cast
 
 import msgspec
@@ -17,6 +21,8 @@ from serving.web.application import App
 MAX_HEAD: Final = 16 << 10
 _PACKET: Final = 1 << 16
 _OWN_FILES: Final = 128
+_LAST_SECONDS: Final = 4.0
+_LOG: Final = logging.getLogger("serving")
 
 
 def _connection_limit() -> int:
@@ -51,6 +57,13 @@ class Server(uvicorn.Server):
         sys.stdout.write(f"{self._url}  (Ctrl-C stops)\n")
         sys.stdout.flush()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; what hangs in a thread then, and would be waited for, is left behind."""
+        super().handle_exit(sig, frame)
+        last_resort = threading.Timer(_LAST_SECONDS, _leave, [sig])
+        last_resort.daemon = True
+        last_resort.start()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams first: uvicorn waits for connections, and a stream would never end by itself."""
         self._app.close()
@@ -60,6 +73,11 @@ class Server(uvicorn.Server):
                 connection.transport.abort()
         await asyncio.sleep(0)
         await super().shutdown(sockets)
+
+
+def _leave(sig: int) -> None:
+    _LOG.warning("something still hangs %g s after the signal to stop; the process ends without it", _LAST_SECONDS)
+    os._exit(128 + sig)
 
 
 class BoundedProtocol(HttpToolsProtocol):
