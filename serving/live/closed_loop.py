@@ -307,6 +307,7 @@ class ClosedLoop:
 
     def _add(self, stage: str, text: str) -> None:
         self.stages.append(Stage(stage=stage, text=text, at=self._clock()))
+        del self.stages[:-_STAGES]
 
     def _tell(self) -> None:
         for listener in self.listeners:
