@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import socket
 import sys
 from argparse import Namespace
@@ -173,6 +174,11 @@ def _record(served: ServedModel, options: Namespace) -> int:
 
 
 def _source(model: str, cache_dir: Path) -> tuple[ModelSource, ModelURI, Cache | None]:
+    if re.match(r"(?!models:)[A-Za-z][\w+.-]*:/", model):
+        raise ValueError(
+            f"--model takes models:/NAME@ALIAS, models:/NAME/VERSION or a .onnx file of this machine, got {model!r}: "
+            "download it and name the file"
+        )
     if model.endswith(".onnx"):
         source = FileSource(Path(model))
         return source, ModelURI(name=source.name, version="1"), None

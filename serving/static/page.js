@@ -118,9 +118,9 @@ function showStatus(status) {
 function showNothing({ looking, model, notice }) {
   $("nothing-title").textContent = looking ? "Looking for the champion" : "Nothing plays yet";
   $("nothing-why").textContent = looking ? "The registry is being asked." : notice.split(": run `make train`")[0]; // said below
-  $("nothing-advice").hidden = looking;
+  $("nothing-advice").hidden = looking || !notice.includes("run `make train`");
   const env = model.replace(/^dqn-/, "");
-  if (env.startsWith("CartPole")) return;
+  if (env === model || env.startsWith("CartPole")) return; // a file has a name of its own
   const option = PRESETS[env] ? `--preset ${PRESETS[env]}` : `--env-id ${env}`;
   $("subtitle").textContent = `A small neural network plays ${env}.`;
   $("nothing-train").textContent = "Train one:";

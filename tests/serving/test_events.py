@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Event as Flag
 from threading import Thread
 from typing import Any, ClassVar
 from urllib.request import Request
@@ -16,6 +17,8 @@ from prefect.events import Event
 
 from serving.live.closed_loop import Report
 from serving.live.events import EventSender
+from serving.live.finding import Finding
+from tests.serving.inprocess import serving
 from tests.serving.stepped import Stepped, reversed_motor
 from tests.serving.test_bounds import client_of
 
@@ -188,3 +191,22 @@ def test_an_address_that_is_none_is_repeated_in_eighty_characters(stepped: Stepp
     with pytest.raises(ValueError, match="PREFECT_API_URL must be an address like") as refused:
         event_sender(stepped, "x" * 81)
     assert str(refused.value).endswith(f"got '{'x' * 80}'")
+
+
+def test_a_drift_is_told_by_a_server_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Flag()
+    posted: list[tuple[str, str]] = []
+
+    def post(url: str, body: bytes, headers: dict[str, str]) -> None:
+        posted.append((url, json.loads(body)[0]["payload"]["finding"]))
+        told.set()
+
+    monkeypatch.setattr("serving.live.events._post", post)
+    with serving(prefect_url="http://127.0.0.1:9/api") as server:
+        assert server.app.live
+        loop, models = server.app.live.shows.loop, server.models
+        assert models.current
+        finding = Finding(sentence="it is windy", evidence={}, sure=True)
+        server.server.loop.call_soon_threadsafe(loop._notice, models.current, finding)
+        assert told.wait(60)
+    assert posted[0] == ("http://127.0.0.1:9/api/events", "it is windy")

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from dqn.world import NOMINAL
 from serving.episodes.physics import MAX_SEED
 from serving.live.commands import Pause, PushCart, Restart, Resume, SingleStep, Speed
 from serving.live.pace import RealTime
@@ -19,6 +20,7 @@ from serving.policy import OnnxPolicy
 from serving.web.metrics import Metrics
 from tests.policies import ACROBOT, FALLS, SWINGS, linear_model
 from tests.serving.inprocess import two_versions
+from tests.serving.stepped import Stepped
 from tests.serving.test_bounds import models_of
 
 
@@ -412,3 +414,20 @@ def test_steps_come_at_their_times_and_catch_up_with_a_hiccup_not_with_more(
     assert wait(pace, working=0) == 0.06, "and on time again"
     assert wait(pace, working=0.5) == 0.56
     assert wait(pace, working=0) == 0.58, "half a second is not caught up with"
+
+
+def test_a_swap_is_told_to_viewers(stepped: Stepped) -> None:
+    viewer: Viewer[str] = Viewer()
+    stepped.show.join(viewer)
+
+    async def told() -> list[str]:
+        status, _ = await viewer.take()
+        return [player["version"] for player in orjson.loads(status or "{}").get("players", [])]
+
+    stepped.play(3)
+    assert asyncio.run(told()) == ["1"]
+    stepped.play(3)
+    assert asyncio.run(told()) == [], "nothing is new"
+    stepped.swap(FALLS, NOMINAL)
+    stepped.play(3)
+    assert asyncio.run(told()) == ["2"]
