@@ -4,10 +4,12 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import socket
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import NoReturn
 
 from serving.arguments import UsageError, parse
 from serving.episodes.recording import RecordingError, to_gif, to_video
@@ -60,6 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, UnknownModelError, RegistryUnavailableError, RecordingError, NoDisplayError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+
+
+def run() -> NoReturn:
+    """The process: a verb, and an end that waits for no thread in which something hangs."""
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Namespace) -> int:
@@ -164,6 +174,11 @@ def _record(served: ServedModel, options: Namespace) -> int:
 
 
 def _source(model: str, cache_dir: Path) -> tuple[ModelSource, ModelURI, Cache | None]:
+    if re.match(r"(?!models:)[A-Za-z][\w+.-]*:/", model):
+        raise ValueError(
+            f"--model takes models:/NAME@ALIAS, models:/NAME/VERSION or a .onnx file of this machine, got {model!r}: "
+            "download it and name the file"
+        )
     if model.endswith(".onnx"):
         source = FileSource(Path(model))
         return source, ModelURI(name=source.name, version="1"), None
@@ -172,4 +187,4 @@ def _source(model: str, cache_dir: Path) -> tuple[ModelSource, ModelURI, Cache |
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

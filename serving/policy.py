@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +12,18 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from dqn.world import NOMINAL, World, WorldError
+from serving import deadlines
+from serving.model_file import check_model_file, read_model_file
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 INPUT: Final = "observation"
 OUTPUT: Final = "q_values"
+LOAD_SECONDS: Final = 20.0
+_MAX_MEMORY: Final = 1 << 30
+"""Bytes that all models together may take for what they compute."""
+_MAX_OVERRUNS: Final = 3
 _REQUIRED_PROPERTIES: Final = ("env_id", "action_meanings", "run_id", "seed", "config_sha256")
 
 
@@ -54,6 +61,8 @@ class OnnxPolicy:
     def __init__(self, session: ort.InferenceSession, metadata: PolicyMetadata) -> None:
         self._session = session
         self.metadata = metadata
+        self.overruns = 0
+        """Runs that were called off because they took too long."""
 
     @classmethod
     def load(cls, source: Path | bytes) -> "OnnxPolicy":
@@ -63,15 +72,20 @@ class OnnxPolicy:
             PolicyError: if it is no ONNX model or breaks the contract.
             FileNotFoundError: if there is no such file.
         """
-        model = source.read_bytes() if isinstance(source, Path) else source
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        model = read_model_file(source) if isinstance(source, Path) else source
         try:
-            session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            check_model_file(model)
+        except ValueError as error:
+            raise PolicyError(str(error)) from error
+        options = _options()
+        starting = deadlines.begin(partial(_start, model, options))
+        try:
+            session = starting.result(LOAD_SECONDS)
         except Exception as error:  # onnxruntime raises a dozen unrelated classes for unreadable bytes
-            raise PolicyError(f"not a loadable ONNX model: {error}") from error
+            options.set_load_cancellation_flag(True)
+            late = not starting.done()
+            what = f"it did not load within {LOAD_SECONDS:g} s" if late else f"not a loadable ONNX model: {error}"
+            raise PolicyError(what) from error
         return cls(session, _check_contract(session))
 
     def q_values(self, observation: npt.NDArray[np.floating]) -> FloatArray:
@@ -79,16 +93,48 @@ class OnnxPolicy:
 
         Raises:
             ValueError: if the observation's shape is not `[batch, obs]`.
+            PolicyError: if it takes too long, or did so too often.
         """
         width = self.metadata.observation_size
         if observation.ndim != 2 or observation.shape[1] != width:
             raise ValueError(f"expected observations of shape [batch, {width}], got {list(observation.shape)}")
-        (q_values,) = self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(observation, dtype=np.float32)})
+        if self.overruns >= _MAX_OVERRUNS:
+            raise PolicyError(f"it did not answer in time {self.overruns} times, and is not asked again")
+        try:
+            given = np.ascontiguousarray(observation, dtype=np.float32)
+            (q_values,) = deadlines.run(self._session, [OUTPUT], {INPUT: given})
+        except TimeoutError as error:
+            self.overruns += 1
+            raise PolicyError(str(error)) from error
         return np.asarray(q_values, dtype=np.float32)
 
     def act(self, observation: npt.NDArray[np.floating]) -> IntArray:
         """Greedy actions `[batch]` for observations `[batch, obs]`."""
         return np.asarray(self.q_values(observation).argmax(axis=1), dtype=np.int64)
+
+
+def _options() -> ort.SessionOptions:
+    _bound_memory()
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # ORT's own was not checked for other files
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what fails is raised, and told by who asked
+    return options
+
+
+def _start(model: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+    # Folding computes while it loads, where nothing can be called off; what training exports has nothing to fold.
+    unwanted = ["ConstantFolding"]
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted)
+
+
+@cache
+def _bound_memory() -> None:
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    as_asked = {"max_mem": _MAX_MEMORY, "arena_extend_strategy": 1}  # 1: as much as is asked for, without doubling
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(as_asked))
 
 
 def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:

@@ -1,10 +1,10 @@
 """The agent that is served on its way from untrained to accepted: every milestone plays the same episode."""
 
 import asyncio
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from serving.episodes.physics import Push
 from serving.episodes.replay import Replay, record
@@ -15,6 +15,7 @@ from serving.policy import OnnxPolicy, PolicyError
 
 SEED: Final = 0
 PUSHES: Final = (Push(step=150, force=40.0), Push(step=300, force=-40.0))
+_MILESTONES: Final = 64
 _INDEX: Final = "learning.json"
 _CARTPOLE: Final = "CartPole"
 
@@ -100,7 +101,7 @@ def _read(files: dict[str, bytes], served: ServedModel) -> tuple[list[Milestone]
     if not files:
         return [], []
     try:
-        milestones = msgspec.json.decode(files[_INDEX], type=list[Milestone])
+        milestones = msgspec.json.decode(files[_INDEX], type=Annotated[list[Milestone], Meta(max_length=_MILESTONES)])
         policies = [OnnxPolicy.load(files[milestone.file]) for milestone in milestones]
     except (KeyError, msgspec.DecodeError, msgspec.ValidationError) as error:
         raise PolicyError(f"its run's learning/ is not as training leaves it: {error}") from error

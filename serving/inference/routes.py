@@ -28,7 +28,7 @@ from serving.inference.schemas import (
 from serving.models.follower import Models
 from serving.models.registry import RegistryUnavailableError, UnknownModelError
 from serving.models.served import ServedModel
-from serving.policy import FloatArray
+from serving.policy import FloatArray, PolicyError
 from serving.web.bodies import compress
 from serving.web.metrics import Metrics
 from serving.web.operations import Operation, route
@@ -117,11 +117,11 @@ class InferenceAPI:
         accepted = given.get(b"accept-encoding", b"")
         statistics, number = self._metrics.inference, served.version.number
         try:
-            if len(body) <= _INLINE_BYTES:
+            if len(body) <= _INLINE_BYTES and not served.policy.overruns:
                 work = self._compute(served, body, header_length, accepted)
             else:
                 work = await self._compute_aside(served, body, header_length, accepted)
-        except RequestError:
+        except (RequestError, PolicyError):
             statistics.of(number).fail(time.perf_counter_ns() - started)
             raise
         parts = (

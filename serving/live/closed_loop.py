@@ -6,12 +6,14 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Final, Literal, Protocol
 
 from msgspec import Meta, Struct, structs
 from starlette.exceptions import HTTPException
 
 from dqn.world import NOMINAL, World
+from serving.deadlines import begin
 from serving.episodes.environment import Step
 from serving.live.drift import EpisodeTest, StepTest, can_predict
 from serving.live.experience import Experience
@@ -138,6 +140,8 @@ class ClosedLoop:
         self._steps: StepTest | None = None
         self._returns = EpisodeTest()
         self._pushed = self._mixed = False
+        self._looking: asyncio.Future[Finding] | None = None
+        self._looks_again = False
 
     def status(self) -> dict[str, Any]:
         """The latest drift and what was done about it, as the page shows it."""
@@ -155,15 +159,17 @@ class ClosedLoop:
         """The one that lasts."""
         return None if self._over else self.latest
 
+    @property
+    def drifting(self) -> bool:
+        """Whether a drift lasts, or is being looked at."""
+        return self.drift is not None or self._looking is not None
+
     def observe(self, served: ServedModel, episode: int, step: Step) -> None:
         """Take note of a step; whatever fails here is told, and the show goes on."""
         try:
             self._observe(served, episode, step)
         except Exception as error:
-            self._metrics.drift_errors.inc()
-            if str(error) != self.trouble:
-                _LOG.exception("watching for drift failed; it is tried again at the next step")
-            self.trouble = str(error) or type(error).__name__
+            self._fail(error)
         else:
             self.trouble = ""
 
@@ -240,16 +246,45 @@ class ClosedLoop:
         self._onset, self._calm, self._sure = None, 0, False
 
     def _look(self, served: ServedModel) -> None:
-        """Say what has changed, as far as that can be told by now."""
+        """Find out what has changed, as far as that can be told by now: in a thread, for it takes some 50 ms."""
         assert self._onset is not None
-        columns = self.experience.columns(self._onset - _BEFORE)
-        finding = explain(columns, self._expected, self._onset)
+        onset = self._onset
+        if self._looking:
+            self._looks_again = True
+            return
+        looking = partial(explain, self.experience.columns(onset - _BEFORE), self._expected, onset)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # nothing to hold up
+            self._say(served, looking())
+            return
+        self._looking = asyncio.wrap_future(begin(looking))
+        self._looking.add_done_callback(partial(self._looked, served, onset))
+
+    def _looked(self, served: ServedModel, onset: int, looking: asyncio.Future[Finding]) -> None:
+        self._looking, again, self._looks_again = None, self._looks_again, False
+        if looking.cancelled() or served is not self._served or onset != self._onset:
+            return  # it is over, or of another version
+        try:
+            self._say(served, looking.result())
+        except Exception as error:
+            self._fail(error)
+        if again:
+            self._look(served)
+
+    def _say(self, served: ServedModel, finding: Finding) -> None:
         if self.drift is None or self.drift.version != served.version.number:
             self._notice(served, finding)
         elif finding.sure or not self._sure:
             self.latest = structs.replace(self.drift, finding=finding.sentence, evidence=finding.evidence)
         self._sure = self._sure or finding.sure
         self._tell()
+
+    def _fail(self, error: Exception) -> None:
+        self._metrics.drift_errors.inc()
+        if str(error) != self.trouble:
+            _LOG.error("watching for drift failed; it is tried again at the next step", exc_info=error)
+        self.trouble = str(error) or type(error).__name__
 
     def _notice(self, served: ServedModel, finding: Finding) -> None:
         self.latest = Drift(
@@ -307,6 +342,7 @@ class ClosedLoop:
 
     def _add(self, stage: str, text: str) -> None:
         self.stages.append(Stage(stage=stage, text=text, at=self._clock()))
+        del self.stages[:-_STAGES]
 
     def _tell(self) -> None:
         for listener in self.listeners:

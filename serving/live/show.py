@@ -321,7 +321,7 @@ class Show:
             self._loop.observe(first.served, self.episode, first.last)
         self._step += 1
         if all(player.simulation.over for player in self.players):
-            drifting = self._loop is not None and self._loop.drift is not None
+            drifting = self._loop is not None and self._loop.drifting
             self._break_left = _DRIFTING_BREAK_SECONDS if drifting else _BREAK_SECONDS
             for player in self.players:
                 disturbed = bool(self._pushes or self._changes)

@@ -3,11 +3,21 @@
 import hashlib
 import os
 import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from serving.model_file import read_model_file
 from serving.models.registry import Snapshot, Version
+
+_KEPT_COPIES: Final = 32
+_KEPT_BYTES: Final = 256 << 20
+_KEPT_NOTES: Final = 8
+_ABANDONED_SECONDS: Final = 3600
 
 
 class Cache:
@@ -24,20 +34,23 @@ class Cache:
     def read(self, version: Version) -> bytes | None:
         """The version's copy; None if there is none whose digest is the one in its name and the version's tag."""
         for path in self.folder.glob(f"{_stem(version)}-*.onnx"):
-            content = path.read_bytes()
+            content = read_model_file(path)
             digest = hashlib.sha256(content).hexdigest()
             if path.stem.endswith(f"-{digest}") and version.sha256 in ("", digest):
+                with suppress(OSError):  # a disk that cannot be written to
+                    os.utime(path)
                 return content
         return None
 
     def keep(self, version: Version, content: bytes) -> None:
-        """Put a copy on the disk, in the place of others of this version."""
+        """Put a copy on the disk, in the place of others of this version and of the least recently used."""
         digest = hashlib.sha256(content).hexdigest()
         kept = self.folder / f"{_stem(version)}-{digest}.onnx"
         _write(kept, content)
         for path in self.folder.glob(f"{_stem(version)}-*.onnx"):
             if path != kept:
                 path.unlink(missing_ok=True)
+        self._trim(kept)
 
     def remember(self, snapshot: Snapshot) -> None:
         """Note what the registry said."""
@@ -56,10 +69,32 @@ class Cache:
 
     def played(self, reference: str) -> Version | None:
         """The last version that played under an alias or a number, if that can be read."""
+        return self._read_played(self._played(reference))
+
+    def _read_played(self, note: Path) -> Version | None:
         try:
-            return msgspec.json.decode(self._played(reference).read_bytes(), type=Version)
+            return msgspec.json.decode(note.read_bytes(), type=Version)
         except (OSError, ValueError):
             return None  # as above
+
+    def _trim(self, kept: Path) -> None:
+        """Remove copies beyond the limits, the least recently used first; `kept` and what played last stay."""
+        notes = _newest(self.folder.glob("played-*.json"))
+        for note in notes[_KEPT_NOTES:]:
+            note.unlink(missing_ok=True)
+        played = [self._read_played(note) for note in notes[:_KEPT_NOTES]]
+        stems = tuple(f"{_stem(version)}-" for version in played if version)
+        number = size = 0
+        copies = _newest(self.folder.glob("*.onnx"))
+        for path in sorted(copies, key=lambda path: path != kept and not path.name.startswith(stems)):
+            with suppress(FileNotFoundError):  # another server on this disk removes copies too
+                number, size = number + 1, size + path.stat().st_size
+                if (number > _KEPT_COPIES or size > _KEPT_BYTES) and not (path == kept or path.name.startswith(stems)):
+                    path.unlink()
+        for path in self.folder.glob(".*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:  # a write that was killed left it
+                    path.unlink()
 
     def _played(self, reference: str) -> Path:
         return self.folder / f"played-{_short_hash(reference)}.json"
@@ -67,6 +102,15 @@ class Cache:
 
 def _stem(version: Version) -> str:
     return f"{int(version.number)}-{_short_hash(f'{version.source} {version.created_ms}')}"
+
+
+def _newest(paths: Iterable[Path]) -> list[Path]:
+    """Those that are still there, the last used one first."""
+    used = {}
+    for path in paths:
+        with suppress(FileNotFoundError):  # another server on this disk removes copies too
+            used[path] = path.stat().st_mtime
+    return sorted(used, key=lambda path: used[path], reverse=True)
 
 
 def _short_hash(text: str) -> str:

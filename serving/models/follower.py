@@ -6,10 +6,12 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from serving.deadlines import begin
 from serving.models.cache import Cache
 from serving.models.registry import ModelSource, RegistryUnavailableError, Snapshot, UnknownModelError, Version
 from serving.models.served import Description, ServedModel
@@ -18,6 +20,9 @@ from serving.policy import PolicyError
 _LOADED_LIMIT: Final = 8
 _LOADS_AT_ONCE: Final = 2
 _LOAD_SECONDS: Final = 10.0
+_TRIAL_SECONDS: Final = 20.0
+_FETCH_SECONDS: Final = 60.0
+_FETCHES_AT_ONCE: Final = 8
 _FAILED_SECONDS: Final = 5.0
 _SLOWEST_POLL: Final = 10.0
 _REFUSED_LIMIT: Final = 64
@@ -65,6 +70,7 @@ class Models:
         self._clock = clock
         self._loaded: OrderedDict[Identity, ServedModel] = OrderedDict()
         self._loading: dict[Identity, asyncio.Task[ServedModel]] = {}
+        self._fetching: dict[Identity, Future[bytes]] = {}
         self._failed: OrderedDict[Identity, tuple[float, Exception]] = OrderedDict()
         self._refused: OrderedDict[tuple[Identity, str], str] = OrderedDict()
         self._refresh = asyncio.Event()
@@ -270,7 +276,7 @@ class Models:
             with suppress(PolicyError):  # accepted once, no longer: what the registry has now decides
                 return await self._load(version, content)
         try:
-            content = await _aside(self.source.fetch, version)
+            content = await self._fetch(version)
         except ValueError as error:
             self._refuse(version, str(error), error)
             raise
@@ -285,8 +291,33 @@ class Models:
         await self._on_disk(lambda cache: cache.keep(version, content))
         return served
 
+    async def _fetch(self, version: Version) -> bytes:
+        """A version's bytes; a download that hangs is waited for again at the next look, and not begun anew."""
+        if version.identity not in self._fetching:
+            if len(self._fetching) >= _FETCHES_AT_ONCE:
+                raise RegistryUnavailableError(f"{_FETCHES_AT_ONCE} versions are being fetched already: ask again")
+            self._fetching[version.identity] = begin(partial(self.source.fetch, version))
+        fetching = self._fetching[version.identity]
+        try:
+            async with asyncio.timeout(_FETCH_SECONDS):
+                return await asyncio.wrap_future(fetching)
+        except TimeoutError as error:
+            if fetching.done():
+                raise
+            raise RegistryUnavailableError(f"it was not there within {_FETCH_SECONDS:g} s") from error
+        finally:
+            if fetching.done() and self._fetching.get(version.identity) is fetching:
+                del self._fetching[version.identity]
+
     async def _load(self, version: Version, content: bytes) -> ServedModel:
-        return await _aside(partial(ServedModel.load, self.name, version, content, environments=self._environments))
+        load = partial(ServedModel.load, self.name, version, content, environments=self._environments)
+        try:
+            async with asyncio.timeout(_TRIAL_SECONDS) as limit:
+                return await _aside(load)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise PolicyError(f"loading and trying it took more than {_TRIAL_SECONDS:g} s") from error
 
     async def _load_for_requests(self, version: Version) -> ServedModel:
         try:
@@ -381,18 +412,8 @@ class Models:
 
 
 async def _aside(function: Callable[..., T], *arguments: Any) -> T:
-    """The function's result, from a thread.
-
-    A StopIteration would be waited for for ever: no future takes one, and CPython 3.11 does not say so to who waits.
-    """
-
-    def call() -> T:
-        try:
-            return function(*arguments)
-        except StopIteration as error:
-            raise RuntimeError("StopIteration") from error
-
-    return await asyncio.to_thread(call)
+    """The function's result, from a thread that does not hold up the end of the process."""
+    return await asyncio.wrap_future(begin(partial(function, *arguments)))
 
 
 def _describe(error: BaseException) -> str:

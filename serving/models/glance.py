@@ -1,14 +1,16 @@
 """What a registry in a local file holds, asked without MLflow, whose import takes longer than a typo should."""
 
 import os
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-_SQLITE: Final = "sqlite:///"
+DEFAULT_URI: Final = "sqlite:///mlflow.db"
+_SQLITE: Final = re.compile(r"sqlite(?:\+\w+)?:///(?P<file>[^?]+)", re.DOTALL)
 _DELETED: Final = "Deleted_Internal"  # the stage by which MLflow marks a version that was deleted
 
 
@@ -26,6 +28,18 @@ class Registered:
         return reference in (*self.versions, *self.aliases)
 
 
+def store_file(uri: str) -> Path | None:
+    """The file of an SQLite store; None where the URI names none.
+
+    SQLAlchemy takes it literally, up to a `?`: nothing is percent-encoded in it, unless it is SQLite's own `file:` URI.
+    """
+    match = _SQLITE.match(uri)
+    if match is None or match["file"] == ":memory:":
+        return None
+    file = match["file"]
+    return Path(unquote(file.removeprefix("file:")) if file.startswith("file:") else file)
+
+
 def glance(name: str) -> Registered | None:
     """What is registered under a model's name; None where that is for MLflow to say.
 
@@ -33,9 +47,8 @@ def glance(name: str) -> Registered | None:
     """
     if os.environ.get("MLFLOW_REGISTRY_URI"):
         return None
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
-    file = Path(uri.removeprefix(_SQLITE))
-    if not uri.startswith(_SQLITE) or not file.is_file():
+    file = store_file(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+    if file is None or not file.is_file():
         return None
     try:
         with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=1)) as store:

@@ -1,15 +1,19 @@
 """From a model URI to the bytes of a version: a file, or the registry."""
 
 import difflib
+import os
 import re
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from serving.model_file import read_model_file
+from serving.models.glance import DEFAULT_URI, store_file
 from serving.policy import PolicyError
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ DIGEST_TAG: Final = "sha256"
 _LEARNING: Final = "learning"
 _PAGE: Final = 200
 _NEAR: Final = 3
+_FEW: Final = 2
+_ALL: Final = 3  # ViewType.ALL of MLflow, which is not imported yet when this file is
 _KEPT_TAGS: Final = (
     DIGEST_TAG,
     "git_commit",
@@ -127,7 +133,7 @@ class FileSource:
             RegistryUnavailableError: if it cannot be read.
         """
         try:
-            return self.path.read_bytes()
+            return read_model_file(self.path)
         except OSError as error:
             raise RegistryUnavailableError(f"{self.path} cannot be read: {error.strerror}") from error
 
@@ -159,6 +165,7 @@ class RegistrySource:
             if last and aliases == last.aliases and time.monotonic() - self._listed < 30:
                 return last
             found = self._all_versions(client)
+            experiments = _experiments(client, [version.run_id for version in found if version.run_id], last)
         except UnknownModelError:
             raise
         except Exception as error:  # mlflow, requests, urllib3 and sqlalchemy each have their own
@@ -169,7 +176,7 @@ class RegistrySource:
                 number=str(version.version),
                 source=version.source or "",
                 run_id=version.run_id or "",
-                experiment_id=_experiment(client, version.run_id, last, str(version.version)),
+                experiment_id=experiments.get(version.run_id or "", ""),
                 created_ms=int(version.creation_timestamp or 0),
                 tags={name: version.tags[name] for name in _KEPT_TAGS if name in version.tags},
             )
@@ -190,7 +197,7 @@ class RegistrySource:
 
             with tempfile.TemporaryDirectory(prefix="model-") as scratch:
                 download_artifacts(artifact_uri=f"models:/{self.name}/{version.number}", dst_path=f"{scratch}/artifact")
-                found = {path.name: path.read_bytes() for path in Path(scratch).rglob("*.onnx")}
+                found = {path.name: read_model_file(path) for path in Path(scratch).rglob("*.onnx")}
         except Exception as error:  # an artifact store fails in its own library's ways
             raise RegistryUnavailableError(f"downloading version {version.number}: {_sentence(error)}") from error
         if len(found) != 1:
@@ -240,7 +247,12 @@ class RegistrySource:
                 import mlflow  # takes seconds: the last good copy is playing by then
 
                 uri = mlflow.get_registry_uri()
-                if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+                named = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
+                if not named and uri.startswith("sqlite:") and "%" in uri:
+                    # MLflow percent-encodes the directory in its default, which SQLAlchemy takes literally
+                    os.environ["MLFLOW_TRACKING_URI"] = uri = DEFAULT_URI
+                file = store_file(uri)
+                if file and not file.is_file():
                     # MLflow would create and migrate the store, in a race with the first training run
                     raise UnknownModelError(f"there is no registry at {uri} yet")
                 self._client = mlflow.MlflowClient()
@@ -253,16 +265,22 @@ def no_model(name: str, known: Sequence[str]) -> str:
     return f"the registry has no model {name}" + (f" but {', '.join(near)}" if near else "")
 
 
-def _experiment(client: "MlflowClient", run_id: str | None, last: Snapshot | None, number: str) -> str:
-    known = last.versions.get(number) if last else None
-    if known and known.run_id == run_id:
-        return known.experiment_id
-    if not run_id:
-        return ""
-    try:
-        return str(client.get_run(run_id).info.experiment_id)
-    except Exception:  # the run was deleted: its model plays all the same, only without a link
-        return ""
+def _experiments(client: "MlflowClient", runs: Sequence[str], last: Snapshot | None) -> dict[str, str]:
+    """The experiments of runs by run id; of many new ones they are asked for by the page."""
+    found = {version.run_id: version.experiment_id for version in last.versions.values()} if last else {}
+    asked = [run for run in runs if run not in found]
+    with suppress(Exception):  # of mlflow; a model plays all the same, only without a link to its run
+        if len(asked) > _FEW:
+            experiments = [each.experiment_id for each in client.search_experiments(view_type=_ALL, max_results=1000)]
+            for start in range(0, len(asked), _PAGE):
+                ids = ", ".join(f"'{run}'" for run in asked[start : start + _PAGE])
+                page = client.search_runs(experiments, f"attributes.run_id IN ({ids})", _ALL, max_results=_PAGE)
+                found |= {run.info.run_id: str(run.info.experiment_id) for run in page}
+            return found
+    for run in asked[:_FEW]:
+        with suppress(Exception):  # it was deleted
+            found[run] = str(client.get_run(run).info.experiment_id)
+    return found
 
 
 def _sentence(error: BaseException) -> str:

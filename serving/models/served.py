@@ -1,6 +1,8 @@
 """A version that may play: its bytes are those that were judged, and it runs in an environment this server knows."""
 
 import hashlib
+import math
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +15,8 @@ from serving.models.registry import Version
 from serving.policy import OnnxPolicy, PolicyError
 
 _ROWS: Final = 64
+_STEP_SECONDS: Final = 0.05
+"""At most for one observation: a show asks for an action every 20 ms, beside everything else that is served."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +95,15 @@ def _check_answers(policy: OnnxPolicy) -> None:
     batch[0] = 0
     try:
         answers = policy.q_values(batch)
+        seconds = math.inf
         for row in batch[:10]:  # onnxruntime's first runs of a shape are its slowest
+            began = time.perf_counter()
             policy.q_values(row[np.newaxis])
+            seconds = min(seconds, time.perf_counter() - began)
     except Exception as error:  # onnxruntime's own classes have no common one
         raise PolicyError(f"it fails on a batch of {_ROWS} observations: {error}") from error
+    if seconds > _STEP_SECONDS:
+        raise PolicyError(f"it takes {1000 * seconds:.0f} ms for an observation, at most {1000 * _STEP_SECONDS:.0f} ms")
     if answers.shape != (_ROWS, actions):
         raise PolicyError(
             f"it answers a batch of {_ROWS} with the shape {list(answers.shape)}, not [{_ROWS}, {actions}]"

@@ -114,3 +114,9 @@ function drawPush(context, cartX, push, colour) {
   context.lineTo(tip - side * 12, Y(CART.y) + 8);
   context.fill();
 }
+
+// How Gymnasium ended an episode by its state, which has four decimals here; nothing where that was the time limit.
+export function fallen([x, , theta]) {
+  if (Math.abs(x) >= 2.4) return "Left the track";
+  return Math.abs(theta) >= 0.2094 ? "Fell" : "";
+}

@@ -1,8 +1,9 @@
 // "Knock it over": what the policy survived, and how little it took to fell it.
 
+import { fallen } from "./cartpole.js";
+
 const $ = (id) => document.getElementById(id);
 const SURVIVED_STEPS = 100; // a push is survived if the pole stands two seconds later
-const CEILING = 500;
 
 export class Challenge {
   constructor({ send, page }) {
@@ -35,7 +36,7 @@ export class Challenge {
     const [player] = status.players;
     $("challenge-link").href = shareLink({ seed: status.seed, version: player.version, pushes: status.pushes });
     $("challenge-link").hidden = altered(status);
-    if (frame.r[0] >= CEILING) {
+    if (!fallen(frame.s[0])) {
       $("challenge-result").textContent = `It stood to the end and took ${spent} N.`;
     } else if (altered(status)) {
       $("challenge-result").textContent = `Down with ${spent} N, in an altered world: that is not counted.`;

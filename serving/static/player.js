@@ -1,7 +1,7 @@
 // One policy on the page: its picture and its instruments.
 
 import { css, Preference, short, Trace } from "./charts.js";
-import { drawCartPole } from "./cartpole.js";
+import { drawCartPole, fallen } from "./cartpole.js";
 
 export class Player {
   constructor(template, description) {
@@ -69,8 +69,7 @@ export class Player {
 
   ending(episodicReturn, state) {
     if (!this.cartpole) return `Episode over: return ${short(episodicReturn)}`;
-    if (episodicReturn >= 500) return "Balanced to the end";
-    return `${Math.abs(state[0]) > 2.4 ? "Left the track" : "Fell"} after ${episodicReturn} steps`;
+    return fallen(state) ? `${fallen(state)} after ${episodicReturn} steps` : "Balanced to the end";
   }
 
   showPixels(on) {

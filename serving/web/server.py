@@ -1,11 +1,15 @@
 """uvicorn, tuned to what it serves here: small answers, and streams that would never end by themselves."""
 
 import asyncio
+import logging
+import os
 import resource
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from functools import partial
+from types import FrameType
 from typing import Any, ClassVar, Final, cast
 
 import msgspec
@@ -29,6 +33,8 @@ _UNREAD_SECONDS: Final = 1.0
 """That a server which stops waits for a client to read what was written."""
 _PACKET: Final = 1 << 16
 _OWN_FILES: Final = 128
+_LAST_SECONDS: Final = 4.0
+_LOG: Final = logging.getLogger("serving")
 
 
 def _connection_limit() -> int:
@@ -64,6 +70,13 @@ class Server(uvicorn.Server):
         sys.stdout.write(f"{self._url}  (Ctrl-C stops)\n")
         sys.stdout.flush()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; what hangs in a thread then, and would be waited for, is left behind."""
+        super().handle_exit(sig, frame)
+        last_resort = threading.Timer(_LAST_SECONDS, _leave, [sig])
+        last_resort.daemon = True
+        last_resort.start()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams first: uvicorn waits for connections, and a stream would never end by itself."""
         self._app.close()
@@ -86,6 +99,11 @@ class Server(uvicorn.Server):
 
 class ClientGoneError(OSError):
     """The connection is closed: what would be written is read by nothing."""
+
+
+def _leave(sig: int) -> None:
+    _LOG.warning("something still hangs %g s after the signal to stop; the process ends without it", _LAST_SECONDS)
+    os._exit(128 + sig)
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -89,3 +89,49 @@ def test_a_write_that_fails_leaves_nothing_behind(step: str, tmp_path: Path, mon
     with pytest.raises(OSError, match="No space"):
         cache.keep(VERSION, GOOD[0])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_least_recently_used_copies_leave_and_what_plays_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path, "dqn")
+    versions = [replace(VERSION, number=str(number)) for number in range(1, 7)]
+
+    def kept() -> list[str]:
+        return sorted(path.name.partition("-")[0] for path in cache.folder.glob("*.onnx"))
+
+    def age() -> None:
+        for path in cache.folder.glob("*"):
+            os.utime(path, times=(path.stat().st_mtime - 10,) * 2)
+
+    monkeypatch.setattr("serving.models.cache._KEPT_COPIES", 3)
+    for version in versions[:3]:
+        age()
+        cache.keep(version, GOOD[0])
+    cache.remember_played("champion", versions[0])
+    age()
+    assert cache.read(versions[1])
+    age()
+    cache.keep(versions[3], GOOD[0])
+    assert kept() == ["1", "2", "4"], "1 plays and 2 was read since 3 was"
+    monkeypatch.setattr("serving.models.cache._KEPT_BYTES", len(GOOD[0]) + 10)
+    age()
+    cache.keep(versions[4], GOOD[0])
+    assert kept() == ["1", "5"]
+    monkeypatch.setattr("serving.models.cache._KEPT_NOTES", 1)
+    age()
+    cache.remember_played("6", versions[5])
+    (cache.folder / ".torn").touch()
+    os.utime(cache.folder / ".torn", times=(0, 0))
+    (cache.folder / ".now").touch()
+    cache.keep(versions[5], GOOD[0])
+    assert kept() == ["6"], "1 has not played for longest"
+    assert [path.name for path in cache.folder.glob(".*")] == [".now"]
+    assert len(list(cache.folder.glob("played-*.json"))) == 1
+
+
+def test_a_copy_that_grew_on_the_disk_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path, "dqn")
+    cache.keep(VERSION, GOOD[0])
+    monkeypatch.setattr("serving.model_file.MAX_BYTES", len(GOOD[0]) - 2)
+    assert cache.read(VERSION) is None

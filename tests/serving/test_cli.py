@@ -12,6 +12,7 @@ import pytest
 
 from serving.__main__ import main
 from serving.arguments import UsageError, parse
+from serving.episodes.replay import Replay
 from serving.models.cache import Cache
 from serving.models.glance import Registered, glance
 from serving.models.registry import UnknownModelError, Version
@@ -32,6 +33,38 @@ def test_record_writes_a_video_and_prints_its_path(
     assert main(["record", "--model", model, "--out", str(out), "--seed", "2", "--push", "3:20"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
     assert out.stat().st_size > 1000
+
+
+def test_record_plays_the_seed_and_the_pushes_that_are_asked_for(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded: list[Replay] = []
+
+    def to_video(replay: Replay, kind: str) -> bytes:
+        recorded.append(replay)
+        return b"video"
+
+    monkeypatch.setattr("serving.__main__.to_video", to_video)
+    asked: list[tuple[tuple[str, ...], int, list[tuple[int, float]]]] = [
+        ((), 0, []),
+        (("--seed", "7"), 7, []),
+        (("--seed", "7", "--push", "3:20", "--push", "5:-40.5"), 7, [(3, 20.0), (5, -40.5)]),
+    ]
+    for options, seed, pushes in asked:
+        assert main(["record", "--model", model, "--out", str(tmp_path / "a.mp4"), *options]) == 0
+        replay = recorded[-1]
+        assert (replay.seed, [(push.step, push.force) for push in replay.pushes]) == (seed, pushes)
+        assert f"seed {seed}: return {replay.episodic_return:g}" in capsys.readouterr().out
+    assert len({tuple(replay.observations) for replay in recorded}) == 3, "each is another episode"
+
+
+@pytest.mark.parametrize("address", ["s3://b/p.onnx", "https://h/p.onnx", "file:///p.onnx", "gs://b/p", "runs:/1/p"])
+def test_a_model_at_another_address_is_refused_as_it_was_given(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["record", "--model", address]) == 1
+    printed = capsys.readouterr().err
+    assert f"a .onnx file of this machine, got '{address}': download it and name the file" in printed
 
 
 def test_record_without_pyav_writes_a_gif_and_says_why(

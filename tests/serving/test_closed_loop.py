@@ -1,6 +1,8 @@
 """What the show lives through, and what is noticed in it. In process."""
 
+import asyncio
 import dataclasses
+import threading
 from typing import Any
 
 import pytest
@@ -227,3 +229,63 @@ def test_the_last_thirty_two_episodes_are_kept(stepped: Stepped) -> None:
     stepped.loop.episodes.extend(played)
     kept = stepped.get("/api/status")["recent_episodes"]
     assert [episode["episodic_return"] for episode in kept] == list(range(1, 33))
+
+
+def test_what_has_changed_is_found_out_beside_the_event_loop(stepped: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    released, begun = threading.Event(), threading.Event()
+
+    def slow(columns: dict[str, Any], world: World, since: int) -> Finding:
+        assert threading.current_thread() is not threading.main_thread()
+        asked.append(len(columns["id"]))
+        begun.set()
+        assert released.wait(60)
+        if len(asked) == 2:
+            raise RuntimeError("no explanation")
+        return Finding(sentence=f"look {len(asked)}", evidence={}, sure=False)
+
+    monkeypatch.setattr("serving.live.closed_loop.explain", slow)
+    stepped.play(50)
+    stepped.client.put("/api/world", json={"force_mag": -10.0})
+
+    async def story() -> None:
+        stepped.play(12)
+        assert await asyncio.to_thread(begun.wait, 60)
+        assert (stepped.loop.drift, stepped.loop.drifting) == (None, True)
+        stepped.play(12)
+        assert len(asked) == 1, "one look at a time"
+        released.set()
+        while not stepped.loop.trouble:
+            await asyncio.sleep(0)
+        assert stepped.loop.drift
+        assert stepped.loop.drift.finding == "look 1"
+        assert stepped.loop.trouble == "no explanation", "it was looked again, for meanwhile there was more to see"
+
+    asyncio.run(story())
+    assert len(asked) == 2
+
+
+def test_a_look_at_a_version_that_is_gone_says_nothing(stepped: Stepped) -> None:
+    async def story() -> None:
+        stepped.play(1)
+        stepped.client.put("/api/world", json={"force_mag": -10.0})
+        play_to_the_end(stepped.show)
+        looking = stepped.loop._looking
+        assert looking
+        stepped.swap(FALLS, World(force_mag=-10.0))
+        stepped.play(1)
+        await looking
+
+    asyncio.run(story())
+    assert (stepped.loop.drift, stepped.loop.drifting, stepped.loop.trouble) == (None, False, "")
+
+
+def test_an_adaptation_of_any_number_of_swaps_keeps_its_latest_stages(stepped: Stepped) -> None:
+    stepped.play(50)
+    reversed_motor(stepped)
+    for _ in range(50):
+        stepped.swap(FALLS, World())
+        stepped.play(1)
+    stages = stepped.get("/api/adaptation")["stages"]
+    assert len(stages) == 40
+    assert stages[-1]["text"] == "version 51 plays"

@@ -18,7 +18,7 @@ from serving.episodes.physics import Push
 from serving.episodes.recording import to_html
 from serving.episodes.replay import record
 from serving.policy import OnnxPolicy
-from tests.policies import ACROBOT, BALANCES, SWINGS, linear_model
+from tests.policies import ACROBOT, BALANCES, PROPERTIES, SWINGS, linear_model
 from tests.serving.inprocess import MODEL, MemoryRegistry, Serving, serving, two_versions
 from tests.serving.test_learning import FILES
 
@@ -461,3 +461,116 @@ def test_the_show_begins_when_a_champion_is_promoted(browser: Browser) -> None:
         assert server.get("/v2/health/ready").status_code == 200
         assert server.get(f"/v2/models/{MODEL}/versions/champion").json()["name"] == MODEL
         page.close()
+
+
+def test_an_episode_that_lasts_as_long_as_its_environment_lets_it_has_not_fallen(page: Page) -> None:
+    short = linear_model(BALANCES, properties=PROPERTIES | {"env_id": "CartPole-v0"})
+    with serving(MemoryRegistry(short, champion="1"), stepped=True) as server:
+        opened(page, server)
+        page.keyboard.press("ArrowRight")
+        stepped_to(page, server, 2)
+        server.step(198)
+        until(page, "page.frame.o[0] && !page.dirty")
+        assert page.evaluate("page.frame.r[0]") == 200
+        assert page.locator(".ending").inner_text() == "Balanced to the end"
+        assert page.locator("#challenge-result").inner_text() == "It stood to the end and took 60 N."
+        page.goto("about:blank")
+
+
+def test_a_file_that_is_refused_advises_no_training(browser: Browser) -> None:
+    page, registry = browser.new_page(), MemoryRegistry(b"no model", champion="1")
+    registry.name = "broken"
+    with serving(registry, ready=False) as server:
+        until_true(page, lambda: "was refused" in server.models.notice)
+        page.goto(server.url, wait_until="domcontentloaded")
+        page.wait_for_selector("#nothing", state="visible")
+        assert "not a loadable ONNX model" in page.locator("#nothing").inner_text()
+        assert "make train" not in page.locator("#nothing").inner_text()
+        page.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (None, "60", "Down with 60 N: your best so far."),
+        ("100", "60", "Down with 60 N: your best so far."),
+        ("60", "60", "Down with 60 N."),
+        ("40", "40", "Down with 60 N."),
+    ],
+)
+def test_a_record_is_the_least_that_felled_it(
+    page: Page, stepped: Serving, before: str | None, after: str, said: str
+) -> None:
+    opened(page, stepped)
+    found = page.evaluate(
+        """async (before) => {
+            const { Challenge } = await import("/static/challenge.js");
+            const key = "felled m 1";
+            if (before) localStorage.setItem(key, before);
+            const status = { model: "m", players: [{ version: "1" }], changes: [], seed: 1 };
+            const frame = { e: 99, k: 9, o: [true], r: [9], s: [[0, 0, 0.3, 0]] };
+            new Challenge({}).take(frame, { ...status, pushes: [{ step: 2, force: -60 }] });
+            const best = document.querySelector("#challenge-best").textContent;
+            const found = [localStorage.getItem(key), document.querySelector("#challenge-result").textContent, best];
+            localStorage.removeItem(key);
+            return found;
+        }""",
+        before,
+    )
+    assert found == [after, said, f"{after} N"]
+
+
+def test_of_what_a_moving_slider_asks_for_only_the_latest_is_sent(page: Page, stepped: Serving) -> None:
+    opened(page, stepped)
+    sent = page.evaluate(
+        """async () => {
+            const { WorldPanel } = await import("/static/world.js");
+            const sent = [], answers = [];
+            const api = (path, { body }) => {
+                sent.push(JSON.parse(body));
+                return new Promise((answer) => answers.push(answer));
+            };
+            const panel = new WorldPanel({ api, toast() {} });
+            const slider = document.querySelector("#world-length");
+            const move = (value) => {
+                slider.value = value;
+                slider.dispatchEvent(new Event("input"));
+            };
+            [0.6, 0.7, 0.8].forEach(move);
+            const first = sent.length;
+            answers.shift()();
+            while (answers.length === 0) await new Promise((next) => setTimeout(next));
+            answers.shift()();
+            while (panel.busy) await new Promise((next) => setTimeout(next));
+            return [first, ...sent.map(({ length }) => length)];
+        }"""
+    )
+    assert sent == [1, 0.6, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("url", "linked"),
+    [
+        ("https://a/b", True),
+        ("http://a", True),
+        ("javascript:alert(1)", False),
+        ("ftp://a", False),
+        ("data:text/html,x", False),
+        (" https:a", False),
+    ],
+)
+def test_only_addresses_of_the_web_are_linked_in_the_timeline(
+    page: Page, stepped: Serving, url: str, linked: bool
+) -> None:
+    opened(page, stepped)
+    links = page.evaluate(
+        """async (url) => {
+            const loop = await import("/static/loop.js");
+            const panel = Object.values(loop).find((each) => each.prototype?.item);
+            const entry = { stage: "started", name: "Started", text: "", at: 1, links: { run: url } };
+            const item = panel.prototype.item.call({ entries: [] }, entry);
+            return [...item.querySelectorAll("a")].map((link) => link.getAttribute("href"));
+        }""",
+        url,
+    )
+    assert links == ([url] if linked else [])

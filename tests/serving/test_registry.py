@@ -1,5 +1,7 @@
 """From a model URI to the bytes of a version: by a client that does what a test says, and by MLflow itself."""
 
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +9,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow.entities import ViewType
 
+from serving.models.glance import glance, store_file
 from serving.models.registry import (
     FileSource,
     ModelURI,
@@ -267,6 +271,79 @@ def test_what_a_run_keeps_of_its_learning_is_downloaded_if_there_is_any(client: 
     assert source.learning(VERSION) == {}
     client.artifacts = {"learning.json": b"[]", "a.onnx": b"a"}
     assert source.learning(VERSION) == client.artifacts
+
+
+def test_the_runs_of_many_versions_are_asked_for_by_the_page(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def search_runs(experiments: list[str], query: str, view: int, max_results: int) -> list[SimpleNamespace]:
+        assert (experiments, view) == (["7"], ViewType.ALL)
+        ids = re.findall(r"'(.+?)'", query.removeprefix("attributes.run_id IN "))
+        asked.append(query)
+        assert len(ids) <= max_results
+        return [SimpleNamespace(info=SimpleNamespace(run_id=run, experiment_id=7)) for run in ids if run != "run 9"]
+
+    vars(client).update(search_runs=search_runs, search_experiments=lambda **_: [SimpleNamespace(experiment_id="7")])
+    client.versions = [client.version(number) for number in range(1, 301)]
+    source = RegistrySource(MODEL)
+    first = source.snapshot(None)
+    assert {number for number, version in first.versions.items() if version.experiment_id != "7"} == {"9"}
+    assert (len(asked), client.runs_read) == (2, 0)
+    client.versions.append(client.version(301, run_id="run 1"))
+    monkeypatch.setattr(source, "_listed", 0.0)
+    assert source.snapshot(first).versions["301"].experiment_id == "7"
+    assert (len(asked), client.runs_read) == (2, 0), "what is known of a run is not asked again"
+
+
+ODD = "a b#c%41d'ä+"
+
+
+@pytest.mark.parametrize("query", ["", "?timeout=60"])
+def test_a_store_is_found_in_a_directory_of_any_name(
+    query: str, registry_store: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ODD
+    folder.mkdir()
+    shutil.copy(registry_store.uri.removeprefix("sqlite:///"), folder / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db{query}")
+    known = glance(MODEL)
+    assert known
+    assert known.holds("champion")
+    source = RegistrySource(MODEL)
+    snapshot = source.snapshot(None)
+    assert source.fetch(snapshot.versions[snapshot.aliases["champion"]])
+    assert [path.name for path in tmp_path.iterdir()] == [ODD], "nothing was created beside it"
+
+
+@pytest.mark.parametrize("name", [ODD, "what?"])
+def test_the_default_store_is_the_one_in_this_directory(
+    name: str, registry_store: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    shutil.copy(registry_store.uri.removeprefix("sqlite:///"), folder / "mlflow.db")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert glance(MODEL)
+    assert "champion" in RegistrySource(MODEL).snapshot(None).aliases
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:///m.db", "m.db"),
+        ("sqlite:////a/m.db?timeout=60&x=y", "/a/m.db"),
+        ("sqlite+pysqlite:////a/m.db", "/a/m.db"),
+        ("sqlite:////a%20b/#/m.db", "/a%20b/#/m.db"),
+        ("sqlite:///file:/a%20b/m.db?uri=true", "/a b/m.db"),
+        ("sqlite://", None),
+        ("sqlite:///:memory:", None),
+        ("http://a/sqlite:///m.db", None),
+        ("postgresql://u@h/sqlite", None),
+    ],
+)
+def test_which_file_a_store_is(uri: str, file: str | None) -> None:
+    assert store_file(uri) == (file and Path(file))
 
 
 def test_versions_come_from_mlflow(registry: LocalRegistry) -> None:
