@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from flows.attempt import Attempt, StaleAttemptError, check, fenced
+from flows.attempt import Attempt, StaleAttemptError, check, in_batch
 from flows.flow_run import deployment_id, flow_run_id
-from flows.tracking import TRAINED_TAG, PopulationRuns, one_line, read_runs, unless_deleted
+from flows.tracking import TRAINED_TAG, PopulationRuns, get_runs, one_line, read_runs, unless_deleted
 
 
 @contextmanager
@@ -40,9 +40,9 @@ def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterato
 
 def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], status: str) -> None:
     """Set the status runs end with."""
-    for run_id in run_ids:
+    for run_id in in_batch(client, attempt, run_ids):
         with unless_deleted(client, run_id):
-            fenced(client, attempt).set_terminated(run_id, status)
+            client.set_terminated(run_id, status)
 
 
 def _resuming(attempt: Attempt) -> str:
@@ -53,4 +53,5 @@ def _resuming(attempt: Attempt) -> str:
 
 
 def _still_running(client: MlflowClient, runs: PopulationRuns) -> tuple[str, ...]:
-    return tuple(child for child in runs.children if client.get_run(child).info.status == "RUNNING")
+    found = get_runs(client, runs.children)
+    return tuple(child for child in runs.children if found[child].info.status == "RUNNING")
