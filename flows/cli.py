@@ -27,6 +27,7 @@ from flows.early import (
 from flows.flow_run import PrefectError, api_is_named
 from flows.phases import note, phase
 from flows.presets import read_preset
+from flows.uris import redacted
 
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 128 + signal.SIGINT
@@ -112,7 +113,7 @@ def check(arguments: Arguments) -> str | None:
 
 def announcement(arguments: Arguments) -> str:
     """What is about to happen, and where its results go."""
-    where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+    where = redacted(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}")
     if arguments.resume:
         return f"Going on with run {arguments.resume} of {where}"
     config = arguments.config
@@ -193,5 +194,6 @@ def _terminate(signum: int, frame: object) -> None:
 
 def fail(error: BaseException, code: int, message: str | None = None) -> int:
     """Say what went wrong, in a sentence and its notes; returns the exit code."""
-    print(f"error: {message or error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+    lines = (f"error: {message or error}", *getattr(error, "__notes__", ()))
+    print(*map(redacted, lines), sep="\n", file=sys.stderr)
     return code

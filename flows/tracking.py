@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from shlex import quote
 from typing import Final
 
 import mlflow
@@ -29,6 +30,7 @@ from flows.attempt import Attempt, fenced
 from flows.parameters import InputError
 from flows.provenance import git_commit, user
 from flows.run_labels import description, params, run_name
+from flows.uris import artifact_location, local_path, redacted, sqlite_file, sqlite_uri
 
 CONFIG_FILE: Final = "population/config.json"
 FLOW_RUN_TAG: Final = "prefect.flow_run_id"
@@ -73,7 +75,7 @@ def connect() -> MlflowClient:
     """
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
-    uri = mlflow.get_tracking_uri()
+    uri = _store_uri()
     try:
         _check_file(uri)
         client = MlflowClient()
@@ -81,11 +83,11 @@ def connect() -> MlflowClient:
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
             raise InputError(
-                f"MLflow's server {uri} refuses this login: "
+                f"MLflow's server {redacted(uri)} refuses this login: "
                 "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of a user it knows"
             ) from error
         raise TrackingError(
-            f"MLflow's tracking store {uri} cannot be used ({one_line(error)}); "
+            f"MLflow's tracking store {redacted(uri)} cannot be used ({one_line(error)}); "
             "start its server or free its directory, or set MLFLOW_TRACKING_URI to another"
         ) from error
     return client
@@ -155,13 +157,36 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise InputError(
-            f"there is no run {run_id!r} in MLflow's tracking store {mlflow.get_tracking_uri()}; "
+            f"there is no run {run_id!r} in MLflow's tracking store {redacted(mlflow.get_tracking_uri())}; "
             "its id is printed when training starts and stands on its page in `mlflow ui`"
         ) from error
     if _POPULATION_TAG not in run.data.tags:
         parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
         raise InputError(f"run {run_id} is not a population's" + (f"; its parent {parent} is" if parent else ""))
+    require_artifacts(run.info.artifact_uri)
     return run
+
+
+def require_artifacts(uri: str) -> None:
+    """Refuse artifacts of an embedded store whose directory was moved: MLflow would make the old path anew.
+
+    Args:
+        uri: of an experiment's artifacts, or of a run's.
+
+    Raises:
+        InputError: naming both directories.
+    """
+    store, kept = sqlite_file(mlflow.get_tracking_uri()), local_path(uri)
+    if store is None or kept is None or "mlruns" not in kept.parts:
+        return
+    before = next(parent.parent for parent in (kept, *kept.parents) if parent.name == "mlruns")
+    here = store.parent
+    moved = (here / kept.relative_to(before)).exists() and not kept.exists()
+    if before != here and (moved or not before.exists()):
+        raise InputError(
+            f"MLflow's store {store} keeps its artifacts in {before}, and they are not there: its directory was moved; "
+            f"move it back, or have the old path lead here: ln -s {quote(str(here))} {quote(str(before))}"
+        )
 
 
 def read_config(client: MlflowClient, run_id: str) -> DQNConfig:
@@ -190,18 +215,27 @@ def unless_deleted(client: MlflowClient, run_id: str) -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """The first line of what an error says, less the causes MLflow's client strings together behind it."""
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return first_line.partition(" with exception HTTP")[0]
+    return redacted(first_line.partition(" with exception HTTP")[0])
 
 
 def _flow_run_tag(flow_run_id: str | None) -> dict[str, str]:
     return {FLOW_RUN_TAG: flow_run_id} if flow_run_id else {}
 
 
+def _store_uri() -> str:
+    """The tracking store's URI; MLflow's default one is set as SQLAlchemy reads it, where MLflow would encode it."""
+    uri = mlflow.get_tracking_uri()
+    if not os.environ.get("MLFLOW_TRACKING_URI") and uri.startswith("sqlite:") and "%" in uri:
+        os.environ["MLFLOW_TRACKING_URI"] = sqlite_uri("mlflow.db")
+    return mlflow.get_tracking_uri()
+
+
 def _check_file(uri: str) -> None:
     """Open an embedded store for writing; MLflow itself would try for two minutes."""
-    if not uri.startswith("sqlite:///"):
+    file = sqlite_file(uri)
+    if file is None:
         return
-    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+    with closing(sqlite3.connect(file)) as connection:
         connection.execute("BEGIN IMMEDIATE")
 
 
@@ -209,8 +243,15 @@ def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
     """Id of the experiment of a configuration's environment, which is made where there is none."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"dqn-{config.env_id}"
     if found := client.get_experiment_by_name(name):
+        require_artifacts(found.artifact_location)
         return str(found.experiment_id)
-    return client.create_experiment(name)
+    return new_experiment(client, name)
+
+
+def new_experiment(client: MlflowClient, name: str) -> str:
+    """Id of an experiment that is made, with its artifacts where an embedded store finds them again."""
+    embedded = not mlflow.get_tracking_uri().startswith("http")
+    return client.create_experiment(name, artifact_location=artifact_location(name) if embedded else None)
 
 
 def _has_config(client: MlflowClient, run_id: str) -> bool:
