@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,14 +23,14 @@ from flows.early import (
     require_preset,
     require_version,
 )
-from flows.flow_run import PrefectError, api_is_named
+from flows.flow_run import api_is_named
+from flows.interrupts import INTERRUPTED, TERMINATED, Terminated, raised
 from flows.phases import note, phase
 from flows.presets import read_preset
+from flows.program import prepare
 from flows.uris import redacted
 
 BAD_INPUT: Final = 2
-INTERRUPTED: Final = 128 + signal.SIGINT
-TERMINATED: Final = 128 + signal.SIGTERM
 
 ENVIRONMENT: Final = {
     "DO_NOT_TRACK": "1",
@@ -41,10 +40,6 @@ ENVIRONMENT: Final = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: everything ends as it does with Ctrl-C."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +59,21 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, report; returns the exit code."""
+    prepare()
     arguments = sys.argv[1:] if argv is None else list(argv)
-    try:
-        chosen = parse(arguments)
-        warning = check(chosen)
-    except (ConfigError, EnvironmentUnsupportedError) as error:
-        return fail(error, BAD_INPUT)
-    note(announcement(chosen))
-    if warning:
-        note(f"warning: {warning}")
-    return attended(lambda: run(chosen))
+
+    def begin() -> int:
+        try:
+            chosen = parse(arguments)
+            warning = check(chosen)
+        except (ConfigError, EnvironmentUnsupportedError) as error:
+            return fail(error, BAD_INPUT)
+        note(announcement(chosen))
+        if warning:
+            note(f"warning: {warning}")
+        return run(chosen)
+
+    return attended(begin)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -128,16 +128,11 @@ def run(arguments: Arguments) -> int:
     """Train: as a flow run where a Prefect API is named, and without Prefect where none is."""
     # Imported here: Prefect reads the environment when it is imported, and what is wrong is said without waiting.
     with phase("load MLflow and PyTorch"):
-        from mlflow.exceptions import MlflowException
-
-        from dqn.checkpoint import CheckpointError
-        from flows.attempt import StaleAttemptError
-        from flows.parameters import ConfigOverrides, InputError
-        from flows.registry import RegistryError
-        from flows.tracking import TrackingError, one_line
+        from flows.failures import reported
+        from flows.parameters import ConfigOverrides
         from flows.train import check_request, train_dqn
 
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
+    quieten()
     request = (
         ConfigOverrides.model_validate(_overrides(arguments)),
         arguments.preset,
@@ -145,23 +140,27 @@ def run(arguments: Arguments) -> int:
         arguments.warm_start,
         str(arguments.checkpoint_dir),
     )
-    try:
+
+    def work() -> None:
+        train = train_dqn
         with phase("check"):  # the flow does so too, but tries for minutes, and under Prefect it is a run that failed
             check_request(*request)
         if api_is_named():
             with phase("connect to Prefect"):
-                from flows.deployed import train_dqn
+                from flows.deployed import train_dqn as deployed
                 from flows.prefect_api import require_api
 
                 require_api()
-        print(train_dqn(*request))
-    except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
-        return fail(error, BAD_INPUT)
-    except (TrackingError, RegistryError, CheckpointError, PrefectError, StaleAttemptError) as error:
-        return fail(error, 1)
-    except MlflowException as error:
-        return fail(error, 1, f"MLflow: {one_line(error)}")
-    return 0
+                train = deployed
+        print(train(*request))
+
+    return reported(work)
+
+
+def quieten() -> None:
+    """Keep from a terminal what libraries log of errors that are said once, as a sentence, when they have an end."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for each try
 
 
 def _overrides(arguments: Arguments) -> dict[str, Any]:
@@ -177,19 +176,13 @@ def attended(run: Callable[[], int]) -> int:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return run()
-    except Terminated as error:
-        return fail(error, TERMINATED, "terminated")
-    except KeyboardInterrupt as error:
-        return fail(error, INTERRUPTED, "interrupted")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(signum: int, frame: object) -> None:
-    raise Terminated
+    with raised():
+        try:
+            return run()
+        except Terminated as error:
+            return fail(error, TERMINATED, "terminated")
+        except KeyboardInterrupt as error:
+            return fail(error, INTERRUPTED, "interrupted")
 
 
 def fail(error: BaseException, code: int, message: str | None = None) -> int:

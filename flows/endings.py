@@ -5,10 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from flows.attempt import Attempt, StaleAttemptError, check, fenced
 from flows.flow_run import deployment_id, flow_run_id
-from flows.tracking import TRAINED_TAG, PopulationRuns, one_line, read_runs, unless_deleted
+from flows.interrupts import ending
+from flows.names import make_command
+from flows.tracking import TRAINED_TAG, one_line, unless_deleted
 
 
 @contextmanager
@@ -24,18 +28,25 @@ def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterato
         print(f"stopped: {error}")
         raise
     except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        resumable = checkpoint.exists()
-        try:
-            check(client, attempt)
-            runs = read_runs(client, attempt)
-            end_runs(client, attempt, (runs.parent, *_still_running(client, runs)), status)
-            resumable |= TRAINED_TAG in client.get_run(runs.parent).data.tags
-        except (Exception, StaleAttemptError) as second:  # the first error is the one to report
-            error.add_note(f"the run could not be marked {status}: {one_line(second)}")
-        if resumable:
-            error.add_note(f"resume with: {_resuming(attempt)}")
+        with ending():
+            _end(client, attempt, checkpoint, error)
         raise
+
+
+def _end(client: MlflowClient, attempt: Attempt, checkpoint: Path, error: BaseException) -> None:
+    status = "FAILED" if isinstance(error, Exception) else "KILLED"
+    resumable = checkpoint.exists()
+    try:
+        check(client, attempt)
+        parent = client.get_run(attempt.run_id)
+        if parent.info.status == "FINISHED":  # interrupted in the last moment: nothing is left to do
+            return
+        end_runs(client, attempt, (attempt.run_id, *_running_children(client, parent)), status)
+        resumable |= TRAINED_TAG in parent.data.tags
+    except (Exception, StaleAttemptError) as second:  # the first error is the one to report
+        error.add_note(f"the run could not be marked {status}: {one_line(second)}")
+    if resumable:
+        error.add_note(f"resume with: {_resuming(attempt, checkpoint.parent)}")
 
 
 def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], status: str) -> None:
@@ -45,12 +56,16 @@ def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], s
             fenced(client, attempt).set_terminated(run_id, status)
 
 
-def _resuming(attempt: Attempt) -> str:
+def _resuming(attempt: Attempt, directory: Path) -> str:
     """The command that goes on with runs; only the worker has the checkpoint of a deployment's."""
     if deployment_id():
         return f"prefect flow-run retry {flow_run_id()}"
-    return f'make train ARGS="--resume {attempt.run_id}"'
+    usual = directory == Path("checkpoints").absolute()
+    return make_command("train", "--resume", attempt.run_id, *(() if usual else ("--checkpoint-dir", str(directory))))
 
 
-def _still_running(client: MlflowClient, runs: PopulationRuns) -> tuple[str, ...]:
-    return tuple(child for child in runs.children if client.get_run(child).info.status == "RUNNING")
+def _running_children(client: MlflowClient, parent: Run) -> list[str]:
+    """Without the configuration, which a run that was interrupted early does not have."""
+    query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
+    children = client.search_runs([parent.info.experiment_id], query, max_results=10_000)
+    return [child.info.run_id for child in children if child.info.status == "RUNNING"]

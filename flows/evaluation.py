@@ -15,6 +15,7 @@ from dqn.spec import environment_spec
 from dqn.world import World
 from flows import registry
 from flows.attempt import Attempt, fenced
+from flows.faults import of_environment
 from flows.registry import DIGEST_TAG, RegistryError
 from flows.stage import stage
 from flows.stages import TEST_MEAN, Returns, log_test
@@ -107,7 +108,8 @@ def _spread(returns: Returns) -> str:
 
 def play(policy: OnnxPolicy, world: World, *, seed: int) -> Returns:
     """Returns `[EPISODES]` of a policy on the episodes of a seed in a world."""
-    return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=EPISODES, seed=seed)
+    with of_environment(policy.metadata.env_id):
+        return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=EPISODES, seed=seed)
 
 
 def under_stress(policy: OnnxPolicy, world: World, *, seed: int) -> StressTest | None:

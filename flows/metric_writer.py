@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dqn.metrics import POPULATION, Metrics
 from flows.attempt import StaleAttemptError
-from flows.tracking import TrackingError, one_line, unless_deleted
+from flows.tracking import TrackingError, is_full, one_line, unless_deleted
 
 BATCH: Final = 1_000
 """Values in one request; MLflow accepts no more."""
@@ -148,7 +148,7 @@ class MetricWriter:
         self._queue.put(None)
         self._thread.join()
         deadline = time.monotonic() + patience
-        while self._failure and time.monotonic() < deadline:
+        while self._failure and not is_full(self._failure) and time.monotonic() < deadline:
             time.sleep(RETRY_SECONDS)
             self._flush()
         if self._stale:

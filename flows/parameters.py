@@ -12,6 +12,7 @@ from dqn.environment import describe
 from dqn.learner import require_loss
 from dqn.memory import require_memory
 from dqn.presets import PRESETS, PresetName
+from flows.faults import of_environment
 
 
 class InputError(ValueError):
@@ -80,8 +81,9 @@ def check_trainable(config: DQNConfig) -> None:
     """
     require_device(config.device)
     require_loss(config)
-    observation_size, num_actions = describe(config.env_id, config.training_world)
-    describe(config.env_id, config.world)
+    with of_environment(config.env_id):
+        observation_size, num_actions = describe(config.env_id, config.training_world)
+        describe(config.env_id, config.world)
     scale = config.observation_scale
     if scale and len(scale) != observation_size:
         raise ConfigError(

@@ -28,6 +28,7 @@ from dqn.training import stressed
 from flows import registry
 from flows.attempt import Attempt, check, fenced
 from flows.endings import end_runs
+from flows.faults import of_environment
 from flows.flow_run import flow_run_id
 from flows.learning import keep_learning
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
@@ -82,7 +83,8 @@ def _train(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> None:
         tell(state)
 
     start = starting_network(client, run, config)
-    result = train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=on_progress)
+    with of_environment(config.env_id):
+        result = train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=on_progress)
     if ADAPTATION_TAG not in run.data.tags:  # somebody waits for an adaptation, and any solved agent will do
         result = stressed(result)
         keep_learning(client, attempt, result)
@@ -131,7 +133,7 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
     runs = read_runs(client, attempt)
     networks, config = read_networks(client, run_id)
     seed = stream_seed(config.seed, TEST, 0)
-    with torch_threads(config.num_threads):
+    with torch_threads(config.num_threads), of_environment(config.env_id):
         returns = greedy_returns(networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed).numpy()
     for child, mine in zip(runs.children, returns, strict=True):
         with unless_deleted(client, child):

@@ -1,5 +1,6 @@
 """The MLflow runs of a population: a parent, and a child an agent."""
 
+import errno
 import logging
 import os
 import sqlite3
@@ -14,6 +15,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
     MLFLOW_PARENT_RUN_ID,
@@ -21,6 +23,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_NAME,
     MLFLOW_USER,
 )
+from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.config import DQNConfig
@@ -30,7 +33,7 @@ from flows.attempt import Attempt, fenced
 from flows.parameters import InputError
 from flows.provenance import git_commit, user
 from flows.run_labels import description, params, run_name
-from flows.uris import artifact_location, local_path, redacted, sqlite_file, sqlite_uri
+from flows.uris import artifact_location, connect_args, local_path, redacted, sqlite_file, sqlite_uri
 
 CONFIG_FILE: Final = "population/config.json"
 FLOW_RUN_TAG: Final = "prefect.flow_run_id"
@@ -38,6 +41,8 @@ TRAINED_TAG: Final = "trained"
 _POPULATION_TAG: Final = "population"
 _AGENT_TAG: Final = "agent"
 _PACKAGES: Final = ("torch", "gymnasium", "numpy", "onnxruntime", "mlflow", "prefect")
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_FULL_SAID: Final = ("database or disk is full", "readonly database", "disk I/O error", "No space left on device")
 _PATIENCE: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -77,7 +82,7 @@ def connect() -> MlflowClient:
         os.environ.setdefault(name, value)
     uri = _store_uri()
     try:
-        _check_file(uri)
+        _check_database(uri)
         client = MlflowClient()
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
@@ -89,6 +94,11 @@ def connect() -> MlflowClient:
         raise TrackingError(
             f"MLflow's tracking store {redacted(uri)} cannot be used ({one_line(error)}); "
             "start its server or free its directory, or set MLFLOW_TRACKING_URI to another"
+        ) from error
+    except ImportError as error:
+        raise InputError(
+            f"MLflow's tracking store {redacted(uri)} needs a driver that is not installed ({one_line(error)}); "
+            "install it, or set MLFLOW_TRACKING_URI to another store"
         ) from error
     return client
 
@@ -125,7 +135,8 @@ def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, 
     parent = client.get_run(attempt.run_id)
     if not _has_config(client, attempt.run_id):
         fenced(client, attempt).log_batch(attempt.run_id, params=params(config))
-        fenced(client, attempt).log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
+        with _artifacts_of(parent):
+            fenced(client, attempt).log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
     config = read_config(client, attempt.run_id)
     tags = [RunTag(key, value) for key, value in _flow_run_tag(flow_run_id).items()]
     fenced(client, attempt).log_batch(attempt.run_id, tags=tags)
@@ -230,13 +241,13 @@ def _store_uri() -> str:
     return mlflow.get_tracking_uri()
 
 
-def _check_file(uri: str) -> None:
-    """Open an embedded store for writing; MLflow itself would try for two minutes."""
-    file = sqlite_file(uri)
-    if file is None:
-        return
-    with closing(sqlite3.connect(file)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+def _check_database(uri: str) -> None:
+    """Open an embedded store for writing, and connect to a database; MLflow itself would try for two minutes."""
+    if file := sqlite_file(uri):
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+    elif uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
+        create_engine(uri, poolclass=NullPool, connect_args=connect_args(uri)).connect().close()
 
 
 def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
@@ -252,6 +263,30 @@ def new_experiment(client: MlflowClient, name: str) -> str:
     """Id of an experiment that is made, with its artifacts where an embedded store finds them again."""
     embedded = not mlflow.get_tracking_uri().startswith("http")
     return client.create_experiment(name, artifact_location=artifact_location(name) if embedded else None)
+
+
+@contextmanager
+def _artifacts_of(run: Run) -> Iterator[None]:
+    """The first write to the artifacts of a run, which lie where the client may not get to."""
+    try:
+        yield
+    except (OSError, ImportError) as error:
+        if is_full(error):
+            raise
+        raise InputError(
+            f"artifacts cannot be written to {redacted(run.info.artifact_uri)} from here ({one_line(error)}); start "
+            "MLflow's server with --artifacts-destination, so that it writes them itself, or install and allow what "
+            "that place needs"
+        ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that of a full or read-only disk, which no further try mends."""
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or any(said in str(error) for said in _FULL_SAID):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _has_config(client: MlflowClient, run_id: str) -> bool:

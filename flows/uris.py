@@ -11,6 +11,8 @@ from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 _SQLITE: Final = re.compile(r"sqlite(?:\+\w+)?:///(?P<file>[^?]+)", re.DOTALL)
+_SERVER: Final = re.compile(r"(postgresql(\+psycopg2?)?|(mysql|mariadb)(\+(pymysql|mysqldb))?)://")
+_CONNECT_SECONDS: Final = 5
 _USER: Final = re.compile(r"(?P<before>\w://[^/:@\s]*:)\S*@")
 _TOKEN: Final = re.compile(r"(?P<before>https?://)[^/:@\s]+@")
 _PARAMETER: Final = re.compile(r"(?P<before>[?&][^=&\s]*(?:pass|pwd|token|secret|key)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
@@ -31,6 +33,11 @@ def sqlite_file(uri: str) -> Path | None:
         return None
     file = match["file"]
     return Path(unquote(file.removeprefix("file:")) if file.startswith("file:") else file).absolute()
+
+
+def connect_args(uri: str) -> dict[str, int]:
+    """What has a database driver give up a server that does not answer, after seconds instead of minutes."""
+    return {"connect_timeout": _CONNECT_SECONDS} if _SERVER.match(uri) else {}
 
 
 def artifact_location(name: str) -> str | None:

@@ -222,8 +222,8 @@ def test_what_ends_badly_says_how_to_go_on_where_that_is_possible(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     parent, running, over = a_run(store, **tags), a_run(store), a_run(store, "FINISHED")
-    runs = PopulationRuns(parent=parent, children=(running, over))
-    monkeypatch.setattr("flows.endings.read_runs", lambda client, attempt: runs)
+    for child in (running, over):
+        store.set_tag(child, MLFLOW_PARENT_RUN_ID, parent)
     path = tmp_path / "run.ckpt"
     if checkpoint:
         path.touch()
@@ -232,7 +232,8 @@ def test_what_ends_badly_says_how_to_go_on_where_that_is_possible(
         raise error
     assert [store.get_run(run_id).info.status for run_id in (parent, running, over)] == [status, status, "FINISHED"]
     resumable = checkpoint or bool(tags)
-    assert error.__notes__ == [f'resume with: make train ARGS="--resume {parent}"'] * resumable
+    resuming = f'resume with: make train ARGS="--resume {parent} --checkpoint-dir {tmp_path}"'
+    assert error.__notes__ == [resuming] * resumable
     monkeypatch.setattr("flows.endings.deployment_id", lambda: "a deployment")
     monkeypatch.setattr("flows.endings.flow_run_id", lambda: "f")
     error.__notes__ = []

@@ -25,7 +25,7 @@ from flows.parameters import InputError
 from flows.search.settings import FINAL_SEEDS, SweepConfig
 from flows.search.spaces import Space
 from flows.search.trials import FINALIST, RETURNS, SHARD, VALUES, ranking, values
-from flows.uris import redacted, sqlite_uri
+from flows.uris import connect_args, redacted, sqlite_uri
 
 _SETTINGS: Final = "sweep"
 
@@ -160,7 +160,7 @@ def _sampler(sweep: SweepConfig, shard: int, entered: int) -> BaseSampler:
 def _storage() -> RDBStorage:
     url = storage_url()
     if not url.startswith("sqlite"):
-        return RDBStorage(url)
+        return RDBStorage(url, engine_kwargs={"connect_args": connect_args(url)})
     storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})  # several workers write to the file
     event.listen(storage.engine, "connect", _write_ahead)
     storage.engine.dispose()  # the connection from before the line above
