@@ -24,6 +24,7 @@ from flows.early import (
     require_version,
 )
 from flows.flow_run import api_is_named
+from flows.general import budget, general, has_preset
 from flows.interrupts import INTERRUPTED, TERMINATED, Terminated, raised
 from flows.phases import note, phase
 from flows.presets import read_preset
@@ -66,10 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             chosen = parse(arguments)
             warning = check(chosen)
+            own = without_preset(arguments) is not None
         except (ConfigError, EnvironmentUnsupportedError) as error:
             return fail(error, BAD_INPUT)
-        note(announcement(chosen))
-        if warning:
+        note(announcement(chosen, "general values" if own else ""))
+        if own:
+            note(budget(chosen.config))
+        elif warning:
             note(f"warning: {warning}")
         return run(chosen)
 
@@ -83,6 +87,9 @@ def parse(argv: Sequence[str]) -> Arguments:
         ConfigError: if an option is unknown, or a value is none of its option's type or out of range.
         SystemExit: with code 0 for `--help`.
     """
+    if env_id := without_preset(argv):
+        require_environment(env_id)
+        return options.parse(Arguments, argv, prog="dqn-train", default=Arguments(config=general(env_id)))
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?", const="", default="cartpole")
     known, others = first.parse_known_args(argv)
@@ -92,6 +99,16 @@ def parse(argv: Sequence[str]) -> Arguments:
         shipped, config = saved
         given, default = [*others, "--preset", shipped], Arguments(config=config)
     return options.parse(Arguments, given, prog="dqn-train", default=default)
+
+
+def without_preset(argv: Sequence[str]) -> str | None:
+    """The environment that is named, where no preset is and none was tuned to it."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("env-id", "preset", "resume"):
+        first.add_argument(f"--{name}", f"--{name.replace('-', '_')}", nargs="?", const="")
+    known, _ = first.parse_known_args(argv)
+    named = known.preset is not None or known.resume is not None or not known.env_id
+    return None if named or has_preset(known.env_id) else str(known.env_id)
 
 
 def check(arguments: Arguments) -> str | None:
@@ -111,17 +128,14 @@ def check(arguments: Arguments) -> str | None:
     return preset_warning(arguments.preset, config.env_id)
 
 
-def announcement(arguments: Arguments) -> str:
-    """What is about to happen, and where its results go."""
+def announcement(arguments: Arguments, values: str = "") -> str:
+    """What is about to happen, with which values, and where its results go."""
     where = redacted(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}")
     if arguments.resume:
         return f"Going on with run {arguments.resume} of {where}"
     config = arguments.config
     agents = "1 DQN agent" if config.num_agents == 1 else f"{config.num_agents} DQN agents"
-    return (
-        f"Training {agents} on {config.env_id} (preset {arguments.preset}, seed {config.seed}); runs and models go to "
-        f"{where}"
-    )
+    return f"Training {agents} on {config.env_id} ({values or f'preset {arguments.preset}'}, seed {config.seed}); runs and models go to {where}"
 
 
 def run(arguments: Arguments) -> int:
