@@ -135,7 +135,8 @@ def announcement(arguments: Arguments, values: str = "") -> str:
         return f"Going on with run {arguments.resume} of {where}"
     config = arguments.config
     agents = "1 DQN agent" if config.num_agents == 1 else f"{config.num_agents} DQN agents"
-    return f"Training {agents} on {config.env_id} ({values or f'preset {arguments.preset}'}, seed {config.seed}); runs and models go to {where}"
+    what = f"{config.env_id} ({values or f'preset {arguments.preset}'}, seed {config.seed})"
+    return f"Training {agents} on {what}; runs and models go to {where}"
 
 
 def run(arguments: Arguments) -> int:

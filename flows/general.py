@@ -45,7 +45,7 @@ def general(env_id: str) -> DQNConfig:
     """
     spec = environment_spec(env_id)
     with of_environment(env_id):
-        env = gym.make(env_id)
+        env = gym.make(env_id, disable_env_checker=True)  # training has Gymnasium's warnings
         scale = _scale(env.observation_space)
         env.close()
     threshold = None if spec.reward_threshold is None else float(spec.reward_threshold)

@@ -98,7 +98,7 @@ def test_whatever_an_environment_raises_or_returns_is_one_sentence_that_names_it
 
 
 def test_a_constructor_that_raises_is_refused_before_training() -> None:
-    with pytest.raises(EnvironmentUnsupportedError, match="constructor .*no such map"):
+    with pytest.raises(EnvironmentUnsupportedError, match=r"constructor .*no such map"):
         check_trainable(DQNConfig(env_id="Odd-constructor-v0"))
 
 
@@ -130,11 +130,9 @@ def test_a_module_that_cannot_be_imported_is_named(
     ],
 )
 def test_a_full_disk_is_not_tried_again(cause: Exception) -> None:
-    try:
-        raise MlflowException("the store", TEMPORARILY_UNAVAILABLE) from cause
-    except MlflowException as error:
-        assert not is_transient(error)
-        stuck = error
+    stuck = MlflowException("the store", TEMPORARILY_UNAVAILABLE)
+    stuck.__cause__ = cause
+    assert not is_transient(stuck)
     assert is_transient(MlflowException("the store", TEMPORARILY_UNAVAILABLE))
 
     def check() -> None:
