@@ -145,11 +145,11 @@ def end_at_once() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit; after an interruption without waiting for threads, which a library may have left without an end."""
+    """Exit without waiting for threads, which a library may have left without an end; all that counts is kept."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nothing reads it any more
             stream.flush()
-    if code in (INTERRUPTED, TERMINATED):
+    if code in (INTERRUPTED, TERMINATED) or "prefect" not in sys.modules:  # which sends its logs at the very end
         os._exit(code)
     raise SystemExit(code)
 

@@ -120,9 +120,12 @@ class MetricWriter:
 
         Raises:
             StaleAttemptError: if another attempt has taken over.
+            TrackingError: if the store's disk is full.
         """
         if self._stale:
             raise self._stale
+        if self._failure and is_full(self._failure):  # no later flush will send them
+            raise self._unsent(self._failure)
         timestamp = _now()
         for record in records:
             item = _Item(
@@ -154,10 +157,11 @@ class MetricWriter:
         if self._stale:
             raise self._stale
         if self._failure:
-            unsent = sum(len(buffer) for buffer in self._buffers.values())
-            raise TrackingError(
-                f"{unsent} metric values could not be logged: {one_line(self._failure)}"
-            ) from self._failure
+            raise self._unsent(self._failure) from self._failure
+
+    def _unsent(self, failure: Exception) -> TrackingError:
+        unsent = sum(len(buffer) for buffer in self._buffers.values())
+        return TrackingError(f"{unsent} metric values could not be logged: {one_line(failure)}")
 
     def _run(self) -> None:
         due = time.monotonic() + FLUSH_SECONDS

@@ -155,7 +155,8 @@ def train_population(
         try:
             writer.close()
         except Exception as second:  # the first error is the one to report
-            error.add_note(str(second))
+            if str(second) != str(error):
+                error.add_note(str(second))
         raise
     writer.close(patience=_PATIENCE)
     return result

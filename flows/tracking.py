@@ -225,7 +225,8 @@ def unless_deleted(client: MlflowClient, run_id: str) -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """The first line of what an error says, less the causes MLflow's client strings together behind it."""
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    first_line = next((line for line in lines if not line.startswith("(raised as a result of")), lines[0])
     return redacted(first_line.partition(" with exception HTTP")[0])
 
 
