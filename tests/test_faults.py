@@ -21,7 +21,7 @@ from flows.faults import of_environment
 from flows.metric_writer import MetricWriter
 from flows.outages import is_transient
 from flows.parameters import InputError, check_trainable
-from flows.tracking import TrackingError, connect
+from flows.tracking import TrackingError, connect, one_line
 from tests.probes import Probe
 
 
@@ -141,6 +141,15 @@ def test_a_full_disk_is_not_tried_again(cause: Exception) -> None:
     writer = MetricWriter(None, {}, {}, check=check)  # type: ignore[arg-type] # it comes no further than the check
     with pytest.raises(TrackingError, match="could not be logged"):
         writer.close(patience=100_000.0)
+    with pytest.raises(TrackingError, match="could not be logged"):
+        writer.write([])  # and the training does not go on for hours
+
+
+def test_what_sqlalchemy_says_first_is_not_what_is_wrong() -> None:
+    cause = (
+        "(raised as a result of Query-invoked autoflush; consider ...)\n(sqlite3.OperationalError) disk is full\n[SQL"
+    )
+    assert one_line(MlflowException(cause)) == "(sqlite3.OperationalError) disk is full"
 
 
 @pytest.mark.parametrize(
