@@ -157,7 +157,7 @@ def test_a_run_that_was_interrupted_before_it_had_a_configuration_is_ended(store
 def test_a_run_that_is_finished_stays_so(store: MlflowClient, tmp_path: Path) -> None:
     run_id = store.create_run(store.create_experiment("interrupted late")).info.run_id
     attempt = begin(store, run_id)
+    store.set_terminated(run_id, "FINISHED")
     with pytest.raises(KeyboardInterrupt), failing(store, attempt, tmp_path / "run.ckpt"):
-        store.set_terminated(run_id, "FINISHED")
         raise KeyboardInterrupt
     assert store.get_run(run_id).info.status == "FINISHED"
