@@ -23,6 +23,8 @@ from typing import Final
 from stack import StackError, check_free, parse_port
 from tether import Tether, tether
 
+from flows.program import without_proxy
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 STATE: Final = ROOT / ".stack"
 DEFAULT_PORTS: Final = {"PREFECT_PORT": "4201", "MLFLOW_PORT": "5001", "SERVING_PORT": "8001"}
@@ -36,6 +38,7 @@ STOP_SECONDS: Final = 15
 def main() -> int:
     """Start everything, wait for Ctrl-C or for a process to end, stop everything."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops everything too
+    os.environ |= without_proxy(os.environ)
     try:
         with ExitStack() as stack:
             stack.enter_context(only_one(STATE))

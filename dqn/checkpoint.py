@@ -189,12 +189,14 @@ def _check(path: Path, file: BinaryIO) -> tuple[int, int]:
     """Sizes of the content and of the environments, whose start `file` then stands at, if every byte is as written.
 
     Environments are unpickled, which runs what the file says. So it is read only if this process's own user wrote it
-    and no other may: who can write as that user can run programs as that user anyway. The digest is against damage.
+    and no other may: who can write as that user can run programs as that user anyway. The process's own group may,
+    because Kubernetes gives it every file of a volume that has an fsGroup. The digest is against damage.
     """
     status = os.fstat(file.fileno())
     if file.read(len(_FORMAT)) != _FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version (expected {_FORMAT.decode().strip()})")
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+    others_write = status.st_mode & 0o002 or (status.st_mode & 0o020 and status.st_gid != os.getegid())
+    if status.st_uid != os.geteuid() or others_write:
         raise CheckpointError(
             f"checkpoint {path} is not this user's alone (owner {status.st_uid}, this is {os.geteuid()}; mode "
             f"{status.st_mode & 0o777:o}) and could run a stranger's code: if you trust it, chown it and chmod go-w"

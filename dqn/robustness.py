@@ -71,7 +71,9 @@ class StressTest:
 
     def __str__(self) -> str:
         """For a person, one line."""
-        worst = f"worst at {self.worst_cell} ({self.shares[self.worst_cell]:.0%})"
+        share = self.shares[self.worst_cell]
+        shown = f"{share:.0%}" if share < 0.995 else f"{share:.1%}"
+        worst = "every episode held" if share == 1 else f"worst at {self.worst_cell} ({shown})"
         return f"robustness {self.robustness:.3f}, {worst}, single push {self.push} N"
 
     def to_dict(self) -> dict[str, Any]:

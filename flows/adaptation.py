@@ -16,7 +16,8 @@ from flows.flow_run import flow_run_id
 from flows.provenance import git_commit
 from flows.show import ADAPTATION_TAG, SHOW_TAG, Show
 from flows.stage import stage
-from flows.tracking import connect, one_line
+from flows.tracking import connect, new_experiment, one_line
+from flows.uris import without_login
 
 TIMELINE: Final = "timeline.json"
 MODEL_TAG: Final = "adaptation.model"
@@ -98,7 +99,7 @@ def begin_adaptation(show: Show, model: str, finding: str, most_an_hour: int) ->
     """
     client, mine = connect(), flow_run_id() or show.drift
     found = client.get_experiment_by_name(EXPERIMENT)
-    experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+    experiment = found.experiment_id if found else new_experiment(client, EXPERIMENT)
     runs = client.search_runs([experiment], f"tags.`{MODEL_TAG}` = '{model}'", max_results=1_000)
     for run in runs:
         if run.data.tags[BY_TAG] == mine:  # an earlier attempt
@@ -178,7 +179,7 @@ def links(run_id: str, version: tuple[str, int] | None) -> dict[str, str]:
             found["flow run"] = prefect.runtime.flow_run.ui_url
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):
-        pages = f"{os.environ.get('MLFLOW_UI_URL', uri)}/#"
+        pages = f"{without_login(os.environ.get('MLFLOW_UI_URL', uri))}/#"
         try:
             experiment = MlflowClient().get_run(run_id).info.experiment_id
         except Exception as error:  # of a link; what it is shown with goes on

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,14 +23,16 @@ from flows.early import (
     require_preset,
     require_version,
 )
-from flows.flow_run import PrefectError, api_is_named
+from flows.flow_run import api_is_named
+from flows.general import budget, general, has_preset
+from flows.interrupts import INTERRUPTED, TERMINATED, Terminated, raised
 from flows.phases import note, phase
 from flows.presets import read_preset
+from flows.program import prepare
+from flows.uris import redacted
 
 BAD_INPUT: Final = 2
 DIVERGED: Final = 3
-INTERRUPTED: Final = 128 + signal.SIGINT
-TERMINATED: Final = 128 + signal.SIGTERM
 
 ENVIRONMENT: Final = {
     "DO_NOT_TRACK": "1",
@@ -41,10 +42,6 @@ ENVIRONMENT: Final = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: everything ends as it does with Ctrl-C."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +61,24 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, report; returns the exit code."""
+    prepare()
     arguments = sys.argv[1:] if argv is None else list(argv)
-    try:
-        chosen = parse(arguments)
-        warning = check(chosen)
-    except (ConfigError, EnvironmentUnsupportedError) as error:
-        return fail(error, BAD_INPUT)
-    note(announcement(chosen))
-    if warning:
-        note(f"warning: {warning}")
-    return attended(lambda: run(chosen))
+
+    def begin() -> int:
+        try:
+            chosen = parse(arguments)
+            warning = check(chosen)
+            own = without_preset(arguments) is not None
+        except (ConfigError, EnvironmentUnsupportedError) as error:
+            return fail(error, BAD_INPUT)
+        note(announcement(chosen, "general values" if own else ""))
+        if own:
+            note(budget(chosen.config))
+        elif warning:
+            note(f"warning: {warning}")
+        return run(chosen)
+
+    return attended(begin)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -83,6 +88,9 @@ def parse(argv: Sequence[str]) -> Arguments:
         ConfigError: if an option is unknown, or a value is none of its option's type or out of range.
         SystemExit: with code 0 for `--help`.
     """
+    if env_id := without_preset(argv):
+        require_environment(env_id)
+        return options.parse(Arguments, argv, prog="dqn-train", default=Arguments(config=general(env_id)))
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?", const="", default="cartpole")
     known, others = first.parse_known_args(argv)
@@ -92,6 +100,16 @@ def parse(argv: Sequence[str]) -> Arguments:
         shipped, config = saved
         given, default = [*others, "--preset", shipped], Arguments(config=config)
     return options.parse(Arguments, given, prog="dqn-train", default=default)
+
+
+def without_preset(argv: Sequence[str]) -> str | None:
+    """The environment that is named, where no preset is and none was tuned to it."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("env-id", "preset", "resume"):
+        first.add_argument(f"--{name}", f"--{name.replace('-', '_')}", nargs="?", const="")
+    known, _ = first.parse_known_args(argv)
+    named = known.preset is not None or known.resume is not None or not known.env_id
+    return None if named or has_preset(known.env_id) else str(known.env_id)
 
 
 def check(arguments: Arguments) -> str | None:
@@ -111,36 +129,26 @@ def check(arguments: Arguments) -> str | None:
     return preset_warning(arguments.preset, config.env_id)
 
 
-def announcement(arguments: Arguments) -> str:
-    """What is about to happen, and where its results go."""
-    where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+def announcement(arguments: Arguments, values: str = "") -> str:
+    """What is about to happen, with which values, and where its results go."""
+    where = redacted(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}")
     if arguments.resume:
         return f"Going on with run {arguments.resume} of {where}"
     config = arguments.config
     agents = "1 DQN agent" if config.num_agents == 1 else f"{config.num_agents} DQN agents"
-    return (
-        f"Training {agents} on {config.env_id} (preset {arguments.preset}, seed {config.seed}); runs and models go to "
-        f"{where}"
-    )
+    what = f"{config.env_id} ({values or f'preset {arguments.preset}'}, seed {config.seed})"
+    return f"Training {agents} on {what}; runs and models go to {where}"
 
 
 def run(arguments: Arguments) -> int:
     """Train: as a flow run where a Prefect API is named, and without Prefect where none is."""
     # Imported here: Prefect reads the environment when it is imported, and what is wrong is said without waiting.
     with phase("load MLflow and PyTorch"):
-        from mlflow.exceptions import MlflowException
-
-        from dqn.checkpoint import CheckpointError
-        from dqn.export import ExportError
-        from dqn.finite import DivergedError, EnvironmentFaultError
-        from flows.attempt import StaleAttemptError
-        from flows.parameters import ConfigOverrides, InputError
-        from flows.promote import OvertakenError
-        from flows.registry import RegistryError
-        from flows.tracking import TrackingError, one_line
+        from flows.failures import reported
+        from flows.parameters import ConfigOverrides
         from flows.train import check_request, train_dqn
 
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
+    quieten()
     request = (
         ConfigOverrides.model_validate(_overrides(arguments)),
         arguments.preset,
@@ -148,35 +156,29 @@ def run(arguments: Arguments) -> int:
         arguments.warm_start,
         str(arguments.checkpoint_dir),
     )
-    try:
+
+    def work() -> None:
+        train = train_dqn
         with phase("check"):  # the flow does so too, but tries for minutes, and under Prefect it is a run that failed
             check_request(*request)
         if api_is_named():
             with phase("connect to Prefect"):
-                from flows.deployed import train_dqn
+                from flows.deployed import train_dqn as deployed
                 from flows.prefect_api import require_api
 
                 require_api()
-        reported = train_dqn(*request)
+                train = deployed
+        report = train(*request)
         if api_is_named():
-            print(reported)
-    except (ConfigError, EnvironmentUnsupportedError, EnvironmentFaultError, InputError, MemoryError) as error:
-        return fail(error, BAD_INPUT)
-    except DivergedError as error:
-        return fail(error, DIVERGED)
-    except (
-        TrackingError,
-        RegistryError,
-        CheckpointError,
-        PrefectError,
-        StaleAttemptError,
-        OvertakenError,
-        ExportError,
-    ) as error:
-        return fail(error, 1)
-    except MlflowException as error:
-        return fail(error, 1, f"MLflow: {one_line(error)}")
-    return 0
+            print(report)
+
+    return reported(work)
+
+
+def quieten() -> None:
+    """Keep from a terminal what libraries log of errors that are said once, as a sentence, when they have an end."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for each try
 
 
 def _overrides(arguments: Arguments) -> dict[str, Any]:
@@ -192,22 +194,17 @@ def attended(run: Callable[[], int]) -> int:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return run()
-    except Terminated as error:
-        return fail(error, TERMINATED, "terminated")
-    except KeyboardInterrupt as error:
-        return fail(error, INTERRUPTED, "interrupted")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(signum: int, frame: object) -> None:
-    raise Terminated
+    with raised():
+        try:
+            return run()
+        except Terminated as error:
+            return fail(error, TERMINATED, "terminated")
+        except KeyboardInterrupt as error:
+            return fail(error, INTERRUPTED, "interrupted")
 
 
 def fail(error: BaseException, code: int, message: str | None = None) -> int:
     """Say what went wrong, in a sentence and its notes; returns the exit code."""
-    print(f"error: {message or error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+    lines = (f"error: {message or error}", *getattr(error, "__notes__", ()))
+    print(*map(redacted, lines), sep="\n", file=sys.stderr)
     return code

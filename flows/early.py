@@ -9,6 +9,7 @@ import gymnasium as gym
 from dqn.config import ConfigError
 from dqn.presets import PRESETS, PresetName
 from dqn.spec import EnvironmentUnsupportedError, environment_spec
+from flows.faults import named
 from flows.names import model_name
 from flows.presets import own_presets
 from flows.suggestions import did_you_mean
@@ -30,6 +31,12 @@ def require_environment(env_id: str) -> None:
         if ":" in env_id or env_id in gym.registry or not (meant := did_you_mean(env_id, known)):
             raise
         raise EnvironmentUnsupportedError(f"there is no environment {env_id!r}{meant}") from error
+    except Exception as error:  # importing a module runs what is in it
+        module = env_id.rpartition(":")[0]
+        raise EnvironmentUnsupportedError(
+            f"module {module!r}, which is to register {env_id!r}, cannot be imported ({named(error)}); "
+            f"python -c 'import {module}' shows where"
+        ) from error
 
 
 def require_preset(name: str) -> None:

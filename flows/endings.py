@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Final
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from dqn.finite import DivergedError
 from flows.attempt import Attempt, StaleAttemptError, check, fenced, in_batch
 from flows.flow_run import deployment_id, flow_run_id
+from flows.interrupts import ending
+from flows.names import make_command
 from flows.tracking import TRAINED_TAG, PopulationRuns, one_line, unless_deleted
 
 _MOST_CHILDREN: Final = 10_000
@@ -31,18 +34,26 @@ def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterato
         print(f"stopped: {error}")
         raise
     except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        resumable = checkpoint.exists()
-        try:
-            check(client, attempt)
-            end_runs(client, attempt, (attempt.run_id,), status)  # first, and whatever became of its configuration
-            end_runs(client, attempt, _running_children(client, attempt.run_id), status)
-            resumable |= TRAINED_TAG in client.get_run(attempt.run_id).data.tags
-        except (Exception, StaleAttemptError) as second:  # the first error is the one to report
-            error.add_note(f"the run could not be marked {status}: {one_line(second)}")
-        if resumable and not isinstance(error, DivergedError):  # it would diverge again
-            error.add_note(f"resume with: {_resuming(attempt)}")
+        with ending():
+            _end(client, attempt, checkpoint, error)
         raise
+
+
+def _end(client: MlflowClient, attempt: Attempt, checkpoint: Path, error: BaseException) -> None:
+    status = "FAILED" if isinstance(error, Exception) else "KILLED"
+    resumable = checkpoint.exists()
+    try:
+        check(client, attempt)
+        parent = client.get_run(attempt.run_id)
+        if parent.info.status == "FINISHED":  # interrupted in the last moment: nothing is left to do
+            return
+        end_runs(client, attempt, (attempt.run_id,), status)  # first, and whatever became of its configuration
+        end_runs(client, attempt, _running_children(client, parent), status)
+        resumable |= TRAINED_TAG in parent.data.tags
+    except (Exception, StaleAttemptError) as second:  # the first error is the one to report
+        error.add_note(f"the run could not be marked {status}: {one_line(second)}")
+    if resumable and not isinstance(error, DivergedError):  # it would diverge again
+        error.add_note(f"resume with: {_resuming(attempt, checkpoint.parent)}")
 
 
 def end_diverged(
@@ -63,16 +74,16 @@ def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], s
             client.set_terminated(run_id, status)
 
 
-def _resuming(attempt: Attempt) -> str:
+def _resuming(attempt: Attempt, directory: Path) -> str:
     """The command that goes on with runs; only the worker has the checkpoint of a deployment's."""
     if deployment_id():
         return f"prefect flow-run retry {flow_run_id()}"
-    return f'make train ARGS="--resume {attempt.run_id}"'
+    usual = directory == Path("checkpoints").absolute()
+    return make_command("train", "--resume", attempt.run_id, *(() if usual else ("--checkpoint-dir", str(directory))))
 
 
-def _running_children(client: MlflowClient, parent: str) -> tuple[str, ...]:
+def _running_children(client: MlflowClient, parent: Run) -> tuple[str, ...]:
     """Child runs that go on; a run that ended early may have fewer than it has agents, and none is made here."""
-    experiment = client.get_run(parent).info.experiment_id
-    query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
-    found = client.search_runs([experiment], query, max_results=_MOST_CHILDREN)
+    query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
+    found = client.search_runs([parent.info.experiment_id], query, max_results=_MOST_CHILDREN)
     return tuple(child.info.run_id for child in found if child.info.status == "RUNNING")

@@ -15,6 +15,7 @@ from dqn.spec import environment_spec
 from dqn.world import World
 from flows import registry
 from flows.attempt import Attempt, fenced
+from flows.faults import of_environment
 from flows.gate import LOOKS
 from flows.registry import DIGEST_TAG, RegistryError
 from flows.stage import stage
@@ -108,7 +109,8 @@ def _spread(returns: Returns) -> str:
 
 def play(policy: OnnxPolicy, world: World, *, seed: int, episodes: int = EPISODES) -> Returns:
     """Returns `[episodes]` of a policy on the episodes of a seed in a world."""
-    return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=episodes, seed=seed)
+    with of_environment(policy.metadata.env_id):
+        return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=episodes, seed=seed)
 
 
 def play_on(policy: OnnxPolicy, world: World, returns: Floats, *, version: int, episodes: int) -> Returns:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dqn.metrics import POPULATION, Metrics
 from flows.attempt import CHECKED_SECONDS, StaleAttemptError
-from flows.tracking import TrackingError, one_line, unless_deleted
+from flows.tracking import TrackingError, is_full, one_line, unless_deleted
 
 BATCH: Final = 1_000
 """Values in one request; MLflow accepts no more."""
@@ -129,9 +129,12 @@ class MetricWriter:
 
         Raises:
             StaleAttemptError: if another attempt has taken over.
+            TrackingError: if the store's disk is full.
         """
         if self._stale:
             raise self._stale
+        if self._failure and is_full(self._failure):  # no later flush will send them
+            raise self._unsent(self._failure)
         timestamp = _now()
         for record in records:
             item = _Item(
@@ -163,16 +166,17 @@ class MetricWriter:
         self._queue.put(None)
         self._thread.join()
         deadline = time.monotonic() + patience
-        while self._failure and time.monotonic() < deadline:
+        while self._failure and not is_full(self._failure) and time.monotonic() < deadline:
             time.sleep(RETRY_SECONDS)
             self._flush(everything=True)
         if self._stale:
             raise self._stale
         if self._failure:
-            unsent = sum(len(buffer) for buffer in self._buffers.values())
-            raise TrackingError(
-                f"{unsent} metric values could not be logged: {one_line(self._failure)}"
-            ) from self._failure
+            raise self._unsent(self._failure) from self._failure
+
+    def _unsent(self, failure: Exception) -> TrackingError:
+        unsent = sum(len(buffer) for buffer in self._buffers.values())
+        return TrackingError(f"{unsent} metric values could not be logged: {one_line(failure)}")
 
     def _run(self) -> None:
         due = time.monotonic() + FLUSH_SECONDS

@@ -1,24 +1,23 @@
 """Where MLflow shows a run and a version, and the address of its store that works from any directory."""
 
 import os
-from pathlib import Path
 from typing import Final
 
 import mlflow
+
+from flows.uris import redacted, sqlite_file, without_login
 
 LOCAL_UI: Final = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens."""
 _MODELS: Final = "?workflowType=machine_learning"
 """MLflow opens for GenAI applications otherwise, without its registry of models in the menu."""
-_SQLITE: Final = "sqlite:///"
 
 
 def absolute_uri() -> str:
     """The tracking store's address; an embedded one's file by its whole path."""
     uri = mlflow.get_tracking_uri()
-    if uri.startswith(_SQLITE):
-        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
-    return uri
+    file = sqlite_file(uri)
+    return f"sqlite:///{file}" if file else redacted(uri)
 
 
 def run_page(experiment: str, run_id: str) -> str | None:
@@ -35,4 +34,4 @@ def version_page(name: str, version: int, *, server: str | None = None) -> str:
 def _server() -> str | None:
     """The server's address; a browser may know it by another name, MLFLOW_UI_URL, than a container."""
     uri = mlflow.get_tracking_uri()
-    return os.environ.get("MLFLOW_UI_URL", uri).rstrip("/") if uri.startswith("http") else None
+    return without_login(os.environ.get("MLFLOW_UI_URL", uri).rstrip("/")) if uri.startswith("http") else None

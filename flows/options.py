@@ -29,6 +29,7 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, default: T) -> T:
         SystemExit: with code 0 for `--help`; with 2, and tyro's own words, for what else it refuses.
     """
     types, said = option_types(kind), io.StringIO()
+    argv = without_none(argv, types)
     try:
         with contextlib.redirect_stderr(said):  # tyro's box of ten lines is for what has no sentence below
             arguments, unknown = tyro.cli(
@@ -46,6 +47,26 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, default: T) -> T:
         raise
     require_known(unknown, list(types))
     return arguments
+
+
+def without_none(argv: Sequence[str], types: Mapping[str, Any]) -> list[str]:
+    """Arguments with `none`, however it is written, as tyro has it: None for a value, nothing for a list of numbers."""
+    words, kind = [], None
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            kind = types.get(name.removeprefix("--").replace("_", "-"))
+            if equals and value.lower() == "none":
+                words += [name, *_none(kind, value)]
+                continue
+        words += _none(kind, word) if word.lower() == "none" else [word]
+    return words
+
+
+def _none(kind: Any, word: str) -> list[str]:
+    if NoneType in get_args(kind):
+        return ["None"]
+    return [] if get_origin(kind) is tuple and Ellipsis in get_args(kind) else [word]
 
 
 def option_types(kind: type) -> dict[str, Any]:

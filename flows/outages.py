@@ -4,11 +4,13 @@ import httpx
 import requests
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
-from flows.tracking import TrackingError
+from flows.tracking import TrackingError, is_full
 
 
 def is_transient(error: object) -> bool:
     """Whether trying again may help."""
+    if isinstance(error, BaseException) and is_full(error):
+        return False
     if isinstance(error, MlflowException):
         return int(ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, 500)) >= 500
     if isinstance(error, httpx.HTTPStatusError | requests.HTTPError) and error.response is not None:

@@ -13,6 +13,7 @@ from dqn.fits import require_scale
 from dqn.learner import require_loss
 from dqn.memory import require_memory
 from dqn.presets import PRESETS, PresetName
+from flows.faults import of_environment
 
 
 class InputError(ValueError):
@@ -84,8 +85,9 @@ def check_trainable(config: DQNConfig) -> None:
     """
     require_device(config.device)
     require_loss(config)
-    observation_size, num_actions = describe(config.env_id, config.training_world)
-    if config.world != config.training_world:
-        describe(config.env_id, config.world)
+    with of_environment(config.env_id):
+        observation_size, num_actions = describe(config.env_id, config.training_world)
+        if config.world != config.training_world:
+            describe(config.env_id, config.world)
     require_scale(config, observation_size)
     require_memory(config, observation_size=observation_size, num_actions=num_actions)

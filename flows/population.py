@@ -170,7 +170,8 @@ def train_population(
         try:
             writer.close()
         except Exception as second:  # the first error is the one to report
-            error.add_note(str(second))
+            if str(second) != str(error):
+                error.add_note(str(second))
         if isinstance(error, DivergedError):
             end_diverged(client, attempt, runs, error.diverged)
         raise

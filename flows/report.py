@@ -5,6 +5,8 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 import mlflow
@@ -240,8 +242,10 @@ def where_results_are(finished: Report) -> list[tuple[str, str]]:
     name = registry.model_name(finished.env_id)
     if page := run_page(finished.experiment, finished.run_id):
         return [(page, "its curves, figures and report"), (version_page(name, finished.version), "the version")]
+    uri = absolute_uri()
+    here = f"cd {quote(str(Path.cwd()))}" if "?" in uri else f"export MLFLOW_TRACKING_URI={quote(uri)}"
     return [
-        (f"export MLFLOW_TRACKING_URI={absolute_uri()}", "find run and model from any directory"),
+        (here, "find run and model from " + ("any directory" if here.startswith("export") else "this directory")),
         ("make ui", version_page(name, finished.version, server=LOCAL_UI)),
     ]
 

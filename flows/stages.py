@@ -33,6 +33,7 @@ from dqn.training import stressed
 from flows import registry
 from flows.attempt import Attempt, check, fenced, in_batch
 from flows.endings import end_runs
+from flows.faults import of_environment
 from flows.flow_run import flow_run_id
 from flows.gate_tag import PENDING
 from flows.learning import keep_learning
@@ -100,9 +101,10 @@ def _train(client: MlflowClient, attempt: Attempt, run: Run, checkpoint: Path) -
 
     adapting = ADAPTATION_TAG in run.data.tags
     start = starting_network(client, run, config)
-    result = train_population(
-        client, attempt, runs, config, checkpoint, start=start, test=test, on_progress=on_progress
-    )
+    with of_environment(config.env_id):
+        result = train_population(
+            client, attempt, runs, config, checkpoint, start=start, test=test, on_progress=on_progress
+        )
     if not adapting:  # somebody waits for an adaptation, and any solved agent will do
         result = stressed(result)
         keep_learning(client, attempt, result)
@@ -172,7 +174,7 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
 def _test_returns(networks: QNetworks, config: DQNConfig) -> Returns:
     """Returns `[A, TEST_EPISODES]` on episodes that no training and no selection saw."""
     seed = stream_seed(config.seed, TEST, 0)
-    with torch.no_grad(), torch_threads(config.num_threads):
+    with torch.no_grad(), torch_threads(config.num_threads), of_environment(config.env_id):
         returns = greedy_returns(networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed)
     return np.asarray(returns.numpy())
 

@@ -1,9 +1,9 @@
 """From a space of hyper-parameters to a confirmed winner: `python -m flows.sweep`, or the deployment `sweep-dqn`."""
 
 if __name__ == "__main__":  # before anything below is imported: --help is there at once
-    from flows.sweep_cli import main
+    from flows.program import sweep as program
 
-    raise SystemExit(main())
+    program()
 
 import dataclasses
 import secrets
@@ -14,6 +14,7 @@ from typing import Any
 
 from dqn.presets import PresetName
 from flows.flow_run import api_is_named, flow_run_id
+from flows.names import make_command
 from flows.parameters import ConfigOverrides, InputError
 from flows.population import check_writable
 from flows.presets import check_name, save_preset
@@ -83,7 +84,7 @@ def sweep_dqn(
         "seed": seed,
     }
     study = resume or begin(request(preset, space, method, rungs, **settings), checkpoint_dir)
-    with resumable(study):
+    with resumable(study, checkpoint_dir):
         try_trials(study, spread_to, checkpoint_dir)
         confirmation = retrain(study)
         if save:
@@ -132,12 +133,13 @@ def begin(sweep: SweepConfig, checkpoint_dir: str) -> str:
 
 
 @contextmanager
-def resumable(study: str) -> Iterator[None]:
+def resumable(study: str, checkpoint_dir: str = "checkpoints") -> Iterator[None]:
     """A block whose errors leave with a note that says how to go on: what was tried is kept."""
+    elsewhere = () if checkpoint_dir == "checkpoints" else ("--checkpoint-dir", checkpoint_dir)
     try:
         yield
     except BaseException as error:
-        error.add_note(f'the study is kept; go on with: make sweep ARGS="--resume {study}"')
+        error.add_note(f"the study is kept; go on with: {make_command('sweep', '--resume', study, *elsewhere)}")
         raise
 
 

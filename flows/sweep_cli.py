@@ -1,6 +1,5 @@
 """`python -m flows.sweep`: arguments, the quiet environment of a terminal, and errors as one sentence."""
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,9 +9,10 @@ from typing import Final, Literal
 from dqn.config import ConfigError
 from dqn.presets import PresetName
 from flows import options
-from flows.cli import BAD_INPUT, DIVERGED, attended, fail
-from flows.flow_run import PrefectError, api_is_named
+from flows.cli import BAD_INPUT, attended, fail, quieten
+from flows.flow_run import api_is_named
 from flows.phases import phase
+from flows.program import prepare
 from flows.suggestions import did_you_mean
 
 SPACES: Final = ("small", "arlbench")
@@ -57,12 +57,17 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, search, report; returns the exit code."""
-    try:
-        chosen = parse(sys.argv[1:] if argv is None else list(argv))
-        check(chosen)
-    except ConfigError as error:
-        return fail(error, BAD_INPUT)
-    return attended(lambda: run(chosen))
+    prepare()
+
+    def begin() -> int:
+        try:
+            chosen = parse(sys.argv[1:] if argv is None else list(argv))
+            check(chosen)
+        except ConfigError as error:
+            return fail(error, BAD_INPUT)
+        return run(chosen)
+
+    return attended(begin)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -98,27 +103,20 @@ def run(arguments: Arguments) -> int:
     # Imported here: Prefect reads the environment when it is imported, and --help need not wait for torch.
     with phase("load Optuna, MLflow and PyTorch"):
         import optuna
-        from mlflow.exceptions import MlflowException
 
-        from dqn.checkpoint import CheckpointError
-        from dqn.export import ExportError
-        from dqn.finite import DivergedError, EnvironmentFaultError
-        from dqn.spec import EnvironmentUnsupportedError
-        from flows.attempt import StaleAttemptError
-        from flows.parameters import InputError
-        from flows.promote import OvertakenError
-        from flows.registry import RegistryError
+        from flows.failures import reported
         from flows.search.study import ShardError, read_study
         from flows.sweep import request, sweep_dqn
-        from flows.tracking import TrackingError, one_line
 
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each of its retries is a warning
+    quieten()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line a trial
     settings = {
         name: getattr(arguments, name) for name in ("trials", "shard_trials", "keep", "episodes", "finalists", "seed")
     }
     rungs = list(arguments.rungs) or None
-    try:
+
+    def work() -> None:
+        sweep = sweep_dqn
         with phase("check"):  # the flow does so too, but under Prefect it is a run that failed
             if arguments.resume:
                 read_study(arguments.resume)
@@ -126,11 +124,12 @@ def run(arguments: Arguments) -> int:
                 request(arguments.preset, arguments.space, arguments.method, rungs, **settings)
         if api_is_named():
             with phase("connect to Prefect"):
-                from flows.deployed import sweep_dqn
+                from flows.deployed import sweep_dqn as deployed
                 from flows.prefect_api import require_api
 
                 require_api()
-        report = sweep_dqn(
+                sweep = deployed
+        report = sweep(
             preset=arguments.preset,
             space=arguments.space,
             method=arguments.method,
@@ -143,21 +142,5 @@ def run(arguments: Arguments) -> int:
             **settings,
         )
         print(report)
-    except (ConfigError, EnvironmentUnsupportedError, EnvironmentFaultError, InputError, MemoryError) as error:
-        return fail(error, BAD_INPUT)
-    except DivergedError as error:
-        return fail(error, DIVERGED)
-    except (
-        TrackingError,
-        RegistryError,
-        CheckpointError,
-        PrefectError,
-        ShardError,
-        StaleAttemptError,
-        OvertakenError,
-        ExportError,
-    ) as error:
-        return fail(error, 1)
-    except MlflowException as error:
-        return fail(error, 1, f"MLflow: {one_line(error)}")
-    return 0
+
+    return reported(work, ShardError)

@@ -1,5 +1,6 @@
 """The MLflow runs of a population: a parent, and a child an agent."""
 
+import errno
 import fcntl
 import logging
 import math
@@ -10,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
     MLFLOW_PARENT_RUN_ID,
@@ -24,6 +26,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_NAME,
     MLFLOW_USER,
 )
+from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.config import DQNConfig
@@ -33,6 +36,7 @@ from flows.attempt import Attempt, fenced, in_batch
 from flows.parameters import InputError
 from flows.provenance import git_commit, user
 from flows.run_labels import description, params, run_name
+from flows.uris import artifact_location, connect_args, local_path, redacted, sqlite_file, sqlite_uri
 
 CONFIG_FILE: Final = "population/config.json"
 FLOW_RUN_TAG: Final = "prefect.flow_run_id"
@@ -42,6 +46,8 @@ _AGENT_TAG: Final = "agent"
 _PAGE: Final = 500
 """Runs in one call."""
 _PACKAGES: Final = ("torch", "gymnasium", "numpy", "onnxruntime", "mlflow-skinny", "prefect")
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_FULL_SAID: Final = ("database or disk is full", "readonly database", "disk I/O error", "No space left on device")
 _PATIENCE: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -83,23 +89,28 @@ def connect() -> MlflowClient:
     """
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
-    uri = mlflow.get_tracking_uri()
+    uri = _store_uri()
     if time.monotonic() - _answered.get(uri, -math.inf) < _ANSWER_SECONDS:
         return MlflowClient()
     try:
         with _alone(uri):
-            _check_file(uri)
+            _check_database(uri)
             client = MlflowClient()
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
             raise InputError(
-                f"MLflow's server {uri} refuses this login: "
+                f"MLflow's server {redacted(uri)} refuses this login: "
                 "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of a user it knows"
             ) from error
         raise TrackingError(
-            f"MLflow's tracking store {uri} cannot be used ({one_line(error)}); "
+            f"MLflow's tracking store {redacted(uri)} cannot be used ({one_line(error)}); "
             "start its server or free its directory, or set MLFLOW_TRACKING_URI to another"
+        ) from error
+    except ImportError as error:
+        raise InputError(
+            f"MLflow's tracking store {redacted(uri)} needs a driver that is not installed ({one_line(error)}); "
+            "install it, or set MLFLOW_TRACKING_URI to another store"
         ) from error
     _answered[uri] = time.monotonic()
     return client
@@ -138,7 +149,8 @@ def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, 
     fenced(client, attempt)
     if not _has_config(client, attempt.run_id) or _config_of(parent) is None:
         client.log_batch(attempt.run_id, params=params(config))
-        client.log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
+        with _artifacts_of(parent):
+            client.log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
     config = config_of(parent)
     tags = [RunTag(key, value) for key, value in _flow_run_tag(flow_run_id).items()]
     client.log_batch(attempt.run_id, tags=tags)
@@ -182,13 +194,36 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise InputError(
-            f"there is no run {run_id!r} in MLflow's tracking store {mlflow.get_tracking_uri()}; "
+            f"there is no run {run_id!r} in MLflow's tracking store {redacted(mlflow.get_tracking_uri())}; "
             "its id is printed when training starts and stands on its page in `mlflow ui`"
         ) from error
     if _POPULATION_TAG not in run.data.tags:
         parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
         raise InputError(f"run {run_id} is not a population's" + (f"; its parent {parent} is" if parent else ""))
+    require_artifacts(run.info.artifact_uri)
     return run
+
+
+def require_artifacts(uri: str) -> None:
+    """Refuse artifacts of an embedded store whose directory was moved: MLflow would make the old path anew.
+
+    Args:
+        uri: of an experiment's artifacts, or of a run's.
+
+    Raises:
+        InputError: naming both directories.
+    """
+    store, kept = sqlite_file(mlflow.get_tracking_uri()), local_path(uri)
+    if store is None or kept is None or "mlruns" not in kept.parts:
+        return
+    before = next(parent.parent for parent in (kept, *kept.parents) if parent.name == "mlruns")
+    here = store.parent
+    moved = (here / kept.relative_to(before)).exists() and not kept.exists()
+    if before != here and (moved or not before.exists()):
+        raise InputError(
+            f"MLflow's store {store} keeps its artifacts in {before}, and they are not there: its directory was moved; "
+            f"move it back, or have the old path lead here: ln -s {quote(str(here))} {quote(str(before))}"
+        )
 
 
 def read_config(client: MlflowClient, run_id: str) -> DQNConfig:
@@ -231,29 +266,40 @@ def unless_deleted(client: MlflowClient, run_id: str) -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """The first line of what an error says, less the causes MLflow's client strings together behind it."""
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return first_line.partition(" with exception HTTP")[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    first_line = next((line for line in lines if not line.startswith("(raised as a result of")), lines[0])
+    return redacted(first_line.partition(" with exception HTTP")[0])
 
 
 def _flow_run_tag(flow_run_id: str | None) -> dict[str, str]:
     return {FLOW_RUN_TAG: flow_run_id} if flow_run_id else {}
 
 
-def _check_file(uri: str) -> None:
-    """Open an embedded store for writing; MLflow itself would try for two minutes."""
-    if not uri.startswith("sqlite:///"):
-        return
-    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+def _store_uri() -> str:
+    """The tracking store's URI; MLflow's default one is set as SQLAlchemy reads it, where MLflow would encode it."""
+    uri = mlflow.get_tracking_uri()
+    if not os.environ.get("MLFLOW_TRACKING_URI") and uri.startswith("sqlite:") and "%" in uri:
+        os.environ["MLFLOW_TRACKING_URI"] = sqlite_uri("mlflow.db")
+    return mlflow.get_tracking_uri()
+
+
+def _check_database(uri: str) -> None:
+    """Open an embedded store for writing, and connect to a database; MLflow itself would try for two minutes."""
+    if file := sqlite_file(uri):
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+    elif uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
+        create_engine(uri, poolclass=NullPool, connect_args=connect_args(uri)).connect().close()
 
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """A block that no other process is in: of several that make an embedded store's tables at once all but one fail."""
-    if not uri.startswith("sqlite:///"):
+    file = sqlite_file(uri)
+    if file is None:
         yield
         return
-    directory = os.open(Path(uri.removeprefix("sqlite:///")).parent, os.O_RDONLY | os.O_DIRECTORY)
+    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
         yield
@@ -271,7 +317,7 @@ def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
     found = client.get_experiment_by_name(name)
     if not found:
         try:
-            return client.create_experiment(name)
+            return new_experiment(client, name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another training that began at the same moment
                 raise
@@ -282,7 +328,38 @@ def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
             f"`mlflow experiments restore --experiment-id {found.experiment_id}`, "
             "or set MLFLOW_EXPERIMENT_NAME to another name"
         )
+    require_artifacts(found.artifact_location)
     return str(found.experiment_id)
+
+
+def new_experiment(client: MlflowClient, name: str) -> str:
+    """Id of an experiment that is made, with its artifacts where an embedded store finds them again."""
+    embedded = not mlflow.get_tracking_uri().startswith("http")
+    return client.create_experiment(name, artifact_location=artifact_location(name) if embedded else None)
+
+
+@contextmanager
+def _artifacts_of(run: Run) -> Iterator[None]:
+    """The first write to the artifacts of a run, which lie where the client may not get to."""
+    try:
+        yield
+    except (OSError, ImportError) as error:
+        if is_full(error):
+            raise
+        raise InputError(
+            f"artifacts cannot be written to {redacted(run.info.artifact_uri)} from here ({one_line(error)}); start "
+            "MLflow's server with --artifacts-destination, so that it writes them itself, or install and allow what "
+            "that place needs"
+        ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that of a full or read-only disk, which no further try mends."""
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or any(said in str(error) for said in _FULL_SAID):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _has_config(client: MlflowClient, run_id: str) -> bool:

@@ -1,9 +1,11 @@
 """From a configuration to a champion in the registry: `python -m flows.train`, or the deployment `train-dqn`."""
 
 if __name__ == "__main__":  # before anything below is imported: the first line is there at once
-    from flows.cli import main
+    from flows.program import train as program
 
-    raise SystemExit(main())
+    program()
+
+from contextlib import ExitStack
 
 from mlflow import MlflowClient
 
@@ -13,6 +15,7 @@ from flows.endings import failing
 from flows.evaluation import evaluate
 from flows.flow_run import flow_run_id
 from flows.gate_tag import undecided_if_ended
+from flows.interrupts import held, released
 from flows.parameters import ConfigOverrides, InputError, check_trainable
 from flows.phases import say
 from flows.pictures import draw_population, draw_version
@@ -47,9 +50,11 @@ def train_dqn(
     Returns:
         The report.
     """
-    attempt, name = start(config, preset, resume, warm_start, checkpoint_dir)
-    say(f"MLflow run {attempt.run_id}")
-    with failing(MlflowClient(), attempt, checkpoint_path(checkpoint_dir, attempt.run_id)):
+    with ExitStack() as stack:
+        with held():
+            attempt, name = start(config, preset, resume, warm_start, checkpoint_dir)
+            stack.enter_context(failing(MlflowClient(), attempt, checkpoint_path(checkpoint_dir, attempt.run_id)))
+        say(f"MLflow run {attempt.run_id}")
         run_id = train(attempt.run_id, checkpoint_dir, attempt)
         model_id = export(run_id, attempt)
         version = register(run_id, model_id, attempt)
@@ -71,8 +76,9 @@ def start(
     config: ConfigOverrides, preset: PresetName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> tuple[Attempt, str]:
     """Begin this attempt at the run that is named, or at the flow run's own. Returns it and the model's name."""
-    check_request(config, preset, resume, warm_start, checkpoint_dir)
-    client = connect()
+    with released():
+        check_request(config, preset, resume, warm_start, checkpoint_dir)
+        client = connect()
     if resume:
         run_id = find_run(client, resume).info.run_id
         chosen = read_config(client, run_id)
@@ -81,7 +87,7 @@ def start(
         tags = {WARM_START_TAG: str(find_version(client, chosen, warm_start))} if warm_start else {}
         run_id = open_run(client, chosen, preset=preset, flow_run_id=flow_run_id(), tags=tags)
     attempt = begin(client, run_id)
-    with failing(client, attempt, checkpoint_path(checkpoint_dir, run_id)):
+    with failing(client, attempt, checkpoint_path(checkpoint_dir, run_id)), released():
         complete_runs(client, attempt, chosen, flow_run_id=flow_run_id())
     return attempt, model_name(chosen.env_id)
 

@@ -72,6 +72,8 @@ def test_what_others_could_have_written_is_not_unpickled(
     save_checkpoint(checkpoint, state)
     assert stat.S_IMODE(checkpoint.stat().st_mode) == 0o600
     checkpoint.chmod(mode)
+    own_group = os.getegid()
+    monkeypatch.setattr("dqn.checkpoint.os.getegid", lambda: own_group + 1)  # the file's group has other members
     with pytest.raises(CheckpointError, match=rf"not this user's alone .*mode {mode:o}.*chown it and chmod go-w"):
         load_checkpoint(checkpoint)
     checkpoint.chmod(0o644)
@@ -81,6 +83,7 @@ def test_what_others_could_have_written_is_not_unpickled(
     assert not Path("unpickled").exists()
     monkeypatch.undo()
     monkeypatch.chdir(checkpoint.parent)
+    checkpoint.chmod(0o660)  # as Kubernetes' fsGroup leaves it
     with pytest.raises(AttributeError):
         load_checkpoint(checkpoint)[0].environment.step(torch.zeros(3, 4))
     assert Path("unpickled").exists()  # the stranger would have run

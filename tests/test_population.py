@@ -241,7 +241,8 @@ def test_what_ends_badly_says_how_to_go_on_where_that_is_possible(
         raise error
     assert [store.get_run(run_id).info.status for run_id in (parent, running, over)] == [status, status, "FINISHED"]
     resumable = checkpoint or bool(tags)
-    assert error.__notes__ == [f'resume with: make train ARGS="--resume {parent}"'] * resumable
+    resuming = f'resume with: make train ARGS="--resume {parent} --checkpoint-dir {tmp_path}"'
+    assert error.__notes__ == [resuming] * resumable
     monkeypatch.setattr("flows.endings.deployment_id", lambda: "a deployment")
     monkeypatch.setattr("flows.endings.flow_run_id", lambda: "f")
     error.__notes__ = []

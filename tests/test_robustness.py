@@ -120,6 +120,8 @@ def test_a_test_is_told_in_a_line_and_survives_json() -> None:
     held[2, 0] = held[4, :2] = False
     tested = StressTest(held=held, push=64)
     assert str(tested) == "robustness 0.917, worst at gravity 30 (50%), single push 64 N"
+    one = dataclasses.replace(tested, held=np.ones_like(tested.held))
+    assert str(one).startswith("robustness 1.000, every episode held, single push")
     again = StressTest.from_dict(json.loads(json.dumps(tested.to_dict())))
     assert again.push == 64
     assert np.array_equal(again.held, held)

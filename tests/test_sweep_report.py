@@ -20,6 +20,8 @@ from flows.search.shard import Progress
 from tests.sweeps import keep_in_memory, sweep, told
 from tests.test_shard import SMALL
 
+AGENT: Any = SimpleNamespace(solved=True, updates=40)
+
 
 @pytest.fixture(autouse=True)
 def storage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +70,22 @@ def test_what_was_tried_is_told_to_a_terminal_and_a_page(monkeypatch: pytest.Mon
         f"\n\n![returns over updates](data:image/png;base64,{base64.b64encode(b'12 trials').decode()})\n\n"
         "Study `told`, MLflow run `r`.\n"
     )
+
+
+def test_a_winner_that_is_the_preset_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = sweep(trials=4, shard_trials=4)
+    study = told("preset", returns=[[1.0, 2.0, 3.0 - k] for k in range(4)], settings=settings)
+    confirmation = confirming.Confirmation(
+        trial=0, config=SMALL, agents=(AGENT,), returns=np.array([[1.0, 3.0]]), cpu_seconds=5.0
+    )
+    preset = study.get_trials()[0].params
+    monkeypatch.setattr(type(settings.space), "values", lambda space, config: preset)
+    monkeypatch.setattr("flows.search.report.png", lambda figure: b"")
+    said = f"The preset has won: trial 0 is {settings.preset} as it is shipped, and no other trial is better. Trained"
+    for report in (text(study, settings, confirmation, "r"), markdown(study, settings, confirmation, "r")):
+        assert said in report
+    other = dataclasses.replace(confirmation, trial=1)
+    assert "The preset has won" not in text(study, settings, other, "r")
 
 
 class Terminal(io.StringIO):

@@ -48,7 +48,7 @@ def test_runs_end_as_their_block_and_say_how_to_go_on(
     checkpoint = tmp_path / "run.ckpt"
     checkpoint.touch()
     notes = interrupted(store, attempt, checkpoint, error)
-    assert notes == [f'resume with: make train ARGS="--resume {attempt.run_id}"']
+    assert notes == [f'resume with: make train ARGS="--resume {attempt.run_id} --checkpoint-dir {tmp_path}"']
     statuses = [store.get_run(run_id).info.status for run_id in (attempt.run_id, running, finished)]
     assert statuses == [status, status, "FINISHED"]
 
@@ -66,7 +66,7 @@ def test_an_error_outlives_a_server_that_cannot_be_told_of_it(dead_server: Mlflo
     marking, resuming = interrupted(dead_server, Attempt(run_id="parent", token="0"), checkpoint, ValueError("broken"))
     assert marking.startswith("the run could not be marked FAILED: API request to http://127.0.0.1:")
     assert marking.endswith("failed")
-    assert resuming == 'resume with: make train ARGS="--resume parent"'
+    assert resuming == f'resume with: make train ARGS="--resume parent --checkpoint-dir {tmp_path}"'
 
 
 def test_a_stale_attempt_ends_nothing_and_says_so(

@@ -22,9 +22,8 @@ def text(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_id: s
     lines = [_headings(sweep), *_rows(study, sweep)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     table = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return (
-        f"{table}\n\n{_totals(study, sweep)}\n{confirmation.sentence}\n\nstudy {study.study_name}, MLflow run {run_id}"
-    )
+    confirmed = _confirmed(study, sweep, confirmation)
+    return f"{table}\n\n{_totals(study, sweep)}\n{confirmed}\n\nstudy {study.study_name}, MLflow run {run_id}"
 
 
 def markdown(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_id: str) -> str:
@@ -33,9 +32,21 @@ def markdown(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_i
     rows = "\n".join(f"| {' | '.join(line)} |" for line in (headings, ["---:"] * len(headings), *_rows(study, sweep)))
     picture = base64.b64encode(png(over_rungs(study.get_trials(deepcopy=False), sweep))).decode()
     return (
-        f"# Sweep of {sweep.base.env_id}\n\n{_totals(study, sweep)}\n\n{confirmation.sentence}\n\n{rows}\n\n"
+        f"# Sweep of {sweep.base.env_id}\n\n{_totals(study, sweep)}\n\n"
+        f"{_confirmed(study, sweep, confirmation)}\n\n{rows}\n\n"
         f"![returns over updates](data:image/png;base64,{picture})\n\n"
         f"Study `{study.study_name}`, MLflow run `{run_id}`.\n"
+    )
+
+
+def _confirmed(study: Study, sweep: SweepConfig, confirmation: Confirmation) -> str:
+    """What can be claimed of the winner, and whether it is what one had before."""
+    params = [trial.params for trial in study.get_trials(deepcopy=False) if trial.number == confirmation.trial]
+    if params != [sweep.space.values(sweep.base)]:
+        return confirmation.sentence
+    return (
+        f"The preset has won: trial {confirmation.trial} is {sweep.preset} as it is shipped, and no other trial is "
+        f"better. {confirmation.sentence}"
     )
 
 

@@ -7,7 +7,6 @@ shard over finds them there: none is lost, and none that has an end is given a s
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import optuna
@@ -26,6 +25,7 @@ from flows.parameters import InputError
 from flows.search.settings import FINAL_SEEDS, SweepConfig
 from flows.search.spaces import Space
 from flows.search.trials import DIVERGED, FINALIST, RETURNS, SHARD, VALUES, ranking, values
+from flows.uris import connect_args, redacted, sqlite_uri
 
 _SETTINGS: Final = "sweep"
 
@@ -36,7 +36,7 @@ class ShardError(RuntimeError):
 
 def storage_url() -> str:
     """Where studies are kept: `OPTUNA_STORAGE`, or a file in this directory."""
-    return os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{Path('optuna.db').absolute()}"
+    return os.environ.get("OPTUNA_STORAGE") or sqlite_uri("optuna.db")
 
 
 def begin_study(name: str, sweep: SweepConfig) -> Study:
@@ -65,7 +65,7 @@ def read_study(name: str) -> tuple[Study, SweepConfig]:
         study = _of_storage(lambda: optuna.load_study(storage=_storage(), study_name=name))
     except KeyError as error:
         raise InputError(
-            f"there is no study {name!r} in {storage_url()}; its name is printed when a sweep starts"
+            f"there is no study {name!r} in {redacted(storage_url())}; its name is printed when a sweep starts"
         ) from error
     return study, SweepConfig.from_dict(study.user_attrs[_SETTINGS])
 
@@ -169,7 +169,7 @@ def _sampler(sweep: SweepConfig, shard: int, entered: int) -> BaseSampler:
 def _storage() -> RDBStorage:
     url = storage_url()
     if not url.startswith("sqlite"):
-        return RDBStorage(url)
+        return RDBStorage(url, engine_kwargs={"connect_args": connect_args(url)})
     storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})  # several workers write to the file
     event.listen(storage.engine, "connect", _write_ahead)
     storage.engine.dispose()  # the connection from before the line above
@@ -188,6 +188,6 @@ def _of_storage(work: Callable[[], Study]) -> Study:
     except (SQLAlchemyError, StorageInternalError, ModuleNotFoundError) as error:
         first_line = str(error).splitlines()[0]
         raise InputError(
-            f"the storage of studies {storage_url()} cannot be used ({first_line}); "
+            f"the storage of studies {redacted(storage_url())} cannot be used ({redacted(first_line)}); "
             "set OPTUNA_STORAGE to the URL of a database that can"
         ) from error

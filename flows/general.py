@@ -1,0 +1,71 @@
+"""The configuration of an environment that no preset was tuned to: general values, and what its registration tells."""
+
+import dataclasses
+from typing import Any, Final
+
+import gymnasium as gym
+import numpy as np
+
+from dqn.config import DQNConfig
+from dqn.presets import PRESETS
+from dqn.spec import environment_spec
+from flows.faults import of_environment
+
+_GENERAL: Final = DQNConfig(
+    hidden_sizes=(128, 128),
+    epsilon_decay_updates=8_000,
+    n_step=3,
+    reward_scale=0.01,
+    learning_rate_end=1e-5,
+    learning_rate_decay_updates=24_000,
+    adam_eps=1e-5,
+    weight_decay=0.0,
+    target_update_interval=0,
+    tau=0.01,
+    average_rate=0.002,
+    max_updates=24_000,
+    eval_start=6_000,
+    eval_interval=2_000,
+    eval_episodes=20,
+)
+_LARGEST: Final = 1e6
+"""A greater bound is none: spaces write the largest float where they mean infinity."""
+
+
+def has_preset(env_id: str) -> bool:
+    """Whether a shipped preset was tuned to an environment."""
+    return any(config.env_id == env_id for config in PRESETS.values())
+
+
+def general(env_id: str) -> DQNConfig:
+    """General values for an environment: observations scaled by their bounds, accepted at its `reward_threshold`.
+
+    Raises:
+        EnvironmentUnsupportedError: if it is unknown, or its constructor raises.
+    """
+    spec = environment_spec(env_id)
+    with of_environment(env_id):
+        env = gym.make(env_id, disable_env_checker=True)  # training has Gymnasium's warnings
+        scale = _scale(env.observation_space)
+        env.close()
+    threshold = None if spec.reward_threshold is None else float(spec.reward_threshold)
+    return dataclasses.replace(_GENERAL, env_id=env_id, observation_scale=scale, acceptance_return=threshold)
+
+
+def budget(config: DQNConfig) -> str:
+    """What a training of general values spends, and when an agent is done, in a sentence."""
+    accepted = config.acceptance_return
+    end = "then the best of its evaluations counts" if accepted is None else f"or until it returns {accepted:g}"
+    return (
+        f"no preset was tuned to {config.env_id}: general values, {config.max_updates:,} updates an agent, {end}; "
+        "--max-updates and --acceptance-return change that"
+    )
+
+
+def _scale(space: gym.Space[Any]) -> tuple[float, ...]:
+    """The greatest magnitude of each entry, 1 where it has no bound; empty where none has."""
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        return ()  # refused later, in a sentence about the space
+    bounds = np.maximum(np.abs(space.low.astype(float)), np.abs(space.high.astype(float)))
+    known = np.isfinite(bounds) & (bounds > 0) & (bounds < _LARGEST)
+    return tuple(np.where(known, bounds, 1.0).tolist()) if known.any() else ()

@@ -1,0 +1,74 @@
+"""The URIs of stores and artifacts: from a path, to a path, and as they may be printed.
+
+SQLAlchemy takes the file of a `sqlite:///` URI literally, up to a `?`; MLflow percent-encodes the one of its default,
+and decodes the path of artifacts that is not encoded. So a directory whose name needs encoding is named to neither.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+_SQLITE: Final = re.compile(r"sqlite(?:\+\w+)?:///(?P<file>[^?]+)", re.DOTALL)
+_SERVER: Final = re.compile(r"(postgresql(\+psycopg2?)?|(mysql|mariadb)(\+(pymysql|mysqldb))?)://")
+_CONNECT_SECONDS: Final = 5
+_USER: Final = re.compile(r"(?P<before>\w://[^/:@\s]*:)\S*@")
+_TOKEN: Final = re.compile(r"(?P<before>https?://)[^/:@\s]+@")
+_PARAMETER: Final = re.compile(r"(?P<before>[?&][^=&\s]*(?:pass|pwd|token|secret|key)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
+_NAMED: Final = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_UI_URL", "OPTUNA_STORAGE", "PREFECT_API_URL")
+_MLRUNS: Final = "mlruns"
+
+
+def sqlite_uri(file: str) -> str:
+    """URI of a database file in this directory, whatever the directory is called."""
+    path = str(Path(file).absolute())
+    return f"sqlite:///{path if quote(path) == path else file}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite store, absolute; None where the URI names no file."""
+    match = _SQLITE.match(uri)
+    if match is None or match["file"] == ":memory:":
+        return None
+    file = match["file"]
+    return Path(unquote(file.removeprefix("file:")) if file.startswith("file:") else file).absolute()
+
+
+def connect_args(uri: str) -> dict[str, int]:
+    """What has a database driver give up a server that does not answer, after seconds instead of minutes."""
+    return {"connect_timeout": _CONNECT_SECONDS} if _SERVER.match(uri) else {}
+
+
+def artifact_location(name: str) -> str | None:
+    """Where an embedded store keeps the artifacts of an experiment; None where MLflow's own place has a plain name."""
+    root = Path(_MLRUNS).absolute()
+    return None if quote(str(root)) == str(root) else f"{root.as_uri()}/{quote(name, safe='')}"
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of artifacts on this machine; None where they are elsewhere."""
+    if uri.startswith("file:"):
+        return Path(unquote(urlsplit(uri).path))
+    return Path(unquote(uri)) if uri.startswith("/") else None
+
+
+def without_login(uri: str) -> str:
+    """A server's address for a link: the browser asks who it is."""
+    return re.sub(r"^(https?://).*@", r"\1", uri, flags=re.DOTALL)
+
+
+def redacted(text: str) -> str:
+    """A URI, or a text with URIs in it, as it may be printed: `***` for every password and token."""
+    for uri in filter(None, map(os.environ.get, _NAMED)):
+        text = text.replace(uri, _redacted(uri, blanks=True))
+    return _redacted(text)
+
+
+def _redacted(text: str, *, blanks: bool = False) -> str:
+    """As above; a URI that is alone may have blanks in its password."""
+    if blanks:
+        text = re.sub(r"^(\w[\w+.-]*://[^/:@]*:).*@", r"\1***@", text, flags=re.DOTALL)
+    for pattern in (_USER, _TOKEN, _PARAMETER):
+        text = pattern.sub(lambda match: f"{match['before']}***{'@' if match[0].endswith('@') else ''}", text)
+    return text
