@@ -39,6 +39,13 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         if self.queue.empty() or self.close_sent:
             self._parse()
 
+    def shutdown(self) -> None:
+        """Close, unless the client has just closed: uvicorn would close again, an error that ends its shutdown."""
+        if self.transport.is_closing():
+            self.transport.abort()
+        else:
+            super().shutdown()
+
     async def receive(self) -> Any:
         """The next message; reading goes on once all are taken."""
         if self.queue.empty():

@@ -13,7 +13,9 @@ from uvicorn.server import ServerState
 from serving.models.follower import Models
 from serving.web.application import App
 from serving.web.server import MAX_HEAD, BoundedProtocol, Server, _connection_limit, _GatheringTransport
+from serving.web.sockets import BoundedSocket
 from tests.serving.inprocess import two_versions
+from tests.serving.wire import upgrade
 
 
 class Wire(asyncio.Transport):
@@ -278,3 +280,29 @@ async def stop_with_a_viewer_who_leaves() -> None:
     connections.update((leaving(True), leaving(False)))
     await server.shutdown()
     assert ended == ["aborted", "told", "lifespan"]
+
+
+def test_a_socket_that_its_client_has_just_closed_is_not_closed_again() -> None:
+    """The close may come while the server stops, after it has looked for those that are closing."""
+
+    async def story() -> None:
+        async def accept(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            await receive()
+
+        config = uvicorn.Config(accept, lifespan="off", log_config=None)
+        config.load()
+        viewer, wire = BoundedSocket(config, ServerState(), {}), Wire()
+        aborted: list[bool] = []
+        wire.abort = lambda: aborted.append(True)  # type: ignore[method-assign]
+        viewer.connection_made(wire)
+        viewer.data_received(upgrade())
+        while not viewer.handshake_complete:
+            await asyncio.sleep(0)
+        viewer.data_received(bytes((0x88, 0x80, 0, 0, 0, 0)))
+        assert wire.closed
+        viewer.shutdown()
+        assert aborted
+
+    asyncio.run(story())
