@@ -420,7 +420,7 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
     assert aliases(store, name)[:2] == [good, weak]
     assert drawn[0] == [f"version {weak}", "LQR"]
     assert drawn[-1] == [f"version {good}", f"champion, version {weak}", "LQR"]
-    assert promote_policy(weak).startswith("refused: worse, the champion stays")
+    assert promote_policy(weak).startswith("refused: not better, the champion stays")
     assert promote_policy(equal).startswith("refused: not better, the champion stays")
     assert aliases(store, name)[:2] == [good, weak]
     forced = promote_policy(equal, force=True)
