@@ -6,6 +6,7 @@ the population are judged on the same fresh episodes. Solved agents go through t
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -196,11 +197,13 @@ def greedy_returns(
     seed: int,
     epsilon: float = 0.0,
     max_episode_steps: int | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
     """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side.
 
     With `epsilon`, that share of their actions is random instead. Where sub-environments are objects of their own, only
-    a few agents play at once: LunarLander's take 7 MB each.
+    a few agents play at once: LunarLander's take 7 MB each. `on_progress` is called with the number of agents that are
+    done.
     """
     A = networks.num_agents
     at_once = A if has_own_vector(environment_spec(env_id)) else max(1, _OBJECTS // episodes)
@@ -214,6 +217,7 @@ def greedy_returns(
             act, env_id, world, num_episodes=rows, seed=first_seed, max_episode_steps=max_episode_steps
         )
         returns.append(torch.from_numpy(played).view(some.num_agents, episodes))
+        on_progress(first + some.num_agents)
     return torch.cat(returns)
 
 

@@ -255,24 +255,20 @@ def _count_episodes(state: TrainingState, transition: Transition) -> None:
 
 
 def _bar(state: TrainingState) -> "tqdm[Never]":
-    """A bar that counts solved agents, or updates where no agent is ever solved."""
+    """A bar that counts updates, so that it has an estimate; a population that is solved ends before it is full."""
     config = state.config
-    if config.acceptance_return is None:
-        return tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None)
-    solved = int(state.solved.sum())
-    return tqdm(total=config.num_agents, initial=solved, desc="solved", unit="agent", disable=None)
+    return tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None)
 
 
 def _advance(progress: "tqdm[Never]", state: TrainingState) -> None:
-    solvable = state.config.acceptance_return is not None
-    count = int(state.solved.sum()) if solvable else state.learner.updates
-    progress.update(count - progress.n)
+    progress.update(state.learner.updates - progress.n)
 
 
 def _show(progress: "tqdm[Never]", state: TrainingState) -> None:
     _advance(progress, state)
-    updates = f"{state.learner.updates:,} of {state.config.max_updates:,}"
-    shown = {"update": updates, "mean return": f"{float(state.last_return[state.sound].mean()):.1f}"}
+    shown = {"mean return": f"{float(state.last_return[state.sound].mean()):.1f}"}
+    if state.config.acceptance_return is not None:
+        shown = {"solved": f"{int(state.solved.sum())} of {state.config.num_agents}"} | shown
     progress.set_postfix(shown | ({"diverged": str(len(state.diverged))} if state.diverged else {}))
 
 

@@ -28,7 +28,7 @@ from flows.curves import Curves
 from flows.endings import end_diverged, end_runs
 from flows.metric_writer import MetricWriter, read_watermarks
 from flows.parameters import InputError
-from flows.phases import say
+from flows.phases import Estimate, say
 from flows.run_labels import params
 from flows.tracking import TRAINED_TAG, PopulationRuns, find_run, get_runs
 
@@ -139,6 +139,7 @@ def train_population(
     )
     writer.write(state.metrics.since(0))
     speed = _Speed(state)
+    estimate = Estimate("updates", config.max_updates, done=state.learner.updates)
     said: set[int] = set()
 
     def on_metrics(records: Sequence[Metrics]) -> None:
@@ -147,8 +148,10 @@ def train_population(
             update, reason = state.diverged[agent]
             say(f"agent {agent:02d} diverged and left after update {update:,}: {reason}")
             said.add(agent)
-        if not sys.stderr.isatty() and any(record.name == "eval/solved_fraction" for record in records):
-            say(_progress(state))
+        if not sys.stderr.isatty():  # a terminal has a bar
+            if any(record.name == "eval/solved_fraction" for record in records):
+                say(_progress(state))
+            estimate(state.learner.updates)
         if (steps_per_second := speed.measure()) is not None:
             writer.write_population(
                 "train/steps_per_second", step=state.environment_steps, value=round(steps_per_second)

@@ -37,7 +37,7 @@ from flows.faults import of_environment
 from flows.flow_run import flow_run_id
 from flows.gate_tag import PENDING
 from flows.learning import keep_learning
-from flows.phases import say
+from flows.phases import Estimate, say
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
 from flows.show import ADAPTATION_TAG, progress_of
 from flows.stage import stage
@@ -174,8 +174,11 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
 def _test_returns(networks: QNetworks, config: DQNConfig) -> Returns:
     """Returns `[A, TEST_EPISODES]` on episodes that no training and no selection saw."""
     seed = stream_seed(config.seed, TEST, 0)
+    estimate = Estimate("agents tested", config.num_agents)
     with torch.no_grad(), torch_threads(config.num_threads), of_environment(config.env_id):
-        returns = greedy_returns(networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed)
+        returns = greedy_returns(
+            networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed, on_progress=estimate
+        )
     return np.asarray(returns.numpy())
 
 

@@ -78,7 +78,7 @@ def test_a_refused_version_is_played_by_its_number() -> None:
     [
         ("CartPole-v1", "make serve"),
         ("Acrobot-v1", 'make serve ARGS="--model models:/dqn-Acrobot-v1@champion"'),
-        ("a/b:c", 'make serve ARGS="--model models:/dqn-a-b-c@champion --allow-env a/b:c"'),
+        ("a/b:c", 'make serve ARGS="--model models:/dqn-a~1b~2c@champion --allow-env a/b:c"'),
     ],
 )
 def test_what_serves_a_model(env_id: str, command: str) -> None:

@@ -5,17 +5,22 @@ from typing import Never, Self
 
 from tqdm import tqdm
 
+from flows.phases import Estimate
 from flows.search.settings import SweepConfig
 from flows.search.shard import Progress
 
 
 class Bar:
-    """Gradient updates done of those planned, with trials, rung and the best so far; silent where nobody watches."""
+    """Gradient updates done of those planned, with trials, rung and the best so far.
+
+    It is a bar on a terminal, and a line every few seconds elsewhere.
+    """
 
     def __init__(self, sweep: SweepConfig) -> None:
         self._sweep = sweep
         self._best = float("-inf")
         self._bar: tqdm[Never] = tqdm(total=sweep.budget, unit="update", unit_scale=True, disable=None)
+        self._estimate = Estimate("updates of agents", sweep.budget)
 
     def __enter__(self) -> Self:
         return self
@@ -41,3 +46,6 @@ class Bar:
             refresh=False,
         )
         self._bar.update(before + progress.updates - self._bar.n)
+        if self._bar.disable:
+            best = f"best so far {self._best:.1f}" if self._best > float("-inf") else ""
+            self._estimate(before + progress.updates, best)
