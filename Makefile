@@ -1,43 +1,69 @@
-# One-line verbs. PYTHON=python3.12 chooses the interpreter, ARGS="..." passes arguments on.
+# One-line verbs. PYTHON=python3.12 chooses the interpreter, TORCH=cpu a build of torch without CUDA, ARGS="..." passes
+# arguments on.
 PYTHON ?= python3
+TORCH ?=
 ARGS ?=
 BIN := .venv/bin
-EXTRAS := train,serving,sqlite,record,box2d,postgres,s3,bench,dev
-# Who only serves needs no torch: an environment of its own, unless the whole one is there already.
-SERVING := $(if $(wildcard .venv/.installed),.venv,.venv-serving)
+PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+# A verb installs what it needs and no more: a set of extras of pyproject.toml. The file .venv/.SET says that it is there.
+train := train
+serving := serving,sqlite
+record := serving,sqlite,record
+ui := train,server
+stack := train,serving,sqlite,record,server
+bench := train,bench
+all := train,serving,sqlite,record,server,dev
+size_train := 150 packages, 1.3 GB, 1 to 4 minutes
+size_serving := 60 packages, 0.4 GB, half a minute
+size_record := 65 packages, 0.5 GB, half a minute
+size_ui := 170 packages, 1.7 GB, 2 to 4 minutes
+size_stack := 190 packages, 2 GB, 2 to 5 minutes
+size_bench := 160 packages, 1.4 GB, 2 to 4 minutes
+size_all := 240 packages, 2.2 GB, 2 to 6 minutes
+needs = .venv/.$(if $(wildcard .venv/.all),all,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train sweep serve watch record secrets up down destroy backup restore stack lint types test test-stack bench constraints clean
+.PHONY: help install train sweep ui serve watch record secrets up down destroy backup restore stack lint types test test-stack bench constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: .venv/.installed ## set up .venv (every other verb does it when needed)
+install: .venv/.all ## set up .venv for every verb and the tests (a verb alone installs what it needs)
 
-.venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+.venv/.%: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This is Python %d.%d, and 3.11 to 3.13 is needed: choose one, make $(MAKECMDGOALS) PYTHON=python3.12" % sys.version_info[:2])'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "Installing into .venv, once: $(size_$*)"
+	$(if $(findstring train,$($*)),$(TORCH_FIRST))
+	@$(PIP) -e '.[$($*)]'
 	@touch $@
 
-.venv-serving/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-serving
-	.venv-serving/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serving,sqlite]'
-	@touch $@
+# With its own index, so that no other package is looked for there.
+ifeq ($(TORCH),cpu)
+TORCH_FIRST = @$(PIP) torch --index-url $(CPU_INDEX)
+else
+TORCH_FIRST = @$(BIN)/python -c 'import sys, glob; sys.platform == "linux" and not glob.glob("/dev/nvidia*") and print("There is no NVIDIA GPU: TORCH=cpu saves some 4 GB of CUDA libraries.")'
+endif
 
-train: .venv/.installed ## train, register and promote a champion; ARGS="--help" shows every option
+train: $(call needs,train) ## train, register and promote a champion; ARGS="--help" shows every option
 	$(BIN)/python -m flows.train $(ARGS)
 
-sweep: .venv/.installed ## search hyper-parameters, a thousand configurations in minutes; ARGS="--help" shows every option
+sweep: $(call needs,train) ## search hyper-parameters, a thousand configurations in minutes; ARGS="--help" shows every option
 	$(BIN)/python -m flows.sweep $(ARGS)
 
-serve: $(SERVING)/.installed ## play the champion in the browser, http://127.0.0.1:8000
-	$(SERVING)/bin/python -m serving $(ARGS)
+ui: $(call needs,ui) ## MLflow's pages of runs and versions, http://127.0.0.1:5000
+	$(BIN)/mlflow ui $(ARGS)
 
-watch: $(SERVING)/.installed ## play the champion in Gymnasium's own window
-	$(SERVING)/bin/python -m serving watch $(ARGS)
+serve: $(call needs,serving) ## play the champion in the browser, http://127.0.0.1:8000
+	$(BIN)/python -m serving $(ARGS)
 
-record: $(SERVING)/.installed ## write a video of the champion
-	$(SERVING)/bin/python -m serving record $(ARGS)
+watch: $(call needs,serving) ## play the champion in Gymnasium's own window
+	$(BIN)/python -m serving watch $(ARGS)
+
+record: $(call needs,record) ## write a video of the champion
+	$(BIN)/python -m serving record $(ARGS)
 
 secrets: ## write docker/.env with fresh random secrets, once
 	$(PYTHON) docker/stack.py secrets
@@ -57,27 +83,27 @@ backup: ## write databases and artifacts of the containers into one file, backup
 restore: ## having asked, replace them by those of a backup: FILE=backups/dqn-TIME.tar
 	$(PYTHON) docker/backup.py restore "$(FILE)" $(ARGS)
 
-stack: .venv/.installed ## the same system without containers, as plain processes; Ctrl-C stops it
+stack: $(call needs,stack) ## the same system without containers, as plain processes; Ctrl-C stops it
 	$(BIN)/python docker/processes.py $(ARGS)
 
-lint: .venv/.installed ## ruff, formatting, import contracts
+lint: .venv/.all ## ruff, formatting, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
-types: .venv/.installed ## mypy, strict
+types: .venv/.all ## mypy, strict
 	$(BIN)/mypy
 
 test: lint types ## lint, types and every test that needs no Docker engine
 	$(BIN)/pytest -m "not stack" --numprocesses auto --dist loadgroup $(ARGS)
 
-test-stack: .venv/.installed ## the containers, from building to a killed worker (needs a Docker engine)
+test-stack: .venv/.all ## the containers, from building to a killed worker (needs a Docker engine)
 	$(BIN)/pytest -m stack $(ARGS)
 
-bench: .venv/.installed ## this project, Stable-Baselines3 and the article in one table; ARGS="--quick" for two minutes
+bench: .venv/.bench ## this project, Stable-Baselines3 and the article in one table; ARGS="--quick" for two minutes
 	$(BIN)/python -m benchmarks $(ARGS)
 
 constraints: ## regenerate constraints.txt from pyproject.toml in a fresh environment
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
-	build/constraints/bin/pip install --quiet '.[$(EXTRAS)]' && build/constraints/bin/pip freeze --exclude dqn-pipeline | sed 's/+cpu$$//' > constraints.txt
+	build/constraints/bin/pip install --quiet '.[$(all),bench,postgres,s3]' && build/constraints/bin/pip freeze --exclude dqn-pipeline | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove environments and caches; runs, models and checkpoints stay
-	rm -rf .venv .venv-serving build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -75,8 +75,8 @@ def configuration(name: str) -> DQNConfig:
 
 def evaluated_often() -> DQNConfig:
     """The preset for a curve: nobody leaves."""
-    often: dict[str, Any] = {"eval_start": 25, "eval_interval": 25, "eval_episodes": 20, "acceptance_return": None}
-    return dataclasses.replace(configuration(TUNED), **often, max_updates=1_000)
+    often: dict[str, Any] = {"eval_start": 25, "eval_interval": 25, "eval_episodes": 20, "max_updates": 1_000}
+    return dataclasses.replace(configuration(TUNED), **often, acceptance_return=None, acceptance_epsilon=0.0)
 
 
 def judge(result: TrainingResult) -> dict[str, Any]:

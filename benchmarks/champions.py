@@ -17,7 +17,7 @@ from dqn.export import ModelProperties, export_onnx
 from dqn.presets import PRESETS
 from dqn.seeding import version_seed
 from dqn.training import stressed, train
-from flows.evaluation import EPISODES, play, threshold_of, under_stress
+from flows.evaluation import EPISODES, play, play_on, threshold_of, under_stress
 from flows.gate import Champion, should_promote
 from serving.policy import OnnxPolicy
 
@@ -44,6 +44,11 @@ def main() -> None:
                 stress=under_stress(playing, world, seed=seed),
             )
         decision = should_promote(returns, threshold_of(env_id), rival, stress)
+        while champion and rival and rival.returns is not None and decision.episodes:
+            more: dict[str, Any] = {"version": version, "episodes": decision.episodes}
+            returns = play_on(policy, world, returns, **more)
+            rival = dataclasses.replace(rival, returns=play_on(champion[1], world, rival.returns, **more))
+            decision = should_promote(returns, threshold_of(env_id), rival, stress)
         if decision.promote:
             champion = version, policy
         rows.append(

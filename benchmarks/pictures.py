@@ -7,16 +7,20 @@ variables for logins. Train twice before, so that the stress test has two versio
 """
 
 import base64
+import io
 import os
 import shutil
 import time
 import urllib.request
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.figures import IMAGES
@@ -24,6 +28,7 @@ from benchmarks.figures import IMAGES
 MODEL: Final = "dqn-CartPole-v1"
 OF_THE_CHAMPION: Final = ("learning_curves.png", "learning.gif", "episode.gif")
 OF_THE_NEWEST: Final = ("stress_test.png",)  # which stands beside the champion in it
+CHANGE: Final = "world => void fetch('api/world', { method: 'PUT', body: JSON.stringify(world) })"
 PATIENCE: Final = 120.0
 
 
@@ -40,6 +45,7 @@ def main() -> None:
         chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         print(server_page(browser, os.environ["SERVING_URL"]))
+        print(healing(browser, os.environ["SERVING_URL"]))
         print(mlflow_version(browser, os.environ["MLFLOW_TRACKING_URI"], champion.version))
         print(prefect_run(browser, os.environ["PREFECT_API_URL"].removesuffix("/api")))
         browser.close()
@@ -56,6 +62,40 @@ def server_page(browser: Browser, url: str) -> Path:
     page.click("#push-right")
     until(page, "page.frame.k >= 200")
     return taken(page, "page.png")
+
+
+def healing(browser: Browser, url: str) -> Path:
+    """The motor is reversed, noticed and healed, in real time: the player and the timeline above it."""
+    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    page.goto(url, wait_until="domcontentloaded")
+    until(page, "page.frame?.k >= 100")
+    shots: list[tuple[float, bytes]] = []
+    began = time.monotonic()
+    changed = healed = 0.0
+    while not healed or time.monotonic() < healed + 4:
+        now = time.monotonic()
+        if now > began + PATIENCE:
+            raise TimeoutError(f"the motor was reversed at {url}, and nothing healed it within {PATIENCE:g} seconds")
+        if not changed and now > began + 1.5:
+            page.evaluate(CHANGE, {"force_mag": -10})
+            changed = now
+        if not healed and page.locator("#loop[data-state=over]").count():
+            healed = now
+        shots.append((now, page.screenshot(clip={"x": 0, "y": 60, "width": 1000, "height": 640})))
+    page.evaluate(CHANGE, {})
+    page.close()
+    return animation(shots, IMAGES / "healing.gif")
+
+
+def animation(shots: Sequence[tuple[float, bytes]], path: Path) -> Path:
+    """Screenshots with the seconds at which they were taken, as a GIF of half their size in real time."""
+    pictures = [Image.open(io.BytesIO(content)).convert("RGB").reduce(2) for _, content in shots]
+    palette = pictures[len(pictures) // 2].quantize(64)
+    frames = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    times = [at for at, _ in shots]
+    durations = [round(1000 * (after - at)) for at, after in pairwise(times)] + [2000]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
+    return path
 
 
 def mlflow_version(browser: Browser, url: str, version: str) -> Path:

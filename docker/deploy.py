@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, RunDeployment
+from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectAlreadyExists
 
 from flows.heartbeat import ALIVE
@@ -40,6 +42,9 @@ STARTED_OR_OVER: Final = (
 )  # fmt: skip
 """States, and the heartbeat, that a run which was taken by a worker comes to unless the worker dies."""
 
+_PAGE: Final = 200
+OURS: Final = "dqn-pipeline"
+"""Tag of automations that this project has made; the other tag is the name it has for them."""
 AWAITING_RETRY: Final = "AwaitingRetry"
 BY_A_WORKER: Final[dict[str, str | list[str]]] = {"prefect.resource.role": "work-pool"}
 """Runs of any work pool. Those of `make train` have none, and a person in front of them."""
@@ -173,7 +178,9 @@ def main() -> int:
         switched = schedule_switches(client)
         deploy(Path("prefect.yaml"))
         keep_switches(client, switched)
-        upsert(client, adapts(client.read_deployment_by_name(ADAPTING).id))
+        adapting = adapts(client.read_deployment_by_name(ADAPTING).id)
+        upsert(client, adapting)
+        remove_former(client, {automation.name for automation in (*AUTOMATIONS, adapting)})
     if url := os.environ.get("SERVING_WEBHOOK_URL"):
         register_webhook(url, os.environ["SERVING_WEBHOOK_SECRET"])
     return 0
@@ -186,14 +193,42 @@ def create_pool(client: SyncPrefectClient) -> None:
 
 
 def upsert(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """Create an automation, or update the one of its name; a paused one stays paused."""
-    existing = client.read_automations_by_name(automation.name)
+    """Create an automation, or update the one that was made of it; a paused one stays paused.
+
+    It is known by its tag, whatever a person calls it, and by its name where an earlier version of this project, which
+    gave no tags, has made it.
+    """
+    marked = automation.model_copy(update={"tags": [OURS, automation.name]})
+    existing = [each for each in _automations(client) if _is_made_of(each, automation)]
     if not existing:
-        client.create_automation(automation)
+        client.create_automation(marked)
         return
-    wanted = automation.model_copy(update={"enabled": existing[0].enabled})
-    if AutomationCore.model_validate(existing[0].model_dump(exclude={"id"})) != wanted:
-        client.update_automation(existing[0].id, wanted)
+    kept, *others = existing
+    for other in others:
+        client.delete_automation(other.id)
+    wanted = marked.model_copy(update={"enabled": all(each.enabled for each in existing)})
+    if AutomationCore.model_validate(kept.model_dump(exclude={"id"})) != wanted:
+        client.update_automation(kept.id, wanted)
+
+
+def _automations(client: SyncPrefectClient) -> list[Automation]:
+    found: list[Automation] = []
+    while page := client.read_automations(limit=_PAGE, offset=len(found)):
+        found.extend(page)
+    return found
+
+
+def _is_made_of(existing: Automation, automation: AutomationCore) -> bool:
+    if OURS in existing.tags:
+        return automation.name in existing.tags
+    return existing.name == automation.name
+
+
+def remove_former(client: SyncPrefectClient, names: Collection[str]) -> None:
+    """Remove the automations that an earlier version of this project has made and this one does not name any more."""
+    for existing in _automations(client):
+        if OURS in existing.tags and not any(name in existing.tags for name in names):
+            client.delete_automation(existing.id)
 
 
 def schedule_switches(client: SyncPrefectClient) -> dict[tuple[object, str | None], bool]:

@@ -11,7 +11,7 @@ RUN python -m venv /opt/venv
 COPY pyproject.toml constraints.txt ./
 # Empty packages stand in for the code, so that changing it does not install the dependencies again.
 RUN mkdir dqn flows serving \
-    && /opt/venv/bin/pip install --quiet -c constraints.txt '.[train,box2d,postgres,s3]' \
+    && /opt/venv/bin/pip install --quiet -c constraints.txt '.[train,server,postgres,s3]' \
     && /opt/venv/bin/pip uninstall --quiet --yes dqn-pipeline
 
 FROM ${BASE}

@@ -216,8 +216,11 @@ def git_commit() -> str:
     """The commit the images are labelled with."""
     if commit := os.environ.get("GIT_COMMIT"):
         return commit
-    done = subprocess.run(("git", "-C", str(ROOT), "rev-parse", "HEAD"), text=True, capture_output=True)
-    return done.stdout.strip() or "unknown"
+    command = ("git", "-C", str(ROOT), "rev-parse", "--show-toplevel", "HEAD")
+    done = subprocess.run(command, text=True, capture_output=True)
+    root, _, commit = done.stdout.strip().rpartition("\n")
+    own = not done.returncode and Path(root).resolve() == ROOT  # and not one around it
+    return commit if own else "unknown"
 
 
 def read_env(path: Path) -> dict[str, str]:

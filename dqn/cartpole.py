@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
-GYMNASIUMS: Final = "gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv"
 CARTPOLES: Final = "dqn.cartpole:CartPoles"
-"""Entry points, as a Gymnasium registration has them."""
+"""Entry point, as a Gymnasium registration has it."""
 
 
 class CartPoles(CartPoleVectorEnv):

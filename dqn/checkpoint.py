@@ -25,7 +25,7 @@ from dqn.state import TrainingState
 
 # This line, the content as PyTorch writes it, the pickled environments, the replay buffer's rows, the sizes of the
 # first two parts, and the SHA-256 of all that.
-_FORMAT: Final = b"dqn-training-state/7\n"
+_FORMAT: Final = b"dqn-training-state/8\n"
 _SIZES: Final = struct.Struct("<QQ")
 _READ_BYTES: Final = 2**20
 
@@ -90,7 +90,7 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
-    with file:
+    with file, contextlib.ExitStack() as opened:
         content_bytes, environment_bytes = _check(path, file)
         content = torch.load(io.BytesIO(file.read(content_bytes)), weights_only=True)
         try:
@@ -101,6 +101,7 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
             differing = [name for name, value in saved.to_dict().items() if config.to_dict()[name] != value]
             raise CheckpointError(f"{path} belongs to another configuration: {', '.join(differing)} differ")
         state = TrainingState(saved, HyperParameters.from_state_dict(content["hyperparameters"]))
+        opened.callback(state.environment.close)
         content["state"]["environment"]["envs"] = file.read(environment_bytes) or None
         try:
             continues = state.load_state_dict(content["state"])
@@ -111,6 +112,7 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
         for chunk in state.replay.chunks():
             rows = torch.frombuffer(bytearray(file.read(chunk.nbytes)), dtype=chunk.dtype)
             chunk.copy_(rows.view_as(chunk))
+        opened.pop_all()
     return state, continues
 
 

@@ -147,16 +147,47 @@ class DQNConfig:
         """
         for field, annotation in _annotations().items():
             self._require(field, _accepts(annotation, getattr(self, field)), f"must be {_expected(annotation)}")
+            object.__setattr__(self, field, _as_floats(annotation, getattr(self, field)))
         for name in _POSITIVE:
             self._require(name, getattr(self, name) > 0, "must be above 0")
         for name in _NOT_NEGATIVE:
             self._require(name, getattr(self, name) >= 0, "must be 0 or above")
         for name in _FRACTION:
             self._require(name, 0 <= getattr(self, name) <= 1, "must be from 0 to 1")
-        self._require("gamma", self.gamma < 1, "must be below 1")
+        for name, (low, high, reason) in _BETWEEN.items():
+            self._require(name, low <= getattr(self, name) <= high, f"must be from {low:g} to {high:g}, {reason}")
+        for name in _annotations():
+            entries = getattr(self, name) if name not in _NOT_IN_TENSORS else ()
+            for entry in entries if isinstance(entries, tuple) else (entries,):
+                self._require(
+                    name,
+                    not isinstance(entry, float) or entry == 0 or _LEAST <= abs(entry) <= _GREATEST,
+                    f"must be 0 or have a size from {_LEAST:.2g} to {_GREATEST:.2g}, which float32 holds",
+                )
+        self._require(
+            "gamma",
+            self.gamma < _ONE,
+            "must be below 1 in float32: at 1 the values of episodes that go on have no bound; take 0.999 or less",
+        )
         self._require("hidden_sizes", all(size > 0 for size in self.hidden_sizes), "must be positive")
         self._require("observation_scale", all(s > 0 for s in self.observation_scale), "must be positive")
-        self._require("adam_betas", all(0 <= beta < 1 for beta in self.adam_betas), "must be from 0 to below 1")
+        self._require("observation_scale", all(s >= _LEAST_SCALE for s in self.observation_scale), _SCALE_REASON)
+        self._require("adam_betas", all(0 <= beta < _ONE for beta in self.adam_betas), "must be from 0 to below 1")
+        self._require(
+            "weight_decay",
+            self.weight_decay * max(self.learning_rate, self.learning_rate_end) <= 1,
+            "times the learning rate must be at most 1, or a step would turn all weights around",
+        )
+        self._require(
+            "learning_rate_end",
+            bool(self.learning_rate_decay_updates) or self.learning_rate_end in (_UNSET_END, self.learning_rate),
+            "needs learning_rate_decay_updates above 0 to be reached; without, make it the learning_rate",
+        )
+        self._require(
+            "acceptance_epsilon",
+            not self.acceptance_epsilon or self.acceptance_return is not None,
+            "needs an acceptance_return, without which no agent is accepted; make it 0",
+        )
         self._require(
             "replay_capacity",
             self.replay_capacity >= self.min_replay_batches * self.batch_size,
@@ -223,6 +254,25 @@ _NOT_NEGATIVE: Final = (
     "weight_decay", "target_update_interval", "target_update_episodes", "max_episodes", "eval_start",
     "checkpoint_interval",
 )  # fmt: skip
+_LEAST: Final = 2.0**-126
+_GREATEST: Final = (2 - 2.0**-23) * 2.0**127
+"""Of float32's normal numbers: smaller ones are taken for 0."""
+_ONE: Final = 1 - 2.0**-25
+"""From here on numbers are 1 in float32."""
+_UNSET_END: Final = DQNConfig.learning_rate_end
+_LEAST_SCALE: Final = 1e-6
+_SCALE_REASON: Final = "must be 1e-06 or above: an observation divided by less outgrows float32 in a few layers"
+_FINITE: Final = "so that its square, as in the loss, is well within float32"
+_BETWEEN: Final = {
+    "learning_rate": (0.0, 1.0, "the step of a weight, which is of the size of 0.1"),
+    "learning_rate_end": (0.0, 1.0, "the step of a weight, which is of the size of 0.1"),
+    "adam_eps": (1e-19, _GREATEST, "as float32 holds no square below it and a vanishing gradient is divided by it"),
+    "reward_scale": (0.0, 1e9, _FINITE),
+    "initial_q": (-1e9, 1e9, _FINITE),
+    "num_threads": (1, 256, "more than that no machine runs side by side to an end"),
+}
+"""Least and greatest values beyond what their type says, and why."""
+_NOT_IN_TENSORS: Final = {"acceptance_return", "checkpoint_interval"}
 _FRACTION: Final = (
     "epsilon_start",
     "epsilon_end",
@@ -261,6 +311,15 @@ def _accepts(annotation: Any, value: object) -> bool:
     if kinds[-1] is Ellipsis:
         return all(_accepts(kinds[0], item) for item in value)
     return len(value) == len(kinds) and all(map(_accepts, kinds, value))
+
+
+def _as_floats(annotation: Any, value: Any) -> Any:
+    """The value with floats where its type has them: 1, 1.0 and NumPy's 1.0 are one configuration, 0.0 and -0.0 too."""
+    kinds = get_args(annotation)
+    if isinstance(value, tuple):
+        return tuple(_as_floats(kinds[0], entry) for entry in value)
+    is_float = annotation is float or (float in kinds and value is not None)
+    return float(value) + 0.0 if is_float else value
 
 
 def _expected(annotation: Any) -> str:

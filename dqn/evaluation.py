@@ -1,10 +1,12 @@
 """Greedy returns of anything that acts, and the statistics a set of returns deserves. Torch-free."""
 
 from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 import numpy.typing as npt
 
+from dqn.finite import require_finite
 from dqn.simulation import make_vec
 from dqn.spec import environment_spec
 from dqn.world import NOMINAL, World
@@ -34,22 +36,25 @@ def episodic_returns(
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown, has no time limit or cannot be what the world says.
+        EnvironmentFaultError: if an observation or a reward is not finite.
     """
     envs = make_vec(env_id, world, num_envs=num_episodes, max_episode_steps=max_episode_steps)
     limit = max_episode_steps or environment_spec(env_id).max_episode_steps
     assert limit is not None, "environment_spec refuses what has no limit"
-    first_action = int(getattr(envs.single_action_space, "start", 0))
     returns = np.zeros(num_episodes)
     finished = np.zeros(num_episodes, dtype=np.bool_)
-    observation, _ = envs.reset(seed=seed)
-    for _ in range(limit):  # a vector implementation may know of no limit
-        action = act(np.asarray(observation, dtype=np.float32)) + first_action
-        observation, reward, terminated, truncated, _ = envs.step(action)
-        returns += np.where(finished, 0.0, reward)
-        finished |= terminated | truncated
-        if finished.all():
-            break
-    envs.close()
+    with closing(envs):
+        observation, _ = envs.reset(seed=seed)
+        require_finite("observation", observation, env_id, step=0)
+        for step in range(1, limit + 1):  # a vector implementation may know of no limit
+            action = act(np.asarray(observation, dtype=np.float32))
+            observation, reward, terminated, truncated, _ = envs.step(action)
+            require_finite("observation", observation, env_id, step=step)
+            require_finite("reward", reward, env_id, step=step)
+            returns += np.where(finished, 0.0, reward)
+            finished |= terminated | truncated
+            if finished.all():
+                break
     return returns
 
 

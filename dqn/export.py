@@ -103,7 +103,8 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
         A single-file ONNX model with a dynamic batch; the same network and properties give the same bytes.
 
     Raises:
-        ExportError: if on 10,000 observations a Q-value differs by 1e-5 of the largest, or a greedy action differs.
+        ExportError: if a weight is not finite, or on 10,000 observations a Q-value differs by 1e-5 of the largest, or a
+            greedy action differs.
     """
     network = networks.agent(properties.agent).eval()
     scale = networks.observation_scale.numpy()
@@ -117,7 +118,15 @@ def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_
 
     PyTorch's exporter traces any program: for three kinds of layers it takes two seconds more and leaves paths of this
     machine in the file. The tests hold this against it.
+
+    Raises:
+        ExportError: if a weight is not finite.
     """
+    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise ExportError(
+            f"the network of agent {properties.agent:02d} has weights that are not finite, it diverged: nothing is "
+            "exported; lower learning_rate or reward_scale, or set max_gradient_norm"
+        )
     nodes, tensors = [], []
     given, num_actions = "observation", len(properties.action_meanings)
     for index, layer in enumerate(network):

@@ -52,6 +52,25 @@ class HyperParameters:
         values = {name: [_read(config, name) for config in configs] for name in _NAMES}
         return cls(**{name: _shared(torch.tensor(value, dtype=torch.float64)) for name, value in values.items()})
 
+    def require_fit(self, config: DQNConfig) -> None:
+        """Refuse values of another number of agents, or of rules that the configuration does not have.
+
+        Raises:
+            ConfigError: naming the first.
+        """
+        for name in _NAMES:
+            value = getattr(self, name)
+            if isinstance(value, Tensor) and value.shape != (config.num_agents,):
+                raise ConfigError(
+                    f"hyperparameters.{name} has the shape {list(value.shape)} for num_agents = {config.num_agents}; "
+                    "give one number an agent, or one for all"
+                )
+            if name in _SWITCHES and bool((torch.as_tensor(value) != 0).ne(bool(getattr(config, name))).any()):
+                raise ConfigError(
+                    f"hyperparameters.{name} and the configuration's own, {getattr(config, name)}, must both be 0 or "
+                    "both above 0"
+                )
+
     def select(self, agents: Tensor) -> Self:
         """Those of `agents`, an index tensor `[K]`."""
         values = {name: getattr(self, name) for name in _NAMES}

@@ -102,6 +102,7 @@ class Learner:
 
         The loss is the configuration's, whose gradient is written out, or the given one, by autograd.
         """
+        require_loss(self._config, loss)
         activations = self.online.activations(batch.observation)
         last = activations[-1]
         gradient, statistics = self._td(last, batch) if loss is None else self._own(last, batch, loss)
@@ -112,6 +113,16 @@ class Learner:
         self.updates += 1
         self._follow()
         return statistics
+
+    @torch.no_grad()
+    def finite(self) -> Tensor:
+        """Whether all weights and moments of each agent are finite, `[A]`.
+
+        An update shows most of them in its loss; a bias of minus infinity hides behind ReLU.
+        """
+        networks = [tensor for each in (self.online, self.target, self._average) if each for tensor in each.tensors]
+        tensors = [*networks, *self._optimizer.moments]
+        return torch.stack([tensor.isfinite().flatten(1).all(1) for tensor in tensors]).all(0).cpu()
 
     def copy_to_target(self, agents: Tensor) -> None:
         """Copy the online networks of `agents`, an index tensor `[K]`, to their target networks."""
@@ -176,7 +187,7 @@ class Learner:
         last = last.detach().requires_grad_(True)
         with torch.enable_grad():
             outputs = self.online.by_action(last)
-            losses = loss(outputs, batch, self.online, self.target)
+            losses = _required(loss(outputs, batch, self.online, self.target), batch)
             weighted = losses if batch.weight is None else losses * batch.weight
             (gradient,) = torch.autograd.grad(weighted.mean(1).sum(), last)
         losses = losses.detach()
@@ -194,6 +205,19 @@ class Learner:
             torch._foreach_copy_(target, online)
         if self._average:
             _move(self._average.tensors, online, self.hyperparameters.average_rate)
+
+
+def _required(losses: object, batch: Batch) -> Tensor:
+    """What a loss of one's own gave, if it is the loss of each transition."""
+    shape = tuple(batch.reward.shape)
+    expected = f"loss must give the loss of each transition, a tensor [agents, batch_size] = {list(shape)}"
+    if not isinstance(losses, Tensor):
+        raise ConfigError(f"{expected}, got {type(losses).__name__}")
+    if losses.shape != shape:
+        raise ConfigError(f"{expected}, got the shape {list(losses.shape)}: average over all other axes")
+    if not losses.requires_grad:
+        raise ConfigError(f"{expected} computed from the `outputs` it is given, got one that has no gradient by them")
+    return losses
 
 
 def _move(tensors: list[Tensor], towards: list[Tensor], rate: Value) -> None:

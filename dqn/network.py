@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dqn.config import ConfigError
 from dqn.hyperparameters import Value, column
 
 
@@ -60,11 +61,11 @@ class QNetworks(nn.Module):
         depend on its own seed alone. `observation_scale` divides observations (empty: 1).
 
         Raises:
-            ValueError: if the scale's length is not the observation's.
+            ConfigError: if the scale's length is not the observation's.
         """
         scale = torch.tensor(observation_scale or (1.0,) * observation_size, dtype=torch.float32)
         if len(scale) != observation_size:
-            raise ValueError(f"observation_scale has {len(scale)} entries for observations of {observation_size}")
+            raise ConfigError(f"observation_scale has {len(scale)} entries for observations of {observation_size}")
         sizes = (observation_size, *hidden_sizes, (num_actions + dueling) * num_quantiles)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         weights, biases = [], []

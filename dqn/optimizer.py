@@ -33,6 +33,11 @@ class Optimizer:
         # Kept: the system takes tensors of this size back, and faulting their pages in anew costs more than the step.
         self._scratch = [(torch.empty_like(parameter), torch.empty_like(parameter)) for parameter in self._parameters]
 
+    @property
+    def moments(self) -> list[Tensor]:
+        """Both moments of every parameter, `[A, ., .]` each."""
+        return [*self._means, *self._squares]
+
     def learning_rate(self, updates: int) -> Value:
         """Learning rates after as many updates."""
         start, end = self._hyperparameters.learning_rate, self._hyperparameters.learning_rate_end

@@ -24,6 +24,7 @@ class Priorities:
         self._exponent = exponent
         self._capacity = capacity
         self._leaves = leaves(capacity)
+        self._most = torch.finfo(torch.float32).max / self._leaves
         self._tree = torch.zeros(num_agents, 2 * self._leaves)  # p^alpha, 0 where nothing is stored
         self._greatest = torch.ones(num_agents)
 
@@ -53,8 +54,12 @@ class Priorities:
         return slot, (weight / weight.amax(1, keepdim=True)).float()
 
     def update(self, index: Tensor, td_error: Tensor) -> None:
-        """The TD errors `[A, B]` of the transitions at `index` `[A, B]`, counted as in `insert`."""
-        scaled = td_error.abs().clamp_min(_SMALLEST).pow(self._exponent)
+        """The TD errors `[A, B]` of the transitions at `index` `[A, B]`, counted as in `insert`.
+
+        One that is no number counts as none, and none as more than keeps the sum of an agent's finite: one agent's
+        would be drawn for ever.
+        """
+        scaled = td_error.abs().nan_to_num(nan=0.0).clamp_min(_SMALLEST).pow(self._exponent).clamp_max(self._most)
         self._set(index.flatten(), scaled.flatten())
         self._greatest = torch.maximum(self._greatest, scaled.amax(1))
 

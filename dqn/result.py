@@ -1,6 +1,7 @@
 """What a training gives: networks, how every agent ended, curves, returns on unseen episodes, an ONNX file."""
 
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from dqn.config import DQNConfig
 from dqn.device import torch_threads
+from dqn.finite import DivergedError
 from dqn.metrics import MetricHistory
 from dqn.milestones import Milestone
 from dqn.network import QNetworks
@@ -24,8 +26,10 @@ class AgentResult:
     agent: int
     solved: bool
     """Whether it passed the acceptance evaluation."""
-    selection_return: float
-    """Mean greedy return of the network that is kept, in the evaluation it was kept for; the best of many is lucky."""
+    selection_return: float | None
+    """Mean greedy return of the network that is kept, in the evaluation it was kept for; the best of many is lucky.
+
+    None if it diverged before its first evaluation: what is kept of it is untrained."""
     updates: int
     environment_steps: int
     episodes: int
@@ -35,6 +39,10 @@ class AgentResult:
     """Mean greedy return on the fresh episodes that all nominees of the population play; none where it was none."""
     robustness: float | None = None
     """Share of episodes held under stress, of a solved agent that was among the last to choose from."""
+    diverged: int | None = None
+    """Gradient updates after which something of it was not finite, so that it left; none if that never happened."""
+    divergence: str = ""
+    """What was not finite."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -43,7 +51,9 @@ class TrainingResult:
 
     config: DQNConfig
     best: QNetworks
-    """Each agent's best network by evaluation; the accepted one of a solved agent."""
+    """Each agent's best network by evaluation; the accepted one of a solved agent.
+
+    Of one that diverged before its first evaluation it is untrained, and `best_agent` is never that one."""
     final: QNetworks
     """Each agent's last network, whatever its evaluation said."""
     agents: tuple[AgentResult, ...]
@@ -59,15 +69,24 @@ class TrainingResult:
         """The most robust of the agents, where that was looked at, of equals the quickest.
 
         Otherwise of those that were judged the one with the highest return: solved ones first, of equals the quickest.
+        Neither an agent that diverged nor a return that is not finite counts.
+
+        Raises:
+            DivergedError: if none is left.
         """
-        robust = [(-a.robustness, a.updates, a.agent) for a in self.agents if a.robustness is not None]
+        sound = [agent for agent in self.agents if agent.diverged is None]
+        robust = [
+            (-a.robustness, a.updates, a.agent) for a in sound if a.robustness is not None and isfinite(a.robustness)
+        ]
         if robust:
             return min(robust)[-1]
         judged = [
             (not agent.solved, -agent.judged_return, agent.updates, agent.agent)
-            for agent in self.agents
-            if agent.judged_return is not None
+            for agent in sound
+            if agent.judged_return is not None and isfinite(agent.judged_return)
         ]
+        if not judged:
+            raise DivergedError("there is no best agent: none that has not diverged was judged by finite returns")
         return min(judged)[-1]
 
     @property
@@ -112,7 +131,8 @@ class TrainingResult:
         It is held against the network in ONNX's reference implementation.
 
         Raises:
-            ExportError: if it does not compute what the network computes.
+            DivergedError: if no agent is left to export.
+            ExportError: if it is not finite, or does not compute what the network computes.
         """
         from dqn.export import ModelProperties, by_reference, export_onnx  # onnx, which training does without
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn.evaluation import Act
+from dqn.finite import require_finite
 from dqn.simulation import make_vec, narrowed
 from dqn.world import World
 
@@ -146,6 +147,7 @@ def holds(
     observation, _ = envs.reset(seed=seed)
     for step in range(1, int(steps.max()) + 1):
         observation, _, terminated, _, _ = envs.step(act(observation))
+        require_finite("observation", observation, ENVIRONMENT, step=step)  # a pole that is nowhere never falls
         lasted[cells_left] += going_on
         going_on &= ~terminated.reshape(going_on.shape)
         staying = going_on.any(1) & (steps[cells_left] > step)

@@ -18,7 +18,7 @@ from dqn.network import QNetworks
 from dqn.policy import epsilon_greedy, greedy_action
 from dqn.robustness import CELLS, holds, single_push
 from dqn.seeding import SELECTION, stream_seed
-from dqn.spec import environment_spec
+from dqn.spec import environment_spec, has_own_vector
 from dqn.state import TrainingState
 from dqn.world import NOMINAL, World
 
@@ -37,17 +37,25 @@ def evaluation_due(config: DQNConfig, updates: int) -> bool:
 
 
 def evaluate(state: TrainingState) -> None:
-    """Greedy evaluation on selection seeds: keeps the best networks, and lets solved agents leave."""
-    config, networks = state.config, state.learner.evaluated
+    """Greedy evaluation on selection seeds: keeps the best networks, and lets solved agents leave.
+
+    Agents whose weights, Q-values or returns are not finite leave as diverged.
+    """
     if state.evaluated_at == state.learner.updates:
         return
+    diverge(state, state.learner.finite(), "weights or moments are not finite")
+    _check_q_values(state)
+    if not state.agents.numel():
+        return
+    config, networks = state.config, state.learner.evaluated
     state.evaluated_at = state.learner.updates
     state.evaluations += 1
     seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
     returns = greedy_returns(networks, config.env_id, config.training_world, episodes=config.eval_episodes, seed=seed)
     mean_return = look = returns.mean(1)
     ceiling = torch.inf if config.acceptance_return is None else config.acceptance_return
-    passed = (returns >= ceiling).all(1).nonzero().squeeze(1)
+    sound = returns.isfinite().all(1)
+    passed = ((returns >= ceiling).all(1) & sound).nonzero().squeeze(1)
     # First undisturbed; then, where the configuration asks for it, with some of the actions random.
     for trial, epsilon in enumerate([0.0] + [config.acceptance_epsilon] * bool(config.acceptance_epsilon), start=1):
         if not passed.numel():
@@ -59,14 +67,24 @@ def evaluate(state: TrainingState) -> None:
         )
         if not epsilon:
             mean_return = look.index_copy(0, passed, returns.mean(1))
+        sound[passed] &= returns.isfinite().all(1)
         passed = passed[(returns >= ceiling).all(1)]
+    if not bool(sound.all()):
+        passed = (sound.cumsum(0) - 1)[passed[sound[passed]]]
+        mean_return, look = mean_return[sound], look[sound]
+        diverge(state, sound, "a return of its evaluation is not finite")
+        if not state.agents.numel():
+            return
+        networks = state.learner.evaluated
     state.record("eval/mean_return", mean_return)
     state.last_return[state.agents] = mean_return
-    better = (look >= state.best_return[state.agents]).nonzero().squeeze(1)  # equal evidence: as many episodes each
+    better = look >= state.best_return[state.agents]  # equal evidence: as many episodes each
+    better[passed] = True  # what was accepted is exported, whatever an earlier network returned in its few episodes
+    better = better.nonzero().squeeze(1)
     state.best.assign(state.agents[better], networks.select(better))
     state.best_return[state.agents[better]] = look[better]
     state.solved[state.agents[passed]] = True
-    state.record_population("eval/iqm_return", interquartile_mean(state.last_return.numpy()))
+    state.record_population("eval/iqm_return", interquartile_mean(state.last_return[state.sound].numpy()))
     state.record_population("eval/solved_fraction", float(state.solved.double().mean()))
     leave(state, passed)
 
@@ -76,7 +94,7 @@ def judge(state: TrainingState) -> dict[int, float]:
 
     Nominated are the agents that are solved before those that are not, by the return of their best evaluation, and of
     equals those that needed the fewest updates. They are judged in this order until one reaches the ceiling in every
-    episode, which no other can surpass.
+    episode, which no other can surpass. Agents that diverged are not among them.
     """
     config = state.config
 
@@ -85,11 +103,14 @@ def judge(state: TrainingState) -> dict[int, float]:
 
     seed = stream_seed(config.seed, SELECTION, 0)
     judged = {}
-    for agent in sorted(range(config.num_agents), key=standing)[:NOMINEES]:
+    for agent in sorted(state.sound.tolist(), key=standing)[:NOMINEES]:
         network = state.best.select(torch.tensor([agent]))
         returns = greedy_returns(
             network, config.env_id, config.training_world, episodes=config.acceptance_episodes, seed=seed
         )
+        if not bool(returns.isfinite().all()):
+            state.diverged[agent] = int(state.updates[agent]), "a return it was judged by is not finite"
+            continue
         judged[agent] = float(returns.mean())
         if config.acceptance_return is not None and bool((returns >= config.acceptance_return).all()):
             break
@@ -129,6 +150,27 @@ def retire(state: TrainingState) -> None:
         leave(state, (state.episodes[state.agents] >= limit).nonzero().squeeze(1))
 
 
+def diverge(state: TrainingState, sound: Tensor, reason: str) -> None:
+    """The agents in training of which `sound` `[K]`, or one value for all, is false leave the population as diverged.
+
+    The others go on as after any `leave`. What is kept of an agent that diverged is its best network by then.
+    """
+    if bool(sound.all()):
+        return
+    rows = (~sound).nonzero().squeeze(1)
+    leaving = state.agents[rows]
+    state.diverged |= dict.fromkeys(leaving.tolist(), (state.learner.updates, reason))
+    state.learner.evaluated.assign(rows, state.best.select(leaving))
+    leave(state, rows)
+
+
+@torch.no_grad()
+def _check_q_values(state: TrainingState) -> None:
+    if state.agents.numel():
+        q_values = state.learner.evaluated(state.environment.observation.to(state.config.device))
+        diverge(state, q_values.isfinite().flatten(1).all(1).cpu(), "Q-values are not finite")
+
+
 def leave(state: TrainingState, rows: Tensor) -> None:
     """The agents in `rows` `[K]` of the current population leave it; the others go on undisturbed."""
     if not rows.numel():
@@ -161,7 +203,7 @@ def greedy_returns(
     a few agents play at once: LunarLander's take 7 MB each.
     """
     A = networks.num_agents
-    at_once = A if environment_spec(env_id).vector_entry_point else max(1, _OBJECTS // episodes)
+    at_once = A if has_own_vector(environment_spec(env_id)) else max(1, _OBJECTS // episodes)
     returns = []
     for first in range(0, A, at_once):
         some = networks.select(torch.arange(first, min(first + at_once, A)))

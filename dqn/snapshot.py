@@ -1,14 +1,14 @@
 """Environments in mid-episode as bytes: their own pickle, tried out before a training depends on it."""
 
 import pickle
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import SyncVectorEnv, VectorEnv
+
+from dqn.simulation import side_by_side
 
 Envs = VectorEnv[Any, Any, Any]
 
@@ -44,25 +44,17 @@ def restore(data: bytes) -> Envs:
         raise SnapshotError(_one_line(error)) from error
 
 
-def side_by_side(envs: Sequence[gym.Env[Any, Any]], autoreset: npt.NDArray[np.bool_]) -> SyncVectorEnv:
-    """Environments in mid-episode as one; `autoreset` `[N]` says whose episode has just ended."""
-    together = SyncVectorEnv([partial(_itself, env) for env in envs])
-    together._autoreset_envs = autoreset
-    return together
-
-
-def why_not_capturable(make: Callable[[int], Envs], num_actions: int) -> str | None:
+def why_not_capturable(make: Callable[[], Envs], num_actions: int) -> str | None:
     """Why environments do not go on from a snapshot as if nothing had happened; None if they do.
 
     A copy by way of a snapshot is stepped beside its original, through ends and resets, with the same actions.
 
     Args:
-        make: makes that many environments, side by side.
-        num_actions: actions they take.
+        make: makes one sub-environment.
+        num_actions: actions it takes.
     """
-    original = make(2)
-    start = int(getattr(original.single_action_space, "start", 0))
-    actions = np.random.default_rng(0).integers(start, start + num_actions, (96, 2))
+    original = make()
+    actions = np.random.default_rng(0).integers(0, num_actions, (96, 1))
     try:
         original.reset(seed=0)
         for action in actions[:32]:
@@ -84,10 +76,6 @@ def why_not_capturable(make: Callable[[int], Envs], num_actions: int) -> str | N
 def _step_alike(first: Envs, second: Envs, actions: npt.NDArray[np.integer]) -> bool:
     steps = [(first.step(action), second.step(action)) for action in actions]
     return all(np.array_equal(a, b) for one, other in steps for a, b in zip(one[:4], other[:4], strict=True))
-
-
-def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    return env
 
 
 def _one_line(error: Exception) -> str:

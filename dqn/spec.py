@@ -1,9 +1,13 @@
 """What Gymnasium knows of an environment by its id."""
 
 import importlib
+from typing import Final
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
+
+GYMNASIUMS: Final = "gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv"
+_SINGLE: Final = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 
 
 class EnvironmentUnsupportedError(ValueError):
@@ -33,6 +37,25 @@ def environment_spec(env_id: str) -> EnvSpec:
             "evaluated for ever; register it with one: gymnasium.register(..., max_episode_steps=1000)"
         )
     return spec
+
+
+def has_own_vector(spec: EnvSpec) -> bool:
+    """Whether the vector implementation that an environment names is, as far as is known, its single one N times over.
+
+    It takes no additional wrappers, and other keywords than the single one. Gymnasium's CartPole is one pair of classes
+    whose single keyword means the same in both.
+    """
+    if spec.vector_entry_point is None or spec.additional_wrappers:
+        return False
+    entry_points = _path(spec.entry_point), _path(spec.vector_entry_point)
+    if GYMNASIUMS in entry_points:
+        return entry_points == (_SINGLE, GYMNASIUMS) and spec.kwargs.keys() <= {"sutton_barto_reward"}
+    return not spec.kwargs
+
+
+def _path(entry_point: object) -> object:
+    """An entry point as a registration with a text has it, also where it was registered with a class."""
+    return f"{entry_point.__module__}:{entry_point.__qualname__}" if isinstance(entry_point, type) else entry_point
 
 
 def unsupported(env_id: str, error: Exception) -> EnvironmentUnsupportedError:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dqn.config import DQNConfig
 from dqn.device import require_device
-from dqn.environment import VectorEnvironment, describe
+from dqn.environment import VectorEnvironment
+from dqn.fits import require_scale, require_start
 from dqn.hyperparameters import HyperParameters
 from dqn.learner import Learner
 from dqn.memory import require_memory
@@ -41,16 +42,16 @@ class TrainingState:
             start: one network that every agent starts from, of the configuration's shape; none draws each its own.
 
         Raises:
-            ConfigError: if this machine does not have the device.
+            ConfigError: if this machine does not have the device, or what is given does not fit the environment.
             EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
             MemoryError: if training would not fit this machine.
         """
         A = config.num_agents
-        observation_size, num_actions = describe(config.env_id, config.training_world)
-        require_memory(config, observation_size=observation_size, num_actions=num_actions)
         device = require_device(config.device)
+        require_memory(config, observation_size=1, num_actions=2)  # at least: before as many environments are made
         self.config = config
         self.hyperparameters = hyperparameters or HyperParameters.of([config])
+        self.hyperparameters.require_fit(config)
         self.agents = torch.arange(A)
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
         self.environment = VectorEnvironment(
@@ -60,6 +61,15 @@ class TrainingState:
             num_envs=config.num_envs,
             seed=stream_seed(config.seed, TRAINING, 1),
         )
+        observation_size, num_actions = self.environment.observation_size, self.environment.num_actions
+        try:
+            require_memory(config, observation_size=observation_size, num_actions=num_actions)
+            require_scale(config, observation_size)
+            if start is not None:
+                require_start(config, start, observation_size=observation_size, num_actions=num_actions)
+        except BaseException:
+            self.environment.close()
+            raise
         self.accumulator = NStepAccumulator(
             n_step=config.n_step,
             gamma=self.hyperparameters.gamma,
@@ -116,7 +126,14 @@ class TrainingState:
         self.unrecorded_return = torch.zeros(A, dtype=torch.float64)
         self.updates = torch.zeros(A, dtype=torch.int64)
         self.steps = torch.zeros(A, dtype=torch.int64)
+        self.diverged: dict[int, tuple[int, str]] = {}
+        """Agents that left because they diverged, with the update at which it happened and the reason."""
         self.observed = torch.tensor([torch.inf, -torch.inf]).repeat(A, observation_size, 1)
+
+    @property
+    def sound(self) -> Tensor:
+        """The agents that have not diverged, in training or not, `[N]`."""
+        return torch.tensor([k for k in range(self.config.num_agents) if k not in self.diverged], dtype=torch.int64)
 
     def record(self, name: MetricName, value: Tensor) -> None:
         """Record a metric `[K]` of the agents in training, at the current environment step."""
@@ -167,11 +184,11 @@ class TrainingState:
         self.environment.select(rows)
 
     def adopt(self, hyperparameters: HyperParameters) -> None:
-        """Go on with other hyper-parameters, of a population that nobody has left; what is replayed stays as it is."""
-        assert len(self.agents) == self.config.num_agents, "who has left has no hyper-parameters to go on with"
+        """Go on with other hyper-parameters, given for all A agents; what is replayed stays as it is."""
         self.hyperparameters = hyperparameters
-        self.learner.adopt(hyperparameters)
-        self.accumulator.adopt(gamma=hyperparameters.gamma, reward_scale=hyperparameters.reward_scale)
+        mine = hyperparameters.select(self.agents) if len(self.agents) < self.config.num_agents else hyperparameters
+        self.learner.adopt(mine)
+        self.accumulator.adopt(gamma=mine.gamma, reward_scale=mine.reward_scale)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as nested plain data and tensors: all but the transitions, which `replay.chunks` gives."""
@@ -212,11 +229,12 @@ class TrainingState:
             return True
         self.environment.reset(seed=stream_seed(self.config.seed, TRAINING, 1, self.environment_steps))
         self.accumulator.clear()
+        self.persisting.fill_(-1)
         return False
 
 
 _PLAIN = (
     "agents", "epsilon", "persisting", "last_step_valid", "environment_steps", "evaluations", "evaluated_at",
     "seconds", "cpu_seconds", "best_return", "last_return", "solved", "episodes", "updates", "steps",
-    "observed", "unrecorded", "unrecorded_return",
+    "observed", "unrecorded", "unrecorded_return", "diverged",
 )  # fmt: skip

@@ -59,7 +59,10 @@ class World:
             WorldError: naming the first field that is of another type or out of range.
         """
         for field in dataclasses.fields(self):
-            self._check(field.name, getattr(self, field.name))
+            value = getattr(self, field.name)
+            self._check(field.name, value)
+            if field.name not in WHOLE:  # 1 and 1.0 are one world, also where it is written
+                object.__setattr__(self, field.name, _as_floats(value))
 
     def _check(self, name: str, value: Any) -> None:
         if value is None and _DEFAULTS[name] is None:
@@ -129,6 +132,12 @@ def _is_number(value: object, *, whole: bool) -> bool:
 
 def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _as_floats(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_as_floats, value))
+    return value if value is None else float(value) + 0.0
 
 
 def _text(name: str, value: Any) -> str:

@@ -25,12 +25,14 @@ from flows.attempt import Attempt, StaleAttemptError, begin, fenced
 from flows.endings import failing
 from flows.evaluation import evaluate, evaluate_elsewhere, play, threshold_of
 from flows.flow_run import flow_run_id
+from flows.gate_tag import leave_undecided, undecided_if_ended
 from flows.memory import passing_version
+from flows.names import environment_of
 from flows.parameters import InputError
 from flows.pictures import draw_population, draw_version
 from flows.population import checkpoint_path
 from flows.promote import promote, promotion, return_to_previous
-from flows.recovery import mean_return, verdict
+from flows.recovery import changed_by, mean_return, verdict
 from flows.report import report
 from flows.show import ADAPTATION_TAG, SHOW_TAG, Show, as_experience
 from flows.stage import stage
@@ -96,33 +98,38 @@ def adapt_policy(
     with ending(adaptation):
         adaptation.tell("started", f"version {version}: {finding}")
         world = identified(adaptation, since)
-        env_id = model.removeprefix("dqn-")
+        env_id = environment_of(model)
         chosen = remembered(adaptation, model, env_id, world)
         training = None
         if chosen is None:
             chosen, evaluation, training = trained(adaptation, env_id, int(version), world, checkpoint_dir)
         else:
             evaluation = evaluate_elsewhere(model, chosen, world, attempt)
-        if mode == "approve":
-            wait_for_approval(adaptation, model, chosen)
-        if is_over(adaptation):
-            return adaptation.end("recovered", f"the world is as version {version} knows it again: nothing is promoted")
-        before = champion_of(model, attempt)
-        gate = promote(model, chosen, evaluation, attempt, world=world)
-        adaptation.tell("gate", gate)
-        if chosen == before:
-            adaptation.tell("promoted", f"version {chosen} plays already")
-        elif gate.startswith("passed"):
-            adaptation.tell("promoted", f"version {chosen}", version=(model, chosen))
-        else:
-            raise RefusedError(f"version {chosen} was not promoted, {gate}: train or promote by hand")
-        outcome = watched(adaptation, model, chosen, before, world)
-        if training:  # nobody waited for these
-            agents = test_agents(training.run_id, training)
-            draw_population(training.run_id, agents, training)
-            draw_version(model, chosen, evaluation, training)
-            report(training.run_id, chosen, gate, agents, evaluation, training)
-            finish(training)
+        with ending_training(training, model, chosen, checkpoint_dir):
+            if mode == "approve":
+                wait_for_approval(adaptation, model, chosen)
+            if is_over(adaptation):
+                again = f"the world is as version {version} knows it again: nothing is promoted"
+                if training:
+                    leave_undecided(MlflowClient(), model, chosen, training, again)
+                    finish(training)
+                return adaptation.end("recovered", again)
+            before = champion_of(model, attempt)
+            gate = promote(model, chosen, evaluation, attempt, world=world)
+            adaptation.tell("gate", gate)
+            if chosen == before:
+                adaptation.tell("promoted", f"version {chosen} plays already")
+            elif gate.startswith("passed"):
+                adaptation.tell("promoted", f"version {chosen}", version=(model, chosen))
+            else:
+                raise RefusedError(f"version {chosen} was not promoted, {gate}: train or promote by hand")
+            outcome = watched(adaptation, model, chosen, before, world)
+            if training:  # nobody waited for these
+                agents = test_agents(training.run_id, training)
+                draw_population(training.run_id, agents, training)
+                draw_version(model, chosen, evaluation, training)
+                report(training.run_id, chosen, gate, agents, evaluation, training)
+                finish(training)
         adaptation.note("nominal", elsewhere(model, chosen, before))
         return outcome
     return adaptation.outcome
@@ -150,10 +157,31 @@ def ending(adaptation: Adaptation) -> Iterator[None]:
         raise  # the newer attempt says how it ends
     except BaseException as error:
         adaptation.tell("failed", f"{one_line(error)}: the log of the flow run says more")
-        end_adaptation(adaptation, "FAILED" if isinstance(error, Exception) else "KILLED")
+        try:
+            end_adaptation(adaptation, "FAILED" if isinstance(error, Exception) else "KILLED")
+        except Exception as second:  # the first error is the one to report
+            error.add_note(f"the end of the adaptation could not be kept: {one_line(second)}")
         raise
     else:
         end_adaptation(adaptation, "FINISHED")
+
+
+@contextmanager
+def ending_training(training: Attempt | None, model: str, version: int, checkpoint_dir: str) -> Iterator[None]:
+    """However the block ends, so does the run of the adaptation's training, and the version's gate tag says why."""
+    if training is None:
+        yield
+        return
+    client, refusal = MlflowClient(), None
+    with failing(client, training, checkpoint_path(checkpoint_dir, training.run_id)):
+        try:
+            with undecided_if_ended(client, model, version, training):
+                yield
+        except RefusedError as error:  # by the gate or a person: the training itself has done what it was begun for
+            refusal = error
+            finish(training)
+    if refusal:
+        raise refusal
 
 
 def identified(adaptation: Adaptation, since: int) -> dict[str, Any]:
@@ -226,17 +254,20 @@ def trained(
     adaptation: Adaptation, env_id: str, seed: int, world: dict[str, Any], checkpoint_dir: str
 ) -> tuple[int, str, Attempt]:
     """A new version, trained in the world: its number, its evaluation, and the attempt at its run."""
-    training = begin_training(env_id, seed, world, adaptation.show.url, adaptation.show.drift)
+    training = begin_training(env_id, seed, world, adaptation.show.url, adaptation.show.drift, checkpoint_dir)
     adaptation.tell("training", f"{NUM_AGENTS} agents", progress=0.0, run=training.run_id)
     with failing(MlflowClient(), training, checkpoint_path(checkpoint_dir, training.run_id)):
         run_id = train(training.run_id, checkpoint_dir, training)
-        version = register(run_id, export(run_id, training), training)
-        evaluation = evaluate(registry.model_name(env_id), version, training, stressed=False)
+        version, model = register(run_id, export(run_id, training), training), registry.model_name(env_id)
+        with undecided_if_ended(MlflowClient(), model, version, training):
+            evaluation = evaluate(model, version, training, stressed=False)
         return version, evaluation, training
 
 
 @stage("begin training", keeps_result=False)
-def begin_training(env_id: str, seed: int, world: dict[str, Any], serving: str, drift: str) -> Attempt:
+def begin_training(
+    env_id: str, seed: int, world: dict[str, Any], serving: str, drift: str, checkpoint_dir: str = "checkpoints"
+) -> Attempt:
     """Begin this attempt at the training run of the adaptation."""
     client = connect()
     config = dataclasses.replace(
@@ -251,7 +282,8 @@ def begin_training(env_id: str, seed: int, world: dict[str, Any], serving: str, 
     tags = {ADAPTATION_TAG: drift, SHOW_TAG: serving}
     run_id = open_run(client, config, preset=PRESET, flow_run_id=flow_run_id(), tags=tags)
     attempt = begin(client, run_id)
-    complete_runs(client, attempt, config, flow_run_id=flow_run_id())
+    with failing(client, attempt, checkpoint_path(checkpoint_dir, run_id)):
+        complete_runs(client, attempt, config, flow_run_id=flow_run_id())
     return attempt
 
 
@@ -285,7 +317,11 @@ def is_over(adaptation: Adaptation) -> bool:
 def watched(
     adaptation: Adaptation, model: str, version: int, before: int | None, world: dict[str, Any]
 ) -> tuple[str, str]:
-    """Look at the stage until the version stands; where it does not, return to the one before if that stood longer."""
+    """Look at the stage until the version stands; where it does not, return to the one before if that did better.
+
+    What counts is what each returned in the world as it is now: this version since its promotion, the one before since
+    the change.
+    """
     since, deadline = time.time(), time.monotonic() + WATCHED_SECONDS
     seen: dict[str, Any] = {}
     outcome = "unsure"
@@ -304,11 +340,14 @@ def watched(
         return adaptation.end(
             "waiting", f"version {version} was promoted, and nobody watches: open the page to see whether it stands"
         )
-    theirs = mean_return(seen, before) if before and before != version else None
+    began = adaptation.events[0].at if adaptation.events else since
+    changed = changed_by(seen, adaptation.show.drift) or min(began, since)
+    theirs = mean_return(seen, before, changed) if before and before != version else None
     if theirs is None or mine >= theirs:
+        compared = "has returned nothing since the change" if theirs is None else "was no better"
         return adaptation.end(
             "refused",
-            f"version {version} does not stand (mean return {mine:.0f}); it stays, as the one before was no better. "
+            f"version {version} does not stand (mean return {mine:.0f}); it stays, as the one before {compared}. "
             "A person is needed",
         )
     back = roll_back_from(model, version)

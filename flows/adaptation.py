@@ -1,7 +1,9 @@
 """One adaptation: its run in MLflow, its guards, and its timeline on the page and in Prefect."""
 
+import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,7 +16,7 @@ from flows.flow_run import flow_run_id
 from flows.provenance import git_commit
 from flows.show import ADAPTATION_TAG, SHOW_TAG, Show
 from flows.stage import stage
-from flows.tracking import connect
+from flows.tracking import connect, one_line
 
 TIMELINE: Final = "timeline.json"
 MODEL_TAG: Final = "adaptation.model"
@@ -23,6 +25,8 @@ BY_TAG: Final = "adaptation.flow_run_id"
 """Unlike that of a training: an adaptation and the training it begins are two runs of one flow run."""
 EXPERIMENT: Final = "adaptations"
 _HOUR_MS: Final = 3_600_000
+
+logger = logging.getLogger(__name__)
 
 
 class RefusedError(RuntimeError):
@@ -123,15 +127,28 @@ def begin_adaptation(show: Show, model: str, finding: str, most_an_hour: int) ->
 
 
 def end_adaptation(adaptation: Adaptation, status: str) -> None:
-    """Keep the timeline, in MLflow and on the flow run's page, and say how it ended."""
+    """Keep the timeline, in MLflow and on the flow run's page, and say how it ended.
+
+    Each write is made whatever became of the one before: a run whose timeline cannot be kept ends too. The first error
+    is raised after the last write.
+    """
     client, run_id = MlflowClient(), adaptation.attempt.run_id
     timeline = [vars(event) for event in adaptation.events]
-    try:
-        fenced(client, adaptation.attempt).log_dict(run_id, {"stages": timeline}, TIMELINE)
-        fenced(client, adaptation.attempt).set_tag(run_id, OUTCOME_TAG, adaptation.outcome[0])
-        fenced(client, adaptation.attempt).set_terminated(run_id, status)
-    except StaleAttemptError:
-        return  # it is the newer attempt's
+    writes: tuple[Callable[[MlflowClient], object], ...] = (
+        lambda mine: mine.log_dict(run_id, {"stages": timeline}, TIMELINE),
+        lambda mine: mine.set_tag(run_id, OUTCOME_TAG, adaptation.outcome[0]),
+        lambda mine: mine.set_terminated(run_id, status),
+    )
+    errors = []
+    for write in writes:
+        try:
+            write(fenced(client, adaptation.attempt))
+        except StaleAttemptError:
+            return  # it is the newer attempt's
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
     if not flow_run_id():
         return
     from prefect.artifacts import create_markdown_artifact
@@ -162,7 +179,12 @@ def links(run_id: str, version: tuple[str, int] | None) -> dict[str, str]:
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):
         pages = f"{os.environ.get('MLFLOW_UI_URL', uri)}/#"
-        found["run"] = f"{pages}/experiments/{MlflowClient().get_run(run_id).info.experiment_id}/runs/{run_id}"
+        try:
+            experiment = MlflowClient().get_run(run_id).info.experiment_id
+        except Exception as error:  # of a link; what it is shown with goes on
+            logger.warning("run %s cannot be linked to: %s", run_id, one_line(error))
+            return found
+        found["run"] = f"{pages}/experiments/{experiment}/runs/{run_id}"
         if version:
             found["version"] = f"{pages}/models/{version[0]}/versions/{version[1]}"
     return found

@@ -96,7 +96,6 @@ def _moments(
     """Every few steps of an episode, and its end."""
     stride = _stride(env)
     observation, _ = env.reset(seed=seed)
-    first_action = int(getattr(env.action_space, "start", 0))
     step, episodic_return, over = 0, 0.0, False
     while True:
         if over or step % stride == 0:
@@ -104,7 +103,7 @@ def _moments(
             yield Moment(step=step, picture=picture, episodic_return=episodic_return, over=over)
         if over:
             return
-        action = int(policy.act(np.asarray(observation, dtype=np.float32)[None])[0]) + first_action
+        action = int(policy.act(np.asarray(observation, dtype=np.float32)[None])[0])
         observation, reward, terminated, truncated, _ = env.step(action, (pushes or {}).get(step, 0.0))
         step, episodic_return, over = step + 1, episodic_return + float(reward), bool(terminated or truncated)
 

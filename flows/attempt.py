@@ -8,6 +8,7 @@ between its check and its write.
 """
 
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,9 +34,14 @@ class StaleAttemptError(BaseException):
 
 
 def begin(client: MlflowClient, run_id: str) -> Attempt:
-    """Take a run over: from here on every earlier attempt is stale."""
+    """Take a run over: from here on every earlier attempt is stale. Where that fails, the run has failed."""
     attempt = Attempt(run_id=run_id, token=secrets.token_hex(8))
-    client.set_tag(run_id, ATTEMPT_TAG, attempt.token)
+    try:
+        client.set_tag(run_id, ATTEMPT_TAG, attempt.token)
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to report
+            client.set_terminated(run_id, "FAILED")
+        raise
     return attempt
 
 

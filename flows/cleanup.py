@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
+from prefect.settings import PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH
 from pydantic import Field
 
 from flows.tracking import FLOW_RUN_TAG, TRAINED_TAG, connect
@@ -45,11 +45,21 @@ def cleanup(keep_days: Annotated[int, Field(ge=1, le=3650)] = 30, checkpoint_dir
     client = connect()
     with get_client(sync_client=True) as prefect:
         needed = needed_runs(prefect, oldest)
-    results = outdated_results(PREFECT_LOCAL_STORAGE_PATH.value(), cutoff(needed, oldest))
+    storage = own_storage()
+    results = outdated_results(storage, cutoff(needed, oldest)) if storage else []
     checkpoints = unneeded_checkpoints(client, Path(checkpoint_dir), {run.id for run in needed}, oldest)
     removed = f"removed {remove(results)} of results and {remove(checkpoints)} of checkpoints"
+    if storage is None:
+        removed += "; results stay, as PREFECT_LOCAL_STORAGE_PATH is Prefect's default, which is every project's"
     print(removed)
     return removed
+
+
+def own_storage() -> Path | None:
+    """Where this project's results are kept; None where that is Prefect's default, which is every project's."""
+    directory: Path = PREFECT_LOCAL_STORAGE_PATH.value()
+    default = PREFECT_HOME.value() / "storage"
+    return None if directory.expanduser().resolve() == default.expanduser().resolve() else directory
 
 
 def needed_runs(client: SyncPrefectClient, oldest: datetime) -> list[NeededRun]:

@@ -29,6 +29,7 @@ from flows.phases import note, phase
 from flows.presets import read_preset
 
 BAD_INPUT: Final = 2
+DIVERGED: Final = 3
 INTERRUPTED: Final = 128 + signal.SIGINT
 TERMINATED: Final = 128 + signal.SIGTERM
 
@@ -130,8 +131,11 @@ def run(arguments: Arguments) -> int:
         from mlflow.exceptions import MlflowException
 
         from dqn.checkpoint import CheckpointError
+        from dqn.export import ExportError
+        from dqn.finite import DivergedError, EnvironmentFaultError
         from flows.attempt import StaleAttemptError
         from flows.parameters import ConfigOverrides, InputError
+        from flows.promote import OvertakenError
         from flows.registry import RegistryError
         from flows.tracking import TrackingError, one_line
         from flows.train import check_request, train_dqn
@@ -153,10 +157,22 @@ def run(arguments: Arguments) -> int:
                 from flows.prefect_api import require_api
 
                 require_api()
-        print(train_dqn(*request))
-    except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
+        reported = train_dqn(*request)
+        if api_is_named():
+            print(reported)
+    except (ConfigError, EnvironmentUnsupportedError, EnvironmentFaultError, InputError, MemoryError) as error:
         return fail(error, BAD_INPUT)
-    except (TrackingError, RegistryError, CheckpointError, PrefectError, StaleAttemptError) as error:
+    except DivergedError as error:
+        return fail(error, DIVERGED)
+    except (
+        TrackingError,
+        RegistryError,
+        CheckpointError,
+        PrefectError,
+        StaleAttemptError,
+        OvertakenError,
+        ExportError,
+    ) as error:
         return fail(error, 1)
     except MlflowException as error:
         return fail(error, 1, f"MLflow: {one_line(error)}")

@@ -69,6 +69,8 @@ def _series(result: TrainingResult, name: MetricName, agent: int) -> tuple[Float
 
 def _last_known(known_steps: Floats, values: Floats, steps: Floats) -> Floats:
     """Values `[N]` at `steps` `[N]`: the last one known by then, NaN before the first."""
+    if not len(known_steps):  # it diverged before the first
+        return np.full(len(steps), np.nan)
     position = np.searchsorted(known_steps, steps, side="right") - 1
     return np.where(position >= 0, values[np.maximum(position, 0)], np.nan)
 

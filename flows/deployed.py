@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from mlflow import MlflowClient
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
@@ -13,6 +14,7 @@ from flows import adapt, registry, sweep, train
 from flows.attempt import StaleAttemptError
 from flows.evaluation import evaluate
 from flows.flow_run import flow_run_id
+from flows.gate_tag import undecided_if_ended
 from flows.heartbeat import heartbeats
 from flows.pictures import draw_version
 from flows.promote import promote, promotion, return_to_previous
@@ -83,7 +85,8 @@ def promote_policy(version: int, env_id: str = "CartPole-v1", force: bool = Fals
         force: make it champion whatever the gate says; the version's gate tag keeps what it said.
     """
     name = find_model(version, env_id)
-    evaluation = evaluate(name, version)
+    with undecided_if_ended(MlflowClient(), name, version):
+        evaluation = evaluate(name, version)
     gate = promote(name, version, evaluation, force=force)
     draw_version(name, version, evaluation)
     return gate

@@ -1,14 +1,21 @@
 """How the runs of a population end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from mlflow import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from dqn.finite import DivergedError
 from flows.attempt import Attempt, StaleAttemptError, check, fenced
 from flows.flow_run import deployment_id, flow_run_id
-from flows.tracking import TRAINED_TAG, PopulationRuns, one_line, read_runs, unless_deleted
+from flows.tracking import TRAINED_TAG, PopulationRuns, one_line, unless_deleted
+
+_MOST_CHILDREN: Final = 10_000
+
+DIVERGED_TAG: Final = "diverged"
 
 
 @contextmanager
@@ -28,14 +35,25 @@ def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterato
         resumable = checkpoint.exists()
         try:
             check(client, attempt)
-            runs = read_runs(client, attempt)
-            end_runs(client, attempt, (runs.parent, *_still_running(client, runs)), status)
-            resumable |= TRAINED_TAG in client.get_run(runs.parent).data.tags
+            end_runs(client, attempt, (attempt.run_id,), status)  # first, and whatever became of its configuration
+            end_runs(client, attempt, _running_children(client, attempt.run_id), status)
+            resumable |= TRAINED_TAG in client.get_run(attempt.run_id).data.tags
         except (Exception, StaleAttemptError) as second:  # the first error is the one to report
             error.add_note(f"the run could not be marked {status}: {one_line(second)}")
-        if resumable:
+        if resumable and not isinstance(error, DivergedError):  # it would diverge again
             error.add_note(f"resume with: {_resuming(attempt)}")
         raise
+
+
+def end_diverged(
+    client: MlflowClient, attempt: Attempt, runs: PopulationRuns, diverged: Mapping[int, tuple[int, str]]
+) -> None:
+    """End the runs of agents that diverged as FAILED, with a tag that says after which update and why."""
+    for agent, (update, reason) in diverged.items():
+        child = runs.children[agent]
+        with unless_deleted(client, child):
+            fenced(client, attempt).set_tag(child, DIVERGED_TAG, f"after update {update:,}: {reason}")
+            fenced(client, attempt).set_terminated(child, "FAILED")
 
 
 def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], status: str) -> None:
@@ -52,5 +70,9 @@ def _resuming(attempt: Attempt) -> str:
     return f'make train ARGS="--resume {attempt.run_id}"'
 
 
-def _still_running(client: MlflowClient, runs: PopulationRuns) -> tuple[str, ...]:
-    return tuple(child for child in runs.children if client.get_run(child).info.status == "RUNNING")
+def _running_children(client: MlflowClient, parent: str) -> tuple[str, ...]:
+    """Child runs that go on; a run that ended early may have fewer than it has agents, and none is made here."""
+    experiment = client.get_run(parent).info.experiment_id
+    query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
+    found = client.search_runs([experiment], query, max_results=_MOST_CHILDREN)
+    return tuple(child.info.run_id for child in found if child.info.status == "RUNNING")

@@ -8,20 +8,21 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from dqn.baselines import stressed_baselines
 from dqn.environment import describe
-from dqn.evaluation import episodic_returns
+from dqn.evaluation import Floats, episodic_returns
 from dqn.robustness import ENVIRONMENT, StressTest, stress_test
-from dqn.seeding import version_seed
+from dqn.seeding import further_seed, version_seed
 from dqn.spec import environment_spec
 from dqn.world import World
 from flows import registry
 from flows.attempt import Attempt, fenced
+from flows.gate import LOOKS
 from flows.registry import DIGEST_TAG, RegistryError
 from flows.stage import stage
 from flows.stages import TEST_MEAN, Returns, log_test
 from flows.tracking import connect, find_run
 from serving.policy import OnnxPolicy
 
-EPISODES: Final = 100
+EPISODES: Final = LOOKS[0]
 SEED_TAG: Final = "eval.seed"
 ROBUSTNESS_TAG: Final = "eval.robustness"
 
@@ -105,9 +106,23 @@ def _spread(returns: Returns) -> str:
     )
 
 
-def play(policy: OnnxPolicy, world: World, *, seed: int) -> Returns:
-    """Returns `[EPISODES]` of a policy on the episodes of a seed in a world."""
-    return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=EPISODES, seed=seed)
+def play(policy: OnnxPolicy, world: World, *, seed: int, episodes: int = EPISODES) -> Returns:
+    """Returns `[episodes]` of a policy on the episodes of a seed in a world."""
+    return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=episodes, seed=seed)
+
+
+def play_on(policy: OnnxPolicy, world: World, returns: Floats, *, version: int, episodes: int) -> Returns:
+    """Returns `[episodes]` of a policy: those it has `[N]`, and those of the challenger's further episodes.
+
+    Args:
+        policy: the challenger, or the champion beside it.
+        world: that both play in.
+        returns: of its first episodes.
+        version: of the challenger, which determines the episodes.
+        episodes: how many there are to be in all.
+    """
+    seed = further_seed(version, episodes=LOOKS[-1] - EPISODES) + len(returns) - EPISODES
+    return np.concatenate([returns, play(policy, world, seed=seed, episodes=episodes - len(returns))])
 
 
 def under_stress(policy: OnnxPolicy, world: World, *, seed: int) -> StressTest | None:
@@ -146,7 +161,9 @@ def require_playable(artifact: registry.Artifact, env_id: str) -> None:
             f"{artifact} takes {given[0]} numbers and chooses among {given[1]} actions; {env_id} has {wanted[0]} and "
             f"{wanted[1]}"
         )
-    if not np.isfinite(artifact.policy.q_values(np.zeros((2, wanted[0]), np.float32))).all():
+    ordinary = np.random.default_rng(0).normal(size=(32, wanted[0])).astype(np.float32)
+    ordinary[0] = 0
+    if not np.isfinite(artifact.policy.q_values(ordinary)).all():
         raise RegistryError(f"{artifact} gives Q-values that are not finite")
 
 

@@ -38,7 +38,7 @@ def learning_curves(curves: Curves) -> Figure:
 
 
 def final_returns(returns: Floats, env_id: str) -> Figure:
-    """Distribution of every agent's greedy returns `[A, episodes]` on unseen episodes."""
+    """Distribution of every agent's greedy returns `[A, episodes]` on unseen episodes, NaN of one that diverged."""
     figure, (axes,) = _figure(f"Returns on unseen episodes, {env_id}")
     generator = np.random.default_rng(0)
     agents, episodes = returns.shape
@@ -51,7 +51,7 @@ def final_returns(returns: Floats, env_id: str) -> Figure:
     axes.set_xlabel("agent")
     axes.set_ylabel("episodic return, greedy")
     axes.set_xticks(range(agents))
-    low, high = returns.min(), returns.max()
+    low, high = np.nanmin(returns), np.nanmax(returns)
     low = min(low, high - 0.2 * abs(high))  # equal returns are a flat line, not noise under a lens
     axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     axes.legend(frameon=False, ncols=2, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.3)

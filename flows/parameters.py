@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, mo
 from dqn.config import ConfigError, DQNConfig
 from dqn.device import require_device
 from dqn.environment import describe
+from dqn.fits import require_scale
 from dqn.learner import require_loss
 from dqn.memory import require_memory
 from dqn.presets import PRESETS, PresetName
@@ -40,7 +41,10 @@ class _Overrides(BaseModel):
         """
         if preset not in PRESETS:
             raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        return dataclasses.replace(PRESETS[preset], **{name: getattr(self, name) for name in self.model_fields_set})
+        changes = {name: getattr(self, name) for name in self.model_fields_set}
+        if "acceptance_return" in changes and changes["acceptance_return"] is None:
+            changes.setdefault("acceptance_epsilon", 0.0)  # the preset's is of an acceptance that there is not
+        return dataclasses.replace(PRESETS[preset], **changes)
 
 
 def _derive_overrides() -> type[_Overrides]:
@@ -81,11 +85,7 @@ def check_trainable(config: DQNConfig) -> None:
     require_device(config.device)
     require_loss(config)
     observation_size, num_actions = describe(config.env_id, config.training_world)
-    describe(config.env_id, config.world)
-    scale = config.observation_scale
-    if scale and len(scale) != observation_size:
-        raise ConfigError(
-            f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
-            "give one number for each, or none to leave them unscaled"
-        )
+    if config.world != config.training_world:
+        describe(config.env_id, config.world)
+    require_scale(config, observation_size)
     require_memory(config, observation_size=observation_size, num_actions=num_actions)

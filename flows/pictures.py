@@ -7,13 +7,14 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import mlflow
+import numpy as np
 from mlflow import MlflowClient
 
 from flows import registry
 from flows.attempt import Attempt, fenced
 from flows.evaluation import baselines, read_stress
 from flows.learning import read_learning
-from flows.population import read_curves
+from flows.population import read_curves, read_summary
 from flows.promote import read_champion_stress
 from flows.stage import stage
 from flows.stages import read_returns
@@ -36,6 +37,8 @@ def draw_population(run_id: str, agents: str, attempt: Attempt) -> None:
     client = connect()
     env_id = read_config(client, run_id).env_id
     curves, returns = read_curves(client, run_id), read_returns(agents)
+    diverged = [agent.agent for agent in read_summary(client, run_id).agents if agent.diverged is not None]
+    returns[diverged] = np.nan
     draw(client, run_id, attempt, LEARNING_CURVES, lambda: figures.png(figures.learning_curves(curves)))
     draw(client, run_id, attempt, FINAL_RETURNS, lambda: figures.png(figures.final_returns(returns, env_id)))
 

@@ -17,6 +17,7 @@ from mlflow.entities import RunTag
 from dqn import training
 from dqn.checkpoint import load_checkpoint, load_networks, save_checkpoint, save_networks
 from dqn.config import DQNConfig
+from dqn.finite import DivergedError
 from dqn.memory import require_memory
 from dqn.metrics import Metrics
 from dqn.network import QNetworks
@@ -24,7 +25,7 @@ from dqn.result import AgentResult, TrainingResult
 from dqn.state import TrainingState
 from flows.attempt import Attempt, check, fenced
 from flows.curves import Curves
-from flows.endings import end_runs
+from flows.endings import end_diverged, end_runs
 from flows.metric_writer import MetricWriter, read_watermarks
 from flows.parameters import InputError
 from flows.phases import say
@@ -115,6 +116,7 @@ def train_population(
 
     Raises:
         CheckpointError: if the checkpoint cannot be read or written.
+        DivergedError: if every agent diverged; their runs have ended.
         StaleAttemptError: if another attempt has taken over.
         TrackingError: if metrics could not be logged; the checkpoint has them all.
     """
@@ -131,9 +133,14 @@ def train_population(
     )
     writer.write(state.metrics.since(0))
     speed = _Speed(state)
+    said: set[int] = set()
 
     def on_metrics(records: Sequence[Metrics]) -> None:
         writer.write(records)
+        for agent in state.diverged.keys() - said:
+            update, reason = state.diverged[agent]
+            say(f"agent {agent:02d} diverged and left after update {update:,}: {reason}")
+            said.add(agent)
         if not sys.stderr.isatty() and any(record.name == "eval/solved_fraction" for record in records):
             say(_progress(state))
         if (steps_per_second := speed.measure()) is not None:
@@ -156,6 +163,8 @@ def train_population(
             writer.close()
         except Exception as second:  # the first error is the one to report
             error.add_note(str(second))
+        if isinstance(error, DivergedError):
+            end_diverged(client, attempt, runs, error.diverged)
         raise
     writer.close(patience=_PATIENCE)
     return result
@@ -174,7 +183,10 @@ def keep_result(client: MlflowClient, attempt: Attempt, runs: PopulationRuns, re
     }
     fenced(client, attempt).log_dict(runs.parent, summary, _RESULT_FILE)
     fenced(client, attempt).log_dict(runs.parent, Curves.of(result).to_dict(), _CURVES_FILE)
-    end_runs(client, attempt, runs.children, "FINISHED")
+    diverged = {a.agent: (a.diverged, a.divergence) for a in result.agents if a.diverged is not None}
+    end_diverged(client, attempt, runs, diverged)
+    others = tuple(child for agent, child in enumerate(runs.children) if agent not in diverged)
+    end_runs(client, attempt, others, "FINISHED")
     fenced(client, attempt).log_batch(runs.parent, tags=[RunTag(TRAINED_TAG, "true")])
 
 
@@ -218,9 +230,11 @@ def _progress(state: TrainingState) -> str:
     """For a log; a terminal has a bar."""
     config = state.config
     solved = f"{int(state.solved.sum())} of {config.num_agents} agents solved, "
+    diverged = f", {len(state.diverged)} diverged" if state.diverged else ""
+    mean_return = float(state.last_return[state.sound].mean())
     return (
         f"update {state.learner.updates:,} of {config.max_updates:,}: "
-        f"{'' if config.acceptance_return is None else solved}mean return {float(state.last_return.mean()):.1f}"
+        f"{'' if config.acceptance_return is None else solved}mean return {mean_return:.1f}{diverged}"
     )
 
 

@@ -1,7 +1,11 @@
 """Presets of one's own: a file in the directory one works in, which `--preset` looks into too."""
 
+import fcntl
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,10 +31,11 @@ def save_preset(name: str, preset: PresetName, config: DQNConfig) -> Path:
     """Keep a configuration as what it changes in a shipped preset. Returns the file."""
     check_name(name)
     changes = {key: value for key, value in config.to_dict().items() if value != PRESETS[preset].to_dict()[key]}
-    saved = {**_read(), name: {"preset": preset, "changes": changes}}
-    beside = FILE.with_suffix(".json.new")
-    beside.write_text(json.dumps(saved, indent=2) + "\n")
-    beside.replace(FILE)
+    with _alone():
+        saved = {**_read(), name: {"preset": preset, "changes": changes}}
+        beside = FILE.with_suffix(".json.new")
+        beside.write_text(json.dumps(saved, indent=2) + "\n")
+        beside.replace(FILE)
     return FILE.absolute()
 
 
@@ -53,6 +58,17 @@ def read_preset(name: str) -> tuple[PresetName, DQNConfig] | None:
 def own_presets() -> list[str]:
     """Names of those that are saved in the directory one works in."""
     return list(_read())
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One at a time reads, changes and writes the file. It is replaced as a whole: its directory is what is locked."""
+    directory = os.open(FILE.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def _read() -> dict[str, Any]:

@@ -33,10 +33,28 @@ def verdict(status: dict[str, Any], version: int, since: float) -> Verdict:
     return "fell" if len(lengths) >= FALLS else "unsure"
 
 
-def mean_return(status: dict[str, Any], version: int, since: float = 0.0) -> float | None:
-    """Mean return of what a version has played undisturbed; None where it has played nothing."""
+def mean_return(status: dict[str, Any], version: int, since: float) -> float | None:
+    """Mean return of the undisturbed episodes that a version ended after a moment; None where there is none."""
     returns = [returned for returned, _ in _lengths(status, version, since)]
     return statistics.fmean(returns) if returns else None
+
+
+def changed_by(status: dict[str, Any], drift: str) -> float | None:
+    """When the first episode ended that was surely over after a change: those after it were played in the new world.
+
+    Args:
+        status: of the show.
+        drift: id of what was noticed.
+
+    Returns:
+        Seconds since 1970; None where the status speaks of another drift or of none.
+    """
+    noticed = status.get("drift") or {}
+    if noticed.get("id") != drift or "noticed_at" not in noticed:
+        return None
+    moment = float(noticed["noticed_at"])
+    ended = [float(episode["ended_at"]) for episode in status.get("recent_episodes", ())]
+    return min((each for each in ended if each >= moment), default=moment)
 
 
 def _lengths(status: dict[str, Any], version: int, since: float) -> list[tuple[float, bool]]:

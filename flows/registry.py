@@ -17,6 +17,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from dqn.config import DQNConfig
+from flows.names import environment_of
 from flows.names import model_name as model_name
 from flows.outages import is_transient
 from serving.policy import INPUT, OUTPUT, OnnxPolicy, PolicyError, PolicyMetadata
@@ -229,6 +230,6 @@ each action ({", ".join(metadata.action_meanings)}); the greedy action has the h
 
 def _about(name: str) -> str:
     return (
-        f"DQN policies for {name.removeprefix('dqn-')}. `champion` is served, `previous` was served before it, and "
+        f"DQN policies for {environment_of(name)}. `champion` is served, `previous` was served before it, and "
         "`challenger` has been registered and not promoted."
     )

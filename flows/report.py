@@ -1,13 +1,12 @@
 """What a person reads when a training run is over."""
 
 import base64
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import mlflow
+import numpy as np
 from mlflow import MlflowClient
 
 from dqn.evaluation import bootstrap_interval, interquartile_mean
@@ -17,9 +16,11 @@ from flows import registry
 from flows.attempt import Attempt, check, fenced
 from flows.evaluation import baselines, read_stress
 from flows.flow_run import flow_run_id
+from flows.gate import CONFIDENCE
 from flows.mlflow_pages import LOCAL_UI, absolute_uri, run_page, version_page
 from flows.pictures import LEARNING_CURVES
 from flows.population import PopulationSummary, read_summary
+from flows.promote import read_comparison
 from flows.stage import stage
 from flows.stages import Returns, read_returns
 from flows.tracking import connect, describe_run, read_config
@@ -45,6 +46,8 @@ class Report:
     """`[A, episodes]` on unseen episodes"""
     stress: StressTest | None = None
     """What the registered version withstands, where there is a stress test."""
+    comparison: dict[str, Any] = field(default_factory=dict)
+    """`flows.gate.Comparison.to_dict` with the champion, where there was one that plays."""
     baselines: dict[str, StressTest] = field(default_factory=dict)
     """What policies of four numbers withstand, by name."""
 
@@ -66,10 +69,13 @@ class Report:
         """One sentence about the population."""
         agents, episodes = self.returns.shape
         time = f"Training took {self.population.seconds:.1f} s ({self.population.cpu_seconds:.1f} CPU-seconds)."
+        sound = np.array([agent.diverged is None for agent in self.population.agents])
+        if gone := [agent for agent in self.population.agents if agent.diverged is not None]:
+            time += f" Diverged and left, and counted in no mean: {'; '.join(map(_diverged, gone))}."
         if self.acceptance_return is None:
-            return f"{_mean_return(self.returns.mean(1))}, {episodes} unseen episodes each. {time}"
+            return f"{_mean_return(self.returns[sound].mean(1))}, {episodes} unseen episodes each. {time}"
         solved = sum(agent.solved for agent in self.population.agents)
-        perfect = int((self.returns >= self.acceptance_return).all(1).sum())
+        perfect = int(((self.returns >= self.acceptance_return).all(1) & sound).sum())
         return (
             f"{solved} of {agents} agents solved; {perfect} of {agents} return {self.acceptance_return:g} in every one "
             f"of {episodes} unseen episodes. {time}"
@@ -87,6 +93,22 @@ class Report:
             return ""
         return "\n".join(
             [f"under stress: {self.stress}", *(f"  {name}: {test}" for name, test in self.baselines.items())]
+        )
+
+    @property
+    def compared(self) -> str:
+        """What the gate compared, in numbers; or nothing."""
+        told = self.comparison
+        if not told:
+            return ""
+        (mean, low, high), (share, fewer, more) = told["difference"], told["difference in failures"]
+        champion, failures = told["champion's mean return"], told["champion's failures"]
+        return (
+            f"Compared with the champion on {told['episodes']} episodes, each bound with {CONFIDENCE:.0%} confidence: "
+            f"mean return {told['mean return']:g}, the champion {champion:g}, difference {mean:.3g} "
+            f"({low:.3g} to {high:.3g}, margin {told['margin']:.3g}); {told['failures']} episodes below "
+            f"{told['failing below']:.4g}, the champion {failures}, difference {share:.1%} "
+            f"({fewer:.1%} to {more:.1%}, margin {told['margin of failures']:.0%})."
         )
 
     @property
@@ -108,13 +130,15 @@ class Report:
         next_steps = [(serve, f"play {what} in the browser, http://127.0.0.1:8000")]
         next_steps += where_results_are(self)
         steps = "\n".join(f"  {command}  # {what}" for command, what in next_steps)
-        verdict = "\n".join(filter(None, (self.verdict, self.withstood)))
+        verdict = "\n".join(filter(None, (self.verdict, self.compared, self.withstood)))
         return f"{_aligned(_COLUMNS, self.rows)}\n\n{self.totals}\n{verdict}\n\nrun {self.run_id}\n{steps}"
 
     def markdown(self) -> str:
         """For a page."""
         version = f"`{self.uri}` (agent {self.population.best_agent:02d}) {self.gate}"
-        return "\n\n".join(filter(None, (self.totals, version, self.cells, _markdown_table(_COLUMNS, self.rows))))
+        return "\n\n".join(
+            filter(None, (self.totals, version, self.compared, self.cells, _markdown_table(_COLUMNS, self.rows)))
+        )
 
 
 @stage("report")
@@ -133,6 +157,7 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
         population=read_summary(client, run_id),
         returns=read_returns(agents),
         stress=stress,
+        comparison=read_comparison(client, run_id, version),
         baselines=baselines(config.world) if stress else {},
     )
     fenced(client, attempt).log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
@@ -166,6 +191,8 @@ def _learning_curves(client: MlflowClient, run_id: str) -> str:
 
 
 def _row(agent: AgentResult, returns: Returns, *, solvable: bool) -> tuple[str, ...]:
+    if agent.diverged is not None:
+        return f"{agent.agent:02d}", "diverged", "-", "-", f"{agent.updates:,}", f"{agent.environment_steps:,}"
     solved = "yes" if agent.solved else "no"
     return (
         f"{agent.agent:02d}",
@@ -175,6 +202,10 @@ def _row(agent: AgentResult, returns: Returns, *, solvable: bool) -> tuple[str, 
         f"{agent.updates:,}",
         f"{agent.environment_steps:,}",
     )
+
+
+def _diverged(agent: AgentResult) -> str:
+    return f"agent {agent.agent:02d} after update {agent.diverged:,} ({agent.divergence})"
 
 
 def _mean_return(agents: Returns) -> str:
@@ -199,7 +230,7 @@ def where_results_are(finished: Report) -> list[tuple[str, str]]:
         return [(page, "its curves, figures and report"), (version_page(name, finished.version), "the version")]
     return [
         (f"export MLFLOW_TRACKING_URI={absolute_uri()}", "find run and model from any directory"),
-        (f"{Path(sys.executable).parent}/mlflow ui", version_page(name, finished.version, server=LOCAL_UI)),
+        ("make ui", version_page(name, finished.version, server=LOCAL_UI)),
     ]
 
 

@@ -78,7 +78,7 @@ class Show:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
             httpx.post(f"{self.url}/api/adaptation", json=report, headers=headers, timeout=_TIMEOUT).raise_for_status()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             logger.warning("%s was not told of stage %r: %s", self.url, stage, one_line(error))
 
     def _get(self, path: str) -> dict[str, Any]:

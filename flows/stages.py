@@ -29,6 +29,7 @@ from flows import registry
 from flows.attempt import Attempt, check, fenced
 from flows.endings import end_runs
 from flows.flow_run import flow_run_id
+from flows.gate_tag import PENDING
 from flows.learning import keep_learning
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
 from flows.show import ADAPTATION_TAG, progress_of
@@ -116,7 +117,7 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
         **{key: value for key, value in run.data.tags.items() if key == FLOW_RUN_TAG},
         "world": str(config.world),
         registry.WORLD_TAG: json.dumps(config.world.to_dict()),
-        "gate": "not evaluated yet",
+        "gate": PENDING,
     }
     name = registry.model_name(config.env_id)
     version = registry.register(fenced(client, attempt), name, model_id=model_id, run_id=run_id, tags=tags)
@@ -133,7 +134,10 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
     seed = stream_seed(config.seed, TEST, 0)
     with torch_threads(config.num_threads):
         returns = greedy_returns(networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed).numpy()
-    for child, mine in zip(runs.children, returns, strict=True):
+    agents = read_summary(client, run_id).agents
+    for agent, child, mine in zip(agents, runs.children, returns, strict=True):
+        if agent.diverged is not None:
+            continue
         with unless_deleted(client, child):
             if TEST_MEAN not in client.get_run(child).data.metrics:
                 log_test(fenced(client, attempt), child, mine)

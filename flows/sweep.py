@@ -179,7 +179,10 @@ def retrain(study: str) -> Confirmation:
     opened, sweep = read_study(study)
     ranked = ranking(opened.get_trials(deepcopy=False), sweep.rungs)
     if not ranked:
-        raise InputError(f"no trial of study {study!r} could be trained: widen its space")
+        raise InputError(
+            f"no trial of study {study!r} could be trained: widen its space, or lower its learning rates where all of "
+            "them diverged"
+        )
     return confirm(ranked[0].number, fresh(configuration(ranked[0], sweep), seed=sweep.seed))
 
 

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from dqn.config import ConfigError
 from dqn.presets import PresetName
 from flows import options
-from flows.cli import BAD_INPUT, attended, fail
+from flows.cli import BAD_INPUT, DIVERGED, attended, fail
 from flows.flow_run import PrefectError, api_is_named
 from flows.phases import phase
 from flows.suggestions import did_you_mean
@@ -101,8 +101,13 @@ def run(arguments: Arguments) -> int:
         from mlflow.exceptions import MlflowException
 
         from dqn.checkpoint import CheckpointError
+        from dqn.export import ExportError
+        from dqn.finite import DivergedError, EnvironmentFaultError
         from dqn.spec import EnvironmentUnsupportedError
+        from flows.attempt import StaleAttemptError
         from flows.parameters import InputError
+        from flows.promote import OvertakenError
+        from flows.registry import RegistryError
         from flows.search.study import ShardError, read_study
         from flows.sweep import request, sweep_dqn
         from flows.tracking import TrackingError, one_line
@@ -138,9 +143,20 @@ def run(arguments: Arguments) -> int:
             **settings,
         )
         print(report)
-    except (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError) as error:
+    except (ConfigError, EnvironmentUnsupportedError, EnvironmentFaultError, InputError, MemoryError) as error:
         return fail(error, BAD_INPUT)
-    except (TrackingError, CheckpointError, PrefectError, ShardError) as error:
+    except DivergedError as error:
+        return fail(error, DIVERGED)
+    except (
+        TrackingError,
+        RegistryError,
+        CheckpointError,
+        PrefectError,
+        ShardError,
+        StaleAttemptError,
+        OvertakenError,
+        ExportError,
+    ) as error:
         return fail(error, 1)
     except MlflowException as error:
         return fail(error, 1, f"MLflow: {one_line(error)}")

@@ -35,7 +35,7 @@ FLOW_RUN_TAG: Final = "prefect.flow_run_id"
 TRAINED_TAG: Final = "trained"
 _POPULATION_TAG: Final = "population"
 _AGENT_TAG: Final = "agent"
-_PACKAGES: Final = ("torch", "gymnasium", "numpy", "onnxruntime", "mlflow", "prefect")
+_PACKAGES: Final = ("torch", "gymnasium", "numpy", "onnxruntime", "mlflow-skinny", "prefect")
 _PATIENCE: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -110,7 +110,7 @@ def open_run(
         MLFLOW_RUN_NOTE: description(config, preset),
         "preset": preset,
         "seed": str(config.seed),
-        **{f"version.{package}": version(package) for package in _PACKAGES},
+        **{f"version.{package.removesuffix('-skinny')}": version(package) for package in _PACKAGES},
     }
     return str(client.create_run(experiment, tags=all_tags, run_name=run_name(config, preset)).info.run_id)
 
@@ -121,7 +121,7 @@ def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, 
     A run that has a configuration keeps it.
     """
     parent = client.get_run(attempt.run_id)
-    if not _has_config(client, attempt.run_id):
+    if not _has_config(client, attempt.run_id) or _config_of(client, attempt.run_id) is None:
         fenced(client, attempt).log_batch(attempt.run_id, params=params(config))
         fenced(client, attempt).log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
     config = read_config(client, attempt.run_id)
@@ -165,8 +165,18 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
 
 
 def read_config(client: MlflowClient, run_id: str) -> DQNConfig:
-    """The configuration a run was started with."""
-    return DQNConfig.from_dict(mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{CONFIG_FILE}"))
+    """The configuration a run was started with.
+
+    Raises:
+        InputError: if its file is damaged, for instance torn by the death of the process that wrote it.
+    """
+    config = _config_of(client, run_id)
+    if config is None:
+        raise InputError(
+            f"the configuration of run {run_id}, its artifact {CONFIG_FILE}, is damaged: it cannot be gone on with; "
+            "start a new training"
+        )
+    return config
 
 
 def describe_run(client: MlflowClient, attempt: Attempt, results: str) -> None:
@@ -216,6 +226,17 @@ def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
 def _has_config(client: MlflowClient, run_id: str) -> bool:
     directory = CONFIG_FILE.rpartition("/")[0]
     return any(file.path == CONFIG_FILE for file in client.list_artifacts(run_id, directory))
+
+
+def _config_of(client: MlflowClient, run_id: str) -> DQNConfig | None:
+    """The configuration of a run; None where its file is no JSON object."""
+    try:
+        fields = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{CONFIG_FILE}")
+    except MlflowException as error:
+        if isinstance(error.__cause__, ValueError):  # of JSON or UTF-8: a store that is away is no torn file
+            return None
+        raise
+    return DQNConfig.from_dict(fields) if isinstance(fields, dict) else None
 
 
 def _set_running(client: MlflowClient, attempt: Attempt, run: Run) -> None:

@@ -12,6 +12,7 @@ from flows.attempt import Attempt, begin
 from flows.endings import failing
 from flows.evaluation import evaluate
 from flows.flow_run import flow_run_id
+from flows.gate_tag import undecided_if_ended
 from flows.parameters import ConfigOverrides, InputError, check_trainable
 from flows.phases import say
 from flows.pictures import draw_population, draw_version
@@ -52,12 +53,15 @@ def train_dqn(
         run_id = train(attempt.run_id, checkpoint_dir, attempt)
         model_id = export(run_id, attempt)
         version = register(run_id, model_id, attempt)
-        agents = test_agents(run_id, attempt)
-        evaluation = evaluate(name, version, attempt)
-        gate = promote(name, version, evaluation, attempt)
+        with undecided_if_ended(MlflowClient(), name, version, attempt):
+            agents = test_agents(run_id, attempt)
+            evaluation = evaluate(name, version, attempt)
+            gate = promote(name, version, evaluation, attempt)
+        reported = report(run_id, version, gate, agents, evaluation, attempt)
+        if not flow_run_id():
+            print(reported, flush=True)  # the pictures are drawn while it is read
         draw_population(run_id, agents, attempt)
         draw_version(name, version, evaluation, attempt)
-        reported = report(run_id, version, gate, agents, evaluation, attempt)
         finish(attempt)
         return reported
 

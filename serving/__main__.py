@@ -105,7 +105,7 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Name
         prefect_auth=os.environ.get("PREFECT_API_AUTH_STRING", ""),
         serving_url=os.environ.get("SERVING_URL") or url,
     )
-    Server(app, url).run(sockets=[listener])
+    Server(app, url, proxies=options.trusted_proxies).run(sockets=[listener])
     return 0
 
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from serving.decoding import fit
-from serving.episodes.physics import MAX_SEED, Push
+from serving.episodes.physics import MAX_PUSH, MAX_SEED, MAX_STEPS, Push
+from serving.web.proxies import Network, networks
 
 DEFAULT_MODEL: Final = "models:/dqn-CartPole-v1@champion"
 VIDEOS: Final = ("mp4", "webm", "gif")
@@ -63,11 +63,16 @@ def _listed(names: Sequence[str], word: str = "and") -> str:
 
 
 def _push(text: str) -> Push:
-    step, _, force = text.partition(":")
+    step, colon, force = text.partition(":")
     try:
-        return fit({"step": step, "force": force}, Push)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"takes STEP:NEWTONS, as in 100:60, got {text!r} ({error})") from error
+        push = Push(step=int(step), force=float(force)) if colon else None
+    except ValueError:
+        push = None
+    if push is None or not (0 <= push.step < MAX_STEPS and abs(push.force) <= MAX_PUSH):
+        raise argparse.ArgumentTypeError(
+            f"takes STEP:NEWTONS, as in 100:60 (a step from 0 to {MAX_STEPS - 1}, {MAX_PUSH:g} N at most), got {text!r}"
+        )
+    return push
 
 
 def _seed(text: str) -> int:
@@ -80,6 +85,13 @@ def _episodes(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"it is a whole number from 1, got {text!r}")
     return int(text)
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return networks(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _port(text: str) -> int:
@@ -120,6 +132,13 @@ def _parser(verb: str) -> argparse.ArgumentParser:
             "--allowed-hosts",
             default=os.environ.get("SERVING_ALLOWED_HOSTS", ""),
             help="further Host names to answer to, comma-separated (or SERVING_ALLOWED_HOSTS)",
+        )
+        parser.add_argument(
+            "--trusted-proxies",
+            type=_networks,
+            default=os.environ.get("SERVING_TRUSTED_PROXIES", ""),
+            help="reverse proxies whose X-Forwarded headers are believed, comma-separated addresses or networks "
+            "(or SERVING_TRUSTED_PROXIES)",
         )
         parser.add_argument(
             "--mlflow-url",

@@ -118,7 +118,54 @@ AWAY = httpx.ConnectError("starting again")
         ([seen(*FELL, *played(21.0, version=1))], 1, "rolled back", "returned 20 on stage, version 1 21: version 7", 0),
         ([seen(*FELL, *played(20.0, version=1))], 1, "refused", "version 2 does not stand (mean return 20); it", 0),
         ([seen(*FELL, *played(19.0, version=1))], 1, "refused", "the one before was no better. A person", 0),
-        ([seen(*FELL)], 1, "refused", "it stays", 0),
+        ([seen(*FELL)], 1, "refused", "the one before has returned nothing since the change", 0),
+        (  # what the one before returned before the change is no reason to return to it
+            [seen(*FELL, *played(19.0, version=1), *played(500.0, version=1, ended_at=999.0))],
+            1,
+            "refused",
+            "the one before was no better",
+            0,
+        ),
+        (
+            [seen(*FELL, *played(500.0, 500.0, version=1, ended_at=999.0))],
+            1,
+            "refused",
+            "the one before has returned nothing since the change",
+            0,
+        ),
+        (  # and what it returned between the change and the promotion is
+            [
+                {
+                    **seen(
+                        *FELL,
+                        *played(400.0, version=1, ended_at=901.0),
+                        *played(19.0, version=1, ended_at=902.0),
+                    ),
+                    "drift": {"id": "d", "noticed_at": 900.0},
+                }
+            ],
+            1,
+            "refused",
+            "the one before was no better",
+            0,
+        ),
+        (
+            [
+                {
+                    **seen(
+                        *FELL,
+                        *played(500.0, version=1, ended_at=899.0),
+                        *played(400.0, version=1, ended_at=901.0),
+                        *played(21.0, version=1, ended_at=902.0),
+                    ),
+                    "drift": {"id": "d", "noticed_at": 900.0},
+                }
+            ],
+            1,
+            "rolled back",
+            "returned 20 on stage, version 1 21",
+            0,
+        ),
         ([seen(*FELL, *played(500.0, ended_at=999.0))], 2, "refused", "it stays", 0),
         ([seen(*FELL)], None, "refused", "it stays", 0),
         ([seen(*played(500.0, version=1))], 1, "waiting", "nobody watches", 120),

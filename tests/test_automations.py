@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import yaml
-from deploy import AUTOMATIONS, AWAITING_RETRY, COOL_DOWN, POOL, adapts, create_pool, upsert
+from deploy import AUTOMATIONS, AWAITING_RETRY, COOL_DOWN, OURS, POOL, adapts, create_pool, remove_former, upsert
 from jinja2 import Template
 from prefect import flow
 from prefect.automations import AutomationCore
@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.actions import RunDeployment
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.automations import Automation, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
@@ -79,6 +79,76 @@ def test_a_drift_starts_an_adaptation_with_what_the_event_says() -> None:
     assert (trigger.posture, trigger.threshold, trigger.expect) == (Posture.Reactive, 1, {"dqn.policy.drifted"})
     assert trigger.for_each == {"prefect.resource.id", "dqn.drift"}
     assert trigger.within == COOL_DOWN
+
+
+class Automations:
+    """A server's automations, which it hands out two at a time at most."""
+
+    def __init__(self, *automations: AutomationCore) -> None:
+        self.kept = [Automation(id=uuid4(), **each.model_dump()) for each in automations]
+
+    def read_automations(self, *, limit: int, offset: int = 0) -> list[Automation]:
+        return self.kept[offset : offset + min(limit, 2)]
+
+    def create_automation(self, automation: AutomationCore) -> None:
+        self.kept.append(Automation(id=uuid4(), **automation.model_dump()))
+
+    def update_automation(self, automation_id: UUID, automation: AutomationCore) -> None:
+        self.kept = [
+            Automation(id=each.id, **automation.model_dump()) if each.id == automation_id else each
+            for each in self.kept
+        ]
+
+    def delete_automation(self, automation_id: UUID) -> None:
+        self.kept = [each for each in self.kept if each.id != automation_id]
+
+    def switches(self) -> dict[str, bool]:
+        return {each.name: each.enabled for each in self.kept}
+
+
+def deploy_automations(server: Any, automations: Iterable[AutomationCore]) -> None:
+    """As deploying does."""
+    automations = list(automations)
+    for automation in automations:
+        upsert(server, automation)
+    remove_former(server, {automation.name for automation in automations})
+
+
+def named(name: str, **more: Any) -> AutomationCore:
+    return AUTOMATIONS[0].model_copy(update={"name": name, **more})
+
+
+def test_an_automation_is_made_once_and_one_that_is_paused_stays_so() -> None:
+    server = Automations()
+    deploy_automations(server, AUTOMATIONS)
+    first = [each.id for each in server.kept]
+    server.kept[0] = server.kept[0].model_copy(update={"enabled": False})
+    deploy_automations(server, AUTOMATIONS)
+    assert [each.id for each in server.kept] == first
+    assert [each.enabled for each in server.kept] == [False, True, True, True]
+
+
+def test_an_automation_that_has_another_name_now_is_removed() -> None:
+    foreign, untagged = named("somebody's own", tags=["theirs"]), named("of a version without tags")
+    server = Automations(foreign, untagged)
+    deploy_automations(server, [untagged, named("old")])
+    deploy_automations(server, [untagged, named("new")])
+    assert server.switches() == {"somebody's own": True, "of a version without tags": True, "new": True}
+
+
+def test_an_automation_that_a_person_has_renamed_is_not_made_twice() -> None:
+    server = Automations()
+    deploy_automations(server, [named("ours")])
+    server.kept[0] = server.kept[0].model_copy(update={"name": "a person's word for it", "enabled": False})
+    deploy_automations(server, [named("ours")])
+    assert server.switches() == {"ours": False}
+
+
+def test_of_two_that_were_made_of_one_a_paused_one_decides() -> None:
+    server = Automations(named("ours"), named("ours", enabled=False), named("ours", tags=[OURS, "ours"]))
+    deploy_automations(server, [named("ours")])
+    assert server.switches() == {"ours": False}
+    assert len(server.kept) == 1
 
 
 @pytest.mark.e2e

@@ -1,6 +1,7 @@
 """What the cleanup removes, and what must stay."""
 
 import os
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,3 +134,19 @@ def test_the_flow_says_what_it_removed(
     said = cleanup(keep_days=2, checkpoint_dir=str(checkpoint.parent))
     assert said == "removed 1 files (0.0 MiB) of results and 1 files (0.0 MiB) of checkpoints"
     assert (old.exists(), new.exists(), checkpoint.exists()) == (False, True, False)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_results_in_prefects_default_storage_may_be_anothers_and_stay(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = tmp_path / ("results" if named else "storage")
+    old = file(storage / "old", days=90)
+    monkeypatch.setattr(module, "PREFECT_HOME", SimpleNamespace(value=lambda: tmp_path))
+    monkeypatch.setattr(module, "PREFECT_LOCAL_STORAGE_PATH", SimpleNamespace(value=lambda: storage))
+    monkeypatch.setattr(module, "connect", lambda: None)
+    monkeypatch.setattr(module, "get_client", lambda sync_client: nullcontext())
+    monkeypatch.setattr(module, "needed_runs", lambda prefect, oldest: [])
+    said = cleanup.fn(checkpoint_dir=str(tmp_path / "none"))
+    assert old.exists() is not named
+    assert ("results stay" in said) is not named

@@ -1,12 +1,15 @@
 import json
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from dqn.config import ConfigError, DQNConfig
+from dqn.config import ConfigError, DQNConfig, _annotations
 from dqn.presets import PRESETS
+from dqn.state import TrainingState
+from dqn.training import advance
 from dqn.world import World
 
 
@@ -56,6 +59,27 @@ from dqn.world import World
         ({"replay_capacity": 1_279}, "min_replay_batches x batch_size = 1280"),
         ({"num_envs": 100_001}, "replay_capacity must hold one step of 100001 envs, got 100000"),
         ({"adam_betas": (0.9, "0.99")}, "adam_betas must be a tuple of 2"),
+        (
+            {"gamma": 1},
+            "gamma must be below 1 in float32: at 1 the values of episodes that go on have no bound; take 0",
+        ),
+        ({"gamma": 1 - 1e-9}, "gamma must be below 1 in float32"),
+        ({"adam_betas": (0.9, 1 - 1e-9)}, "adam_betas must be from 0 to below 1"),
+        ({"adam_eps": 1e-300}, "adam_eps must be from 1e-19 to 3.4.*, as float32 holds no square below it"),
+        (
+            {"weight_decay": 1e-300},
+            "weight_decay must be 0 or have a size from 1.2e-38 to 3.4e.38, which float32 holds",
+        ),
+        ({"max_gradient_norm": 1e300}, "max_gradient_norm must be 0 or have a size"),
+        ({"tau": 1e-39, "target_update_interval": 0}, "tau must be 0 or have a size"),
+        ({"observation_scale": (1.0, 1e300)}, "observation_scale must be 0 or have a size"),
+        ({"observation_scale": (1.0, 1e-9)}, "observation_scale must be 1e-06 or above"),
+        ({"weight_decay": 2e3}, "weight_decay times the learning rate must be at most 1"),
+        ({"learning_rate": 1.5}, "learning_rate must be from 0 to 1, the step of a weight"),
+        ({"reward_scale": 1e30}, "reward_scale must be from 0 to 1e.09, so that its square"),
+        ({"num_threads": 10**6}, "num_threads must be from 1 to 256, .* got 1000000"),
+        ({"learning_rate_end": 1e-5}, "learning_rate_end needs learning_rate_decay_updates above 0"),
+        ({"acceptance_epsilon": 0.1}, "acceptance_epsilon needs an acceptance_return"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -72,7 +96,7 @@ def test_what_cannot_be_trained_is_refused(fields: dict[str, Any], message: str)
         {"reward_scale": 1, "initial_q": -3, "seed": 2**63 - 1},
         {"acceptance_return": None, "hidden_sizes": (), "observation_scale": ()},
         {"acceptance_return": 3, "observation_scale": (1, 2.5), "loss": "huber"},
-        {"initial_q": sys.float_info.max, "weight_decay": np.float64(0.5)},
+        {"initial_q": 1e9, "weight_decay": np.float64(0.5)},
         {"replay_capacity": 1_280, "gamma": 0, "epsilon_start": 1, "adam_betas": (0.0, 0.0), "max_gradient_norm": 0},
         {"num_envs": 100_000},
     ],
@@ -87,6 +111,60 @@ def test_configurations_survive_json(preset: DQNConfig) -> None:
     restored = DQNConfig.from_dict(json.loads(json.dumps(preset.to_dict())))
     assert restored == preset
     assert restored.sha256 == preset.sha256
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"learning_rate": 1, "weight_decay": 0}, {"learning_rate": 1.0, "weight_decay": 0.0}),
+        ({"learning_rate_end": 0, "learning_rate_decay_updates": 9},) * 2,
+        (
+            {"observation_scale": (1, 2), "adam_betas": (0, 0)},
+            {"observation_scale": (1.0, 2.0), "adam_betas": (0.0, 0.0)},
+        ),
+        ({"acceptance_return": 500, "initial_q": -3}, {"acceptance_return": 500.0, "initial_q": -3.0}),
+        ({"world": World(length=1, wind=(-2, 0))}, {"world": World(length=1.0, wind=(-2.0, -0.0))}),
+        ({"randomisation": World(sensor_bias=(0, (0, 1)))}, {"randomisation": World(sensor_bias=(0.0, (0.0, 1.0)))}),
+        ({"initial_q": -0.0, "reward_scale": np.float64(0.5)}, {"initial_q": 0.0, "reward_scale": 0.5}),
+    ],
+)
+def test_equal_numbers_have_one_digest(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert DQNConfig(**first) == DQNConfig(**second)
+    assert DQNConfig(**first).sha256 == DQNConfig(**second).sha256
+    assert DQNConfig.from_dict(json.loads(json.dumps(DQNConfig(**first).to_dict()))).sha256 == DQNConfig(**first).sha256
+
+
+FLOATS = [name for name, annotation in _annotations().items() if "float" in str(annotation)]
+EXTREMES = [
+    *(0.0, 5e-324, 1e-39, 2.0**-126, 1e-30, 1e-19, 1e-6, 1 - 1e-7, 1 - 1e-9, 1.0, 2.0, 1e6, 1e9, 1e18, 3.4e38, 1e300),
+    *(-1e-39, -1.0, -1e9, -3.4e38, -1e300),
+]
+RULES: list[dict[str, Any]] = [
+    {},
+    {"priority_exponent": 0.5, "loss": "huber", "max_gradient_norm": 1.0},
+    {"tau": 0.1, "target_update_interval": 0, "average_rate": 0.1, "learning_rate_decay_updates": 2, "dueling": True},
+]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@settings(max_examples=15, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.sampled_from(EXTREMES) | st.floats(allow_nan=True, allow_infinity=True), rules=st.sampled_from(RULES))
+def test_a_number_however_extreme_trains_to_finite_weights_or_is_refused_by_its_name(
+    name: str, value: float, rules: dict[str, Any], small_config: Any
+) -> None:
+    entries: Any = {"observation_scale": (value, 1.0, 1.0, value), "adam_betas": (value, value)}.get(name, value)
+    small = {"num_agents": 2, "hidden_sizes": (8, 8), "batch_size": 8, "min_replay_batches": 1, "max_updates": 3}
+    accepted = {"acceptance_return": 9.0} if name == "acceptance_epsilon" else {}
+    try:
+        config = small_config(**(small | accepted | rules | {name: entries}))
+    except ConfigError as error:
+        assert name in str(error)  # noqa: PT017 # either is right
+        return
+    state = TrainingState(config)
+    advance(state, 3)
+    assert all(bool(parameter.isfinite().all()) for parameter in state.learner.evaluated.parameters())
+    for metric in ("train/td_loss", "train/q_value"):
+        assert bool(state.metrics.series(metric, 0)[1].isfinite().all())
 
 
 def test_unknown_fields_are_named() -> None:

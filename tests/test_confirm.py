@@ -34,7 +34,7 @@ def test_no_shard_has_trained_the_seeds_of_a_confirmation(monkeypatch: pytest.Mo
 
 def test_a_winner_is_trained_and_its_best_networks_play_unseen_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(CARTPOLE, num_agents=2, seed=8)
-    agents: Any = (SimpleNamespace(solved=True), SimpleNamespace(solved=False))
+    agents: Any = tuple(SimpleNamespace(solved=solved, diverged=None) for solved in (True, False))
     trained = SimpleNamespace(best="the best networks", agents=agents, cpu_seconds=4.0)
     played: list[Any] = []
 
@@ -53,7 +53,7 @@ def test_a_winner_is_trained_and_its_best_networks_play_unseen_episodes(monkeypa
 
 
 def test_what_is_claimed_is_said_with_its_interval() -> None:
-    agents: Any = tuple(SimpleNamespace(solved=k < 3, updates=1_000 * k) for k in range(8))
+    agents: Any = tuple(SimpleNamespace(solved=k < 3, updates=1_000 * k, diverged=None) for k in range(8))
     returns = np.random.default_rng(0).uniform(0.0, 500.0, size=(8, 5))
     confirmation = Confirmation(trial=11, config=CARTPOLE, agents=agents, returns=returns, cpu_seconds=20.0)
     mean = interquartile_mean(returns.mean(1))
@@ -67,5 +67,18 @@ def test_what_is_claimed_is_said_with_its_interval() -> None:
         "CPU-seconds each."
     )
     assert confirmation.sentence == sentence
-    untold = dataclasses.replace(confirmation, config=dataclasses.replace(CARTPOLE, acceptance_return=None))
+    untold = dataclasses.replace(
+        confirmation, config=dataclasses.replace(CARTPOLE, acceptance_return=None, acceptance_epsilon=0.0)
+    )
     assert untold.sentence == sentence.replace("3 of 8 solved it, ", "")
+
+
+def test_agents_that_diverged_are_said_and_count_in_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    agents: Any = tuple(SimpleNamespace(solved=False, updates=10 + k, diverged=7 if k else None) for k in range(2))
+    trained = SimpleNamespace(best="the best networks", agents=agents, cpu_seconds=4.0)
+    monkeypatch.setattr(module, "train", lambda _: trained)
+    monkeypatch.setattr(module, "greedy_returns", lambda *_, **__: torch.tensor([[1.0, 2.0], [300.0, 400.0]]))
+    confirmation = confirm(11, CARTPOLE)
+    assert confirmation.mean_return == 1.5
+    assert "on 2 fresh seeds, trial 11 returns 1.5 " in confirmation.sentence
+    assert "; 1 diverged and count in no mean, 0 of 2 solved it, 10 updates an agent, 2.00 " in confirmation.sentence

@@ -45,9 +45,10 @@ COMMANDS: Final = {
     'make train ARGS="--resume RUN_ID"': READ,
     'make train ARGS="--preset lunarlander --env-id boing_gym:Boing-v0 '
     '--observation-scale 400 240 1 1 10 240 240 10 10"': READ,
-    'make serve ARGS="--model models:/dqn-boing_gym-Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
+    'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
     ".venv/bin/pip install boing-gym": "make install does it; tests/test_third_party.py trains and serves it",
     "python -m benchmarks.losses": LONG,
+    "python -m benchmarks.gate": "takes two minutes; tests/test_gate.py simulates less",
     "python -m benchmarks.champions": LONG,
     "python -m benchmarks.drift": LONG,
     "python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",
@@ -102,7 +103,9 @@ COMMANDS: Final = {
     "chrt -f 1 python -m benchmarks.serving --quick beside": "needs real-time priority and two idle cores",
     "mlflow models serve": "is the name of a peer",
     "mlflow not healthy": "is a message",
-    ".venv/bin/mlflow ui": "is MLflow's own, and runs until it is stopped",
+    "make ui": "is MLflow's own, and runs until it is stopped",
+    "make clean": "removes the environment that this test runs in",
+    "make train TORCH=cpu": "tests/test_setup.py reads what it installs",
     "make secrets": "tests/test_deployments.py does it, in another directory",
     "make up": CONTAINERS,
     'make up ARGS="--scale worker=3"': CONTAINERS,
@@ -172,7 +175,7 @@ def started(command: str) -> list[str]:
     """The words of the command line that a command comes to: of a verb of make its last line."""
     if command.split()[0] == "make":
         # --old-file: .venv is as it is, whatever has changed since
-        making = ["make", "--dry-run", "--old-file=.venv/.installed", *shlex.split(command)[1:]]
+        making = ["make", "--dry-run", "--old-file=.venv/.all", *shlex.split(command)[1:]]
         command = _output(making).splitlines()[-1]
     return shlex.split(command)
 
@@ -187,7 +190,7 @@ def test_every_command_is_run_or_has_a_reason_why_not() -> None:
 def test_a_command_runs(command: str) -> None:
     words = shlex.split(command)
     assert words[0] == "make"
-    _output([*words, "--old-file=.venv/.installed"])
+    _output([*words, "--old-file=.venv/.all"])
 
 
 @pytest.mark.parametrize("command", [command for command, how in COMMANDS.items() if how == READ])

@@ -105,7 +105,8 @@ def test_agents_that_are_alike_add_nothing(small_config: Make) -> None:
 
 
 def test_who_stays_keeps_its_values_and_moments() -> None:
-    configs = varied(dataclasses.replace(CONFIG, target_update_interval=0, tau=0.1, average_rate=0.1))
+    decay = {"learning_rate_decay_updates": 100}
+    configs = varied(dataclasses.replace(CONFIG, target_update_interval=0, tau=0.1, average_rate=0.1, **decay))  # type: ignore[arg-type]
     whole, narrowed = (Learner(configs[0], networks(), HyperParameters.of(configs)) for _ in range(2))
     for learner in (whole, narrowed):
         learner.update(batch(seed=0))
@@ -142,7 +143,8 @@ def test_a_varied_run_resumed_from_a_checkpoint_ends_as_the_unbroken_one(
 
 
 def test_an_agents_own_configuration_comes_back() -> None:
-    configs = varied(dataclasses.replace(CONFIG, target_update_interval=0, tau=0.1, average_rate=0.1, num_agents=1))
+    rates = {"target_update_interval": 0, "tau": 0.1, "average_rate": 0.1, "learning_rate_decay_updates": 9}
+    configs = varied(dataclasses.replace(CONFIG, num_agents=1, **rates))  # type: ignore[arg-type]
     values = HyperParameters.of(configs)
     assert [values.agent(k, configs[0]) for k in range(3)] == configs
     assert [values.select(torch.tensor([2, 0])).agent(k, configs[0]) for k in range(2)] == [configs[2], configs[0]]

@@ -6,6 +6,7 @@ from typing import Any
 
 import prefect
 import pytest
+import yaml
 from prefect.utilities.schema_tools import ValidationError, validate
 from prefect.utilities.templating import apply_values, find_placeholders
 
@@ -55,3 +56,13 @@ def test_the_job_finds_what_earlier_jobs_left_and_writes_nowhere_else() -> None:
 def test_a_job_without_an_image_is_refused() -> None:
     with pytest.raises(ValidationError, match="image"):
         rendered()
+
+
+def test_a_job_finds_what_the_worker_of_the_stack_finds() -> None:
+    """All but addresses of the stack's own network, and what a pod has for itself."""
+    worker = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]["worker"]["environment"]
+    env = rendered(image="i", name="run", command="go", labels={})["env"]
+    assert env["OPTUNA_STORAGE"] == worker["OPTUNA_STORAGE"]
+    shared = {name for name in worker if name.startswith(("MLFLOW_HTTP", "MLFLOW_TRACKING_URI", "OPTUNA"))}
+    assert shared <= env.keys()
+    assert "OPTUNA_STORAGE" in PROPERTIES["secret"]["description"]

@@ -1,7 +1,13 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
+from dqn.config import DQNConfig
 from dqn.policy import episode_epsilon, epsilon_greedy, greedy_action, linear_epsilon
+from dqn.replay import Transition
+from dqn.state import TrainingState
+from dqn.training import collect
 
 
 @pytest.mark.parametrize(
@@ -66,3 +72,64 @@ def test_what_persists_is_the_exploratory_action_and_minus_one_after_a_greedy_on
     action = epsilon_greedy(q_values, torch.tensor([0.0, 1.0]), generator, persistence=0.5, persisting=persisting)
     assert persisting[0].tolist() == [-1] * 100
     assert torch.equal(persisting[1], action[1])
+
+
+EPISODES = ["ProbeEndlessReward-v0", "ProbeActionReward-v0", "CartPole-v1"]
+
+
+@pytest.mark.parametrize("env_id", EPISODES)
+def test_exploration_ends_with_its_episode(
+    env_id: str, small_config: Callable[..., DQNConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = TrainingState(small_config(env_id=env_id, exploration_persistence=1.0, num_envs=50))
+    valid = watched(state, monkeypatch)
+    began = 0
+    for _ in range(60):
+        collect(state)
+        beginning = ~valid[-1] | state.environment._previous_ended  # the next step resets, or is an episode's first
+        assert (state.persisting[beginning] == -1).all(), "an action of the episode before, or one that was not taken"
+        began += int(beginning.sum())
+    assert began > 100
+
+
+@pytest.mark.parametrize("env_id", EPISODES)
+def test_the_share_of_random_actions_is_what_is_recorded(
+    env_id: str, small_config: Callable[..., DQNConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = {"env_id": env_id, "epsilon_start": 0.05, "epsilon_end": 0.05}
+    once = TrainingState(small_config(**fixed))
+    collect(once)
+    assert torch.equal(once.epsilon, torch.full((3,), 0.05))
+    state = TrainingState(small_config(**fixed, exploration_persistence=0.9, num_envs=200))
+    random: list[torch.Tensor] = []
+    step = state.environment.step
+
+    def stepped(action: torch.Tensor) -> Transition:
+        random.append(state.persisting >= 0)
+        return step(action)
+
+    monkeypatch.setattr(state.environment, "step", stepped)
+    valid = watched(state, monkeypatch)
+    taken, recorded, steps = torch.zeros(3), torch.zeros(3), torch.zeros(3)
+    for _ in range(150):
+        collect(state)
+        taken += (random[-1] & valid[-1]).sum(1)
+        recorded += state.epsilon * valid[-1].sum(1)
+        steps += valid[-1].sum(1)
+    assert (recorded / steps).tolist() == pytest.approx((taken / steps).tolist(), abs=0.01)
+    if env_id == "CartPole-v1":
+        assert (recorded / steps).min() > 0.1, "it is several times epsilon"
+
+
+def watched(state: TrainingState, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Which steps of the sub-environments are transitions, as they are taken."""
+    valid: list[torch.Tensor] = []
+    step = state.environment.step
+
+    def stepped(action: torch.Tensor) -> Transition:
+        transition = step(action)
+        valid.append(transition.valid)
+        return transition
+
+    monkeypatch.setattr(state.environment, "step", stepped)
+    return valid

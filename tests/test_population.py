@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from dqn.config import DQNConfig
 from dqn.robustness import CELLS, StressTest
@@ -195,17 +196,19 @@ def test_speed_is_that_of_all_agents_once_a_second(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("accepted", "line"),
     [
-        (475.0, "update 30 of 2,000: 1 of 2 agents solved, mean return 15.0"),
-        (None, "update 30 of 2,000: mean return 15.0"),
+        (475.0, "update 30 of 2,000: 1 of 3 agents solved, mean return 15.0, 1 diverged"),
+        (None, "update 30 of 2,000: mean return 15.0, 1 diverged"),
     ],
 )
 def test_a_log_is_told_how_far_training_is(accepted: float | None, line: str) -> None:
-    config = dataclasses.replace(DQNConfig(), num_agents=2, max_updates=2_000, acceptance_return=accepted)
+    config = dataclasses.replace(DQNConfig(), num_agents=3, max_updates=2_000, acceptance_return=accepted)
     state: Any = SimpleNamespace(
         config=config,
         learner=SimpleNamespace(updates=30),
-        solved=torch.tensor([True, False]),
-        last_return=torch.tensor([10.0, 20.0]),
+        solved=torch.tensor([True, False, False]),
+        last_return=torch.tensor([10.0, 20.0, 90.0]),
+        diverged={2: (7, "loss is not finite")},
+        sound=torch.tensor([0, 1]),
     )
     assert population._progress(state) == line
 
@@ -221,9 +224,8 @@ def test_what_ends_badly_says_how_to_go_on_where_that_is_possible(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    parent, running, over = a_run(store, **tags), a_run(store), a_run(store, "FINISHED")
-    runs = PopulationRuns(parent=parent, children=(running, over))
-    monkeypatch.setattr("flows.endings.read_runs", lambda client, attempt: runs)
+    parent = a_run(store, **tags)
+    running, over = (a_run(store, status, **{MLFLOW_PARENT_RUN_ID: parent}) for status in ("RUNNING", "FINISHED"))
     path = tmp_path / "run.ckpt"
     if checkpoint:
         path.touch()

@@ -1,13 +1,14 @@
 """Presets of one's own, in the directory one works in."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dqn.presets import PRESETS
 from flows.cli import parse
-from flows.presets import read_preset, save_preset
+from flows.presets import own_presets, read_preset, save_preset
 
 
 def test_a_saved_preset_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +31,13 @@ def test_a_saved_preset_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "presets.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         read_preset("mine")
+
+
+def test_presets_that_are_saved_at_once_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"mine-{number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        for saved in [pool.submit(save_preset, name, "cartpole", PRESETS["cartpole"]) for name in names]:
+            saved.result()
+    assert sorted(own_presets()) == sorted(names)
+    assert [path.name for path in tmp_path.iterdir()] == ["presets.json"]

@@ -17,7 +17,7 @@ from dqn.evaluation import Act, episodic_returns
 from dqn.robustness import CELLS, StressTest
 from dqn.seeding import version_seed
 from dqn.world import World
-from flows import animations, figures, registry
+from flows import animations, figures, machine_lock, registry
 from flows.attempt import StaleAttemptError, begin
 from flows.deployed import find_model, promote_policy, rollback_policy
 from flows.evaluation import evaluate
@@ -25,6 +25,7 @@ from flows.parameters import InputError
 from flows.pictures import STRESS, draw_version
 from flows.promote import (
     PROMOTION_TAG,
+    OvertakenError,
     hold,
     move_champion,
     play_champion,
@@ -74,12 +75,12 @@ def test_a_promotion_that_was_overtaken_changes_nothing(store: MlflowClient) -> 
     first, second = registered(store, name, BALANCING), registered(store, name, BALANCING)
     move_champion(store, name, first, began(store, name))
     store.set_registered_model_tag(name, PROMOTION_TAG, "another")
-    with pytest.raises(StaleAttemptError, match="promotion this of dqn-overtaken was overtaken by promotion another"):
+    with pytest.raises(OvertakenError, match="promotion this of dqn-overtaken was overtaken by promotion another"):
         move_champion(store, name, second, "this")
     registry.set_alias(store, name, PREVIOUS, second)
-    with pytest.raises(StaleAttemptError):
+    with pytest.raises(OvertakenError):
         return_to_previous(store, name, "this", "request")
-    with pytest.raises(StaleAttemptError):
+    with pytest.raises(OvertakenError):
         remove_challenger(store, name, second, "this")
     assert aliases(store, name) == [first, second, second]
 
@@ -109,7 +110,6 @@ def test_a_policy_that_cannot_play_the_environment_is_no_champion(store: MlflowC
     good = registered(store, name, BALANCING)
     challenger = registry.download(name, good).policy.metadata
     for content, fault in (
-        (linear_model(SWINGS, actions=3, properties=ACROBOT), "plays Acrobot-v1, not CartPole-v1"),
         (linear_model((0, 0, 1)), "takes 3 numbers and chooses among 2 actions; CartPole-v1 has 4 and 2"),
         (linear_model((0, 0, float("nan"), 0)), "gives Q-values that are not finite"),
         (b"garbage", "is damaged"),
@@ -118,6 +118,16 @@ def test_a_policy_that_cannot_play_the_environment_is_no_champion(store: MlflowC
         champion = play_champion(name, good, challenger, seed=0, stressed=False)
         assert champion.returns is None
         assert fault in champion.fault
+        assert not champion.other_env_id
+
+
+def test_a_champion_of_another_environment_is_told_from_a_broken_one(store: MlflowClient) -> None:
+    name = "dqn-other"
+    good = registered(store, name, BALANCING)
+    challenger = registry.download(name, good).policy.metadata
+    damage(store, name, good, linear_model(SWINGS, actions=3, properties=ACROBOT))
+    champion = play_champion(name, good, challenger, seed=0, stressed=False)
+    assert (champion.returns, champion.fault, champion.other_env_id) == (None, "", "Acrobot-v1")
 
 
 def test_the_champion_plays_in_the_challengers_world(store: MlflowClient) -> None:
@@ -245,7 +255,7 @@ def test_a_person_promotes_whatever_the_gate_says_and_a_champion_again(
     forced = promote.fn(name, good, evaluations[good], force=True)
     assert forced.startswith("forced: the gate said passed: better")
     assert promote.fn(name, good, evaluations[good]) == forced, "it is champion already"
-    assert [event["version"] for event in events] == [good, bad, good]
+    assert [event["version"] for event in events] == [bad, good], "who is champion already is not promoted"
     assert promote.fn(name, bad, evaluations[bad]).startswith("refused")
     assert aliases(empty_store, name)[0] == good
 
@@ -256,8 +266,8 @@ def test_a_tie_in_the_world_that_is_goes_to_the_challenger(empty_store: MlflowCl
     champion, equal = (registered(empty_store, name, BALANCING) for _ in range(2))
     registry.set_alias(empty_store, name, CHAMPION, champion)
     evaluation = evaluate.fn(name, equal)
-    assert promote.fn(name, equal, evaluation).startswith("refused: tie")
-    assert promote.fn(name, equal, evaluation, world={}).startswith("passed: as good and at home")
+    assert promote.fn(name, equal, evaluation).startswith("refused: not better")
+    assert promote.fn(name, equal, evaluation, world={}).startswith("passed: not worse and at home")
     assert aliases(empty_store, name)[0] == equal
 
 
@@ -282,7 +292,7 @@ def test_a_promotion_says_the_same_whichever_of_its_writes_failed(
         monkeypatch.setattr("flows.promote.connect", lambda: empty_store)
         gate = promote.fn(name, good, evaluation)
         assert gate.startswith(
-            f"passed: better: mean return 500 over 100 episodes, threshold 475; champion version {weak}"
+            f"passed: better: mean return 500 over 600 episodes, threshold 475; champion version {weak}"
         )
         assert registry.get_version(empty_store, name, good).tags["gate"] == gate
         assert aliases(empty_store, name) == [good, weak, None]
@@ -332,7 +342,7 @@ def test_a_promotion_that_begins_overtakes_the_one_before(store: MlflowClient) -
         hold(store, name, first)
         with promotion(store, name) as second:
             hold(store, name, second)
-            with pytest.raises(StaleAttemptError, match=f"promotion {first} of {name} was overtaken by .* {second}"):
+            with pytest.raises(OvertakenError, match=f"promotion {first} of {name} was overtaken by .* {second}"):
                 hold(store, name, first)
 
 
@@ -361,7 +371,7 @@ def test_one_promotion_at_a_time_holds_the_lock_of_a_model(prefect_api: str, mon
 def test_without_prefect_one_promotion_at_a_time_holds_the_lock_on_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(machine_lock, "DIRECTORY", tmp_path)
 
     def is_free() -> bool:
         (path,) = tmp_path.iterdir()
@@ -406,15 +416,15 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
     assert "below the environment's threshold 475" in tags["gate"]
     assert (tags["eval.episodes"], float(tags["eval.mean_return"]) < 50) == ("100", True)
     assert (int(tags["eval.seed"]), len(tags["sha256"])) == (version_seed(bad, episodes=100), 64)
-    assert promote_policy(good).startswith("passed: better: mean return 500 over 100 episodes")
+    assert promote_policy(good).startswith("passed: better: mean return 500 over 600 episodes")
     assert aliases(store, name)[:2] == [good, weak]
     assert drawn[0] == [f"version {weak}", "LQR"]
     assert drawn[-1] == [f"version {good}", f"champion, version {weak}", "LQR"]
     assert promote_policy(weak).startswith("refused: worse, the champion stays")
-    assert promote_policy(equal).startswith("refused: tie, the champion stays")
+    assert promote_policy(equal).startswith("refused: not better, the champion stays")
     assert aliases(store, name)[:2] == [good, weak]
     forced = promote_policy(equal, force=True)
-    assert forced.startswith("forced: the gate said refused: tie")
+    assert forced.startswith("forced: the gate said refused: not better")
     assert registry.get_version(store, name, equal).tags["gate"] == forced
     assert aliases(store, name)[:2] == [equal, good]
     assert rollback_policy() == good

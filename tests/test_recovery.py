@@ -4,7 +4,7 @@ import pytest
 
 from dqn.world import NOMINAL, World
 from flows.memory import distance
-from flows.recovery import ENOUGH_STEPS, mean_return, verdict
+from flows.recovery import ENOUGH_STEPS, changed_by, mean_return, verdict
 
 
 def episode(returned: float, *, version: int = 2, at: float = 11.0, disturbed: bool = False) -> dict[str, Any]:
@@ -44,9 +44,20 @@ def test_a_version_stands_if_an_episode_of_its_own_lasts(
 
 def test_the_mean_is_of_what_a_version_played_undisturbed() -> None:
     status = {"recent_episodes": [episode(10), episode(20), episode(500, disturbed=True), episode(99, version=1)]}
-    assert mean_return(status, 2) == 15
-    assert mean_return(status, 3) is None
+    assert mean_return(status, 2, since=0.0) == 15
+    assert mean_return(status, 3, since=0.0) is None
     assert mean_return(status, 2, since=11.0) is None
+
+
+def test_what_was_played_across_a_change_is_not_counted() -> None:
+    episodes = [episode(500, at=5.0), episode(490, at=11.0), episode(25, at=12.0), episode(27, at=13.0)]
+    status = {"recent_episodes": episodes, "drift": {"id": "d", "noticed_at": 10.0}}
+    changed = changed_by(status, "d")
+    assert changed == 11.0
+    assert mean_return(status, 2, changed) == 26
+    assert changed_by({**status, "recent_episodes": episodes[:1]}, "d") == 10.0
+    assert changed_by(status, "another") is None
+    assert changed_by({"drift": None}, "d") is None
 
 
 def test_worlds_are_as_far_apart_as_their_differences_matter() -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from dqn.result import AgentResult
 from dqn.robustness import CELLS, StressTest
 from flows import registry
+from flows.gate import Comparison
 from flows.population import PopulationSummary
 from flows.report import Report, where_results_are
 
@@ -105,3 +107,30 @@ def test_an_embedded_store_has_an_address_for_any_directory(monkeypatch: pytest.
         assert export[0] == f"export MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/mlflow.db"
         assert ui[1] == "http://127.0.0.1:5000/#/models/dqn-CartPole-v1/versions/3?workflowType=machine_learning"
         assert f"\n  {export[0]}  " in finished.text()
+
+
+@pytest.mark.parametrize("acceptance", [500.0, None])
+def test_an_agent_that_diverged_is_named_and_counts_in_no_mean(acceptance: float | None) -> None:
+    finished = report([[9.0, 9.0], [500.0, 500.0], [7.0, 9.0]], env_id="CartPole-v1", acceptance_return=acceptance)
+    gone = dataclasses.replace(finished.population.agents[1], diverged=1234, divergence="loss is not finite")
+    agents = (finished.population.agents[0], gone, finished.population.agents[2])
+    finished = dataclasses.replace(finished, population=dataclasses.replace(finished.population, agents=agents))
+    named = "Diverged and left, and counted in no mean: agent 01 after update 1,234 (loss is not finite)."
+    assert finished.totals.endswith(named)
+    assert finished.rows[1] == ("01", "diverged", "-", "-", "10", "100")
+    assert named in finished.markdown()
+    assert (
+        "; 0 of 3 return 500"
+        if acceptance
+        else "Interquartile mean return 8.5 (8.0 to 9.0, 95% bootstrap interval) of 2"
+    ) in finished.totals
+
+
+def test_what_the_gate_compared_is_told_in_numbers() -> None:
+    champion, challenger = np.full(600, 500.0), np.where(np.arange(600) < 3, 10.0, 500.0)
+    told = Comparison(challenger=challenger, champion=champion, threshold=475.0).to_dict()
+    finished = report([[500.0]], comparison=told, env_id="CartPole-v1", acceptance_return=500.0)
+    for told_to in (finished.text(), finished.markdown()):
+        assert "on 600 episodes, each bound with 99% confidence: mean return 497.55, the champion 500" in told_to
+        assert "margin 10); 3 episodes below 475, the champion 0, difference 0.5% (" in told_to
+    assert "Compared" not in report([[500.0]], env_id="CartPole-v1", acceptance_return=500.0).markdown()

@@ -39,6 +39,8 @@ class Population:
         self.agents = torch.arange(config.num_agents)
         self.learner = SimpleNamespace(updates=0, evaluated=self)
         self.environment_steps = 0
+        self.environment = SimpleNamespace(close=lambda: None)
+        self.diverged: dict[int, tuple[int, str]] = {}
 
     def select(self, rows: torch.Tensor) -> None:
         self.agents = self.agents[rows]

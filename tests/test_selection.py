@@ -90,6 +90,24 @@ def test_the_best_network_by_evaluation_is_kept(small_config: Make) -> None:
     assert state.best.biases[0][:, 1, 0].tolist() == [1.0, 1.0, 1.0]
 
 
+def test_what_is_accepted_takes_the_place_of_a_luckier_look(small_config: Make) -> None:
+    """A threshold of -1 is no maximum: an earlier network has returned more, and was not accepted."""
+    env_id = "ProbeActionReward-v0"
+    config = small_config(env_id=env_id, acceptance_return=-1.0, acceptance_epsilon=0.5, **CONSTANT)
+    state = TrainingState(config)
+    prefer(state.learner.online, [1, 1, 0])
+    state.best.assign(torch.arange(3), state.learner.online)
+    state.best_return[:] = torch.tensor([2.0, 1.0, 2.0])
+    accepted = state.learner.online.select(torch.arange(3))
+    prefer(state.best, [0, 0, 1])
+    evaluate(state)
+    assert state.agents.tolist() == []
+    assert state.solved.all()
+    for kept, passed in zip(state.best.parameters(), accepted.parameters(), strict=True):
+        assert torch.equal(kept, passed)
+    assert state.best_return.tolist() == [1.0, 1.0, -1.0], "the return is that of the network that is kept"
+
+
 def test_of_equal_evaluations_the_later_network_is_kept(small_config: Make) -> None:
     state = TrainingState(small_config(env_id="ProbeActionReward-v0", **CONSTANT))
     for update in (1, 2):

@@ -9,21 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+import torch
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dqn.checkpoint import CheckpointError
 from dqn.presets import PRESETS
 from dqn.training import advance
+from flows.search.report import _totals
 from flows.search.settings import SweepConfig
 from flows.search.shard import Progress, run_shard
 from flows.search.spaces import Choice, Range, Space
-from flows.search.study import begin_study, claim
-from flows.search.trials import configuration, intermediate, returns_by_rung
+from flows.search.study import begin_study, claim, read_study
+from flows.search.trials import DIVERGED, configuration, intermediate, ranking, returns_by_rung
 from tests.sweeps import sweep
 
 SMALL = dataclasses.replace(
     PRESETS["cartpole"], num_envs=4, hidden_sizes=(8,), batch_size=8, replay_capacity=200, min_replay_batches=2
 )
+
+ONE = Space(dimensions={"gamma": Range(low=0.9, high=0.99)})
 
 
 @pytest.fixture(autouse=True)
@@ -220,3 +224,45 @@ def test_workers_at_once_try_every_shard_once(tmp_path: Path) -> None:
     assert sorted(trial.user_attrs["shard"] for trial in trials) == [k for k in range(5) for _ in range(4)]
     assert [trial.number for trial in trials] == list(range(20))
     assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+
+
+@pytest.mark.parametrize("method", ["random", "pareto", "pbt"])
+def test_a_trial_that_diverges_is_named_and_in_no_ranking_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: Any
+) -> None:
+    poisoned: list[int] = []
+
+    def diverging(state: Any, updates: int, **options: Any) -> None:
+        advance(state, updates, **options)
+        if updates == 8:
+            poisoned.append(int(state.agents[0]))
+            state.learner.online.biases[0][0] = torch.nan
+            advance(state, updates)
+
+    monkeypatch.setattr("flows.search.shard.advance", diverging)
+    settings = sweep(method=method, space=ONE)
+    trials = try_all("diverging", settings, tmp_path)
+    (number,) = poisoned
+    gone = trials[number]
+    assert gone.user_attrs[DIVERGED] == "after update 8: weights or moments are not finite"
+    assert gone.state == (TrialState.FAIL if method == "pareto" else TrialState.PRUNED)
+    assert f"trial {number} diverged after update 8: weights or moments are not finite" in caplog.text
+    assert {trial.number for trial in ranking(trials, settings.rungs)} == set(range(8)) - {number}
+    assert all(trial.state.is_finished() for trial in trials)
+    study, _ = read_study("diverging")
+    assert f"1 diverged and are in no ranking: trial {number} after update 8: weights" in _totals(study, settings)
+
+
+def test_a_finalist_of_which_an_agent_diverged_is_no_finalist() -> None:
+    def tried(number: int, value: float, **attributes: Any) -> FrozenTrial:
+        trial = create_trial(state=TrialState.COMPLETE, value=value, intermediate_values={4: value})
+        trial.number = number
+        trial.set_user_attr("shard", 0)
+        for name, given in attributes.items():
+            trial.set_user_attr(name, given)
+        return trial
+
+    trials = [tried(0, 1.0), tried(1, 2.0), tried(2, 9.0, finalist=0), tried(3, 5.0, finalist=1)]
+    assert [trial.number for trial in ranking(trials, (4,))] == [0, 1]
+    trials.append(tried(4, 9.0, finalist=0, diverged="after update 3: loss"))
+    assert [trial.number for trial in ranking(trials, (4,))] == [1, 0]

@@ -30,7 +30,7 @@ def test_what_was_tried_is_told_to_a_terminal_and_a_page(monkeypatch: pytest.Mon
     returns = [[float(k)] + [float(2 * k)] * (k > 4) + [float(3 * k)] * (k > 9) for k in range(12)]
     settings = sweep(trials=12, shard_trials=12)
     study = told("told", returns=returns, settings=settings)
-    agents: Any = [SimpleNamespace(solved=True, updates=40), SimpleNamespace(solved=False, updates=60)]
+    agents: Any = [SimpleNamespace(solved=k == 0, updates=40 + 20 * k, diverged=None) for k in range(2)]
     config = dataclasses.replace(SMALL, acceptance_return=475.0)
     confirmation = confirming.Confirmation(
         trial=11, config=config, agents=tuple(agents), returns=np.array([[1.0, 3.0], [4.0, 4.0]]), cpu_seconds=5.0
@@ -41,7 +41,9 @@ def test_what_was_tried_is_told_to_a_terminal_and_a_page(monkeypatch: pytest.Mon
         "interval) over 2 unseen episodes each; 1 of 2 solved it, 50 updates an agent, 2.50 CPU-seconds each."
     )
     assert confirmation.sentence == sentence
-    plain = dataclasses.replace(confirmation, config=dataclasses.replace(config, acceptance_return=None))
+    plain = dataclasses.replace(
+        confirmation, config=dataclasses.replace(config, acceptance_return=None, acceptance_epsilon=0.0)
+    )
     assert plain.sentence == sentence.replace("1 of 2 solved it, ", "")
 
     best = {trial.number: searched(trial, settings) for trial in study.get_trials()}

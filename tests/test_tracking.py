@@ -7,11 +7,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from dqn.config import DQNConfig
+from dqn.config import ConfigError, DQNConfig
 from flows.attempt import Attempt, StaleAttemptError, begin, check, fenced
 from flows.endings import end_runs, failing
 from flows.parameters import InputError
-from flows.tracking import complete_runs, find_run, open_run, read_config, read_runs
+from flows.tracking import CONFIG_FILE, complete_runs, find_run, open_run, read_config, read_runs
 from tests.faults import Breaking
 
 
@@ -133,3 +133,47 @@ def test_an_error_of_the_store_is_not_taken_for_a_missing_run(dead_server: Mlflo
         find_run(store, "0" * 32)
     with pytest.raises(MlflowException, match="API request to"):
         find_run(dead_server, "0" * 32)
+
+
+def config_file(client: MlflowClient, run_id: str) -> Path:
+    return Path(str(client.get_run(run_id).info.artifact_uri).removeprefix("file://")) / CONFIG_FILE
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"env_id": "Cart', b"null", b"[]", b"\xff\xfe"])
+def test_a_torn_configuration_is_none(torn: bytes, store: MlflowClient, small_config: Callable[..., DQNConfig]) -> None:
+    config = small_config(num_agents=2)
+    attempt = population(store, config, f"torn {torn.hex()}")
+    file = config_file(store, attempt.run_id)
+    file.write_bytes(torn)
+    with pytest.raises(InputError, match=f"configuration of run {attempt.run_id}, .* is damaged"):
+        read_config(store, attempt.run_id)
+    complete_runs(store, attempt, config, flow_run_id=None)
+    assert read_config(store, attempt.run_id) == config
+
+
+def test_a_configuration_of_another_version_is_not_taken_for_a_torn_one(
+    store: MlflowClient, small_config: Callable[..., DQNConfig]
+) -> None:
+    attempt = population(store, small_config(), "newer")
+    file = config_file(store, attempt.run_id)
+    content = file.read_text().replace("{", '{"of_the_future": 1, ', 1)
+    file.write_text(content)
+    with pytest.raises(ConfigError, match="unknown field of_the_future"):
+        complete_runs(store, attempt, small_config(), flow_run_id=None)
+    assert file.read_text() == content
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_a_run_that_fails_at_its_start_ends_whatever_was_left_of_it(
+    nth: int, store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path
+) -> None:
+    config = small_config(num_agents=3)
+    run_id = open_run(store, config, preset="cartpole", flow_run_id=f"start {nth}", tags={})
+    broken: Any = Breaking(store, nth + 1)
+    attempt = begin(broken, run_id)
+    with pytest.raises(MlflowException), failing(store, attempt, tmp_path / "run.ckpt"):
+        complete_runs(broken, attempt, config, flow_run_id=None)
+    experiment = store.get_run(run_id).info.experiment_id
+    children = store.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert {run.info.status for run in (store.get_run(run_id), *children)} == {"FAILED"}
+    assert len(children) < 3 or nth > 5

@@ -18,6 +18,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Cancelling
 
 from flows.worker import preloaded
+from flows.worker.__main__ import worker_type
 from flows.worker.preloaded import PreloadError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork server on Windows")
@@ -156,6 +157,17 @@ def test_a_command_of_its_own_is_run_instead(scheduled: Callable[..., FlowRun], 
     state = finished(scheduled("tell", command="sh -c 'exit 3'"))
     assert "status code: 3" in (state.message or "")
     assert not (tmp_path / "told.json").exists()
+
+
+@pytest.mark.parametrize("version", ["3.8.7", "3.8.9", "3.9.0"])
+def test_another_version_of_prefect_gets_its_own_worker(
+    version: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert worker_type() == preloaded.TYPE
+    monkeypatch.setattr("prefect.__version__", version)
+    monkeypatch.setitem(sys.modules, "flows.worker.preloaded", None)  # it is not even imported
+    assert worker_type() == "process"
+    assert f"Prefect is {version}, and flow runs are forked with 3.8.8 alone" in capsys.readouterr().err
 
 
 def test_what_cannot_be_imported_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

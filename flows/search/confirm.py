@@ -29,7 +29,7 @@ class Confirmation:
     config: DQNConfig
     agents: tuple[AgentResult, ...]
     returns: Returns
-    """`[A, episodes]` on unseen episodes"""
+    """`[A, episodes]` on unseen episodes, of the agents that did not diverge"""
     cpu_seconds: float
 
     @property
@@ -45,11 +45,13 @@ class Confirmation:
     @property
     def sentence(self) -> str:
         """What can be claimed."""
-        agents, episodes = self.returns.shape
+        agents, episodes = len(self.agents), self.returns.shape[1]
         low, high = bootstrap_interval(self.returns.mean(1), seed=0)
-        updates = interquartile_mean(np.array([agent.updates for agent in self.agents], dtype=np.float64))
+        updates = interquartile_mean(np.array([a.updates for a in self.agents if a.diverged is None], dtype=np.float64))
         solved = sum(agent.solved for agent in self.agents)
-        accepted = f"{solved} of {agents} solved it, " if self.config.acceptance_return is not None else ""
+        diverged = agents - len(self.returns)
+        accepted = f"{diverged} diverged and count in no mean, " if diverged else ""
+        accepted += f"{solved} of {agents} solved it, " if self.config.acceptance_return is not None else ""
         return (
             f"Trained anew on {agents} fresh seeds, trial {self.trial} returns {self.mean_return:.1f} ({low:.1f} to "
             f"{high:.1f}, interquartile mean with its 95% bootstrap interval) over {episodes} unseen episodes each; "
@@ -68,6 +70,7 @@ def confirm(trial: int, config: DQNConfig) -> Confirmation:
     seed = stream_seed(config.seed, TEST, 0)
     with torch.no_grad(), torch_threads(config.num_threads):
         returns = greedy_returns(result.best, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed).numpy()
+    returns = returns[[agent.diverged is None for agent in result.agents]]
     return Confirmation(
         trial=trial, config=config, agents=result.agents, returns=returns, cpu_seconds=result.cpu_seconds
     )

@@ -27,8 +27,8 @@ def evolve(state: TrainingState, returns: Sequence[float], space: Space, *, seed
     tensors stays too.
 
     Args:
-        state: the population, whom nobody has left.
-        returns: `[A]`, raw ones.
+        state: the population; agents that diverged have left it.
+        returns: `[K]`, raw ones of the agents in training.
         space: within which hyper-parameters are changed.
         seed: of who copies whom, and of the changes.
     """
@@ -39,9 +39,9 @@ def evolve(state: TrainingState, returns: Sequence[float], space: Space, *, seed
     order = np.argsort(np.array(returns), kind="stable")
     losers, winners = order[:count].tolist(), generator.choice(order[-count:], count).tolist()
     config = state.config
-    members = [member_config(state, k) for k in range(config.num_agents)]
+    members, agents = [member_config(state, k) for k in range(config.num_agents)], state.agents.tolist()
     for loser, winner in zip(losers, winners, strict=True):
-        members[loser] = perturbed(members[winner], space, generator)
+        members[agents[loser]] = perturbed(members[agents[winner]], space, generator)
     state.learner.copy(torch.tensor(winners), torch.tensor(losers))
     state.adopt(HyperParameters.of(members))
 

@@ -12,7 +12,7 @@ from flows.search.confirm import Confirmation
 from flows.search.figures import over_rungs
 from flows.search.record import searched
 from flows.search.settings import FINAL_SEEDS, SweepConfig
-from flows.search.trials import FINALIST, final_returns, ranking, returns_by_rung
+from flows.search.trials import DIVERGED, FINALIST, final_returns, ranking, returns_by_rung
 
 _ROWS: Final = 5
 
@@ -45,9 +45,14 @@ def _totals(study: Study, sweep: SweepConfig) -> str:
     last = sum(len(returns_by_rung(trial, sweep.rungs)) == len(sweep.rungs) for trial in tried)
     finalists = len(final_returns(trials, sweep.rungs))
     final = f", {finalists} of these anew by {FINAL_SEEDS} agents each" if finalists else ""
+    gone = [f"trial {trial.number} {trial.user_attrs[DIVERGED]}" for trial in trials if DIVERGED in trial.user_attrs]
+    diverged = f" {len(gone)} diverged and are in no ranking: {'; '.join(gone[:_ROWS])}" if gone else ""
+    if gone:
+        diverged += f" and {len(gone) - _ROWS} more." if len(gone) > _ROWS else "."
     return (
         f"{len(tried):,} configurations by {sweep.method}, {last:,} of them trained to the last rung of "
         f"{sweep.rungs[-1]:,} updates{final}; {sweep.budget:,} gradient updates in all."
+        f"{diverged}"
     )
 
 

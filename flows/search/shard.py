@@ -27,7 +27,7 @@ from dqn.state import TrainingState
 from dqn.training import advance
 from flows.search.pbt import evolve, member_config
 from flows.search.settings import SweepConfig
-from flows.search.study import claim, keep_values, report, shard_trials, tell
+from flows.search.study import claim, keep_values, report, shard_trials, tell, tell_diverged
 from flows.search.trials import intermediate, order, returns_by_rung
 
 LAST_RUNG_EPISODES: Final = 5
@@ -97,6 +97,24 @@ def run_shard(
     """
     trials = claim(study, sweep, shard)
     populations = _populations(study, sweep, shard, trials, directory, may_save)
+    try:
+        _climb(study, sweep, shard, trials, populations, on_progress)
+    finally:
+        for population in populations:
+            population.state.environment.close()
+    for population in populations:
+        population.path.unlink(missing_ok=True)
+
+
+def _climb(
+    study: Study,
+    sweep: SweepConfig,
+    shard: int,
+    trials: Sequence[FrozenTrial],
+    populations: Sequence[_Population],
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Train from rung to rung until every trial has its end."""
     alive = {position for population in populations for position in population.positions}
     evolving = sweep.method == "pbt" and not sweep.is_final(shard)
     began, done, best = len(alive), 0, -torch.inf
@@ -110,6 +128,7 @@ def run_shard(
             population.keep(alive)
             _advance(population, updates, partial(show, rung))
             done += len(population.training) * (updates - before)
+            alive -= _without_diverged(study, population, trials, updates)
         returns = _compare(study, sweep, shard, rung, populations, alive)
         best = max(returns.values(), default=best)
         trials = shard_trials(study, shard)
@@ -128,11 +147,10 @@ def run_shard(
                 if position in staying or trial.state.is_finished():
                     continue
                 if evolving:
-                    keep_values(study, trial, member_config(population.state, row), sweep.space)
+                    member = member_config(population.state, int(population.state.agents[row]))
+                    keep_values(study, trial, member, sweep.space)
                 tell(study, sweep, trial, updates=updates, mean_return=returns[position], steps=steps)
         alive = staying
-    for population in populations:
-        population.path.unlink(missing_ok=True)
 
 
 def _populations(
@@ -181,6 +199,22 @@ def _advance(population: _Population, updates: int, show: Callable[[int], None])
 
     with torch_threads(state.config.num_threads):
         advance(state, updates, on_step=on_step)
+
+
+def _without_diverged(study: Study, population: _Population, trials: Sequence[FrozenTrial], updates: int) -> set[int]:
+    """End the trials that have diverged by a rung, and name them. Returns their positions.
+
+    A checkpoint may know of later ones, which count from their own rung on: the same decisions are taken again.
+    """
+    gone = set()
+    for agent, (update, reason) in population.state.diverged.items():
+        position = population.positions[agent]
+        if update <= updates:
+            gone.add(position)
+            why = f"after update {update:,}: {reason}"
+            logger.warning("trial %d diverged %s", trials[position].number, why)
+            tell_diverged(study, trials[position], why)
+    return gone
 
 
 def _ranked(alive: set[int], trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[int]:

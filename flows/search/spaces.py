@@ -58,7 +58,8 @@ class Space:
             ConfigError: if it cannot be trained.
         """
         changes = {name: _decoded(value) for name, value in values.items()}
-        if "learning_rate" in changes and "learning_rate_end" not in changes:
+        decays = changes.get("learning_rate_decay_updates", preset.learning_rate_decay_updates)
+        if decays and "learning_rate" in changes and "learning_rate_end" not in changes:
             changes["learning_rate_end"] = changes["learning_rate"] * preset.learning_rate_end / preset.learning_rate
         tied = abs(preset.reward_scale - (1 - preset.gamma)) < 1e-9
         if tied and "gamma" in changes and "reward_scale" not in changes:

@@ -25,7 +25,7 @@ from dqn.seeding import TRAINING, stream_seed
 from flows.parameters import InputError
 from flows.search.settings import FINAL_SEEDS, SweepConfig
 from flows.search.spaces import Space
-from flows.search.trials import FINALIST, RETURNS, SHARD, VALUES, ranking, values
+from flows.search.trials import DIVERGED, FINALIST, RETURNS, SHARD, VALUES, ranking, values
 
 _SETTINGS: Final = "sweep"
 
@@ -118,6 +118,15 @@ def tell(study: Study, sweep: SweepConfig, trial: FrozenTrial, *, updates: int, 
         study.tell(trial.number, mean_return, skip_if_finished=True)
     else:
         study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
+
+
+def tell_diverged(study: Study, trial: FrozenTrial, why: str) -> None:
+    """End a trial that diverged, unless it has an end: where the sampler learns from pruned ones as one of these."""
+    if trial.state.is_finished():
+        return
+    Trial(study, trial._trial_id).set_user_attr(DIVERGED, why)
+    state = TrialState.PRUNED if len(study.directions) == 1 else TrialState.FAIL
+    study.tell(trial.number, state=state, skip_if_finished=True)
 
 
 def keep_values(study: Study, trial: FrozenTrial, config: DQNConfig, space: Space) -> None:

@@ -14,13 +14,17 @@ FINALIST: Final = "finalist"
 """Of a trial of the final: the number of the trial whose values it trains again."""
 RETURNS: Final = "returns"
 VALUES: Final = "values"
+DIVERGED: Final = "diverged"
+"""Of a trial that diverged: after which update, and why. It is in no ranking."""
 _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def ranking(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[FrozenTrial]:
     """Finished trials, best first: by the rung they reached, what they returned there, and at all rungs on the way.
 
-    Finalists come before all others, by the mean of their agents in the final, who have no place of their own.
+    Finalists come before all others, by the mean of their agents in the final, who have no place of their own. A trial
+    that diverged is not among them; a finalist of which an agent diverged in the final counts as if it had not been in
+    it.
     """
 
     def standing(trial: FrozenTrial) -> tuple[bool, int, float, float, int]:
@@ -28,7 +32,11 @@ def ranking(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[FrozenT
         returns = _mean(agents) if agents else returns_by_rung(trial, rungs)
         return not agents, -len(returns), *order(returns), trial.number
 
-    finished = [trial for trial in trials if trial.state in _FINISHED and returns_by_rung(trial, rungs)]
+    finished = [
+        trial
+        for trial in trials
+        if trial.state in _FINISHED and DIVERGED not in trial.user_attrs and returns_by_rung(trial, rungs)
+    ]
     final = _final(trials, rungs)
     return sorted((trial for trial in finished if FINALIST not in trial.user_attrs), key=standing)
 
@@ -67,10 +75,11 @@ def configuration(trial: FrozenTrial, sweep: SweepConfig) -> DQNConfig:
 
 
 def _final(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> dict[int, list[list[float]]]:
-    """Returns `[agents, rungs]` of finalists."""
+    """Returns `[agents, rungs]` of finalists, of those of which no agent diverged."""
+    lost = {trial.user_attrs.get(FINALIST) for trial in trials if DIVERGED in trial.user_attrs}
     final: dict[int, list[list[float]]] = {}
     for trial in trials:
-        if FINALIST in trial.user_attrs and trial.state in _FINISHED:
+        if trial.user_attrs.get(FINALIST) not in {None, *lost} and trial.state in _FINISHED:
             final.setdefault(trial.user_attrs[FINALIST], []).append(returns_by_rung(trial, rungs))
     return final
 

@@ -18,6 +18,9 @@ from serving.episodes.environment import Simulation, by_step
 from serving.episodes.replay import Replay
 
 STATIC: Final = Path(__file__).parents[1] / "static"
+_PUSH_STEPS: Final = 25
+"""Steps for which a push is shown; it lasts one."""
+_PUSH_COLOUR: Final = (200, 60, 30)
 _CODECS: Final = {
     "mp4": ("libx264", {"crf": "23", "preset": "veryfast"}),
     "webm": ("libvpx-vp9", {"crf": "35", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
@@ -29,9 +32,12 @@ class RecordingError(RuntimeError):
 
 
 def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]]:
-    """Gymnasium's pictures `[height, width, 3]` of every `stride`-th step, played again."""
+    """Gymnasium's pictures `[height, width, 3]` of every `stride`-th step, played again; a push is marked."""
     changed, forces = by_step(replay.pushes, replay.changes)
     simulation = Simulation(replay.env_id, World.from_dict(replay.world), render_mode="rgb_array")
+    shown = {
+        step: (pushed, forces[pushed]) for pushed in sorted(forces) for step in range(pushed, pushed + _PUSH_STEPS)
+    }
     try:
         simulation.reset(replay.seed)
         yield simulation.render()
@@ -40,9 +46,25 @@ def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]
                 simulation.change(changed[index])
             simulation.apply(action, forces.get(index, 0.0))
             if (index + 1) % stride == 0:
-                yield simulation.render()
+                picture = simulation.render()
+                yield _with_push(picture, *shown[index]) if index in shown else picture
     finally:
         simulation.close()
+
+
+def _with_push(picture: npt.NDArray[np.uint8], step: int, force: float) -> npt.NDArray[np.uint8]:
+    """A picture with an arrow in the direction of a push, its force and its step."""
+    from PIL import Image, ImageDraw, ImageFont  # as in `encode`
+
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    middle, towards = picture.shape[1] // 2, 1 if force > 0 else -1
+    draw.line([(middle - 40 * towards, 60), (middle + 40 * towards, 60)], fill=_PUSH_COLOUR, width=6)
+    head = [(middle + 60 * towards, 60), (middle + 40 * towards, 48), (middle + 40 * towards, 72)]
+    draw.polygon(head, fill=_PUSH_COLOUR)
+    words = f"step {step}: pushed with {abs(force):g} N"
+    draw.text((middle, 24), words, fill=_PUSH_COLOUR, anchor="mm", font=ImageFont.load_default(18))
+    return np.asarray(image)
 
 
 def encode(picture: npt.NDArray[np.uint8], kind: str) -> bytes:

@@ -13,6 +13,7 @@ from serving.episodes.recording import replay_csp
 from serving.episodes.replay import Replay
 from serving.episodes.replays import FORMATS, EpisodeRequest, Replays, Summary
 from serving.web.operations import Operation, route
+from serving.web.ranges import ranged
 
 
 class EpisodesAPI:
@@ -41,7 +42,7 @@ class EpisodesAPI:
             status=201,
             errors=errors,
         )
-        file = Operation("GET", self._file, "A replay as a file", media="*/*", errors=(404, 501))
+        file = Operation("GET", self._file, "A replay as a file", media="*/*", errors=(404, 416, 501))
         way = Operation("GET", self._way, "How the agent that plays learned", answer=Way, errors=(404, 503))
         milestone = Operation(
             "GET", self._milestone, "An episode of a milestone; after the last comes the version itself", answer=Replay,
@@ -87,6 +88,7 @@ class EpisodesAPI:
             raise HTTPException(404, f"a replay comes as .{', .'.join(FORMATS)}, not {kind[:40]!r}")
         content = await self._replays.file(replay, kind)
         headers = {"Content-Security-Policy": replay_csp(content)} if kind == "html" else {}
-        if "download" in Request(scope).query_params:
+        request = Request(scope)
+        if "download" in request.query_params:
             headers["Content-Disposition"] = f'attachment; filename="{replay.id}.{kind}"'
-        return Response(content, media_type=FORMATS[kind][0], headers=headers)
+        return ranged(request, content, FORMATS[kind][0], headers)

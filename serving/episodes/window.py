@@ -24,6 +24,8 @@ def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None) -> None
     import pygame  # heavy, and of no use to the server
 
     simulation = Simulation(policy.metadata.env_id, policy.metadata.world, render_mode="human")
+    pushing = f"the left and right arrow keys push with {_PUSH:g} N, " if simulation.can_be_pushed else ""
+    sys.stdout.write(f"{pushing}q quits\n")
     try:
         for episode in itertools.count() if episodes is None else range(episodes):
             simulation.reset((seed + episode) % (MAX_SEED + 1))

@@ -115,14 +115,14 @@ class InferenceAPI:
         given = dict(scope["headers"])
         header_length = given[HEADER_LENGTH].decode("latin-1") if HEADER_LENGTH in given else None
         accepted = given.get(b"accept-encoding", b"")
-        statistics = self._metrics.inference.of(served.version.number)
+        statistics, number = self._metrics.inference, served.version.number
         try:
             if len(body) <= _INLINE_BYTES and not served.policy.overruns:
                 work = self._compute(served, body, header_length, accepted)
             else:
                 work = await self._compute_aside(served, body, header_length, accepted)
         except (RequestError, PolicyError):
-            statistics.fail(time.perf_counter_ns() - started)
+            statistics.of(number).fail(time.perf_counter_ns() - started)
             raise
         parts = (
             work.begun - started,
@@ -130,7 +130,7 @@ class InferenceAPI:
             work.inferred - work.parsed,
             work.answered - work.inferred,
         )
-        statistics.add(len(work.observation), parts)
+        statistics.of(number).add(len(work.observation), parts)
         self._metrics.seen.of(served, "requests").add(work.observation, work.q_values)
         return work
 
@@ -191,7 +191,7 @@ class InferenceAPI:
     async def statistics(self, scope: Scope, body: None) -> Statistics:
         """The statistics extension: of one version, of the model, or of all."""
         statistics = self._metrics.inference
-        numbers = sorted(statistics.versions, key=int)
+        numbers = sorted(statistics.versions(), key=int)
         if "version" in scope["path_params"]:
             numbers = [(await self._find(scope)).version.number]
         elif "model" in scope["path_params"]:

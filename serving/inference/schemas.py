@@ -2,7 +2,7 @@
 
 The protocol is https://github.com/open-inference/open-inference-protocol (specification/protocol/inference_rest.md);
 the extensions are NVIDIA Triton's (extension_binary_data.md, _statistics.md, _model_configuration.md,
-_model_repository.md). Parameters are open by the protocol: those this server does not know it ignores.
+_model_repository.md). Fields and parameters that these do not name are ignored: KServe's client sends `model_name`.
 """
 
 from typing import Annotated, Any, Final
@@ -23,7 +23,7 @@ class OutputParameters(Struct, frozen=True, gc=False):
     classification: Any = None
 
 
-class OutputRequest(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class OutputRequest(Struct, frozen=True, gc=False):
     """One output that is wanted."""
 
     name: Annotated[str, Meta(description="q_values or action")]
@@ -37,7 +37,7 @@ class InputParameters(Struct, frozen=True, gc=False):
     shared_memory_region: Any = None
 
 
-class InputTensor(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class InputTensor(Struct, frozen=True, gc=False):
     """A batch of observations, its data here or in the bytes that follow the JSON."""
 
     name: Annotated[str, Meta(description="observation")]
@@ -53,7 +53,7 @@ class RequestParameters(Struct, frozen=True, gc=False):
     binary_data_output: bool = False
 
 
-class InferRequest(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class InferRequest(Struct, frozen=True, gc=False):
     """A request for inference; without `outputs` it is for all of them."""
 
     inputs: Annotated[list[InputTensor], Meta(min_length=1, max_length=1)]
@@ -197,7 +197,7 @@ class Statistics(Struct, frozen=True):
     model_stats: list[ModelStatistics]
 
 
-class IndexRequest(Struct, frozen=True, forbid_unknown_fields=True):
+class IndexRequest(Struct, frozen=True):
     """Which versions to list."""
 
     ready: bool = False

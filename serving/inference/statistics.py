@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from serving.inference.schemas import Duration, InferStatistics, ModelStatistics
+from serving.recent import Recent
 
 PARTS: Final = ("queue", "parse", "compute", "answer")
 _BOUNDS: Final = np.array([10e3, 20e3, 50e3, 100e3, 200e3, 500e3, 1e6, 2e6, 5e6, 10e6, 100e6, 1e9])
@@ -50,6 +51,16 @@ class VersionStatistics:
         self.failed += 1
         self._failed_ns += nanoseconds
 
+    def add_all(self, other: "VersionStatistics") -> None:
+        """Add another version's."""
+        other.count()
+        self.rows += other.rows
+        self.requests += other.requests
+        self.failed += other.failed
+        self.sums += other.sums
+        self.counts += other.counts
+        self._failed_ns += other._failed_ns
+
     def count(self) -> None:
         """Count what was put aside."""
         if not self._waiting:
@@ -82,16 +93,18 @@ class VersionStatistics:
 
 
 class InferenceStatistics(Collector):
-    """The statistics of every version that was asked."""
+    """The statistics of the versions that were asked last, and the sum of the others."""
 
     def __init__(self) -> None:
-        self.versions: dict[str, VersionStatistics] = {}
+        self._recent = Recent(VersionStatistics, VersionStatistics.add_all)
 
     def of(self, version: str) -> VersionStatistics:
-        """Those of one version."""
-        if version not in self.versions:
-            self.versions[version] = VersionStatistics()
-        return self.versions[version]
+        """Those of one version; to be asked for anew after every wait, as a version may leave."""
+        return self._recent.of(version)
+
+    def versions(self) -> list[str]:
+        """Those whose statistics are kept."""
+        return self._recent.versions()
 
     def collect(self) -> Iterator[Metric]:
         """Families of the text format."""
@@ -103,7 +116,7 @@ class InferenceStatistics(Collector):
             "serving_inference_seconds", "Time of the parts of a request", labels=["version", "part"]
         )
         bounds = [*(f"{bound / 1e9:g}" for bound in _BOUNDS), "+Inf"]
-        for version, statistics in self.versions.items():
+        for version, statistics in self._recent.items():
             statistics.count()
             requests.add_metric([version, "answered"], statistics.requests)
             requests.add_metric([version, "refused"], statistics.failed)

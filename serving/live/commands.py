@@ -1,6 +1,7 @@
 """What a viewer may ask of a show, as JSON objects told apart by `do`."""
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -13,9 +14,9 @@ class _Command(Struct, frozen=True, tag_field="do", forbid_unknown_fields=True):
 
 
 class Authorize(_Command, frozen=True, tag="authorize"):
-    """Show the server's token, once a connection."""
+    """Show the server's token; whatever else is shown, or nothing, takes back what was allowed."""
 
-    token: str
+    token: Any = None
 
 
 class PushCart(_Command, frozen=True, tag="push"):
@@ -50,3 +51,24 @@ class Restart(_Command, frozen=True, tag="reset"):
 
 Command = PushCart | Pause | Resume | SingleStep | Speed | Restart
 DECODER: Final = msgspec.json.Decoder(Command | Authorize)
+
+
+class Allowance:
+    """How many commands one connection may send: so many a second, and some at once after a rest."""
+
+    def __init__(self, a_second: float, at_once: float, clock: Callable[[], float]) -> None:
+        self._a_second = a_second
+        self._at_once = at_once
+        self._clock = clock
+        self._left = at_once
+        self._counted_at = clock()
+
+    def take(self) -> bool:
+        """Whether one more is within the allowance."""
+        now = self._clock()
+        self._left = min(self._at_once, self._left + (now - self._counted_at) * self._a_second)
+        self._counted_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

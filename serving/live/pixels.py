@@ -1,7 +1,7 @@
 """Gymnasium's own picture of the show: rendered once a step, however many watch."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -31,7 +31,7 @@ class PixelFeed:
         self._private = 0
         self._picture: asyncio.Task[bytes] | None = None
 
-    async def shared(self) -> AsyncIterator[bytes]:
+    async def shared(self) -> AsyncGenerator[bytes]:
         """The main show as MJPEG parts; a slow reader gets the newest frame, never a queue."""
         viewer: Viewer[bytes] = Viewer()
         self._viewers.add(viewer)

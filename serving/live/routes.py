@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, nullcontext
 from typing import Final
 
 import msgspec
@@ -18,19 +19,23 @@ from serving.decoding import decode, fit
 from serving.episodes.physics import Seed
 from serving.episodes.recording import STATIC
 from serving.live import pixels
-from serving.live.commands import DECODER, Authorize
+from serving.live.commands import DECODER, Allowance, Authorize
 from serving.live.show import Show
 from serving.live.shows import Shows
 from serving.live.viewers import ShowOverError, Viewer
 from serving.models.follower import Models
 from serving.models.registry import RegistryUnavailableError
-from serving.policy import OnnxPolicy
 from serving.web.metrics import Metrics
 from serving.web.operations import Operation, route
 from serving.web.security import CSP, admits
 
 _TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FRESH: Final = {"Cache-Control": "no-store"}
+_ENDLESS: Final = {"Cache-Control": "no-store", "Connection": "close"}
+"""Of a stream: no answer follows it, and what a client sends after its request is not kept."""
+_COMMANDS_A_SECOND: Final = 50
+_COMMANDS_AT_ONCE: Final = 100
+_TOO_MANY: Final = f"a connection may send {_COMMANDS_A_SECOND} commands a second: connect again, and send fewer"
 
 
 class _PrivateSession(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,11 +94,11 @@ class LiveAPI:
         if not query:
             if current is None:
                 raise RegistryUnavailableError(f"nothing plays: {self._models.notice}")
-            return StreamingResponse(self.feed.shared(), media_type=pixels.MEDIA_TYPE, headers=_FRESH)
+            return _stream(request, self.feed.shared())
         wanted = fit(dict(query), _PrivateSession)
         reference = wanted.version or self._models.alias or ""
         served = current if current and not wanted.version else await self._models.get(reference)
-        return _PrivateStream(self.feed, served.policy, wanted.seed)
+        return _stream(request, self.feed.private(served.policy, wanted.seed), self.feed.private_place())
 
     async def _socket(self, socket: WebSocket) -> None:
         references = tuple(socket.query_params.get("versions", "").split(","))
@@ -117,8 +122,13 @@ class LiveAPI:
 
     async def _obey(self, socket: WebSocket, show: Show) -> None:
         authorized = self._token is None
+        allowance = Allowance(_COMMANDS_A_SECOND, _COMMANDS_AT_ONCE, asyncio.get_running_loop().time)
         while True:
             text = await socket.receive_text()
+            if not allowance.take():
+                await _tell(socket, ValueError(_TOO_MANY))
+                await socket.close(1008, _TOO_MANY)
+                return
             try:
                 command = decode(DECODER, text)
                 if isinstance(command, Authorize):
@@ -131,16 +141,30 @@ class LiveAPI:
                 await _tell(socket, error)
 
 
-class _PrivateStream(StreamingResponse):
-    """A private session's pictures, whose place is given back however it ends."""
+def _stream(
+    request: Request, pictures: AsyncGenerator[bytes], place: AbstractContextManager[None] | None = None
+) -> Response:
+    if request.method == "HEAD":
+        return _Stream(_nothing(), nullcontext())
+    return _Stream(pictures, place or nullcontext())
 
-    def __init__(self, feed: pixels.PixelFeed, policy: OnnxPolicy, seed: int) -> None:
-        self._feed = feed
-        self._pictures = feed.private(policy, seed)
-        super().__init__(self._pictures, media_type=pixels.MEDIA_TYPE, headers=_FRESH)
+
+async def _nothing() -> AsyncGenerator[bytes]:
+    no_pictures: tuple[bytes, ...] = ()
+    for picture in no_pictures:
+        yield picture
+
+
+class _Stream(StreamingResponse):
+    """Pictures, whose generator ends and whose place is given back however the answer ends."""
+
+    def __init__(self, pictures: AsyncGenerator[bytes], place: AbstractContextManager[None]) -> None:
+        self._pictures = pictures
+        self._place = place
+        super().__init__(pictures, media_type=pixels.MEDIA_TYPE, headers=_ENDLESS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._feed.private_place():
+        with self._place:
             async with aclosing(self._pictures):
                 await super().__call__(scope, receive, send)
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ _DRIFTING_BREAK_SECONDS: Final = 0.4
 """While a drift lasts: who adapts to it waits for transitions, and a policy that falls makes ten an episode."""
 _HISTORY: Final = 60
 _TICKS_A_COUNT: Final = 25  # between two changes of the number of viewers that is shown
+_LATEST_NEWS: Final = 0.1
+"""Seconds after which news is told though no tick came."""
 _LOG: Final = logging.getLogger("serving")
 
 
@@ -82,6 +85,8 @@ class Show:
         self._break_left = 0.0
         self._steps_due = 0.0
         self._viewers_changed = False
+        self._announced = False
+        self._news = False
         self._ticks = 0
         models.listeners.append(self.announce)
         if loop:
@@ -163,13 +168,25 @@ class Show:
             await pace.wait(period)
 
     def announce(self) -> None:
-        """Offer the status to every viewer."""
+        """Offer the status to every viewer: now, or with the next tick where that was done since the last one."""
+        if self._announced:
+            if not self._news:
+                self._news = True
+                with suppress(RuntimeError):  # without an event loop there are only the ticks
+                    asyncio.get_running_loop().call_later(_LATEST_NEWS, self._tell_news)
+            return
+        self._announced, self._news = True, False
         if not self.viewers:
             return
         self._viewers_changed = False
         status = self._status_text()
         for viewer in self.viewers:
             viewer.offer(status=status)
+
+    def _tell_news(self) -> None:
+        self._announced = False
+        if self._news:
+            self.announce()
 
     def _status_text(self) -> str:
         return msgspec.json.encode({"type": "status"} | self.status()).decode()
@@ -210,8 +227,15 @@ class Show:
 
     def _tick(self, period: float) -> None:
         self._ticks += 1
+        self._announced = True  # what this tick has to tell is told at once, at its end
         if self._viewers_changed and self._ticks % _TICKS_A_COUNT == 0:
             self.announce()
+        try:
+            self._play(period)
+        finally:
+            self._tell_news()
+
+    def _play(self, period: float) -> None:
         if not self._update_players():
             return
         if self._restart:
@@ -307,7 +331,7 @@ class Show:
                 if not disturbed:
                     player.history.append(player.episodic_return)
                 version = player.served.version.number
-                self._metrics.returns.labels(version, str(disturbed).lower()).observe(player.episodic_return)
+                self._metrics.returns.observe(version, player.episodic_return, disturbed=disturbed)
             self.announce()
 
     def _show_frame(self) -> None:

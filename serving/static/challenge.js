@@ -59,7 +59,7 @@ const altered = ({ changes, altered: began, swapped }) => swapped || began || ch
 // A link that anybody can open on this server: the episode is played again from its seed and pushes.
 export function shareLink({ seed, version, pushes }) {
   const query = new URLSearchParams({ seed, version, pushes: pushes.map(({ step, force }) => `${step}:${force}`).join() });
-  return `${location.origin}/?${query}`;
+  return `${location.origin}${location.pathname}?${query}`;
 }
 
 // The episode that the page's address asks for, as POST /api/episodes wants it; null where it asks for none.

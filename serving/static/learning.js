@@ -20,7 +20,7 @@ export class LearningPanel {
     Object.assign(this, { version: player.version, way: null, replay: null, replays: new Map() });
     $("learning").hidden = true;
     if (!player.env_id.startsWith("CartPole")) return;
-    const way = await this.api("/api/learning").catch(() => null); // an older registry, or it is away: no panel
+    const way = await this.api("api/learning").catch(() => null); // an older registry, or it is away: no panel
     if (!way?.milestones.length || way.version !== this.version) return;
     this.way = way;
     $("milestone").max = way.milestones.length;
@@ -36,7 +36,7 @@ export class LearningPanel {
   async choose(index) {
     const { milestones } = this.way;
     const milestone = milestones[index];
-    if (!this.replays.has(index)) this.replays.set(index, this.api(`/api/learning/${index}`));
+    if (!this.replays.has(index)) this.replays.set(index, this.api(`api/learning/${index}`));
     const replay = await this.replays.get(index);
     if (Number($("milestone").value) !== index) return; // the slider has moved on
     Object.assign(this, { replay, position: 0 });

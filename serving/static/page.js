@@ -39,18 +39,19 @@ async function api(path, options = {}) {
 }
 
 function connect() {
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const socket = new WebSocket(`${scheme}://${location.host}/api/show?versions=${encodeURIComponent(page.versions)}`);
+  const address = new URL(`api/show?versions=${encodeURIComponent(page.versions)}`, location.href); // below any prefix
+  address.protocol = address.protocol.replace("http", "ws");
+  const socket = new WebSocket(address);
   page.socket = socket;
   socket.onopen = async () => {
     page.retry = 500;
     linkState("live", "live");
     if (page.token) send({ do: "authorize", token: page.token });
     try {
-      const status = await api("/api/status");
+      const status = await api("api/status");
       [page.mlflow, page.locked] = [status.mlflow_url, status.locked];
       $("token-panel").hidden = !page.locked;
-      panels.listReplays(await api("/api/episodes"));
+      panels.listReplays(await api("api/episodes"));
       await showShared();
       if (page.status) showStatus(page.status);
     } catch (error) {
@@ -119,7 +120,7 @@ function showNothing({ looking, model, notice }) {
   $("nothing-title").textContent = looking ? "Looking for the champion" : "Nothing plays yet";
   $("nothing-why").textContent = looking ? "The registry is being asked." : notice.split(": run `make train`")[0]; // said below
   $("nothing-advice").hidden = looking || !notice.includes("run `make train`");
-  const env = model.replace(/^dqn-/, "");
+  const env = model.replace(/^dqn-/, "").replaceAll("~2", ":").replaceAll("~1", "/").replaceAll("~0", "~");
   if (env === model || env.startsWith("CartPole")) return; // a file has a name of its own
   const option = PRESETS[env] ? `--preset ${PRESETS[env]}` : `--env-id ${env}`;
   $("subtitle").textContent = `A small neural network plays ${env}.`;
@@ -183,14 +184,14 @@ function showPixels(on) {
 async function showShared() {
   const episode = sharedEpisode(location.search);
   if (!episode) return;
-  history.replaceState(null, "", "/");
-  const replay = await api("/api/episodes", { method: "POST", body: JSON.stringify(episode) });
-  location.assign(replay.files.html);
+  history.replaceState(null, "", location.pathname);
+  const replay = await api("api/episodes", { method: "POST", body: JSON.stringify(episode) });
+  location.assign(`api/episodes/${replay.id}.html`);
 }
 
 function compare(versions) {
   page.versions = versions;
-  history.replaceState(null, "", versions ? `/?compare=${versions}` : "/");
+  history.replaceState(null, "", versions ? `?compare=${versions}` : location.pathname);
   const old = page.socket;
   page.socket = null;
   old?.close();

@@ -57,8 +57,8 @@ export class Panels {
   async play(request) {
     $("replay-error").textContent = "playing…";
     try {
-      await this.api("/api/episodes", { method: "POST", body: JSON.stringify(request) });
-      this.listReplays(await this.api("/api/episodes"));
+      await this.api("api/episodes", { method: "POST", body: JSON.stringify(request) });
+      this.listReplays(await this.api("api/episodes"));
       $("replay-error").textContent = "";
     } catch (error) {
       $("replay-error").textContent = error.message;
@@ -77,7 +77,7 @@ export class Panels {
       files.className = "files";
       files.append(...["html", "gif", "mp4", "webm", "json"].map((kind) => {
         const link = document.createElement("a");
-        link.href = replay.files[kind];
+        link.href = `api/episodes/${replay.id}.${kind}`;
         link.textContent = kind === "html" ? "watch" : kind;
         if (kind === "html") link.target = "_blank";
         return link;

@@ -78,7 +78,7 @@ export class Player {
     image.hidden = !on;
     this.find(".picture").hidden = on;
     image.alt = `${this.cartpole ? "The same step" : "This step"}, rendered by Gymnasium`;
-    if (on) image.src = "/api/live.mjpeg";
+    if (on) image.src = "api/live.mjpeg";
     else image.removeAttribute("src");
   }
 }

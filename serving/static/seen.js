@@ -17,7 +17,7 @@ export class SeenPanel {
     this.timer = setTimeout(() => this.refresh(), 2000);
     if (document.hidden) return;
     try {
-      this.show(await this.api("/api/seen"));
+      this.show(await this.api("api/seen"));
     } catch {
       // the pill at the top says that the server is gone; this asks again
     }

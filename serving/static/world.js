@@ -95,7 +95,7 @@ export class WorldPanel {
     }
     this.busy = true;
     try {
-      await this.api("/api/world", { method: "PUT", body: JSON.stringify(values) });
+      await this.api("api/world", { method: "PUT", body: JSON.stringify(values) });
     } catch (error) {
       this.next = null;
       this.toast(error.message);

@@ -154,7 +154,8 @@ class App:
         return Response(self._document, media_type=JSON)
 
     async def _expose(self, scope: Scope, body: None) -> Response:
-        return Response(self.metrics.expose(self.models), media_type=CONTENT_TYPE)
+        written = await asyncio.to_thread(self.metrics.collect(self.models).write)
+        return Response(written, media_type=CONTENT_TYPE)
 
     async def _status(self, scope: Scope, body: None) -> Status:
         models, current = self.models, self.models.current

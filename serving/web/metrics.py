@@ -1,40 +1,48 @@
 """What Prometheus reads at /metrics, and the log lines a machine reads."""
 
 import logging
+import sys
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Final
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serving.inference.statistics import InferenceStatistics
 from serving.models.follower import Models
+from serving.recent import Recent
 from serving.web.seen import SeenByVersion
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
-_RETURNS: Final = (10, 25, 50, 100, 200, 300, 400, 475, 499.5, 500)
+_RETURNS: Final = (10.0, 25.0, 50.0, 100.0, 200.0, 300.0, 400.0, 475.0, 499.5, 500.0)
 _STANDARD: Final = set(logging.makeLogRecord({}).__dict__) | {"message", "taskName", "color_message"}
 
 
-class Durations:
-    """A histogram of seconds, for one thread: prometheus_client's own locks, which costs four times as much."""
+class Distribution:
+    """A histogram, for one thread: prometheus_client's own locks, which costs four times as much."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def add_all(self, other: "Distribution") -> None:
+        """Count what another one of the same bounds counted."""
+        self._counts = [ours + theirs for ours, theirs in zip(self._counts, other._counts, strict=True)]
+        self._sum += other._sum
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str] = ()) -> None:
         """Write down what was observed, cumulatively as Prometheus wants it."""
@@ -46,7 +54,7 @@ class Requests(Collector):
     """What is counted at every request."""
 
     def __init__(self) -> None:
-        self._latency: dict[str, Durations] = {}
+        self._latency: dict[str, Distribution] = {}
         self._counts: Tally[tuple[str, str, int]] = Tally()
 
     def count(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -54,7 +62,7 @@ class Requests(Collector):
         self._counts[route, method, status] += 1
         latency = self._latency.get(route)
         if latency is None:
-            latency = self._latency[route] = Durations(_LATENCY)
+            latency = self._latency[route] = Distribution(_LATENCY)
         latency.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
@@ -66,6 +74,27 @@ class Requests(Collector):
         for route, durations in self._latency.items():
             durations.add_to(latency, [route])
         yield from (requests, latency)
+
+
+class Returns(Collector):
+    """Episodic returns of the show, of the versions that played last and of all others together."""
+
+    def __init__(self) -> None:
+        self._recent = {flag: Recent(partial(Distribution, _RETURNS), Distribution.add_all) for flag in (False, True)}
+
+    def observe(self, version: str, episodic_return: float, *, disturbed: bool) -> None:
+        """Count one episode's."""
+        self._recent[disturbed].of(version).observe(episodic_return)
+
+    def collect(self) -> Iterator[Metric]:
+        """Families of the text format."""
+        returns = HistogramMetricFamily(
+            "serving_episodic_return", "Episodic returns of the show", labels=["version", "disturbed"]
+        )
+        for disturbed, recent in self._recent.items():
+            for version, counted in recent.items():
+                counted.add_to(returns, [version, str(disturbed).lower()])
+        yield returns
 
 
 class Following(Collector):
@@ -97,16 +126,10 @@ class Metrics:
         self.requests = Requests()
         self.inference = InferenceStatistics()
         self.seen = SeenByVersion()
-        for collector in (self.requests, self.inference, self.seen):
+        self.returns = Returns()
+        for collector in (self.requests, self.inference, self.seen, self.returns):
             registry.register(collector)
         self.episodes = Counter("serving_episodes", "Episodes played to their end", ["kind"], registry=registry)
-        self.returns = Histogram(
-            "serving_episodic_return",
-            "Episodic returns of the show",
-            ["version", "disturbed"],
-            buckets=_RETURNS,
-            registry=registry,
-        )
         self.viewers = Gauge("serving_viewers", "Connected viewers", ["kind"], registry=registry)
         self._model = Gauge(
             "serving_model_info", "The version that is served", ["model", "version", "run_id"], registry=registry
@@ -122,13 +145,32 @@ class Metrics:
 
     def expose(self, models: Models) -> bytes:
         """The text format, with the models's state as of now."""
+        return self.collect(models).write()
+
+    def collect(self, models: Models) -> "Collected":
+        """All families with the models's state as of now, to be written in another thread."""
         self._model.clear()
         if served := models.current:
             self._model.labels(models.name, served.version.number, served.version.run_id).set(1)
             self._version.set(int(served.version.number))
         self._following.models = models
         self._reachable.set(1 if models.reachable else 0)
-        return bytes(generate_latest(self._registry))
+        return Collected(list(self._registry.collect()))
+
+
+class Collected(Collector):
+    """Families of one moment."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        """As they were."""
+        return self._families
+
+    def write(self) -> bytes:
+        """The text format, which takes longer than collecting."""
+        return bytes(generate_latest(self))
 
 
 class JsonFormatter(logging.Formatter):
@@ -148,10 +190,22 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
+class TerminalFormatter(logging.Formatter):
+    """A line for a person: the time of day, the message, and the record's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        fields = (f"{name} {value}" for name, value in record.__dict__.items() if name not in _STANDARD)
+        line = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}  {record.getMessage()}"
+        details = ", ".join(fields)
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return line + (f" ({details})" if details else "") + trace
+
+
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send every log line to standard error as JSON."""
+    """Send every log line to standard error: for a person on a terminal, as JSON elsewhere."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(TerminalFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in ("alembic", "mlflow.store.db"):
         logging.getLogger(name).setLevel(logging.WARNING)

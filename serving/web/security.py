@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.web.answers import Error, refusal, send_json
+from serving.web.hosts import Hosts
 from serving.web.metrics import Metrics
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
@@ -21,13 +22,15 @@ CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS: Final = [
+HEADERS: Final = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
+_PROBED: Final = frozenset(("/v2/health/live", "/v2/health/ready", "/metrics"))
+"""Answered under any Host: what probes and scrapes by address changes nothing, and is told nothing of anybody."""
 WEBHOOK_PATH: Final = "/api/webhooks/registry"
 _WEBHOOK_WINDOW: Final = 300
 _LOG: Final = logging.getLogger("serving")
@@ -39,7 +42,7 @@ class Guard:
     def __init__(self, app: ASGIApp, *, metrics: Metrics, hosts: Iterable[str], token: str | None) -> None:
         self._app = app
         self._metrics = metrics
-        self._hosts = frozenset(host.lower() for host in (*LOOPBACK, *hosts))
+        self._hosts = Hosts((*LOOPBACK, *filter(None, hosts)))
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +66,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
         try:
@@ -82,14 +85,17 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         host = origin = authorization = b""
+        hosts = 0
         for name, value in scope["headers"]:
             if name == b"host":
-                host = value
+                host, hosts = value, hosts + 1
             elif name == b"origin":
                 origin = value
             elif name == b"authorization":
                 authorization = value
-        if _without_port(host.decode("latin-1").lower()) not in self._hosts:
+        if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):
+            raise HTTPException(400, f"a request has one Host header, this one has {hosts or 'none'}")
+        if not self._hosts.admit(host.decode("latin-1").lower()) and scope["path"] not in _PROBED:
             raise HTTPException(
                 421, f"unknown Host {host[:80].decode('latin-1')!r}: start the server with --allowed-hosts to admit it"
             )
@@ -97,7 +103,11 @@ class Guard:
         if method in ("GET", "HEAD", "OPTIONS"):
             return
         if origin and _netloc(origin.decode("latin-1")) != host.decode("latin-1").lower():
-            raise HTTPException(403, "this request comes from a page of another origin")
+            raise HTTPException(
+                403,
+                "this request comes from a page of another origin; behind a reverse proxy, pass Host on or start with "
+                f"--trusted-proxies (Origin {origin[:80].decode('latin-1')}, Host {host[:80].decode('latin-1')})",
+            )
         path = scope["path"]
         if method != "WEBSOCKET" and path.startswith("/api/") and path != WEBHOOK_PATH:
             scheme, _, given = authorization.decode("latin-1").partition(" ")
@@ -146,9 +156,3 @@ def _netloc(origin: str) -> str | None:
         return urlsplit(origin).netloc.lower()
     except ValueError:  # no URL at all: nobody's origin
         return None
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]

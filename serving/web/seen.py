@@ -1,5 +1,6 @@
 """What every version saw, from requests and in the show, as metrics and as the page's panel wants it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Annotated, Final, Literal
@@ -10,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from serving.models.seen import GAPS, Seen
 from serving.models.served import ServedModel
+from serving.recent import Recent
 
 Source = Literal["requests", "show"]
 SOURCES: Final[tuple[Source, ...]] = ("show", "requests")
@@ -42,18 +44,34 @@ class VersionSeen(Struct, frozen=True, kw_only=True):
     sources: list[SourceSeen]
 
 
-class SeenByVersion(Collector):
-    """One `Seen` a version and source; a version that was begun anew under its number begins anew here."""
+class _SeenOfVersion:
+    """One `Seen` a source; of the versions that are not kept what can be summed up."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, Source], Seen] = {}
+        self.sources: dict[Source, Seen] = {}
+        self.rows: Counter[Source] = Counter()
+        self.outside: Counter[Source] = Counter()
+
+    def add_all(self, other: "_SeenOfVersion") -> None:
+        """Sum up what leaves; its distributions are over a range of its own."""
+        for source, seen in other.sources.items():
+            seen.count()
+            self.rows[source] += seen.rows
+            self.outside[source] += seen.outside
+
+
+class SeenByVersion(Collector):
+    """Of the versions used last; one that was begun anew under its number begins anew here."""
+
+    def __init__(self) -> None:
+        self._recent = Recent(_SeenOfVersion, _SeenOfVersion.add_all)
 
     def of(self, served: ServedModel, source: Source) -> Seen:
         """Where to add what a version sees."""
-        key, metadata = (served.version.number, source), served.policy.metadata
-        seen = self._seen.get(key)
+        sources, metadata = self._recent.of(served.version.number).sources, served.policy.metadata
+        seen = sources.get(source)
         if seen is None or (seen.metadata is not metadata and seen.metadata != metadata):
-            seen = self._seen[key] = Seen(metadata)
+            seen = sources[source] = Seen(metadata)
         return seen
 
     def summary(self, served: ServedModel | None) -> VersionSeen:
@@ -73,7 +91,7 @@ class SeenByVersion(Collector):
         actions = CounterMetricFamily("serving_seen_actions", "Greedy actions", labels=[*labels, "action"])
         gaps = HistogramMetricFamily("serving_seen_q_gap", "Best less second-best Q-value", labels=labels)
         entries = HistogramMetricFamily("serving_seen_observation", "Observations", labels=[*labels, "entry"])
-        for (version, source), seen in self._seen.items():
+        for version, source, seen in self._each():
             seen.count()
             rows.add_metric([version, source], seen.rows)
             for meaning, count in zip(seen.metadata.action_meanings, seen.actions.tolist(), strict=True):
@@ -85,7 +103,16 @@ class SeenByVersion(Collector):
             for entry, counts in enumerate(seen.entries.tolist()):
                 bounds = [*(f"{edge:.6g}" for edge in seen.edges(entry)), "+Inf"]
                 entries.add_metric([version, source, str(entry)], _cumulative(bounds, counts), None)
+        for version, of_version in self._recent.items():
+            for source in of_version.rows:
+                rows.add_metric([version, source], of_version.rows[source])
+                outside.add_metric([version, source], of_version.outside[source])
         yield from (rows, outside, actions, gaps, entries)
+
+    def _each(self) -> Iterator[tuple[str, Source, Seen]]:
+        for version, of_version in self._recent.items():
+            for source, seen in of_version.sources.items():
+                yield version, source, seen
 
 
 def _cumulative(bounds: list[str], counts: list[int]) -> list[tuple[str, float]]:

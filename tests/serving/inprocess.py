@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from serving.live.pace import Pace, RealTime
 from serving.models.follower import Models
 from serving.models.registry import Snapshot, UnknownModelError, Version
 from serving.web.application import App
+from serving.web.proxies import Network
 from serving.web.server import Server
 from tests.policies import BALANCES, FALLS, PROPERTIES, linear_model
 
@@ -93,11 +94,16 @@ class Serving:
 class _Server(Server):
     loop: asyncio.AbstractEventLoop
     started_event: threading.Event
+    ended: threading.Event
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.started_event.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self.ended.set()
 
 
 @contextmanager
@@ -108,6 +114,7 @@ def serving(
     stepped: bool = False,
     port: int = 0,
     ready: bool = True,
+    proxies: Sequence[Network] = (),
     **options: Any,
 ) -> Iterator[Serving]:
     """An application behind uvicorn on a free port of its own."""
@@ -119,8 +126,8 @@ def serving(
     if app.live:
         paces = iter([pace])  # the main show comes first
         app.live.shows.pace = lambda: next(paces, RealTime())
-    server = _Server(app, "in process")
-    server.started_event = threading.Event()
+    server = _Server(app, "in process", proxies=proxies)
+    server.started_event, server.ended = threading.Event(), threading.Event()
     with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

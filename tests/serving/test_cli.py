@@ -127,9 +127,14 @@ def test_a_typo_is_refused_with_the_nearest_names(
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
-def test_a_push_is_refused_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["record", "--push", "abc"]) == 2
-    assert capsys.readouterr().err.startswith("error: --push: takes STEP:NEWTONS, as in 100:60, got 'abc' (it does not")
+@pytest.mark.parametrize(
+    "wrong", ["abc", "100", "100:", ":60", "1.5:60", "-1:60", "5000000:60", "1:nan", "1:inf", "1:1e9"]
+)
+def test_a_push_is_refused_with_an_example(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["record", f"--push={wrong}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --push: takes STEP:NEWTONS, as in 100:60 (a step from 0 to ")
+    assert error.endswith(f"200 N at most), got {wrong!r}\n")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +244,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     told: dict[str, Any] = {}
 
     class Server:
-        def __init__(self, app: object, url: str) -> None:
+        def __init__(self, app: object, url: str, *, proxies: object) -> None:
             told["url"] = url
 
         def run(self, sockets: list[socket.socket]) -> None:

@@ -14,15 +14,18 @@ import orjson
 import pytest
 from msgspec import structs
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
+from serving.episodes import replays as replays_module
 from serving.episodes.replay import Replay
 from serving.episodes.replays import FORMATS, EpisodeRequest
 from serving.live.commands import Pause, PushCart, Restart, SingleStep
 from serving.live.show import Show
 from serving.live.viewers import Viewer
 from serving.web.application import App
+from serving.web.ranges import ranged
 from serving.web.security import Webhooks
 from tests.serving.test_bounds import client_of, infer
 
@@ -369,3 +372,56 @@ def test_fifty_replays_and_24_mebibytes_of_files_are_kept(app_and_client: tuple[
             assert [key for key, _ in replays._files] == ["d"], "the newest stays, however large"
 
     asyncio.run(story())
+
+
+FILE = bytes(range(100))
+
+
+@pytest.mark.parametrize(
+    ("asked", "part"),
+    [
+        ("bytes=0-9", (0, 10)),
+        ("bytes=90-", (90, 100)),
+        ("bytes=90-1000", (90, 100)),
+        ("bytes=99-99", (99, 100)),
+        ("bytes=-10", (90, 100)),
+        ("bytes=-1000", (0, 100)),
+        ("BYTES= 5-6", (5, 7)),
+        ("bytes=100-", None),
+        ("bytes=100-200", None),
+        ("bytes=-0", None),
+        ("bytes=0-9,20-29", FILE),
+        ("bytes=9-0", FILE),
+        ("bytes=-", FILE),
+        ("bytes=x-9", FILE),
+        ("lines=0-9", FILE),
+        ("bytes=0-" + "9" * 5000, FILE),
+        ("bytes=\u0663-", FILE),
+        ("", FILE),
+    ],
+)
+def test_a_part_of_a_file_is_what_was_asked_for(asked: str, part: tuple[int, int] | bytes | None) -> None:
+    headers = [(b"range", asked.encode())] if asked else []
+    for method, more in (("GET", []), ("HEAD", []), ("GET", [(b"if-range", b"x")])):
+        request = Request({"type": "http", "method": method, "headers": headers + more})
+        answer = ranged(request, FILE, "video/mp4", {"a": "b"})
+        assert (answer.headers["accept-ranges"], answer.headers["a"]) == ("bytes", "b")
+        if part == FILE or method == "HEAD" or more:
+            assert (answer.status_code, answer.body) == (200, FILE)
+        elif isinstance(part, tuple):
+            assert (answer.status_code, answer.body) == (206, FILE[slice(*part)])
+            assert answer.headers["content-range"] == f"bytes {part[0]}-{part[1] - 1}/100"
+            assert answer.media_type == "video/mp4"
+        else:
+            assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */100")
+            assert orjson.loads(answer.body)["error"].startswith("the file has 100 bytes")
+
+
+def test_a_video_comes_in_parts(app_and_client: tuple[App, TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, client = app_and_client
+    monkeypatch.setitem(replays_module.FORMATS, "mp4", ("video/mp4", lambda replay: FILE))
+    url = client.post("/api/episodes", json={"seed": 1}).json()["files"]["mp4"]
+    assert client.get(url).headers["accept-ranges"] == "bytes"
+    part = client.get(url, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content, part.headers["content-length"]) == (206, FILE[10:20], "10")
+    assert client.get(url, headers={"Range": "bytes=100-"}).status_code == 416

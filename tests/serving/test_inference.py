@@ -143,7 +143,8 @@ def test_the_index_lists_versions_by_number_and_loads_none(client: TestClient) -
     assert index(ready=True) == [ready]
     assert client.get("/v2/models/dqn/versions/10/ready").status_code == 200
     assert index(ready=True) == [ready, ("dqn", "10", "READY", "")]
-    assert client.post("/v2/repository/index", json={"all": True}).status_code == 400
+    assert client.post("/v2/repository/index", json={"ready": 1}).status_code == 400
+    assert client.post("/v2/repository/index", json={"all": True}).status_code == 200, "a field of somebody else's"
 
 
 def test_the_server_and_its_model_are_described(client: TestClient) -> None:

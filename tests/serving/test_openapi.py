@@ -14,7 +14,7 @@ STATUSES = {
     "GET /api/seen": (200,),
     "GET /api/episodes": (200,),
     "POST /api/episodes": (201, 400, 401, 404, 408, 413, 415, 503),
-    "GET /api/episodes/{file}": (200, 404, 501),
+    "GET /api/episodes/{file}": (200, 404, 416, 501),
     "GET /api/learning": (200, 404, 503),
     "GET /api/learning/{milestone}": (200, 404, 503),
     "GET /api/frame.png": (200, 503),

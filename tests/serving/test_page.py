@@ -376,7 +376,7 @@ def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page) -> No
         page.wait_for_selector("#replays li")
         assert page.locator("#toast").is_hidden(), "a key that pushes is no mistake here, it does nothing"
         assert page.locator("#viewers").inner_text() == "1 viewer"
-        page.goto(server.url + str(page.locator("#replays a").first.get_attribute("href")))
+        page.goto(f"{server.url}/{page.locator('#replays a').first.get_attribute('href')}")
         until(page, "Number(document.querySelector('#step').textContent) > 5")
         assert page.evaluate("document.querySelector('#picture').width") == 500
         page.goto("about:blank")  # or losing the server would be an error on the page

@@ -47,10 +47,10 @@ def test_who_joins_as_the_last_one_leaves_gets_pictures(tmp_path: Path) -> None:
         async with asyncio.timeout(60):
             first = app.live.feed.shared()
             await anext(first)
-            await first.aclose()  # type: ignore[attr-defined]
+            await first.aclose()
             second = app.live.feed.shared()
             assert b"image/jpeg" in await anext(second)
-            await second.aclose()  # type: ignore[attr-defined]
+            await second.aclose()
         app.close()
 
     asyncio.run(story())

@@ -140,7 +140,6 @@ def test_what_a_client_sent_is_repeated_up_to_forty_letters(request_: dict[str, 
         ({"name": "obs"}, "expected one input 'observation' of datatype FP32, got 'obs' of 'FP32'"),
         ({"datatype": "FP64"}, "expected one input 'observation' of datatype FP32, got 'observation' of 'FP64'"),
         ({"datatype": ...}, "missing required field `datatype`"),
-        ({"extra": 1}, "unknown field `extra`"),
         ({"shape": [4]}, r"must have shape \[batch, 4\]"),
         ({"shape": [1, 5]}, r"must have shape \[batch, 4\]"),
         ({"shape": list(range(12))}, r"got \[0, 1, 2, 3, 4, 5, 6, 7, 8\]$"),
@@ -182,9 +181,7 @@ def test_a_wrong_tensor_is_named(change: dict[str, object], message: str) -> Non
         ({"inputs": 7}, "Expected `array`, got `int`"),
         ({"inputs": [TENSOR, TENSOR]}, "Expected `array` of length <= 1"),
         ({"inputs": [7]}, "Expected `object`, got `int`"),
-        ({"priority": 7}, "unknown field `priority`"),
         ({"outputs": 7}, "Expected `array | null`, got `int`"),
-        ({"outputs": [{"name": "action", "extra": 1}]}, "unknown field `extra`"),
         ({"outputs": [{"name": "x"}]}, "unknown output 'x'; there are 'q_values' and 'action'"),
         ({"outputs": [{"name": "action"}, {"name": "action"}]}, "asked for once"),
         ({"outputs": [{"name": "action", "parameters": {"binary_data": 1}}]}, "Expected `bool | null`, got `int`"),
@@ -195,6 +192,15 @@ def test_a_wrong_tensor_is_named(change: dict[str, object], message: str) -> Non
 def test_a_wrong_request_is_named(request_: object, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         parse(request_)
+
+
+@pytest.mark.parametrize("extra", [{"model_name": "p"}, {"model_version": 3, "priority": {"x": [None]}}])
+def test_fields_that_the_protocol_does_not_name_are_ignored_wherever_they_are(extra: dict[str, object]) -> None:
+    """KServe's own client sends `model_name` with every request."""
+    expected = parse({"outputs": [{"name": "action"}]})
+    given = parse({"outputs": [{"name": "action"} | extra]} | extra, **extra)
+    assert (given.id, given.outputs) == (expected.id, expected.outputs)
+    assert given.observation.tolist() == expected.observation.tolist()
 
 
 DEEP = b'{"parameters": {"x": %s}}' % (b"[" * 100_000 + b"]" * 100_000)

@@ -1,7 +1,9 @@
 import io
 import re
+from itertools import islice
 
 import av
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +28,20 @@ def test_frames_show_every_step(replay: Replay) -> None:
     assert len(pictures) == len(replay.actions) + 1
     assert pictures[0].shape == (400, 600, 3)
     assert not np.array_equal(pictures[0], pictures[-1])
+
+
+def test_a_push_is_shown_in_its_direction_for_half_a_second(replay: Replay) -> None:
+    unpushed = msgspec.structs.replace(replay, pushes=(), actions=replay.actions)
+    left = msgspec.structs.replace(replay, pushes=(Push(step=3, force=-20),))
+    marked = [np.asarray(picture) for picture in frames(replay)]
+    top = slice(0, 80)  # above the pole
+    plain = next(frames(unpushed))[top]
+    shown = [bool((picture[top] != plain).any()) for picture in marked]
+    assert shown == [4 <= index < 29 for index in range(len(marked))]
+    *_, towards_left = (picture[60] for picture in islice(frames(left), 5))
+    for row, side in ((towards_left, -1), (marked[4][60], 1)):
+        tip = np.flatnonzero((row != 255).any(1))
+        assert np.sign(tip.mean() - 300) == side
 
 
 def test_a_gif_plays_in_real_time(replay: Replay) -> None:

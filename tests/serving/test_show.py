@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 import pytest
 
-from dqn.world import NOMINAL
 from serving.episodes.physics import MAX_SEED
 from serving.live.commands import Pause, PushCart, Restart, Resume, SingleStep, Speed
 from serving.live.pace import RealTime
@@ -18,9 +17,8 @@ from serving.live.viewers import ShowOverError, Viewer
 from serving.models.follower import Models
 from serving.policy import OnnxPolicy
 from serving.web.metrics import Metrics
-from tests.policies import ACROBOT, FALLS, SWINGS, linear_model
+from tests.policies import ACROBOT, BALANCES, FALLS, SWINGS, linear_model
 from tests.serving.inprocess import two_versions
-from tests.serving.stepped import Stepped
 from tests.serving.test_bounds import models_of
 
 
@@ -416,17 +414,59 @@ def test_steps_come_at_their_times_and_catch_up_with_a_hiccup_not_with_more(
     assert wait(pace, working=0) == 0.58, "half a second is not caught up with"
 
 
-def test_a_swap_is_told_to_viewers(stepped: Stepped) -> None:
-    show, viewer = Show(stepped.app.models, stepped.app.metrics), Viewer[str]()
-    show.join(viewer)
+def test_a_flood_of_commands_is_told_once_a_tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    show, viewer = show_of(tmp_path)
+    show._tick(0.02)
+    told: list[bool] = []
 
-    def told() -> list[str]:
-        for _ in range(3):
+    def offer(frame: str | None = None, status: str | None = None) -> None:
+        if status:
+            told.append(orjson.loads(status)["paused"])
+
+    monkeypatch.setattr(viewer, "offer", offer)
+    for _ in range(100):
+        show.command(Pause())
+        show.command(Resume())
+    show.command(Pause())
+    assert len(told) <= 1
+    show._tick(0.02)
+    assert len(told) <= 2
+    assert told[-1], "as it is after the last of them"
+    for _ in range(20):
+        show._tick(0.02)
+    assert len(told) <= 2, "and not again"
+
+
+def test_news_is_told_though_no_tick_comes(tmp_path: Path) -> None:
+    show, viewer = show_of(tmp_path)
+
+    async def story() -> None:
+        async with asyncio.timeout(60):
             show._tick(0.02)
-        status, _ = asyncio.run(viewer.take())
-        return [player["version"] for player in orjson.loads(status or "{}").get("players", [])]
+            show.command(Resume())
+            show.command(Pause())
+            status = None
+            while not (status and orjson.loads(status)["paused"]):
+                status, _ = await viewer.take()
 
-    assert told() == ["1"]
-    assert told() == [], "nothing is new"
-    stepped.swap(FALLS, NOMINAL)
-    assert told() == ["2"]
+    asyncio.run(story())
+
+
+def test_a_swap_is_told_to_every_viewer_at_once(tmp_path: Path) -> None:
+    """Without an episode's end or a command, which would tell of it too."""
+    show, viewer = show_of(tmp_path, BALANCES)
+    other: Viewer[str] = Viewer()
+    show.join(other)
+    show._tick(0.02)
+    show._tick(0.02)
+    asyncio.run(viewer.take())
+    asyncio.run(other.take())
+    assert show.models.current
+    version = dataclasses.replace(show.models.current.version, number="2")
+    show.models.current = dataclasses.replace(show.models.current, version=version)
+    show._tick(0.02)
+    for each in (viewer, other):
+        status, _ = asyncio.run(each.take())
+        assert status, "it is told"
+        assert [player["version"] for player in orjson.loads(status)["players"]] == ["2"]
+        assert orjson.loads(status)["swapped"]

@@ -1,0 +1,74 @@
+"""What it costs to look at every step and update whether it is finite: with the look and without, side by side.
+
+    python -m benchmarks.finite [--num-agents 16 64] [--pairs 1500]
+
+A step is one of the vector environment and the gradient updates that go with it, of the preset `cartpole`. CPU time of
+this process on one thread, of the same state, in turn.
+"""
+
+import argparse
+import dataclasses
+import time
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.harness import table, write
+from dqn import environment, training
+from dqn.device import torch_threads
+from dqn.environment import all_finite
+from dqn.presets import PRESETS
+from dqn.state import TrainingState
+from dqn.training import advance, collect, learn
+
+STEPS: Final = 1
+
+
+def main() -> None:
+    """Measure, print a row a size and write them to `results/finite.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-agents", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--pairs", type=int, default=1_500)
+    arguments = parser.parse_args()
+    with torch_threads(1):
+        rows = [row(num_agents, arguments.pairs) for num_agents in arguments.num_agents]
+    print(table(rows))
+    print(f"written to {write('finite', rows)}")
+
+
+def row(num_agents: int, pairs: int) -> dict[str, Any]:
+    """The cost in a population of one size, where an update takes all its agents."""
+    state = TrainingState(dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents))
+    advance(state, 20)
+    pair: list[tuple[float, float]] = []
+    for turn in range(pairs):
+        first = steps(state, looking=bool(turn % 2))
+        second = steps(state, looking=not turn % 2)
+        pair.append((second, first) if turn % 2 else (first, second))
+    measured = np.array(pair)
+    ratio = np.median(measured[:, 1] / measured[:, 0])
+    (calm, calm_looking), (without, looking) = np.quantile(measured, (0.1, 0.5), axis=0) / STEPS * 1e3
+    return {
+        "agents": num_agents,
+        "without ms": float(without),
+        "looking ms": float(looking),
+        "median of ratios": f"{ratio:.4f}",
+        "of medians": f"{looking / without:.4f}",
+        "of the calmest tenths": f"{calm_looking / calm:.4f}",
+    }
+
+
+def steps(state: TrainingState, *, looking: bool) -> float:
+    """CPU-seconds of some steps of training."""
+    for module in (training, environment):
+        vars(module)["all_finite"] = all_finite if looking else lambda _: True
+    began = time.process_time()
+    for _ in range(STEPS):
+        collect(state)
+        for _ in range(state.config.updates_per_step):
+            learn(state)
+    return time.process_time() - began
+
+
+if __name__ == "__main__":
+    main()
