@@ -19,7 +19,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from stack import ROOT, Stack, StackError, confirmed, git_commit, read_env, require_env, service_of
 
@@ -28,6 +28,35 @@ MANIFEST: Final = "manifest.json"
 ARTIFACTS: Final = "artifacts.tar"
 DIRECTORY: Final = ROOT / "backups"
 PATIENCE: Final = 120
+ASIDE: Final = "_before_restore"
+"""Ends the name of a database that a restore has set aside, until it has succeeded."""
+UNPACK: Final = """\
+set -eu; cd "$1"
+if [ -d .before-restore ]; then # of a restore that was killed
+    for each in .before-restore/*; do [ -e "$each" ] || continue; rm -rf "./${each##*/}"; mv "$each" .; done
+fi
+rm -rf .before-restore .restoring; mkdir .restoring; tar --extract --directory .restoring
+"""
+"""Unpacks artifacts beside those that are there."""
+SWAP: Final = """\
+set -eu; cd "$1"; mkdir .before-restore
+for each in [0-9]* .restoring/*; do
+    name=${each##*/}
+    [ -e "$name" ] && mv "$name" .before-restore/
+done
+for each in .restoring/*; do [ -e "$each" ] || continue; mv "$each" .; done
+rmdir .restoring
+"""
+"""Moves them into place. Of what was there only experiments, which have numbers, and names of the backup go."""
+UNDO: Final = """\
+set -eu; cd "$1"
+if [ -d .before-restore ]; then
+    for each in [0-9]*; do [ -e ".before-restore/$each" ] || rm -rf "$each"; done
+    for each in .before-restore/*; do [ -e "$each" ] || continue; rm -rf "./${each##*/}"; mv "$each" .; done
+fi
+rm -rf .before-restore .restoring
+"""
+DONE: Final = 'rm -rf "$1/.before-restore"'
 _WRITERS: Final = ("worker", "deploy", "serving", "mlflow", "prefect-server")
 _DUMP: Final = re.compile(r"[a-z][a-z0-9_]*\.dump")
 # By TCP: the server that sets up an empty volume listens on its socket alone, before the databases are there.
@@ -49,18 +78,22 @@ def backup(stack: Stack, directory: Path = DIRECTORY) -> Path:
     path = directory / f"dqn-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
     with TemporaryDirectory(prefix=".", dir=directory) as temporary:
         for database in databases(postgres):
+            if database.endswith(ASIDE):
+                continue
             with open(Path(temporary, f"{database}.dump"), "wb") as file:
                 _run("docker", "exec", postgres, *_WITH_LOGIN, "pg_dump", "--format", "custom", database, stdout=file)
         if not bucket(stack):
             with open(Path(temporary, ARTIFACTS), "wb") as file:
                 # 1: a file changed while it was read; that is one that came after the dumps
-                tar = ("tar", "--create", "--directory", "/artifacts", "--exclude", "lost+found", ".")
+                excluded = ("--exclude", "lost+found", "--exclude", "./.before-restore", "--exclude", "./.restoring")
+                tar = ("tar", "--create", "--directory", "/artifacts", *excluded, ".")
                 _run("docker", "exec", mlflow, *tar, stdout=file, accepted=(0, 1))
         members = sorted(Path(temporary).iterdir())
         manifest = {
             "format": FORMAT,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "git_commit": git_commit(),
+            "versions": versions(),
             "artifacts": bucket(stack) or ARTIFACTS,
             "sha256": {member.name: _digest(member.open("rb")) for member in members},
         }
@@ -80,10 +113,12 @@ def backup(stack: Stack, directory: Path = DIRECTORY) -> Path:
 def restore(stack: Stack, path: Path) -> None:
     """Replace databases and artifacts by those of a backup, and start the stack.
 
-    Whatever fails, the same call may be made again.
+    What was there is set aside until all of the backup is in its place. Whatever fails, what was there comes back, and
+    the same call may be made again.
 
     Raises:
-        StackError: if the file is no whole backup, before anything is touched; or if putting it back fails.
+        StackError: if the file is no whole backup or of newer tools, before anything is touched; or if putting it back
+            fails.
     """
     names = verify(path)
     stack.write_secrets()
@@ -93,23 +128,97 @@ def restore(stack: Stack, path: Path) -> None:
     stack.compose("up", "--detach", "postgres")
     postgres = running(stack, "postgres")
     wait_for(postgres)
-    with tarfile.open(path) as archive:
-        for name in names:
-            print(f"restoring {name}", flush=True)
-            content = _member(archive, name)
-            if name == ARTIFACTS:
-                replace = "find /artifacts -mindepth 1 -delete && tar --extract --directory /artifacts"
-                _run(
-                    *stack.command("run", "--rm", "--no-deps", "-T", "mlflow", "sh", "-c", replace),
-                    stdin=content,
-                    env=stack.environment,
-                )
-                continue
-            drop = f'DROP DATABASE IF EXISTS "{name.removesuffix(".dump")}" WITH (FORCE)'
-            _run("docker", "exec", postgres, *_WITH_LOGIN, "psql", "-qc", drop)
-            put_back = (*_WITH_LOGIN, "pg_restore", "--create", "--exit-on-error", "--dbname", "postgres")
-            _run("docker", "exec", "--interactive", postgres, *put_back, stdin=content)
+    restored = [name.removesuffix(".dump") for name in names if name != ARTIFACTS]
+    begun: list[str] = []
+    try:
+        with tarfile.open(path) as archive:
+            if ARTIFACTS in names:
+                print(f"restoring {ARTIFACTS}", flush=True)
+                _in_volume(stack, UNPACK, _member(archive, ARTIFACTS))
+            for database in restored:
+                print(f"restoring {database}", flush=True)
+                begun.append(database)
+                _set_aside(postgres, database)
+                put_back = (*_WITH_LOGIN, "pg_restore", "--create", "--exit-on-error", "--dbname", "postgres")
+                content = _member(archive, f"{database}.dump")
+                _run("docker", "exec", "--interactive", postgres, *put_back, stdin=content)
+        if ARTIFACTS in names:
+            _in_volume(stack, SWAP)
+    except BaseException as error:
+        error.add_note("what was there before is in its place again: `make up` starts it")
+        try:
+            if ARTIFACTS in names:
+                _in_volume(stack, UNDO)
+            for database in begun:
+                _bring_back(postgres, database)
+        except StackError as second:
+            error.__notes__[-1] = f"what was there before is still set aside ({second}): restore again"
+        raise
+    for database in restored:
+        _sql(postgres, f'DROP DATABASE IF EXISTS "{database}{ASIDE}" WITH (FORCE)')
+    if ARTIFACTS in names:
+        _in_volume(stack, DONE)
     stack.up()
+
+
+def versions() -> dict[str, str]:
+    """Of the tools that wrote the databases, as this checkout builds them."""
+    pinned = dict(re.findall(r"^(mlflow|prefect)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    image = re.search(r"image: postgres:(\d+)", (ROOT / "docker" / "compose.yaml").read_text())
+    return {**pinned, "postgres": image[1] if image else ""}
+
+
+def require_versions(path: Path, manifest: dict[str, Any]) -> None:
+    """Refuse databases that a newer tool wrote; older ones are migrated when the stack starts.
+
+    Raises:
+        StackError: naming the tool, its two versions and the commit that can restore the backup.
+    """
+    here = versions()
+    for tool, version in manifest.get("versions", {}).items():
+        if tool in here and _numbers(version) > _numbers(here[tool]):
+            raise StackError(
+                f"{path} was written by {tool} {version} at commit {manifest.get('git_commit')}, and this checkout has "
+                f"{tool} {here[tool]}, which cannot read newer databases: check that commit out, or a later one, and "
+                "restore there"
+            )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def _in_volume(stack: Stack, script: str, stdin: IO[bytes] | None = None) -> None:
+    """Run a shell script beside the artifacts."""
+    command = stack.command("run", "--rm", "--no-deps", "-T", "mlflow", "sh", "-c", script, "sh", "/artifacts")
+    _run(*command, stdin=stdin, env=stack.environment)
+
+
+def _sql(postgres: str, statement: str) -> None:
+    _run("docker", "exec", postgres, *_WITH_LOGIN, "psql", "-qc", statement)
+
+
+def _rename(postgres: str, database: str, name: str) -> None:
+    _sql(
+        postgres,
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'; "  # noqa: S608 # checked
+        f'ALTER DATABASE "{database}" RENAME TO "{name}"',
+    )
+
+
+def _set_aside(postgres: str, database: str) -> None:
+    """Make room for a database; what a restore that was killed has set aside stays what was there before."""
+    there = databases(postgres)
+    if f"{database}{ASIDE}" in there:
+        _sql(postgres, f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+    elif database in there:
+        _rename(postgres, database, f"{database}{ASIDE}")
+
+
+def _bring_back(postgres: str, database: str) -> None:
+    if f"{database}{ASIDE}" in databases(postgres):
+        _sql(postgres, f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+        _rename(postgres, f"{database}{ASIDE}", database)
 
 
 def verify(path: Path) -> list[str]:
@@ -126,6 +235,7 @@ def verify(path: Path) -> list[str]:
             manifest = json.load(_member(archive, MANIFEST))
             if manifest["format"] != FORMAT:
                 raise StackError(f"{path} has format {manifest['format']!r} and this version reads {FORMAT}")
+            require_versions(path, manifest)
             digests: dict[str, str] = manifest["sha256"]
             if sorted(names[1:]) != sorted(digests) or not all(n == ARTIFACTS or _DUMP.fullmatch(n) for n in digests):
                 raise StackError(f"{path} holds {', '.join(names[1:])} and its manifest lists {', '.join(digests)}")
@@ -243,7 +353,7 @@ def main(arguments: list[str] | None = None) -> int:
             restore(Stack(), Path(options.file))
             print(f"{options.file} is restored; if this was interrupted, the same command may be given again")
     except StackError as error:
-        print(error, file=sys.stderr)
+        print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"the backup could not be written: {error}", file=sys.stderr)

@@ -7,14 +7,21 @@ to leave its token goes on, and the other finds that it is stale. What remains i
 between its check and its write.
 """
 
+import math
 import secrets
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from mlflow import MlflowClient
 
 ATTEMPT_TAG: Final = "attempt"
+CHECKED_SECONDS: Final = 10.0
+"""For how long a check holds within a batch of writes: no other attempt begins while this one is held up for less."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,7 @@ def check(client: MlflowClient, attempt: Attempt) -> None:
 
 
 def fenced(client: MlflowClient, attempt: Attempt | None) -> MlflowClient:
-    """The client, for one write: `fenced(client, attempt).log_dict(...)`.
+    """The client, for a write or a few that follow at once: `fenced(client, attempt).log_dict(...)`.
 
     Args:
         client: of the tracking store.
@@ -72,3 +79,20 @@ def fenced(client: MlflowClient, attempt: Attempt | None) -> MlflowClient:
     if attempt:
         check(client, attempt)
     return client
+
+
+def in_batch(client: MlflowClient, attempt: Attempt, items: Iterable[T]) -> Iterator[T]:
+    """Items to write one after the other: the attempt is checked before the first, not before each.
+
+    It is checked again where a check is older than CHECKED_SECONDS.
+
+    Raises:
+        StaleAttemptError: if the attempt is not the newest.
+    """
+    checked = -math.inf
+    for item in items:
+        now = time.monotonic()
+        if now - checked >= CHECKED_SECONDS:
+            check(client, attempt)
+            checked = now
+        yield item

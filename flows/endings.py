@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from dqn.finite import DivergedError
-from flows.attempt import Attempt, StaleAttemptError, check, fenced
+from flows.attempt import Attempt, StaleAttemptError, check, fenced, in_batch
 from flows.flow_run import deployment_id, flow_run_id
 from flows.tracking import TRAINED_TAG, PopulationRuns, one_line, unless_deleted
 
@@ -58,9 +58,9 @@ def end_diverged(
 
 def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], status: str) -> None:
     """Set the status runs end with."""
-    for run_id in run_ids:
+    for run_id in in_batch(client, attempt, run_ids):
         with unless_deleted(client, run_id):
-            fenced(client, attempt).set_terminated(run_id, status)
+            client.set_terminated(run_id, status)
 
 
 def _resuming(attempt: Attempt) -> str:

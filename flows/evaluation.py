@@ -80,10 +80,10 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
             "eval.worst_cell": f"{stress.worst_cell}: {stress.shares[stress.worst_cell]:.0%}",
             "eval.single_push": f"{stress.push} N",
         }
-    registry.set_tags(fenced(client, attempt), name, version, tags)
     run = find_run(client, run_id)
+    registry.set_tags(fenced(client, attempt), name, version, tags)
     registry.describe(
-        fenced(client, attempt),
+        client,
         name,
         version,
         policy.metadata,
@@ -93,7 +93,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
     )
     file = f"evaluation/version-{version}.json"
     content = {"returns": returns.tolist(), "seed": seed, "stress": stress and stress.to_dict()}
-    fenced(client, attempt).log_dict(run_id, content, file)
+    client.log_dict(run_id, content, file)
     return f"{run.info.artifact_uri}/{file}"
 
 

@@ -81,7 +81,7 @@ def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult
     if MEAN_RETURN not in client.get_run(attempt.run_id).data.metrics:  # by an attempt that died right after it
         now = int(time.time() * 1000)
         metrics = [Metric(MEAN_RETURN, entry["mean_return"], now, entry["environment_steps"]) for entry in index]
-        fenced(client, attempt).log_batch(attempt.run_id, metrics=metrics)
+        client.log_batch(attempt.run_id, metrics=metrics)
 
 
 def read_learning(client: MlflowClient, run_id: str, version: OnnxPolicy, *, mean_return: float) -> list[Learned]:

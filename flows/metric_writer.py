@@ -10,16 +10,18 @@ from typing import Final
 
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param, Run
 from torch import Tensor
 
 from dqn.metrics import POPULATION, Metrics
-from flows.attempt import StaleAttemptError
+from flows.attempt import CHECKED_SECONDS, StaleAttemptError
 from flows.tracking import TrackingError, one_line, unless_deleted
 
 BATCH: Final = 1_000
 """Values in one request; MLflow accepts no more."""
 FLUSH_SECONDS: Final = 5.0
+RUNS_A_FLUSH: Final = 5
+"""That are written in the mean: a hundred agents' metrics are sent every hundred seconds, the population's at once."""
 RETRY_SECONDS: Final = 1.0
 """Between attempts to send what is left at the end."""
 
@@ -46,11 +48,11 @@ Watermarks = Mapping[tuple[str, str], Watermark]
 """By run id and metric name."""
 
 
-def read_watermarks(client: MlflowClient, run_ids: Sequence[str]) -> Watermarks:
-    """What a run that stopped has logged, so that the one that goes on repeats none of it."""
+def read_watermarks(client: MlflowClient, runs: Mapping[str, Run]) -> Watermarks:
+    """What runs that stopped have logged, by id, so that those that go on repeat none of it."""
     watermarks = {}
-    for run_id in run_ids:
-        for key in client.get_run(run_id).data.metrics:
+    for run_id, run in runs.items():
+        for key in run.data.metrics:
             history = client.get_metric_history(run_id, key)
             last = max(metric.step for metric in history)
             values = Counter(metric.value for metric in history if metric.step == last)
@@ -76,7 +78,10 @@ class MetricWriter:
     during training. Values keep the time they were handed over at: of two that are equal in name, step, value and time
     MLflow keeps one, so that sending a batch again is harmless.
 
-    Before each batch, and every few seconds without one, it checks that this attempt is still the newest. The rest of
+    Values of the population are sent every few seconds, those of an agent's run when they fill a request, when its turn
+    has come (`RUNS_A_FLUSH`) and at the end.
+
+    Before the batches, and every few seconds without one, it checks that this attempt is still the newest. The rest of
     the process, which must not wait for a tracking server, relies on when that was confirmed last.
     """
 
@@ -87,6 +92,7 @@ class MetricWriter:
         watermarks: Watermarks,
         *,
         check: Callable[[], None],
+        params: Mapping[str, Sequence[Param]] | None = None,
         after_flush: Callable[[], None] = lambda: None,
     ) -> None:
         """Start the thread.
@@ -96,13 +102,16 @@ class MetricWriter:
             run_of_agent: run ids, the parent's under `dqn.metrics.POPULATION`.
             watermarks: what is logged already.
             check: called in the thread; raises StaleAttemptError where another attempt has taken over.
+            params: parameters that go with the first batch of a run, by its id.
             after_flush: called in the thread, at most every few seconds.
         """
         self._client = client
         self._run_of_agent = run_of_agent
         self._watermarks = watermarks
         self._check = check
+        self._params = dict(params or {})
         self._after_flush = after_flush
+        self._agents_due = time.monotonic() + self._agents_seconds
         self._buffers: dict[str, list[Metric]] = defaultdict(list)
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._failure: Exception | None = None
@@ -135,6 +144,12 @@ class MetricWriter:
         agent, at, values = (torch.tensor([number]) for number in (POPULATION, step, value))
         self._queue.put(_Item(timestamp=_now(), name=name, agent=agent, step=at, value=values))
 
+    def write_last(self, name: str, values: Mapping[int, float]) -> None:
+        """Hand over what is known of agents when all are trained; returns at once."""
+        agent = torch.tensor(list(values), dtype=torch.int64)
+        value = torch.tensor(list(values.values()), dtype=torch.float64)
+        self._queue.put(_Item(timestamp=_now(), name=name, agent=agent, step=torch.zeros_like(agent), value=value))
+
     def close(self, *, patience: float = 0.0) -> None:
         """Send what is left and end the thread.
 
@@ -150,7 +165,7 @@ class MetricWriter:
         deadline = time.monotonic() + patience
         while self._failure and time.monotonic() < deadline:
             time.sleep(RETRY_SECONDS)
-            self._flush()
+            self._flush(everything=True)
         if self._stale:
             raise self._stale
         if self._failure:
@@ -169,7 +184,7 @@ class MetricWriter:
                 due = time.monotonic() + FLUSH_SECONDS
                 continue
             if item is None:
-                self._flush()
+                self._flush(everything=True)
                 return
             self._buffer(item)
 
@@ -180,17 +195,30 @@ class MetricWriter:
             if watermark is None or not watermark.takes(step, value):
                 self._buffers[run_id].append(Metric(item.name, value, item.timestamp, step))
 
-    def _flush(self) -> None:
+    @property
+    def _agents_seconds(self) -> float:
+        """Between two flushes of the agents' runs."""
+        return FLUSH_SECONDS * max(len(self._run_of_agent) / RUNS_A_FLUSH, 1.0)
+
+    def _flush(self, *, everything: bool = False) -> None:
         if self._stale:
             return
         try:
             self._confirm()
+            if everything or time.monotonic() >= self._agents_due:
+                self._agents_due, least = time.monotonic() + self._agents_seconds, 1
+            else:
+                least = BATCH
             for run_id, buffer in self._buffers.items():
-                while buffer:
-                    self._confirm()
+                while len(buffer) >= (1 if run_id == self._run_of_agent.get(POPULATION) else least):
+                    if not self.confirmed_within(CHECKED_SECONDS):
+                        self._confirm()
+                    params = self._params.get(run_id, ())
+                    room = BATCH - len(params)
                     with unless_deleted(self._client, run_id):
-                        self._client.log_batch(run_id, metrics=buffer[:BATCH])
-                    del buffer[:BATCH]
+                        self._client.log_batch(run_id, metrics=buffer[:room], params=params)
+                    del buffer[:room]
+                    self._params.pop(run_id, None)
             self._after_flush()
             self._failure = None
         except StaleAttemptError as error:

@@ -5,14 +5,14 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import RunTag
+from mlflow.entities import LifecycleStage, RunTag
 
 from dqn import training
 from dqn.checkpoint import load_checkpoint, load_networks, save_checkpoint, save_networks
@@ -29,7 +29,8 @@ from flows.endings import end_diverged, end_runs
 from flows.metric_writer import MetricWriter, read_watermarks
 from flows.parameters import InputError
 from flows.phases import say
-from flows.tracking import TRAINED_TAG, PopulationRuns, find_run
+from flows.run_labels import params
+from flows.tracking import TRAINED_TAG, PopulationRuns, find_run, get_runs
 
 _DIRECTORY: Final = "population"
 _RESULT_FILE: Final = f"{_DIRECTORY}/result.json"
@@ -68,6 +69,8 @@ def check_resumable(client: MlflowClient, run_id: str, checkpoint_dir: str) -> N
     run = find_run(client, run_id)
     if run.info.status == "FINISHED":
         raise InputError(f"run {run_id} is finished, there is nothing to resume; leave out --resume to train anew")
+    if run.info.lifecycle_stage == LifecycleStage.DELETED:
+        raise InputError(f"run {run_id} was deleted in MLflow: restore it with `mlflow runs restore --run-id {run_id}`")
     path = checkpoint_path(checkpoint_dir, run_id)
     if TRAINED_TAG not in run.data.tags and not path.exists():
         raise InputError(
@@ -101,6 +104,7 @@ def train_population(
     checkpoint: Path,
     *,
     start: QNetworks | None = None,
+    test: Callable[[TrainingResult], Mapping[str, Mapping[int, float]]] = lambda _: {},
     on_progress: Callable[[TrainingState], None] = lambda _: None,
 ) -> TrainingResult:
     """Train, or go on from the checkpoint, with every metric in MLflow once.
@@ -112,6 +116,7 @@ def train_population(
         config: what to train.
         checkpoint: read if it exists, written while training.
         start: a network that all agents start from, where there is no checkpoint.
+        test: asked when all are trained: values of agents by metric, which are logged with its last ones.
         on_progress: called every few seconds from a background thread.
 
     Raises:
@@ -123,12 +128,13 @@ def train_population(
     state = _start(config, checkpoint, start)
     environment = state.environment
     say(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
-    watermarks = read_watermarks(client, (runs.parent, *runs.children))
+    known = get_runs(client, (runs.parent, *runs.children))
     writer = MetricWriter(
         client,
         runs.by_agent,
-        watermarks,
+        read_watermarks(client, known),
         check=lambda: check(client, attempt),
+        params={run_id: params(config) for run_id, run in known.items() if not run.data.params},
         after_flush=lambda: on_progress(state),
     )
     writer.write(state.metrics.since(0))
@@ -158,6 +164,8 @@ def train_population(
 
     try:
         result = training.train(config, state=state, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
+        for name, values in test(result).items():
+            writer.write_last(name, values)
     except BaseException as error:
         try:
             writer.close()
@@ -181,8 +189,9 @@ def keep_result(client: MlflowClient, attempt: Attempt, runs: PopulationRuns, re
         "seconds": result.seconds,
         "cpu_seconds": result.cpu_seconds,
     }
-    fenced(client, attempt).log_dict(runs.parent, summary, _RESULT_FILE)
-    fenced(client, attempt).log_dict(runs.parent, Curves.of(result).to_dict(), _CURVES_FILE)
+    curves = Curves.of(result).to_dict()
+    client.log_dict(runs.parent, summary, _RESULT_FILE)
+    client.log_dict(runs.parent, curves, _CURVES_FILE)
     diverged = {a.agent: (a.diverged, a.divergence) for a in result.agents if a.diverged is not None}
     end_diverged(client, attempt, runs, diverged)
     others = tuple(child for agent, child in enumerate(runs.children) if agent not in diverged)

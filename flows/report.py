@@ -1,6 +1,8 @@
 """What a person reads when a training run is over."""
 
 import base64
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,9 +25,13 @@ from flows.population import PopulationSummary, read_summary
 from flows.promote import read_comparison
 from flows.stage import stage
 from flows.stages import Returns, read_returns
-from flows.tracking import connect, describe_run, read_config
+from flows.tracking import config_of, connect, describe_run
 
 REPORT: Final = "report.md"
+_DESCRIPTION: Final = 6_000
+"""Characters of the report in a run's description, which MLflow cuts at 8,000; the rest says what was trained."""
+_LEFT_OUT: Final = 60
+"""Characters that the sentence on agents left out takes."""
 _COLUMNS: Final = ("agent", "solved", "mean return", "min return", "updates", "environment steps")
 
 
@@ -133,23 +139,29 @@ class Report:
         verdict = "\n".join(filter(None, (self.verdict, self.compared, self.withstood)))
         return f"{_aligned(_COLUMNS, self.rows)}\n\n{self.totals}\n{verdict}\n\nrun {self.run_id}\n{steps}"
 
-    def markdown(self) -> str:
-        """For a page."""
+    def markdown(self, room: float = math.inf) -> str:
+        """For a page; where it would exceed `room` characters the last agents are left out, and it says how many."""
         version = f"`{self.uri}` (agent {self.population.best_agent:02d}) {self.gate}"
-        return "\n\n".join(
-            filter(None, (self.totals, version, self.compared, self.cells, _markdown_table(_COLUMNS, self.rows)))
-        )
+        above = "\n\n".join(filter(None, (self.totals, version, self.compared, self.cells)))
+        lines = _markdown_table(_COLUMNS, self.rows).splitlines()
+        if len(above) + sum(len(line) + 1 for line in lines) + 1 <= room:
+            return "\n".join((above, "", *lines))
+        ends = itertools.accumulate((len(line) + 1 for line in lines), initial=len(above) + _LEFT_OUT)
+        shown = sum(end <= room for end in ends) - 1
+        left_out = len(lines) - max(shown, 0)
+        return "\n".join((above, "", *lines[:shown], "", f"The other {left_out} agents are in {REPORT}."))
 
 
 @stage("report")
 def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, attempt: Attempt) -> str:
     """Write the report to Prefect and to the MLflow run. Returns it for a terminal."""
     client = connect()
-    config = read_config(client, run_id)
+    run = client.get_run(run_id)
+    config = config_of(run)
     stress = read_stress(evaluation)
     finished = Report(
         run_id=run_id,
-        experiment=str(client.get_run(run_id).info.experiment_id),
+        experiment=str(run.info.experiment_id),
         env_id=config.env_id,
         acceptance_return=config.acceptance_return,
         version=version,
@@ -161,7 +173,7 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
         baselines=baselines(config.world) if stress else {},
     )
     fenced(client, attempt).log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
-    describe_run(client, attempt, "\n\n".join(filter(None, (finished.markdown(), _flow_run_link()))))
+    describe_run(client, attempt, "\n\n".join(filter(None, (finished.markdown(_DESCRIPTION), _flow_run_link()))))
     check(client, attempt)
     if flow_run_id():
         _show_in_prefect(client, finished)

@@ -4,10 +4,11 @@ Each takes and returns references alone (a run id, a model id, a version) and ke
 is retried skips what is finished.
 """
 
+import itertools
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, cast
 from uuid import UUID
@@ -15,32 +16,38 @@ from uuid import UUID
 import mlflow
 import numpy as np
 import numpy.typing as npt
+import torch
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Run
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
+from dqn.config import DQNConfig
 from dqn.device import torch_threads
 from dqn.export import ModelProperties, export_onnx
+from dqn.network import QNetworks
+from dqn.result import TrainingResult
 from dqn.seeding import TEST, stream_seed
 from dqn.selection import greedy_returns
 from dqn.state import TrainingState
 from dqn.training import stressed
 from flows import registry
-from flows.attempt import Attempt, check, fenced
+from flows.attempt import Attempt, check, fenced, in_batch
 from flows.endings import end_runs
 from flows.flow_run import flow_run_id
 from flows.gate_tag import PENDING
 from flows.learning import keep_learning
+from flows.phases import say
 from flows.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
 from flows.show import ADAPTATION_TAG, progress_of
 from flows.stage import stage
 from flows.tracking import (
     FLOW_RUN_TAG,
     TRAINED_TAG,
+    config_of,
     connect,
     find_run,
+    get_runs,
     one_line,
-    read_config,
     read_runs,
     unless_deleted,
 )
@@ -64,27 +71,39 @@ def train(run_id: str, checkpoint_dir: str, attempt: Attempt) -> str:
     run = find_run(client, run_id)
     checkpoint = checkpoint_path(checkpoint_dir, run_id)
     if TRAINED_TAG not in run.data.tags:
-        _train(client, attempt, checkpoint)
+        _train(client, attempt, run, checkpoint)
     check(client, attempt)
     checkpoint.unlink(missing_ok=True)
     return run_id
 
 
-def _train(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> None:
-    run_id = attempt.run_id
+def _train(client: MlflowClient, attempt: Attempt, run: Run, checkpoint: Path) -> None:
     runs = read_runs(client, attempt)
-    config = read_config(client, run_id)
+    config = config_of(run)
     show = _progress_artifact() if flow_run_id() else lambda _: None
-    run = find_run(client, run_id)
     tell = progress_of(run.data.tags)
 
     def on_progress(state: TrainingState) -> None:
         show(100.0 * state.learner.updates / config.max_updates)
         tell(state)
 
+    def test(result: TrainingResult) -> Mapping[str, Mapping[int, float]]:
+        if adapting:
+            return {}
+        say(f"testing every agent on {TEST_EPISODES} unseen episodes")
+        returns = _test_returns(result.best, config)
+        _keep_returns(client, attempt, returns)
+        sound = [agent.agent for agent in result.agents if agent.diverged is None]
+        return {
+            name: {k: float(of(returns[k])) for k in sound} for name, of in ((TEST_MEAN, np.mean), (TEST_MIN, np.min))
+        }
+
+    adapting = ADAPTATION_TAG in run.data.tags
     start = starting_network(client, run, config)
-    result = train_population(client, attempt, runs, config, checkpoint, start=start, on_progress=on_progress)
-    if ADAPTATION_TAG not in run.data.tags:  # somebody waits for an adaptation, and any solved agent will do
+    result = train_population(
+        client, attempt, runs, config, checkpoint, start=start, test=test, on_progress=on_progress
+    )
+    if not adapting:  # somebody waits for an adaptation, and any solved agent will do
         result = stressed(result)
         keep_learning(client, attempt, result)
     keep_result(client, attempt, runs, result)
@@ -111,7 +130,7 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
     """Register a logged model as challenger. Returns its version."""
     client = connect()
     run = find_run(client, run_id)
-    config = read_config(client, run_id)
+    config = config_of(run)
     tags = {
         "git_commit": run.data.tags.get(MLFLOW_GIT_COMMIT, "unknown"),
         **{key: value for key, value in run.data.tags.items() if key == FLOW_RUN_TAG},
@@ -121,28 +140,45 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
     }
     name = registry.model_name(config.env_id)
     version = registry.register(fenced(client, attempt), name, model_id=model_id, run_id=run_id, tags=tags)
-    registry.set_alias(fenced(client, attempt), name, registry.CHALLENGER, version)
+    registry.set_alias(client, name, registry.CHALLENGER, version)
     return version
 
 
 @stage("test agents")
 def test_agents(run_id: str, attempt: Attempt) -> str:
-    """Play every agent's best network on unseen episodes. Returns the artifact with the returns, `[A][episodes]`."""
+    """Play every agent's best network on unseen episodes, unless that was done when they were trained.
+
+    Returns:
+        The artifact with the returns, `[A][episodes]`.
+    """
     client = connect()
-    runs = read_runs(client, attempt)
-    networks, config = read_networks(client, run_id)
+    check(client, attempt)
+    uri = f"{client.get_run(run_id).info.artifact_uri}/{AGENTS_FILE}"
+    kept = client.list_artifacts(run_id, AGENTS_FILE.rpartition("/")[0])
+    if all(file.path != AGENTS_FILE for file in kept):  # the evaluation of the version may lie there alone
+        networks, config = read_networks(client, run_id)
+        returns = _test_returns(networks, config)
+        sound = [agent.diverged is None for agent in read_summary(client, run_id).agents]
+        children = list(itertools.compress(read_runs(client, attempt).children, sound))
+        known = get_runs(client, children)
+        for child, mine in in_batch(client, attempt, zip(children, returns[sound], strict=True)):
+            if TEST_MEAN not in known[child].data.metrics:
+                with unless_deleted(client, child):
+                    log_test(client, child, mine)
+        _keep_returns(client, attempt, returns)
+    return uri
+
+
+def _test_returns(networks: QNetworks, config: DQNConfig) -> Returns:
+    """Returns `[A, TEST_EPISODES]` on episodes that no training and no selection saw."""
     seed = stream_seed(config.seed, TEST, 0)
-    with torch_threads(config.num_threads):
-        returns = greedy_returns(networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed).numpy()
-    agents = read_summary(client, run_id).agents
-    for agent, child, mine in zip(agents, runs.children, returns, strict=True):
-        if agent.diverged is not None:
-            continue
-        with unless_deleted(client, child):
-            if TEST_MEAN not in client.get_run(child).data.metrics:
-                log_test(fenced(client, attempt), child, mine)
-    fenced(client, attempt).log_dict(run_id, {"returns": returns.tolist()}, AGENTS_FILE)
-    return f"{client.get_run(run_id).info.artifact_uri}/{AGENTS_FILE}"
+    with torch.no_grad(), torch_threads(config.num_threads):
+        returns = greedy_returns(networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed)
+    return np.asarray(returns.numpy())
+
+
+def _keep_returns(client: MlflowClient, attempt: Attempt, returns: Returns) -> None:
+    fenced(client, attempt).log_dict(attempt.run_id, {"returns": returns.tolist()}, AGENTS_FILE)
 
 
 def read_returns(uri: str) -> Returns:

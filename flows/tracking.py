@@ -1,12 +1,16 @@
 """The MLflow runs of a population: a parent, and a child an agent."""
 
+import fcntl
 import logging
+import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import mlflow
@@ -25,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dqn.config import DQNConfig
 from dqn.metrics import POPULATION
 from dqn.presets import PresetName
-from flows.attempt import Attempt, fenced
+from flows.attempt import Attempt, fenced, in_batch
 from flows.parameters import InputError
 from flows.provenance import git_commit, user
 from flows.run_labels import description, params, run_name
@@ -35,6 +39,8 @@ FLOW_RUN_TAG: Final = "prefect.flow_run_id"
 TRAINED_TAG: Final = "trained"
 _POPULATION_TAG: Final = "population"
 _AGENT_TAG: Final = "agent"
+_PAGE: Final = 500
+"""Runs in one call."""
 _PACKAGES: Final = ("torch", "gymnasium", "numpy", "onnxruntime", "mlflow-skinny", "prefect")
 _PATIENCE: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -42,6 +48,10 @@ _PATIENCE: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 """MLflow's own defaults make one call to a server that is down last four minutes."""
+
+_ANSWER_SECONDS: Final = 30.0
+_answered: dict[str, float] = {}
+"""When a tracking store answered last, by its URI: every stage connects, and the next one may begin at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +75,7 @@ class PopulationRuns:
 
 
 def connect() -> MlflowClient:
-    """A client whose tracking store has answered a real call.
+    """A client whose tracking store has answered a real call, now or a moment ago.
 
     Raises:
         InputError: if it refuses the login.
@@ -74,11 +84,14 @@ def connect() -> MlflowClient:
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     uri = mlflow.get_tracking_uri()
+    if time.monotonic() - _answered.get(uri, -math.inf) < _ANSWER_SECONDS:
+        return MlflowClient()
     try:
-        _check_file(uri)
-        client = MlflowClient()
-        client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        with _alone(uri):
+            _check_file(uri)
+            client = MlflowClient()
+            client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
             raise InputError(
                 f"MLflow's server {uri} refuses this login: "
@@ -88,6 +101,7 @@ def connect() -> MlflowClient:
             f"MLflow's tracking store {uri} cannot be used ({one_line(error)}); "
             "start its server or free its directory, or set MLFLOW_TRACKING_URI to another"
         ) from error
+    _answered[uri] = time.monotonic()
     return client
 
 
@@ -118,29 +132,42 @@ def open_run(
 def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, flow_run_id: str | None) -> None:
     """Give a run that begins, or goes on, all that the stages expect; an earlier attempt may have died half-way.
 
-    A run that has a configuration keeps it.
+    A run that has a configuration keeps it. The children's parameters come with their first metrics.
     """
     parent = client.get_run(attempt.run_id)
-    if not _has_config(client, attempt.run_id) or _config_of(client, attempt.run_id) is None:
-        fenced(client, attempt).log_batch(attempt.run_id, params=params(config))
-        fenced(client, attempt).log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
-    config = read_config(client, attempt.run_id)
+    fenced(client, attempt)
+    if not _has_config(client, attempt.run_id) or _config_of(parent) is None:
+        client.log_batch(attempt.run_id, params=params(config))
+        client.log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
+    config = config_of(parent)
     tags = [RunTag(key, value) for key, value in _flow_run_tag(flow_run_id).items()]
-    fenced(client, attempt).log_batch(attempt.run_id, tags=tags)
+    client.log_batch(attempt.run_id, tags=tags)
     _set_running(client, attempt, parent)
-    for child in _children(client, attempt.run_id, parent.info.experiment_id, config, attempt):
-        if not child.data.params:
-            with unless_deleted(client, child.info.run_id):
-                fenced(client, attempt).log_batch(child.info.run_id, params=params(config))
-        if TRAINED_TAG not in parent.data.tags:
+    children = _children(client, attempt.run_id, parent.info.experiment_id, config, attempt)
+    if TRAINED_TAG not in parent.data.tags:
+        for child in children:
             _set_running(client, attempt, child)
 
 
 def read_runs(client: MlflowClient, attempt: Attempt) -> PopulationRuns:
     """The runs of a population."""
-    experiment = client.get_run(attempt.run_id).info.experiment_id
-    children = _children(client, attempt.run_id, experiment, read_config(client, attempt.run_id), attempt)
+    parent = client.get_run(attempt.run_id)
+    children = _children(client, attempt.run_id, parent.info.experiment_id, config_of(parent), attempt)
     return PopulationRuns(parent=attempt.run_id, children=tuple(child.info.run_id for child in children))
+
+
+def get_runs(client: MlflowClient, run_ids: Sequence[str]) -> Mapping[str, Run]:
+    """Runs of one experiment by id, deleted ones too, in one call for hundreds."""
+    found: dict[str, Run] = {}
+    for start in range(0, len(run_ids), _PAGE):
+        page = run_ids[start : start + _PAGE]
+        experiment = client.get_run(page[0]).info.experiment_id
+        names = ", ".join(f"'{run_id}'" for run_id in page)
+        runs = client.search_runs(
+            [experiment], f"attributes.run_id IN ({names})", run_view_type=ViewType.ALL, max_results=_PAGE
+        )
+        found |= {run.info.run_id: run for run in runs}
+    return found
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run:
@@ -170,11 +197,16 @@ def read_config(client: MlflowClient, run_id: str) -> DQNConfig:
     Raises:
         InputError: if its file is damaged, for instance torn by the death of the process that wrote it.
     """
-    config = _config_of(client, run_id)
+    return config_of(client.get_run(run_id))
+
+
+def config_of(run: Run) -> DQNConfig:
+    """As `read_config`, of a run that is known."""
+    config = _config_of(run)
     if config is None:
         raise InputError(
-            f"the configuration of run {run_id}, its artifact {CONFIG_FILE}, is damaged: it cannot be gone on with; "
-            "start a new training"
+            f"the configuration of run {run.info.run_id}, its artifact {CONFIG_FILE}, is damaged: it cannot be gone on "
+            "with; start a new training"
         )
     return config
 
@@ -215,12 +247,42 @@ def _check_file(uri: str) -> None:
         connection.execute("BEGIN IMMEDIATE")
 
 
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """A block that no other process is in: of several that make an embedded store's tables at once all but one fail."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    directory = os.open(Path(uri.removeprefix("sqlite:///")).parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
 def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
-    """Id of the experiment of a configuration's environment, which is made where there is none."""
+    """Id of the experiment of a configuration's environment, which is made where there is none.
+
+    Raises:
+        InputError: if it was deleted.
+    """
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"dqn-{config.env_id}"
-    if found := client.get_experiment_by_name(name):
-        return str(found.experiment_id)
-    return client.create_experiment(name)
+    found = client.get_experiment_by_name(name)
+    if not found:
+        try:
+            return client.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another training that began at the same moment
+                raise
+            return experiment_of(client, config)
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        raise InputError(
+            f"experiment {name!r} was deleted in MLflow: restore it with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`, "
+            "or set MLFLOW_EXPERIMENT_NAME to another name"
+        )
+    return str(found.experiment_id)
 
 
 def _has_config(client: MlflowClient, run_id: str) -> bool:
@@ -228,10 +290,10 @@ def _has_config(client: MlflowClient, run_id: str) -> bool:
     return any(file.path == CONFIG_FILE for file in client.list_artifacts(run_id, directory))
 
 
-def _config_of(client: MlflowClient, run_id: str) -> DQNConfig | None:
+def _config_of(run: Run) -> DQNConfig | None:
     """The configuration of a run; None where its file is no JSON object."""
     try:
-        fields = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{CONFIG_FILE}")
+        fields = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/{CONFIG_FILE}")
     except MlflowException as error:
         if isinstance(error.__cause__, ValueError):  # of JSON or UTF-8: a store that is away is no torn file
             return None
@@ -261,13 +323,8 @@ def _children(
     query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
     found = client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=2 * config.num_agents)
     children = {int(run.data.tags[_AGENT_TAG]): run for run in found}
-    for agent in reversed(range(config.num_agents)):  # MLflow lists the newest first
-        if agent not in children:
-            tags = {
-                MLFLOW_PARENT_RUN_ID: parent,
-                MLFLOW_USER: user(),
-                _AGENT_TAG: str(agent),
-                "seed": str(config.seed),
-            }
-            children[agent] = fenced(client, attempt).create_run(experiment, tags=tags, run_name=f"agent {agent:02d}")
+    missing = [agent for agent in reversed(range(config.num_agents)) if agent not in children]
+    for agent in in_batch(client, attempt, missing):  # the last first: MLflow lists the newest first
+        tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_USER: user(), _AGENT_TAG: str(agent), "seed": str(config.seed)}
+        children[agent] = client.create_run(experiment, tags=tags, run_name=f"agent {agent:02d}")
     return tuple(children[agent] for agent in range(config.num_agents))

@@ -3,19 +3,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from dqn.metrics import POPULATION, MetricName, Metrics
 from flows import metric_writer
 from flows.attempt import StaleAttemptError
 from flows.metric_writer import MetricWriter, Watermark, read_watermarks
-from flows.tracking import TrackingError
+from flows.tracking import TrackingError, get_runs
 
 
 def newest() -> None:
@@ -65,7 +66,7 @@ def test_a_run_that_goes_on_repeats_nothing_and_loses_nothing(store: MlflowClien
     first = MetricWriter(store, runs, {}, check=newest)
     first.write([record("eval/mean_return", [0, 0], [10, 20], [1.0, 2.0])])  # killed between two values of one step
     first.close()
-    second = MetricWriter(store, runs, read_watermarks(store, list(runs.values())), check=newest)
+    second = MetricWriter(store, runs, read_watermarks(store, get_runs(store, list(runs.values()))), check=newest)
     second.write(history)
     second.close()
     assert logged(store, runs[0], "eval/mean_return") == [(10, 1.0), (20, 2.0), (20, 3.0), (30, 4.0)]
@@ -98,7 +99,7 @@ def test_values_keep_the_time_they_were_handed_over_at() -> None:
 def test_equal_values_of_one_step_are_counted(store: MlflowClient, runs: dict[int, str]) -> None:
     for timestamp in (1, 2):
         store.log_batch(runs[0], metrics=[Metric("eval/mean_return", 7.0, timestamp, 10)])
-    writer = MetricWriter(store, runs, read_watermarks(store, list(runs.values())), check=newest)
+    writer = MetricWriter(store, runs, read_watermarks(store, get_runs(store, list(runs.values()))), check=newest)
     writer.write([record("eval/mean_return", [0, 0, 0, 0], [9, 10, 10, 10], [7.0, 7.0, 7.0, 7.0])])
     writer.close()
     assert logged(store, runs[0], "eval/mean_return") == [(10, 7.0)] * 3
@@ -108,7 +109,7 @@ def test_a_deleted_run_is_left_out_and_the_others_go_on(
     store: MlflowClient, runs: dict[int, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     store.delete_run(runs[0])
-    writer = MetricWriter(store, runs, read_watermarks(store, list(runs.values())), check=newest)
+    writer = MetricWriter(store, runs, read_watermarks(store, get_runs(store, list(runs.values()))), check=newest)
     writer.write([record("train/td_loss", [0, 1], [10, 10], [0.5, 0.25])])
     writer.close()
     assert logged(store, runs[1], "train/td_loss") == [(10, 0.25)]
@@ -150,7 +151,7 @@ def test_a_stale_attempt_sends_nothing_and_is_told_at_its_next_write(monkeypatch
     assert 3 not in [metric.step for metric in server.received]
 
 
-def test_every_batch_is_checked_and_nothing_is_confirmed_while_the_store_is_away(
+def test_a_flush_is_checked_once_in_ten_seconds_and_nothing_is_confirmed_while_the_store_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [100.0]
@@ -166,9 +167,52 @@ def test_every_batch_is_checked_and_nothing_is_confirmed_while_the_store_is_away
     assert writer.confirmed_within(10)
     clock[0] = 110.5
     assert not writer.confirmed_within(10)
+    send = server.log_batch
+
+    def slowly(*given: Any, **named: Any) -> None:
+        clock[0] += 6.0
+        send(*given, **named)
+
+    server.log_batch = slowly
     writer.close()
-    assert check.asked == 4
-    assert writer.confirmed_within(0)
+    assert len(server.received) == 3
+    assert check.asked == 2  # before the first, and before the third, 12 s later
+    assert writer.confirmed_within(6)
+
+
+def test_the_runs_of_many_agents_are_written_seldom_and_with_their_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    sent: list[tuple[str, int, int]] = []
+    server: Any = SimpleNamespace(
+        log_batch=lambda run_id, metrics, params: sent.append((run_id, len(metrics), len(params)))
+    )
+    runs = {POPULATION: "parent", **{agent: f"agent {agent}" for agent in range(100)}}
+    params = {"agent 1": [Param("gamma", "0.9")] * 40}
+    writer = MetricWriter(server, runs, {}, check=newest, params=params)
+    writer.close()
+    values = [record("train/td_loss", [POPULATION, 0, 1], [1, 1, 1], [0.5, 0.25, 0.125])]
+    for now, expected in ((105.0, [("parent", 1, 0)]), (200.0, [("parent", 1, 0)])):
+        clock[0] = now
+        deliver(writer, values)
+        assert sent == expected
+        sent.clear()
+    clock[0] = 202.0
+    deliver(writer, values)
+    assert sent == [("parent", 1, 0), ("agent 0", 3, 0), ("agent 1", 3, 40)]
+    sent.clear()
+    deliver(writer, [record("train/td_loss", [1] * 1_000, range(1_000), [0.5] * 1_000)])
+    assert sent == [("agent 1", 1_000, 0)]  # as many as one request takes
+
+
+def deliver(writer: MetricWriter, records: Sequence[Metrics]) -> None:
+    """Hand over records and flush, as the thread does."""
+    writer.write(records)
+    while not writer._queue.empty():
+        item = writer._queue.get()
+        assert item
+        writer._buffer(item)
+    writer._flush()
 
 
 class Unreliable:
@@ -179,7 +223,7 @@ class Unreliable:
         self.tried = threading.Event()
         self.received: list[Metric] = []
 
-    def log_batch(self, run_id: str, metrics: Sequence[Metric]) -> None:
+    def log_batch(self, run_id: str, metrics: Sequence[Metric], params: object) -> None:
         self.tried.set()
         if not self.up:
             raise ConnectionError("connection refused")

@@ -60,6 +60,13 @@ def test_a_run_goes_on_from_its_checkpoint_or_from_its_networks(
             check_resumable(store, run_id, str(tmp_path))
 
 
+def test_a_deleted_run_says_how_it_is_restored(store: Any, tmp_path: Path) -> None:
+    run_id = a_run(store)
+    store.get_run(run_id).info.lifecycle_stage = "deleted"
+    with pytest.raises(InputError, match=f"was deleted in MLflow: .* `mlflow runs restore --run-id {run_id}`"):
+        check_resumable(store, run_id, str(tmp_path))
+
+
 def test_only_a_population_is_gone_on_with_and_a_child_names_its_parent(store: Any) -> None:
     with pytest.raises(InputError, match="there is no run 'r' in MLflow's tracking store"):
         find_run(store, "r")
@@ -105,7 +112,7 @@ class Writer:
     confirmed = 0.0
     broken = False
 
-    def __init__(self, *_: Any, check: Any, after_flush: Any) -> None:
+    def __init__(self, *_: Any, check: Any, params: Any, after_flush: Any) -> None:
         self.closed: list[dict[str, float]] = []
         Writer.last = self
         after_flush()
@@ -135,7 +142,7 @@ def trained(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         agents=[0],
     )
     monkeypatch.setattr(population, "_start", lambda *_: state)
-    monkeypatch.setattr(population, "read_watermarks", lambda *_: {})
+    monkeypatch.setattr(population, "get_runs", lambda *_: {})
     monkeypatch.setattr(population, "MetricWriter", Writer)
 
     def call(training: Any, **options: Any) -> Any:

@@ -50,6 +50,24 @@ def test_one_agent_has_a_mean_and_no_interval() -> None:
     assert finished.totals.startswith("Mean return -100.0 of 1 agent, 2 unseen episodes each. Training took")
 
 
+@pytest.mark.parametrize("agents", [1, 100, 200, 1_000])
+def test_a_description_ends_with_a_whole_row_and_counts_the_agents_left_out(agents: int) -> None:
+    finished = report([[9.0]] * agents, env_id="CartPole-v1", acceptance_return=500.0)
+    *above, table = finished.markdown().split("\n\n")
+    lines = table.splitlines()
+    for room in (len(finished.markdown()), 2_000, 6_000):
+        text = finished.markdown(room)
+        assert len(text) <= room
+        if text == finished.markdown():
+            continue
+        *described, shown, sentence = text.split("\n\n")
+        assert described == above
+        assert shown.splitlines() == lines[: len(shown.splitlines())]
+        assert sentence == f"The other {len(lines) - len(shown.splitlines())} agents are in report.md."
+        assert len(text) + len(lines[-1]) + 10 > room - 60  # as many as there is room for
+    assert len(finished.markdown(6_000)) <= 6_000
+
+
 def test_a_refused_version_is_played_by_its_number() -> None:
     finished = report([[9.0]], gate="refused: mean return 9", env_id="CartPole-v1", acceptance_return=500.0)
     assert 'make serve ARGS="--model models:/dqn-CartPole-v1/3"  # play this version' in finished.text()

@@ -66,6 +66,39 @@ def test_half_of_the_trials_go_on_at_each_rung_and_they_are_the_better_half(tmp_
     assert not list(tmp_path.glob("*.ckpt"))
 
 
+@pytest.mark.parametrize("method", ["tpe", "random", "pbt", "pareto"])
+def test_a_sweep_that_goes_on_trains_no_finished_shard_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    trained: list[int] = []
+
+    def counted(state: Any, updates: int, **options: Any) -> None:
+        before = state.learner.updates
+        advance(state, updates, **options)
+        trained.append(state.learner.updates - before)
+
+    monkeypatch.setattr("flows.search.shard.advance", counted)
+    ranges: dict[str, Any] = {"learning_rate": Range(low=1e-3, high=1e-2, log=True), "gamma": Range(low=0.9, high=0.99)}
+    settings = sweep(method=method, space=Space(dimensions=ranges), trials=12, shard_trials=4)
+    study = begin_study("stopped", settings)
+    for shard in (0, 1):
+        run_shard(study, settings, shard, directory=tmp_path)
+    before, once = outcome(study.get_trials()), sum(trained)
+    assert once > 0
+    left_over = tmp_path / "stopped-001-00.ckpt"
+    left_over.touch()
+    trained.clear()
+    seen: list[Progress] = []
+    for shard in (0, 1):
+        run_shard(study, settings, shard, directory=tmp_path, on_progress=seen.append)
+    assert sum(trained) == 0
+    assert outcome(study.get_trials()) == before
+    assert not left_over.exists()
+    assert [(p.shard, p.updates, p.trials) for p in seen] == [(k, settings.updates(k), 0) for k in (0, 1)]
+    run_shard(study, settings, 2, directory=tmp_path)
+    assert 2 * sum(trained) == once
+
+
 def test_return_and_steps_are_told_together(tmp_path: Path) -> None:
     dimensions: dict[str, Any] = {"gamma": Range(low=0.9, high=0.99)}
     settings = sweep(method="pareto", space=Space(dimensions=dimensions))

@@ -81,7 +81,7 @@ def run_shard(
     on_progress: Callable[[Progress], None] = lambda _: None,
     may_save: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Try the trials of a shard, or go on with them.
+    """Try the trials of a shard, or go on with them; where all of them have their end nothing is trained.
 
     Args:
         study: where they are kept.
@@ -96,6 +96,14 @@ def run_shard(
         MemoryError: if the trials do not fit this machine.
     """
     trials = claim(study, sweep, shard)
+    if all(trial.state.is_finished() for trial in trials):
+        for path in directory.glob(f"{study.study_name}-{shard:03d}-*.ckpt"):  # of a process that ended right before
+            path.unlink(missing_ok=True)
+        reached = [returns_by_rung(trial, sweep.rungs) for trial in trials]
+        best = max((returns[-1] for returns in reached if returns), default=-torch.inf)
+        last = len(sweep.rungs) - 1
+        on_progress(Progress(shard=shard, rung=last, updates=sweep.updates(shard), trials=0, best=best))
+        return
     populations = _populations(study, sweep, shard, trials, directory, may_save)
     try:
         _climb(study, sweep, shard, trials, populations, on_progress)

@@ -121,7 +121,7 @@ function showNothing({ looking, model, notice }) {
   $("nothing-why").textContent = looking ? "The registry is being asked." : notice.split(": run `make train`")[0]; // said below
   $("nothing-advice").hidden = looking || !notice.includes("run `make train`");
   const env = model.replace(/^dqn-/, "").replaceAll("~2", ":").replaceAll("~1", "/").replaceAll("~0", "~");
-  if (env === model || env.startsWith("CartPole")) return; // a file has a name of its own
+  if (!model.startsWith("dqn-") || env.startsWith("CartPole")) return; // a file has a name of its own
   const option = PRESETS[env] ? `--preset ${PRESETS[env]}` : `--env-id ${env}`;
   $("subtitle").textContent = `A small neural network plays ${env}.`;
   $("nothing-train").textContent = "Train one:";

@@ -3,11 +3,11 @@
 import asyncio
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Event as Flag
 from threading import Thread
 from typing import Any, ClassVar
 from urllib.request import Request
@@ -17,6 +17,7 @@ from prefect.events import Event
 
 from serving.live.closed_loop import Report
 from serving.live.events import EventSender
+from serving.live.finding import Finding
 from tests.serving.inprocess import serving
 from tests.serving.stepped import Stepped, reversed_motor
 from tests.serving.test_bounds import client_of
@@ -192,18 +193,20 @@ def test_an_address_that_is_none_is_repeated_in_eighty_characters(stepped: Stepp
     assert str(refused.value).endswith(f"got '{'x' * 80}'")
 
 
-def test_the_sender_runs_as_long_as_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    running, ended = threading.Event(), threading.Event()
+def test_a_drift_is_told_by_a_server_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Flag()
+    posted: list[tuple[str, str]] = []
 
-    async def run(self: EventSender) -> None:
-        running.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
+    def post(url: str, body: bytes, headers: dict[str, str]) -> None:
+        posted.append((url, json.loads(body)[0]["payload"]["finding"]))
+        told.set()
 
-    monkeypatch.setattr(EventSender, "run", run)
-    with serving(prefect_url="http://127.0.0.1:1/api"):
-        assert running.wait(60)
-        assert not ended.is_set()
-    assert ended.is_set()
+    monkeypatch.setattr("serving.live.events._post", post)
+    with serving(prefect_url="http://127.0.0.1:9/api") as server:
+        assert server.app.live
+        loop, models = server.app.live.shows.loop, server.models
+        assert models.current
+        finding = Finding(sentence="it is windy", evidence={}, sure=True)
+        server.server.loop.call_soon_threadsafe(loop._notice, models.current, finding)
+        assert told.wait(60)
+    assert posted[0] == ("http://127.0.0.1:9/api/events", "it is windy")
