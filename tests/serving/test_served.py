@@ -116,8 +116,9 @@ def test_what_cannot_play_is_refused_in_a_sentence(content: bytes, sentence: str
 def test_an_environment_that_was_admitted_is_played() -> None:
     env_id = "tests.registers_on_import:RegisteredOnImport-v0"
     assert load(of(env_id, width=1), environments=[env_id]).policy.metadata.env_id == env_id
-    with pytest.raises(PolicyError, match=r"has Discrete\(2, start=1\)"):
-        load(of("Offset-v0", width=1), environments=["Offset-v0"])
+    assert load(of("Offset-v0", width=1), environments=["Offset-v0"]).policy.metadata.num_actions == 2
+    with pytest.raises(PolicyError, match=r"chooses among 3 actions, Offset-v0 has Discrete\(2\)"):
+        load(of("Offset-v0", width=1, actions=3), environments=["Offset-v0"])
     with pytest.raises(PolicyError, match=r"has MultiBinary\(2\)"):
         load(of("Switches-v0", width=1), environments=["Switches-v0"])
 
