@@ -162,7 +162,7 @@ def learn(state: TrainingState, loss: Loss | None = None) -> None:
     statistics = state.learner.update(batch, loss)
     state.replay.prioritise(batch, statistics.priority)
     loss_seen, q_value = statistics.loss, statistics.q_value
-    if not (all_finite(loss_seen) and all_finite(q_value)):
+    if not (all_finite(loss_seen) and (loss is None or all_finite(q_value))):  # a TD error has the Q-value in it
         sound = (loss_seen.sum(1) + q_value.sum(1)).isfinite().cpu()
         diverge(state, sound, "TD errors, loss or Q-values are not finite")
         loss_seen, q_value = loss_seen[sound], q_value[sound]
