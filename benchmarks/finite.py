@@ -15,9 +15,9 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.harness import table, write
-from dqn import environment, training
+from dqn import environment, learner, training
 from dqn.device import torch_threads
-from dqn.environment import all_finite
+from dqn.finite import all_finite
 from dqn.presets import PRESETS
 from dqn.state import TrainingState
 from dqn.training import advance, collect, learn
@@ -65,7 +65,7 @@ def row(num_agents: int, pairs: int) -> dict[str, Any]:
 
 def steps(state: TrainingState, *, looking: bool) -> float:
     """CPU-seconds of some steps of training."""
-    for module in (training, environment):
+    for module in (training, environment, learner):
         vars(module)["all_finite"] = timed if looking else lambda _: True
     began = time.process_time()
     for _ in range(STEPS):
