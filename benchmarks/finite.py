@@ -12,16 +12,19 @@ import time
 from typing import Any, Final
 
 import numpy as np
+from torch import Tensor
 
 from benchmarks.harness import table, write
-from dqn import environment, training
+from dqn import environment, learner, training
 from dqn.device import torch_threads
-from dqn.environment import all_finite
+from dqn.finite import all_finite
 from dqn.presets import PRESETS
 from dqn.state import TrainingState
 from dqn.training import advance, collect, learn
 
 STEPS: Final = 1
+SPENT: Final[list[float]] = []
+"""CPU-seconds of each look."""
 
 
 def main() -> None:
@@ -45,13 +48,15 @@ def row(num_agents: int, pairs: int) -> dict[str, Any]:
         first = steps(state, looking=bool(turn % 2))
         second = steps(state, looking=not turn % 2)
         pair.append((second, first) if turn % 2 else (first, second))
-    measured = np.array(pair)
+    measured, spent = np.array(pair), sum(SPENT)
+    SPENT.clear()
     ratio = np.median(measured[:, 1] / measured[:, 0])
     (calm, calm_looking), (without, looking) = np.quantile(measured, (0.1, 0.5), axis=0) / STEPS * 1e3
     return {
         "agents": num_agents,
         "without ms": float(without),
         "looking ms": float(looking),
+        "spent looking": f"{spent / measured[:, 1].sum():.2%}",
         "median of ratios": f"{ratio:.4f}",
         "of medians": f"{looking / without:.4f}",
         "of the calmest tenths": f"{calm_looking / calm:.4f}",
@@ -60,14 +65,22 @@ def row(num_agents: int, pairs: int) -> dict[str, Any]:
 
 def steps(state: TrainingState, *, looking: bool) -> float:
     """CPU-seconds of some steps of training."""
-    for module in (training, environment):
-        vars(module)["all_finite"] = all_finite if looking else lambda _: True
+    for module in (training, environment, learner):
+        vars(module)["all_finite"] = timed if looking else lambda _: True
     began = time.process_time()
     for _ in range(STEPS):
         collect(state)
         for _ in range(state.config.updates_per_step):
             learn(state)
     return time.process_time() - began
+
+
+def timed(tensor: Tensor) -> bool:
+    """A look, and what it takes."""
+    began = time.process_time()
+    answer = all_finite(tensor)
+    SPENT.append(time.process_time() - began)
+    return answer
 
 
 if __name__ == "__main__":

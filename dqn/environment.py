@@ -1,6 +1,5 @@
 """Vector environments as tensors `[A, E, ...]`; autoreset is handled here and nowhere else."""
 
-import math
 import warnings
 from functools import partial
 from typing import Any
@@ -12,17 +11,12 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from dqn.conditions import Integers
-from dqn.finite import require_finite
+from dqn.finite import all_finite, require_finite
 from dqn.replay import Transition
 from dqn.simulation import make_vec, narrowed, side_by_side
 from dqn.snapshot import SnapshotError, capture, restore, why_not_capturable
 from dqn.spec import EnvironmentUnsupportedError
 from dqn.world import NOMINAL, World
-
-
-def all_finite(tensor: Tensor) -> bool:
-    """Whether the sum of all entries is: a single number is looked at, and every entry only where it is not."""
-    return math.isfinite(tensor.sum().item())
 
 
 class VectorEnvironment:

@@ -1,5 +1,6 @@
 """What is not finite, said as it enters: environments that fail, agents that diverge. Torch-free."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,6 +22,11 @@ class DivergedError(RuntimeError):
         """`diverged` holds by agent the update at which it happened and the reason."""
         super().__init__(message)
         self.diverged = dict(diverged or {})
+
+
+def all_finite(tensor: Any) -> bool:
+    """Whether the sum of a tensor is: a single number is looked at, and every entry only where it is not."""
+    return math.isfinite(tensor.sum().item())
 
 
 def is_finite(values: npt.NDArray[Any]) -> bool:

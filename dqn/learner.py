@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.finite import all_finite
 from dqn.hyperparameters import HyperParameters, Value, column
 from dqn.network import QNetworks
 from dqn.optimizer import Optimizer
@@ -32,6 +33,8 @@ class UpdateStatistics:
     """`[A, B]`, what prioritised replay goes by: Q-value less TD target; of a loss of one's own that loss"""
     q_value: Tensor
     """`[A, B]`, of the actions taken"""
+    finite: bool
+    """Whether the sum of all losses is, which is quick to say while they are in the processor's cache."""
 
 
 @torch.no_grad()
@@ -179,7 +182,9 @@ class Learner:
         gradient = td_gradient(td_error, loss=config.loss) / td_error.shape[1]
         if batch.weight is not None:
             gradient *= batch.weight
-        statistics = UpdateStatistics(loss=td_loss(td_error, loss=config.loss), priority=td_error, q_value=q_value)
+        losses = td_loss(td_error, loss=config.loss)
+        finite = all_finite(losses)
+        statistics = UpdateStatistics(loss=losses, priority=td_error, q_value=q_value, finite=finite)
         return torch.zeros_like(q_values).scatter_(1, action, gradient.unsqueeze(1)), statistics
 
     def _own(self, last: Tensor, batch: Batch, loss: Loss) -> tuple[Tensor, UpdateStatistics]:
@@ -192,7 +197,7 @@ class Learner:
             (gradient,) = torch.autograd.grad(weighted.mean(1).sum(), last)
         losses = losses.detach()
         q_value = outputs.detach().mean(3).gather(2, batch.action.unsqueeze(2)).squeeze(2)
-        return gradient, UpdateStatistics(loss=losses, priority=losses, q_value=q_value)
+        return gradient, UpdateStatistics(loss=losses, priority=losses, q_value=q_value, finite=all_finite(losses))
 
     def _follow(self) -> None:
         online, target = self.online.tensors, self.target.tensors

@@ -13,8 +13,7 @@ from tqdm import tqdm
 from dqn.clock import Clock
 from dqn.config import DQNConfig
 from dqn.device import torch_threads
-from dqn.environment import all_finite
-from dqn.finite import none_left
+from dqn.finite import all_finite, none_left
 from dqn.fits import require_state
 from dqn.hyperparameters import HyperParameters
 from dqn.learner import Loss, require_loss
@@ -195,7 +194,7 @@ def learn(state: TrainingState, loss: Loss | None = None) -> None:
     statistics = state.learner.update(batch, loss)
     state.replay.prioritise(batch, statistics.priority)
     loss_seen, q_value = statistics.loss, statistics.q_value
-    if not (all_finite(loss_seen) and all_finite(q_value)):
+    if not (statistics.finite and (loss is None or all_finite(q_value))):  # a TD error has the Q-value in it
         sound = (loss_seen.sum(1) + q_value.sum(1)).isfinite().cpu()
         diverge(state, sound, "TD errors, loss or Q-values are not finite")
         loss_seen, q_value = loss_seen[sound], q_value[sound]

@@ -11,12 +11,13 @@ import torch
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from dqn.config import DQNConfig
+from dqn.finite import DivergedError, none_left
 from dqn.robustness import CELLS, StressTest
 from dqn.seeding import version_seed
 from dqn.world import NOMINAL, World
 from flows import evaluation, population, registry, warm_start
 from flows.attempt import ATTEMPT_TAG, Attempt
-from flows.endings import failing
+from flows.endings import end_diverged, failing
 from flows.evaluation import evaluate, evaluate_elsewhere, read_stress, threshold_of, under_stress
 from flows.parameters import InputError
 from flows.population import check_resumable, check_writable, checkpoint_path, train_population
@@ -376,3 +377,27 @@ def test_all_agents_start_from_the_best_of_the_run_that_is_named(store: Any, mon
     assert starting_network(store, store.get_run(cold), DQNConfig()) is None
     start: Any = starting_network(store, store.get_run(warm), DQNConfig())
     assert start == ("selected", [3])
+
+
+def test_the_runs_of_agents_that_diverged_have_failed_and_say_why(store: Any) -> None:
+    parent, *children = (a_run(store) for _ in range(4))
+    runs = PopulationRuns(parent=parent, children=tuple(children))
+    end_diverged(store, Attempt(run_id=parent, token="t"), runs, {1: (1234, "loss is not finite")})
+    assert [store.get_run(child).info.status for child in children] == ["RUNNING", "FAILED", "RUNNING"]
+    assert store.get_run(children[1]).data.tags["diverged"] == "after update 1,234: loss is not finite"
+
+
+def test_where_all_diverged_each_run_says_why_and_the_error_goes_on(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(population, "end_diverged", lambda *given: told.append(given[-1]))
+
+    def training(*_: Any, **__: Any) -> None:
+        raise none_left({0: (7, "loss is not finite")})
+
+    with pytest.raises(
+        DivergedError, match=r"the only agent diverged, .* agent 00 after update 7 \(loss is not finite"
+    ):
+        trained(training)
+    assert told == [{0: (7, "loss is not finite")}]

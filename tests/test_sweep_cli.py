@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from dqn.checkpoint import CheckpointError
 from dqn.config import ConfigError
+from dqn.finite import DivergedError, EnvironmentFaultError
 from dqn.spec import EnvironmentUnsupportedError
 from flows import sweep_cli
 from flows.flow_run import PrefectError
@@ -90,6 +91,8 @@ def test_where_an_api_is_named_a_sweep_is_a_flow_run(monkeypatch: pytest.MonkeyP
     ("error", "code"),
     [
         *((kind("it is so"), 2) for kind in (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError)),
+        (EnvironmentFaultError("it is so"), 2),
+        (DivergedError("it is so"), 3),
         *((kind("it is so"), 1) for kind in (TrackingError, CheckpointError, PrefectError, ShardError)),
         (MlflowException("it is so\nand so on"), 1),
         (KeyboardInterrupt(), 128 + signal.SIGINT),
