@@ -229,10 +229,17 @@ def read_env(path: Path) -> dict[str, str]:
     Quotes are taken off, `export` may precede a name, and a comment may follow a value after a space.
 
     Raises:
-        StackError: naming the line, if a quote is not closed or something else follows it than a comment.
+        StackError: if the file is a directory or not UTF-8; naming the line, if a quote is not closed or something else
+            follows it than a comment.
     """
     variables = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise StackError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except IsADirectoryError as error:
+        raise StackError(f"{path} is a directory: move it away, and `make secrets` writes the file") from error
+    for number, line in enumerate(lines, start=1):
         name, equals, rest = line.strip().removeprefix("export ").partition("=")
         if not equals or name.lstrip().startswith("#"):
             continue

@@ -21,6 +21,7 @@ from flows.early import (
     require_device_name,
     require_environment,
     require_preset,
+    require_run,
     require_version,
 )
 from flows.flow_run import api_is_named
@@ -88,6 +89,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         ConfigError: if an option is unknown, or a value is none of its option's type or out of range.
         SystemExit: with code 0 for `--help`.
     """
+    options.require_once(argv)
     if env_id := without_preset(argv):
         require_environment(env_id)
         return options.parse(Arguments, argv, prog="dqn-train", default=Arguments(config=general(env_id)))
@@ -116,10 +118,15 @@ def check(arguments: Arguments) -> str | None:
     """Refuse what needs no PyTorch to be refused. Returns a warning.
 
     Raises:
-        ConfigError: if there is no such device, or no such version to start from.
+        ConfigError: if there is no such device, no such version to start from, or no such run to go on with.
         EnvironmentUnsupportedError: if there is no such environment.
     """
     if arguments.resume:
+        if _overrides(arguments) or arguments.preset != "cartpole" or arguments.warm_start:
+            raise ConfigError(
+                "a resumed run keeps its own configuration: leave out the preset, its fields and warm_start"
+            )
+        require_run(arguments.resume, arguments.checkpoint_dir)
         return None
     config = arguments.config
     require_device_name(config.device)

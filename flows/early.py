@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ from flows.faults import named
 from flows.names import model_name
 from flows.presets import own_presets
 from flows.suggestions import did_you_mean
-from serving.models.glance import glance
+from serving.models.glance import glance, glance_run
 
 _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
 
@@ -74,6 +75,28 @@ def require_version(env_id: str, reference: str) -> None:
     known = glance(model_name(env_id))
     if known and not known.holds(reference):
         raise ConfigError(no_version(env_id, reference, known.versions))
+
+
+def require_run(run_id: str, checkpoint_dir: Path) -> None:
+    """Refuse a run that a tracking store on this machine has not, or that has no checkpoint where it is looked for.
+
+    Raises:
+        ConfigError: saying which.
+    """
+    known = glance_run(run_id)
+    if known is None:
+        return
+    if not known.exists:
+        raise ConfigError(
+            f"there is no run {run_id!r} in {known.store}; its id is printed when training starts and stands on its "
+            "page in `mlflow ui`"
+        )
+    path = checkpoint_dir.absolute() / f"{run_id}.ckpt"
+    if known.status != "FINISHED" and known.population and not known.trained and not path.exists():
+        raise ConfigError(
+            f"run {run_id} has no checkpoint {path}; resume on the machine and in the directory it was started in, "
+            "or name its directory with --checkpoint-dir"
+        )
 
 
 def no_version(env_id: str, reference: str, known: Sequence[str]) -> str:

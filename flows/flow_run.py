@@ -4,12 +4,17 @@ Where no Prefect API is named, a training runs without Prefect: its temporary se
 than the training, and nobody would look at either.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any, Final
 
+from dqn.config import ConfigError
+
 _FILES: Final = (".env", "prefect.toml", "pyproject.toml")
+
+logger = logging.getLogger(__name__)
 
 
 class PrefectError(RuntimeError):
@@ -36,7 +41,11 @@ def deployment_id() -> str | None:
 
 
 def api_is_named() -> bool:
-    """Whether the environment, Prefect's active profile or a file in this directory names a Prefect API."""
+    """Whether the environment, Prefect's active profile or a file in this directory names a Prefect API.
+
+    Raises:
+        ConfigError: if such a file cannot be read.
+    """
     if "PREFECT_API_URL" in os.environ:
         return bool(os.environ["PREFECT_API_URL"])
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
@@ -49,4 +58,17 @@ def api_is_named() -> bool:
 
 
 def _speaks_of_prefect(file: Path) -> bool:
-    return file.exists() and any(word in file.read_text().lower() for word in ("prefect_", "[tool.prefect", "[api"))
+    if file.is_dir():
+        logger.warning("%s is a directory: no settings are read from it", file.absolute())
+        return False
+    if not file.exists():
+        return False
+    try:
+        text = file.read_text(encoding="utf-8").lower()
+    except (UnicodeDecodeError, OSError) as error:
+        what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error.strerror})"
+        raise ConfigError(
+            f"{file.absolute()} {what}, and may name a Prefect API: save it as UTF-8 that this user can read, or start "
+            "in another directory"
+        ) from error
+    return any(word in text for word in ("prefect_", "[tool.prefect", "[api"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -25,9 +26,10 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, default: T) -> T:
     """The arguments of a command line; a DQNConfig among them has options of its own.
 
     Raises:
-        ConfigError: if an option is unknown, with the nearest names, or its value is none of its type.
+        ConfigError: if an option is unknown, with the nearest names, or given twice, or its value is none of its type.
         SystemExit: with code 0 for `--help`; with 2, and tyro's own words, for what else it refuses.
     """
+    require_once(argv)
     types, said = option_types(kind), io.StringIO()
     argv = without_none(argv, types)
     try:
@@ -79,6 +81,20 @@ def option_types(kind: type) -> dict[str, Any]:
         entries = get_type_hints(World)
         types |= {f"{world}.{name}": entries[name] for world in WORLDS for name in _own_fields(World)}
     return {name.replace("_", "-"): hint for name, hint in types.items()}
+
+
+def require_once(argv: Sequence[str]) -> None:
+    """Refuse an option that is given twice: one of the two would be ignored.
+
+    Raises:
+        ConfigError: naming the first such option and what it was given.
+    """
+    given: dict[str, list[str]] = {}
+    for name, words in _given(argv):
+        given.setdefault(name, []).append(" ".join(words) or "nothing")
+    for name, values in given.items():
+        if len(values) > 1:
+            raise ConfigError(f"--{name} is given {len(values)} times ({', '.join(values)}): give it once")
 
 
 def require_known(unknown: Sequence[str], known: Sequence[str]) -> None:
@@ -168,7 +184,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 def _given(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Each option, less its dashes, with the words that follow it."""
     starts = [index for index, word in enumerate(argv) if word.startswith("--")]
-    for start, end in zip(starts, [*starts[1:], len(argv)], strict=True):
+    for start, end in itertools.pairwise([*starts, len(argv)]):
         name, equals, value = argv[start].removeprefix("--").partition("=")
         yield name.replace("_", "-"), [*([value] if equals else []), *argv[start + 1 : end]]
 

@@ -1,5 +1,16 @@
 """Who is served: through the gate, promotion, and the way back."""
 
+if __name__ == "__main__":  # before anything below is imported
+    import sys
+
+    asked = sys.argv[1:] in (["--help"], ["-h"])
+    print(
+        "usage: prefect deployment run promote-policy/default -p version=3 [-p env_id=CartPole-v1] [-p force=true]\n\n"
+        "This module has no command of its own: a training promotes its version, and the deployment another one.",
+        file=sys.stdout if asked else sys.stderr,
+    )
+    raise SystemExit(0 if asked else 2)
+
 import dataclasses
 import logging
 import secrets

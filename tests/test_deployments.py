@@ -442,3 +442,14 @@ def test_replicas_of_inference_keep_nothing_and_start_only_when_asked_for() -> N
     assert "--no-show" in service["command"]
     assert "volumes" not in service
     assert service["ports"] == ["127.0.0.1::8000"], "each a free port: a fixed one admits one replica"
+
+
+def test_a_file_of_secrets_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "env"
+    path.write_bytes("NAME=Jürgen".encode("latin-1"))
+    with pytest.raises(StackError, match=r"env is not UTF-8 \(byte 6\): save it as UTF-8"):
+        read_env(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StackError, match="env is a directory: move it away"):
+        read_env(path)

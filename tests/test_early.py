@@ -1,13 +1,17 @@
 """What is refused before PyTorch and MLflow are imported."""
 
+import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from dqn.config import ConfigError
 from flows import cli
-from flows.early import preset_warning
+from flows.early import preset_warning, require_run
 
 ROOT = Path(__file__).parent.parent
 MAIN = (
@@ -47,6 +51,42 @@ def test_a_typo_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> 
     command = [sys.executable, "-c", MAIN, "--env-id", "CartPol-v1"]
     refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert refused.stdout == "2 []\n"
+
+
+def test_a_run_to_go_on_with_is_looked_up_before_anything_heavy_is_imported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as tables:
+        tables.execute("CREATE TABLE runs (run_uuid TEXT, status TEXT)")
+        tables.execute("CREATE TABLE tags (key TEXT, value TEXT, run_uuid TEXT)")
+        for run_id, tags in (("stopped", ["population"]), ("trained", ["population", "trained"]), ("child", [])):
+            tables.execute("INSERT INTO runs VALUES (?, 'FAILED')", (run_id,))
+            tables.executemany("INSERT INTO tags VALUES (?, '', ?)", [(tag, run_id) for tag in tags])
+        tables.commit()
+    command = [sys.executable, "-c", MAIN, "--resume", "none"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True, env=environment)
+    assert refused.stdout == "2 []\n"
+    assert f"error: there is no run 'none' in {tmp_path}/mlflow.db; its id is printed" in refused.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match=f"run stopped has no checkpoint {tmp_path}/elsewhere/stopped.ckpt; resume"):
+        require_run("stopped", Path("elsewhere"))
+    Path("stopped.ckpt").touch()
+    require_run("stopped", Path())
+    for left_to_mlflow in ("trained", "child"):
+        require_run(left_to_mlflow, Path("elsewhere"))
+    Path("mlflow.db").write_text("no database")
+    require_run("none", Path())
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("3", 2)])
+def test_promotion_by_hand_prints_its_usage(argument: str, code: int) -> None:
+    command = [sys.executable, "-m", "flows.promote", argument]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert said.returncode == code
+    assert "prefect deployment run promote-policy/default -p version=3" in (said.stderr if code else said.stdout)
 
 
 def test_devices_that_pytorch_may_know_are_left_to_it() -> None:

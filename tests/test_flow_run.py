@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from dqn.config import ConfigError
 from flows.flow_run import api_is_named, deployment_id, flow_run_id
 
 
@@ -11,6 +12,20 @@ def nothing_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv("PREFECT_PROFILES_PATH", raising=False)
+
+
+@pytest.mark.parametrize("file", [".env", "prefect.toml", "pyproject.toml"])
+def test_a_file_that_cannot_be_read_is_one_sentence(
+    file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / file
+    path.write_bytes("NAME=Jürgen".encode("latin-1"))
+    with pytest.raises(ConfigError, match=f"{path} is not UTF-8, and may name a Prefect API: save it as UTF-8"):
+        api_is_named()
+    path.unlink()
+    path.mkdir()
+    assert not api_is_named()
+    assert f"{path} is a directory: no settings are read from it" in caplog.text
 
 
 def test_outside_a_flow_run_there_is_none() -> None:

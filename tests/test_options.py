@@ -95,6 +95,22 @@ def test_words_become_values(kind: Any, words: list[str], value: Any) -> None:
     assert type(options.converted(words, kind)) is type(value)
 
 
+@pytest.mark.parametrize("parse", [cli.parse, sweep_cli.parse])
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--preset", "robust", "--preset", "cartpole"], "--preset is given 2 times (robust, cartpole): give it once"),
+        (["--preset=article", "--preset", "article"], "--preset is given 2 times (article, article)"),
+        (["--seed", "1", "--seed", "2", "--seed", "3"], "--seed is given 3 times (1, 2, 3)"),
+        (["--checkpoint-dir", "a", "--checkpoint_dir", "b"], "--checkpoint-dir is given 2 times (a, b)"),
+    ],
+)
+def test_an_option_given_twice_is_refused(parse: Any, argv: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse(argv)
+    assert str(refused.value).startswith(sentence)
+
+
 def test_every_option_of_training_has_words_for_what_it_takes() -> None:
     types = options.option_types(cli.Arguments)
     assert all(options.expected(kind) for kind in types.values())

@@ -45,13 +45,11 @@ def glance(name: str) -> Registered | None:
 
     It is where the store is no local file, does not exist yet, or has tables other than today's MLflow writes.
     """
-    if os.environ.get("MLFLOW_REGISTRY_URI"):
-        return None
-    file = store_file(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
-    if file is None or not file.is_file():
+    file = None if os.environ.get("MLFLOW_REGISTRY_URI") else _file()
+    if not file:
         return None
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=1)) as store:
+        with closing(_opened(file)) as store:
             models = store.execute("SELECT name FROM registered_models ORDER BY name").fetchall()
             versions = store.execute(
                 "SELECT version FROM model_versions WHERE name = ? AND current_stage != ? ORDER BY version",
@@ -67,3 +65,45 @@ def glance(name: str) -> Registered | None:
         versions=tuple(str(number) for (number,) in versions),
         aliases=tuple(alias for (alias,) in aliases),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownRun:
+    """What a tracking store says of a run."""
+
+    store: Path
+    exists: bool
+    status: str
+    population: bool
+    """Whether it is a population's, which has a checkpoint."""
+    trained: bool
+
+
+def glance_run(run_id: str) -> KnownRun | None:
+    """What a local file has of a run; None where that is for MLflow to say, as of `glance`."""
+    file = _file()
+    if not file:
+        return None
+    try:
+        with closing(_opened(file)) as store:
+            found = store.execute("SELECT status FROM runs WHERE run_uuid = ?", (run_id,)).fetchone()
+            tags = {key for (key,) in store.execute("SELECT key FROM tags WHERE run_uuid = ?", (run_id,))}
+    except sqlite3.Error:
+        return None
+    return KnownRun(
+        store=file.absolute(),
+        exists=bool(found),
+        status=str(found[0]) if found else "",
+        population="population" in tags,
+        trained="trained" in tags,
+    )
+
+
+def _file() -> Path | None:
+    """The tracking store's file, if it is one that exists."""
+    file = store_file(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+    return file if file and file.is_file() else None
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=1)
