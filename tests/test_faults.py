@@ -146,9 +146,7 @@ def test_a_full_disk_is_not_tried_again(cause: Exception) -> None:
 
 
 def test_what_sqlalchemy_says_first_is_not_what_is_wrong() -> None:
-    cause = (
-        "(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) disk is full\n[SQL"
-    )
+    cause = "(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) disk is full\n[SQL"
     assert one_line(MlflowException(cause)) == "(sqlite3.OperationalError) disk is full"
 
 
