@@ -82,7 +82,8 @@ def test_a_server_of_studies_is_asked_as_it_is(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "RDBStorage", opened)
     monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://studies")
     assert _storage() == "its storage"  # type: ignore[comparison-overlap] # a stand-in
-    assert asked == [(("postgresql://studies",), {})]
+    options = {"engine_kwargs": {"connect_args": {"connect_timeout": 5}}}  # it does not answer: said in seconds
+    assert asked == [(("postgresql://studies",), options)]
 
 
 @pytest.mark.usefixtures("in_memory")
