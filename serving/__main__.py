@@ -8,10 +8,12 @@ import re
 import socket
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from serving.arguments import UsageError, parse
+from serving.disk import sentence, write_new
 from serving.episodes.recording import RecordingError, to_gif, to_video
 from serving.episodes.replay import record
 from serving.episodes.window import NoDisplayError, watch
@@ -59,16 +61,27 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    except (ValueError, UnknownModelError, RegistryUnavailableError, RecordingError, NoDisplayError, OSError) as error:
+    except (ValueError, UnknownModelError, RegistryUnavailableError, RecordingError, NoDisplayError) as error:
         sys.stderr.write(f"error: {error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"error: {sentence(error)}\n")
         return 1
 
 
 def run() -> NoReturn:
     """The process: a verb, and an end that waits for no thread in which something hangs."""
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        status = main()
+    except SystemExit as asked:  # for help
+        status = int(asked.code or 0)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:  # a full disk behind a redirection, or a reader that has left
+        status = status or 1
+        with suppress(OSError):
+            os.write(2, f"error: {sentence(error)}\n".encode())
     os._exit(status)
 
 
@@ -143,8 +156,8 @@ def resolve(source: ModelSource, uri: ModelURI, cache: Cache | None, environment
         return models.current
 
     served = asyncio.run(find())
-    if models.notice:
-        sys.stderr.write(f"{models.notice}\n")
+    for notice in filter(None, (models.notice, models.disk_notice)):
+        sys.stderr.write(f"{notice}\n")
     return served
 
 
@@ -167,8 +180,7 @@ def _record(served: ServedModel, options: Namespace) -> int:
             raise
         sys.stderr.write(f"{error}; writing a gif\n")
         path, content = path.with_suffix(".gif"), to_gif(replay)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    write_new(path, content)
     sys.stdout.write(f"seed {replay.seed}: return {replay.episodic_return:g}\n{path}\n")
     return 0
 

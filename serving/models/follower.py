@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from serving.deadlines import begin
+from serving.disk import reason
 from serving.models.cache import Cache
 from serving.models.registry import ModelSource, RegistryUnavailableError, Snapshot, UnknownModelError, Version
 from serving.models.served import Description, ServedModel
@@ -55,6 +56,8 @@ class Models:
         self.current: ServedModel | None = None
         self.snapshot = Snapshot(aliases={}, versions={})
         self.notice = "looking for a model"
+        self.disk_notice = ""
+        """Why a fetched version could not be kept on the disk; empty if that never failed."""
         self.swaps = 0
         self.failed_swaps = 0
         self.errors = 0
@@ -192,6 +195,8 @@ class Models:
             target = self.snapshot.aliases.get(self.alias or "", version.number)
             if target != version.number:
                 self._note(f"version {version.number} played last and plays on; alias '{self.alias}' is at {target}")
+        except OSError as error:
+            self._disk_fails(cache, error)
         except Exception as error:  # whatever lies on the disk, the registry can still be followed
             self._count(error)
 
@@ -349,8 +354,8 @@ class Models:
         assert self._cache
         try:
             return await _aside(self._cache.read, version)
-        except OSError as error:  # a disk that cannot be read: the registry still can
-            self._count(error)
+        except OSError as error:  # the registry can still be read
+            self._disk_fails(self._cache, error)
             return None
 
     async def _on_disk(self, write: Callable[[Cache], None]) -> None:
@@ -360,7 +365,7 @@ class Models:
         try:
             await _aside(write, self._cache)
         except OSError as error:
-            self._count(error)
+            self._disk_fails(self._cache, error)
 
     def _keep(self, served: ServedModel) -> None:
         self._loaded[served.version.identity] = served
@@ -389,6 +394,16 @@ class Models:
         if _describe(error) != self._last_error:  # once, however often it repeats
             self._last_error = _describe(error)
             _LOG.error("following the registry failed", exc_info=error)
+
+    def _disk_fails(self, cache: Cache, error: OSError) -> None:
+        self.errors += 1
+        sentence = (
+            f"fetched versions cannot be kept in {cache.folder.absolute()} ({reason(error)}): make room there, or name "
+            "another --cache-dir; what plays plays on, and is fetched anew after a restart"
+        )
+        if sentence != self.disk_notice:
+            self.disk_notice = sentence
+            _LOG.warning(sentence)
 
     def _reach(self, reachable: bool) -> None:
         if reachable:

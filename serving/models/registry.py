@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from serving.disk import full, scratch
 from serving.model_file import read_model_file
 from serving.models.glance import DEFAULT_URI, store_file
 from serving.policy import PolicyError
@@ -286,5 +287,7 @@ def _experiments(client: "MlflowClient", runs: Sequence[str], last: Snapshot | N
 def _sentence(error: BaseException) -> str:
     if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return "it refuses this login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user's it knows"
+    if disk := full(error):
+        return f"{disk} in {scratch()}: make room there, or name another directory in TMPDIR"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line.split(" with exception")[0][:200]  # what urllib3 adds after that is a stack in words

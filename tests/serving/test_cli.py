@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 import sqlite3
@@ -17,6 +18,7 @@ from serving.models.cache import Cache
 from serving.models.glance import Registered, glance
 from serving.models.registry import UnknownModelError, Version
 from tests.policies import BALANCES, FALLS, linear_model
+from tests.serving.conftest import LocalRegistry
 
 
 @pytest.fixture
@@ -56,6 +58,70 @@ def test_record_plays_the_seed_and_the_pushes_that_are_asked_for(
         assert (replay.seed, [(push.step, push.force) for push in replay.pushes]) == (seed, pushes)
         assert f"seed {seed}: return {replay.episodic_return:g}" in capsys.readouterr().out
     assert len({tuple(replay.observations) for replay in recorded}) == 3, "each is another episode"
+
+
+def no_room(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("out", "step", "why"),
+    [
+        ("a.gif", "pathlib.Path.write_bytes", "No space left on device"),
+        ("a.gif", "pathlib.Path.replace", "No space left on device"),
+        ("new/a.gif", "pathlib.Path.mkdir", "No space left on device"),
+        ("p.onnx/a.gif", "", "File exists"),
+        ("p.onnx/deeper/a.gif", "", "Not a directory"),
+        ("folder.gif", "", "Is a directory"),
+    ],
+)
+def test_a_video_that_cannot_be_written_is_said_and_costs_none_that_is_there(
+    out: str,
+    step: str,
+    why: str,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "folder.gif").mkdir()
+    (tmp_path / "a.gif").write_bytes(b"an older one")
+    before = sorted(tmp_path.rglob("*"))
+    if step:
+        monkeypatch.setattr(step, no_room)
+    path = tmp_path / out
+    assert main(["record", "--model", model, "--out", str(path)]) == 1
+    assert (
+        capsys.readouterr().err
+        == f"error: cannot write {path} ({why}): make room there, or name another file with --out\n"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "a.gif").read_bytes() == b"an older one"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, Linux's file that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_cannot_be_printed_is_no_traceback(unbuffered: str, model: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "serving", "record", "--model", model, "--out", str(tmp_path / "a.gif")]
+    with open("/dev/full", "w") as full:
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert done.stderr == "error: cannot write what was to be printed: No space left on device\n"
+    assert done.returncode == 1
+
+
+def test_a_disk_without_room_for_copies_is_said_and_the_version_recorded(
+    registry: LocalRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models").touch()
+    out = tmp_path / "a.gif"
+    champion = "models:/dqn-CartPole-v1@challenger"
+    assert main(["record", "--model", champion, "--cache-dir", str(tmp_path / "models"), "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f"fetched versions cannot be kept in {tmp_path}/models/")
+    assert "make room there, or name another --cache-dir" in said
+    assert said.count("\n") == 1
+    assert out.stat().st_size > 1000
 
 
 @pytest.mark.parametrize("address", ["s3://b/p.onnx", "https://h/p.onnx", "file:///p.onnx", "gs://b/p", "runs:/1/p"])
@@ -151,7 +217,7 @@ def test_the_greatest_and_the_least_are_numbers_too(arguments: list[str], option
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A registry as MLflow's tables have it: version 3 of one model, and an alias; version 2 was deleted."""
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
         store.execute("CREATE TABLE registered_models (name)")
@@ -175,7 +241,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_version_that_is_not_there_is_refused_without_mlflow(
-    registry: Path, model: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tables: Path, model: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("serving.__main__.resolve", lambda *_: pytest.fail("MLflow was asked"))
     assert main(["record", "--model", f"models:/{model}"]) == 1
@@ -183,7 +249,7 @@ def test_a_version_that_is_not_there_is_refused_without_mlflow(
 
 
 def test_what_a_glance_finds_or_cannot_tell_is_left_to_mlflow(
-    registry: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tables: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def asked(*_: object) -> None:
         raise UnknownModelError("MLflow was asked")
@@ -192,17 +258,17 @@ def test_what_a_glance_finds_or_cannot_tell_is_left_to_mlflow(
     for model in ("m/3", "m@challenger"):
         assert main(["record", "--model", f"models:/{model}"]) == 1
         assert capsys.readouterr().err == "error: MLflow was asked\n"
-    cache = Cache(registry / "models", "m")
+    cache = Cache(tables / "models", "m")
     cache.remember_played("2", Version(number="2", source=""))  # while the registry had it
     main(["record", "--model", "models:/m/2"])
     assert capsys.readouterr().err == "error: MLflow was asked\n"
     assert glance("m") == Registered(models=("m",), versions=("3",), aliases=("challenger",))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registry / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tables / 'mlflow.db'}")
     assert glance("m") is not None
-    for uri in ("http://127.0.0.1:9", f"sqlite:///{registry / 'none.db'}"):
+    for uri in ("http://127.0.0.1:9", f"sqlite:///{tables / 'none.db'}"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert glance("m") is None
-    assert not (registry / "none.db").exists()
+    assert not (tables / "none.db").exists()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with closing(sqlite3.connect("mlflow.db")) as store:
         store.execute("ALTER TABLE model_versions DROP COLUMN current_stage")

@@ -1,7 +1,9 @@
 """Following the registry: what plays, what is said about it, and when it is looked at again."""
 
 import asyncio
+import errno
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -325,6 +327,33 @@ def test_a_disk_that_cannot_be_read_is_counted_and_the_registry_asked(tmp_path: 
     models._cache.fault = OSError(5, "Input/output error")  # type: ignore[union-attr] # it has one
     assert poll(models)
     assert (playing(models), models.errors) == ("1", 4), "the snapshot, the copy twice, and what plays"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EIO])
+def test_a_disk_that_fails_is_one_sentence_in_the_log(
+    code: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry(*GOOD[:3])
+    models = following(registry, tmp_path)
+    cache = models._cache
+    assert cache
+    cache.fault = OSError(code, os.strerror(code), "/tmp/x")  # type: ignore[attr-defined] # it has one
+    asyncio.run(models.restore())
+    for champion in ("1", "2", "3"):
+        registry.aliases["champion"] = champion
+        assert poll(models)
+        assert playing(models) == champion
+    [said] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said.exc_info is None
+    assert said.getMessage() == models.disk_notice
+    assert models.disk_notice == (
+        f"fetched versions cannot be kept in {cache.folder} ({os.strerror(code)}): make room there, or name another "
+        "--cache-dir; what plays plays on, and is fetched anew after a restart"
+    )
+    cache.fault = None  # type: ignore[attr-defined] # as above
+    registry.aliases["champion"] = "1"
+    assert poll(models)
+    assert cache.played("champion")
 
 
 def test_what_the_registry_says_is_noted_when_it_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,11 @@
 """From a model URI to the bytes of a version: by a client that does what a test says, and by MLflow itself."""
 
+import errno
+import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -250,6 +253,24 @@ def test_a_registry_that_fails_is_unavailable_in_one_sentence(client: Client, fa
     for what, ask in asks:
         with pytest.raises(RegistryUnavailableError, match=f"^{what}{sentence}"):
             ask()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_for_downloads_is_named(
+    code: int, wrapped: bool, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fault: Exception = OSError(code, os.strerror(code), f"{tmp_path}/model-x/model.onnx")
+    if wrapped:
+        copying, fault = fault, MlflowError("the artifact is not there", "INTERNAL_ERROR")
+        fault.__cause__ = shutil.Error([("a", "b", str(copying))])
+    client.fault = fault
+    client.artifacts = {"a": b"a"}
+    with pytest.raises(RegistryUnavailableError) as caught:
+        RegistrySource(MODEL).fetch(VERSION)
+    what = f"downloading version 1: {os.strerror(code)} in {tmp_path}"
+    assert str(caught.value) == f"{what}: make room there, or name another directory in TMPDIR"
 
 
 @pytest.mark.parametrize("names", [[], ["a.onnx", "b.onnx"], ["a.txt"]])
