@@ -8,15 +8,18 @@ import re
 import socket
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from dqn.spec import EnvironmentUnsupportedError, environment_spec
 from serving.arguments import UsageError, parse
 from serving.disk import sentence, write_new
 from serving.episodes.recording import RecordingError, to_gif, to_video
 from serving.episodes.replay import record
 from serving.episodes.window import NoDisplayError, watch
+from serving.models.advice import how_to_train
 from serving.models.cache import Cache
 from serving.models.follower import Models
 from serving.models.glance import glance
@@ -45,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         verb, options = parse(arguments)
+        require_environments(options.allow_env)
         source, uri, cache = _source(options.model, options.cache_dir)
         if verb == "serve":
             return serve(source, uri, cache, options)
@@ -122,6 +126,23 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Name
     return 0
 
 
+def require_environments(env_ids: Sequence[str]) -> None:
+    """Import the modules of admitted environments, and refuse what they do not register.
+
+    Raises:
+        UsageError: naming the environment and why.
+    """
+    for env_id in sorted(env_ids, key=lambda env_id: ":" not in env_id):  # a module may register another's too
+        try:
+            environment_spec(env_id)
+        except EnvironmentUnsupportedError as error:
+            raise UsageError(f"--allow-env: {error}") from error
+        except (Exception, SystemExit) as error:  # importing a module runs what is in it
+            raise UsageError(
+                f"--allow-env: the module of {env_id!r} cannot be imported ({type(error).__name__}: {error})"
+            ) from error
+
+
 def require_registered(uri: ModelURI, cache: Cache) -> None:
     """Refuse a version that a registry on this machine has not, and that did not play here before.
 
@@ -133,12 +154,12 @@ def require_registered(uri: ModelURI, cache: Cache) -> None:
     if known is None or known.holds(reference) or cache.played(reference):
         return
     if uri.name not in known.models:
-        raise UnknownModelError(no_model(uri.name, known.models))
+        raise UnknownModelError(f"{no_model(uri.name, known.models)}: {how_to_train(uri.name)}")
     wanted = f"version {reference}" if uri.version else f"alias '{reference}'"
     there = ", ".join((*known.versions, *(f"@{alias}" for alias in known.aliases)))
     raise UnknownModelError(
-        f"model {uri.name} has no {wanted}{f' but {there}' if there else ''}; name another one with --model, or run "
-        "`make train`"
+        f"model {uri.name} has no {wanted}{f' but {there}' if there else ''}; name another one with --model, or "
+        f"{how_to_train(uri.name)}"
     )
 
 

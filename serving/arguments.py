@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from serving.web.proxies import Network, networks
 DEFAULT_MODEL: Final = "models:/dqn-CartPole-v1@champion"
 VIDEOS: Final = ("mp4", "webm", "gif")
 _VERBS: Final = ("serve", "watch", "record")
+_REPEATABLE: Final = ("allow_env", "push")
 _NEAR: Final = 3
 
 
@@ -35,6 +37,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     if verb not in _VERBS:
         raise UsageError(f"there is no verb {verb!r}{_did_you_mean(verb, _VERBS) or f'; there are {_listed(_VERBS)}'}")
     parser = _parser(verb)
+    _require_once(rest, parser)
     try:
         options, unknown = parser.parse_known_args(rest)
     except argparse.ArgumentError as error:
@@ -47,6 +50,15 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     if unknown:
         raise UsageError(f"{' '.join(unknown)} belongs to no option of {verb}; --help lists all")
     return verb, options
+
+
+def _require_once(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """Refuse an option that is given twice: one of the two would be ignored."""
+    times = Counter(word.partition("=")[0] for word in given)
+    for action in parser._actions:
+        number = sum(times[option] for option in action.option_strings)
+        if number > 1 and action.dest not in (*_REPEATABLE, "help"):
+            raise UsageError(f"{action.option_strings[-1]} is given {number} times: give it once")
 
 
 def _did_you_mean(given: str, known: Collection[str]) -> str:
@@ -119,7 +131,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-env",
         action="append",
-        default=[name for name in os.environ.get("SERVING_ALLOWED_ENVS", "").split(",") if name],
+        default=[name.strip() for name in os.environ.get("SERVING_ALLOWED_ENVS", "").split(",") if name.strip()],
         metavar="ID",
         help="an environment to admit beside Gymnasium's own, imported if it is package:ID; repeatable",
     )

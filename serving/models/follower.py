@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from serving.deadlines import begin
 from serving.disk import reason
+from serving.models.advice import how_to_train
 from serving.models.cache import Cache
 from serving.models.registry import ModelSource, RegistryUnavailableError, Snapshot, UnknownModelError, Version
 from serving.models.served import Description, ServedModel
@@ -387,7 +388,7 @@ class Models:
 
     def _how_to_begin(self, what: str) -> str:
         alias = self.alias or "champion"
-        return f"{what}: run `make train` to train and promote one, or set the alias '{alias}' on a version"
+        return f"{what}: {how_to_train(self.name)}, or set the alias '{alias}' on a version"
 
     def _count(self, error: Exception) -> None:
         self.errors += 1

@@ -11,7 +11,6 @@ import { WorldPanel, whole } from "./world.js";
 
 const $ = (id) => document.getElementById(id);
 const SPEEDS = [0.25, 0.5, 1, 2, 4];
-const PRESETS = { "Acrobot-v1": "acrobot", "MountainCar-v0": "mountaincar", "LunarLander-v3": "lunarlander" };
 
 const page = {
   socket: null, players: [], status: null, frame: null, versions: new URLSearchParams(location.search).get("compare") || "", mlflow: "", locked: false, retry: 500, dirty: true,
@@ -118,14 +117,14 @@ function showStatus(status) {
 // Until the registry was asked nobody knows whether there is a champion: no advice then.
 function showNothing({ looking, model, notice }) {
   $("nothing-title").textContent = looking ? "Looking for the champion" : "Nothing plays yet";
-  $("nothing-why").textContent = looking ? "The registry is being asked." : notice.split(": run `make train`")[0]; // said below
-  $("nothing-advice").hidden = looking || !notice.includes("run `make train`");
+  const command = /: run `(make train[^`]*)`/.exec(notice);
+  $("nothing-why").textContent = looking ? "The registry is being asked." : notice.slice(0, command?.index); // said below
+  $("nothing-advice").hidden = looking || !command;
+  if (command) $("nothing-command").textContent = command[1];
   const env = model.replace(/^dqn-/, "").replaceAll("~2", ":").replaceAll("~1", "/").replaceAll("~0", "~");
   if (!model.startsWith("dqn-") || env.startsWith("CartPole")) return; // a file has a name of its own
-  const option = PRESETS[env] ? `--preset ${PRESETS[env]}` : `--env-id ${env}`;
   $("subtitle").textContent = `A small neural network plays ${env}.`;
   $("nothing-train").textContent = "Train one:";
-  $("nothing-command").textContent = `make train ARGS="${option}"`;
 }
 
 // Only CartPole can be drawn here, pushed and changed; of other environments there are Gymnasium's pictures.

@@ -1,11 +1,13 @@
 import errno
+import io
 import os
+import re
 import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,9 @@ def test_mistakes_get_one_sentence(
         (["--port", "x"], "--port: a port is a number from 0 (any free one) to 65535, got 'x'"),
         (["record", "--seed", "x"], "--seed: a seed is a whole number from 0 to 2147483647, got 'x'"),
         (["watch", "--episodes", "0"], "--episodes: it is a whole number from 1, got '0'"),
+        (["--port", "1", "--port=2"], "--port is given 2 times: give it once"),
+        (["--no-show", "--host", "::1", "--no-show", "--no-show"], "--no-show is given 3 times: give it once"),
+        (["watch", "--model=a.onnx", "--seed", "1", "--model", "b.onnx"], "--model is given 2 times: give it once"),
         (["record", "--out", "x.avi"], "--out: should end in .mp4, .webm or .gif, got 'x.avi'"),
     ],
 )
@@ -191,6 +196,70 @@ def test_a_typo_is_refused_with_the_nearest_names(
 ) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+@pytest.mark.parametrize("verb", ["serve", "watch", "record"])
+def test_whatever_cannot_be_repeated_is_refused_the_second_time(verb: str) -> None:
+    options = {option for option in help_of(verb) if option not in ("--help", "--allow-env", "--push")}
+    assert len(options) > 3
+    for option in options:
+        value = [] if option == "--no-show" else ["1.gif" if option == "--out" else "1"]
+        with pytest.raises(UsageError, match=f"^{option} is given 2 times: give it once"):
+            parse([verb, option, *value, option, *value])
+    parse([verb, "--allow-env", "a", "--allow-env=b"])
+
+
+def help_of(verb: str) -> set[str]:
+    """The options that a verb's help lists."""
+    with pytest.raises(SystemExit), redirect_stdout(io.StringIO()) as said:
+        parse([verb, "--help"])
+    return set(re.findall(r"^  (?:-h, )?(--[\w-]+)", said.getvalue(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("verb", ["serve", "watch", "record"])
+@pytest.mark.parametrize(
+    ("admitted", "sentence"),
+    [
+        ("nopkg:Foo-v0", "environment 'nopkg:Foo-v0' cannot be made: No module named 'nopkg'. Expected"),
+        ("tests.registers_on_import:Foo-v0", "environment 'tests.registers_on_import:Foo-v0' cannot be made: "),
+        ("Foo-v0", "environment 'Foo-v0' cannot be made: "),
+        (":Foo-v0", "environment ':Foo-v0' cannot be made: "),
+        (
+            "broken_module:Foo-v0",
+            "the module of 'broken_module:Foo-v0' cannot be imported (ZeroDivisionError: division",
+        ),
+        ("ending_module:Foo-v0", "the module of 'ending_module:Foo-v0' cannot be imported (SystemExit: 3)"),
+    ],
+)
+@pytest.mark.parametrize("variable", [False, True])
+def test_an_environment_that_cannot_be_admitted_is_refused_at_the_start(
+    verb: str,
+    admitted: str,
+    sentence: str,
+    variable: bool,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "broken_module.py").write_text("1 / 0")
+    (tmp_path / "ending_module.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("serving.__main__.serve", lambda *_: pytest.fail("it was served"))
+    arguments = [] if variable else ["--allow-env", admitted]
+    monkeypatch.setenv("SERVING_ALLOWED_ENVS", f"CartPole-v1, {admitted} ," if variable else "")
+    assert main([verb, "--model", model, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --allow-env: {sentence}")
+    assert said.count("\n") == 1
+
+
+def test_an_environment_that_another_ones_module_registers_is_admitted(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.__main__.serve", lambda *_: 0)
+    admitted = ("RegisteredOnImport-v0", "tests.registers_on_import:RegisteredOnImport-v0", "CartPole-v1")
+    assert main(["--model", model, *(word for env_id in admitted for word in ("--allow-env", env_id))]) == 0
 
 
 @pytest.mark.parametrize(
@@ -223,9 +292,11 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         store.execute("CREATE TABLE registered_models (name)")
         store.execute("CREATE TABLE model_versions (name, version, current_stage)")
         store.execute("CREATE TABLE registered_model_aliases (name, alias, version)")
-        store.execute("INSERT INTO registered_models VALUES ('m')")
-        store.execute("INSERT INTO model_versions VALUES ('m', 3, 'None'), ('m', 2, 'Deleted_Internal')")
-        store.execute("INSERT INTO registered_model_aliases VALUES ('m', 'challenger', 3)")
+        store.execute("INSERT INTO registered_models VALUES ('dqn-Acrobot-v1')")
+        store.execute(
+            "INSERT INTO model_versions VALUES ('dqn-Acrobot-v1', 3, 'None'), ('dqn-Acrobot-v1', 2, 'Deleted_Internal')"
+        )
+        store.execute("INSERT INTO registered_model_aliases VALUES ('dqn-Acrobot-v1', 'challenger', 3)")
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
@@ -235,9 +306,18 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        ("m/2", "model m has no version 2 but 3, @challenger; name another one with --model, or run `make train`"),
-        ("m@champion", "model m has no alias 'champion' but 3, @challenger; name another one with --model, or run"),
-        ("n/3", "the registry has no model n but m"),
+        ("dqn-Acrobot-v1/2", "model dqn-Acrobot-v1 has no version 2 but 3, @challenger; name another one with --model"),
+        ("dqn-Acrobot-v1@champion", "model dqn-Acrobot-v1 has no alias 'champion' but 3, @challenger; name another"),
+        (
+            "dqn-Acrobot-v1@champion",
+            '@challenger; name another one with --model, or run `make train ARGS="--preset acro',
+        ),
+        ("dqn-x~2Y-v0/3", "the registry has no model dqn-x~2Y-v0 but dqn-Acrobot-v1: run `make train"),
+        ("dqn-x~2Y-v0/3", 'run `make train ARGS="--env-id x:Y-v0"` to train and promote one'),
+        (
+            "n/3",
+            "the registry has no model n but dqn-Acrobot-v1: training registers models as dqn-ENVIRONMENT, so name",
+        ),
     ],
 )
 def test_a_version_that_is_not_there_is_refused_without_mlflow(
@@ -245,7 +325,10 @@ def test_a_version_that_is_not_there_is_refused_without_mlflow(
 ) -> None:
     monkeypatch.setattr("serving.__main__.resolve", lambda *_: pytest.fail("MLflow was asked"))
     assert main(["record", "--model", f"models:/{model}"]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert sentence in said
+    assert said.count("\n") == 1
 
 
 def test_what_a_glance_finds_or_cannot_tell_is_left_to_mlflow(
@@ -255,26 +338,26 @@ def test_what_a_glance_finds_or_cannot_tell_is_left_to_mlflow(
         raise UnknownModelError("MLflow was asked")
 
     monkeypatch.setattr("serving.__main__.resolve", asked)
-    for model in ("m/3", "m@challenger"):
+    for model in ("dqn-Acrobot-v1/3", "dqn-Acrobot-v1@challenger"):
         assert main(["record", "--model", f"models:/{model}"]) == 1
         assert capsys.readouterr().err == "error: MLflow was asked\n"
-    cache = Cache(tables / "models", "m")
+    cache = Cache(tables / "models", "dqn-Acrobot-v1")
     cache.remember_played("2", Version(number="2", source=""))  # while the registry had it
-    main(["record", "--model", "models:/m/2"])
+    main(["record", "--model", "models:/dqn-Acrobot-v1/2"])
     assert capsys.readouterr().err == "error: MLflow was asked\n"
-    assert glance("m") == Registered(models=("m",), versions=("3",), aliases=("challenger",))
+    assert glance("dqn-Acrobot-v1") == Registered(models=("dqn-Acrobot-v1",), versions=("3",), aliases=("challenger",))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tables / 'mlflow.db'}")
-    assert glance("m") is not None
+    assert glance("dqn-Acrobot-v1") is not None
     for uri in ("http://127.0.0.1:9", f"sqlite:///{tables / 'none.db'}"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        assert glance("m") is None
+        assert glance("dqn-Acrobot-v1") is None
     assert not (tables / "none.db").exists()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with closing(sqlite3.connect("mlflow.db")) as store:
         store.execute("ALTER TABLE model_versions DROP COLUMN current_stage")
-    assert glance("m") is None
+    assert glance("dqn-Acrobot-v1") is None
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
-    assert glance("m") is None
+    assert glance("dqn-Acrobot-v1") is None
 
 
 def test_watch_without_a_display_says_what_to_do(tmp_path: Path) -> None:

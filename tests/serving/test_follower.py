@@ -14,7 +14,10 @@ from serving.models.served import Description
 from tests.policies import PROPERTIES
 from tests.serving.faulty import BAD, GOOD, BrittleCache, Registry, following
 
-BEGIN = "run `make train` to train and promote one, or set the alias 'champion' on a version"
+BEGIN = (
+    "training registers models as dqn-ENVIRONMENT, so name one of those with --model, or set the alias 'champion' on a "
+    "version"
+)
 
 
 def poll(models: Models) -> bool:

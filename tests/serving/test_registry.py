@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from mlflow.entities import ViewType
 
+from flows.names import environment_of, model_name
+from serving.models.advice import how_to_train
 from serving.models.glance import glance, store_file
 from serving.models.registry import (
     FileSource,
@@ -39,7 +41,30 @@ def test_a_model_uri_names_an_alias_or_a_version(uri: str, alias: str | None, ve
     assert ModelURI.parse(uri) == ModelURI(name="a-b.c", alias=alias, version=version)
 
 
-@pytest.mark.parametrize("uri", ["", "models:/x", "models:/../x@y", "models:/..@y", "runs:/1/x", "models:/x/latest"])
+@pytest.mark.parametrize(
+    "env_id", ["CartPole-v1", "boing_gym:Boing-v0", "a/b:c-v0", "ALE/Pong-v5", "Übung-v0", "a.b-c"]
+)
+def test_whatever_training_registers_can_be_named_and_is_trained_as_is_said(env_id: str) -> None:
+    name = model_name(env_id)
+    assert ModelURI.parse(f"models:/{name}@champion") == ModelURI(name=name, alias="champion")
+    assert ModelURI.parse(f"models:/{name}/3") == ModelURI(name=name, version="3")
+    options = "" if env_id == "CartPole-v1" else f' ARGS="--env-id {environment_of(name)}"'
+    assert how_to_train(name) == f"run `make train{options}` to train and promote one"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "models:/x",
+        "models:/../x@y",
+        "models:/..@y",
+        "runs:/1/x",
+        "models:/x/latest",
+        "models:/x/٣",
+        "models:/x y@z",
+    ],
+)
 def test_any_other_uri_is_refused(uri: str) -> None:
     with pytest.raises(ValueError, match="expected models:/NAME@ALIAS"):
         ModelURI.parse(uri)

@@ -1,0 +1,25 @@
+"""What trains a version of a model that has none."""
+
+from typing import Final
+
+PREFIX: Final = "dqn-"
+PRESETS: Final = {
+    "CartPole-v1": "",
+    "Acrobot-v1": "--preset acrobot",
+    "MountainCar-v0": "--preset mountaincar",
+    "LunarLander-v3": "--preset lunarlander",
+}
+"""By environment the options of `make train`; of another environment they are its id."""
+
+
+def how_to_train(name: str) -> str:
+    """What to run for a version under a model's name, as a part of a sentence.
+
+    Training names a model after its environment; `~0`, `~1` and `~2` in it stand for `~`, `/` and `:`.
+    """
+    if not name.startswith(PREFIX):
+        return f"training registers models as {PREFIX}ENVIRONMENT, so name one of those with --model"
+    env_id = name.removeprefix(PREFIX).replace("~2", ":").replace("~1", "/").replace("~0", "~")
+    options = PRESETS.get(env_id, f"--env-id {env_id}")
+    command = f'make train ARGS="{options}"' if options else "make train"
+    return f"run `{command}` to train and promote one"
