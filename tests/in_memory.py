@@ -35,7 +35,7 @@ class Store:
         found = self.experiments.get(name)
         return SimpleNamespace(experiment_id=found) if found else None
 
-    def create_experiment(self, name: str) -> str:
+    def create_experiment(self, name: str, artifact_location: str | None = None) -> str:
         self.experiments[name] = str(len(self.experiments) + 1)
         return self.experiments[name]
 

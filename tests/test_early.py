@@ -63,7 +63,7 @@ def test_a_run_to_go_on_with_is_looked_up_before_anything_heavy_is_imported(
             tables.execute("INSERT INTO runs VALUES (?, 'FAILED')", (run_id,))
             tables.executemany("INSERT INTO tags VALUES (?, '', ?)", [(tag, run_id) for tag in tags])
         tables.commit()
-    command = [sys.executable, "-c", MAIN, "--resume", "none"]
+    command = [sys.executable, "-c", MAIN, "--resume", "nothing"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True, env=environment)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-_URI: Final = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))", re.ASCII)
+_URI: Final = re.compile(r"models:/(?P<name>[\w.~-]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))", re.ASCII)
 DIGEST_TAG: Final = "sha256"
 _LEARNING: Final = "learning"
 _PAGE: Final = 200
