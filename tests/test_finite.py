@@ -208,7 +208,7 @@ def test_who_is_judged_by_what_is_not_finite_is_named_and_not_the_best(
     field=st.sampled_from(["observation", "reward"]),
     agent=agents,
     env=st.integers(0, ENVS - 1),
-    step=st.integers(1, 15),
+    step=st.integers(1, 10),
     value=st.sampled_from([*VALUES, 1e39, -1e300]),
 )
 def test_what_an_environment_gives_is_finite_or_ends_the_run_in_a_sentence(
