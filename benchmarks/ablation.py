@@ -40,7 +40,11 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "targets copied every 10 episodes": {"tau": 0.0, "target_update_episodes": 10},
     "epsilon falls by 1/10,000 an episode": {"epsilon_decay_per_episode": 1e-4, "epsilon_end": 0.0},
     "one-step returns": {"n_step": 1},
-    "learning rate 1e-4, constant": {"learning_rate": 1e-4, "learning_rate_decay_updates": 0},
+    "learning rate 1e-4, constant": {
+        "learning_rate": 1e-4,
+        "learning_rate_end": 1e-4,
+        "learning_rate_decay_updates": 0,
+    },
     "one environment an agent": {"num_envs": 1},
     "batches of 32": {"batch_size": 32},
     "weights not averaged": {"average_rate": 0.0},

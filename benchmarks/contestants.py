@@ -44,6 +44,7 @@ FIXED_BUDGET: Final = dataclasses.replace(
     max_updates=3_000,
     eval_start=3_000,
     acceptance_return=None,
+    acceptance_epsilon=0.0,
 )
 """No choosing: every agent trains for as long, and its last averaged network is judged whatever it is worth."""
 

@@ -69,6 +69,9 @@ def healing(browser: Browser, url: str) -> Path:
     page = browser.new_page(viewport={"width": 1000, "height": 900})
     page.goto(url, wait_until="domcontentloaded")
     until(page, "page.frame?.k >= 100")
+    players = page.locator("#players").bounding_box()
+    assert players, "the page shows its players"
+    clip: Any = {"x": 0, "y": players["y"] - 6, "width": 1000, "height": 640}
     shots: list[tuple[float, bytes]] = []
     began = time.monotonic()
     changed = healed = 0.0
@@ -81,7 +84,7 @@ def healing(browser: Browser, url: str) -> Path:
             changed = now
         if not healed and page.locator("#loop[data-state=over]").count():
             healed = now
-        shots.append((now, page.screenshot(clip={"x": 0, "y": 60, "width": 1000, "height": 640})))
+        shots.append((now, page.screenshot(clip=clip)))
     page.evaluate(CHANGE, {})
     page.close()
     return animation(shots, IMAGES / "healing.gif")

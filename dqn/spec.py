@@ -59,8 +59,11 @@ def _path(entry_point: object) -> object:
 
 
 def unsupported(env_id: str, error: Exception) -> EnvironmentUnsupportedError:
-    """An environment that cannot be made, and Gymnasium's reason, as one sentence."""
-    reason = str(error).rstrip(".")
+    """An environment that cannot be made, and Gymnasium's reason or its constructor's, as one sentence."""
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    if not isinstance(error, gym.error.Error | ImportError):
+        said = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        return EnvironmentUnsupportedError(f"environment {env_id!r} failed in its constructor ({said})")
     return EnvironmentUnsupportedError(
         f"environment {env_id!r} cannot be made: {reason}. Expected the id of a registered Gymnasium environment, "
         "such as CartPole-v1 or Acrobot-v1, or module:id where importing a module registers it"

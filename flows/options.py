@@ -32,6 +32,9 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, default: T) -> T:
     require_once(argv)
     types, said = option_types(kind), io.StringIO()
     argv = without_none(argv, types)
+    given = dict(_given(argv))
+    if given.get("acceptance-return") == ["None"] and "acceptance-epsilon" not in given:
+        argv = [*argv, "--acceptance-epsilon", "0"]  # a preset's own is of an acceptance that there is not
     try:
         with contextlib.redirect_stderr(said):  # tyro's box of ten lines is for what has no sentence below
             arguments, unknown = tyro.cli(

@@ -33,9 +33,11 @@ class Store:
 
     def get_experiment_by_name(self, name: str) -> Any:
         found = self.experiments.get(name)
-        return SimpleNamespace(experiment_id=found) if found else None
+        if not found:
+            return None
+        return SimpleNamespace(experiment_id=found, lifecycle_stage="active", artifact_location="memory:")
 
-    def create_experiment(self, name: str) -> str:
+    def create_experiment(self, name: str, artifact_location: str | None = None) -> str:
         self.experiments[name] = str(len(self.experiments) + 1)
         return self.experiments[name]
 

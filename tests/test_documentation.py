@@ -49,6 +49,7 @@ COMMANDS: Final = {
     '--observation-scale 400 240 1 1 10 240 240 10 10"': READ,
     'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
     ".venv/bin/pip install boing-gym": "make install does it; tests/test_third_party.py trains and serves it",
+    "python -m benchmarks.finite": LONG,
     "python -m benchmarks.losses": LONG,
     "python -m benchmarks.gate": "takes two minutes; tests/test_gate.py simulates less",
     "python -m benchmarks.champions": LONG,

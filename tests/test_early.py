@@ -63,12 +63,12 @@ def test_a_run_to_go_on_with_is_looked_up_before_anything_heavy_is_imported(
             tables.execute("INSERT INTO runs VALUES (?, 'FAILED')", (run_id,))
             tables.executemany("INSERT INTO tags VALUES (?, '', ?)", [(tag, run_id) for tag in tags])
         tables.commit()
-    command = [sys.executable, "-c", MAIN, "--resume", "none"]
+    command = [sys.executable, "-c", MAIN, "--resume", "nothing"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True, env=environment)
     assert refused.stdout == "2 []\n"
-    assert f"error: there is no run 'none' in {tmp_path}/mlflow.db; its id is printed" in refused.stderr
+    assert f"error: there is no run 'nothing' in {tmp_path}/mlflow.db; its id is printed" in refused.stderr
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match=f"run stopped has no checkpoint {tmp_path}/elsewhere/stopped.ckpt; resume"):

@@ -72,7 +72,9 @@ def test_the_winner_is_who_did_best_in_the_final_on_the_whole() -> None:
     assert final_returns(trials, settings.rungs) == {1: 2.25, 2: 4.0}
     columns = table(ranking(trials, settings.rungs), settings, final_returns(trials, settings.rungs))
     assert (columns["trial"], columns["in the final"]) == ([2, 1, 3, 0], [4.0, 2.25, None, None])
-    confirmation: Any = dataclasses.make_dataclass("Confirmation", [("sentence", str)])("Trained anew.")
+    confirmation: Any = dataclasses.make_dataclass("Confirmation", [("trial", int), ("sentence", str)])(
+        2, "Trained anew."
+    )
     lines = text(study, settings, confirmation, "r").splitlines()
     assert lines[0].split()[:7] == ["trial", "updates", "mean", "return", "in", "the", "final"]
     assert [line.split()[:4] for line in lines[1:5]] == [

@@ -141,6 +141,7 @@ def trained(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         metrics=SimpleNamespace(since=lambda _: []),
         environment_steps=0,
         agents=[0],
+        learner=SimpleNamespace(updates=0),
     )
     monkeypatch.setattr(population, "_start", lambda *_: state)
     monkeypatch.setattr(population, "get_runs", lambda *_: {})

@@ -47,7 +47,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Curves:
 
 def recorded(store: Curves, study: Study, settings: SweepConfig) -> tuple[str, Any]:
     confirmation: Any = SimpleNamespace(
-        sentence="Trained anew.", returns=np.array([[1.0, 2.0]]), mean_return=1.5, solved_fraction=0.25
+        trial=2, sentence="Trained anew.", returns=np.array([[1.0, 2.0]]), mean_return=1.5, solved_fraction=0.25
     )
     run_id = record(store, study, settings, confirmation)  # type: ignore[arg-type] # a stand-in
     return run_id, store.get_run(run_id)

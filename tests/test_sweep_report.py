@@ -20,7 +20,7 @@ from flows.search.shard import Progress
 from tests.sweeps import keep_in_memory, sweep, told
 from tests.test_shard import SMALL
 
-AGENT: Any = SimpleNamespace(solved=True, updates=40)
+AGENT: Any = SimpleNamespace(solved=True, updates=40, diverged=None)
 
 
 @pytest.fixture(autouse=True)

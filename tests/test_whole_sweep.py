@@ -91,7 +91,7 @@ def test_a_sweep_from_its_beginning_to_a_saved_preset(
     with pytest.raises(KeyboardInterrupt) as stopped:
         flow.sweep_dqn(trials=6, shard_trials=4, checkpoint_dir=str(tmp_path), **asked)
     (note,) = (note for note in stopped.value.__notes__ if "--resume" in note)
-    name = note.partition("--resume ")[2].rstrip('"')
+    name = note.partition("--resume ")[2].split()[0].rstrip('"')
     monkeypatch.setattr("flows.sweep.run_shard", run_shard)
     report = flow.sweep_dqn(resume=name, save="mine", checkpoint_dir=str(tmp_path))
     study, settings = read_study(name)
