@@ -11,6 +11,7 @@ Wall-clock time is that of training and judging; the start of Python and PyTorch
 import argparse
 import multiprocessing
 import secrets
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from statistics import median
@@ -31,7 +32,7 @@ def main() -> None:
         parser.error(f"--seeds must be a multiple of --num-agents, got {arguments.seeds} and {arguments.num_agents}")
     populations = [(arguments.last_network, arguments.num_agents)] * (arguments.seeds // arguments.num_agents)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.processes, mp_context=context, initializer=warm_up) as pool:
+    with ProcessPoolExecutor(arguments.processes, mp_context=context, initializer=_begin) as pool:
         list(pool.map(_ready, range(arguments.processes)))
         begin = time.perf_counter()
         timed = list(pool.map(_measure, populations))
@@ -52,6 +53,11 @@ def main() -> None:
     print(table([row]))
     name = f"seeds_{arguments.seeds}" + "_last_network" * arguments.last_network
     print(f"written to {write(name, [row])}")
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # with a terminal's Ctrl-C a process ends, and not its task alone
+    warm_up()
 
 
 def _measure(population: tuple[bool, int]) -> tuple[Outcome, float]:

@@ -8,6 +8,7 @@ Random search, for its shards do not depend on each other. Wall time is what is 
 import argparse
 import os
 import secrets
+import signal
 import tempfile
 import time
 from multiprocessing import get_context
@@ -101,6 +102,7 @@ def _work(
     spent: "SynchronizedArray[float]",
 ) -> None:
     """Shards until there are none, on a core of its own; keeps the CPU-seconds that they took."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # with a terminal's Ctrl-C it ends, and says nothing
     ready, go, done = barriers
     try:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[worker]})

@@ -1,6 +1,10 @@
 """What the measurements compute; the measurements themselves are run by `make bench`."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +25,26 @@ from dqn.result import AgentResult, TrainingResult
 from dqn.robustness import CELLS
 from dqn.simulation import make
 from dqn.world import NOMINAL, World
+
+FOLDER = Path(benchmarks.robustness.__file__).parent
+RUN = [f"benchmarks.{path.stem}" for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize("module", RUN)
+def test_a_key_that_interrupts_is_one_line_and_130(module: str, tmp_path: Path) -> None:
+    early = "shutil" if module == "benchmarks.pictures" else "argparse"
+    (tmp_path / f"{early}.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    command, environment = [sys.executable, "-m", module], os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing was written\n")
+
+
+def test_a_mistake_keeps_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("1 / 0")
+    command, environment = [sys.executable, "-m", "benchmarks"], os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, ARTICLE])
