@@ -29,8 +29,10 @@ def environment_spec(env_id: str) -> EnvSpec:
         if colon:
             importlib.import_module(module)
         spec = gym.spec(name)
-    except (gym.error.Error, ImportError, ValueError, TypeError) as error:  # the last two: no name of a module
+    except (gym.error.Error, ImportError) as error:
         raise unsupported(env_id, error) from error
+    except (ValueError, TypeError) as error:  # no name of a module
+        raise unsupported(env_id, ImportError(error)) from error
     if spec.max_episode_steps is None:
         raise EnvironmentUnsupportedError(
             f"environment {env_id!r} has no time limit, so that a policy which never ends an episode would be "
