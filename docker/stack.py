@@ -26,6 +26,7 @@ _QUOTED: Final = re.compile(r"""(?:'([^']*)'|"((?:[^"\\]|\\.)*)")(?:\s*#.*)?""")
 _ESCAPE: Final = re.compile(r"""\\([nrt"\\$])""")
 _ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
 _DESTROYED: Final = "This deletes the volumes: every run, model, checkpoint and both databases of the stack."
+_AUTH_STRING: Final = r'''"prefect:$(sed -nE "s/^(export )?PREFECT_PASSWORD=['\"]?([^'\" ]*).*/\2/p" docker/.env)"'''
 _COMMENT: Final = re.compile(r"\s+#")
 
 
@@ -330,7 +331,7 @@ Serving  http://127.0.0.1:{ports["serving"]}
 MLflow asks for the user admin and MLFLOW_PASSWORD, Prefect for the string below; both are in docker/.env.
 
 export PREFECT_API_URL=http://127.0.0.1:{ports["prefect-server"]}/api
-export PREFECT_API_AUTH_STRING="prefect:$(sed -n s/^PREFECT_PASSWORD=//p docker/.env)"
+export PREFECT_API_AUTH_STRING={_AUTH_STRING}
 .venv/bin/prefect deployment run train-dqn/cartpole -p 'config={{"seed": 7}}' --watch""")
 
 

@@ -7,11 +7,13 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from stack import PORTS, print_places, read_env
 
 import serving.arguments
 import serving.models.advice
@@ -32,6 +34,7 @@ RESTORES: Final = "tests/stack/test_restore.py does it, with containers"
 LONG: Final = "takes minutes to hours; tests/test_benchmarks.py tests its parts"
 ELSEWHERE: Final = "is for a system that a test has not: "
 
+AUTH_STRING: Final = r'''"prefect:$(sed -nE "s/^(export )?PREFECT_PASSWORD=['\"]?([^'\" ]*).*/\2/p" docker/.env)"'''
 COMMANDS: Final = {
     "make": RUN,
     'make train ARGS="--help"': RUN,
@@ -49,14 +52,14 @@ COMMANDS: Final = {
     '--observation-scale 400 240 1 1 10 240 240 10 10"': READ,
     'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
     ".venv/bin/pip install boing-gym": "make install does it; tests/test_third_party.py trains and serves it",
-    "python -m benchmarks.finite": LONG,
-    "python -m benchmarks.losses": LONG,
-    "python -m benchmarks.gate": "takes two minutes; tests/test_gate.py simulates less",
-    "python -m benchmarks.champions": LONG,
-    "python -m benchmarks.drift": LONG,
-    "python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",
-    "python -m benchmarks.pictures": ELSEWHERE + "a running stack with two versions",
-    "python -m benchmarks.mutants FILE": LONG,
+    ".venv/bin/python -m benchmarks.finite": LONG,
+    ".venv/bin/python -m benchmarks.losses": LONG,
+    ".venv/bin/python -m benchmarks.gate": "takes two minutes; tests/test_gate.py simulates less",
+    ".venv/bin/python -m benchmarks.champions": LONG,
+    ".venv/bin/python -m benchmarks.drift": LONG,
+    ".venv/bin/python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",
+    ".venv/bin/python -m benchmarks.pictures": ELSEWHERE + "a running stack with two versions",
+    ".venv/bin/python -m benchmarks.mutants FILE": LONG,
     "curl -X PUT 127.0.0.1:8000/api/world -d '{\"force_mag\": -10}'": "tests/serving/test_world.py sends such requests",
     "make sweep": READ,
     'make sweep ARGS="--help"': RUN,
@@ -72,14 +75,14 @@ COMMANDS: Final = {
     ".venv/bin/prefect deployment run sweep-dqn/default -p trials=1024 --watch": (
         "tests/test_deployments.py holds the parameters of a deployment against its flow"
     ),
-    "python -m benchmarks.sweep cost": LONG,
-    "python -m benchmarks.sweep peer": LONG,
-    "python -m benchmarks.sweep worth": LONG,
-    "python -m benchmarks.workers": LONG,
-    "python -m benchmarks.varied": LONG,
+    ".venv/bin/python -m benchmarks.sweep cost": LONG,
+    ".venv/bin/python -m benchmarks.sweep peer": LONG,
+    ".venv/bin/python -m benchmarks.sweep worth": LONG,
+    ".venv/bin/python -m benchmarks.workers": LONG,
+    ".venv/bin/python -m benchmarks.varied": LONG,
     "make serve": READ,
     'make serve ARGS="--port 9000 --model models:/dqn-CartPole-v1/3"': READ,
-    "python -m serving --no-show": READ,
+    ".venv/bin/python -m serving --no-show": READ,
     "make watch": READ,
     'make record ARGS="--seed 7 --push 100:60"': READ,
     "make test": "is what runs this test",
@@ -89,21 +92,21 @@ COMMANDS: Final = {
     "make test-stack": "needs a Docker engine; .ci/run does it where there is one",
     "make constraints": "resolves every dependency anew, from the network",
     ".venv/bin/pytest tests/test_learner.py": "is part of make test",
-    "python -m benchmarks.mutants dqn/learner.py": LONG,
-    "python -m benchmarks.mutants MODULE --sample SHARE --tests ...": LONG,
+    ".venv/bin/python -m benchmarks.mutants dqn/learner.py": LONG,
+    ".venv/bin/python -m benchmarks.mutants MODULE --sample SHARE --tests ...": LONG,
     'make bench ARGS="--quick"': LONG,
     "make bench": LONG,
-    "python -m benchmarks.ablation": LONG,
-    "python -m benchmarks.environments": LONG,
-    "python -m benchmarks.generalization": LONG,
-    "python -m benchmarks.limits": LONG,
-    "python -m benchmarks.robustness": LONG,
-    "python -m benchmarks.seeds --last-network": LONG,
-    "python -m benchmarks.seeds --num-agents 32": LONG,
-    "python -m benchmarks.seeds --seeds 1024 --processes 2 --num-agents 128": LONG,
-    "python -m benchmarks.seeds --seeds 16 --num-agents 1": LONG,
-    "chrt -f 1 python -m benchmarks.serving": "needs real-time priority and two idle cores",
-    "chrt -f 1 python -m benchmarks.serving --quick beside": "needs real-time priority and two idle cores",
+    ".venv/bin/python -m benchmarks.ablation": LONG,
+    ".venv/bin/python -m benchmarks.environments": LONG,
+    ".venv/bin/python -m benchmarks.generalization": LONG,
+    ".venv/bin/python -m benchmarks.limits": LONG,
+    ".venv/bin/python -m benchmarks.robustness": LONG,
+    ".venv/bin/python -m benchmarks.seeds --last-network": LONG,
+    ".venv/bin/python -m benchmarks.seeds --num-agents 32": LONG,
+    ".venv/bin/python -m benchmarks.seeds --seeds 1024 --processes 2 --num-agents 128": LONG,
+    ".venv/bin/python -m benchmarks.seeds --seeds 16 --num-agents 1": LONG,
+    "chrt -f 1 .venv/bin/python -m benchmarks.serving": "needs real-time priority and two idle cores",
+    "chrt -f 1 .venv/bin/python -m benchmarks.serving --quick beside": "needs real-time priority and two idle cores",
     "mlflow models serve": "is the name of a peer",
     "mlflow not healthy": "is a message",
     "make ui": "is MLflow's own, and runs until it is stopped",
@@ -118,9 +121,9 @@ COMMANDS: Final = {
     "make restore FILE=backups/dqn-TIME.tar": RESTORES,
     "make stack": "runs until it is stopped; its parts are those of make up",
     "export PREFECT_API_URL=http://127.0.0.1:4200/api": CONTAINERS,
-    'export PREFECT_API_AUTH_STRING="prefect:$(sed -n s/^PREFECT_PASSWORD=//p docker/.env)"': CONTAINERS,
+    f"export PREFECT_API_AUTH_STRING={AUTH_STRING}": "tests/test_documentation.py tries it below",
     ".venv/bin/prefect deployment run train-dqn/cartpole -p 'config={\"seed\": 7}' --watch": CONTAINERS,
-    "prefect flow-run retry ID": "tests/stack/test_outages.py resumes runs, with containers",
+    ".venv/bin/prefect flow-run retry ID": "tests/stack/test_outages.py resumes runs, with containers",
     "curl -s 127.0.0.1:8000/v2/models/dqn-CartPole-v1/infer "
     '-d \'{"inputs": [{"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0.05, 0]}]}\'': (
         "tests/serving/test_protocol.py sends such requests"
@@ -187,6 +190,10 @@ def test_every_command_is_run_or_has_a_reason_why_not() -> None:
     shown = {command for document in DOCUMENTS for command in commands(document.read_text())}
     assert sorted(shown - set(COMMANDS)) == [], "not in COMMANDS"
     assert sorted(set(COMMANDS) - shown) == [], "shown nowhere"
+    elsewhere = [
+        command for command in shown if re.match(r"(chrt -f \d+ )?(python\d?|pip|prefect) -?(m |[a-z])", command)
+    ]
+    assert elsewhere == [], "fails outside an activated environment"
 
 
 @pytest.mark.parametrize("command", [command for command, how in COMMANDS.items() if how == RUN])
@@ -207,6 +214,25 @@ def test_the_program_that_a_command_starts_accepts_its_arguments(command: str) -
     else:
         assert module == "serving"
         serving.arguments.parse(arguments)
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize("prefix", ["", "export "])
+@pytest.mark.parametrize("value", ["s3cret", '"s3cret"', "'s3cret'", "s3cret # mine", '"s3cret" # mine', "'s3cret'  #"])
+def test_the_login_that_is_shown_is_read_from_the_file_as_compose_reads_it(
+    value: str, prefix: str, shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "docker/.env"
+    file.parent.mkdir()
+    file.write_text(
+        f"# PREFECT_PASSWORD=x\nPREFECT_DB_PASSWORD=y\n{prefix}PREFECT_PASSWORD={value}\nMLFLOW_PASSWORD=z\n"
+    )
+    assert read_env(file)["PREFECT_PASSWORD"] == "s3cret"
+    shown = f"export PREFECT_API_AUTH_STRING={AUTH_STRING}"
+    words = [shell, "-c", f'{shown}\nprintf %s "$PREFECT_API_AUTH_STRING"']
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "prefect:s3cret"
+    print_places(SimpleNamespace(ports=lambda: dict.fromkeys(PORTS, 1)))  # type: ignore[arg-type] # of a stack the ports
+    assert shown in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("how", sorted(set(COMMANDS.values()) | set(PYTHON.values())))
@@ -320,7 +346,7 @@ def test_the_figures_of_the_contestants_are_those_that_were_measured() -> None:
 def test_many_seeds_were_measured_by_the_command_that_is_shown(name: str) -> None:
     content = json.loads(committed(f"benchmarks/results/{name}.json"))
     commands = {row[2]: row for row in rows_of("docs/benchmarks.md") if len(row) == 3}
-    what, measured, _ = commands[f"`python {content['command']}`"]
+    what, measured, _ = commands[f"`.venv/bin/python {content['command']}`"]
     [row] = content["rows"]
     if "populations of" in what:
         assert what.endswith(f"populations of {row['population']}")
