@@ -16,6 +16,7 @@ from typing import NoReturn
 from dqn.spec import EnvironmentUnsupportedError, environment_spec
 from serving.arguments import UsageError, parse
 from serving.disk import sentence, write_new
+from serving.episodes.environment import why_no_pictures
 from serving.episodes.recording import RecordingError, to_gif, to_video
 from serving.episodes.replay import record
 from serving.episodes.window import NoDisplayError, watch
@@ -183,6 +184,8 @@ def resolve(source: ModelSource, uri: ModelURI, cache: Cache | None, environment
 
 
 def _record(served: ServedModel, options: Namespace) -> int:
+    if why := why_no_pictures(served.policy.metadata.env_id):
+        raise RecordingError(why)
     replay = record(
         served.policy,
         model=served.name,

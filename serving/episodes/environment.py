@@ -4,12 +4,13 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from dqn.simulation import make
+from dqn.simulation import WorldEnv, make
 from dqn.world import NOMINAL, World
 from serving.episodes.physics import MAX_STEPS, Change, Push
 from serving.policy import OnnxPolicy
@@ -34,6 +35,15 @@ class Step:
     next_observation: tuple[float, ...]
 
 
+class NoPicturesError(ValueError):
+    """An environment that cannot be drawn, though it can be played; the message says why."""
+
+
+_MODES: Final = {"rgb_array": {"rgb_array"}, "human": {"human", "rgb_array"}}
+"""Of a way to draw those that an environment's metadata have to name one of: Gymnasium shows arrays in a window too."""
+_PLAYED: Final = "it is played without pictures"
+_USUAL_FPS: Final = 50
+_MOST_FPS: Final = 1000
 _SURFARRAY_LOCK = threading.Lock()
 
 
@@ -54,13 +64,15 @@ class Simulation:
 
     Raises:
         ValueError: for an environment that is unknown, or cannot be what the world says.
+        NoPicturesError: for one that cannot be drawn as `render_mode` says.
     """
 
     def __init__(self, env_id: str, world: World = NOMINAL, *, render_mode: str | None = None) -> None:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         if render_mode == "rgb_array":
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures need no display
-        self.env = make(env_id, world, render_mode=render_mode)
+        self.env = _drawn(env_id, world, render_mode) if render_mode else make(env_id, world)
+        self._draws = render_mode is not None
         self.env_id = env_id
         self.seed = 0
         self._observation: npt.NDArray[np.floating] = np.zeros(0)
@@ -76,7 +88,8 @@ class Simulation:
     @property
     def fps(self) -> int:
         """Environment steps in a second of real time."""
-        return int(self.env.metadata.get("render_fps", 50))
+        fps = self.env.metadata.get("render_fps")
+        return int(fps) if isinstance(fps, int | float) and 1 <= fps <= _MOST_FPS else _USUAL_FPS
 
     @property
     def observation(self) -> tuple[float, ...]:
@@ -140,13 +153,53 @@ class Simulation:
         return float(reward), bool(terminated), bool(truncated)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Gymnasium's own picture of the present state, `[height, width, 3]`; needs render_mode "rgb_array"."""
+        """Gymnasium's own picture of the present state, `[height, width, 3]`; needs render_mode "rgb_array".
+
+        Raises:
+            NoPicturesError: if there is none.
+        """
+        if not self._draws:
+            raise NoPicturesError(why_no_pictures(self.env_id))
         _load_surfarray()
-        return np.asarray(cast("Any", self.env.render()), dtype=np.uint8)
+        try:
+            picture = np.asarray(cast("Any", self.env.render()))
+        except Exception as error:  # an environment's own code
+            said = f"{type(error).__name__}: {error}"
+            raise NoPicturesError(f"environment {self.env_id!r} failed in its render ({said}); {_PLAYED}") from error
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise NoPicturesError(
+                f"the render of environment {self.env_id!r} returns no picture of bytes [height, width, 3] but "
+                f"{picture.dtype} {list(picture.shape)}; {_PLAYED}"
+            )
+        return picture
 
     def close(self) -> None:
         """Release the window, if any."""
         self.env.close()
+
+
+@lru_cache(maxsize=64)
+def why_no_pictures(env_id: str) -> str:
+    """Why an environment cannot be drawn, as a sentence; empty where its constructor and its metadata let it be."""
+    try:
+        Simulation(env_id, render_mode="rgb_array").close()
+    except NoPicturesError as error:
+        return str(error)
+    return ""
+
+
+def _drawn(env_id: str, world: World, mode: str) -> WorldEnv:
+    undrawn = make(env_id, world)
+    undrawn.close()
+    if not _MODES[mode] & set(undrawn.metadata.get("render_modes") or ()):
+        raise NoPicturesError(f"environment {env_id!r} names no render mode {mode!r} in its metadata; {_PLAYED}")
+    try:
+        return make(env_id, world, render_mode=mode)
+    except ValueError as error:
+        said = f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}"
+        raise NoPicturesError(
+            f"the constructor of environment {env_id!r} does not take render_mode={mode!r} ({said}); {_PLAYED}"
+        ) from error
 
 
 def frames_per_second(env_id: str) -> int:

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from serving.decoding import RequestError
-from serving.episodes.environment import Simulation
+from serving.episodes.environment import NoPicturesError, Simulation
 from serving.episodes.physics import MAX_SEED
 from serving.episodes.recording import encode
 from serving.live.pace import RealTime
@@ -131,6 +131,9 @@ class PixelFeed:
                     viewer.offer(frame=jpeg)
         except ShowOverError:
             return
+        except NoPicturesError:  # another version plays now, or the environment has ceased to draw
+            for viewer in self._viewers:
+                viewer.dismiss()
         finally:
             self._show.leave(newest)
 

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serving.decoding import decode, fit
+from serving.episodes.environment import NoPicturesError, why_no_pictures
 from serving.episodes.physics import Seed
 from serving.episodes.recording import STATIC
 from serving.live import pixels
@@ -25,6 +26,7 @@ from serving.live.shows import Shows
 from serving.live.viewers import ShowOverError, Viewer
 from serving.models.follower import Models
 from serving.models.registry import RegistryUnavailableError
+from serving.models.served import ServedModel
 from serving.web.metrics import Metrics
 from serving.web.operations import Operation, route
 from serving.web.security import CSP, admits
@@ -62,7 +64,7 @@ class LiveAPI:
 
     def routes(self) -> list[BaseRoute]:
         """The page and its files, pictures, and the WebSocket."""
-        frame = Operation("GET", self._frame, "This step, by Gymnasium", media="image/png", errors=(503,))
+        frame = Operation("GET", self._frame, "This step, by Gymnasium", media="image/png", errors=(501, 503))
         return [
             Route("/", self._page),
             Route("/static/{file}", self._page),
@@ -94,10 +96,12 @@ class LiveAPI:
         if not query:
             if current is None:
                 raise RegistryUnavailableError(f"nothing plays: {self._models.notice}")
+            _require_pictures(current)
             return _stream(request, self.feed.shared())
         wanted = fit(dict(query), _PrivateSession)
         reference = wanted.version or self._models.alias or ""
         served = current if current and not wanted.version else await self._models.get(reference)
+        _require_pictures(served)
         return _stream(request, self.feed.private(served.policy, wanted.seed), self.feed.private_place())
 
     async def _socket(self, socket: WebSocket) -> None:
@@ -139,6 +143,11 @@ class LiveAPI:
                     show.command(command)
             except (ValueError, PermissionError) as error:
                 await _tell(socket, error)
+
+
+def _require_pictures(served: ServedModel) -> None:
+    if why := why_no_pictures(served.policy.metadata.env_id):
+        raise NoPicturesError(why)
 
 
 def _stream(

@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import structs
 
 from dqn.world import World
-from serving.episodes.environment import Simulation, Step
+from serving.episodes.environment import Simulation, Step, why_no_pictures
 from serving.episodes.physics import MAX_PUSH, MAX_SEED
 from serving.live.closed_loop import ClosedLoop
 from serving.live.commands import Command, Pause, PushCart, Restart, Resume, SingleStep, Speed
@@ -206,6 +206,7 @@ class Show:
                 }
                 for player in self.players
             ],
+            "no_pictures": why_no_pictures(self.players[0].simulation.env_id) if self.players else "",
             "aliases": dict(self.models.snapshot.aliases),
             "versions": sorted(self.models.snapshot.versions, key=int, reverse=True),
             "episode": self.episode,
@@ -289,7 +290,8 @@ class Show:
 
     def _player(self, reference: str, served: ServedModel) -> Player:
         metadata = served.policy.metadata
-        simulation = Simulation(metadata.env_id, self.real_world.of(metadata), render_mode="rgb_array")
+        mode = None if why_no_pictures(metadata.env_id) else "rgb_array"
+        simulation = Simulation(metadata.env_id, self.real_world.of(metadata), render_mode=mode)
         return Player(reference=reference, served=served, simulation=simulation)
 
     def _begin(self) -> None:

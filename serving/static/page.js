@@ -98,7 +98,7 @@ function showStatus(status) {
     page.players = status.players.map((player) => new Player($("player"), player));
     $("players").replaceChildren(...page.players.map((player) => player.root));
     $("players").dataset.count = Math.max(1, page.players.length);
-    showEnvironment(status.players);
+    showEnvironment(status);
   }
   page.length = whole(status.world).length;
   page.players.forEach((player, index) => player.describe(status, status.players[index], page.mlflow));
@@ -128,11 +128,11 @@ function showNothing({ looking, model, notice }) {
 }
 
 // Only CartPole can be drawn here, pushed and changed; of other environments there are Gymnasium's pictures.
-function showEnvironment(players) {
+function showEnvironment({ players, no_pictures: why }) {
   const other = players.find((player) => !player.env_id.startsWith("CartPole"))?.env_id;
   document.body.classList.toggle("watch-only", Boolean(other));
   $("watch-only").hidden = !other;
-  $("watch-only").textContent = `${other} is shown as Gymnasium renders it. Pushes, other worlds and comparing are for CartPole.`;
+  $("watch-only").textContent = why || `${other} is shown as Gymnasium renders it. Pushes, other worlds and comparing are for CartPole.`;
   $("pixels").hidden = Boolean(other);
   $("keep").textContent = other ? "Keep this episode" : "Keep this episode, pushes and all";
   $("pixels").disabled = page.versions !== "";

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope, Send
 
 from serving.decoding import RequestError
+from serving.episodes.environment import NoPicturesError
 from serving.episodes.recording import RecordingError
 from serving.models.registry import RegistryUnavailableError, UnknownModelError
 from serving.policy import PolicyError
@@ -18,6 +19,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (RegistryUnavailableError, 503),
     (PolicyError, 503),  # of a version that was refused: another one may take its place
     (RecordingError, 501),
+    (NoPicturesError, 501),
     (ValueError, 400),
 )
 """The first class that fits decides; RequestError and HTTPException carry a status of their own."""
