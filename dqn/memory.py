@@ -25,6 +25,12 @@ def memory_limit() -> int:
     return min([machine, *(int(limit) for limit in limits if limit.isdecimal())])  # v2 says "max" where there is none
 
 
+def policy_bytes(config: DQNConfig, *, observation_size: int, num_actions: int) -> int:
+    """The least that the exported policy's weights take, in bytes."""
+    sizes = (observation_size, *config.hidden_sizes, num_actions)
+    return 4 * sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+
+
 def training_bytes(config: DQNConfig, *, observation_size: int, num_actions: int) -> int:
     """The most that training takes at once, in bytes, besides the program and the environments' own objects.
 

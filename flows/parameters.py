@@ -11,9 +11,10 @@ from dqn.device import require_device
 from dqn.environment import describe
 from dqn.fits import require_scale
 from dqn.learner import require_loss
-from dqn.memory import require_memory
+from dqn.memory import policy_bytes, require_memory
 from dqn.presets import PRESETS, PresetName
 from flows.faults import of_environment
+from serving.model_file import MAX_BYTES
 
 
 class InputError(ValueError):
@@ -90,4 +91,10 @@ def check_trainable(config: DQNConfig) -> None:
         if config.world != config.training_world:
             describe(config.env_id, config.world)
     require_scale(config, observation_size)
+    size = policy_bytes(config, observation_size=observation_size, num_actions=num_actions)
+    if size > MAX_BYTES:
+        raise ConfigError(
+            f"hidden_sizes {list(config.hidden_sizes)} make a policy of {size >> 20} MiB, which serving would refuse: "
+            f"it loads {MAX_BYTES >> 20} MiB at most; make them smaller"
+        )
     require_memory(config, observation_size=observation_size, num_actions=num_actions)

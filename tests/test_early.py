@@ -41,8 +41,13 @@ MAIN = (
     ],
 )
 def test_a_typo_is_refused_with_the_nearest_names(
-    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where no preset was saved
     assert cli.main(arguments) == cli.BAD_INPUT
     assert capsys.readouterr().err == f"error: {sentence}\n"
 

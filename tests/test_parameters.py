@@ -99,3 +99,16 @@ def test_a_world_is_part_of_the_form_and_is_checked_against_the_environment() ->
     right, wrong = World(sensor_noise=(0.1,) * 6), World(sensor_noise=(0.1,))
     with pytest.raises(EnvironmentUnsupportedError, match="sensor_noise has 1 entries"):  # played in, not trained in
         check_trainable(dataclasses.replace(PRESETS["acrobot"], world=wrong, randomisation=right))
+
+
+@pytest.mark.parametrize(("hidden_sizes", "fits"), [((4096, 4000), True), ((4096, 4096), False), ((2**23,), False)])
+def test_a_policy_that_serving_would_not_load_is_refused_before_training(
+    hidden_sizes: tuple[int, ...], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.parameters.require_memory", lambda *_, **__: None)
+    config = DQNConfig(num_agents=1, hidden_sizes=hidden_sizes)
+    if fits:
+        check_trainable(config)
+        return
+    with pytest.raises(ConfigError, match=r"make a policy of \d+ MiB, which serving would refuse: it loads 64 MiB"):
+        check_trainable(config)
