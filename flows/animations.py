@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dqn.simulation import WorldEnv, make
+from dqn.spec import EnvironmentUnsupportedError
 from flows.learning import PUSHES, SEED, Learned
 from serving.policy import OnnxPolicy
 
@@ -87,7 +88,10 @@ def _drawn(policy: OnnxPolicy) -> WorldEnv | None:
     undrawn.close()
     if "rgb_array" not in undrawn.metadata.get("render_modes", ()):
         return None
-    return make(policy.metadata.env_id, policy.metadata.world, render_mode="rgb_array")
+    try:
+        return make(policy.metadata.env_id, policy.metadata.world, render_mode="rgb_array")
+    except EnvironmentUnsupportedError:  # its constructor does not take what its metadata promise
+        return None
 
 
 def _moments(

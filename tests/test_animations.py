@@ -1,5 +1,6 @@
 import io
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image, ImageChops
@@ -9,6 +10,7 @@ from flows.learning import PUSHES, SEED, Learned
 from serving.episodes import learning as served
 from serving.policy import OnnxPolicy
 from tests.policies import ACROBOT, BALANCES, FALLS, PROPERTIES, SWINGS, linear_model
+from tests.probes import Probe
 
 FELL = OnnxPolicy.load(linear_model(FALLS))
 HELD = OnnxPolicy.load(linear_model(BALANCES))
@@ -93,7 +95,17 @@ def test_an_episode_is_shown_to_its_end() -> None:
     assert ImageChops.difference(frames[0], frames[-1]).getbbox() is not None
 
 
-def test_what_has_no_pictures_has_no_animation() -> None:
-    policy = OnnxPolicy.load(linear_model((1.0,), properties=PROPERTIES | {"env_id": "ProbeActionReward-v0"}))
+class Promised(Probe):
+    """Its metadata promise pictures, and its constructor takes no render mode."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 -- as Gymnasium declares it
+
+
+gym.register("PromisedPictures-v0", "tests.test_animations:Promised", max_episode_steps=9, disable_env_checker=True)
+
+
+@pytest.mark.parametrize("env_id", ["ProbeActionReward-v0", "PromisedPictures-v0"])
+def test_what_has_no_pictures_has_no_animation(env_id: str) -> None:
+    policy = OnnxPolicy.load(linear_model((1.0,), properties=PROPERTIES | {"env_id": env_id}))
     assert episode_gif(policy, seed=0) is None
     assert learning_gif([Learned(label="", mean_return=0, policy=policy)] * 2) is None
