@@ -43,6 +43,7 @@ FLOW_RUN_TAG: Final = "prefect.flow_run_id"
 TRAINED_TAG: Final = "trained"
 _POPULATION_TAG: Final = "population"
 _AGENT_TAG: Final = "agent"
+_ALONE_SECONDS: Final = 60.0
 _PAGE: Final = 500
 """Runs in one call."""
 _PACKAGES: Final = ("torch", "gymnasium", "numpy", "onnxruntime", "mlflow-skinny", "prefect")
@@ -294,14 +295,26 @@ def _check_database(uri: str) -> None:
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """A block that no other process is in: of several that make an embedded store's tables at once all but one fail."""
+    """A block that no other process is in: of several that make an embedded store's tables at once all but one fail.
+
+    Raises:
+        OSError: if another process stays in it for `_ALONE_SECONDS`.
+    """
     file = sqlite_file(uri)
     if file is None:
         yield
         return
     directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _ALONE_SECONDS
+        while True:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise OSError("another process has held it for a minute") from error
+                time.sleep(0.05)
         yield
     finally:
         os.close(directory)

@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from dqn.config import ConfigError, DQNConfig
+from flows import tracking
 from flows.attempt import Attempt, StaleAttemptError, begin, check, fenced
 from flows.endings import end_runs, failing
 from flows.parameters import InputError
@@ -177,3 +178,18 @@ def test_a_run_that_fails_at_its_start_ends_whatever_was_left_of_it(
     children = store.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
     assert {run.info.status for run in (store.get_run(run_id), *children)} == {"FAILED"}
     assert len(children) < 3 or nth > 5
+
+
+def test_a_store_that_another_process_holds_is_named_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setattr(tracking, "_ALONE_SECONDS", 0.2)
+    with (
+        tracking._alone(uri),
+        pytest.raises(OSError, match="another process has held it"),
+        tracking._alone(uri),
+    ):
+        pass
+    with tracking._alone(uri):  # it is free again
+        pass
