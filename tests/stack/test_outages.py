@@ -38,7 +38,8 @@ PATIENCE = 240.0
 COMMON = {
     "seed": 11,
     "num_agents": 2,
-    "acceptance_return": None,  # nobody stops early
+    "acceptance_return": None,  # no agent stops early
+    "acceptance_epsilon": 0.0,
     "log_interval": 100,
     "eval_interval": 5_000,
     "checkpoint_interval": 5.0,
