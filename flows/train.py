@@ -62,11 +62,13 @@ def train_dqn(
             agents = test_agents(run_id, attempt)
             evaluation = evaluate(name, version, attempt)
             gate = promote(name, version, evaluation, attempt)
-        reported = report(run_id, version, gate, agents, evaluation, attempt)
         if not flow_run_id():
+            reported = report(run_id, version, gate, agents, evaluation, attempt)
             print(reported, flush=True)  # the pictures are drawn while it is read
         draw_population(run_id, agents, attempt)
         draw_version(name, version, evaluation, attempt)
+        if flow_run_id():  # on its page the report shows the curves
+            reported = report(run_id, version, gate, agents, evaluation, attempt)
         finish(attempt)
         return reported
 

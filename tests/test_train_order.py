@@ -54,3 +54,4 @@ def test_a_flow_run_returns_its_report_and_prints_it_nowhere_else(
     monkeypatch.setattr(train, "say", lambda _: None)
     assert train.train_dqn() == "the report"
     assert not any(out for _, out in taken)
+    assert [name for name, _ in taken][-4:] == ["draw_population", "draw_version", "report", "finish"]
