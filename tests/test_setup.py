@@ -64,6 +64,7 @@ def test_a_verb_installs_what_it_needs_and_no_more_once(clone: Path, verb: str) 
     [asked] = installed(clone)
     [extras] = re.findall(r"-e \.\[(.*)\]", asked)
     assert set(extras.split(",")) == SETS[verb] <= EXTRAS.keys()
+    assert ("--no-compile" in asked) == (verb != "install")
     again = make(clone, verb)
     assert again.returncode == 0
     assert "Installing" not in again.stdout
