@@ -72,6 +72,8 @@ def stable_baselines3(env_id: str, seed: int) -> tuple[Act, float]:
         cpu_seconds = time.process_time() - before
 
     def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-        return model.predict(observation, deterministic=True)[0]
+        # Named, since its type is known only where the package is installed.
+        action: npt.NDArray[np.integer] = model.predict(observation, deterministic=True)[0]
+        return action
 
     return act, cpu_seconds
