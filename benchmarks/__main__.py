@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.contestants import Outcome, article, rl_zoo, this_project, warm_up, without_choosing
 from benchmarks.figures import costs
 from benchmarks.harness import table, write
-from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
 
 Train = Callable[[int], Outcome]
 

@@ -19,12 +19,12 @@ from benchmarks.contestants import CEILING, ENV_ID, EPISODES, warm_up
 from benchmarks.figures import ablation, curves
 from benchmarks.harness import table, write
 from dqn.config import DQNConfig
-from dqn.device import torch_threads
-from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
 from dqn.presets import PRESETS
-from dqn.result import TrainingResult
-from dqn.selection import greedy_returns
-from dqn.training import train
+from dqn.training.loop import train
+from dqn.training.machine import torch_threads
+from dqn.training.result import TrainingResult
 
 SEEDS: Final = 16
 TUNED: Final = "tuned"

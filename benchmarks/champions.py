@@ -12,11 +12,12 @@ from typing import Any
 
 from benchmarks.contestants import warm_up
 from benchmarks.harness import table, write
-from dqn.device import torch_threads
-from dqn.export import ModelProperties, export_onnx
+from dqn.networks.onnx import ModelProperties, export_onnx
 from dqn.presets import PRESETS
 from dqn.seeding import version_seed
-from dqn.training import stressed, train
+from dqn.stress.finalists import stressed
+from dqn.training.loop import train
+from dqn.training.machine import torch_threads
 from flows.evaluation import EPISODES, play, play_on, threshold_of, under_stress
 from flows.gate import Champion, should_promote
 from serving.policy import OnnxPolicy

@@ -17,12 +17,12 @@ import torch
 
 from benchmarks.peers import stable_baselines3
 from dqn.config import DQNConfig
-from dqn.device import torch_threads
-from dqn.evaluation import episodic_returns
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.returns import episodic_returns
 from dqn.presets import PRESETS
-from dqn.result import TrainingResult
-from dqn.selection import greedy_returns
-from dqn.training import train
+from dqn.training.loop import train
+from dqn.training.machine import torch_threads
+from dqn.training.result import TrainingResult
 
 ENV_ID: Final = "CartPole-v1"
 CEILING: Final = 500.0

@@ -21,8 +21,9 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.harness import write
-from dqn.simulation import WorldEnv, make
-from dqn.world import NOMINAL, World
+from dqn.environments.making import make
+from dqn.environments.world import NOMINAL, World
+from dqn.environments.wrappers import WorldEnv
 from serving.episodes.environment import Step
 from serving.live.commands import Restart
 from serving.live.drift import TOLERATED_NOISE, EpisodeTest, StepTest

@@ -16,11 +16,12 @@ import torch
 from benchmarks.contestants import EPISODES, warm_up
 from benchmarks.harness import table, write
 from benchmarks.peers import PUBLISHED, stable_baselines3
-from dqn.device import torch_threads
-from dqn.evaluation import bootstrap_interval, episodic_returns, interquartile_mean
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.returns import episodic_returns
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
 from dqn.presets import PRESETS, PresetName
-from dqn.selection import greedy_returns
-from dqn.training import train
+from dqn.training.loop import train
+from dqn.training.machine import torch_threads
 
 SEEDS: Final = 16
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from dqn.evaluation import bootstrap_interval, interquartile_mean
-from dqn.result import TrainingResult
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
+from dqn.training.result import TrainingResult
 
 IMAGES: Final = Path(__file__).parent.parent / "images"
 _INK, _MINE, _OTHER, _BAND = "#222222", "#1f4e8c", "#8a6d3b", "#c9d8ec"

@@ -15,12 +15,14 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.harness import table, write
-from dqn import environment, learner, training
-from dqn.device import torch_threads
+from dqn.experience import vector
 from dqn.finite import all_finite
+from dqn.learning import learner
 from dqn.presets import PRESETS
-from dqn.state import TrainingState
-from dqn.training import advance, collect, learn
+from dqn.training import loop
+from dqn.training.machine import torch_threads
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance, collect, learn
 
 STEPS: Final = 1
 SPENT: Final[list[float]] = []
@@ -65,7 +67,7 @@ def row(num_agents: int, pairs: int) -> dict[str, Any]:
 
 def steps(state: TrainingState, *, looking: bool) -> float:
     """CPU-seconds of some steps of training."""
-    for module in (training, environment, learner):
+    for module in (loop, vector, learner):
         vars(module)["all_finite"] = timed if looking else lambda _: True
     began = time.process_time()
     for _ in range(STEPS):

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.harness import table, write
-from dqn.evaluation import Floats
-from dqn.robustness import CELLS, StressTest
+from dqn.evaluation.statistics import Floats
+from dqn.stress.robustness import CELLS, StressTest
 from flows.gate import LOOKS, Champion, Comparison, Decision, should_promote
 
 Draw = Callable[[np.random.Generator, int], Floats]

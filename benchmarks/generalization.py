@@ -25,13 +25,13 @@ import torch
 
 from benchmarks.contestants import warm_up
 from benchmarks.harness import table, write
-from dqn.baselines import linear_policy, search_linear
-from dqn.device import torch_threads
-from dqn.evaluation import episodic_returns
+from dqn.environments.world import NOMINAL, World
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.returns import episodic_returns
 from dqn.presets import PRESETS
-from dqn.selection import greedy_returns
-from dqn.training import train
-from dqn.world import NOMINAL, World
+from dqn.stress.baselines import linear_policy, search_linear
+from dqn.training.loop import train
+from dqn.training.machine import torch_threads
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -16,14 +16,15 @@ import torch
 from benchmarks.contestants import FIXED_BUDGET, cpu_time, warm_up
 from benchmarks.figures import population_sizes
 from benchmarks.harness import table, write
-from dqn import training
 from dqn.config import DQNConfig
-from dqn.device import torch_threads
-from dqn.learner import Learner
-from dqn.network import QNetworks
+from dqn.experience.buffer import replay_bytes
+from dqn.experience.transitions import Batch
+from dqn.learning.learner import Learner
+from dqn.networks.population import QNetworks
 from dqn.presets import PRESETS
-from dqn.replay import Batch, replay_bytes
-from dqn.training import train
+from dqn.training import loop
+from dqn.training.loop import train
+from dqn.training.machine import torch_threads
 
 OBSERVATION, ACTIONS = 4, 2
 TRAININGS = {"until accepted": PRESETS["cartpole"], "fixed budget": FIXED_BUDGET}
@@ -107,7 +108,7 @@ def shares_of_training(name: str, num_agents: int) -> dict[str, Any]:
 @contextmanager
 def _timed(spent: dict[str, float]) -> Iterator[None]:
     """Account for the CPU time of the training loop's parts while the block runs."""
-    originals = {name: getattr(training, name) for name in spent}
+    originals = {name: getattr(loop, name) for name in spent}
 
     def timed(name: str) -> Callable[..., None]:
         def part(*arguments: Any) -> None:
@@ -116,12 +117,12 @@ def _timed(spent: dict[str, float]) -> Iterator[None]:
         return part
 
     for name in spent:
-        setattr(training, name, timed(name))
+        setattr(loop, name, timed(name))
     try:
         yield
     finally:
         for name, original in originals.items():
-            setattr(training, name, original)
+            setattr(loop, name, original)
 
 
 def _fastest(*works: Callable[[], Any]) -> list[float]:

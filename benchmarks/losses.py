@@ -16,13 +16,12 @@ import torch
 
 from benchmarks.contestants import EPISODES, warm_up
 from benchmarks.harness import table, write
-from dqn.device import torch_threads
-from dqn.evaluation import bootstrap_interval, interquartile_mean
-from dqn.learner import Loss
-from dqn.losses import munchausen, quantile_huber
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
+from dqn.learning.losses import Loss, munchausen, quantile_huber
 from dqn.presets import PRESETS
-from dqn.selection import greedy_returns
-from dqn.training import train
+from dqn.training.loop import train
+from dqn.training.machine import torch_threads
 
 PRESET: Final = PRESETS["lunarlander"]
 # Rewards are scaled by 0.01: so are these, of Atari's clipped ones.

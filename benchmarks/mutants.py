@@ -1,9 +1,9 @@
 """Mutation testing: the lines that decide are broken one at a time; which breakages do no tests notice?
 
-    python -m benchmarks.mutants dqn/replay.py                          # by tests/test_replay.py
-    python -m benchmarks.mutants dqn/state.py --tests tests/test_training.py tests/test_checkpoint.py
+    python -m benchmarks.mutants dqn/experience/buffer.py                          # by tests/test_replay.py
+    python -m benchmarks.mutants dqn/training/state.py --tests tests/test_training.py tests/test_checkpoint.py
     python -m benchmarks.mutants flows/promote.py --tests tests/test_promotion.py --then tests/test_promote.py
-    python -m benchmarks.mutants dqn/learner.py --sample 0.2            # a fifth of the mutants, drawn by --seed
+    python -m benchmarks.mutants dqn/learning/learner.py --sample 0.2   # a fifth of the mutants, drawn by --seed
 
 A mutant swaps a comparison or an operator, changes a number or a truth value, negates a condition, empties a return, or
 deletes a statement. Each is tested in a fork of one process that has imported the libraries, and its source gets there

@@ -6,8 +6,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dqn.device import torch_threads
-from dqn.evaluation import Act
+from dqn.evaluation.returns import Act
+from dqn.training.machine import torch_threads
 
 RL_ZOO: Final[dict[str, dict[str, Any]]] = {
     "CartPole-v1": {

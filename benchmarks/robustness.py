@@ -19,16 +19,17 @@ import torch
 
 from benchmarks.contestants import warm_up
 from benchmarks.harness import table, write
-from dqn.baselines import stressed_baselines
-from dqn.device import torch_threads
-from dqn.evaluation import Act
-from dqn.policy import greedy_action
+from dqn.environments.world import NOMINAL
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.returns import Act
+from dqn.networks.population import greedy_action
 from dqn.presets import PRESETS, PresetName
-from dqn.result import TrainingResult
-from dqn.robustness import CELLS, ENVIRONMENT, stress_test
-from dqn.selection import greedy_returns
-from dqn.training import stressed, train
-from dqn.world import NOMINAL
+from dqn.stress.baselines import stressed_baselines
+from dqn.stress.finalists import stressed
+from dqn.stress.robustness import CELLS, ENVIRONMENT, stress_test
+from dqn.training.loop import train
+from dqn.training.machine import torch_threads
+from dqn.training.result import TrainingResult
 
 COMPARED: Final[tuple[PresetName, ...]] = ("cartpole", "robust")
 

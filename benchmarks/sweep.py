@@ -29,11 +29,12 @@ from benchmarks.contestants import ENV_ID, EPISODES, rl_zoo, warm_up
 from benchmarks.harness import table, write
 from benchmarks.peers import RL_ZOO
 from dqn.config import DQNConfig
-from dqn.device import torch_threads
-from dqn.evaluation import bootstrap_interval, episodic_returns, interquartile_mean
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.returns import episodic_returns
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
 from dqn.presets import PRESETS, PresetName
-from dqn.selection import greedy_returns
-from dqn.training import train
+from dqn.training.loop import train
+from dqn.training.machine import torch_threads
 from flows.search.settings import RUNGS, Method, SweepConfig
 from flows.search.shard import run_shard
 from flows.search.spaces import SPACES

@@ -13,11 +13,11 @@ from typing import Final
 import numpy as np
 
 from benchmarks.harness import table, write
-from dqn.device import torch_threads
 from dqn.hyperparameters import HyperParameters
 from dqn.presets import PRESETS
-from dqn.state import TrainingState
-from dqn.training import collect, learn
+from dqn.training.machine import torch_threads
+from dqn.training.state import TrainingState
+from dqn.training.steps import collect, learn
 
 STEPS: Final = 25
 

@@ -24,7 +24,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     MLFLOW_DISABLE_TELEMETRY=true \
     DO_NOT_TRACK=1
 WORKDIR /app
-COPY dqn/__init__.py dqn/cartpole.py dqn/conditions.py dqn/simulation.py dqn/spec.py dqn/world.py dqn/
+COPY dqn/__init__.py dqn/
+COPY dqn/environments dqn/environments
 COPY docker/entrypoint.sh docker/
 COPY serving serving
 RUN python -m compileall -q dqn serving

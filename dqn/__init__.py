@@ -5,24 +5,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from dqn.config import DQNConfig
+    from dqn.environments.world import World
     from dqn.presets import PRESETS
-    from dqn.result import TrainingResult
-    from dqn.training import train
-    from dqn.world import World
+    from dqn.training.loop import train
+    from dqn.training.result import TrainingResult
 
 __all__ = ["PRESETS", "DQNConfig", "TrainingResult", "World", "train"]
 
 _HOMES: Final = {
     "PRESETS": "dqn.presets",
     "DQNConfig": "dqn.config",
-    "TrainingResult": "dqn.result",
-    "World": "dqn.world",
-    "train": "dqn.training",
+    "TrainingResult": "dqn.training.result",
+    "World": "dqn.environments.world",
+    "train": "dqn.training.loop",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is asked for: who plays in a `dqn.world` loads no torch."""
+    """Import a name when it is asked for: who plays in a `dqn.environments.world` loads no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'dqn' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Final, Literal, get_args, get_origin, get_type_hints
 
-from dqn.world import NOMINAL, World, WorldError
+from dqn.environments.world import NOMINAL, World, WorldError
 
 
 class ConfigError(ValueError):

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Final, Literal
 
 from dqn.config import DQNConfig
-from dqn.world import World
+from dqn.environments.world import World
 
 PresetName = Literal["cartpole", "robust", "article", "acrobot", "mountaincar", "lunarlander"]
 

@@ -14,11 +14,11 @@ from typing import Any, Final, Literal
 import mlflow
 from mlflow import MlflowClient
 
-from dqn.experience import UnexplainedError
-from dqn.identification import ENVIRONMENTS, identify
+from dqn.environments.world import NOMINAL, World
+from dqn.identification.identify import ENVIRONMENTS, identify
+from dqn.identification.record import UnexplainedError
 from dqn.presets import PRESETS, PresetName
 from dqn.seeding import TEST, stream_seed
-from dqn.world import NOMINAL, World
 from flows import registry
 from flows.adaptation import Adaptation, RefusedError, TakenError, begin_adaptation, end_adaptation
 from flows.attempt import Attempt, StaleAttemptError, begin, fenced

@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dqn.simulation import WorldEnv, make
-from dqn.spec import EnvironmentUnsupportedError
+from dqn.environments.making import make
+from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.wrappers import WorldEnv
 from flows.learning import PUSHES, SEED, Learned
 from serving.policy import OnnxPolicy
 

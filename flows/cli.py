@@ -13,8 +13,8 @@ from typing import Annotated, Any, Final
 import tyro
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.presets import PRESETS, PresetName
-from dqn.spec import EnvironmentUnsupportedError
 from flows import options
 from flows.early import (
     preset_warning,

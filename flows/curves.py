@@ -6,8 +6,8 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from dqn.metrics import MetricName
-from dqn.result import TrainingResult
+from dqn.training.metrics import MetricName
+from dqn.training.result import TrainingResult
 
 Floats = npt.NDArray[np.float64]
 

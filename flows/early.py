@@ -8,8 +8,8 @@ from typing import Final
 import gymnasium as gym
 
 from dqn.config import ConfigError
+from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
 from dqn.presets import PRESETS, PresetName
-from dqn.spec import EnvironmentUnsupportedError, environment_spec
 from flows.faults import named
 from flows.names import model_name
 from flows.presets import own_presets

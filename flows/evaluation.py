@@ -6,13 +6,14 @@ import mlflow
 import numpy as np
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
-from dqn.baselines import stressed_baselines
-from dqn.environment import describe
-from dqn.evaluation import Floats, episodic_returns
-from dqn.robustness import ENVIRONMENT, StressTest, stress_test
+from dqn.environments.spec import environment_spec
+from dqn.environments.world import World
+from dqn.evaluation.returns import episodic_returns
+from dqn.evaluation.statistics import Floats
+from dqn.experience.vector import describe
 from dqn.seeding import further_seed, version_seed
-from dqn.spec import environment_spec
-from dqn.world import World
+from dqn.stress.baselines import stressed_baselines
+from dqn.stress.robustness import ENVIRONMENT, StressTest, stress_test
 from flows import registry
 from flows.attempt import Attempt, fenced
 from flows.faults import of_environment

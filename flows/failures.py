@@ -7,11 +7,11 @@ from typing import Final
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from dqn.checkpoint import CheckpointError
 from dqn.config import ConfigError
-from dqn.export import ExportError
+from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.finite import DivergedError, EnvironmentFaultError
-from dqn.spec import EnvironmentUnsupportedError
+from dqn.networks.onnx import ExportError
+from dqn.training.checkpoint import CheckpointError
 from flows.attempt import StaleAttemptError
 from flows.cli import BAD_INPUT, DIVERGED, fail
 from flows.flow_run import PrefectError

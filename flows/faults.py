@@ -9,8 +9,8 @@ from typing import Final
 import gymnasium as gym
 
 from dqn.config import ConfigError
+from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.finite import DivergedError, EnvironmentFaultError
-from dqn.spec import EnvironmentUnsupportedError
 from flows.uris import redacted
 
 _CONSTRUCTOR: Final = ("__init__", "make", "make_vec")

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dqn.evaluation import bootstrap_interval, interquartile_mean
-from dqn.robustness import CELLS, StressTest
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
+from dqn.stress.robustness import CELLS, StressTest
 from flows.curves import Curves, Floats
 
 _INK, _AGENT, _SUMMARY, _BAND = "#222222", "#8fa8c8", "#1f4e8c", "#c9d8ec"

@@ -6,8 +6,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from dqn.evaluation import Floats
-from dqn.robustness import StressTest
+from dqn.evaluation.statistics import Floats
+from dqn.stress.robustness import StressTest
 
 LOOKS: Final = (100, 600, 1_000)
 """Numbers of episodes after which the gate is asked: the next one where the answer is open. A challenger can lose at

@@ -7,8 +7,8 @@ import gymnasium as gym
 import numpy as np
 
 from dqn.config import DQNConfig
+from dqn.environments.spec import environment_spec
 from dqn.presets import PRESETS
-from dqn.spec import environment_spec
 from flows.faults import of_environment
 
 _GENERAL: Final = DQNConfig(

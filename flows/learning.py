@@ -16,12 +16,12 @@ from typing import Final
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from dqn.device import torch_threads
-from dqn.export import ModelProperties, to_onnx
-from dqn.milestones import together
-from dqn.result import TrainingResult
+from dqn.evaluation.greedy import greedy_returns
+from dqn.networks.onnx import ModelProperties, to_onnx
+from dqn.networks.population import together
 from dqn.seeding import SELECTION, stream_seed
-from dqn.selection import greedy_returns
+from dqn.training.machine import torch_threads
+from dqn.training.result import TrainingResult
 from flows.attempt import Attempt, fenced
 from flows.population import read_summary
 from serving.policy import OnnxPolicy

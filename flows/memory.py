@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from mlflow import MlflowClient
 
-from dqn.identification import values_of
+from dqn.environments.world import World, WorldError
+from dqn.identification.identify import values_of
+from dqn.identification.trajectories import SCALES
 from dqn.seeding import SELECTION, stream_seed
-from dqn.trajectories import SCALES
-from dqn.world import World, WorldError
 from flows import registry
 from flows.evaluation import play, require_playable, threshold_of
 from flows.registry import WORLD_TAG, RegistryError

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from torch import Tensor
 
-from dqn.metrics import POPULATION, Metrics
+from dqn.training.metrics import POPULATION, Metrics
 from flows.attempt import CHECKED_SECONDS, StaleAttemptError
 from flows.tracking import TrackingError, is_full, one_line, unless_deleted
 
@@ -99,7 +99,7 @@ class MetricWriter:
 
         Args:
             client: where metrics go.
-            run_of_agent: run ids, the parent's under `dqn.metrics.POPULATION`.
+            run_of_agent: run ids, the parent's under `dqn.training.metrics.POPULATION`.
             watermarks: what is logged already.
             check: called in the thread; raises StaleAttemptError where another attempt has taken over.
             params: parameters that go with the first batch of a run, by its id.

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, ge
 import tyro
 
 from dqn.config import WORLDS, ConfigError, DQNConfig
-from dqn.world import World, WorldError
+from dqn.environments.world import World, WorldError
 from flows.suggestions import did_you_mean
 
 _HELP: Final = "--help lists all"

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer, model_validator
 
 from dqn.config import ConfigError, DQNConfig
-from dqn.device import require_device
-from dqn.environment import describe
-from dqn.fits import require_scale
-from dqn.learner import require_loss
-from dqn.memory import policy_bytes, require_memory
+from dqn.experience.vector import describe
+from dqn.learning.losses import require_loss
 from dqn.presets import PRESETS, PresetName
+from dqn.training.fits import require_scale
+from dqn.training.machine import policy_bytes, require_device, require_memory
 from flows.faults import of_environment
 from serving.model_file import MAX_BYTES
 

@@ -14,15 +14,15 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, RunTag
 
-from dqn import training
-from dqn.checkpoint import load_checkpoint, load_networks, save_checkpoint, save_networks
 from dqn.config import DQNConfig
 from dqn.finite import DivergedError
-from dqn.memory import require_memory
-from dqn.metrics import Metrics
-from dqn.network import QNetworks
-from dqn.result import AgentResult, TrainingResult
-from dqn.state import TrainingState
+from dqn.networks.population import QNetworks
+from dqn.training import loop
+from dqn.training.checkpoint import load_checkpoint, load_networks, save_checkpoint, save_networks
+from dqn.training.machine import require_memory
+from dqn.training.metrics import Metrics
+from dqn.training.result import AgentResult, TrainingResult
+from dqn.training.state import TrainingState
 from flows.attempt import Attempt, check, fenced
 from flows.curves import Curves
 from flows.endings import end_diverged, end_runs
@@ -166,7 +166,7 @@ def train_population(
         return writer.confirmed_within(_CONFIRMED_SECONDS)
 
     try:
-        result = training.train(config, state=state, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
+        result = loop.train(config, state=state, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
         for name, values in test(result).items():
             writer.write_last(name, values)
     except BaseException as error:

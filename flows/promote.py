@@ -21,8 +21,8 @@ from typing import Any, Final
 import mlflow
 from mlflow import MlflowClient
 
-from dqn.robustness import StressTest
-from dqn.world import World
+from dqn.environments.world import World
+from dqn.stress.robustness import StressTest
 from flows import registry
 from flows.attempt import Attempt, fenced
 from flows.evaluation import SEED_TAG, play, play_on, read_stress, require_playable, threshold_of, under_stress

@@ -13,9 +13,9 @@ import mlflow
 import numpy as np
 from mlflow import MlflowClient
 
-from dqn.evaluation import bootstrap_interval, interquartile_mean
-from dqn.result import AgentResult
-from dqn.robustness import StressTest
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
+from dqn.stress.robustness import StressTest
+from dqn.training.result import AgentResult
 from flows import registry
 from flows.attempt import Attempt, check, fenced
 from flows.evaluation import baselines, read_stress

@@ -9,8 +9,8 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
-from dqn.experience import Experience, UnexplainedError
-from dqn.state import TrainingState
+from dqn.identification.record import Experience, UnexplainedError
+from dqn.training.state import TrainingState
 from flows.tracking import one_line
 
 ADAPTATION_TAG: Final = "adaptation.drift"

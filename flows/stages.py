@@ -22,14 +22,14 @@ from mlflow.entities import Metric, Run
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from dqn.config import DQNConfig
-from dqn.device import torch_threads
-from dqn.export import ModelProperties, export_onnx
-from dqn.network import QNetworks
-from dqn.result import TrainingResult
+from dqn.evaluation.greedy import greedy_returns
+from dqn.networks.onnx import ModelProperties, export_onnx
+from dqn.networks.population import QNetworks
 from dqn.seeding import TEST, stream_seed
-from dqn.selection import greedy_returns
-from dqn.state import TrainingState
-from dqn.training import stressed
+from dqn.stress.finalists import stressed
+from dqn.training.machine import torch_threads
+from dqn.training.result import TrainingResult
+from dqn.training.state import TrainingState
 from flows import registry
 from flows.attempt import Attempt, check, fenced, in_batch
 from flows.endings import end_runs

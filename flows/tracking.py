@@ -30,8 +30,8 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.config import DQNConfig
-from dqn.metrics import POPULATION
 from dqn.presets import PresetName
+from dqn.training.metrics import POPULATION
 from flows.attempt import Attempt, fenced, in_batch
 from flows.parameters import InputError
 from flows.provenance import git_commit, user

@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from dqn.config import DQNConfig
-from dqn.network import QNetworks
+from dqn.networks.population import QNetworks
 from flows import registry
 from flows.early import no_version
 from flows.parameters import InputError

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from dqn.spec import EnvironmentUnsupportedError, environment_spec
+from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
 from serving.arguments import UsageError, parse
 from serving.disk import sentence, write_new
 from serving.episodes.environment import why_no_pictures

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from dqn.world import NOMINAL, World, WorldError
+from dqn.environments.world import NOMINAL, World, WorldError
 from serving import deadlines
 from serving.model_file import check_model_file, read_model_file
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dqn.experience import Experience
-from dqn.simulation import make
-from dqn.world import World
+from dqn.environments.making import make
+from dqn.environments.world import World
+from dqn.identification.record import Experience
 
 Act = Callable[[npt.NDArray[np.float32]], int]
 

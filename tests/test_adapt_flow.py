@@ -14,9 +14,9 @@ import pytest
 from mlflow import MlflowClient
 from prefect.exceptions import FlowPauseTimeout
 
-from dqn.evaluation import episodic_returns
-from dqn.experience import Experience
-from dqn.world import NOMINAL, World
+from dqn.environments.world import NOMINAL, World
+from dqn.evaluation.returns import episodic_returns
+from dqn.identification.record import Experience
 from flows import adapt, adaptation, registry
 from flows.adapt import adapt_policy
 from flows.adaptation import EXPERIMENT, OUTCOME_TAG, TIMELINE, RefusedError, TakenError

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from prefect.exceptions import FlowPauseTimeout
 
-from dqn.experience import UnexplainedError
+from dqn.environments.world import NOMINAL, World
+from dqn.identification.record import UnexplainedError
 from dqn.presets import PRESETS
 from dqn.seeding import TEST, stream_seed
-from dqn.world import NOMINAL, World
 from flows import adapt, registry
 from flows.adapt import elsewhere, fetch, identified, identify_world, is_over, roll_back_from, watched
 from flows.adaptation import Adaptation, RefusedError

@@ -6,12 +6,12 @@ import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from scipy.linalg import solve_discrete_are  # type: ignore[import-untyped]
 
-from dqn import baselines
-from dqn.baselines import SEARCHED_IN, linear_policy, lqr, search_linear, stressed_baselines
-from dqn.evaluation import Act, episodic_returns
-from dqn.robustness import CELLS, Cell, StressTest, holds
-from dqn.simulation import make
-from dqn.world import NOMINAL, World
+from dqn.environments.making import make
+from dqn.environments.world import NOMINAL, World
+from dqn.evaluation.returns import Act, episodic_returns
+from dqn.stress import baselines
+from dqn.stress.baselines import SEARCHED_IN, linear_policy, lqr, search_linear, stressed_baselines
+from dqn.stress.robustness import CELLS, Cell, StressTest, holds
 
 
 def one_step(state: np.ndarray, force: float, world: World) -> np.ndarray:

@@ -18,13 +18,13 @@ from benchmarks.generalization import TASKS, outside, row, searched, success_rat
 from benchmarks.limits import update_flops
 from benchmarks.mutants import mutants_of
 from benchmarks.robustness import act_of, shares
-from dqn.metrics import MetricHistory
-from dqn.network import QNetworks
+from dqn.environments.making import make
+from dqn.environments.world import NOMINAL, World
+from dqn.networks.population import QNetworks
 from dqn.presets import PRESETS, PresetName
-from dqn.result import AgentResult, TrainingResult
-from dqn.robustness import CELLS
-from dqn.simulation import make
-from dqn.world import NOMINAL, World
+from dqn.stress.robustness import CELLS
+from dqn.training.metrics import MetricHistory
+from dqn.training.result import AgentResult, TrainingResult
 
 FOLDER = Path(benchmarks.robustness.__file__).parent
 RUN = [f"benchmarks.{path.stem}" for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text()]

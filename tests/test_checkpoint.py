@@ -12,10 +12,18 @@ import gymnasium as gym
 import pytest
 import torch
 
-from dqn.checkpoint import CheckpointError, _Digesting, load_checkpoint, load_networks, save_checkpoint, save_networks
 from dqn.config import DQNConfig
-from dqn.state import TrainingState
-from dqn.training import advance, train
+from dqn.training.checkpoint import (
+    CheckpointError,
+    _Digesting,
+    load_checkpoint,
+    load_networks,
+    save_checkpoint,
+    save_networks,
+)
+from dqn.training.loop import train
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance
 from tests import awkward
 
 Make = Callable[..., DQNConfig]
@@ -73,11 +81,13 @@ def test_what_others_could_have_written_is_not_unpickled(
     assert stat.S_IMODE(checkpoint.stat().st_mode) == 0o600
     checkpoint.chmod(mode)
     own_group = os.getegid()
-    monkeypatch.setattr("dqn.checkpoint.os.getegid", lambda: own_group + 1)  # the file's group has other members
+    monkeypatch.setattr(
+        "dqn.training.checkpoint.os.getegid", lambda: own_group + 1
+    )  # the file's group has other members
     with pytest.raises(CheckpointError, match=rf"not this user's alone .*mode {mode:o}.*chown it and chmod go-w"):
         load_checkpoint(checkpoint)
     checkpoint.chmod(0o644)
-    monkeypatch.setattr("dqn.checkpoint.os.geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr("dqn.training.checkpoint.os.geteuid", lambda: os.getuid() + 1)
     with pytest.raises(CheckpointError, match="not this user's alone"):
         load_checkpoint(checkpoint)
     assert not Path("unpickled").exists()
@@ -135,7 +145,7 @@ def test_a_checkpoint_is_on_disk_before_it_takes_its_place(
         status = os.fstat(descriptor)
         order.append(("directory" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes", path.exists()))
 
-    monkeypatch.setattr("dqn.checkpoint.os.fsync", fsync)
+    monkeypatch.setattr("dqn.training.checkpoint.os.fsync", fsync)
     save_checkpoint(path, state)
     size = path.stat().st_size
     assert order == [(f"{size} bytes", False), ("directory", True)]
@@ -168,7 +178,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(checkpoint: Path, smal
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from dqn.checkpoint import CheckpointError, _Digesting, load_checkpoint, save_checkpoint
+from dqn.training.checkpoint import CheckpointError, _Digesting, load_checkpoint, save_checkpoint
 path = Path(sys.argv[1])
 state, _ = load_checkpoint(path)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))

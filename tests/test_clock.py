@@ -3,10 +3,10 @@ from collections.abc import Callable
 
 import pytest
 
-from dqn.clock import Clock
 from dqn.config import DQNConfig
-from dqn.state import TrainingState
-from dqn.training import train
+from dqn.training.clock import Clock
+from dqn.training.loop import train
+from dqn.training.state import TrainingState
 
 Make = Callable[..., DQNConfig]
 

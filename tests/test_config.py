@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dqn.config import ConfigError, DQNConfig, _annotations
+from dqn.environments.world import World
 from dqn.presets import PRESETS
-from dqn.state import TrainingState
-from dqn.training import advance
-from dqn.world import World
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dqn.evaluation import bootstrap_interval, interquartile_mean
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
 from dqn.presets import PRESETS
 from dqn.seeding import TEST, stream_seed
 from flows.search import confirm as module

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from dqn.config import ConfigError
-from dqn.device import require_device
-from dqn.learner import td_target
-from dqn.network import QNetworks
-from dqn.priorities import Priorities
-from dqn.replay import Batch, ReplayBuffer
+from dqn.experience.buffer import ReplayBuffer
+from dqn.experience.priorities import Priorities
+from dqn.experience.transitions import Batch
+from dqn.learning.losses import td_target
+from dqn.networks.population import QNetworks
+from dqn.training.machine import require_device
 
 META = torch.device("meta")
 

@@ -92,7 +92,7 @@ COMMANDS: Final = {
     "make test-stack": "needs a Docker engine; .ci/run does it where there is one",
     "make constraints": "resolves every dependency anew, from the network",
     ".venv/bin/pytest tests/test_learner.py": "is part of make test",
-    ".venv/bin/python -m benchmarks.mutants dqn/learner.py": LONG,
+    ".venv/bin/python -m benchmarks.mutants dqn/learning/learner.py": LONG,
     ".venv/bin/python -m benchmarks.mutants MODULE --sample SHARE --tests ...": LONG,
     'make bench ARGS="--quick"': LONG,
     "make bench": LONG,

@@ -9,11 +9,11 @@ import torch
 from gymnasium import spaces
 
 from dqn.config import DQNConfig
-from dqn.environment import VectorEnvironment, describe
-from dqn.replay import Transition
-from dqn.spec import EnvironmentUnsupportedError
-from dqn.training import train
-from dqn.world import World
+from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.world import World
+from dqn.experience.transitions import Transition
+from dqn.experience.vector import VectorEnvironment, describe
+from dqn.training.loop import train
 
 OWN_VECTOR, SYNC, SYNC_TUPLE_STATE = "CartPole-v1", "Acrobot-v1", "MountainCar-v0"
 

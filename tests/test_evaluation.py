@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
-from dqn import evaluation
-from dqn.evaluation import Act, bootstrap_interval, episodic_returns, interquartile_mean
-from dqn.simulation import make_vec
-from dqn.spec import EnvironmentUnsupportedError
-from dqn.world import NOMINAL, World
+from dqn.environments.making import make_vec
+from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.world import NOMINAL, World
+from dqn.evaluation import returns
+from dqn.evaluation.returns import Act, episodic_returns
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
 
 
 def always(action: int) -> Act:
@@ -107,7 +108,7 @@ def test_the_bootstrap_interval_is_that_of_the_resamples_means() -> None:
 
 def test_what_was_played_in_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     made = [make_vec("Acrobot-v1", num_envs=1)]
-    monkeypatch.setattr(evaluation, "make_vec", lambda *_, **__: made[0])
+    monkeypatch.setattr(returns, "make_vec", lambda *_, **__: made[0])
     episodic_returns(always(0), "Acrobot-v1", num_episodes=1, seed=0, max_episode_steps=3)
     assert made[0].closed
 

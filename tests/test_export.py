@@ -11,8 +11,16 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from dqn.export import ExportError, ModelProperties, QFunction, action_meanings, check_parity, export_onnx, to_onnx
-from dqn.network import QNetworks
+from dqn.networks.onnx import (
+    ExportError,
+    ModelProperties,
+    QFunction,
+    action_meanings,
+    check_parity,
+    export_onnx,
+    to_onnx,
+)
+from dqn.networks.population import QNetworks
 from serving.policy import OnnxPolicy
 
 PROPERTIES = ModelProperties(

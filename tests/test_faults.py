@@ -11,8 +11,8 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from sqlalchemy.exc import OperationalError
 
 from dqn.config import ConfigError, DQNConfig
-from dqn.environment import VectorEnvironment
-from dqn.spec import EnvironmentUnsupportedError
+from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.experience.vector import VectorEnvironment
 from flows import cli
 from flows.attempt import StaleAttemptError
 from flows.early import require_environment

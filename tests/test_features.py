@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dqn.config import DQNConfig
-from dqn.result import TrainingResult
-from dqn.state import TrainingState
-from dqn.training import train
+from dqn.training.loop import train
+from dqn.training.result import TrainingResult
+from dqn.training.state import TrainingState
 
 BASE = DQNConfig(
     num_agents=8,

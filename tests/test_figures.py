@@ -1,8 +1,8 @@
 import numpy as np
 
 from dqn.config import DQNConfig
-from dqn.robustness import CELLS, StressTest
-from dqn.training import train
+from dqn.stress.robustness import CELLS, StressTest
+from dqn.training.loop import train
 from flows.curves import Curves
 from flows.figures import learning_curves, png, stress_cells
 

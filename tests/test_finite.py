@@ -12,21 +12,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqn import selection, training
-from dqn.checkpoint import load_checkpoint, save_checkpoint
 from dqn.config import DQNConfig
-from dqn.evaluation import episodic_returns
-from dqn.export import ExportError, ModelProperties, by_reference, export_onnx
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.returns import episodic_returns
+from dqn.experience.priorities import Priorities
+from dqn.experience.transitions import Batch
 from dqn.finite import DivergedError, EnvironmentFaultError
-from dqn.learner import td_loss
-from dqn.network import QNetworks
+from dqn.learning.losses import td_loss
+from dqn.networks.onnx import ExportError, ModelProperties, by_reference, export_onnx
+from dqn.networks.population import QNetworks
 from dqn.presets import PRESETS
-from dqn.priorities import Priorities
-from dqn.replay import Batch
-from dqn.result import AgentResult, TrainingResult
-from dqn.selection import diverge, evaluate, leave
-from dqn.state import TrainingState
-from dqn.training import advance, collect, learn, train
+from dqn.training import loop, selection
+from dqn.training.checkpoint import load_checkpoint, save_checkpoint
+from dqn.training.loop import train
+from dqn.training.result import AgentResult, TrainingResult
+from dqn.training.selection import diverge, evaluate, leave
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance, collect, learn
 
 AGENTS, ENVS, UPDATES = 3, 2, 24
 SMALL: dict[str, Any] = {
@@ -90,7 +92,7 @@ def nothing_else_is(result: TrainingResult, agent: int, tmp_path: Path) -> None:
 
 def leaving(agent: int, update: int, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent leaves right after an update, or after the evaluation that follows it, for no fault of its own."""
-    original = getattr(training, after)
+    original = getattr(loop, after)
 
     def call(state: TrainingState, *arguments: Any) -> None:
         original(state, *arguments)
@@ -98,7 +100,7 @@ def leaving(agent: int, update: int, after: str, monkeypatch: pytest.MonkeyPatch
         if state.learner.updates == update and len(rows):
             leave(state, rows)
 
-    monkeypatch.setattr(training, after, call)
+    monkeypatch.setattr(loop, after, call)
 
 
 def row_of(state: TrainingState, agent: int) -> int | None:
@@ -162,7 +164,7 @@ def test_a_return_that_is_not_finite_is_never_the_best(
     name: str, agent: int, look: int, value: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     config, looks = CONFIGS[name], list[int]()
-    original = selection.greedy_returns
+    original = greedy_returns
     with pytest.MonkeyPatch.context() as monkeypatch:
 
         def returns(networks: QNetworks, *arguments: Any, **options: Any) -> torch.Tensor:
@@ -186,7 +188,7 @@ def test_a_return_that_is_not_finite_is_never_the_best(
 def test_who_is_judged_by_what_is_not_finite_is_named_and_not_the_best(
     value: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original, judged = selection.greedy_returns, list[int]()
+    original, judged = greedy_returns, list[int]()
 
     def returns(networks: QNetworks, *arguments: Any, **options: Any) -> torch.Tensor:
         played = original(networks, *arguments, **options)

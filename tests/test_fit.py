@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from dqn import training
 from dqn.config import ConfigError, DQNConfig
 from dqn.hyperparameters import HyperParameters
-from dqn.losses import quantile_huber
-from dqn.network import QNetworks
-from dqn.state import TrainingState
-from dqn.training import advance, train
+from dqn.learning.losses import quantile_huber
+from dqn.networks.population import QNetworks
+from dqn.training import loop
+from dqn.training.loop import train
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance
 
 Make = Callable[..., DQNConfig]
 
@@ -137,7 +138,7 @@ def test_every_network_of_a_result_comes_back_to_the_cpu(small_config: Make, mon
     kept: list[QNetworks] = []
     state = TrainingState(small_config(max_updates=20))
     monkeypatch.setattr(QNetworks, "on", on)
-    result = training.train(state.config, state=state)
+    result = loop.train(state.config, state=state)
     networks = [result.best, result.final, *(milestone.networks for milestone in result.milestones)]
     assert len(networks) > 5
     assert [moved.get(id(each)) for each in networks] == ["cpu"] * len(networks)

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.gate import KINDS, ROBUSTNESS, Kind, drifted, failing, retrained, row, settled, text
-from dqn.robustness import StressTest
 from dqn.seeding import SELECTION, TEST, TRAINING, further_seed, stream_seed, version_seed
+from dqn.stress.robustness import StressTest
 from flows.gate import (
     LOOKS,
     MARGIN,

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqn.checkpoint import load_checkpoint, save_checkpoint
 from dqn.config import ConfigError, DQNConfig
+from dqn.experience.exploration import epsilon_greedy, linear_epsilon
 from dqn.hyperparameters import HyperParameters, structure
-from dqn.learner import Learner
-from dqn.metrics import MetricName
-from dqn.policy import epsilon_greedy, linear_epsilon
-from dqn.state import TrainingState
-from dqn.training import advance, train
+from dqn.learning.learner import Learner
+from dqn.training.checkpoint import load_checkpoint, save_checkpoint
+from dqn.training.loop import train
+from dqn.training.metrics import MetricName
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance
 from tests.test_learner import CONFIG, batch, networks, part_of, rows_of
 from tests.test_training import equal
 

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqn import identification, trajectories
-from dqn.experience import MAX_DELAY, Experience, UnexplainedError, Windows, cut
-from dqn.identification import LEAST_TRANSITIONS, Estimate, _rounded, identify, values_of
-from dqn.trajectories import SCALES, Fit, play
-from dqn.world import NOMINAL, World
+from dqn.environments.world import NOMINAL, World
+from dqn.identification import identify as identification
+from dqn.identification import trajectories
+from dqn.identification.identify import LEAST_TRANSITIONS, Estimate, _rounded, identify, values_of
+from dqn.identification.record import MAX_DELAY, Experience, UnexplainedError, Windows, cut
+from dqn.identification.trajectories import SCALES, Fit, play
 from tests.living import balancing, joined, live
 
 BIAS = 0.0873

@@ -12,8 +12,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from dqn.checkpoint import load_checkpoint
 from dqn.config import DQNConfig
+from dqn.training.checkpoint import load_checkpoint
 from flows import interrupts
 from flows.attempt import begin
 from flows.endings import failing

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from dqn.config import ConfigError, DQNConfig
-from dqn.learner import Learner, clip_gradients, require_loss, td_gradient, td_loss, td_target
-from dqn.network import QNetworks
-from dqn.replay import Batch
+from dqn.experience.transitions import Batch
+from dqn.learning.learner import Learner, clip_gradients
+from dqn.learning.losses import require_loss, td_gradient, td_loss, td_target
+from dqn.networks.population import QNetworks
 
 CONFIG = DQNConfig(hidden_sizes=(16,), learning_rate=1e-2, target_update_interval=3)
 

@@ -7,11 +7,10 @@ from functools import partial
 import pytest
 import torch
 
-from dqn.learner import Loss
-from dqn.losses import munchausen, quantile_huber
-from dqn.network import QNetworks
-from dqn.replay import Batch
-from dqn.training import train
+from dqn.experience.transitions import Batch
+from dqn.learning.losses import Loss, munchausen, quantile_huber
+from dqn.networks.population import QNetworks
+from dqn.training.loop import train
 from tests.probes import QUICK
 
 

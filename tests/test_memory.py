@@ -9,31 +9,32 @@ from typing import Any
 
 import pytest
 
-from dqn import memory
 from dqn.config import DQNConfig
-from dqn.milestones import number_of_milestones
-from dqn.replay import replay_bytes
-from dqn.state import TrainingState
-from dqn.training import advance
+from dqn.experience.buffer import replay_bytes
+from dqn.training import machine
+from dqn.training.machine import memory_limit, release_memory, require_memory, training_bytes
+from dqn.training.milestones import number_of_milestones
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance
 
 
 def test_a_containers_limit_counts_where_it_is_less_than_the_machines(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = tmp_path / "limit"
-    monkeypatch.setattr(memory, "_CGROUP_LIMITS", (limit, tmp_path / "missing"))
-    assert memory.memory_limit() == machine
-    for content, expected in (("max\n", machine), ("1000000\n", 1_000_000), (f"{2**63 - 4096}\n", machine)):
+    monkeypatch.setattr(machine, "_CGROUP_LIMITS", (limit, tmp_path / "missing"))
+    assert memory_limit() == whole
+    for content, expected in (("max\n", whole), ("1000000\n", 1_000_000), (f"{2**63 - 4096}\n", whole)):
         limit.write_text(content)
-        assert memory.memory_limit() == expected
+        assert memory_limit() == expected
 
 
 def test_sizes_are_said_in_units_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "memory_limit", lambda: 3 * 2**29)
+    monkeypatch.setattr(machine, "memory_limit", lambda: 3 * 2**29)
     for needed, size in ((13 * 2**20, "13 MiB"), (2**30 - 2**20, "1023 MiB"), (2**30, "1.0 GiB")):
-        monkeypatch.setattr(memory, "training_bytes", lambda *_, needed=needed, **__: needed)
-        said = memory.require_memory(SMALL, observation_size=4, num_actions=2)
+        monkeypatch.setattr(machine, "training_bytes", lambda *_, needed=needed, **__: needed)
+        said = require_memory(SMALL, observation_size=4, num_actions=2)
         assert said == f"training takes up to {size} of the machine's 1.5 GiB of memory"
 
 
@@ -55,11 +56,11 @@ TRAINED_AND_RESUMED = """
 import json, sys
 from pathlib import Path
 import torch
-from dqn.checkpoint import load_checkpoint, save_checkpoint
+from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.config import DQNConfig
-from dqn.replay import Batch
-from dqn.state import TrainingState
-from dqn.training import train
+from dqn.experience.transitions import Batch
+from dqn.training.state import TrainingState
+from dqn.training.loop import train
 from tests import probes
 
 def fill(state):
@@ -98,9 +99,9 @@ print(peak() - before)
 def test_quantiles_widen_the_last_layer() -> None:
     def taken(num_quantiles: int, dueling: bool) -> int:
         config = dataclasses.replace(SMALL, hidden_sizes=(7,), num_quantiles=num_quantiles, dueling=dueling)
-        return memory.training_bytes(config, observation_size=4, num_actions=2)
+        return training_bytes(config, observation_size=4, num_actions=2)
 
-    assert taken(3, True) == memory.training_bytes(
+    assert taken(3, True) == training_bytes(
         dataclasses.replace(SMALL, hidden_sizes=(7,)), observation_size=4, num_actions=9
     )
     assert taken(3, False) == taken(2, True)
@@ -113,30 +114,30 @@ def test_the_figure_is_the_sum_of_its_parts() -> None:
     rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=False)
     pending = 4 * 5 * 3 * (4 + 4 + 6) * 4
     expected = rows + pending + 2 * 4 * 8 * (4 + 16 + 2) * 4 + kept * 4 * parameters * 4
-    assert memory.training_bytes(config, observation_size=4, num_actions=2) == expected
+    assert training_bytes(config, observation_size=4, num_actions=2) == expected
     copied = 4 * 2 * 512 * 4  # sums and minima of a tree of 512 leaves
     rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=True) - rows
     prioritised = dataclasses.replace(config, priority_exponent=0.6)
-    assert memory.training_bytes(prioritised, observation_size=4, num_actions=2) == expected + rows + copied
+    assert training_bytes(prioritised, observation_size=4, num_actions=2) == expected + rows + copied
     changes: dict[str, Any]
     for name in ("num_envs", "eval_episodes", "acceptance_episodes"):
         changes = {name: 9}
         wide = dataclasses.replace(config, **changes)
         more = 4 * 4 * 3 * (4 + 4 + 6) * 4 if name == "num_envs" else 0
-        assert memory.training_bytes(wide, observation_size=4, num_actions=2) == expected + more + 2 * 4 * 22 * 4
+        assert training_bytes(wide, observation_size=4, num_actions=2) == expected + more + 2 * 4 * 22 * 4
 
 
 @pytest.mark.parametrize(("needed", "said"), [(300 * 2**20, "300 MiB"), (2**30, "1.0 GiB"), (3 * 2**29, "1.5 GiB")])
 def test_what_takes_all_of_the_memory_is_trained_and_a_byte_more_is_not(
     needed: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "training_bytes", lambda *_, **__: needed)
-    monkeypatch.setattr(memory, "memory_limit", lambda: needed)
-    sentence = memory.require_memory(SMALL, observation_size=4, num_actions=2)
+    monkeypatch.setattr(machine, "training_bytes", lambda *_, **__: needed)
+    monkeypatch.setattr(machine, "memory_limit", lambda: needed)
+    sentence = require_memory(SMALL, observation_size=4, num_actions=2)
     assert sentence == f"training takes up to {said} of the machine's {said} of memory"
-    monkeypatch.setattr(memory, "memory_limit", lambda: needed - 1)
+    monkeypatch.setattr(machine, "memory_limit", lambda: needed - 1)
     with pytest.raises(MemoryError, match=f"would take {said} and this machine has .*; lower replay_capacity"):
-        memory.require_memory(SMALL, observation_size=4, num_actions=2)
+        require_memory(SMALL, observation_size=4, num_actions=2)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_the_figure_is_what_a_training_takes_at_most(tmp_path: Path, fields: dic
     )
     measured = int(process.stdout.split()[-1])
     assert measured > 200e6
-    assert memory.training_bytes(config, observation_size=4, num_actions=2) == pytest.approx(measured, rel=0.1)
+    assert training_bytes(config, observation_size=4, num_actions=2) == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library cannot be asked to")
@@ -170,7 +171,7 @@ def test_memory_that_is_not_in_use_is_given_back() -> None:
     last = blocks[-1]  # at its end, so that nothing below it is given back by itself
     del blocks[:]
     held = resident()
-    memory.release_memory()
+    release_memory()
     assert resident() < held - 30_000_000
     assert len(last) == 60_000
 
@@ -178,6 +179,6 @@ def test_memory_that_is_not_in_use_is_given_back() -> None:
 def test_a_long_training_gives_memory_back_every_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     released: list[int] = []
     state = TrainingState(dataclasses.replace(SMALL, num_agents=1))
-    monkeypatch.setattr("dqn.training.release_memory", lambda: released.append(state.learner.updates))
+    monkeypatch.setattr("dqn.training.steps.release_memory", lambda: released.append(state.learner.updates))
     advance(state, 450)
     assert released == [200, 400]

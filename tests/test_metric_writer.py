@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
-from dqn.metrics import POPULATION, MetricName, Metrics
+from dqn.training.metrics import POPULATION, MetricName, Metrics
 from flows import metric_writer
 from flows.attempt import StaleAttemptError
 from flows.metric_writer import MetricWriter, Watermark, read_watermarks

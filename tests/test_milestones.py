@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dqn.config import DQNConfig
-from dqn.milestones import MOST, milestone_due, number_of_milestones, together
-from dqn.network import QNetworks
-from dqn.training import train
+from dqn.networks.population import QNetworks, together
+from dqn.training.loop import train
+from dqn.training.milestones import MOST, milestone_due, number_of_milestones
 
 
 @pytest.mark.parametrize("max_updates", [1, 30, 4_000, 30_000, 750_000])

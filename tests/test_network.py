@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from dqn.network import QNetworks
+from dqn.networks.population import QNetworks
 
 
 def networks(num_agents: int = 3, **overrides: Any) -> QNetworks:

@@ -2,8 +2,8 @@ import torch
 
 from dqn.config import DQNConfig
 from dqn.hyperparameters import HyperParameters
-from dqn.network import QNetworks
-from dqn.optimizer import Optimizer
+from dqn.learning.optimizer import Optimizer
+from dqn.networks.population import QNetworks
 
 
 def networks() -> QNetworks:

@@ -5,9 +5,9 @@ import pytest
 from pydantic import ValidationError
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.world import World
 from dqn.presets import PRESETS, PresetName
-from dqn.spec import EnvironmentUnsupportedError
-from dqn.world import World
 from flows.parameters import ConfigOverrides, check_trainable
 
 

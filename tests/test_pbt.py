@@ -9,8 +9,8 @@ import torch
 
 from dqn.config import DQNConfig
 from dqn.hyperparameters import HyperParameters
-from dqn.state import TrainingState
-from dqn.training import advance
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance
 from flows.search.pbt import evolve, perturbed
 from flows.search.spaces import Choice, Range, Space
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from dqn.world import NOMINAL, World
+from dqn.environments.world import NOMINAL, World
 from serving.policy import OnnxPolicy, PolicyError
 from tests.policies import PROPERTIES, linear_model
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from dqn.config import DQNConfig
-from dqn.policy import episode_epsilon, epsilon_greedy, greedy_action, linear_epsilon
-from dqn.replay import Transition
-from dqn.state import TrainingState
-from dqn.training import collect
+from dqn.experience.exploration import episode_epsilon, epsilon_greedy, linear_epsilon
+from dqn.experience.transitions import Transition
+from dqn.networks.population import greedy_action
+from dqn.training.state import TrainingState
+from dqn.training.steps import collect
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import torch
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from dqn.config import DQNConfig
+from dqn.environments.world import NOMINAL, World
 from dqn.finite import DivergedError, none_left
-from dqn.robustness import CELLS, StressTest
 from dqn.seeding import version_seed
-from dqn.world import NOMINAL, World
+from dqn.stress.robustness import CELLS, StressTest
 from flows import evaluation, population, registry, warm_start
 from flows.attempt import ATTEMPT_TAG, Attempt
 from flows.endings import end_diverged, failing

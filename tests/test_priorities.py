@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dqn.priorities import Priorities, leaves
+from dqn.experience.priorities import Priorities, leaves
 
 
 def stored(num_agents: int = 2, capacity: int = 10, exponent: float = 0.5) -> Priorities:

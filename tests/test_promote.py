@@ -13,10 +13,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from prefect.client.orchestration import SyncPrefectClient
 
-from dqn.evaluation import Act, episodic_returns
-from dqn.robustness import CELLS, StressTest
+from dqn.environments.world import World
+from dqn.evaluation.returns import Act, episodic_returns
 from dqn.seeding import version_seed
-from dqn.world import World
+from dqn.stress.robustness import CELLS, StressTest
 from flows import animations, figures, machine_lock, registry
 from flows.attempt import StaleAttemptError, begin
 from flows.deployed import find_model, promote_policy, rollback_policy

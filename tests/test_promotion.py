@@ -17,9 +17,9 @@ import prefect.concurrency.sync  # before a test replaces the client that its se
 import pytest
 from prefect.exceptions import ObjectAlreadyExists
 
-from dqn.robustness import CELLS, StressTest
+from dqn.environments.world import NOMINAL, World
 from dqn.seeding import further_seed
-from dqn.world import NOMINAL, World
+from dqn.stress.robustness import CELLS, StressTest
 from flows import promote as module
 from flows import registry
 from flows.evaluation import SEED_TAG

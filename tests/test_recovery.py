@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from dqn.world import NOMINAL, World
+from dqn.environments.world import NOMINAL, World
 from flows.memory import distance
 from flows.recovery import ENOUGH_STEPS, changed_by, mean_return, verdict
 

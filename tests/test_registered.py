@@ -13,16 +13,16 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqn.checkpoint import load_checkpoint, save_checkpoint
 from dqn.config import DQNConfig
-from dqn.environment import VectorEnvironment, describe
-from dqn.evaluation import episodic_returns
-from dqn.selection import greedy_returns
-from dqn.simulation import make, make_vec
-from dqn.spec import EnvironmentUnsupportedError
-from dqn.state import TrainingState
-from dqn.training import train
-from dqn.world import NOMINAL, World
+from dqn.environments.making import make, make_vec
+from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.world import NOMINAL, World
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.returns import episodic_returns
+from dqn.experience.vector import VectorEnvironment, describe
+from dqn.training.checkpoint import load_checkpoint, save_checkpoint
+from dqn.training.loop import train
+from dqn.training.state import TrainingState
 from serving.episodes.environment import Simulation
 from tests.probes import Observation, Probe, Step
 

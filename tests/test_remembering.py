@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dqn.environments.world import NOMINAL, World
 from dqn.seeding import SELECTION, stream_seed
-from dqn.world import NOMINAL, World
 from flows import memory, registry
 from flows.memory import TRIED, distance, near_versions, passing_version
 from flows.registry import WORLD_TAG, RegistryError

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dqn.result import AgentResult
-from dqn.robustness import CELLS, StressTest
+from dqn.stress.robustness import CELLS, StressTest
+from dqn.training.result import AgentResult
 from flows import registry
 from flows.gate import Comparison
 from flows.population import PopulationSummary

@@ -11,13 +11,13 @@ import torch
 
 import dqn
 from dqn.config import DQNConfig
-from dqn.export import ExportError, by_reference
-from dqn.metrics import POPULATION
-from dqn.result import TrainingResult
+from dqn.environments.world import World
+from dqn.evaluation.greedy import greedy_returns
+from dqn.networks.onnx import ExportError, by_reference
 from dqn.seeding import TEST, stream_seed
-from dqn.selection import greedy_returns
-from dqn.training import train
-from dqn.world import World
+from dqn.training.loop import train
+from dqn.training.metrics import POPULATION
+from dqn.training.result import TrainingResult
 from serving.policy import OnnxPolicy
 
 LIGHT = """
@@ -107,7 +107,7 @@ def test_an_export_that_computes_something_else_is_not_written(
         q_values = by_reference(model)
         return lambda observation: 1.001 * q_values(observation)
 
-    monkeypatch.setattr("dqn.export.by_reference", broken)
+    monkeypatch.setattr("dqn.networks.onnx.by_reference", broken)
     with pytest.raises(ExportError, match="differ by"):
         result.export(tmp_path / "policy.onnx")
     assert not (tmp_path / "policy.onnx").exists()

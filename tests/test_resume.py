@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dqn.checkpoint import load_checkpoint, save_checkpoint
 from dqn.config import DQNConfig
 from dqn.presets import PRESETS, PresetName
-from dqn.training import train
+from dqn.training.checkpoint import load_checkpoint, save_checkpoint
+from dqn.training.loop import train
 from tests.test_training import equal
 
 
@@ -42,9 +42,9 @@ def short(preset: PresetName) -> DQNConfig:
 KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
-from dqn.checkpoint import save_checkpoint
+from dqn.training.checkpoint import save_checkpoint
 from dqn.presets import PRESETS
-from dqn.training import train
+from dqn.training.loop import train
 from tests.test_resume import short
 
 flush, flushed = os.fsync, 0

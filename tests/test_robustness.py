@@ -8,16 +8,17 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from dqn import robustness, selection, training
-from dqn.baselines import linear_policy
 from dqn.config import DQNConfig
-from dqn.evaluation import Act, episodic_returns
-from dqn.metrics import MetricHistory
-from dqn.network import QNetworks
-from dqn.result import AgentResult, TrainingResult
-from dqn.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, holds, single_push, stress_test, stress_tests
-from dqn.training import stressed
-from dqn.world import World
+from dqn.environments.world import World
+from dqn.evaluation.returns import Act, episodic_returns
+from dqn.networks.population import QNetworks
+from dqn.stress import finalists as choice
+from dqn.stress import robustness
+from dqn.stress.baselines import linear_policy
+from dqn.stress.finalists import balanced_share, finalists, stressed
+from dqn.stress.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, holds, single_push, stress_test, stress_tests
+from dqn.training.metrics import MetricHistory
+from dqn.training.result import AgentResult, TrainingResult
 
 
 def balance(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
@@ -140,7 +141,7 @@ def test_agents_are_told_apart_in_every_cell_on_the_same_selection_seeds(monkeyp
         of_agents = np.stack([np.zeros(20, dtype=np.bool_), np.ones(20, dtype=np.bool_), half])
         return np.tile(of_agents, (len(cells), 1, 1))
 
-    monkeypatch.setattr(selection, "holds", held)
+    monkeypatch.setattr(choice, "holds", held)
     networks = QNetworks.initialised(seeds=[0, 1, 2], observation_size=4, hidden_sizes=(), num_actions=2)
     with torch.no_grad():
         networks.weights[0].zero_()
@@ -148,7 +149,7 @@ def test_agents_are_told_apart_in_every_cell_on_the_same_selection_seeds(monkeyp
             networks.biases[0][..., 0]
         )
     config = DQNConfig(num_agents=3, world=World(length=0.6))
-    assert selection.robustness(networks, config, episodes=20, heat=1).tolist() == [0.0, 1.0, 0.5]
+    assert balanced_share(networks, config, episodes=20, heat=1).tolist() == [0.0, 1.0, 0.5]
     ((world, cells, policies, episodes),) = played
     assert (world, policies, episodes) == (config.world, 3, 20)
     assert [cell.change for cell in cells] == [*(cell.change for cell in CELLS), single_push(64).change]
@@ -164,14 +165,14 @@ def test_the_most_robust_play_another_and_longer_heat(monkeypatch: pytest.Monkey
         heats.append((agents.tolist(), episodes, heat))
         return of_agents[agents] - (0.01 * agents if heat == 2 else 0.0)
 
-    monkeypatch.setattr(selection, "robustness", measured)
+    monkeypatch.setattr(choice, "balanced_share", measured)
     networks = QNetworks.initialised(seeds=range(7), observation_size=4, hidden_sizes=(), num_actions=2)
     with torch.no_grad():
         networks.biases[0][:, 0, 0] = torch.arange(7)
-    found = selection.finalists(networks, DQNConfig(num_agents=7))
+    found = finalists(networks, DQNConfig(num_agents=7))
     assert found == pytest.approx({1: 0.99, 3: 0.97, 2: 0.88, 5: 0.85})
     assert heats == [([0, 1, 2, 3, 4, 5, 6], 20, 1), ([1, 3, 2, 5], 100, 2)]
-    assert list(selection.finalists(networks.select(torch.tensor([4])), DQNConfig(num_agents=1))) == [0]
+    assert list(finalists(networks.select(torch.tensor([4])), DQNConfig(num_agents=1))) == [0]
 
 
 def result(config: DQNConfig, solved: list[bool]) -> TrainingResult:
@@ -200,7 +201,7 @@ def test_of_solved_agents_the_most_robust_is_chosen_and_of_equals_the_quickest(m
         asked.append(networks.num_agents)
         return {0: 0.5, 2: 0.9, 3: 0.9}
 
-    monkeypatch.setattr(training, "finalists", measured)
+    monkeypatch.setattr(choice, "finalists", measured)
     config = DQNConfig(num_agents=5)
     trained = stressed(result(config, [True, False, True, True, True]))
     assert [agent.robustness for agent in trained.agents] == [0.5, None, None, 0.9, 0.9]

@@ -1,7 +1,7 @@
 import dataclasses
 
+from dqn.environments.world import World
 from dqn.presets import PRESETS
-from dqn.world import World
 from flows.run_labels import params, run_name
 
 CARTPOLE = PRESETS["cartpole"]

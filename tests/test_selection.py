@@ -6,15 +6,19 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from dqn import selection
 from dqn.config import DQNConfig
-from dqn.evaluation import Act, episodic_returns
-from dqn.metrics import POPULATION
-from dqn.network import QNetworks
-from dqn.robustness import Cell
-from dqn.selection import evaluate, evaluation_due, finalists, greedy_returns, judge, retire
-from dqn.state import TrainingState
-from dqn.world import World
+from dqn.environments.world import World
+from dqn.evaluation import greedy
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.returns import Act, episodic_returns
+from dqn.networks.population import QNetworks
+from dqn.stress import finalists as choice
+from dqn.stress.finalists import finalists
+from dqn.stress.robustness import Cell
+from dqn.training import selection
+from dqn.training.metrics import POPULATION
+from dqn.training.selection import evaluate, evaluation_due, judge, retire
+from dqn.training.state import TrainingState
 
 Make = Callable[..., DQNConfig]
 
@@ -162,8 +166,8 @@ def test_objects_are_few_at_once_and_arrays_are_not_split(monkeypatch: pytest.Mo
         at_once.append(num_episodes)
         return np.zeros(num_episodes)
 
-    monkeypatch.setattr(selection, "episodic_returns", returns)
-    monkeypatch.setattr(selection, "_OBJECTS", 10)
+    monkeypatch.setattr(greedy, "episodic_returns", returns)
+    monkeypatch.setattr(greedy, "_OBJECTS", 10)
     networks = QNetworks.initialised(seeds=range(5), observation_size=1, hidden_sizes=(), num_actions=2)
     greedy_returns(networks, "ProbeRandomLength-v0", episodes=5, seed=0)
     greedy_returns(networks, "ProbeRandomLength-v0", episodes=50, seed=0)
@@ -174,7 +178,7 @@ def test_objects_are_few_at_once_and_arrays_are_not_split(monkeypatch: pytest.Mo
 def test_playing_a_few_agents_at_once_changes_no_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     networks = QNetworks.initialised(seeds=range(3), observation_size=1, hidden_sizes=(4,), num_actions=2)
     together = greedy_returns(networks, "ProbeRandomLength-v0", episodes=5, seed=7)
-    monkeypatch.setattr(selection, "_OBJECTS", 10)
+    monkeypatch.setattr(greedy, "_OBJECTS", 10)
     assert torch.equal(greedy_returns(networks, "ProbeRandomLength-v0", episodes=5, seed=7), together)
     assert together.std() > 0
 
@@ -210,7 +214,7 @@ def test_every_evaluation_draws_new_episodes(small_config: Make, monkeypatch: py
         seeds.append(seed)
         return np.ones((len(cells), policies, episodes), dtype=np.bool_)
 
-    monkeypatch.setattr(selection, "holds", held)
+    monkeypatch.setattr(choice, "holds", held)
     finalists(state.best, config)
     assert len(set(seeds)) == len(seeds) == 3 * 3 + 3
 
@@ -283,7 +287,7 @@ def test_selection_plays_in_the_world_that_was_trained_in(small_config: Make, mo
         worlds.append(world)
         return played(act, env_id, world, **rest)
 
-    monkeypatch.setattr(selection, "episodic_returns", returns)
+    monkeypatch.setattr(greedy, "episodic_returns", returns)
     judge(state)
     evaluate(state)
     assert worlds == [world] * 4  # judged, looked at, accepted undisturbed and disturbed

@@ -12,9 +12,9 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from dqn.checkpoint import CheckpointError
 from dqn.presets import PRESETS
-from dqn.training import advance
+from dqn.training.checkpoint import CheckpointError
+from dqn.training.steps import advance
 from flows.search.report import _totals
 from flows.search.settings import SweepConfig
 from flows.search.shard import Progress, run_shard

@@ -10,10 +10,11 @@ import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from dqn.cartpole import CartPoles
-from dqn.simulation import WorldEnv, is_in_arrays, make, make_vec, narrowed
-from dqn.spec import EnvironmentUnsupportedError
-from dqn.world import NOMINAL, World
+from dqn.environments.cartpole import CartPoles
+from dqn.environments.making import make, make_vec
+from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.world import NOMINAL, World
+from dqn.environments.wrappers import WorldEnv, is_in_arrays, narrowed
 
 EXPLICIT = World(length=0.5, masspole=0.1, masscart=1.0, gravity=9.8, force_mag=10.0, tau=0.02, push_interval=7)
 Envs = VectorEnv[Any, Any, Any]
@@ -449,7 +450,10 @@ def test_another_time_limit(env_id: str, limit: int) -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; from dqn.simulation import make; make('CartPole-v1').reset(seed=0)"
+    code = (
+        "import sys; sys.modules['torch'] = None; "
+        "from dqn.environments.making import make; make('CartPole-v1').reset(seed=0)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

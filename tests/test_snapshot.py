@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from dqn.checkpoint import load_checkpoint, save_checkpoint
-from dqn.environment import VectorEnvironment
-from dqn.snapshot import SnapshotError, restore
-from dqn.state import TrainingState
+from dqn.environments.snapshot import SnapshotError, restore
+from dqn.experience.vector import VectorEnvironment
+from dqn.training.checkpoint import load_checkpoint, save_checkpoint
+from dqn.training.state import TrainingState
 from flows.population import _start
 from tests.test_environment import make, play, same
 from tests.test_training import Make
@@ -67,7 +67,7 @@ def test_a_training_says_at_its_start_that_its_episodes_cannot_go_on(
 
 def test_trying_out_a_snapshot_leaves_the_environments_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = play(make("Acrobot-v1"), 30)
-    monkeypatch.setattr("dqn.environment.why_not_capturable", lambda *_: None)
+    monkeypatch.setattr("dqn.experience.vector.why_not_capturable", lambda *_: None)
     assert same(play(make("Acrobot-v1"), 30), tried)
 
 

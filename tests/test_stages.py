@@ -21,12 +21,12 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
 from prefect.states import Failed
 
 import flows
-from dqn.checkpoint import CheckpointError
 from dqn.config import ConfigError, DQNConfig
+from dqn.environments.world import World
+from dqn.evaluation.greedy import greedy_returns
 from dqn.seeding import TEST, stream_seed
-from dqn.selection import greedy_returns
-from dqn.state import TrainingState
-from dqn.world import World
+from dqn.training.checkpoint import CheckpointError
+from dqn.training.state import TrainingState
 from flows import registry
 from flows.attempt import Attempt, StaleAttemptError, begin
 from flows.outages import is_transient

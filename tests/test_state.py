@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from dqn import state as state_module
 from dqn.config import DQNConfig
-from dqn.metrics import POPULATION
-from dqn.network import QNetworks
-from dqn.state import TrainingState
-from dqn.training import collect, learn
-from dqn.world import World
+from dqn.environments.world import World
+from dqn.networks.population import QNetworks
+from dqn.training import state as state_module
+from dqn.training.metrics import POPULATION
+from dqn.training.state import TrainingState
+from dqn.training.steps import collect, learn
 
 Make = Callable[..., DQNConfig]
 

@@ -10,10 +10,10 @@ import optuna
 import pytest
 from mlflow.exceptions import MlflowException
 
-from dqn.checkpoint import CheckpointError
 from dqn.config import ConfigError
+from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.finite import DivergedError, EnvironmentFaultError
-from dqn.spec import EnvironmentUnsupportedError
+from dqn.training.checkpoint import CheckpointError
 from flows import sweep_cli
 from flows.flow_run import PrefectError
 from flows.parameters import InputError

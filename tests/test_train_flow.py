@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from dqn.config import WORLDS, DQNConfig
-from dqn.world import World
+from dqn.environments.world import World
 from flows import cli, registry
 from flows.deployed import train_dqn
 from flows.parameters import ConfigOverrides, InputError

@@ -8,17 +8,18 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from dqn import training
-from dqn.checkpoint import load_checkpoint, save_checkpoint
 from dqn.config import DQNConfig
-from dqn.metrics import POPULATION, MetricName, Metrics
-from dqn.network import QNetworks
+from dqn.experience.transitions import Batch
+from dqn.networks.population import QNetworks
 from dqn.presets import PRESETS
-from dqn.replay import Batch
-from dqn.result import TrainingResult
 from dqn.seeding import SELECTION, TEST, TRAINING, stream_seed
-from dqn.state import TrainingState
-from dqn.training import advance, collect, learn, train
+from dqn.training import loop
+from dqn.training.checkpoint import load_checkpoint, save_checkpoint
+from dqn.training.loop import train
+from dqn.training.metrics import POPULATION, MetricName, Metrics
+from dqn.training.result import TrainingResult
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance, collect, learn
 from tests.probes import QUICK
 
 Make = Callable[..., DQNConfig]
@@ -253,7 +254,7 @@ def test_the_bar_counts_updates_and_names_the_solved_where_agents_can_be(
         bars.append(tqdm(**(options | {"disable": False, "file": io.StringIO()})))
         return bars[0]
 
-    monkeypatch.setattr(training, "tqdm", bar)
+    monkeypatch.setattr(loop, "tqdm", bar)
     result = train(small_config(acceptance_return=acceptance_return, acceptance_episodes=3, eval_interval=10))
     (shown,) = bars
     last = max(agent.updates for agent in result.agents)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dqn.world import MAX_DELAY, NOMINAL, World, WorldError
+from dqn.environments.world import MAX_DELAY, NOMINAL, World, WorldError
 
 RANDOMISED = World(
     length=(0.25, 0.75),

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from dqn.config import DQNConfig
-from dqn.device import torch_threads
-from dqn.evaluation import bootstrap_interval, interquartile_mean
-from dqn.result import AgentResult
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.statistics import bootstrap_interval, interquartile_mean
 from dqn.seeding import TEST, TRAINING, stream_seed
-from dqn.selection import greedy_returns
-from dqn.training import train
+from dqn.training.loop import train
+from dqn.training.machine import torch_threads
+from dqn.training.result import AgentResult
 from flows.stages import TEST_EPISODES, Returns
 
 SEEDS: Final = 16

@@ -9,7 +9,7 @@ import torch
 
 from dqn.config import DQNConfig
 from dqn.hyperparameters import HyperParameters
-from dqn.state import TrainingState
+from dqn.training.state import TrainingState
 from flows.search.spaces import Range, Space
 
 SHARE: Final = 0.2

@@ -16,15 +16,15 @@ import torch
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from dqn.checkpoint import load_checkpoint, save_checkpoint
-from dqn.clock import Clock
 from dqn.config import ConfigError, DQNConfig
-from dqn.device import torch_threads
+from dqn.evaluation.greedy import greedy_returns
 from dqn.hyperparameters import HyperParameters, structure
 from dqn.seeding import SELECTION, TRAINING, stream_seed
-from dqn.selection import greedy_returns
-from dqn.state import TrainingState
-from dqn.training import advance
+from dqn.training.checkpoint import load_checkpoint, save_checkpoint
+from dqn.training.clock import Clock
+from dqn.training.machine import torch_threads
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance
 from flows.search.pbt import evolve, member_config
 from flows.search.settings import SweepConfig
 from flows.search.study import claim, keep_values, report, shard_trials, tell, tell_diverged

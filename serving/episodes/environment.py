@@ -10,8 +10,9 @@ from typing import Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 
-from dqn.simulation import WorldEnv, make
-from dqn.world import NOMINAL, World
+from dqn.environments.making import make
+from dqn.environments.world import NOMINAL, World
+from dqn.environments.wrappers import WorldEnv
 from serving.episodes.physics import MAX_STEPS, Change, Push
 from serving.policy import OnnxPolicy
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from dqn.world import ENTRYWISE, MAX_DELAY, WHOLE, World, WorldError
+from dqn.environments.world import ENTRYWISE, MAX_DELAY, WHOLE, World, WorldError
 
 MAX_PUSH: Final = 200.0
 MAX_PUSHES: Final = 1_000

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.episodes.environment import Simulation, by_step
 from serving.episodes.replay import Replay
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.episodes.environment import frames_per_second, play
 from serving.episodes.physics import Change, Push, WorldValues
 from serving.policy import OnnxPolicy

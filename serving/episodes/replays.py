@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.episodes.physics import Changes, Pushes, Seed, WorldValues, parse_world
 from serving.episodes.recording import to_gif, to_html, to_video
 from serving.episodes.replay import Replay, record

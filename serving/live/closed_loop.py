@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 from msgspec import Meta, Struct, structs
 from starlette.exceptions import HTTPException
 
-from dqn.world import NOMINAL, World
+from dqn.environments.world import NOMINAL, World
 from serving.deadlines import begin
 from serving.episodes.environment import Step
 from serving.live.drift import EpisodeTest, StepTest, can_predict

@@ -4,10 +4,10 @@ Two things are watched, by Page-Hinkley tests: how far the velocities of cart an
 CartPole's equations give in the version's own world, and whether episodes end early. Pushes by spectators are known and
 part of the prediction; so are the world's own wind, delay and sensor bias.
 
-A residual is measured in standard deviations of what sensor noise of 0.05 would make of it, the noise of the stress
-test (`dqn.robustness`), or the version's own world's where that is greater; what ranges of the world leave open is
-subtracted before. So a perfect simulation is not taken for a perfect sensor, and what a sound version withstands is no
-alarm.
+A residual is measured in standard deviations of what sensor noise of 0.05 would make of it, which is the noise of the
+stress test (`dqn.stress.robustness`), or of the noise in the version's own world where that is greater. What ranges of
+the world leave open is subtracted before. So a perfect simulation is not taken for a perfect sensor, and what a sound
+version withstands raises no alarm.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import math
 from collections import deque
 from typing import Any, Final
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.episodes.environment import Step
 from serving.live.page_hinkley import PageHinkley
 from serving.live.prediction import CartPole, middle

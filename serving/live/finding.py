@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.live.drift import StepTest
 from serving.live.prediction import CartPole, middle
 

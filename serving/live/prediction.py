@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
-from dqn.world import Value, World
+from dqn.environments.world import Value, World
 
 _FIELDS: Final = ("length", "masspole", "masscart", "gravity", "force_mag", "tau")
 

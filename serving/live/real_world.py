@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.episodes.physics import parse_world
 from serving.policy import PolicyMetadata
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from msgspec import structs
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.episodes.environment import Simulation, Step, why_no_pictures
 from serving.episodes.physics import MAX_PUSH, MAX_SEED
 from serving.live.closed_loop import ClosedLoop

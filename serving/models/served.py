@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from msgspec import Struct
 
-from dqn.simulation import make
+from dqn.environments.making import make
 from serving.models.registry import Version
 from serving.policy import OnnxPolicy, PolicyError
 

@@ -24,8 +24,8 @@ PROGRAM: Final = """
 import dataclasses, hashlib, json, sys
 import numpy as np, torch
 from dqn.presets import PRESETS
-from dqn.state import TrainingState
-from dqn.training import advance
+from dqn.training.state import TrainingState
+from dqn.training.steps import advance
 
 def digest(*arrays):
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.live.show import Show
 from serving.live.viewers import Viewer
 from serving.models.served import ServedModel

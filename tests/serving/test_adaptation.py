@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.live.closed_loop import CALM_STEPS
 from tests.policies import BALANCES
 from tests.serving.stepped import Stepped, reversed_motor

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.episodes.environment import Step
 from serving.live.closed_loop import CALM_STEPS, PlayedEpisode
 from serving.live.commands import PushCart

@@ -8,8 +8,8 @@ import pytest
 from river.drift import PageHinkley as RiverPageHinkley
 
 from benchmarks.drift import CHANGES, NOISY, balance, delay, play
-from dqn.simulation import make
-from dqn.world import NOMINAL, World
+from dqn.environments.making import make
+from dqn.environments.world import NOMINAL, World
 from serving.episodes.environment import Step
 from serving.live.drift import EpisodeTest, StepTest, _capped, can_predict
 from serving.live.page_hinkley import PageHinkley

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.decoding import RequestError, decode, fit
 from serving.episodes.environment import Simulation, play
 from serving.episodes.physics import MAX_SEED, Change, Push, Seed, parse_world

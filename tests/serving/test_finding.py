@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.drift import balance
-from dqn.simulation import make
-from dqn.world import NOMINAL, World
+from dqn.environments.making import make
+from dqn.environments.world import NOMINAL, World
 from serving.live.experience import Experience
 from serving.live.finding import MAX_LAG, Finding, _alternates, _criterion, _motor, _search, _size, _without, explain
 from serving.live.prediction import CartPole

@@ -4,11 +4,11 @@ import sys
 BLOCKED = """
 import sys
 
-WORLDS = {"dqn.cartpole", "dqn.conditions", "dqn.simulation", "dqn.spec", "dqn.world"}
+WORLDS = ("dqn.environments", "dqn.finite")
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        of_dqn = name.startswith("dqn.") and name not in WORLDS
+        of_dqn = name.startswith("dqn.") and not name.startswith(WORLDS)
         if of_dqn or name.split(".")[0] in {"torch", "flows", "prefect", "pandas", "mlflow"}:
             raise ImportError(f"{name} is not installed here")
 

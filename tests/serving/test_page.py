@@ -12,7 +12,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.episodes.environment import Simulation
 from serving.episodes.physics import Push
 from serving.episodes.recording import to_html

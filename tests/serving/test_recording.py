@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dqn.world import World
+from dqn.environments.world import World
 from serving.episodes.physics import Push
 from serving.episodes.recording import frames, replay_csp, to_gif, to_html, to_video
 from serving.episodes.replay import Replay, record

@@ -125,6 +125,6 @@ def test_an_environment_that_was_admitted_is_played() -> None:
 
 def test_the_environment_it_was_checked_against_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
-    monkeypatch.setattr("dqn.simulation.WorldEnv.close", lambda env: closed.append(env))
+    monkeypatch.setattr("dqn.environments.wrappers.WorldEnv.close", lambda env: closed.append(env))
     load(GOOD[0])
     assert len(closed) == 1

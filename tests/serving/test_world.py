@@ -11,7 +11,7 @@ import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from starlette.testclient import TestClient
 
-from dqn.world import NOMINAL, World
+from dqn.environments.world import NOMINAL, World
 from serving.live.real_world import RealWorld
 from serving.live.show import Show
 from serving.live.viewers import Viewer

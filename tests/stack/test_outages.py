@@ -13,9 +13,9 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, Log
 from stack import docker
 
-from dqn.metrics import NAMES, POPULATION
 from dqn.presets import PRESETS
-from dqn.training import train
+from dqn.training.loop import train
+from dqn.training.metrics import NAMES, POPULATION
 from tests.stack.system import (
     MODEL,
     MetricHistory,

@@ -1,0 +1,1 @@
+"""Environments and their worlds. This room imports no PyTorch: serving uses it too."""

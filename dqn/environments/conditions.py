@@ -1,0 +1,225 @@
+"""What a world makes of N sub-environments: draws at resets; forces, delays and sensors at steps. Torch-free."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Final
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import Space, spaces
+from gymnasium.envs.classic_control.acrobot import AcrobotEnv
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
+from gymnasium.envs.classic_control.mountain_car import MountainCarEnv
+
+from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.world import ENTRYWISE, NOMINAL, WHOLE, World
+
+Integers = npt.NDArray[np.int64]
+
+_WORLD: Final = 0x77
+"""Tells the world's generator from the environment's, which has the same seed."""
+
+_CARTPOLE: Final[dict[str, tuple[str, ...]]] = {
+    name: (name,) for name in ("length", "masspole", "masscart", "gravity", "force_mag", "tau")
+}
+_ATTRIBUTES: Final[dict[type, dict[str, tuple[str, ...]]]] = {
+    CartPoleEnv: _CARTPOLE,
+    CartPoleVectorEnv: _CARTPOLE,
+    AcrobotEnv: {
+        "length": ("LINK_LENGTH_1", "LINK_LENGTH_2"),
+        "masspole": ("LINK_MASS_1", "LINK_MASS_2"),
+        "inertia": ("LINK_MOI",),
+        "tau": ("dt",),
+    },
+    MountainCarEnv: {"gravity": ("gravity",), "force_mag": ("force",)},
+}
+
+
+class Conditions:
+    """Worlds in N sub-environments at this moment: what each drew at its last reset, and the actions on their way.
+
+    Each of the W worlds has N / W sub-environments. What is random in a step is drawn for as many and holds for the
+    k-th of every world: an episode meets the same, whatever becomes of the others and whoever plays.
+    """
+
+    def __init__(self, worlds: Sequence[World], env: Any, *, num_envs: int, space: Space[Any]) -> None:
+        self._env = env.unwrapped
+        self._attributes = next((names for kind, names in _ATTRIBUTES.items() if isinstance(self._env, kind)), {})
+        self._observation_size = spaces.flatdim(space)
+        self.has_cart = isinstance(self._env, CartPoleEnv | CartPoleVectorEnv)
+        self._own = {name: getattr(self._env, attributes[0]) for name, attributes in self._attributes.items()}
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._clock = 0
+        self._pushed = False
+        self.worlds = tuple(worlds)
+        self._seed(None)
+        self.change(*worlds)
+
+    def change(self, *worlds: World) -> None:
+        """Other worlds, as many, from the next step on; a delay counts from now."""
+        for world in worlds:
+            self._require_possible(world)
+        self.worlds = worlds
+        each = len(self._steps) // len(worlds)
+        self._drawn = {
+            name: np.concatenate(
+                [
+                    _draw(generator, name, self._value(world, name), each)
+                    for generator, world in zip(self._at_reset, worlds, strict=True)
+                ]
+            )
+            for name in self._given()
+        }
+        self._varying = [[name for name, value in vars(world).items() if _varies(name, value)] for world in worlds]
+        self._since = self._steps.copy()
+        delay = max(int(np.max(world.action_delay)) for world in worlds)
+        self._actions = np.zeros((delay + 1, len(self._steps)), dtype=np.int64)
+        self._set_parameters()
+
+    def reset(self, seed: int | None) -> None:
+        """All sub-environments begin an episode."""
+        if seed is not None:  # beside the environment's own generator, which is left alone
+            self._seed(seed)
+        self._begin(np.ones(len(self._steps), dtype=np.bool_))
+
+    def apply(self, action: Integers, push: float = 0.0) -> Integers:
+        """Set the forces of the next step; returns the actions `[N]` that take effect in it."""
+        if "action_delay" in self._drawn:
+            action = self._due(action)
+        force = self._outside_force() + push
+        pushed = isinstance(force, np.ndarray) or force != 0.0
+        if self.has_cart and (pushed or self._pushed):
+            # CartPole applies +force_mag for action 1 and -force_mag for 0: the sum of both forces, by its own dynamics
+            self._set("force_mag", self._drawn.get("force_mag", self._own["force_mag"]) + (2 * action - 1) * force)
+            self._pushed = pushed
+        return action
+
+    def advance(self, resetting: npt.NDArray[np.bool_]) -> None:
+        """A step has been taken; in it the sub-environments in the mask `resetting` `[N]` began an episode instead."""
+        self._steps += 1
+        self._clock += 1
+        if resetting.any():
+            self._begin(resetting)
+
+    def observe(self, observation: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """What the sensors make of observations `[N, obs]`."""
+        bias, deviation = self._drawn.get("sensor_bias"), self._drawn.get("sensor_noise")
+        if bias is not None:
+            observation = observation + bias
+        if deviation is not None:
+            each = deviation.reshape(len(self.worlds), -1, self._observation_size)
+            noise = each * self._noise.standard_normal(each.shape[1:], dtype=np.float32)
+            observation = observation + noise.reshape(observation.shape)
+        return observation.astype(np.float32, copy=False)
+
+    def select(self, env: Any, rows: Integers) -> "Conditions":
+        """The same in `env`, which goes on with `rows` of N: any of a single world, or all of some worlds."""
+        each = len(self._steps) // len(self.worlds)
+        kept = copy.copy(self)
+        kept._env = env.unwrapped
+        kept.worlds = tuple(self.worlds[k] for k in rows[::each] // each)
+        kept._varying = [self._varying[k] for k in rows[::each] // each]
+        kept._at_reset = [self._at_reset[k] for k in rows[::each] // each]
+        kept._steps, kept._since = self._steps[rows], self._since[rows]
+        kept._actions = self._actions[:, rows]
+        kept._drawn = {name: self._drawn[name][rows] for name in kept._given()}
+        kept._set_parameters()
+        return kept
+
+    def _given(self) -> list[str]:
+        """Fields that some world changes, and the interval of pushes."""
+        given = {"push_interval"}.union(*(world.to_dict() for world in self.worlds))
+        return [name for name in vars(NOMINAL) if name in given]
+
+    def _value(self, world: World, name: str) -> Any:
+        value = getattr(world, name)
+        if value is None:
+            return self._own[name]
+        return value if value != () else (0.0,) * self._observation_size
+
+    def _seed(self, seed: int | None) -> None:
+        def generator(stream: int) -> np.random.Generator:
+            return np.random.default_rng(None if seed is None else (_WORLD, seed, stream))
+
+        self._at_reset = [generator(0) for _ in self.worlds]
+        self._sides, self._noise = generator(1), generator(2)
+
+    def _begin(self, rows: npt.NDArray[np.bool_]) -> None:
+        self._steps[rows] = self._since[rows] = 0
+        if not any(self._varying):
+            return
+        for k, (world, mine) in enumerate(zip(self.worlds, rows.reshape(len(self.worlds), -1), strict=True)):
+            beginning = mine.nonzero()[0] + k * len(mine)
+            for name in self._varying[k]:
+                self._drawn[name][beginning] = _draw(self._at_reset[k], name, getattr(world, name), len(beginning))
+        self._set_parameters()
+
+    def _due(self, action: Integers) -> Integers:
+        """Actions `[N]` that take effect now that `action` is taken."""
+        length, columns = len(self._actions), np.arange(len(self._steps))
+        self._actions[self._clock % length] = action
+        behind = np.minimum(self._drawn["action_delay"], self._steps - self._since)
+        return np.asarray(self._actions[(self._clock - behind) % length, columns])
+
+    def _outside_force(self) -> Any:
+        """Newtons of the world on the cart in the next step, `[N]` or 0."""
+        force = self._drawn.get("wind", 0.0)
+        pushes = self._drawn.get("push_force")
+        if pushes is None:
+            return force
+        # Drawn whether or not anybody is pushed, which depends on when episodes end.
+        right = self._sides.integers(0, 2, len(self._steps) // len(self.worlds), dtype=np.bool_)
+        due = (self._steps > 0) & (self._steps % self._drawn["push_interval"] == 0)
+        if not due.any():
+            return force
+        return force + np.where(np.tile(right, len(self.worlds)), pushes, -pushes) * due
+
+    def _set_parameters(self) -> None:
+        for name in self._attributes:
+            self._set(name, self._drawn.get(name, self._own[name]))
+        if self.has_cart:
+            self._env.total_mass = self._env.masspole + self._env.masscart
+            self._env.polemass_length = self._env.masspole * self._env.length
+
+    def _set(self, name: str, value: Any) -> None:
+        single = isinstance(self._env, gym.Env) and isinstance(value, np.ndarray)
+        for attribute in self._attributes[name]:
+            setattr(self._env, attribute, float(value[0]) if single else value)
+
+    def _require_possible(self, world: World) -> None:
+        possible = {*self._attributes, "action_delay", *ENTRYWISE}
+        if self.has_cart:
+            possible |= {"wind", "push_force", "push_interval"}
+        env_id = self._env.spec.id
+        if impossible := [name for name in world.to_dict() if name not in possible]:
+            raise EnvironmentUnsupportedError(
+                f"{env_id} has no {' and no '.join(impossible)} that a world could change; "
+                f"it has {', '.join(sorted(possible))}"
+            )
+        for name in ENTRYWISE:
+            if len(getattr(world, name)) not in (0, self._observation_size):
+                raise EnvironmentUnsupportedError(
+                    f"world.{name} has {len(getattr(world, name))} entries and {env_id} has observations of "
+                    f"{self._observation_size}; give one number for each, or none"
+                )
+
+
+def _draw(generator: np.random.Generator, name: str, value: Any, count: int) -> npt.NDArray[Any]:
+    """Values `[count]` of a field, or `[count, obs]` of one that has an entry for each of the observation."""
+    if name in ENTRYWISE:
+        drawn = np.empty((count, len(value)), dtype=np.float32)
+        for column, entry in enumerate(value):
+            drawn[:, column] = generator.uniform(entry[0], entry[1], count) if isinstance(entry, tuple) else entry
+        return drawn
+    dtype = np.int64 if name in WHOLE else np.float64
+    if not isinstance(value, tuple):
+        return np.full(count, value, dtype=dtype)
+    low, high = value
+    if name in WHOLE:
+        return generator.integers(low, high + 1, count, dtype=np.int64)
+    return np.asarray(generator.uniform(low, high, count), dtype=np.float64)
+
+
+def _varies(name: str, value: Any) -> bool:
+    return any(isinstance(entry, tuple) for entry in (value if name in ENTRYWISE else (value,)))

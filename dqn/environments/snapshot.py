@@ -1,0 +1,82 @@
+"""Environments in mid-episode as bytes: their own pickle, tried out before a training depends on it."""
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+
+from dqn.environments.making import side_by_side
+
+Envs = VectorEnv[Any, Any, Any]
+
+
+class SnapshotError(Exception):
+    """Environments that cannot be written as bytes, or bytes that are no environments; the message says why."""
+
+
+def capture(envs: Envs) -> bytes:
+    """All sub-environments in mid-episode.
+
+    Raises:
+        SnapshotError: if one of them holds what cannot be pickled.
+    """
+    try:
+        if isinstance(envs, SyncVectorEnv):  # itself unpicklable: it keeps the functions that made its environments
+            return pickle.dumps((envs.envs, envs._autoreset_envs))
+        return pickle.dumps(envs)
+    except Exception as error:  # an environment's own code runs here, and may raise anything
+        raise SnapshotError(_one_line(error)) from error
+
+
+def restore(data: bytes) -> Envs:
+    """Inverse of `capture`. To unpickle is to run what the bytes say: for bytes of our own making alone.
+
+    Raises:
+        SnapshotError: if the environment's code is not what it was.
+    """
+    try:
+        content = pickle.loads(data)  # noqa: S301 # checkpoint.py reads files of this process's own user alone
+        return side_by_side(*content) if isinstance(content, tuple) else content
+    except Exception as error:  # an environment's own code runs here, and may raise anything
+        raise SnapshotError(_one_line(error)) from error
+
+
+def why_not_capturable(make: Callable[[], Envs], num_actions: int) -> str | None:
+    """Why environments do not go on from a snapshot as if nothing had happened; None if they do.
+
+    A copy by way of a snapshot is stepped beside its original, through ends and resets, with the same actions.
+
+    Args:
+        make: makes one sub-environment.
+        num_actions: actions it takes.
+    """
+    original = make()
+    actions = np.random.default_rng(0).integers(0, num_actions, (96, 1))
+    try:
+        original.reset(seed=0)
+        for action in actions[:32]:
+            original.step(action)
+        copy = restore(capture(original))
+        same = _step_alike(original, copy, actions[32:64])
+        same &= np.array_equal(original.reset()[0], copy.reset()[0])
+        same &= _step_alike(original, copy, actions[64:])
+        copy.close()
+    except SnapshotError as error:
+        return str(error)
+    except Exception as error:  # an environment's own code runs here, and may raise anything
+        return f"a copy of it made by pickle does not work: {_one_line(error)}"
+    finally:
+        original.close()
+    return None if same else "a copy of it made by pickle goes another way than the original"
+
+
+def _step_alike(first: Envs, second: Envs, actions: npt.NDArray[np.integer]) -> bool:
+    steps = [(first.step(action), second.step(action)) for action in actions]
+    return all(np.array_equal(a, b) for one, other in steps for a, b in zip(one[:4], other[:4], strict=True))
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".: ")

@@ -1,0 +1,1 @@
+"""Episodic returns and their statistics."""

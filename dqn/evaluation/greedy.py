@@ -1,0 +1,65 @@
+"""Episodic returns of the greedy policies of a population."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dqn.environments.spec import environment_spec, has_own_vector
+from dqn.environments.world import NOMINAL, World
+from dqn.evaluation.returns import Act, episodic_returns
+from dqn.experience.exploration import epsilon_greedy
+from dqn.networks.population import QNetworks, greedy_action
+
+_OBJECTS = 256
+
+
+@torch.no_grad()
+def greedy_returns(
+    networks: QNetworks,
+    env_id: str,
+    world: World = NOMINAL,
+    *,
+    episodes: int,
+    seed: int,
+    epsilon: float = 0.0,
+    max_episode_steps: int | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Tensor:
+    """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side.
+
+    With `epsilon`, that share of their actions is random instead. Where sub-environments are objects of their own, only
+    a few agents play at once: LunarLander's take 7 MB each. `on_progress` is called with the number of agents that are
+    done.
+    """
+    A = networks.num_agents
+    at_once = A if has_own_vector(environment_spec(env_id)) else max(1, _OBJECTS // episodes)
+    returns = []
+    for first in range(0, A, at_once):
+        some = networks.select(torch.arange(first, min(first + at_once, A)))
+        first_seed = seed + first * episodes
+        act = acting(some, episodes=episodes, seed=first_seed, epsilon=epsilon)
+        rows = some.num_agents * episodes
+        played = episodic_returns(
+            act, env_id, world, num_episodes=rows, seed=first_seed, max_episode_steps=max_episode_steps
+        )
+        returns.append(torch.from_numpy(played).view(some.num_agents, episodes))
+        on_progress(first + some.num_agents)
+    return torch.cat(returns)
+
+
+def acting(networks: QNetworks, *, episodes: int, seed: int, epsilon: float = 0.0) -> Act:
+    """How agents act on the rows of their episodes `[A, episodes]`; further rows are again those of the first agent."""
+    disturbance = torch.full((networks.num_agents,), epsilon)
+    generator = torch.Generator().manual_seed(seed)
+
+    def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
+        rows = torch.from_numpy(observation).view(-1, networks.num_agents, episodes, observation.shape[1])
+        batch = rows.transpose(0, 1).flatten(1, 2)
+        q_values = networks(batch.to(networks.device)).cpu()
+        action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)
+        return action.view(networks.num_agents, -1, episodes).transpose(0, 1).flatten().numpy()
+
+    return act

@@ -1,0 +1,57 @@
+"""Episodic returns of any policy, in worlds of any kind."""
+
+from collections.abc import Callable
+from contextlib import closing
+
+import numpy as np
+import numpy.typing as npt
+
+from dqn.environments.making import make_vec
+from dqn.environments.spec import environment_spec
+from dqn.environments.world import NOMINAL, World
+from dqn.finite import require_finite
+
+Act = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.integer]]
+
+
+def episodic_returns(
+    act: Act,
+    env_id: str,
+    world: World = NOMINAL,
+    *,
+    num_episodes: int,
+    seed: int,
+    max_episode_steps: int | None = None,
+) -> npt.NDArray[np.float64]:
+    """Undiscounted returns `[num_episodes]` of as many episodes played side by side.
+
+    Args:
+        act: maps observations `[num_episodes, obs]` to actions `[num_episodes]`.
+        env_id: a registered Gymnasium environment with a time limit, at which its episodes end in any case.
+        world: what the episodes are like.
+        num_episodes: number of sub-environments; the first episode of each counts.
+        seed: determines every initial state and every random transition.
+        max_episode_steps: another time limit than the environment's own.
+
+    Raises:
+        EnvironmentUnsupportedError: if the environment is unknown, has no time limit or cannot be what the world says.
+        EnvironmentFaultError: if an observation or a reward is not finite.
+    """
+    envs = make_vec(env_id, world, num_envs=num_episodes, max_episode_steps=max_episode_steps)
+    limit = max_episode_steps or environment_spec(env_id).max_episode_steps
+    assert limit is not None, "environment_spec refuses what has no limit"
+    returns = np.zeros(num_episodes)
+    finished = np.zeros(num_episodes, dtype=np.bool_)
+    with closing(envs):
+        observation, _ = envs.reset(seed=seed)
+        require_finite("observation", observation, env_id, step=0)
+        for step in range(1, limit + 1):  # a vector implementation may know of no limit
+            action = act(np.asarray(observation, dtype=np.float32))
+            observation, reward, terminated, truncated, _ = envs.step(action)
+            require_finite("observation", observation, env_id, step=step)
+            require_finite("reward", reward, env_id, step=step)
+            returns += np.where(finished, 0.0, reward)
+            finished |= terminated | truncated
+            if finished.all():
+                break
+    return returns

@@ -1,0 +1,1 @@
+"""The way of the data: from the vector environment into the replay buffer."""

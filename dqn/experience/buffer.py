@@ -1,0 +1,202 @@
+"""Transitions, n-step accumulation and the replay buffer of a population; knows nothing of learning."""
+
+import math
+import mmap
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqn.experience.priorities import Priorities, leaves
+from dqn.experience.transitions import Batch
+
+_CHUNK_ROWS = 8_192
+_FLOAT = 4
+
+
+class ReplayBuffer:
+    """A ring of transitions an agent, in one preallocated tensor.
+
+    A transition is one row of floats: sampling a batch for all agents is then a single gather, several times cheaper
+    than one a field. Actions are exact in float32 up to 2^24. Sampling is uniform without `priorities`. The rows lie on
+    `device`, where samples come out; what is drawn, and where rows are stored, is decided on the CPU.
+
+    On the CPU the rows lie in a mapping of their own, so that parts of it can be given back to the machine: narrowing a
+    tensor by copying it would take almost twice the memory of the whole training.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_agents: int,
+        capacity: int,
+        obs: int,
+        generator: torch.Generator,
+        priorities: Priorities | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._capacity = capacity
+        self._priorities = priorities
+        self._obs = obs
+        self._generator = generator
+        shape = (num_agents, capacity, row_width(obs))
+        if torch.device(device).type == "cpu":
+            self._memory = mmap.mmap(-1, math.prod(shape) * _FLOAT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._rows = torch.frombuffer(self._memory, dtype=torch.float32).view(shape)
+        else:
+            self._rows = torch.zeros(shape, device=device)
+        self._position = torch.zeros(num_agents, dtype=torch.int64)
+        self._size = torch.zeros(num_agents, dtype=torch.int64)
+
+    @property
+    def size(self) -> Tensor:
+        """Transitions held `[A]`."""
+        return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the transitions and their priorities in bytes, used or not."""
+        return self._rows.nbytes + (self._priorities.nbytes if self._priorities else 0)
+
+    def insert(self, batch: Batch, valid: Tensor) -> None:
+        """Store the rows of a batch `[A, B, ...]` that are `valid` `[A, B]`, over the oldest transitions.
+
+        Raises:
+            ValueError: if an agent's part is larger than its ring, where the survivors would be arbitrary.
+        """
+        count = valid.sum(1)
+        if (most := int(count.max())) > self._capacity:
+            raise ValueError(f"{most} transitions at once do not fit a capacity of {self._capacity}")
+        columns = [
+            batch.observation,
+            batch.next_observation,
+            batch.action.unsqueeze(-1).float(),
+            batch.reward.unsqueeze(-1),
+            batch.discount.unsqueeze(-1),
+        ]
+        row = valid.flatten().nonzero().squeeze(1)
+        first = self._position - (count.cumsum(0) - count)
+        slot = (torch.arange(len(row)) + first.repeat_interleave(count)) % self._capacity
+        index = slot + self._offset().squeeze(1).repeat_interleave(count)
+        rows = torch.cat(columns, dim=-1).flatten(0, 1).index_select(0, row)
+        device = self._rows.device
+        self._rows.view(-1, self._rows.shape[-1]).index_copy_(0, index.to(device), rows.to(device))
+        if self._priorities:
+            self._priorities.insert(index)
+        self._position = (self._position + count) % self._capacity
+        self._size = (self._size + count).clamp_max(self._capacity)
+
+    def observation_range(self, agents: Tensor) -> Tensor:
+        """Least and greatest value of each entry of the observations that `agents` `[K]` hold, `[K, obs, 2]`.
+
+        Of an agent that holds none the range is empty: from infinity to minus infinity.
+        """
+        ranges = torch.tensor([torch.inf, -torch.inf]).repeat(len(agents), self._obs, 1)
+        for row, agent in enumerate(agents.tolist()):
+            if size := int(self._size[agent]):
+                observation = self._rows[agent, :size, : self._obs]
+                ranges[row] = torch.stack((observation.amin(0), observation.amax(0)), dim=-1).cpu()
+        return ranges
+
+    def can_sample(self, batch_size: int, min_batches: int = 10) -> bool:
+        """Whether every agent holds at least `min_batches` batches."""
+        return int(self._size.min()) >= batch_size * min_batches
+
+    def sample(self, batch_size: int, *, importance_exponent: float = 1.0) -> Batch:
+        """A sample with replacement of `batch_size` transitions an agent, uniform or by priority.
+
+        Args:
+            batch_size: B.
+            importance_exponent: how far importance weights undo the priorities' bias; unused without priorities.
+        """
+        draws = torch.rand(len(self._size), batch_size, dtype=torch.float64, generator=self._generator)
+        weight = None
+        if self._priorities:
+            slot, weight = self._priorities.sample(draws, importance_exponent)
+            weight = weight.to(self._rows.device)
+        else:
+            slot = (draws * self._size.unsqueeze(1)).long()
+        index = (slot + self._offset()).to(self._rows.device)
+        rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
+        observation, next_observation, action, reward, discount = self._columns(rows)
+        return Batch(
+            observation=observation,
+            action=action.long(),
+            reward=reward,
+            next_observation=next_observation,
+            discount=discount,
+            weight=weight,
+            slot=slot,
+        )
+
+    def prioritise(self, batch: Batch, td_error: Tensor) -> None:
+        """Give a sampled batch's transitions the priorities of their TD errors `[A, B]`; nothing without priorities."""
+        if self._priorities and batch.slot is not None:
+            self._priorities.update(batch.slot + self._offset(), td_error.cpu())
+
+    def select(self, agents: Tensor) -> None:
+        """Keep the transitions of `agents`, an index tensor `[K]`, and give back the memory of the others.
+
+        Raises:
+            ValueError: if the agents are not in rising order, in which each moves onto one that is no longer needed.
+        """
+        if bool((agents.diff() <= 0).any()):
+            raise ValueError(f"agents must be in rising order, got {agents.tolist()}")
+        used = self._used()
+        if self._rows.device.type == "cpu":
+            for row, agent in enumerate(agents.tolist()):
+                if row != agent:
+                    self._rows[row, :used] = self._rows[agent, :used]
+            self._rows = self._rows[: len(agents)]
+            needed = -(-self._rows.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+            if needed < len(self._memory):
+                self._memory.madvise(mmap.MADV_DONTNEED, needed, len(self._memory) - needed)
+        else:
+            self._rows = self._rows[agents]
+        self._position, self._size = self._position[agents], self._size[agents]
+        if self._priorities:
+            self._priorities.select(agents)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ring's positions and the priorities: all but the transitions, of which a second copy may not fit."""
+        return {
+            "position": self._position,
+            "size": self._size,
+            "priorities": self._priorities.state_dict() if self._priorities else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`; afterwards `chunks` are to be filled."""
+        self._position, self._size = state["position"], state["size"]
+        if self._priorities:
+            self._priorities.load_state_dict(state["priorities"])
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The transitions, part by part: views `[n, width]` of the rows in use, to be written out or filled in."""
+        used = self._used()
+        for rows in self._rows:
+            for first in range(0, used, _CHUNK_ROWS):
+                yield rows[first : min(first + _CHUNK_ROWS, used)]
+
+    def _used(self) -> int:
+        """Rows in use of the agent that has most."""
+        return int(self._size.max()) if len(self._size) else 0
+
+    def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        observation, next_observation = rows[..., : self._obs], rows[..., self._obs : 2 * self._obs]
+        action, reward, discount = rows[..., 2 * self._obs :].unbind(-1)
+        return observation, next_observation, action, reward, discount
+
+    def _offset(self) -> Tensor:
+        return torch.arange(len(self._size)).unsqueeze(1) * self._capacity
+
+
+def row_width(obs: int) -> int:
+    """Floats a stored transition takes: two observations, action, reward and discount."""
+    return 2 * obs + 3
+
+
+def replay_bytes(*, num_agents: int, capacity: int, obs: int, prioritised: bool = False) -> int:
+    """Memory of a replay buffer in bytes."""
+    return num_agents * (capacity * row_width(obs) + 2 * leaves(capacity) * prioritised) * _FLOAT

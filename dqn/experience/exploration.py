@@ -1,0 +1,48 @@
+"""Exploration: schedules of epsilon and epsilon-greedy action selection."""
+
+import torch
+from torch import Tensor
+
+from dqn.hyperparameters import Value
+from dqn.networks.population import greedy_action
+
+
+def linear_epsilon(update: int, *, start: Value, end: Value, decay_updates: Value) -> Value:
+    """Epsilon after `update` gradient updates, falling linearly from `start` to `end`; each may differ by agent."""
+    progress: Value
+    if isinstance(decay_updates, Tensor):
+        progress = (update / decay_updates.clamp_min(1)).clamp_max(1.0).masked_fill(decay_updates == 0, 1.0)
+    else:
+        progress = min(update / decay_updates, 1.0) if decay_updates else 1.0
+    return start + (end - start) * progress
+
+
+def episode_epsilon(episodes: Tensor, *, start: Value, end: Value, decay: float) -> Tensor:
+    """Epsilon `[A]` after `episodes` `[A]` finished ones, falling by `decay` after each (the article)."""
+    return torch.maximum(start - decay * episodes, torch.as_tensor(end))
+
+
+def epsilon_greedy(
+    q_values: Tensor,
+    epsilon: Tensor,
+    generator: torch.Generator,
+    *,
+    persistence: Value = 0.0,
+    persisting: Tensor | None = None,
+) -> Tensor:
+    """Actions `[A, E]`: greedy for Q-values `[A, E, actions]`, uniformly random with probability epsilon `[A]`.
+
+    With `persistence`, an exploratory action goes on for another step with that probability (temporally extended
+    epsilon-greedy: Dabney et al., 2021, here of geometric duration). `persisting` `[A, E]` remembers it between calls,
+    -1 where the last action was greedy, and is updated in place.
+    """
+    greedy = greedy_action(q_values)
+    explore = torch.rand(greedy.shape, generator=generator) < epsilon.unsqueeze(-1)
+    random = torch.randint(q_values.shape[-1], greedy.shape, generator=generator)
+    if persisting is not None and (isinstance(persistence, Tensor) or persistence > 0):
+        share = torch.as_tensor(persistence, dtype=torch.float32).unsqueeze(-1)
+        goes_on = (persisting >= 0) & (torch.rand(greedy.shape, generator=generator) < share)
+        explore |= goes_on
+        random = torch.where(goes_on, persisting, random)
+        persisting.copy_(torch.where(explore, random, -1))
+    return torch.where(explore, random, greedy)

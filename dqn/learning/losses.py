@@ -1,0 +1,112 @@
+"""Losses for `dqn.train(config, loss=...)`, written as somebody's own would be: QR-DQN and Munchausen DQN."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dqn.config import ConfigError, DQNConfig
+from dqn.experience.transitions import Batch
+from dqn.networks.population import QNetworks, greedy_action
+
+
+def quantile_huber(
+    outputs: Tensor, batch: Batch, online: QNetworks, target: QNetworks, *, kappa: float = 1.0
+) -> Tensor:
+    """QR-DQN's loss `[A, B]` (Dabney et al., 2018, equation 10 and algorithm 1), with Double DQN's next action.
+
+    Output i of the configuration's `num_quantiles` learns the quantile of the return at the midpoint (i + 1/2) / N.
+    Errors beyond `kappa`, in units of the scaled reward, count linearly.
+    """
+    quantiles = _of_action(outputs, batch.action)
+    with torch.no_grad():
+        action = greedy_action(online(batch.next_observation))
+        following = _of_action(target.outputs(batch.next_observation), action)
+        returns = batch.reward.unsqueeze(2) + batch.discount.unsqueeze(2) * following
+    error = returns.unsqueeze(2) - quantiles.unsqueeze(3)  # [A, B, quantile, return]
+    size = error.abs()
+    huber = torch.where(size < kappa, 0.5 * error.square(), kappa * (size - 0.5 * kappa))
+    midpoint = (torch.arange(outputs.shape[3], device=outputs.device) + 0.5) / outputs.shape[3]
+    weight = (midpoint.unsqueeze(1) - (error < 0).float()).abs()
+    return (weight * huber).mean(3).sum(2)
+
+
+def munchausen(
+    outputs: Tensor,
+    batch: Batch,
+    online: QNetworks,
+    target: QNetworks,
+    *,
+    alpha: float = 0.9,
+    temperature: float = 0.03,
+    floor: float = -1.0,
+) -> Tensor:
+    """Munchausen DQN's loss `[A, B]` (Vieillard et al., 2020, section 2), of its policy softmax(Q / temperature).
+
+    The reward gains `alpha` x `temperature` x the log-probability of the action taken, no less than `floor`, and the
+    next value is the soft one. Temperature and floor are in units of the scaled reward. It is one-step: with an
+    `n_step` above 1 only the first action's log-probability would count.
+    """
+    with torch.no_grad():
+        log_policy = (target(batch.observation) / temperature).log_softmax(2)
+        bonus = (temperature * log_policy.gather(2, batch.action.unsqueeze(2)).squeeze(2)).clamp(floor, 0)
+        soft_value = temperature * (target(batch.next_observation) / temperature).logsumexp(2)
+        td_target = batch.reward + alpha * bonus + batch.discount * soft_value
+    q_value = _of_action(outputs, batch.action).mean(2)
+    return td_loss(q_value - td_target, loss="squared")
+
+
+def _of_action(outputs: Tensor, action: Tensor) -> Tensor:
+    """Outputs `[A, B, quantiles]` of the actions `[A, B]` among those of all, `[A, B, actions, quantiles]`."""
+    index = action[:, :, None, None].expand(-1, -1, 1, outputs.shape[3])
+    return outputs.gather(2, index).squeeze(2)
+
+
+Loss = Callable[[Tensor, Batch, QNetworks, QNetworks], Tensor]
+"""A loss of one's own: `loss(outputs, batch, online, target)` gives the loss of each transition, `[A, B]`.
+
+`outputs` `[A, B, actions, quantiles]` are the online networks' of `batch.observation`. The gradient is taken by them
+alone: whatever else is computed from the networks, such as a target, counts as constant.
+"""
+
+
+@torch.no_grad()
+def td_target(batch: Batch, *, online: QNetworks, target: QNetworks, double_dqn: bool) -> Tensor:
+    """TD targets `[A, B]`: reward + discount x value of the next observation.
+
+    The value is the target network's maximum (Mnih et al., 2015), or its value of the online network's greedy action
+    (Double DQN: van Hasselt et al., 2016, equation 4).
+    """
+    q_next = target(batch.next_observation)
+    if double_dqn:
+        action = greedy_action(online(batch.next_observation))
+        value = q_next.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    else:
+        value = q_next.amax(-1)
+    return torch.addcmul(batch.reward, batch.discount, value)
+
+
+def td_loss(td_error: Tensor, *, loss: str) -> Tensor:
+    """Loss of each TD error, in its shape: its square, or Huber's with delta 1 (half the square near 0)."""
+    if loss == "huber":
+        size = td_error.abs()
+        return torch.where(size < 1, 0.5 * size.square(), size - 0.5)
+    return td_error.square()
+
+
+def td_gradient(td_error: Tensor, *, loss: str) -> Tensor:
+    """Derivative of `td_loss` by the TD error."""
+    return td_error.clamp(-1, 1) if loss == "huber" else 2 * td_error
+
+
+def require_loss(config: DQNConfig, loss: Loss | None = None) -> None:
+    """Refuse networks that give what no loss learns.
+
+    Raises:
+        ConfigError: if they give quantiles and there is no loss of one's own.
+    """
+    if config.num_quantiles > 1 and loss is None:
+        raise ConfigError(
+            f"num_quantiles is {config.num_quantiles}, and the {config.loss} loss learns one number an action: leave "
+            "it at 1, or give dqn.training.loop.train a loss that learns quantiles"
+        )

@@ -1,0 +1,204 @@
+"""One agent's network as ONNX bytes that any runtime plays."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import TensorProto, checker, helper, numpy_helper
+from torch import Tensor, nn
+
+from dqn.config import DQNConfig
+from dqn.environments.spec import environment_spec
+from dqn.environments.world import NOMINAL, World
+from dqn.networks.population import ObservationScale, QNetworks
+
+QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+
+PARITY_OBSERVATIONS: Final = 10_000
+PARITY_TOLERANCE: Final = 1e-5
+"""Of the largest Q-value: float32 keeps seven digits, whatever the scale of rewards."""
+_ACTIONS: Final = {
+    "CartPole-v0": ("left", "right"),
+    "CartPole-v1": ("left", "right"),
+    "MountainCar-v0": ("left", "nothing", "right"),
+    "Acrobot-v1": ("torque -1", "torque 0", "torque +1"),
+    "LunarLander-v3": ("nothing", "left engine", "main engine", "right engine"),
+}
+_OPSET: Final = 20
+_IR_VERSION: Final = 10
+_ROUNDING: Final = 1e-6  # likewise; Q-values closer than this are equal in float32: their argmax is no statement
+
+
+class ExportError(RuntimeError):
+    """The exported graph does not compute what the network computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelProperties:
+    """What an exported policy says about itself."""
+
+    env_id: str
+    action_meanings: tuple[str, ...]
+    run_id: str
+    seed: int
+    """Seed of the population."""
+    agent: int
+    """Which of its agents."""
+    config_sha256: str
+    world: World = NOMINAL
+    """What it was trained for."""
+    observed: tuple[tuple[float, float], ...] = ()
+    """Least and greatest value of each entry of the observations that it was trained on; empty if unknown."""
+
+    @classmethod
+    def of(
+        cls,
+        config: DQNConfig,
+        *,
+        num_actions: int,
+        run_id: str,
+        agent: int,
+        observed: Sequence[tuple[float, float]] = (),
+    ) -> Self:
+        """Those of one agent of a population that was trained by a configuration."""
+        return cls(
+            env_id=config.env_id,
+            action_meanings=action_meanings(environment_spec(config.env_id).id, num_actions),
+            run_id=run_id,
+            seed=config.seed,
+            agent=agent,
+            config_sha256=config.sha256,
+            world=config.world,
+            observed=tuple((low, high) for low, high in observed),
+        )
+
+    def to_strings(self) -> dict[str, str]:
+        """As ONNX model properties, which are strings."""
+        return {
+            "env_id": self.env_id,
+            "action_meanings": ",".join(self.action_meanings),
+            "run_id": self.run_id,
+            "seed": str(self.seed),
+            "agent": str(self.agent),
+            "config_sha256": self.config_sha256,
+            "world": json.dumps(self.world.to_dict(), sort_keys=True),
+            "observed": json.dumps(self.observed),
+        }
+
+
+def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Callable[[bytes], QFunction]) -> bytes:
+    """Export the network of one agent, `properties.agent`, and check the result in the runtime that will play it.
+
+    Args:
+        networks: the population it is part of.
+        properties: written into the model.
+        load: turns the bytes into a function in the target runtime.
+
+    Returns:
+        A single-file ONNX model with a dynamic batch; the same network and properties give the same bytes.
+
+    Raises:
+        ExportError: if a weight is not finite, or on 10,000 observations a Q-value differs by 1e-5 of the largest, or a
+            greedy action differs.
+    """
+    network = networks.agent(properties.agent).eval()
+    scale = networks.observation_scale.numpy()
+    exported = to_onnx(network, properties, observation_size=len(scale))
+    check_parity(network, load(exported), observation_scale=scale)
+    return exported
+
+
+def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_size: int) -> bytes:
+    """A network of `QNetworks.agent`, layer by layer, as ONNX.
+
+    PyTorch's exporter traces any program: for three kinds of layers it takes two seconds more and leaves paths of this
+    machine in the file. The tests hold this against it.
+
+    Raises:
+        ExportError: if a weight is not finite.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise ExportError(
+            f"the network of agent {properties.agent:02d} has weights that are not finite, it diverged: nothing is "
+            "exported; lower learning_rate or reward_scale, or set max_gradient_norm"
+        )
+    nodes, tensors = [], []
+    given, num_actions = "observation", len(properties.action_meanings)
+    for index, layer in enumerate(network):
+        result = "q_values" if index == len(network) - 1 else f"layer_{index}"
+        operator, parameters, attributes = _operator(layer)
+        named = {f"{result}.{name}": tensor for name, tensor in parameters.items()}
+        nodes.append(helper.make_node(operator, [given, *named], [result], **attributes))
+        tensors += [numpy_helper.from_array(tensor.detach().numpy(), name) for name, tensor in named.items()]
+        given = result
+    graph = helper.make_graph(
+        nodes,
+        "q_network",
+        [_batch("observation", observation_size)],
+        [_batch("q_values", num_actions)],
+        initializer=tensors,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    helper.set_model_props(model, properties.to_strings())
+    checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _operator(layer: nn.Module) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+    """A layer's operator, what it takes besides its input, and its attributes."""
+    if isinstance(layer, nn.Linear):
+        return "Gemm", {"weight": layer.weight, "bias": layer.bias}, {"transB": 1}
+    if isinstance(layer, nn.ReLU):
+        return "Relu", {}, {}
+    if isinstance(layer, ObservationScale):
+        return "Div", {"scale": layer.scale}, {}
+    raise ExportError(f"there is no operator for a layer {layer}")
+
+
+def _batch(name: str, width: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+
+
+def action_meanings(env_id: str, num_actions: int) -> tuple[str, ...]:
+    """What the actions of an environment do, or their numbers where that is not known here."""
+    return _ACTIONS.get(env_id) or tuple(f"action {k}" for k in range(num_actions))
+
+
+def by_reference(model: bytes) -> QFunction:
+    """An exported model in ONNX's own reference implementation, which needs no runtime."""
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator: Any = ReferenceEvaluator(model)  # its own types do not say that it gives a list
+    return lambda observation: np.asarray(evaluator.run(None, {"observation": observation})[0])
+
+
+@torch.no_grad()
+def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale: npt.NDArray[np.float32]) -> None:
+    """Hold a runtime's Q-values against torch's on 10,000 observations.
+
+    Raises:
+        ExportError: if they differ by more than rounding explains, or prefer another action.
+    """
+    generator = np.random.default_rng(0)
+    scale = 2 * observation_scale
+    observation = generator.uniform(-scale, scale, (PARITY_OBSERVATIONS, len(scale))).astype(np.float32)
+    expected = network(torch.from_numpy(observation)).numpy()
+    actual = q_function(observation)
+    if not np.isfinite(actual).all():
+        raise ExportError("the exported network gives Q-values that are not finite")
+    difference, largest = float(np.abs(actual - expected).max()), float(np.abs(expected).max())
+    if difference > PARITY_TOLERANCE * largest:
+        raise ExportError(
+            f"the exported network's Q-values differ by {difference:.1e} (allowed {PARITY_TOLERANCE} of the largest, "
+            f"{largest:.3g})"
+        )
+    runner_up, best = np.sort(expected, axis=1)[:, -2:].T
+    decided = best - runner_up > _ROUNDING * largest
+    changed = int((actual.argmax(1) != expected.argmax(1))[decided].sum())
+    if changed:
+        raise ExportError(f"the exported network prefers another action in {changed} of {PARITY_OBSERVATIONS} cases")

@@ -1,0 +1,1 @@
+"""CartPole's stress test, and the choice among agents that it serves."""

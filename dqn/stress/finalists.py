@@ -1,0 +1,61 @@
+"""The choice among solved agents: which of them balances longest under stress."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from dqn.config import DQNConfig
+from dqn.evaluation.greedy import acting
+from dqn.networks.population import QNetworks
+from dqn.seeding import SELECTION, stream_seed
+from dqn.stress.robustness import CELLS, holds, single_push
+from dqn.stress.robustness import ENVIRONMENT as STRESSED
+from dqn.training.machine import torch_threads
+from dqn.training.result import TrainingResult
+
+FINALISTS = 4
+_STRESS_EPISODES = 20
+_FINAL_EPISODES = 100
+_STRESS_STEPS = 2_000
+_PUSH = single_push(64)  # a few agents in a population withstand it, and next to none more
+
+
+@torch.no_grad()
+def balanced_share(networks: QNetworks, config: DQNConfig, *, episodes: int, heat: int) -> Tensor:
+    """Share of the episodes each agent holds under stress, `[A]`, on the selection seeds of a heat.
+
+    Every cell of the stress test and one single push have as many episodes, none longer than 2,000 steps: it ranks
+    agents, the version that comes of it is tested in full.
+    """
+    cells = [dataclasses.replace(cell, steps=min(cell.steps, _STRESS_STEPS)) for cell in (*CELLS, _PUSH)]
+    seed = stream_seed(config.seed, SELECTION, 0, heat)
+    act = acting(networks, episodes=episodes, seed=seed)
+    held = holds(act, config.world, cells, policies=networks.num_agents, episodes=episodes, seed=seed)
+    return torch.from_numpy(held).double().mean((0, 2))
+
+
+def finalists(networks: QNetworks, config: DQNConfig) -> dict[int, float]:
+    """Robustness of the most robust of agents `[A]`, by their rows, on fresh episodes.
+
+    Many tie in the few episodes that all play, or are lucky there; a handful plays enough to tell them apart.
+    """
+    ranking = balanced_share(networks, config, episodes=_STRESS_EPISODES, heat=1)
+    rows = ranking.argsort(descending=True, stable=True)[:FINALISTS]
+    final = balanced_share(networks.select(rows), config, episodes=_FINAL_EPISODES, heat=2)
+    return dict(zip(rows.tolist(), final.tolist(), strict=True))
+
+
+def stressed(result: TrainingResult) -> TrainingResult:
+    """The result with the robustness of its finalists, where the environment has a stress test.
+
+    Solved agents tie at the greatest return and are not alike: this tells them apart.
+    """
+    config = result.config
+    solved = [agent.agent for agent in result.agents if agent.solved and agent.diverged is None]
+    if config.env_id != STRESSED or not solved:
+        return result
+    with torch_threads(config.num_threads):
+        found = {solved[row]: held for row, held in finalists(result.best.select(torch.tensor(solved)), config).items()}
+    agents = tuple(dataclasses.replace(agent, robustness=found.get(agent.agent)) for agent in result.agents)
+    return dataclasses.replace(result, agents=agents)

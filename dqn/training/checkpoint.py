@@ -1,0 +1,223 @@
+"""Training states and trained networks as files: the only file access in dqn."""
+
+import contextlib
+import fcntl
+import glob
+import hashlib
+import io
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dqn.config import ConfigError, DQNConfig
+from dqn.environments.snapshot import SnapshotError
+from dqn.hyperparameters import HyperParameters
+from dqn.networks.population import QNetworks
+from dqn.training.state import TrainingState
+
+# This line, the content as PyTorch writes it, the pickled environments, the replay buffer's rows, the sizes of the
+# first two parts, and the SHA-256 of all that.
+_FORMAT: Final = b"dqn-training-state/8\n"
+_SIZES: Final = struct.Struct("<QQ")
+_READ_BYTES: Final = 2**20
+
+
+class CheckpointError(Exception):
+    """A file that is no usable checkpoint of the run in question; the message names it and says why."""
+
+
+def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[], bool] = lambda: True) -> None:
+    """Write the whole training state; readers see the previous checkpoint or this one, never a part.
+
+    Args:
+        path: the file.
+        state: what is written.
+        may_replace: asked when all is written, right before this checkpoint takes the place of the previous one; if it
+            says no, that stays.
+
+    Raises:
+        CheckpointError: if it cannot be written (a full disk, a read-only directory); what stood there before stays.
+    """
+    content: dict[str, Any] = {
+        "config": json.dumps(state.config.to_dict()),
+        "hyperparameters": state.hyperparameters.state_dict(),
+        "state": state.state_dict(),
+    }
+    environments = content["state"]["environment"].pop("envs") or b""
+    packed = io.BytesIO()  # were it the file, a signal while torch writes would be torch's failure, or nobody's
+    torch.save(content, packed)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        with _replacing(path, may_replace) as file:
+            file.write(_FORMAT)
+            file.write(packed.getbuffer())
+            file.write(environments)
+            for chunk in state.replay.chunks():
+                file.write(chunk.cpu().numpy())
+            file.write(_SIZES.pack(packed.getbuffer().nbytes, len(environments)))
+            file.write(file.digest.digest())
+    except OSError as error:
+        kept = "the previous one is intact" if path.exists() else "there was none before"
+        raise CheckpointError(f"checkpoint {path} could not be written ({error}); {kept}") from error
+
+
+def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[TrainingState, bool]:
+    """Read a training state back.
+
+    Args:
+        path: what `save_checkpoint` wrote.
+        config: if given, the configuration the checkpoint must be of.
+
+    Returns:
+        The state, and whether the environments continue in mid-episode: False where their state could not be captured
+        and their episodes start afresh.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, another user's, of another version or another configuration.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+    with file, contextlib.ExitStack() as opened:
+        content_bytes, environment_bytes = _check(path, file)
+        content = torch.load(io.BytesIO(file.read(content_bytes)), weights_only=True)
+        try:
+            saved = DQNConfig.from_dict(json.loads(content["config"]))
+        except ConfigError as error:
+            raise CheckpointError(f"{path} holds a configuration this version cannot train: {error}") from error
+        if config is not None and saved != config:
+            differing = [name for name, value in saved.to_dict().items() if config.to_dict()[name] != value]
+            raise CheckpointError(f"{path} belongs to another configuration: {', '.join(differing)} differ")
+        state = TrainingState(saved, HyperParameters.from_state_dict(content["hyperparameters"]))
+        opened.callback(state.environment.close)
+        content["state"]["environment"]["envs"] = file.read(environment_bytes) or None
+        try:
+            continues = state.load_state_dict(content["state"])
+        except SnapshotError as error:
+            raise CheckpointError(
+                f"{path} holds environments that this version of {saved.env_id} cannot continue: {error}"
+            ) from error
+        for chunk in state.replay.chunks():
+            rows = torch.frombuffer(bytearray(file.read(chunk.nbytes)), dtype=chunk.dtype)
+            chunk.copy_(rows.view_as(chunk))
+        opened.pop_all()
+    return state, continues
+
+
+def save_networks(directory: Path, networks: QNetworks, config: DQNConfig) -> None:
+    """Write trained networks as `networks.safetensors`, with `config.json` beside them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    tensors = {name: tensor.detach().contiguous() for name, tensor in networks.state_dict().items()}
+    save_file(tensors, directory / "networks.safetensors")
+
+
+def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
+    """Inverse of `save_networks`.
+
+    Raises:
+        CheckpointError: if a file is missing, torn or does not fit the other.
+    """
+    try:
+        config = DQNConfig.from_dict(json.loads((directory / "config.json").read_text()))
+        tensors = load_file(directory / "networks.safetensors")
+        layers = range(len(config.hidden_sizes) + 1)
+        weights = [tensors[f"weights.{layer}"] for layer in layers]
+        biases = [tensors[f"biases.{layer}"] for layer in layers]
+        scale, dueling, num_quantiles = tensors["observation_scale"], config.dueling, config.num_quantiles
+        return QNetworks(weights, biases, scale, dueling=dueling, num_quantiles=num_quantiles), config
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{directory} holds no trained networks ({error})") from error
+
+
+class _Digesting:
+    """A file that keeps the digest of what it was given."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> None:
+        """Write a buffer of bytes."""
+        self._file.write(data)
+        self.digest.update(data)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, may_replace: Callable[[], bool]) -> Iterator[_Digesting]:
+    """A file beside `path` that takes its place once it is complete and on disk, or is removed.
+
+    A lock is held on it while it is written: one that nobody holds a lock on belongs to a process that is dead.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of this user, readable by no other
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks; leftovers then stay
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield _Digesting(file)
+            file.flush()
+            os.fsync(file.fileno())
+            if may_replace():
+                Path(name).replace(path)
+                _sync_directory(path.parent)
+    finally:
+        with contextlib.suppress(OSError):  # gone where it took its place; and the first error counts
+            Path(name).unlink()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that died while writing left beside `path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with contextlib.suppress(OSError), leftover.open("r+b") as file:  # gone meanwhile, or locked: being written
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
+
+
+def _check(path: Path, file: BinaryIO) -> tuple[int, int]:
+    """Sizes of the content and of the environments, whose start `file` then stands at, if every byte is as written.
+
+    Environments are unpickled, which runs what the file says. So it is read only if this process's own user wrote it
+    and no other may: who can write as that user can run programs as that user anyway. The process's own group may,
+    because Kubernetes gives it every file of a volume that has an fsGroup. The digest is against damage.
+    """
+    status = os.fstat(file.fileno())
+    if file.read(len(_FORMAT)) != _FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this version (expected {_FORMAT.decode().strip()})")
+    others_write = status.st_mode & 0o002 or (status.st_mode & 0o020 and status.st_gid != os.getegid())
+    if status.st_uid != os.geteuid() or others_write:
+        raise CheckpointError(
+            f"checkpoint {path} is not this user's alone (owner {status.st_uid}, this is {os.geteuid()}; mode "
+            f"{status.st_mode & 0o777:o}) and could run a stranger's code: if you trust it, chown it and chmod go-w"
+        )
+    digest = hashlib.sha256(_FORMAT)
+    left = status.st_size - len(_FORMAT) - digest.digest_size
+    while left > _SIZES.size and (data := file.read(min(left - _SIZES.size, _READ_BYTES))):
+        digest.update(data)
+        left -= len(data)
+    sizes = file.read(_SIZES.size)
+    digest.update(sizes)
+    if file.read() != digest.digest():
+        raise CheckpointError(f"checkpoint {path} is torn or damaged: its digest does not fit its content")
+    file.seek(len(_FORMAT))
+    content_bytes, environment_bytes = _SIZES.unpack(sizes)
+    return content_bytes, environment_bytes
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,79 @@
+"""What is given to a training beside its configuration, or decided by its environment, has to fit the configuration."""
+
+import torch
+
+from dqn.config import ConfigError, DQNConfig
+from dqn.hyperparameters import HyperParameters
+from dqn.networks.population import QNetworks
+
+
+def require_scale(config: DQNConfig, observation_size: int) -> None:
+    """Refuse a scale of other observations.
+
+    Raises:
+        ConfigError: if there is not one number for each entry of the observation, or none.
+    """
+    scale = config.observation_scale
+    if scale and len(scale) != observation_size:
+        raise ConfigError(
+            f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
+            "give one number for each, or none to leave them unscaled"
+        )
+
+
+def require_start(config: DQNConfig, start: QNetworks, *, observation_size: int, num_actions: int) -> None:
+    """Refuse a network to start from that is not the configuration's.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    given = _shape(start)
+    scale = config.observation_scale or (1.0,) * observation_size
+    wanted = {
+        "num_quantiles": config.num_quantiles,
+        "dueling": config.dueling,
+        "layers": (observation_size, *config.hidden_sizes, (num_actions + config.dueling) * config.num_quantiles),
+        "observation_scale": torch.tensor(scale, dtype=torch.float32).tolist(),
+    }
+    if differing := [f"{name} {given[name]}, not {value}" for name, value in wanted.items() if given[name] != value]:
+        raise ConfigError(f"start does not fit the configuration and {config.env_id}: it has {'; '.join(differing)}")
+
+
+def require_state(
+    config: DQNConfig, values: HyperParameters, wanted: DQNConfig, wanted_values: HyperParameters | None
+) -> None:
+    """Refuse to go on from a state by another configuration than its own.
+
+    Args:
+        config: the state's.
+        values: the state's.
+        wanted: what is to be trained.
+        wanted_values: hyper-parameters that are to be trained by; none are the state's own.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    theirs, ours = config.to_dict(), wanted.to_dict()
+    if differing := [f"{name} = {theirs[name]!r}, not {ours[name]!r}" for name in ours if ours[name] != theirs[name]]:
+        raise ConfigError(
+            f"state belongs to another configuration: it has {'; '.join(differing)}; train by its own, or start afresh"
+        )
+    if wanted_values is None or wanted_values is values:
+        return
+    mine, given = values.state_dict(), wanted_values.state_dict()
+    pairs = {name: (torch.as_tensor(mine[name]), torch.as_tensor(given[name])) for name in mine}
+    if differing := [name for name, (one, other) in pairs.items() if not torch.equal(one, other)]:
+        raise ConfigError(
+            f"hyperparameters differ from those that state goes on with in {', '.join(differing)}; leave them out, or "
+            "give them to state.adopt"
+        )
+
+
+def _shape(networks: QNetworks) -> dict[str, object]:
+    weights = list(networks.weights)
+    return {
+        "num_quantiles": networks.num_quantiles,
+        "dueling": networks.dueling,
+        "layers": (weights[0].shape[2], *(weight.shape[1] for weight in weights)),
+        "observation_scale": networks.observation_scale.tolist(),
+    }

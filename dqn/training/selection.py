@@ -1,0 +1,147 @@
+"""Which networks are kept: greedy evaluation of the population, acceptance, who leaves it, and who is the best.
+
+Selection has two stages. Cheap evaluations while training nominate: each agent keeps the network of its best one. Their
+means over a few episodes are lucky ones, the more so the more of them are compared, so that at the end the nominees of
+the population are judged on the same fresh episodes. Solved agents go through two such stages under stress.
+"""
+
+import torch
+from torch import Tensor
+
+from dqn.config import DQNConfig
+from dqn.evaluation.greedy import greedy_returns
+from dqn.evaluation.statistics import interquartile_mean
+from dqn.seeding import SELECTION, stream_seed
+from dqn.training.state import TrainingState
+
+NOMINEES = 8
+
+
+def evaluation_due(config: DQNConfig, updates: int) -> bool:
+    """Whether the population is evaluated after this many updates."""
+    return updates >= config.eval_start and (updates - config.eval_start) % config.eval_interval == 0
+
+
+def evaluate(state: TrainingState) -> None:
+    """Greedy evaluation on selection seeds: keeps the best networks, and lets solved agents leave.
+
+    Agents whose weights, Q-values or returns are not finite leave as diverged.
+    """
+    if state.evaluated_at == state.learner.updates:
+        return
+    diverge(state, state.learner.finite(), "weights or moments are not finite")
+    _check_q_values(state)
+    if not state.agents.numel():
+        return
+    config, networks = state.config, state.learner.evaluated
+    state.evaluated_at = state.learner.updates
+    state.evaluations += 1
+    seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
+    returns = greedy_returns(networks, config.env_id, config.training_world, episodes=config.eval_episodes, seed=seed)
+    mean_return = look = returns.mean(1)
+    ceiling = torch.inf if config.acceptance_return is None else config.acceptance_return
+    sound = returns.isfinite().all(1)
+    passed = ((returns >= ceiling).all(1) & sound).nonzero().squeeze(1)
+    # First undisturbed; then, where the configuration asks for it, with some of the actions random.
+    for trial, epsilon in enumerate([0.0] + [config.acceptance_epsilon] * bool(config.acceptance_epsilon), start=1):
+        if not passed.numel():
+            break
+        seed = stream_seed(config.seed, SELECTION, state.evaluations, trial)
+        episodes = config.acceptance_episodes
+        returns = greedy_returns(
+            networks.select(passed), config.env_id, config.training_world, episodes=episodes, seed=seed, epsilon=epsilon
+        )
+        if not epsilon:
+            mean_return = look.index_copy(0, passed, returns.mean(1))
+        sound[passed] &= returns.isfinite().all(1)
+        passed = passed[(returns >= ceiling).all(1)]
+    if not bool(sound.all()):
+        passed = (sound.cumsum(0) - 1)[passed[sound[passed]]]
+        mean_return, look = mean_return[sound], look[sound]
+        diverge(state, sound, "a return of its evaluation is not finite")
+        if not state.agents.numel():
+            return
+        networks = state.learner.evaluated
+    state.record("eval/mean_return", mean_return)
+    state.last_return[state.agents] = mean_return
+    better = look >= state.best_return[state.agents]  # equal evidence: as many episodes each
+    better[passed] = True  # what was accepted is exported, whatever an earlier network returned in its few episodes
+    better = better.nonzero().squeeze(1)
+    state.best.assign(state.agents[better], networks.select(better))
+    state.best_return[state.agents[better]] = look[better]
+    state.solved[state.agents[passed]] = True
+    state.record_population("eval/iqm_return", interquartile_mean(state.last_return[state.sound].numpy()))
+    state.record_population("eval/solved_fraction", float(state.solved.double().mean()))
+    leave(state, passed)
+
+
+def judge(state: TrainingState) -> dict[int, float]:
+    """Mean greedy returns of the population's nominees on the same fresh episodes, by agent.
+
+    Nominated are the agents that are solved before those that are not, by the return of their best evaluation, and of
+    equals those that needed the fewest updates. They are judged in this order until one reaches the ceiling in every
+    episode, which no other can surpass. Agents that diverged are not among them.
+    """
+    config = state.config
+
+    def standing(agent: int) -> tuple[bool, float, int]:
+        return not state.solved[agent], -float(state.best_return[agent]), int(state.updates[agent])
+
+    seed = stream_seed(config.seed, SELECTION, 0)
+    judged = {}
+    for agent in sorted(state.sound.tolist(), key=standing)[:NOMINEES]:
+        network = state.best.select(torch.tensor([agent]))
+        returns = greedy_returns(
+            network, config.env_id, config.training_world, episodes=config.acceptance_episodes, seed=seed
+        )
+        if not bool(returns.isfinite().all()):
+            state.diverged[agent] = int(state.updates[agent]), "a return it was judged by is not finite"
+            continue
+        judged[agent] = float(returns.mean())
+        if config.acceptance_return is not None and bool((returns >= config.acceptance_return).all()):
+            break
+    return judged
+
+
+def retire(state: TrainingState) -> None:
+    """Agents that have used up their episodes leave after a last evaluation."""
+    limit = state.config.max_episodes
+    if limit and bool((state.episodes[state.agents] >= limit).any()):
+        evaluate(state)
+        leave(state, (state.episodes[state.agents] >= limit).nonzero().squeeze(1))
+
+
+def diverge(state: TrainingState, sound: Tensor, reason: str) -> None:
+    """The agents in training of which `sound` `[K]`, or one value for all, is false leave the population as diverged.
+
+    The others go on as after any `leave`. What is kept of an agent that diverged is its best network by then.
+    """
+    if bool(sound.all()):
+        return
+    rows = (~sound).nonzero().squeeze(1)
+    leaving = state.agents[rows]
+    state.diverged |= dict.fromkeys(leaving.tolist(), (state.learner.updates, reason))
+    state.learner.evaluated.assign(rows, state.best.select(leaving))
+    leave(state, rows)
+
+
+@torch.no_grad()
+def _check_q_values(state: TrainingState) -> None:
+    if state.agents.numel():
+        q_values = state.learner.evaluated(state.environment.observation.to(state.config.device))
+        diverge(state, q_values.isfinite().flatten(1).all(1).cpu(), "Q-values are not finite")
+
+
+def leave(state: TrainingState, rows: Tensor) -> None:
+    """The agents in `rows` `[K]` of the current population leave it; the others go on undisturbed."""
+    if not rows.numel():
+        return
+    leaving = state.agents[rows]
+    state.record_returns(leaving)
+    state.final.assign(leaving, state.learner.evaluated.select(rows))
+    state.updates[leaving] = state.learner.updates
+    state.steps[leaving] = state.environment_steps
+    state.observed[leaving] = state.replay.observation_range(rows)
+    staying = torch.ones(len(state.agents), dtype=torch.bool)
+    staying[rows] = False
+    state.select(staying.nonzero().squeeze(1))

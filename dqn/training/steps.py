@@ -1,0 +1,142 @@
+"""The two steps of a training: act in the environments, and learn from what was observed."""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from dqn.experience.exploration import episode_epsilon, epsilon_greedy, linear_epsilon
+from dqn.experience.transitions import Transition
+from dqn.finite import all_finite
+from dqn.learning.losses import Loss, require_loss
+from dqn.training.machine import release_memory
+from dqn.training.selection import diverge
+from dqn.training.state import TrainingState
+
+_RELEASE_INTERVAL: Final = 200
+"""Updates between two times that free memory is given back, which takes milliseconds."""
+
+
+def advance(
+    state: TrainingState, updates: int, *, loss: Loss | None = None, on_step: Callable[[], None] = lambda: None
+) -> None:
+    """Train the agents that are left until they have taken as many gradient updates; nothing is evaluated.
+
+    Agents that diverge leave; those whose weights are not finite at the end do so too.
+
+    Args:
+        state: what is trained; nothing happens where it has taken them.
+        updates: where to stop.
+        loss: one of one's own in place of the configuration's.
+        on_step: called after each step of the vector environment.
+
+    Raises:
+        ConfigError: if the networks give quantiles and there is no loss that learns them, or if that loss does not give
+            one number a transition.
+    """
+    config = state.config
+    require_loss(config, loss)
+    while state.agents.numel() and state.learner.updates < updates:
+        collect(state)
+        if may_learn(state):
+            for _ in range(min(config.updates_per_step, updates - state.learner.updates)):
+                learn(state, loss)
+                if not state.agents.numel():
+                    break
+        on_step()
+    if state.agents.numel():
+        diverge(state, state.learner.finite(), "weights or moments are not finite")
+
+
+@torch.no_grad()
+def collect(state: TrainingState) -> None:
+    """Act once in every sub-environment and store the transitions that are complete.
+
+    Agents whose Q-values are not finite leave as diverged before they act.
+
+    Raises:
+        EnvironmentFaultError: if the environment gives what is not finite.
+    """
+    config = state.config
+    epsilon, persistence = _epsilon(state), state.learner.hyperparameters.exploration_persistence
+    going_on = (state.persisting >= 0).sum(1)
+    q_values = state.learner.online(state.environment.observation.to(config.device)).cpu()
+    if not all_finite(q_values) and not bool((sound := q_values.isfinite().flatten(1).all(1)).all()):
+        diverge(state, sound, "Q-values are not finite")
+        if state.agents.numel():
+            collect(state)
+        return
+    action = epsilon_greedy(
+        q_values,
+        epsilon,
+        state.generator,
+        persistence=persistence,
+        persisting=state.persisting,
+    )
+    transition = state.environment.step(action)
+    # Exploration ends with its episode, and what is chosen while a sub-environment is reset is no action.
+    state.persisting[transition.terminated | transition.truncated | ~transition.valid] = -1
+    share = torch.as_tensor(persistence).float() * going_on / transition.valid.sum(1).clamp_min(1)
+    state.epsilon = epsilon + (1 - epsilon) * share
+    state.replay.insert(*state.accumulator.push(transition))
+    _count_episodes(state, transition)
+    state.last_step_valid = bool(transition.valid.any())
+    state.environment_steps += config.num_envs
+
+
+def learn(state: TrainingState, loss: Loss | None = None) -> None:
+    """One gradient update of every agent, by the configuration's loss or the given one.
+
+    Agents whose loss or Q-values are not finite leave as diverged.
+    """
+    config = state.config
+    progress = state.learner.updates / config.max_updates
+    importance_exponent = config.importance_exponent + (1 - config.importance_exponent) * progress
+    batch = state.replay.sample(config.batch_size, importance_exponent=importance_exponent)
+    statistics = state.learner.update(batch, loss)
+    state.replay.prioritise(batch, statistics.priority)
+    loss_seen, q_value = statistics.loss, statistics.q_value
+    if not (statistics.finite and (loss is None or all_finite(q_value))):  # a TD error has the Q-value in it
+        sound = (loss_seen.sum(1) + q_value.sum(1)).isfinite().cpu()
+        diverge(state, sound, "TD errors, loss or Q-values are not finite")
+        loss_seen, q_value = loss_seen[sound], q_value[sound]
+    if state.learner.updates % config.log_interval == 0:
+        state.record_returns(state.agents)
+        state.record("train/td_loss", loss_seen.mean(-1))
+        state.record("train/q_value", q_value.mean(-1))
+        state.record("train/epsilon", state.epsilon)
+    if state.learner.updates % _RELEASE_INTERVAL == 0:
+        release_memory()
+
+
+def may_learn(state: TrainingState) -> bool:
+    """Whether agents are left, and the replay buffer holds what a batch needs."""
+    config = state.config
+    if not state.agents.numel():
+        return False
+    return state.replay.can_sample(config.batch_size, config.min_replay_batches) and state.last_step_valid
+
+
+def _epsilon(state: TrainingState) -> Tensor:
+    values = state.learner.hyperparameters
+    start, end = values.epsilon_start, values.epsilon_end
+    if decay := state.config.epsilon_decay_per_episode:
+        return episode_epsilon(state.episodes[state.agents], start=start, end=end, decay=decay).float()
+    updates = state.learner.updates
+    epsilon = linear_epsilon(updates, start=start, end=end, decay_updates=values.epsilon_decay_updates)
+    return epsilon.float() if isinstance(epsilon, Tensor) else torch.full((len(state.agents),), epsilon)
+
+
+def _count_episodes(state: TrainingState, transition: Transition) -> None:
+    """Take account of the episodes that ended."""
+    ended = transition.terminated | transition.truncated
+    if not bool(ended.any()):
+        return
+    state.unrecorded[state.agents] += ended.sum(1)
+    state.unrecorded_return[state.agents] += state.environment.episodic_return.where(ended, 0.0).sum(1)
+    before = state.episodes[state.agents]
+    state.episodes[state.agents] += ended.sum(1)
+    if interval := state.config.target_update_episodes:
+        due = before // interval != state.episodes[state.agents] // interval
+        state.learner.copy_to_target(due.nonzero().squeeze(1))
