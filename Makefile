@@ -34,8 +34,8 @@ help: ## this list
 install: .venv/.all ## set up .venv for every verb and the tests (a verb alone installs what it needs)
 
 .venv/.%: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This is Python %d.%d, and 3.11 to 3.13 is needed: choose one, make $(MAKECMDGOALS) PYTHON=python3.12" % sys.version_info[:2])'
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This is Python %d.%d, and 3.11 to 3.13 is needed: choose one, make $(MAKECMDGOALS) PYTHON=python3.12" % sys.version_info[:2])'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
 	@echo "Installing into .venv, once: $(size_$*)"
 	$(if $(findstring train,$($*)),$(TORCH_FIRST))
 	@$(PIP) -e '.[$($*)]'
@@ -49,10 +49,10 @@ TORCH_FIRST = @$(BIN)/python -c 'import sys, glob; sys.platform == "linux" and n
 endif
 
 train: $(call needs,train) ## train, register and promote a champion; ARGS="--help" shows every option
-	$(BIN)/python -m flows.train $(ARGS)
+	$(BIN)/python -m flows train $(ARGS)
 
 sweep: $(call needs,train) ## search hyper-parameters, a thousand configurations in minutes; ARGS="--help" shows every option
-	$(BIN)/python -m flows.sweep $(ARGS)
+	$(BIN)/python -m flows sweep $(ARGS)
 
 ui: $(call needs,ui) ## MLflow's pages of runs and versions, http://127.0.0.1:5000
 	$(BIN)/mlflow ui $(ARGS)
@@ -67,22 +67,22 @@ record: $(call needs,record) ## write a video of the champion
 	$(BIN)/python -m serving record $(ARGS)
 
 secrets: ## write docker/.env with fresh random secrets, once
-	$(PYTHON) docker/stack.py secrets
+	"$(PYTHON)" docker/stack.py secrets
 
 up: ## build and start the whole system in containers, and wait until it is healthy
-	$(PYTHON) docker/stack.py up $(ARGS)
+	"$(PYTHON)" docker/stack.py up $(ARGS)
 
 down: ## stop the containers; the data stays
-	$(PYTHON) docker/stack.py down $(ARGS)
+	"$(PYTHON)" docker/stack.py down $(ARGS)
 
 destroy: ## stop the containers and, having asked, delete their data
-	$(PYTHON) docker/stack.py destroy $(ARGS)
+	"$(PYTHON)" docker/stack.py destroy $(ARGS)
 
 backup: ## write databases and artifacts of the containers into one file, backups/dqn-TIME.tar
-	$(PYTHON) docker/backup.py backup
+	"$(PYTHON)" docker/backup.py backup
 
 restore: ## having asked, replace them by those of a backup: FILE=backups/dqn-TIME.tar
-	$(PYTHON) docker/backup.py restore "$(FILE)" $(ARGS)
+	"$(PYTHON)" docker/backup.py restore "$(FILE)" $(ARGS)
 
 stack: $(call needs,stack) ## the same system without containers, as plain processes; Ctrl-C stops it
 	$(BIN)/python docker/processes.py $(ARGS)
@@ -103,7 +103,7 @@ bench: .venv/.bench ## this project, Stable-Baselines3 and the article in one ta
 	$(BIN)/python -m benchmarks $(ARGS)
 
 constraints: ## regenerate constraints.txt from pyproject.toml in a fresh environment
-	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	rm -rf build/constraints && "$(PYTHON)" -m venv build/constraints
 	build/constraints/bin/pip install --quiet '.[$(all),bench,postgres,s3]' && build/constraints/bin/pip freeze --exclude dqn-pipeline | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove environments and caches; runs, models and checkpoints stay

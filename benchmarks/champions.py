@@ -18,8 +18,8 @@ from dqn.seeding import version_seed
 from dqn.stress.finalists import stressed
 from dqn.training.loop import train
 from dqn.training.machine import torch_threads
-from flows.evaluation import EPISODES, play, play_on, threshold_of, under_stress
-from flows.gate import Champion, should_promote
+from flows.registry.evaluation import EPISODES, play, play_on, threshold_of, under_stress
+from flows.registry.gate import Champion, should_promote
 from serving.policy import OnnxPolicy
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.harness import table, write
 from dqn.evaluation.statistics import Floats
 from dqn.stress.robustness import CELLS, StressTest
-from flows.gate import LOOKS, Champion, Comparison, Decision, should_promote
+from flows.registry.gate import LOOKS, Champion, Comparison, Decision, should_promote
 
 Draw = Callable[[np.random.Generator, int], Floats]
 VERSIONS: Final = 100

@@ -2,7 +2,7 @@
 
     python -m benchmarks.mutants dqn/experience/buffer.py                          # by tests/test_replay.py
     python -m benchmarks.mutants dqn/training/state.py --tests tests/test_training.py tests/test_checkpoint.py
-    python -m benchmarks.mutants flows/promote.py --tests tests/test_promotion.py --then tests/test_promote.py
+    python -m benchmarks.mutants flows/registry/champion.py --tests tests/test_promotion.py --then tests/test_promote.py
     python -m benchmarks.mutants dqn/learning/learner.py --sample 0.2   # a fifth of the mutants, drawn by --seed
 
 A mutant swaps a comparison or an operator, changes a number or a truth value, negates a condition, empties a return, or

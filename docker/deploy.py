@@ -28,7 +28,7 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectAlreadyExists
 
-from flows.heartbeat import ALIVE
+from flows.orchestration.heartbeat import ALIVE
 
 POOL: Final = "dqn"
 PROMOTION_LIMIT: Final = "promote-dqn-CartPole-v1"

@@ -23,7 +23,7 @@ from typing import Final
 from stack import StackError, check_free, parse_port
 from tether import Tether, tether
 
-from flows.program import without_proxy
+from flows.cli.program import without_proxy
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 STATE: Final = ROOT / ".stack"

@@ -16,7 +16,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH
 from pydantic import Field
 
-from flows.tracking import FLOW_RUN_TAG, TRAINED_TAG, connect
+from flows.tracking.runs import FLOW_RUN_TAG, TRAINED_TAG
+from flows.tracking.store import connect
 
 _PAGE = 200
 

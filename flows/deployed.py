@@ -10,16 +10,15 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
 from prefect.states import Completed
 
-from flows import adapt, registry, sweep, train
-from flows.attempt import StaleAttemptError
-from flows.evaluation import evaluate
-from flows.flow_run import flow_run_id
-from flows.gate_tag import undecided_if_ended
-from flows.heartbeat import heartbeats
-from flows.pictures import draw_version
-from flows.promote import promote, promotion, return_to_previous
-from flows.stage import stage
-from flows.tracking import connect
+from flows import adapt, sweep, train
+from flows.orchestration.heartbeat import heartbeats
+from flows.promotion import find_model, roll_back
+from flows.registry import versions
+from flows.registry.champion import promote
+from flows.registry.evaluation import evaluate
+from flows.registry.gate_tag import undecided_if_ended
+from flows.reporting.draw import draw_version
+from flows.tracking.attempt import StaleAttemptError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,20 +99,4 @@ def rollback_policy(env_id: str = "CartPole-v1") -> int:
     Args:
         env_id: the environment of the registered model `dqn-<env_id>`.
     """
-    return roll_back(registry.model_name(env_id))
-
-
-@stage("find model", keeps_result=False)
-def find_model(version: int, env_id: str) -> str:
-    """Name of the registered model that has this version."""
-    name = registry.model_name(env_id)
-    registry.get_version(connect(), name, version)
-    return name
-
-
-@stage("roll back", keeps_result=False)
-def roll_back(name: str) -> int:
-    """Return to the previous champion. Returns its version."""
-    client = connect()
-    with promotion(client, name) as token:
-        return return_to_previous(client, name, token, str(flow_run_id()))
+    return roll_back(versions.model_name(env_id))

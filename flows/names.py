@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Final
 
 _PREFIX: Final = "dqn-"
@@ -31,3 +32,11 @@ def make_command(verb: str, *options: str) -> str:
         return f"make {verb}"
     words = shlex.join(options).replace("$", "$$")
     return f"make {verb} ARGS=" + (shlex.quote(words) if re.search(r'["$`\\!]', words) else f'"{words}"')
+
+
+def no_version(env_id: str, reference: str, known: Sequence[str]) -> str:
+    """The sentence that refuses to start from a version."""
+    return (
+        f"{model_name(env_id)} has no version {reference!r} to start from; registered are: "
+        f"{', '.join(known) or 'none'}; an alias that is set, such as champion, does too"
+    )

@@ -16,10 +16,6 @@ from flows.faults import of_environment
 from serving.model_file import MAX_BYTES
 
 
-class InputError(ValueError):
-    """A request that cannot be met; the message says what was given, what is expected and what to do."""
-
-
 class _Overrides(BaseModel):
     """Fields left out keep the preset's value; a whole DQNConfig gives them all."""
 

@@ -1,9 +1,7 @@
-"""From a space of hyper-parameters to a confirmed winner: `python -m flows.sweep`, or the deployment `sweep-dqn`."""
+"""From a space of hyper-parameters to a confirmed winner: `python -m flows sweep`, or the deployment `sweep-dqn`."""
 
-if __name__ == "__main__":  # before anything below is imported: --help is there at once
-    from flows.program import sweep as program
-
-    program()
+if __name__ == "__main__":  # before anything below is imported
+    raise SystemExit("error: this module is no program; type: python -m flows sweep")
 
 import dataclasses
 import secrets
@@ -13,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from dqn.presets import PresetName
-from flows.flow_run import api_is_named, flow_run_id
+from flows.errors import InputError
 from flows.names import make_command
-from flows.parameters import ConfigOverrides, InputError
-from flows.population import check_writable
-from flows.presets import check_name, save_preset
+from flows.orchestration.flow_run import api_is_named, flow_run_id
+from flows.orchestration.step import step
+from flows.parameters import ConfigOverrides
+from flows.saved_presets import check_name, save_preset
 from flows.search.bar import Bar
 from flows.search.confirm import Confirmation, confirm, fresh
 from flows.search.record import record
@@ -27,9 +26,9 @@ from flows.search.shard import run_shard
 from flows.search.spaces import read_space
 from flows.search.study import begin_study, read_study
 from flows.search.trials import configuration, ranking
-from flows.stage import stage
-from flows.tracking import connect
+from flows.tracking.store import connect
 from flows.train import train_dqn
+from flows.training.population import check_writable
 
 
 def sweep_dqn(
@@ -171,7 +170,7 @@ def try_shard(study: str, shard: int, checkpoint_dir: str = "checkpoints") -> No
     run_shard(opened, sweep, shard, directory=Path(checkpoint_dir))
 
 
-@stage("retrain the winner", keeps_result=False)
+@step("retrain the winner", keeps_result=False)
 def retrain(study: str) -> Confirmation:
     """Train the winner's configuration on fresh seeds.
 
@@ -195,7 +194,7 @@ def save_winner(study: str, name: str) -> None:
     print(f"preset {name} saved in {save_preset(name, sweep.preset, configuration(winner, sweep))}")
 
 
-@stage("record", keeps_result=False)
+@step("record", keeps_result=False)
 def record_study(study: str, confirmation: Confirmation) -> str:
     """Put the study into MLflow. Returns the run's id."""
     client = connect()
@@ -212,7 +211,7 @@ def promotion(confirmation: Confirmation, sweep: SweepConfig) -> tuple[ConfigOve
     return ConfigOverrides.model_validate(changed), sweep.preset
 
 
-@stage("report", keeps_result=False)
+@step("report", keeps_result=False)
 def report(study: str, confirmation: Confirmation, run_id: str, registered: str | None) -> str:
     """Write the report to Prefect. Returns it for a terminal."""
     opened, sweep = read_study(study)

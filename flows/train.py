@@ -1,32 +1,33 @@
-"""From a configuration to a champion in the registry: `python -m flows.train`, or the deployment `train-dqn`."""
+"""From a configuration to a champion in the registry: `python -m flows train`, or the deployment `train-dqn`."""
 
-if __name__ == "__main__":  # before anything below is imported: the first line is there at once
-    from flows.program import train as program
-
-    program()
+if __name__ == "__main__":  # before anything below is imported
+    raise SystemExit("error: this module is no program; type: python -m flows train")
 
 from contextlib import ExitStack
 
 from mlflow import MlflowClient
 
 from dqn.presets import PresetName
-from flows.attempt import Attempt, begin
-from flows.endings import failing
-from flows.evaluation import evaluate
-from flows.flow_run import flow_run_id
-from flows.gate_tag import undecided_if_ended
+from flows.errors import InputError
 from flows.interrupts import held, released
-from flows.parameters import ConfigOverrides, InputError, check_trainable
-from flows.phases import say
-from flows.pictures import draw_population, draw_version
-from flows.population import check_resumable, check_writable, checkpoint_path
-from flows.promote import promote
-from flows.registry import model_name
-from flows.report import report
-from flows.stage import stage
-from flows.stages import export, finish, register, test_agents, train
-from flows.tracking import complete_runs, connect, find_run, open_run, read_config
-from flows.warm_start import WARM_START_TAG, find_version
+from flows.orchestration.console import say
+from flows.orchestration.flow_run import flow_run_id
+from flows.orchestration.step import step
+from flows.parameters import ConfigOverrides, check_trainable
+from flows.registry.challenger import register
+from flows.registry.champion import promote
+from flows.registry.evaluation import evaluate
+from flows.registry.gate_tag import undecided_if_ended
+from flows.registry.versions import model_name
+from flows.reporting.draw import draw_population, draw_version
+from flows.reporting.report import report
+from flows.tracking.attempt import Attempt, begin
+from flows.tracking.endings import failing
+from flows.tracking.runs import complete_runs, find_run, open_run, read_config
+from flows.tracking.store import connect
+from flows.training.population import check_resumable, check_writable, checkpoint_path
+from flows.training.steps import export, finish, test_agents, train
+from flows.training.warm_start import WARM_START_TAG, find_version
 
 NO_OVERRIDES = ConfigOverrides()
 
@@ -73,7 +74,7 @@ def train_dqn(
         return reported
 
 
-@stage("start", keeps_result=False)
+@step("start", keeps_result=False)
 def start(
     config: ConfigOverrides, preset: PresetName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> tuple[Attempt, str]:

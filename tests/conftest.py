@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dqn.config import DQNConfig
-from flows.cli import ENVIRONMENT
+from flows.cli.terminal import ENVIRONMENT
 from tests import awkward, probes
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import onnx
 from mlflow import MlflowClient
 from onnx import TensorProto, helper
 
-from flows import registry
-from flows.registry import CHALLENGER
+from flows.registry import versions
+from flows.registry.versions import CHALLENGER
 
 BALANCING = (0.1, 0.3, 1.0, 0.9)
 DRIFTING = (0.0, 0.0, 1.0, 1.0)
@@ -36,15 +36,15 @@ def registered(client: MlflowClient, name: str, weights: tuple[float, ...]) -> i
     experiment = client.get_experiment_by_name(name)
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
     run_id = client.create_run(experiment_id, tags={"population": "1 agents"}).info.run_id
-    model_id = registry.log_model(run_id, controller(weights, run_id))
-    version = registry.register(client, name, model_id=model_id, run_id=run_id, tags={"git_commit": "unknown"})
-    registry.set_alias(client, name, CHALLENGER, version)
+    model_id = versions.log_model(run_id, controller(weights, run_id))
+    version = versions.register(client, name, model_id=model_id, run_id=run_id, tags={"git_commit": "unknown"})
+    versions.set_alias(client, name, CHALLENGER, version)
     return version
 
 
 def damage(client: MlflowClient, name: str, version: int, content: bytes | None) -> None:
     """Overwrite the file of a registered version, or remove it."""
-    model = client.get_logged_model(registry.model_id_of(registry.get_version(client, name, version)))
+    model = client.get_logged_model(versions.model_id_of(versions.get_version(client, name, version)))
     path = Path(str(model.artifact_location).removeprefix("file://")) / "model.onnx"
     if content is None:
         path.unlink()

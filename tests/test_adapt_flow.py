@@ -17,14 +17,17 @@ from prefect.exceptions import FlowPauseTimeout
 from dqn.environments.world import NOMINAL, World
 from dqn.evaluation.returns import episodic_returns
 from dqn.identification.record import Experience
-from flows import adapt, adaptation, registry
+from flows import adapt
 from flows.adapt import adapt_policy
-from flows.adaptation import EXPERIMENT, OUTCOME_TAG, TIMELINE, RefusedError, TakenError
-from flows.attempt import Attempt
-from flows.evaluation import evaluate
-from flows.parameters import InputError
-from flows.registry import CHAMPION, PREVIOUS, WORLD_TAG
-from flows.show import Show
+from flows.adaptation import identify, known_worlds, retrain, watch
+from flows.adaptation import timeline as adaptation
+from flows.adaptation.timeline import EXPERIMENT, OUTCOME_TAG, TIMELINE, RefusedError, TakenError
+from flows.errors import InputError
+from flows.registry import versions as registry
+from flows.registry.evaluation import evaluate
+from flows.registry.versions import CHAMPION, PREVIOUS, WORLD_TAG
+from flows.serving_client import Show
+from flows.tracking.attempt import Attempt
 from tests.living import balancing, live
 from tests.policies import BALANCES, PROPERTIES, linear_model
 
@@ -46,9 +49,9 @@ def store(directory: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     monkeypatch.chdir(directory)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{directory}/mlflow.db")
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    monkeypatch.setattr(adapt, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(adapt, "PATIENCE", 0.2)
-    monkeypatch.setattr(adapt, "WATCHED_SECONDS", 20.0)
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(identify, "PATIENCE", 0.2)
+    monkeypatch.setattr(watch, "WATCHED_SECONDS", 20.0)
     client = MlflowClient()
     if registry.resolve(client, MODEL, str(REVERSING)) is None:
         assert register(client, BALANCES, NOMINAL) == UPRIGHT
@@ -273,7 +276,7 @@ def test_who_does_not_stand_stays_where_the_one_before_was_no_better(playing: Pl
 def test_where_nobody_watches_it_says_so(
     playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapt, "WATCHED_SECONDS", 0.2)
+    monkeypatch.setattr(watch, "WATCHED_SECONDS", 0.2)
     playing.watched = False
     stage, text = run(playing, "unwatched")
     assert (stage, champion(store)) == ("waiting", REVERSING)
@@ -319,10 +322,10 @@ def test_so_many_adaptations_begin_within_an_hour_and_each_is_begun_once(
     with pytest.raises(TakenError, match="flow run another flow run is adapting to this drift already"):
         begun("second")
     now = time.time
-    monkeypatch.setattr("flows.adaptation.time.time", lambda: now() + 3_590)
+    monkeypatch.setattr("flows.adaptation.timeline.time.time", lambda: now() + 3_590)
     with pytest.raises(RefusedError):
         begun("third")
-    monkeypatch.setattr("flows.adaptation.time.time", lambda: now() + 3_660)
+    monkeypatch.setattr("flows.adaptation.timeline.time.time", lambda: now() + 3_660)
     assert begun("third") not in (first, second)
     store.set_terminated(second, "FAILED")
     assert begun("second") not in (first, second), "what another failed at is tried again"
@@ -383,7 +386,7 @@ def test_a_failure_is_told_and_kept(playing: Playing, store: MlflowClient, monke
     def fails(*_: Any, **__: Any) -> None:
         raise ValueError("broken\nin detail")
 
-    monkeypatch.setattr(adapt, "passing_version", fails)
+    monkeypatch.setattr(known_worlds, "passing_version", fails)
     with pytest.raises(ValueError, match="broken"):
         run(playing, "failing")
     assert playing.told[-1]["stage"] == "failed"
@@ -395,7 +398,7 @@ def test_a_failure_is_told_and_kept(playing: Playing, store: MlflowClient, monke
 def test_for_a_world_nobody_knows_a_version_is_trained(
     playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapt, "NUM_AGENTS", 3)
+    monkeypatch.setattr(retrain, "NUM_AGENTS", 3)
     bent = World(sensor_bias=(0.0, 0.0, 0.0873, 0.0))
     playing.really, playing.lived = bent, [live(bent, balancing(), 200)]
     stage, _ = run(playing, "bent")

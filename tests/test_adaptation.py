@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from flows import adapt, adaptation
+from flows import adapt
 from flows.adapt import adapt_policy
-from flows.adaptation import (
+from flows.adaptation import timeline
+from flows.adaptation.timeline import (
     BY_TAG,
     EXPERIMENT,
     MODEL_TAG,
@@ -22,8 +23,8 @@ from flows.adaptation import (
     end_adaptation,
     links,
 )
-from flows.attempt import ATTEMPT_TAG, Attempt
-from flows.show import ADAPTATION_TAG, Show
+from flows.serving_client import ADAPTATION_TAG, Show
+from flows.tracking.attempt import ATTEMPT_TAG, Attempt
 from tests.in_memory import Store, in_memory
 from tests.test_adapting import MODEL, REVERSED, Page
 
@@ -139,8 +140,8 @@ def test_twenty_adaptations_may_begin_within_an_hour(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    store = in_memory(monkeypatch, "flows.adaptation")
-    monkeypatch.setattr(adaptation, "MlflowClient", lambda: store)
+    store = in_memory(monkeypatch, "flows.adaptation.timeline")
+    monkeypatch.setattr(timeline, "MlflowClient", lambda: store)
     return store
 
 
@@ -207,8 +208,8 @@ def test_how_it_ended_is_kept_and_shown_and_only_a_recovery_is_an_event(
     (stage,) = store.files[alone.attempt.run_id][TIMELINE]["stages"]
     assert (stage["stage"], stage["text"]) == ("started", "odd")
     assert told == []
-    monkeypatch.setattr(adaptation, "flow_run_id", lambda: "a flow run")
-    monkeypatch.setattr(adaptation, "links", lambda run_id, version: {"run": "u/r"})
+    monkeypatch.setattr(timeline, "flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr(timeline, "links", lambda run_id, version: {"run": "u/r"})
     end_adaptation(of(store, outcome), "FINISHED")
     page, *events = told
     assert (page["key"], page["description"]) == ("adaptation", f"{outcome}: {'x' * 300}"[:200])
@@ -223,7 +224,7 @@ def test_how_it_ended_is_kept_and_shown_and_only_a_recovery_is_an_event(
 def test_a_stale_attempt_leaves_the_end_to_the_newer_one(
     store: Store, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adaptation, "flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr(timeline, "flow_run_id", lambda: "a flow run")
     stale = of(store, "recovered", token="another")
     end_adaptation(stale, "FINISHED")
     assert (store.written, told) == ([], [])
@@ -247,7 +248,7 @@ def test_pages_are_linked_where_a_server_has_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_id = store.create_run("1", {}).info.run_id
-    monkeypatch.setattr(adaptation, "flow_run_id", lambda: "a flow run" if in_flow_run else None)
+    monkeypatch.setattr(timeline, "flow_run_id", lambda: "a flow run" if in_flow_run else None)
     monkeypatch.setattr("prefect.runtime.flow_run", SimpleNamespace(ui_url="http://prefect/runs/1"))
     monkeypatch.setattr("prefect.settings.PREFECT_UI_URL", SimpleNamespace(value=lambda: ui))
     monkeypatch.setattr("mlflow.get_tracking_uri", lambda: tracking)
@@ -260,7 +261,7 @@ def test_pages_are_linked_where_a_server_has_them(
 def test_what_is_told_is_kept_with_its_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     page: Any = Page()
     mine = Adaptation(show=page, attempt=Attempt(run_id="r", token="t"))
-    monkeypatch.setattr(adaptation, "links", lambda run_id, version: {run_id: str(version)})
+    monkeypatch.setattr(timeline, "links", lambda run_id, version: {run_id: str(version)})
     sent: list[Any] = []
     page.tell = lambda stage, text, **more: sent.append((stage, text, more))
     mine.tell("training", "agents", progress=0.5, run="other", version=("n", 2), world=REVERSED)

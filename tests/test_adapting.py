@@ -18,14 +18,19 @@ from dqn.environments.world import NOMINAL, World
 from dqn.identification.record import UnexplainedError
 from dqn.presets import PRESETS
 from dqn.seeding import TEST, stream_seed
-from flows import adapt, registry
-from flows.adapt import elsewhere, fetch, identified, identify_world, is_over, roll_back_from, watched
-from flows.adaptation import Adaptation, RefusedError
-from flows.attempt import Attempt, StaleAttemptError
-from flows.parameters import InputError
-from flows.promote import PROMOTION_TAG
-from flows.registry import CHAMPION, PREVIOUS
-from flows.tracking import read_config
+from flows import adapt
+from flows.adaptation import identify, known_worlds, retrain, watch
+from flows.adaptation.identify import fetch, identified, identify_world
+from flows.adaptation.known_worlds import remembered
+from flows.adaptation.retrain import begin_training, trained
+from flows.adaptation.timeline import Adaptation, RefusedError
+from flows.adaptation.watch import champion_of, elsewhere, is_over, roll_back_from, watched
+from flows.errors import InputError
+from flows.registry import versions
+from flows.registry.lock import PROMOTION_TAG
+from flows.registry.versions import CHAMPION, PREVIOUS
+from flows.tracking.attempt import Attempt, StaleAttemptError
+from flows.tracking.runs import read_config
 from tests.in_memory import Store, in_memory
 
 MODEL = "dqn-CartPole-v1"
@@ -85,7 +90,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(adapt, "time", clock)
+    for module in (identify, watch):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -182,7 +188,7 @@ def test_a_version_is_watched_for_a_minute_and_goes_where_another_did_better(
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(adapt, "roll_back_from", lambda model, version: 7)
+    monkeypatch.setattr(watch, "roll_back_from", lambda model, version: 7)
     adaptation = adapting(Page(*statuses))
     ended, text = watched(adaptation, MODEL, 2, before, REVERSED)
     assert (ended, clock.slept) == (stage, [0.5] * slept)
@@ -198,10 +204,10 @@ def test_a_version_is_watched_for_a_minute_and_goes_where_another_did_better(
 def test_half_a_minute_is_waited_for_sixty_transitions(
     counts: list[int], kept: int, slept: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = in_memory(monkeypatch, "flows.adapt")
+    store = in_memory(monkeypatch, "flows.adaptation.identify")
     run_id = store.create_run("1", {"attempt": "t"}).info.run_id
     page = Page(*counts)
-    monkeypatch.setattr(adapt, "Show", lambda url, drift: page)
+    monkeypatch.setattr(identify, "Show", lambda url, drift: page)
     found = fetch.fn("http://127.0.0.1:9", 7, Attempt(run_id=run_id, token="t"))
     assert found == (f"memory:/{run_id}/experience/since-7.json", kept, 7 + kept)
     assert set(page.asked) == {7}
@@ -223,8 +229,8 @@ def test_an_experience_is_looked_at_three_times_each_time_at_what_came_later(
         clear = lived == f"after {7 + 100 * explained}"
         return {"refusal": "" if clear else f"nothing explains {lived}", "world": REVERSED, "text": "reversed"}
 
-    monkeypatch.setattr(adapt, "fetch", fetched)
-    monkeypatch.setattr(adapt, "identify_world", found)
+    monkeypatch.setattr(identify, "fetch", fetched)
+    monkeypatch.setattr(identify, "identify_world", found)
     page = Page()
     if explained < 3:
         assert identified(adapting(page), 7) == REVERSED
@@ -239,7 +245,7 @@ def test_an_experience_is_looked_at_three_times_each_time_at_what_came_later(
 def test_what_explains_an_experience_is_kept_and_what_cannot_be_explained_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = in_memory(monkeypatch, "flows.adapt")
+    store = in_memory(monkeypatch, "flows.adaptation.identify")
     attempt = Attempt(run_id=store.create_run("1", {"attempt": "t"}).info.run_id, token="t")
     files = store.files[attempt.run_id]
     files["lived"] = {"env_id": "Acrobot-v1", "transitions": {}, "world": {}}
@@ -250,8 +256,8 @@ def test_what_explains_an_experience_is_kept_and_what_cannot_be_explained_is_sai
         raise UnexplainedError("too little")
 
     files["lived"]["env_id"] = "CartPole-v1"
-    monkeypatch.setattr(adapt, "as_experience", lambda transitions, newest: newest)
-    monkeypatch.setattr(adapt, "identify", unexplained)
+    monkeypatch.setattr(identify, "as_experience", lambda transitions, newest: newest)
+    monkeypatch.setattr(identify, "identify", unexplained)
     assert identify_world.fn(lived, attempt) == {"refusal": "too little"}
     assert files.keys() == {"lived"}
 
@@ -261,7 +267,7 @@ def test_what_explains_an_experience_is_kept_and_what_cannot_be_explained_is_sai
 
     world = World(force_mag=-10.0)
     monkeypatch.setattr(
-        adapt, "identify", lambda newest, home: Found(world=world, changed={}, explained=newest, noise=home)
+        identify, "identify", lambda newest, home: Found(world=world, changed={}, explained=newest, noise=home)
     )
     result = {"refusal": "", "world": REVERSED, "text": "force_mag -10: explains 99%"}
     assert identify_world.fn(lived, attempt) == result
@@ -284,7 +290,7 @@ def test_it_is_over_where_the_server_says_so(status: Any, over: bool) -> None:
 def test_only_the_version_that_did_not_stand_is_rolled_back(
     aliases: dict[str, int], plays: int, rolled_back: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = in_memory(monkeypatch, "flows.adapt")
+    store = in_memory(monkeypatch, "flows.adaptation.watch")
     for _ in range(3):
         store.version({})
     store.aliases = dict(aliases)
@@ -305,15 +311,15 @@ def test_how_both_do_in_the_nominal_world_is_noted(
         assert (world, seed) == (NOMINAL, stream_seed(policy.version, TEST, 1))
         return np.array([100.0 * policy.version, 0.0])
 
-    monkeypatch.setattr(registry, "download", download)
-    monkeypatch.setattr(adapt, "play", play)
+    monkeypatch.setattr(versions, "download", download)
+    monkeypatch.setattr(watch, "play", play)
     played = ", ".join(f"version {number} returns {50 * number}" for number in numbers)
     assert elsewhere(MODEL, 2, before) == f"in the nominal world {played}; threshold 475"
 
 
 def test_training_takes_half_the_presets_updates_and_no_random_actions(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = in_memory(monkeypatch, "flows.adapt")
-    attempt = adapt.begin_training.fn("CartPole-v1", 5, REVERSED, "http://serving", "d")
+    store = in_memory(monkeypatch, "flows.adaptation.retrain")
+    attempt = begin_training.fn("CartPole-v1", 5, REVERSED, "http://serving", "d")
     client: Any = store
     assert read_config(client, attempt.run_id) == dataclasses.replace(
         PRESETS["cartpole"],
@@ -340,23 +346,23 @@ def test_a_version_that_is_trained_is_told_and_not_put_under_stress(monkeypatch:
         return f"evaluation of {model} {version}"
 
     for name, answer in (("train", "run"), ("export", "model"), ("register", 4), ("begin_training", training)):
-        monkeypatch.setattr(adapt, name, lambda *_, answer=answer: answer)
-    monkeypatch.setattr(adapt, "failing", failing)
-    monkeypatch.setattr(adapt, "evaluate", evaluate)
-    monkeypatch.setattr(adapt, "MlflowClient", lambda: None)
+        monkeypatch.setattr(retrain, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(retrain, "failing", failing)
+    monkeypatch.setattr(retrain, "evaluate", evaluate)
+    monkeypatch.setattr(retrain, "MlflowClient", lambda: None)
     page = Page()
-    found = adapt.trained(adapting(page), "CartPole-v1", 1, REVERSED, "checkpoints")
+    found = trained(adapting(page), "CartPole-v1", 1, REVERSED, "checkpoints")
     assert found == (4, f"evaluation of {MODEL} 4", training)
     assert (page.told, page.progress) == ([("training", "8 agents")], [0.0])
 
 
 def test_what_is_remembered_depends_on_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    in_memory(monkeypatch, "flows.adapt")
-    monkeypatch.setattr(adapt, "passing_version", lambda *_, seed: (seed, "tried"))
+    in_memory(monkeypatch, "flows.adaptation.known_worlds")
+    monkeypatch.setattr(known_worlds, "passing_version", lambda *_, seed: (seed, "tried"))
     page = Page()
-    assert adapt.remembered(adapting(page), MODEL, "CartPole-v1", REVERSED) == 26
-    monkeypatch.setattr(adapt, "passing_version", lambda *_, seed: (None, "none"))
-    assert adapt.remembered(adapting(page), MODEL, "CartPole-v1", REVERSED) is None
+    assert remembered(adapting(page), MODEL, "CartPole-v1", REVERSED) == 26
+    monkeypatch.setattr(known_worlds, "passing_version", lambda *_, seed: (None, "none"))
+    assert remembered(adapting(page), MODEL, "CartPole-v1", REVERSED) is None
     assert page.told == [("memory", "version 26 holds this world: tried"), ("memory", "none")]
 
 
@@ -408,9 +414,9 @@ def test_however_it_ends_page_and_run_say_how(
 
 
 def test_who_plays_before_is_asked_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    store: Store = in_memory(monkeypatch, "flows.adapt")
+    store: Store = in_memory(monkeypatch, "flows.adaptation.watch")
     store.version({})
     attempt = Attempt(run_id="r", token="t")
-    assert adapt.champion_of.fn(MODEL, attempt) is None
+    assert champion_of.fn(MODEL, attempt) is None
     store.aliases[CHAMPION] = 1
-    assert adapt.champion_of.fn(MODEL, attempt) == 1
+    assert champion_of.fn(MODEL, attempt) == 1

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from flows.animations import PANELS, episode_gif, learning_gif, spread
-from flows.learning import PUSHES, SEED, Learned
+from flows.reporting.animations import PANELS, episode_gif, learning_gif, spread
+from flows.training.milestones import PUSHES, SEED, Learned
 from serving.episodes import learning as served
 from serving.policy import OnnxPolicy
 from tests.policies import ACROBOT, BALANCES, FALLS, PROPERTIES, SWINGS, linear_model

@@ -27,7 +27,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
-from flows.heartbeat import ALIVE_SECONDS
+from flows.orchestration.heartbeat import ALIVE_SECONDS
 from tests.stack.system import within
 
 ROOT = Path(__file__).parent.parent

@@ -15,19 +15,20 @@ from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from dqn.config import DQNConfig
-from flows import attempt as attempts
-from flows.attempt import Attempt, StaleAttemptError, begin, in_batch
-from flows.parameters import InputError
-from flows.stages import read_returns, train
-from flows.stages import test_agents as run_tests
-from flows.tracking import complete_runs, experiment_of, open_run, read_runs
+from flows.errors import InputError
+from flows.registry.returns import read_returns
+from flows.tracking import attempt as attempts
+from flows.tracking.attempt import Attempt, StaleAttemptError, begin, in_batch
+from flows.tracking.runs import complete_runs, experiment_of, open_run, read_runs
+from flows.training.steps import test_agents as run_tests
+from flows.training.steps import train
 
 ROOT = Path(__file__).parent.parent
 CALLS = ("get_run", "create_run", "log_batch", "update_run_info", "set_tag", "search_runs", "get_metric_history")
 BEGIN = """
 import os, sys
 from dqn.config import DQNConfig
-from flows.tracking import connect, experiment_of, open_run
+from flows.tracking.store import connect; from flows.tracking.runs import experiment_of, open_run
 print("ready", flush=True)
 sys.stdin.readline()
 client = connect()

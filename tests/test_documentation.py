@@ -19,7 +19,7 @@ import serving.arguments
 import serving.models.advice
 from dqn.config import DQNConfig
 from dqn.presets import PRESETS
-from flows import cli, sweep_cli
+from flows.cli import sweep, train
 
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")))
@@ -207,10 +207,9 @@ def test_a_command_runs(command: str) -> None:
 def test_the_program_that_a_command_starts_accepts_its_arguments(command: str) -> None:
     program, flag, module, *arguments = started(command)
     assert (Path(program).name, flag) == ("python", "-m")
-    if module == "flows.train":
-        cli.parse(arguments)
-    elif module == "flows.sweep":
-        sweep_cli.parse(arguments)
+    if module == "flows":
+        parse = {"train": train.parse, "sweep": sweep.parse}[arguments.pop(0)]
+        parse(arguments)
     else:
         assert module == "serving"
         serving.arguments.parse(arguments)

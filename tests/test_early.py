@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from dqn.config import ConfigError
-from flows import cli
-from flows.early import preset_warning, require_run
+from flows.cli import train
+from flows.cli.refusals import preset_warning, require_run
+from flows.cli.terminal import BAD_INPUT
 
 ROOT = Path(__file__).parent.parent
 MAIN = (
-    "import sys; from flows.cli import main; code = main();"
+    "import sys; from flows.cli.train import main; code = main();"
     "print(code, [name for name in ('torch', 'mlflow', 'prefect') if name in sys.modules])"
 )
 
@@ -48,7 +49,7 @@ def test_a_typo_is_refused_with_the_nearest_names(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where no preset was saved
-    assert cli.main(arguments) == cli.BAD_INPUT
+    assert train.main(arguments) == BAD_INPUT
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
@@ -86,17 +87,9 @@ def test_a_run_to_go_on_with_is_looked_up_before_anything_heavy_is_imported(
     require_run("none", Path())
 
 
-@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("3", 2)])
-def test_promotion_by_hand_prints_its_usage(argument: str, code: int) -> None:
-    command = [sys.executable, "-m", "flows.promote", argument]
-    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert said.returncode == code
-    assert "prefect deployment run promote-policy/default -p version=3" in (said.stderr if code else said.stdout)
-
-
 def test_devices_that_pytorch_may_know_are_left_to_it() -> None:
     for name in ("cpu", "cuda", "cuda:1", "mps", "vulkan"):
-        assert cli.check(cli.parse(["--device", name])) is None
+        assert train.check(train.parse(["--device", name])) is None
 
 
 @pytest.mark.parametrize(
@@ -124,12 +117,12 @@ def test_a_preset_of_another_environment_is_pointed_out(preset: str, env_id: str
 def test_the_first_line_says_what_how_many_and_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert cli.announcement(cli.parse(["--seed", "3"])) == (
+    assert train.announcement(train.parse(["--seed", "3"])) == (
         "Training 16 DQN agents on CartPole-v1 (preset cartpole, seed 3); runs and models go to "
         f"sqlite:///{tmp_path}/mlflow.db"
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert cli.announcement(cli.parse(["--preset", "article"])) == (
+    assert train.announcement(train.parse(["--preset", "article"])) == (
         "Training 1 DQN agent on CartPole-v1 (preset article, seed 0); runs and models go to http://127.0.0.1:5000"
     )
-    assert cli.announcement(cli.parse(["--resume", "ab"])) == "Going on with run ab of http://127.0.0.1:5000"
+    assert train.announcement(train.parse(["--resume", "ab"])) == "Going on with run ab of http://127.0.0.1:5000"

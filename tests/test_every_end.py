@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from flows import adapt, adaptation, train
-from flows import promote as promotions
-from flows.adaptation import MODEL_TAG, OUTCOME_TAG, TIMELINE, RefusedError
-from flows.attempt import ATTEMPT_TAG, Attempt, StaleAttemptError, begin
-from flows.gate_tag import PENDING
-from flows.promote import PROMOTION_TAG, OvertakenError, promote
-from flows.registry import CHALLENGER, CHAMPION
-from flows.show import ADAPTATION_TAG
+from flows import adapt, train
+from flows.adaptation import retrain, timeline, watch
+from flows.adaptation.timeline import MODEL_TAG, OUTCOME_TAG, TIMELINE, RefusedError
+from flows.registry import champion as promotions
+from flows.registry.champion import promote
+from flows.registry.gate_tag import PENDING
+from flows.registry.lock import PROMOTION_TAG, OvertakenError
+from flows.registry.versions import CHALLENGER, CHAMPION
+from flows.serving_client import ADAPTATION_TAG
+from flows.tracking.attempt import ATTEMPT_TAG, Attempt, StaleAttemptError, begin
 from tests.in_memory import Store
 from tests.test_adapting import MODEL, REVERSED, Page
 from tests.test_promotion import NAME, evaluated, store
@@ -92,9 +94,9 @@ def prepare(store: Any, monkeypatch: pytest.MonkeyPatch, step: str | None = None
 
 
 def connected(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("flows.promote", "flows.stages"):
+    for module in ("flows.registry.champion", "flows.training.steps"):
         monkeypatch.setattr(f"{module}.connect", lambda: client)
-    for module in ("flows.train", "flows.adapt", "flows.adaptation"):
+    for module in ("flows.train", "flows.adapt", "flows.adaptation.retrain", "flows.adaptation.timeline"):
         monkeypatch.setattr(f"{module}.MlflowClient", lambda: client)
 
 
@@ -230,8 +232,9 @@ def adaptation_steps(
         return call
 
     monkeypatch.setattr(adapt, "Show", lambda url, drift: Page())
-    for name in answers:
-        monkeypatch.setattr(adapt, name, stub(name))
+    for module in (adapt, retrain, watch):
+        for name in answers.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, stub(name))
     connected(store, monkeypatch)
     return run_id
 
@@ -291,9 +294,9 @@ def test_an_adaptation_ends_whichever_call_of_its_end_fails(
     nth: int, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = store.create_run("1", {ATTEMPT_TAG: "t", MODEL_TAG: MODEL}).info.run_id
-    mine = adaptation.Adaptation(show=Page(), attempt=Attempt(run_id=run_id, token="t"))  # type: ignore[arg-type]
+    mine = timeline.Adaptation(show=Page(), attempt=Attempt(run_id=run_id, token="t"))  # type: ignore[arg-type]
     client = Interfering(store, nth, error)
-    monkeypatch.setattr(adaptation, "MlflowClient", lambda: client)
+    monkeypatch.setattr(timeline, "MlflowClient", lambda: client)
     monkeypatch.setattr("mlflow.get_tracking_uri", lambda: "http://127.0.0.1:9")  # pages are linked to
     with pytest.raises(ZeroDivisionError) as raised, adapt.ending(mine):
         raise ZeroDivisionError("of the flow")

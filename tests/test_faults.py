@@ -13,15 +13,16 @@ from sqlalchemy.exc import OperationalError
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.experience.vector import VectorEnvironment
-from flows import cli
-from flows.attempt import StaleAttemptError
-from flows.early import require_environment
-from flows.failures import reported
+from flows.cli.failures import reported
+from flows.cli.refusals import require_environment
+from flows.cli.terminal import BAD_INPUT
+from flows.errors import InputError, TrackingError, one_line
 from flows.faults import of_environment
-from flows.metric_writer import MetricWriter
 from flows.outages import is_transient
-from flows.parameters import InputError, check_trainable
-from flows.tracking import TrackingError, connect, one_line
+from flows.parameters import check_trainable
+from flows.tracking.attempt import StaleAttemptError
+from flows.tracking.metric_writer import MetricWriter
+from flows.tracking.store import connect
 from tests.probes import Probe
 
 
@@ -91,7 +92,7 @@ def test_whatever_an_environment_raises_or_returns_is_one_sentence_that_names_it
         with of_environment(env_id):
             VectorEnvironment(env_id, num_agents=1, num_envs=2, seed=0).step(torch.zeros(1, 2, dtype=torch.long))
 
-    assert reported(train) == cli.BAD_INPUT
+    assert reported(train) == BAD_INPUT
     said = capsys.readouterr().err
     assert said.startswith(f"error: environment {env_id!r} failed in its {method} (")
     assert said.count("\n") == 1
@@ -155,7 +156,7 @@ def test_what_sqlalchemy_says_first_is_not_what_is_wrong() -> None:
     [
         (OSError(errno.ENOSPC, "No space left on device", "/x/run.ckpt"), 1, "/x/run.ckpt: No space left on device"),
         (sqlite3.OperationalError("disk I/O error"), 1, "the database: disk I/O error"),
-        (InputError("no"), cli.BAD_INPUT, "no"),
+        (InputError("no"), BAD_INPUT, "no"),
         (StaleAttemptError("another"), 1, "another"),
         (MlflowException("one\ntwo"), 1, "MLflow: one"),
     ],

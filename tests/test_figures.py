@@ -3,8 +3,8 @@ import numpy as np
 from dqn.config import DQNConfig
 from dqn.stress.robustness import CELLS, StressTest
 from dqn.training.loop import train
-from flows.curves import Curves
-from flows.figures import learning_curves, png, stress_cells
+from flows.reporting.figures import learning_curves, png, stress_cells
+from flows.training.curves import Curves
 
 
 def test_learning_curves_of_agents_that_end_before_an_episode_does() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dqn.config import ConfigError
-from flows.flow_run import api_is_named, deployment_id, flow_run_id
+from flows.orchestration.flow_run import api_is_named, deployment_id, flow_run_id
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.gate import KINDS, ROBUSTNESS, Kind, drifted, failing, retrained, row, settled, text
 from dqn.seeding import SELECTION, TEST, TRAINING, further_seed, stream_seed, version_seed
 from dqn.stress.robustness import StressTest
-from flows.gate import (
+from flows.registry.gate import (
     LOOKS,
     MARGIN,
     RELEVANT_ROBUSTNESS,
@@ -244,7 +244,7 @@ def test_trainings_of_one_configuration_do_not_replace_each_other(
     margin: float, settles: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forty series of twenty versions that all return 500 and differ in robustness as those of one preset do."""
-    monkeypatch.setattr("flows.gate.RELEVANT_ROBUSTNESS", margin)
+    monkeypatch.setattr("flows.registry.gate.RELEVANT_ROBUSTNESS", margin)
     generator = np.random.default_rng(0)
     returns = np.full(600, 500.0)
     champions = []

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from flows import heartbeat
-from flows.heartbeat import ALIVE, heartbeats
+from flows.orchestration import heartbeat
+from flows.orchestration.heartbeat import ALIVE, heartbeats
 
 
 def test_a_run_gives_signs_of_life_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from dqn.config import DQNConfig
 from dqn.training.checkpoint import load_checkpoint
 from flows import interrupts
-from flows.attempt import begin
-from flows.endings import failing
-from flows.population import checkpoint_path
+from flows.tracking.attempt import begin
+from flows.tracking.endings import failing
+from flows.training.population import checkpoint_path
 from tests.test_train_flow import as_arguments, in_mid_training, process, runs_of
 
 
@@ -56,7 +56,7 @@ def interrupted(body: str, *, signals: int = 1) -> "subprocess.CompletedProcess[
     program = f"""
         import os, signal, threading, time
         from flows import interrupts
-        from flows.cli import attended
+        from flows.cli.terminal import attended
         interrupts._LOST_SECONDS = interrupts._LEAVE_SECONDS = 0.3
         interrupts._RAISE_AGAIN_SECONDS = 0.2
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import machine_lock as module
-from flows.machine_lock import machine_lock, store_key
-from flows.parameters import InputError
+from flows.errors import InputError
+from flows.registry import machine_lock as module
+from flows.registry.machine_lock import machine_lock, store_key
 
 STORE = "sqlite:////somewhere/mlflow.db"
 

@@ -13,10 +13,11 @@ from mlflow.entities import Metric, Param
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from dqn.training.metrics import POPULATION, MetricName, Metrics
-from flows import metric_writer
-from flows.attempt import StaleAttemptError
-from flows.metric_writer import MetricWriter, Watermark, read_watermarks
-from flows.tracking import TrackingError, get_runs
+from flows.errors import TrackingError
+from flows.tracking import metric_writer
+from flows.tracking.attempt import StaleAttemptError
+from flows.tracking.metric_writer import MetricWriter, Watermark, read_watermarks
+from flows.tracking.runs import get_runs
 
 
 def newest() -> None:

@@ -13,9 +13,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from processes import MLFLOW_LOGIN, mlflow_command, mlflow_environment, process, wait_for
 
+from flows.errors import InputError
 from flows.outages import is_transient
-from flows.parameters import InputError
-from flows.tracking import connect
+from flows.tracking.store import connect
 from serving.models.registry import RegistrySource, RegistryUnavailableError
 
 pytestmark = pytest.mark.e2e

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from flows import registry
 from flows.names import environment_of, model_name
+from flows.registry import versions
 
 IDS = st.text(st.sampled_from("aZ0/:~-_.") | st.characters(codec="utf-8"), min_size=1, max_size=12)
 
@@ -47,7 +47,7 @@ def test_what_has_no_namespace_keeps_its_name() -> None:
 
 def test_a_registry_takes_an_escaped_name(store: MlflowClient) -> None:
     name = model_name("my.module:space/Escaped-v0")
-    store.create_registered_model(name, description=registry._about(name))
+    store.create_registered_model(name, description=versions._about(name))
     found = store.get_registered_model(name)
     assert found.name == name
     assert "my.module:space/Escaped-v0" in str(found.description)

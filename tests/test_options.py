@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from dqn.config import ConfigError, DQNConfig
-from flows import cli, options, sweep_cli
-from flows.early import require_version
+from flows.cli import options, sweep, train
+from flows.cli.refusals import require_version
+from flows.cli.terminal import BAD_INPUT
 from flows.search.spaces import SPACES
 from serving.models.glance import Registered
 
@@ -39,7 +40,7 @@ from serving.models.glance import Registered
 def test_a_value_that_does_not_fit_is_refused_in_one_sentence(
     argument: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(argument.split()) == cli.BAD_INPUT
+    assert train.main(argument.split()) == BAD_INPUT
     said = capsys.readouterr().err
     assert said.startswith(f"error: {sentence}")
     assert said.count("\n") == 1
@@ -62,7 +63,7 @@ def test_a_value_that_does_not_fit_is_refused_in_one_sentence(
 def test_a_sweep_is_refused_in_one_sentence_too(
     argument: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep_cli.main(argument.split()) == cli.BAD_INPUT
+    assert sweep.main(argument.split()) == BAD_INPUT
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert sentence in said
@@ -70,10 +71,10 @@ def test_a_sweep_is_refused_in_one_sentence_too(
 
 
 def test_what_a_sweep_may_be_given_passes(tmp_path: Path) -> None:
-    assert {*sweep_cli.SPACES} == {*SPACES}
+    assert {*sweep.SPACES} == {*SPACES}
     (tmp_path / "space.json").touch()
     for argument in ("--space arlbench", f"--space {tmp_path}/space.json", "--resume s --save mine --promote"):
-        sweep_cli.check(sweep_cli.parse(argument.split()))
+        sweep.check(sweep.parse(argument.split()))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_words_become_values(kind: Any, words: list[str], value: Any) -> None:
     assert type(options.converted(words, kind)) is type(value)
 
 
-@pytest.mark.parametrize("parse", [cli.parse, sweep_cli.parse])
+@pytest.mark.parametrize("parse", [train.parse, sweep.parse])
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
@@ -112,9 +113,9 @@ def test_an_option_given_twice_is_refused(parse: Any, argv: list[str], sentence:
 
 
 def test_every_option_of_training_has_words_for_what_it_takes() -> None:
-    types = options.option_types(cli.Arguments)
+    types = options.option_types(train.Arguments)
     assert all(options.expected(kind) for kind in types.values())
-    assert len(types) == len(dataclasses.fields(cli.Arguments)) - 1 + len(dataclasses.fields(DQNConfig)) - 2 + 2 * 13
+    assert len(types) == len(dataclasses.fields(train.Arguments)) - 1 + len(dataclasses.fields(DQNConfig)) - 2 + 2 * 13
 
 
 def test_what_has_no_sentence_is_said_in_tyros_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +129,7 @@ def test_what_has_no_sentence_is_said_in_tyros_words(capsys: pytest.CaptureFixtu
 
     with pytest.raises(SystemExit) as refused:
         options.parse(Even, ["--number", "3"], prog="even", default=Even())
-    assert refused.value.code == cli.BAD_INPUT
+    assert refused.value.code == BAD_INPUT
     assert "odd" in capsys.readouterr().err
     assert options.parse(Even, ["--number", "4"], prog="even", default=Even()) == Even(number=4)
 
@@ -137,8 +138,8 @@ def test_a_version_to_start_from_is_looked_up_before_anything_heavy_is_imported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = Registered(models=("dqn-CartPole-v1",), versions=("1", "2"), aliases=("champion",))
-    monkeypatch.setattr("flows.early.glance", {"dqn-CartPole-v1": there}.get)
-    assert cli.main(["--warm-start", "99"]) == cli.BAD_INPUT
+    monkeypatch.setattr("flows.cli.refusals.glance", {"dqn-CartPole-v1": there}.get)
+    assert train.main(["--warm-start", "99"]) == BAD_INPUT
     assert capsys.readouterr().err == (
         "error: dqn-CartPole-v1 has no version '99' to start from; registered are: 1, 2; an alias that is set, such as "
         "champion, does too\n"

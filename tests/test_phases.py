@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from flows.phases import SAID_SECONDS, Estimate, duration, note, phase
+from flows.orchestration.console import SAID_SECONDS, Estimate, duration, note, phase
 
 
 class Terminal(io.StringIO):

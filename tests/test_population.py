@@ -15,22 +15,22 @@ from dqn.environments.world import NOMINAL, World
 from dqn.finite import DivergedError, none_left
 from dqn.seeding import version_seed
 from dqn.stress.robustness import CELLS, StressTest
-from flows import evaluation, population, registry, warm_start
-from flows.attempt import ATTEMPT_TAG, Attempt
-from flows.endings import end_diverged, failing
-from flows.evaluation import evaluate, evaluate_elsewhere, read_stress, threshold_of, under_stress
-from flows.parameters import InputError
-from flows.population import check_resumable, check_writable, checkpoint_path, train_population
-from flows.registry import RegistryError
-from flows.tracking import PopulationRuns, describe_run, find_run, one_line
-from flows.warm_start import find_version, starting_network
+from flows.errors import InputError, RegistryError, one_line
+from flows.registry import evaluation, versions
+from flows.registry.evaluation import evaluate, evaluate_elsewhere, read_stress, threshold_of, under_stress
+from flows.tracking.attempt import ATTEMPT_TAG, Attempt
+from flows.tracking.endings import end_diverged, failing
+from flows.tracking.runs import PopulationRuns, describe_run, find_run
+from flows.training import population, warm_start
+from flows.training.population import check_resumable, check_writable, checkpoint_path, train_population
+from flows.training.warm_start import find_version, starting_network
 from serving.policy import PolicyMetadata
 from tests.in_memory import Store, in_memory
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return in_memory(monkeypatch, "flows.evaluation")
+    return in_memory(monkeypatch, "flows.registry.evaluation")
 
 
 def a_run(store: Store, status: str = "RUNNING", **tags: str) -> str:
@@ -148,7 +148,7 @@ def trained(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(population, "MetricWriter", Writer)
 
     def call(training: Any, **options: Any) -> Any:
-        monkeypatch.setattr("flows.population.training.train", training)
+        monkeypatch.setattr("flows.training.population.loop.train", training)
         run_id = a_run(store)
         runs = PopulationRuns(parent=run_id, children=())
         attempt = Attempt(run_id=run_id, token="t")
@@ -245,8 +245,8 @@ def test_what_ends_badly_says_how_to_go_on_where_that_is_possible(
     resumable = checkpoint or bool(tags)
     resuming = f'resume with: make train ARGS="--resume {parent} --checkpoint-dir {tmp_path}"'
     assert error.__notes__ == [resuming] * resumable
-    monkeypatch.setattr("flows.endings.deployment_id", lambda: "a deployment")
-    monkeypatch.setattr("flows.endings.flow_run_id", lambda: "f")
+    monkeypatch.setattr("flows.tracking.endings.deployment_id", lambda: "a deployment")
+    monkeypatch.setattr("flows.tracking.endings.flow_run_id", lambda: "f")
     error.__notes__ = []
     with pytest.raises(type(error)), failing(store, Attempt(run_id=parent, token="t"), path):
         raise error
@@ -271,7 +271,7 @@ def version(store: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def download(name: str, version: int) -> Any:
         policy: Any = SimpleNamespace(metadata=found.metadata)
-        return registry.Artifact(name=name, version=version, policy=policy, sha256="s")
+        return versions.Artifact(name=name, version=version, policy=policy, sha256="s")
 
     def play(policy: Any, world: World, *, seed: int) -> Any:
         found.played.append((world, seed))
@@ -279,10 +279,10 @@ def version(store: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     held = np.ones((len(CELLS), 100), dtype=np.bool_)
     held[1, 50:] = False
-    monkeypatch.setattr(registry, "download", download)
-    monkeypatch.setattr(registry, "metrics_of", lambda client, version: found.known)
-    monkeypatch.setattr(registry, "describe", lambda *_, **texts: found.described.append(texts))
-    monkeypatch.setattr(registry, "model_id_of", lambda version: "m")
+    monkeypatch.setattr(versions, "download", download)
+    monkeypatch.setattr(versions, "metrics_of", lambda client, version: found.known)
+    monkeypatch.setattr(versions, "describe", lambda *_, **texts: found.described.append(texts))
+    monkeypatch.setattr(versions, "model_id_of", lambda version: "m")
     monkeypatch.setattr(evaluation, "require_playable", lambda artifact, env_id: None)
     monkeypatch.setattr(evaluation, "play", play)
     monkeypatch.setattr(evaluation, "under_stress", lambda *_, seed: StressTest(held=held, push=64))

@@ -5,9 +5,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.flow_run import PrefectError
-from flows.parameters import InputError
-from flows.prefect_api import require_api
+from flows.errors import InputError, PrefectError
+from flows.orchestration.api import require_api
 
 
 def test_a_server_that_does_not_answer_is_named() -> None:

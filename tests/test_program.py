@@ -10,10 +10,10 @@ import pytest
 import requests
 
 from dqn.config import DQNConfig
-from flows import cli
-from flows.general import budget, general
+from flows.cli import train
+from flows.cli.general import budget, general
+from flows.cli.program import prepare, without_proxy
 from flows.names import make_command
-from flows.program import prepare, without_proxy
 from tests.probes import Probe
 
 
@@ -98,17 +98,22 @@ def test_an_environment_without_a_preset_trains_with_what_its_registration_says(
     bounded, unbounded = general("Bounded-v0"), general("Unbounded-v0")
     assert (bounded.observation_scale, bounded.acceptance_return) == ((3.0, 1.0, 1.0, 1.0), 7.0)
     assert (unbounded.observation_scale, unbounded.acceptance_return) == ((), None)
-    assert cli.parse(["--env-id", "Bounded-v0"]).config == bounded
+    assert train.parse(["--env-id", "Bounded-v0"]).config == bounded
     assert "24,000 updates an agent, or until it returns 7;" in budget(bounded)
     assert "then the best of its evaluations counts" in budget(unbounded)
-    assert cli.parse(["--env-id", "Bounded-v0", "--preset", "acrobot"]).config.observation_scale != (3.0, 1.0, 1.0, 1.0)
-    assert cli.parse(["--seed", "1"]).config.acceptance_return == 500.0
+    assert train.parse(["--env-id", "Bounded-v0", "--preset", "acrobot"]).config.observation_scale != (
+        3.0,
+        1.0,
+        1.0,
+        1.0,
+    )
+    assert train.parse(["--seed", "1"]).config.acceptance_return == 500.0
 
 
 @pytest.mark.parametrize("none", ["none", "None", "NONE"])
 def test_none_is_understood_for_what_may_be_left_out(none: str) -> None:
     for arguments in (["--acceptance-return", none, "--observation-scale", none], [f"--acceptance-return={none}"]):
-        config = cli.parse(arguments).config
+        config = train.parse(arguments).config
         assert config.acceptance_return is None
-    assert cli.parse(["--observation-scale", none, "--seed", "1"]).config.observation_scale == ()
+    assert train.parse(["--observation-scale", none, "--seed", "1"]).config.observation_scale == ()
     assert DQNConfig().observation_scale == ()

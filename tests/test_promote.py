@@ -17,25 +17,17 @@ from dqn.environments.world import World
 from dqn.evaluation.returns import Act, episodic_returns
 from dqn.seeding import version_seed
 from dqn.stress.robustness import CELLS, StressTest
-from flows import animations, figures, machine_lock, registry
-from flows.attempt import StaleAttemptError, begin
-from flows.deployed import find_model, promote_policy, rollback_policy
-from flows.evaluation import evaluate
-from flows.parameters import InputError
-from flows.pictures import STRESS, draw_version
-from flows.promote import (
-    PROMOTION_TAG,
-    OvertakenError,
-    hold,
-    move_champion,
-    play_champion,
-    promote,
-    promotion,
-    promotion_lock,
-    remove_challenger,
-    return_to_previous,
-)
-from flows.registry import CHALLENGER, CHAMPION, PREVIOUS, RegistryError
+from flows.deployed import promote_policy, rollback_policy
+from flows.errors import InputError, RegistryError
+from flows.promotion import find_model
+from flows.registry import machine_lock, versions
+from flows.registry.champion import move_champion, play_champion, promote, remove_challenger, return_to_previous
+from flows.registry.evaluation import evaluate
+from flows.registry.lock import PROMOTION_TAG, OvertakenError, hold, promotion, promotion_lock
+from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
+from flows.reporting import animations, figures
+from flows.reporting.draw import STRESS, draw_version
+from flows.tracking.attempt import StaleAttemptError, begin
 from tests.faults import Breaking
 from tests.policies import ACROBOT, FALLS, PROPERTIES, SWINGS, linear_model
 from tests.registering import BALANCING, DRIFTING, FALLING, damage, registered
@@ -48,14 +40,14 @@ def test_a_champion_leaves_a_way_back_and_it_is_taken_once(store: MlflowClient) 
     first, second = registered(store, name, BALANCING), registered(store, name, BALANCING)
     token = began(store, name)
     move_champion(store, name, first, token)
-    assert registry.version_of(store, name, CHALLENGER) == second
+    assert versions.version_of(store, name, CHALLENGER) == second
     move_champion(store, name, second, token)
     assert aliases(store, name) == [second, first, None]
     move_champion(store, name, second, token)  # a retry changes nothing
-    assert registry.version_of(store, name, PREVIOUS) == first
+    assert versions.version_of(store, name, PREVIOUS) == first
     assert return_to_previous(store, name, token, "request") == first
-    assert registry.version_of(store, name, CHAMPION) == first
-    assert registry.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
+    assert versions.version_of(store, name, CHAMPION) == first
+    assert versions.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
     assert return_to_previous(store, name, token, "request") == first  # whoever died right after its last write
     with pytest.raises(InputError, match="no previous champion to return to"):
         return_to_previous(store, name, token, "another request")
@@ -67,7 +59,7 @@ def began(store: MlflowClient, name: str) -> str:
 
 
 def aliases(store: MlflowClient, name: str) -> list[int | None]:
-    return [registry.version_of(store, name, alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
+    return [versions.version_of(store, name, alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER)]
 
 
 def test_a_promotion_that_was_overtaken_changes_nothing(store: MlflowClient) -> None:
@@ -77,7 +69,7 @@ def test_a_promotion_that_was_overtaken_changes_nothing(store: MlflowClient) -> 
     store.set_registered_model_tag(name, PROMOTION_TAG, "another")
     with pytest.raises(OvertakenError, match="promotion this of dqn-overtaken was overtaken by promotion another"):
         move_champion(store, name, second, "this")
-    registry.set_alias(store, name, PREVIOUS, second)
+    versions.set_alias(store, name, PREVIOUS, second)
     with pytest.raises(OvertakenError):
         return_to_previous(store, name, "this", "request")
     with pytest.raises(OvertakenError):
@@ -102,13 +94,13 @@ def test_a_promotion_that_failed_half_way_is_finished_by_the_next(store: MlflowC
     except MlflowException:
         assert return_to_previous(store, name, token, "request") == first
     assert aliases(store, name) == [first, None, None]
-    assert registry.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
+    assert versions.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
 
 
 def test_a_policy_that_cannot_play_the_environment_is_no_champion(store: MlflowClient) -> None:
     name = "dqn-misfit"
     good = registered(store, name, BALANCING)
-    challenger = registry.download(name, good).policy.metadata
+    challenger = versions.download(name, good).policy.metadata
     for content, fault in (
         (linear_model((0, 0, 1)), "takes 3 numbers and chooses among 2 actions; CartPole-v1 has 4 and 2"),
         (linear_model((0, 0, float("nan"), 0)), "gives Q-values that are not finite"),
@@ -124,7 +116,7 @@ def test_a_policy_that_cannot_play_the_environment_is_no_champion(store: MlflowC
 def test_a_champion_of_another_environment_is_told_from_a_broken_one(store: MlflowClient) -> None:
     name = "dqn-other"
     good = registered(store, name, BALANCING)
-    challenger = registry.download(name, good).policy.metadata
+    challenger = versions.download(name, good).policy.metadata
     damage(store, name, good, linear_model(SWINGS, actions=3, properties=ACROBOT))
     champion = play_champion(name, good, challenger, seed=0, stressed=False)
     assert (champion.returns, champion.fault, champion.other_env_id) == (None, "", "Acrobot-v1")
@@ -133,7 +125,7 @@ def test_a_champion_of_another_environment_is_told_from_a_broken_one(store: Mlfl
 def test_the_champion_plays_in_the_challengers_world(store: MlflowClient) -> None:
     name = "dqn-reversed"
     champion = registered(store, name, BALANCING)
-    nominal = registry.download(name, champion).policy.metadata
+    nominal = versions.download(name, champion).policy.metadata
     reversed_motor = dataclasses.replace(nominal, world=World(force_mag=-10.0))
     for challenger, low, high in ((nominal, 475, 500), (reversed_motor, 8, 30)):
         returns = play_champion(name, champion, challenger, seed=0, stressed=False).returns
@@ -170,8 +162,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         emitted.append({"event": event, **resource, **payload})
 
     monkeypatch.setattr("prefect.events.emit_event", emit)
-    monkeypatch.setattr("flows.promote.flow_run_id", lambda: "a flow run")
-    monkeypatch.setattr("flows.promote.promotion_lock", lambda name: nullcontext())
+    monkeypatch.setattr("flows.registry.champion.flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr("flows.registry.lock.promotion_lock", lambda name: nullcontext())
     return emitted
 
 
@@ -183,13 +175,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         returns = episodic_returns(act, "CartPole-v1", world, num_episodes=episodes, seed=seed)
         return StressTest(held=np.tile(returns == 500, (len(CELLS), 1)), push=60)
 
-    monkeypatch.setattr("flows.evaluation.stress_test", held)
-    monkeypatch.setattr("flows.evaluation.stressed_baselines", lambda *_, **__: {"LQR": StressTest(held=LOST, push=0)})
+    monkeypatch.setattr("flows.registry.evaluation.stress_test", held)
+    monkeypatch.setattr(
+        "flows.registry.evaluation.stressed_baselines", lambda *_, **__: {"LQR": StressTest(held=LOST, push=0)}
+    )
     monkeypatch.setattr(animations, "episode_gif", lambda *_, **__: None)
 
 
 def files_of(store: MlflowClient, name: str, version: int) -> set[str]:
-    run_id = str(registry.get_version(store, name, version).run_id)
+    run_id = str(versions.get_version(store, name, version).run_id)
     return {file.path for file in store.list_artifacts(run_id)}
 
 
@@ -215,7 +209,7 @@ def test_what_is_better_is_promoted_told_and_shown_beside_the_champion(
     assert "no champion before" in gates[0]
     assert gates[1].startswith("passed: better")
     assert gates[2].startswith("refused: mean return")
-    assert [registry.get_version(empty_store, name, version).tags["gate"] for version in (weak, good, bad)] == gates
+    assert [versions.get_version(empty_store, name, version).tags["gate"] for version in (weak, good, bad)] == gates
     assert aliases(empty_store, name) == [good, weak, bad]
     assert drawn == [
         [f"version {weak}", "LQR"],
@@ -223,7 +217,7 @@ def test_what_is_better_is_promoted_told_and_shown_beside_the_champion(
         [f"version {bad}", f"champion, version {good}", "LQR"],
     ]
     assert all(STRESS in files_of(empty_store, name, version) for version in (weak, good, bad))
-    told = [str(registry.get_version(empty_store, name, version).description) for version in (good, bad)]
+    told = [str(versions.get_version(empty_store, name, version).description) for version in (good, bad)]
     assert "returns 500 in each of 100 episodes" in told[0]
     assert re.search(r"mean return [\d.]+, from \d+ to \d+, over 100 episodes", told[1])
     assert events == [
@@ -247,7 +241,7 @@ def test_a_person_promotes_whatever_the_gate_says_and_a_champion_again(
     name = "dqn-CartPole-v1"
     bad, good = registered(empty_store, name, FALLING), registered(empty_store, name, BALANCING)
     evaluations = {version: evaluate.fn(name, version) for version in (bad, good)}
-    registry.set_alias(empty_store, name, CHAMPION, good)  # by hand: it has not been through the gate
+    versions.set_alias(empty_store, name, CHAMPION, good)  # by hand: it has not been through the gate
     assert "no champion before" in promote.fn(name, good, evaluations[good])  # it is not compared with itself
     assert promote.fn(name, bad, evaluations[bad]).startswith("refused")
     assert promote.fn(name, bad, evaluations[bad], force=True).startswith("forced: the gate said refused: mean")
@@ -264,7 +258,7 @@ def test_a_person_promotes_whatever_the_gate_says_and_a_champion_again(
 def test_a_tie_in_the_world_that_is_goes_to_the_challenger(empty_store: MlflowClient) -> None:
     name = "dqn-CartPole-v1"
     champion, equal = (registered(empty_store, name, BALANCING) for _ in range(2))
-    registry.set_alias(empty_store, name, CHAMPION, champion)
+    versions.set_alias(empty_store, name, CHAMPION, champion)
     evaluation = evaluate.fn(name, equal)
     assert promote.fn(name, equal, evaluation).startswith("refused: not better")
     assert promote.fn(name, equal, evaluation, world={}).startswith("passed: not worse and at home")
@@ -282,19 +276,19 @@ def test_a_promotion_says_the_same_whichever_of_its_writes_failed(
     nth = 0
     while True:
         nth += 1
-        registry.set_alias(empty_store, name, CHAMPION, weak)
-        registry.set_alias(empty_store, name, CHALLENGER, good)
-        registry.set_tags(empty_store, name, good, {"gate": "not evaluated yet"})
+        versions.set_alias(empty_store, name, CHAMPION, weak)
+        versions.set_alias(empty_store, name, CHALLENGER, good)
+        versions.set_tags(empty_store, name, good, {"gate": "not evaluated yet"})
         broken: Any = Breaking(empty_store, nth)
-        monkeypatch.setattr("flows.promote.connect", lambda broken=broken: broken)
+        monkeypatch.setattr("flows.registry.champion.connect", lambda broken=broken: broken)
         with suppress(MlflowException):
             promote.fn(name, good, evaluation)
-        monkeypatch.setattr("flows.promote.connect", lambda: empty_store)
+        monkeypatch.setattr("flows.registry.champion.connect", lambda: empty_store)
         gate = promote.fn(name, good, evaluation)
         assert gate.startswith(
             f"passed: better: mean return 500 over 600 episodes, threshold 475; champion version {weak}"
         )
-        assert registry.get_version(empty_store, name, good).tags["gate"] == gate
+        assert versions.get_version(empty_store, name, good).tags["gate"] == gate
         assert aliases(empty_store, name) == [good, weak, None]
         if broken.left > 0:
             break
@@ -307,10 +301,10 @@ def test_every_write_of_a_promotion_is_preceded_by_a_look_at_whose_turn_it_is(
 ) -> None:
     name = "dqn-CartPole-v1"
     weak, good = registered(empty_store, name, DRIFTING), registered(empty_store, name, BALANCING)
-    registry.set_alias(empty_store, name, CHAMPION, weak)
+    versions.set_alias(empty_store, name, CHAMPION, weak)
     evaluation = evaluate.fn(name, good)
     client: Any = Recorded(empty_store)
-    monkeypatch.setattr("flows.promote.connect", lambda: client)
+    monkeypatch.setattr("flows.registry.champion.connect", lambda: client)
     promote.fn(name, good, evaluation)
     return_to_previous(client, name, began(empty_store, name), "request")
     written = 0
@@ -326,7 +320,7 @@ def test_a_stale_attempt_promotes_nothing(empty_store: MlflowClient, events: lis
     name = "dqn-CartPole-v1"
     good = registered(empty_store, name, BALANCING)
     evaluation = evaluate.fn(name, good)
-    stale = begin(empty_store, str(registry.get_version(empty_store, name, good).run_id))
+    stale = begin(empty_store, str(versions.get_version(empty_store, name, good).run_id))
     newest = begin(empty_store, stale.run_id)
     with pytest.raises(StaleAttemptError, match="was replaced by attempt"):
         promote.fn(name, good, evaluation, stale)
@@ -355,7 +349,7 @@ def test_what_environment_is_named_decides_where_a_version_is_looked_for(store: 
 
 @pytest.mark.e2e
 def test_one_promotion_at_a_time_holds_the_lock_of_a_model(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.promote.flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr("flows.registry.champion.flow_run_id", lambda: "a flow run")
     with SyncPrefectClient(prefect_api) as client:
 
         def limit() -> tuple[int, int]:
@@ -411,8 +405,8 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
     assert first.endswith("no champion before")
     assert promote_policy(weak) == first  # it is champion already
     assert promote_policy(bad).startswith("refused: mean return ")
-    assert registry.version_of(store, name, CHAMPION) == weak
-    tags: dict[str, Any] = registry.get_version(store, name, bad).tags
+    assert versions.version_of(store, name, CHAMPION) == weak
+    tags: dict[str, Any] = versions.get_version(store, name, bad).tags
     assert "below the environment's threshold 475" in tags["gate"]
     assert (tags["eval.episodes"], float(tags["eval.mean_return"]) < 50) == ("100", True)
     assert (int(tags["eval.seed"]), len(tags["sha256"])) == (version_seed(bad, episodes=100), 64)
@@ -425,13 +419,13 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
     assert aliases(store, name)[:2] == [good, weak]
     forced = promote_policy(equal, force=True)
     assert forced.startswith("forced: the gate said refused: not better")
-    assert registry.get_version(store, name, equal).tags["gate"] == forced
+    assert versions.get_version(store, name, equal).tags["gate"] == forced
     assert aliases(store, name)[:2] == [equal, good]
     assert rollback_policy() == good
     with pytest.raises(InputError, match="no previous champion"):
         rollback_policy()
-    page = registry.get_version(store, name, good)
-    assert {"test/mean_return", "test/min_return"} <= registry.metrics_of(store, page)
+    page = versions.get_version(store, name, good)
+    assert {"test/mean_return", "test/min_return"} <= versions.metrics_of(store, page)
     assert "returns 500 in each of 100 episodes that no other" in str(page.description)
 
 
@@ -459,4 +453,4 @@ def test_a_broken_champion_gives_way_and_a_broken_challenger_does_not_get_in(
     damage(store, name, changed, b"garbage")
     with pytest.raises(RegistryError, match=f"the file of version {changed} of {name} is damaged"):
         promote_policy(changed)
-    assert registry.version_of(store, name, CHAMPION) == challenger
+    assert versions.version_of(store, name, CHAMPION) == challenger

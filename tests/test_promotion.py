@@ -20,24 +20,22 @@ from prefect.exceptions import ObjectAlreadyExists
 from dqn.environments.world import NOMINAL, World
 from dqn.seeding import further_seed
 from dqn.stress.robustness import CELLS, StressTest
-from flows import promote as module
-from flows import registry
-from flows.evaluation import SEED_TAG
-from flows.parameters import InputError
-from flows.promote import (
+from flows.errors import InputError, RegistryError
+from flows.registry import champion as module
+from flows.registry import lock, versions
+from flows.registry.champion import (
     MARGIN_USED_TAG,
-    PROMOTION_TAG,
     ROLLBACK_TAG,
-    OvertakenError,
     move_champion,
     play_rival,
     promote,
-    promotion_lock,
     read_champion_stress,
     read_comparison,
     return_to_previous,
 )
-from flows.registry import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, RegistryError
+from flows.registry.evaluation import SEED_TAG
+from flows.registry.lock import PROMOTION_TAG, OvertakenError, promotion_lock
+from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS
 from serving.policy import PolicyMetadata
 from tests.in_memory import ROOT, Store, in_memory
 
@@ -57,7 +55,7 @@ class Registry(Store):
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Three versions of one run: 1 returns 480, 2 and 3 return 500, and 3 holds all under stress; 1 is champion."""
-    store: Any = in_memory(monkeypatch, "flows.promote")
+    store: Any = in_memory(monkeypatch, "flows.registry.champion")
     run = store.create_run("1", {})
     for seed in (10, 20, 30):
         store.version({SEED_TAG: str(seed), DIGEST_TAG: "digest"}, run.info.run_id)
@@ -75,7 +73,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Any:
         )
         digest = "another" if version in store.broken else "digest"
         policy = SimpleNamespace(metadata=metadata, version=version)
-        return registry.Artifact(name=name, version=version, policy=policy, sha256=digest)  # type: ignore[arg-type]
+        return versions.Artifact(name=name, version=version, policy=policy, sha256=digest)  # type: ignore[arg-type]
 
     def playable(artifact: Any, env_id: str) -> None:
         if artifact.version in store.broken:
@@ -89,10 +87,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Any:
         store.played.append(("stress", policy.version, world, seed))
         return stress_of(policy.version)
 
-    monkeypatch.setattr(registry, "download", download)
+    monkeypatch.setattr(versions, "download", download)
     monkeypatch.setattr(module, "require_playable", playable)
     monkeypatch.setattr(module, "play", play)
-    monkeypatch.setattr("flows.evaluation.play", play)
+    monkeypatch.setattr("flows.registry.evaluation.play", play)
     monkeypatch.setattr(module, "under_stress", under_stress)
     monkeypatch.setattr("prefect.events.emit_event", lambda *_, **__: pytest.fail("no flow run goes on here"))
     return store
@@ -211,7 +209,7 @@ def test_both_play_the_same_further_episodes_and_none_twice(store: Any, monkeypa
         return np.where(np.arange(episodes) % 7, 500.0, 400.0) + better * np.where(np.arange(episodes) % 3, 9, -9)
 
     monkeypatch.setattr(module, "play", play)
-    monkeypatch.setattr("flows.evaluation.play", play)
+    monkeypatch.setattr("flows.registry.evaluation.play", play)
     monkeypatch.setattr(f"{__name__}.returns_of", lambda version: play(SimpleNamespace(version=2), NOMINAL, seed=20))
     assert promote.fn(NAME, 2, evaluated(store, 2, stressed=False)).startswith("refused: tie")
     assert played[1] == played[2]
@@ -313,7 +311,7 @@ def test_a_lock_that_prefect_does_not_take_back_ends_no_promotion(
         yield
         raise ConnectionError("away")
 
-    monkeypatch.setattr(module, "flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr(lock, "flow_run_id", lambda: "a flow run")
     monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: nullcontext(MagicMock()))
     monkeypatch.setattr(prefect.concurrency.sync, "concurrency", concurrency)
     with pytest.raises(type(error)) if error else nullcontext(), promotion_lock(NAME):
@@ -334,7 +332,7 @@ def test_a_lease_that_is_not_renewed_ends_no_promotion(monkeypatch: pytest.Monke
         failed.set()
 
     handle = leases._handle_lease_renewal_failure
-    monkeypatch.setattr(module, "flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr(lock, "flow_run_id", lambda: "a flow run")
     monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: nullcontext(MagicMock()))
     monkeypatch.setattr(leases, "get_client", lambda sync_client: nullcontext(MagicMock()))
     monkeypatch.setattr(leases, "_renew_concurrency_lease_with_retries", renew)
@@ -374,8 +372,8 @@ def test_under_prefect_a_lock_is_one_slot_that_frees_itself(made: bool, monkeypa
         yield
         asked.append("freed")
 
-    monkeypatch.setattr(module, "flow_run_id", lambda: "a flow run")
-    monkeypatch.setattr(module, "machine_lock", lambda store, what: pytest.fail("it is not this machine's alone"))
+    monkeypatch.setattr(lock, "flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr(lock, "machine_lock", lambda store, what: pytest.fail("it is not this machine's alone"))
     monkeypatch.setattr("prefect.client.orchestration.get_client", client)
     monkeypatch.setattr(prefect.concurrency.sync, "concurrency", concurrency)
     with promotion_lock(NAME):

@@ -8,9 +8,9 @@ from types import ModuleType
 
 import pytest
 
-from flows import provenance
+from flows.tracking import labels
 
-SOURCE = Path(provenance.__file__)
+SOURCE = Path(labels.__file__)
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -30,12 +30,12 @@ def repository(directory: Path) -> str:
 
 
 def installed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    (directory / "flows").mkdir(parents=True)
-    copy = directory / "flows" / SOURCE.name
+    (directory / "flows/tracking").mkdir(parents=True)
+    copy = directory / "flows/tracking" / SOURCE.name
     shutil.copy(SOURCE, copy)
-    monkeypatch.setattr(provenance, "__file__", str(copy))
+    monkeypatch.setattr(labels, "__file__", str(copy))
     monkeypatch.delenv("GIT_COMMIT", raising=False)
-    return provenance
+    return labels
 
 
 @pytest.mark.parametrize("added", [False, True])

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from dqn.environments.world import NOMINAL, World
-from flows.memory import distance
-from flows.recovery import ENOUGH_STEPS, changed_by, mean_return, verdict
+from flows.adaptation.known_worlds import distance
+from flows.adaptation.watch import ENOUGH_STEPS, changed_by, mean_return, verdict
 
 
 def episode(returned: float, *, version: int = 2, at: float = 11.0, disturbed: bool = False) -> dict[str, Any]:

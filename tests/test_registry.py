@@ -6,20 +6,20 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
 
-from flows import registry
-from flows.registry import RegistryError
+from flows.errors import RegistryError
+from flows.registry import versions
 from tests.registering import BALANCING, damage, registered
 
 
 def test_a_logged_model_is_registered_once(store: MlflowClient) -> None:
     name = "dqn-once"
-    version = registry.get_version(store, name, registered(store, name, BALANCING))
-    again = registry.register(
-        store, name, model_id=registry.model_id_of(version), run_id=str(version.run_id), tags={"git_commit": "unknown"}
+    version = versions.get_version(store, name, registered(store, name, BALANCING))
+    again = versions.register(
+        store, name, model_id=versions.model_id_of(version), run_id=str(version.run_id), tags={"git_commit": "unknown"}
     )
     assert str(again) == str(version.version)
     with pytest.raises(RegistryError, match=f"{name} has no version 99; registered are: {again}"):
-        registry.get_version(store, name, 99)
+        versions.get_version(store, name, 99)
 
 
 def test_a_file_that_is_gone_or_damaged_is_named(store: MlflowClient) -> None:
@@ -29,7 +29,7 @@ def test_a_file_that_is_gone_or_damaged_is_named(store: MlflowClient) -> None:
     damage(store, name, torn, b"garbage")
     for version, complaint in ((gone, "has no model.onnx"), (torn, "is damaged: not a loadable")):
         with pytest.raises(RegistryError, match=complaint) as refused:
-            registry.download(name, version)
+            versions.download(name, version)
         assert f"version {version} of {name}" in str(refused.value)
 
 
@@ -50,7 +50,7 @@ def test_a_store_that_is_away_is_not_taken_for_a_broken_version(
 
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
     with pytest.raises(expected):
-        registry.download("dqn-away", 1)
+        versions.download("dqn-away", 1)
 
 
 class Away:
@@ -66,4 +66,4 @@ class Away:
 def test_a_registry_that_is_away_is_not_taken_for_one_without_the_version() -> None:
     away: Any = Away()
     with pytest.raises(MlflowException, match="the store is away"):
-        registry.get_version(away, "dqn-away", 1)
+        versions.get_version(away, "dqn-away", 1)

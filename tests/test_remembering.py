@@ -9,9 +9,11 @@ import pytest
 
 from dqn.environments.world import NOMINAL, World
 from dqn.seeding import SELECTION, stream_seed
-from flows import memory, registry
-from flows.memory import TRIED, distance, near_versions, passing_version
-from flows.registry import WORLD_TAG, RegistryError
+from flows.adaptation import known_worlds
+from flows.adaptation.known_worlds import TRIED, distance, near_versions, passing_version
+from flows.errors import RegistryError
+from flows.registry import versions
+from flows.registry.versions import WORLD_TAG
 
 PASSED = {"gate": "passed", "eval.mean_return": "500"}
 
@@ -85,9 +87,9 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
         seeds[policy.metadata.world] = seed
         return np.array([0.0, 200.0 * policy.metadata.world + 150.0])
 
-    monkeypatch.setattr(registry, "download", download)
-    monkeypatch.setattr(memory, "require_playable", require)
-    monkeypatch.setattr(memory, "play", play)
+    monkeypatch.setattr(versions, "download", download)
+    monkeypatch.setattr(known_worlds, "require_playable", require)
+    monkeypatch.setattr(known_worlds, "play", play)
     return seeds
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from dqn.stress.robustness import CELLS, StressTest
 from dqn.training.result import AgentResult
-from flows import registry
-from flows.gate import Comparison
-from flows.population import PopulationSummary
-from flows.report import Report, where_results_are
+from flows.registry import versions
+from flows.registry.gate import Comparison
+from flows.reporting.report import Report, where_results_are
+from flows.training.population import PopulationSummary
 
 
 def report(returns: list[list[float]], *, gate: str = "passed", **fields: Any) -> Report:
@@ -82,7 +82,7 @@ def test_a_refused_version_is_played_by_its_number() -> None:
     ],
 )
 def test_what_serves_a_model(env_id: str, command: str) -> None:
-    assert registry.serve_command(env_id) == command
+    assert versions.serve_command(env_id) == command
 
 
 def test_what_was_withstood_stands_beside_what_four_numbers_withstand() -> None:

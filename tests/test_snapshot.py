@@ -10,7 +10,7 @@ from dqn.environments.snapshot import SnapshotError, restore
 from dqn.experience.vector import VectorEnvironment
 from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.state import TrainingState
-from flows.population import _start
+from flows.training.population import _start
 from tests.test_environment import make, play, same
 from tests.test_training import Make
 

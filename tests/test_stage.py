@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.stage import RETRY_SECONDS, stage
-from flows.tracking import TrackingError
+from flows.errors import TrackingError
+from flows.orchestration.step import RETRY_SECONDS, step
 
 ROOT = Path(__file__).parent.parent
 LOADED = "import sys, flows.train; print([name for name in ('prefect', 'matplotlib') if name in sys.modules])"
@@ -28,7 +28,7 @@ def test_a_training_loads_neither_prefect_nor_what_draws() -> None:
 def test_a_server_that_comes_back_is_waited_for(pauses: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     left = [TrackingError("away"), TrackingError("away")]
 
-    @stage("reach")
+    @step("reach")
     def reach(what: str) -> str:
         if left:
             raise left.pop()
@@ -45,7 +45,7 @@ def test_a_server_that_comes_back_is_waited_for(pauses: list[float], capsys: pyt
 def test_a_server_that_stays_away_is_given_up(pauses: list[float]) -> None:
     calls = []
 
-    @stage("reach")
+    @step("reach")
     def reach() -> None:
         calls.append(1)
         raise TrackingError("away")
@@ -57,7 +57,7 @@ def test_a_server_that_stays_away_is_given_up(pauses: list[float]) -> None:
 
 
 def test_what_cannot_pass_is_not_tried_again(pauses: list[float]) -> None:
-    @stage("divide")
+    @step("divide")
     def divide() -> float:
         return 1 / 0
 

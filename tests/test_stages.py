@@ -27,17 +27,19 @@ from dqn.evaluation.greedy import greedy_returns
 from dqn.seeding import TEST, stream_seed
 from dqn.training.checkpoint import CheckpointError
 from dqn.training.state import TrainingState
-from flows import registry
-from flows.attempt import Attempt, StaleAttemptError, begin
+from flows.errors import InputError, TrackingError
+from flows.orchestration.step import RETRY_SECONDS, Step, may_pass, step
 from flows.outages import is_transient
-from flows.parameters import InputError
-from flows.pictures import FINAL_RETURNS, LEARNING_CURVES, draw, draw_population
-from flows.population import checkpoint_path, read_networks, read_summary
-from flows.show import ADAPTATION_TAG
-from flows.stage import RETRY_SECONDS, Stage, may_pass, stage
-from flows.stages import _progress_artifact, export, finish, read_returns, register, train
-from flows.stages import test_agents as run_tests
-from flows.tracking import FLOW_RUN_TAG, TrackingError, complete_runs, open_run, read_runs
+from flows.registry import versions
+from flows.registry.challenger import register
+from flows.registry.returns import read_returns
+from flows.reporting.draw import FINAL_RETURNS, LEARNING_CURVES, draw, draw_population
+from flows.serving_client import ADAPTATION_TAG
+from flows.tracking.attempt import Attempt, StaleAttemptError, begin
+from flows.tracking.runs import FLOW_RUN_TAG, complete_runs, open_run, read_runs
+from flows.training.population import checkpoint_path, read_networks, read_summary
+from flows.training.steps import _progress_artifact, export, finish, train
+from flows.training.steps import test_agents as run_tests
 
 
 def answer(status: int) -> httpx.HTTPStatusError:
@@ -78,12 +80,12 @@ def test_what_is_about_reaching_a_server_is_tried_again(error: Exception, transi
 def test_attempts_share_the_results_of_stages_and_each_begins_anew(prefect_api: str) -> None:
     calls = []
 
-    @stage("kept")
+    @step("kept")
     def kept(run_id: str, attempt: Attempt) -> str:
         calls.append(run_id)
         return run_id
 
-    @stage("beginning", keeps_result=False)
+    @step("beginning", keeps_result=False)
     def beginning(run_id: str) -> Attempt:
         calls.append("begin")
         return Attempt(run_id=run_id, token=str(len(calls)))
@@ -133,7 +135,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr("prefect.artifacts.create_progress_artifact", create)
     monkeypatch.setattr("prefect.artifacts.update_progress_artifact", update)
-    monkeypatch.setattr("flows.stages.flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr("flows.training.steps.flow_run_id", lambda: "a flow run")
     return told
 
 
@@ -172,12 +174,12 @@ def test_stages_pass_on_what_they_leave_and_do_nothing_twice(
     version = register.fn(run_id, model_id, attempt)
     assert register.fn(run_id, model_id, attempt) == version
     name = "dqn-CartPole-v1"
-    assert registry.version_of(store, name, registry.CHALLENGER) == version
-    tags = registry.get_version(store, name, version).tags
+    assert versions.version_of(store, name, versions.CHALLENGER) == version
+    tags = versions.get_version(store, name, version).tags
     assert tags[FLOW_RUN_TAG] == "stages"
     assert tags["git_commit"] == store.get_run(run_id).data.tags[MLFLOW_GIT_COMMIT]
     assert (tags["world"], tags["gate"]) == ("length 0.6", "not evaluated yet")
-    policy = registry.download(name, version).policy
+    policy = versions.download(name, version).policy
     networks, _ = read_networks(store, run_id)
     best = read_summary(store, run_id).best_agent
     observation = torch.randn(2, 5, 4)
@@ -239,11 +241,11 @@ def test_progress_is_shown_and_an_adaptation_waits_for_no_stress_test(
         on_progress(state)
         return "trained"
 
-    monkeypatch.setattr("flows.stages.train_population", train_population)
-    monkeypatch.setattr("flows.stages.progress_of", lambda tags: told.append)
-    monkeypatch.setattr("flows.stages.stressed", lambda result: f"{result}, stressed")
-    monkeypatch.setattr("flows.stages.keep_learning", lambda *given: kept.append(("learning", given[-1])))
-    monkeypatch.setattr("flows.stages.keep_result", lambda *given: kept.append(("result", given[-1])))
+    monkeypatch.setattr("flows.training.steps.train_population", train_population)
+    monkeypatch.setattr("flows.training.steps.progress_of", lambda tags: told.append)
+    monkeypatch.setattr("flows.training.steps.stressed", lambda result: f"{result}, stressed")
+    monkeypatch.setattr("flows.training.steps.keep_learning", lambda *given: kept.append(("learning", given[-1])))
+    monkeypatch.setattr("flows.training.steps.keep_result", lambda *given: kept.append(("result", given[-1])))
     train.fn(attempt.run_id, str(tmp_path), attempt)
     assert shown == [0.0, 25.0, 100.0]
     assert told == [state]
@@ -263,7 +265,7 @@ def test_an_agent_whose_run_was_deleted_is_left_out_of_the_tests(
     run_tests.fn(attempt.run_id, attempt)
     assert "test/mean_return" in store.get_run(kept).data.metrics
     version = register.fn(attempt.run_id, export.fn(attempt.run_id, attempt), attempt)
-    policy = registry.download("dqn-ProbeActionReward-v0", version).policy
+    policy = versions.download("dqn-ProbeActionReward-v0", version).policy
     assert policy.metadata.action_meanings == ("action 0", "action 1")
 
 
@@ -281,19 +283,19 @@ def test_progress_that_cannot_be_shown_ends_no_training(
 
 def test_whatever_asks_a_server_is_tried_again_for_two_minutes() -> None:
     """Every task of every flow: each of them begins with a call to MLflow."""
-    names = [module.name for module in pkgutil.iter_modules(flows.__path__, "flows.")]
+    names = [module.name for module in pkgutil.walk_packages(flows.__path__, "flows.") if "__main__" not in module.name]
     values = {name: vars(importlib.import_module(name)).values() for name in names}
-    assert not [name for name in names for value in values[name] if isinstance(value, Task)], "a task that is no stage"
-    stages = {value for name in names for value in values[name] if isinstance(value, Stage)}
-    assert len(stages) > 9
+    assert not [name for name in names for value in values[name] if isinstance(value, Task)], "a task that is no step"
+    steps = {value for name in names for value in values[name] if isinstance(value, Step)}
+    assert len(steps) > 9
     assert sum(RETRY_SECONDS) >= 120
-    for each in stages:
+    for each in steps:
         assert each.task.retry_condition_fn is may_pass, each.name
         assert each.task.retries == len(RETRY_SECONDS), each.name
         assert each.task.retry_delay_seconds == list(RETRY_SECONDS), each.name
     anew = {"start", "begin", "begin training", "find model", "roll back", "finish"}
     anew |= {"retrain the winner", "record"}  # of a sweep, as is a second "report"
-    assert {each.name for each in stages if not each.task.persist_result} - {"report"} == anew
+    assert {each.name for each in steps if not each.task.persist_result} - {"report"} == anew
 
 
 def test_only_the_newest_attempt_finishes_a_run(store: MlflowClient, small_config: Callable[..., DQNConfig]) -> None:

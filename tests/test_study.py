@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dqn.presets import PRESETS
 from dqn.seeding import TRAINING
-from flows.parameters import InputError
+from flows.errors import InputError
 from flows.search import study as module
 from flows.search.spaces import Choice, Range, Space
 from flows.search.study import (

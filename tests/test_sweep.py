@@ -11,8 +11,8 @@ import pytest
 from dqn.config import ConfigError
 from dqn.presets import PRESETS
 from flows import sweep as flow
-from flows.parameters import InputError
-from flows.presets import read_preset
+from flows.errors import InputError
+from flows.saved_presets import read_preset
 from flows.search.confirm import fresh
 from flows.search.settings import SweepConfig
 from flows.search.study import begin_study, read_study

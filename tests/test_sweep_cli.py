@@ -14,11 +14,9 @@ from dqn.config import ConfigError
 from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.finite import DivergedError, EnvironmentFaultError
 from dqn.training.checkpoint import CheckpointError
-from flows import sweep_cli
-from flows.flow_run import PrefectError
-from flows.parameters import InputError
+from flows.cli import sweep as sweep_cli
+from flows.errors import InputError, PrefectError, TrackingError
 from flows.search.study import ShardError, begin_study
-from flows.tracking import TrackingError
 from tests.sweeps import keep_in_memory, sweep
 
 
@@ -80,7 +78,7 @@ def test_where_an_api_is_named_a_sweep_is_a_flow_run(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sweep_cli, "api_is_named", lambda: True)
     api = SimpleNamespace(require_api=lambda: done.append("the API answers"))
     deployed = SimpleNamespace(sweep_dqn=lambda **_: done.append("it runs there"))
-    monkeypatch.setitem(sys.modules, "flows.prefect_api", api)
+    monkeypatch.setitem(sys.modules, "flows.orchestration.api", api)
     monkeypatch.setitem(sys.modules, "flows.deployed", deployed)
     monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **_: done.append("it runs here"))
     assert sweep_cli.run(sweep_cli.parse([])) == 0

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from optuna import Study
 
-from flows.provenance import git_commit
 from flows.search import record as module
 from flows.search.record import record, searched, table
 from flows.search.settings import SweepConfig
 from flows.search.spaces import Choice, Range, Space
 from flows.search.trials import configuration, ranking
+from flows.tracking.labels import git_commit
 from tests.in_memory import Store
 from tests.sweeps import keep_in_memory, sweep, told
 

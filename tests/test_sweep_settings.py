@@ -10,11 +10,11 @@ import pytest
 
 from dqn.config import DQNConfig
 from dqn.presets import PRESETS
-from flows.parameters import InputError
+from flows.cli.sweep import parse
+from flows.errors import InputError
 from flows.search.settings import RUNGS, SweepConfig, batch_size
 from flows.search.spaces import SPACES, Choice, Range, Space
 from flows.sweep import request, sweep_dqn
-from flows.sweep_cli import parse
 from tests.sweeps import SPACE, sweep
 
 CHOICES = Space(dimensions={"n_step": Choice(values=(1, 3))})

@@ -22,8 +22,8 @@ ENVIRONMENT = "boing_gym:Boing-v0"
 def test_an_environment_of_another_package_is_trained_registered_and_served(
     small_config: Callable[..., DQNConfig], store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.stages.TEST_EPISODES", 2)  # matches are long; the gate plays its hundred
-    monkeypatch.setattr("flows.pictures.draw", lambda *_: None)
+    monkeypatch.setattr("flows.registry.returns.TEST_EPISODES", 2)  # matches are long; the gate plays its hundred
+    monkeypatch.setattr("flows.reporting.draw.draw", lambda *_: None)
     config = small_config(env_id=ENVIRONMENT, num_agents=1, eval_interval=120, acceptance_episodes=2)
     report = train_dqn(ConfigOverrides.model_validate(config), checkpoint_dir=str(tmp_path))
     command = f'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env {ENVIRONMENT}"'

@@ -8,11 +8,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from dqn.config import ConfigError, DQNConfig
-from flows import tracking
-from flows.attempt import Attempt, StaleAttemptError, begin, check, fenced
-from flows.endings import end_runs, failing
-from flows.parameters import InputError
-from flows.tracking import CONFIG_FILE, complete_runs, find_run, open_run, read_config, read_runs
+from flows.errors import InputError
+from flows.tracking import store
+from flows.tracking.attempt import Attempt, StaleAttemptError, begin, check, fenced
+from flows.tracking.endings import end_runs, failing
+from flows.tracking.runs import CONFIG_FILE, complete_runs, find_run, open_run, read_config, read_runs
+from flows.tracking.store import _alone
 from tests.faults import Breaking
 
 
@@ -184,12 +185,12 @@ def test_a_store_that_another_process_holds_is_named_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setattr(tracking, "_ALONE_SECONDS", 0.2)
+    monkeypatch.setattr(store, "_ALONE_SECONDS", 0.2)
     with (
-        tracking._alone(uri),
+        _alone(uri),
         pytest.raises(OSError, match="another process has held it"),
-        tracking._alone(uri),
+        _alone(uri),
     ):
         pass
-    with tracking._alone(uri):  # it is free again
+    with _alone(uri):  # it is free again
         pass

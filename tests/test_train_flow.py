@@ -18,11 +18,14 @@ from mlflow.entities import Run
 
 from dqn.config import WORLDS, DQNConfig
 from dqn.environments.world import World
-from flows import cli, registry
+from flows.cli import train
+from flows.cli.terminal import BAD_INPUT
 from flows.deployed import train_dqn
-from flows.parameters import ConfigOverrides, InputError
-from flows.population import checkpoint_path, read_networks, read_summary
-from flows.warm_start import WARM_START_TAG, find_version, starting_network
+from flows.errors import InputError
+from flows.parameters import ConfigOverrides
+from flows.registry import versions
+from flows.training.population import checkpoint_path, read_networks, read_summary
+from flows.training.warm_start import WARM_START_TAG, find_version, starting_network
 
 ROOT = Path(__file__).parent.parent
 COMMAND = "from flows import metric_writer, cli; metric_writer.FLUSH_SECONDS = 0.2; raise SystemExit(cli.main())"
@@ -127,7 +130,7 @@ def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
     assert 0 < logged_before < sum(len(values) for values in expected.values())
     assert everything(store, run_id) == expected
     assert networks(store, run_id, tmp_path) == networks(store, unbroken.info.run_id, tmp_path)
-    assert cli.main(["--resume", run_id, *where]) == cli.BAD_INPUT  # it is finished
+    assert train.main(["--resume", run_id, *where]) == BAD_INPUT  # it is finished
 
     frozen = process([*as_arguments(config), *where], store_directory, prefect_api)
     taken_over = in_mid_training(frozen, store, known=others | {unbroken.info.run_id, run_id})
@@ -208,8 +211,8 @@ def assert_complete(client: MlflowClient, run: Run, config: DQNConfig, report: s
     tags: dict[str, Any] = client.get_model_version(version.name, version.version).tags
     assert tags["gate"].startswith("refused: mean return")
     assert tags["world"] == str(config.world)
-    assert registry.download(version.name, int(version.version)).policy.metadata.world == config.world
-    assert registry.version_of(client, version.name, registry.CHALLENGER) == int(version.version)
+    assert versions.download(version.name, int(version.version)).policy.metadata.world == config.world
+    assert versions.version_of(client, version.name, versions.CHALLENGER) == int(version.version)
     assert f"models:/{version.name}/{version.version}" in report
     assert tags["gate"] in report
     assert "\n  LQR: robustness " in report
@@ -244,12 +247,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
         (["--warm-start", "12"], "dqn-CartPole-v1 has no version '12' to start from"),
         (["--checkpoint-dir", "/proc/nowhere"], "checkpoints cannot be written to /proc/nowhere"),
     ):
-        assert cli.main(arguments) == cli.BAD_INPUT
+        assert train.main(arguments) == BAD_INPUT
         *_, error = capsys.readouterr().err.splitlines()
         assert error.startswith("error: ")
         assert message in error
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/nowhere/mlflow.db")
-    assert cli.main([]) == 1
+    assert train.main([]) == 1
     assert "tracking store sqlite:////proc/nowhere/mlflow.db cannot be used" in capsys.readouterr().err
 
 
@@ -260,22 +263,22 @@ def test_an_unreachable_tracking_server_is_named(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR"):
         monkeypatch.setenv(name, "0")
-    assert cli.main([]) == 1
+    assert train.main([]) == 1
     assert "tracking store http://127.0.0.1:9 cannot be used" in capsys.readouterr().err
 
 
 def test_arguments_start_from_the_preset_they_name() -> None:
-    assert cli.parse(["--preset", "article", "--seed", "7"]).config.max_episodes == 1_500
-    assert cli.parse(["--seed", "7"]).config.seed == 7
-    assert cli.parse(["--world.length", "0.2", "0.7", "--world.action-delay", "2"]).config.world == World(
+    assert train.parse(["--preset", "article", "--seed", "7"]).config.max_episodes == 1_500
+    assert train.parse(["--seed", "7"]).config.seed == 7
+    assert train.parse(["--world.length", "0.2", "0.7", "--world.action-delay", "2"]).config.world == World(
         length=(0.2, 0.7), action_delay=2
     )
-    assert cli.parse(["--world.sensor-bias", "0", "0", "0.03", "0"]).config.world.sensor_bias == (0, 0, 0.03, 0)
+    assert train.parse(["--world.sensor-bias", "0", "0", "0.03", "0"]).config.world.sensor_bias == (0, 0, 0.03, 0)
 
 
 def test_an_argument_out_of_range_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--gamma", "1.5"]) == cli.BAD_INPUT
+    assert train.main(["--gamma", "1.5"]) == BAD_INPUT
     assert capsys.readouterr().err == "error: gamma must be from 0 to 1, got 1.5\n"
-    assert cli.main(["--world.length", "-1"]) == cli.BAD_INPUT
+    assert train.main(["--world.length", "-1"]) == BAD_INPUT
     expected = "error: world.length must be a number above 0, or a range from low to high, got -1.0\n"
     assert capsys.readouterr().err == expected

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flows import train
-from flows.attempt import Attempt
+from flows.tracking.attempt import Attempt
 
 STAGES = {
     "start": (Attempt(run_id="r", token="t"), "dqn-CartPole-v1"),

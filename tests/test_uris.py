@@ -9,14 +9,16 @@ from mlflow import MlflowClient
 from sqlalchemy import make_url
 
 from dqn.config import DQNConfig
-from flows import cli
-from flows.attempt import begin
-from flows.mlflow_pages import run_page
-from flows.parameters import InputError
+from flows.cli import train
+from flows.cli.terminal import fail
+from flows.errors import InputError
 from flows.search.settings import SweepConfig
 from flows.search.spaces import read_space
 from flows.search.study import begin_study, read_study
-from flows.tracking import complete_runs, connect, find_run, open_run, read_config
+from flows.tracking.attempt import begin
+from flows.tracking.pages import run_page
+from flows.tracking.runs import complete_runs, find_run, open_run, read_config
+from flows.tracking.store import connect
 from flows.uris import artifact_location, local_path, redacted, sqlite_file, sqlite_uri, without_login
 
 WRITE_AHEAD = ("optuna.db-wal", "optuna.db-shm")
@@ -150,9 +152,9 @@ def test_a_password_is_never_printed(
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         capsys.readouterr()
-        cli.fail(ValueError(f"{uri} does not answer, nor does {uri}"), 1)
+        fail(ValueError(f"{uri} does not answer, nor does {uri}"), 1)
         page = run_page("1", "r") or ""
-        first = cli.announcement(cli.Arguments(config=DQNConfig()))
+        first = train.announcement(train.Arguments(config=DQNConfig()))
     printed = capsys.readouterr().err + page + first
     assert password not in printed
     assert "***@" in printed

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from dqn.presets import PRESETS
 from flows import sweep as flow
-from flows.presets import read_preset
+from flows.saved_presets import read_preset
 from flows.search import confirm as confirming
 from flows.search.record import BEST, record
 from flows.search.shard import run_shard

@@ -5,7 +5,7 @@ from typing import Never, Self
 
 from tqdm import tqdm
 
-from flows.phases import Estimate
+from flows.orchestration.console import Estimate
 from flows.search.settings import SweepConfig
 from flows.search.shard import Progress
 

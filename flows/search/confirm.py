@@ -14,7 +14,7 @@ from dqn.seeding import TEST, TRAINING, stream_seed
 from dqn.training.loop import train
 from dqn.training.machine import torch_threads
 from dqn.training.result import AgentResult
-from flows.stages import TEST_EPISODES, Returns
+from flows.registry.returns import TEST_EPISODES, Returns
 
 SEEDS: Final = 16
 _FRESH: Final = 2**20

@@ -17,13 +17,13 @@ from mlflow.utils.mlflow_tags import (
 from optuna import Study
 from optuna.trial import FrozenTrial
 
-from flows.pictures import draw
-from flows.provenance import git_commit
+from flows.reporting.draw import draw
 from flows.search.confirm import Confirmation
 from flows.search.figures import figures
 from flows.search.settings import SweepConfig
 from flows.search.trials import configuration, final_returns, ranking, returns_by_rung
-from flows.tracking import experiment_of
+from flows.tracking.labels import git_commit
+from flows.tracking.runs import experiment_of
 
 STUDY_TAG: Final = "study"
 TRIALS_FILE: Final = "trials.json"

@@ -7,7 +7,7 @@ from typing import Any, Final
 from optuna import Study
 from optuna.trial import FrozenTrial
 
-from flows.figures import png
+from flows.reporting.figures import png
 from flows.search.confirm import Confirmation
 from flows.search.figures import over_rungs
 from flows.search.record import searched

@@ -6,7 +6,8 @@ from typing import Any, Final, Literal, get_args
 
 from dqn.config import DQNConfig
 from dqn.presets import PRESETS, PresetName
-from flows.parameters import InputError, check_trainable
+from flows.errors import InputError
+from flows.parameters import check_trainable
 from flows.search.spaces import Range, Space, check_space
 
 Method = Literal["tpe", "random", "pareto", "pbt"]

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.config import DQNConfig
 from dqn.seeding import TRAINING, stream_seed
-from flows.parameters import InputError
+from flows.errors import InputError
 from flows.search.settings import FINAL_SEEDS, SweepConfig
 from flows.search.spaces import Space
 from flows.search.trials import DIVERGED, FINALIST, RETURNS, SHARD, VALUES, ranking, values

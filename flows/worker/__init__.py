@@ -1,0 +1,1 @@
+"""Prefect's process worker with a fork server."""

@@ -5,7 +5,8 @@ from typing import Final
 
 import prefect.flow_engine
 
-from flows import adapt, figures, sweep, train
+from flows import adapt, sweep, train
+from flows.reporting import figures
 
 # Those that libraries import when they are first used.
 LATE: Final = tuple(

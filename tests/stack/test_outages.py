@@ -125,7 +125,7 @@ def test_workers_that_die_or_hang_are_followed_by_others(
 
 def test_the_lock_of_a_promotion_that_died_is_free_again(system: System) -> None:
     holding = (
-        "import time; from flows.promote import promotion_lock\n"
+        "import time; from flows.registry.champion import promotion_lock\n"
         f"with promotion_lock('{MODEL}'):\n    print('held', flush=True)\n    time.sleep(600)"
     )
     with subprocess.Popen(

@@ -1,0 +1,1 @@
+"""`python -m flows VERB`: options, messages, and refusals before the heavy imports."""

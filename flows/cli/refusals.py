@@ -1,0 +1,108 @@
+"""What can be refused, or said, before PyTorch and MLflow are imported: they take seconds."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import gymnasium as gym
+
+from dqn.config import ConfigError
+from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
+from dqn.presets import PRESETS, PresetName
+from flows.cli.suggestions import did_you_mean
+from flows.faults import named
+from flows.names import model_name, no_version
+from flows.saved_presets import own_presets
+from serving.models.glance import glance, glance_run
+
+_DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
+
+
+def require_environment(env_id: str) -> None:
+    """Refuse an environment that Gymnasium does not know.
+
+    Raises:
+        EnvironmentUnsupportedError: naming those it may stand for.
+    """
+    try:
+        environment_spec(env_id)
+    except EnvironmentUnsupportedError as error:
+        known = [name for name, spec in gym.registry.items() if spec.namespace is None]
+        if ":" in env_id or env_id in gym.registry or not (meant := did_you_mean(env_id, known)):
+            raise
+        raise EnvironmentUnsupportedError(f"there is no environment {env_id!r}{meant}") from error
+    except Exception as error:  # importing a module runs what is in it
+        module = env_id.rpartition(":")[0]
+        raise EnvironmentUnsupportedError(
+            f"module {module!r}, which is to register {env_id!r}, cannot be imported ({named(error)}); "
+            f"python -c 'import {module}' shows where"
+        ) from error
+
+
+def require_preset(name: str) -> None:
+    """Refuse a preset that is neither shipped nor saved here, with the nearest names.
+
+    Raises:
+        ConfigError: if there is none of this name.
+    """
+    if name in PRESETS:
+        return
+    known = [*PRESETS, *own_presets()]
+    if name not in known:
+        raise ConfigError(
+            f"there is no preset {name!r}" + (did_you_mean(name, known) or f"; there are {', '.join(known)}")
+        )
+
+
+def require_device_name(name: str) -> None:
+    """Refuse a device whose name is mistyped; whether the machine has it PyTorch knows.
+
+    Raises:
+        ConfigError: naming those it may stand for.
+    """
+    kind = re.sub(r":\d+$", "", name)
+    if kind not in _DEVICES and (meant := did_you_mean(kind, _DEVICES)):
+        raise ConfigError(f"there is no device {name!r}{meant}")
+
+
+def require_version(env_id: str, reference: str) -> None:
+    """Refuse a version or alias that a registry on this machine has not.
+
+    Raises:
+        ConfigError: naming the versions there are.
+    """
+    known = glance(model_name(env_id))
+    if known and not known.holds(reference):
+        raise ConfigError(no_version(env_id, reference, known.versions))
+
+
+def require_run(run_id: str, checkpoint_dir: Path) -> None:
+    """Refuse a run that a tracking store on this machine has not, or that has no checkpoint where it is looked for.
+
+    Raises:
+        ConfigError: saying which.
+    """
+    known = glance_run(run_id)
+    if known is None:
+        return
+    if not known.exists:
+        raise ConfigError(
+            f"there is no run {run_id!r} in {known.store}; its id is printed when training starts and stands on its "
+            "page in `mlflow ui`"
+        )
+    path = checkpoint_dir.absolute() / f"{run_id}.ckpt"
+    if known.status != "FINISHED" and known.population and not known.trained and not path.exists():
+        raise ConfigError(
+            f"run {run_id} has no checkpoint {path}; resume on the machine and in the directory it was started in, "
+            "or name its directory with --checkpoint-dir"
+        )
+
+
+def preset_warning(preset: PresetName, env_id: str) -> str | None:
+    """A sentence about a preset that was tuned to another environment; None where it fits."""
+    tuned_to = PRESETS[preset].env_id
+    if tuned_to == env_id:
+        return None
+    fitting = [name for name, config in PRESETS.items() if config.env_id == env_id]
+    instead = f"--preset {fitting[0]} is" if fitting else "expect to tune them"
+    return f"the hyper-parameters of preset {preset} were tuned to {tuned_to}, not to {env_id}; {instead}"

@@ -1,0 +1,146 @@
+"""`python -m flows sweep`: arguments, the quiet environment of a terminal, and errors as one sentence."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final, Literal
+
+from dqn.config import ConfigError
+from dqn.presets import PresetName
+from flows.cli import options
+from flows.cli.program import prepare
+from flows.cli.suggestions import did_you_mean
+from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
+from flows.orchestration.console import phase
+from flows.orchestration.flow_run import api_is_named
+
+SPACES: Final = ("small", "arlbench")
+_OF_A_RUN: Final = ("resume", "save", "promote", "spread_to", "checkpoint_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Search hyper-parameters with whole populations, and train the winner anew on fresh seeds."""
+
+    preset: PresetName = "cartpole"
+    """Every value that is not searched, and the environment."""
+    space: str = "small"
+    """small, arlbench, or a JSON file."""
+    method: Literal["tpe", "random", "pareto", "pbt"] = "tpe"
+    """tpe: Optuna's estimator of good values; random; pareto: return against environment steps; pbt: populations."""
+    trials: int = 1_024
+    """Configurations that are tried."""
+    shard_trials: int = 0
+    """How many are sampled and compared together; 0 takes an eighth of them, 16 or more."""
+    rungs: tuple[int, ...] = ()
+    """Updates after which they are compared; none takes the preset's."""
+    keep: float = 0.5
+    """Share that goes on after each rung."""
+    episodes: int = 10
+    """Greedy episodes of a comparison."""
+    finalists: int = 4
+    """Best trials that train anew, four agents each, before one of them wins; 0 believes the first."""
+    seed: int = 0
+    """Of sampling, training and comparisons."""
+    resume: str | None = None
+    """Name of the study to go on with; it keeps its own settings."""
+    save: str | None = None
+    """Name by which `make train ARGS="--preset NAME"` finds the winner, in this directory."""
+    promote: bool = False
+    """Train the winner through export, registry and gate, as `make train` does."""
+    spread_to: str | None = None
+    """A deployment whose runs try the shards, such as sweep-shard/default; none tries them here."""
+    checkpoint_dir: Path = Path("checkpoints")
+    """Where shards keep their state until they are over."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, search, report; returns the exit code."""
+    prepare()
+
+    def begin() -> int:
+        try:
+            chosen = parse(sys.argv[1:] if argv is None else list(argv))
+            check(chosen)
+        except ConfigError as error:
+            return fail(error, BAD_INPUT)
+        return run(chosen)
+
+    return attended(begin)
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Arguments of the command line.
+
+    Raises:
+        ConfigError: if an option is unknown, or a value is none of its option's type.
+        SystemExit: with code 0 for `--help`.
+    """
+    return options.parse(Arguments, argv, prog="python -m flows sweep", default=Arguments())
+
+
+def check(arguments: Arguments) -> None:
+    """Refuse what needs neither PyTorch nor Optuna to be refused.
+
+    Raises:
+        ConfigError: if there is no such space, or a study that goes on is given settings.
+    """
+    if arguments.resume:
+        own = [field.name for field in fields(Arguments) if field.name not in _OF_A_RUN]
+        given = [name for name in own if getattr(arguments, name) != getattr(Arguments(), name)]
+        if given:
+            named = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise ConfigError(f"a study that goes on keeps its own settings: leave out {named}")
+    elif arguments.space not in SPACES and not Path(arguments.space).is_file():
+        meant = did_you_mean(arguments.space, SPACES)
+        expected = f"name one of {', '.join(SPACES)}, or a JSON file that holds one"
+        raise ConfigError(f"there is no space {arguments.space!r}{meant or f': {expected}'}")
+
+
+def run(arguments: Arguments) -> int:
+    """Search: as a flow run where a Prefect API is named, and without Prefect where none is."""
+    # Imported here: Prefect reads the environment when it is imported, and --help need not wait for torch.
+    with phase("load Optuna, MLflow and PyTorch"):
+        import optuna
+
+        from flows.cli.failures import reported
+        from flows.search.study import ShardError, read_study
+        from flows.sweep import request, sweep_dqn
+
+    quieten()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line a trial
+    settings = {
+        name: getattr(arguments, name) for name in ("trials", "shard_trials", "keep", "episodes", "finalists", "seed")
+    }
+    rungs = list(arguments.rungs) or None
+
+    def work() -> None:
+        sweep = sweep_dqn
+        with phase("check"):  # the flow does so too, but under Prefect it is a run that failed
+            if arguments.resume:
+                read_study(arguments.resume)
+            else:
+                request(arguments.preset, arguments.space, arguments.method, rungs, **settings)
+        if api_is_named():
+            with phase("connect to Prefect"):
+                from flows.deployed import sweep_dqn as deployed
+                from flows.orchestration.api import require_api
+
+                require_api()
+                sweep = deployed
+        report = sweep(
+            preset=arguments.preset,
+            space=arguments.space,
+            method=arguments.method,
+            rungs=rungs,
+            resume=arguments.resume,
+            spread_to=arguments.spread_to,
+            save=arguments.save,
+            promote=arguments.promote,
+            checkpoint_dir=str(arguments.checkpoint_dir),
+            **settings,
+        )
+        print(report)
+
+    return reported(work, ShardError)

@@ -1,0 +1,175 @@
+"""`python -m flows train`: arguments, the quiet environment of a terminal, and errors as one sentence."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dqn.config import ConfigError, DQNConfig
+from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.presets import PRESETS, PresetName
+from flows.cli import options
+from flows.cli.general import budget, general, has_preset
+from flows.cli.program import prepare
+from flows.cli.refusals import (
+    preset_warning,
+    require_device_name,
+    require_environment,
+    require_preset,
+    require_run,
+    require_version,
+)
+from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
+from flows.orchestration.console import note, phase
+from flows.orchestration.flow_run import api_is_named
+from flows.saved_presets import read_preset
+from flows.uris import redacted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train a population of DQN agents, register the best and promote it if it passes the gate."""
+
+    config: Annotated[DQNConfig, tyro.conf.arg(name="")]
+    preset: PresetName = "cartpole"
+    """Hyper-parameters to start from, or what `make sweep` saved; the options below change single ones."""
+    resume: str | None = None
+    """Id of an interrupted run to go on with; it keeps its own configuration."""
+    warm_start: str | None = None
+    """Version or alias of the environment's registered model; all agents start with its network."""
+    checkpoint_dir: Path = Path("checkpoints")
+    """Where the training state is kept until training is over."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, train, report; returns the exit code."""
+    prepare()
+    arguments = sys.argv[1:] if argv is None else list(argv)
+
+    def begin() -> int:
+        try:
+            chosen = parse(arguments)
+            warning = check(chosen)
+            own = without_preset(arguments) is not None
+        except (ConfigError, EnvironmentUnsupportedError) as error:
+            return fail(error, BAD_INPUT)
+        note(announcement(chosen, "general values" if own else ""))
+        if own:
+            note(budget(chosen.config))
+        elif warning:
+            note(f"warning: {warning}")
+        return run(chosen)
+
+    return attended(begin)
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Arguments with the defaults of the preset they name.
+
+    Raises:
+        ConfigError: if an option is unknown, or a value is none of its option's type or out of range.
+        SystemExit: with code 0 for `--help`.
+    """
+    options.require_once(argv)
+    if env_id := without_preset(argv):
+        require_environment(env_id)
+        return options.parse(Arguments, argv, prog="dqn-train", default=Arguments(config=general(env_id)))
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", nargs="?", const="", default="cartpole")
+    known, others = first.parse_known_args(argv)
+    require_preset(known.preset)
+    given, default = list(argv), Arguments(config=PRESETS.get(known.preset, PRESETS["cartpole"]))
+    if known.preset not in PRESETS and (saved := read_preset(known.preset)):  # what it changes in a shipped one
+        shipped, config = saved
+        given, default = [*others, "--preset", shipped], Arguments(config=config)
+    return options.parse(Arguments, given, prog="dqn-train", default=default)
+
+
+def without_preset(argv: Sequence[str]) -> str | None:
+    """The environment that is named, where no preset is and none was tuned to it."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("env-id", "preset", "resume"):
+        first.add_argument(f"--{name}", f"--{name.replace('-', '_')}", nargs="?", const="")
+    known, _ = first.parse_known_args(argv)
+    named = known.preset is not None or known.resume is not None or not known.env_id
+    return None if named or has_preset(known.env_id) else str(known.env_id)
+
+
+def check(arguments: Arguments) -> str | None:
+    """Refuse what needs no PyTorch to be refused. Returns a warning.
+
+    Raises:
+        ConfigError: if there is no such device, no such version to start from, or no such run to go on with.
+        EnvironmentUnsupportedError: if there is no such environment.
+    """
+    if arguments.resume:
+        if _overrides(arguments) or arguments.preset != "cartpole" or arguments.warm_start:
+            raise ConfigError(
+                "a resumed run keeps its own configuration: leave out the preset, its fields and warm_start"
+            )
+        require_run(arguments.resume, arguments.checkpoint_dir)
+        return None
+    config = arguments.config
+    require_device_name(config.device)
+    require_environment(config.env_id)
+    if arguments.warm_start:
+        require_version(config.env_id, arguments.warm_start)
+    return preset_warning(arguments.preset, config.env_id)
+
+
+def announcement(arguments: Arguments, values: str = "") -> str:
+    """What is about to happen, with which values, and where its results go."""
+    where = redacted(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}")
+    if arguments.resume:
+        return f"Going on with run {arguments.resume} of {where}"
+    config = arguments.config
+    agents = "1 DQN agent" if config.num_agents == 1 else f"{config.num_agents} DQN agents"
+    what = f"{config.env_id} ({values or f'preset {arguments.preset}'}, seed {config.seed})"
+    return f"Training {agents} on {what}; runs and models go to {where}"
+
+
+def run(arguments: Arguments) -> int:
+    """Train: as a flow run where a Prefect API is named, and without Prefect where none is."""
+    # Imported here: Prefect reads the environment when it is imported, and what is wrong is said without waiting.
+    with phase("load MLflow and PyTorch"):
+        from flows.cli.failures import reported
+        from flows.parameters import ConfigOverrides
+        from flows.train import check_request, train_dqn
+
+    quieten()
+    request = (
+        ConfigOverrides.model_validate(_overrides(arguments)),
+        arguments.preset,
+        arguments.resume,
+        arguments.warm_start,
+        str(arguments.checkpoint_dir),
+    )
+
+    def work() -> None:
+        train = train_dqn
+        with phase("check"):  # the flow does so too, but tries for minutes, and under Prefect it is a run that failed
+            check_request(*request)
+        if api_is_named():
+            with phase("connect to Prefect"):
+                from flows.deployed import train_dqn as deployed
+                from flows.orchestration.api import require_api
+
+                require_api()
+                train = deployed
+        report = train(*request)
+        if api_is_named():
+            print(report)
+
+    return reported(work)
+
+
+def _overrides(arguments: Arguments) -> dict[str, Any]:
+    preset = PRESETS[arguments.preset]
+    given = {field.name: getattr(arguments.config, field.name) for field in dataclasses.fields(DQNConfig)}
+    return {name: value for name, value in given.items() if value != getattr(preset, name)}

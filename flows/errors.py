@@ -1,0 +1,42 @@
+"""Errors whose message is one sentence for a person, and what is said of errors of others."""
+
+import errno
+from typing import Final
+
+from flows.uris import redacted
+
+
+class PrefectError(RuntimeError):
+    """Prefect's API cannot be reached; the message says which and what to do."""
+
+
+class InputError(ValueError):
+    """A request that cannot be met; the message says what was given, what is expected and what to do."""
+
+
+class RegistryError(RuntimeError):
+    """The registry does not hold what was asked for, or not what was written; the message says which."""
+
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_FULL_SAID: Final = ("database or disk is full", "readonly database", "disk I/O error", "No space left on device")
+
+
+class TrackingError(RuntimeError):
+    """MLflow cannot be reached or refuses; the message names where it was looked for."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, less the causes MLflow's client strings together behind it."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    first_line = next((line for line in lines if not line.startswith("(raised as a result of")), lines[0])
+    return redacted(first_line.partition(" with exception HTTP")[0])
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that of a full or read-only disk, which no further try mends."""
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or any(said in str(error) for said in _FULL_SAID):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,1 @@
+"""Prefect, where there is one: steps, flow runs, and what a terminal shows."""

@@ -1,0 +1,88 @@
+"""Steps of a flow: Prefect tasks in a flow run, and the same functions with the same retries without one."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
+
+from flows.errors import one_line
+from flows.orchestration import console
+from flows.orchestration.flow_run import flow_run_id
+from flows.outages import is_transient
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.tasks import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RETRY_SECONDS: Final = (1, 10, 20, 40, 60)
+"""Before each further try: a server may be away for two minutes before a run gives up."""
+
+
+class Step(Generic[P, R]):
+    """A function that is tried again where a server is away, and whose result a retried flow run takes over."""
+
+    def __init__(self, function: Callable[P, R], *, name: str, keeps_result: bool) -> None:
+        functools.update_wrapper(self, function)
+        self.name = name
+        self.fn = function
+        self._keeps_result = keeps_result
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it: as a task of the flow run that goes on, or right here."""
+        if flow_run_id():
+            return self.task(*args, **kwargs)
+        with console.phase(self.name):
+            for pause in RETRY_SECONDS:
+                try:
+                    return self.fn(*args, **kwargs)
+                except Exception as error:
+                    if not is_transient(error):
+                        raise
+                    console.note(f"{one_line(error)}; trying again in {pause} s")
+                time.sleep(pause)
+            return self.fn(*args, **kwargs)
+
+    @functools.cached_property
+    def task(self) -> "Task[P, R]":
+        """Its Prefect task."""
+        from prefect import task
+        from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
+
+        # Without the task's source, two tasks of a run that take the same id would share a result. Every attempt has a
+        # token of its own, and takes the results of earlier ones over.
+        kept: dict[str, Any] = {
+            "persist_result": True,
+            "result_serializer": "json",
+            "cache_policy": (INPUTS - "attempt") + TASK_SOURCE + RUN_ID,
+        }
+        every_time: dict[str, Any] = {"persist_result": False, "cache_policy": NO_CACHE}
+        return task(
+            name=self.name,
+            retries=len(RETRY_SECONDS),
+            retry_delay_seconds=list(RETRY_SECONDS),
+            retry_condition_fn=may_pass,
+            **(kept if self._keeps_result else every_time),
+        )(self.fn)
+
+
+def step(name: str, *, keeps_result: bool = True) -> Callable[[Callable[P, R]], Step[P, R]]:
+    """Make a function a step.
+
+    Args:
+        name: as Prefect and a terminal show it.
+        keeps_result: whether a flow run that is retried takes over what the function returned, if it returned; a
+            function that takes an `attempt` gives the same result whichever that is.
+    """
+
+    def decorate(function: Callable[P, R]) -> Step[P, R]:
+        return Step(function, name=name, keeps_result=keeps_result)
+
+    return decorate
+
+
+def may_pass(_task: "Task[Any, Any]", _run: "TaskRun", state: "State[Any]") -> bool:
+    """`is_transient`, as Prefect asks about a task."""
+    return is_transient(state.result(raise_on_failure=False))

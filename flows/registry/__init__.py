@@ -1,0 +1,1 @@
+"""MLflow's registry: versions, their evaluation, the gate, and the champion."""

@@ -1,0 +1,31 @@
+"""A new version in the registry."""
+
+import json
+
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+
+from flows.orchestration.step import step
+from flows.registry import versions
+from flows.registry.gate_tag import PENDING
+from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.runs import FLOW_RUN_TAG, config_of, find_run
+from flows.tracking.store import connect
+
+
+@step("register")
+def register(run_id: str, model_id: str, attempt: Attempt) -> int:
+    """Register a logged model as challenger. Returns its version."""
+    client = connect()
+    run = find_run(client, run_id)
+    config = config_of(run)
+    tags = {
+        "git_commit": run.data.tags.get(MLFLOW_GIT_COMMIT, "unknown"),
+        **{key: value for key, value in run.data.tags.items() if key == FLOW_RUN_TAG},
+        "world": str(config.world),
+        versions.WORLD_TAG: json.dumps(config.world.to_dict()),
+        "gate": PENDING,
+    }
+    name = versions.model_name(config.env_id)
+    version = versions.register(fenced(client, attempt), name, model_id=model_id, run_id=run_id, tags=tags)
+    versions.set_alias(client, name, versions.CHALLENGER, version)
+    return version

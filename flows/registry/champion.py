@@ -1,0 +1,249 @@
+"""Who is served: through the gate, promotion, and the way back."""
+
+import dataclasses
+import logging
+from typing import Any, Final
+
+import mlflow
+from mlflow import MlflowClient
+
+from dqn.environments.world import World
+from dqn.stress.robustness import StressTest
+from flows.errors import InputError, RegistryError
+from flows.orchestration.flow_run import flow_run_id
+from flows.orchestration.step import step
+from flows.registry import versions
+from flows.registry.evaluation import SEED_TAG, play, play_on, read_stress, require_playable, threshold_of, under_stress
+from flows.registry.gate import Champion, Decision, should_promote
+from flows.registry.gate_tag import not_promoted_if_ended, undecided_if_ended
+from flows.registry.lock import begin_promotion, hold, promotion_lock
+from flows.registry.returns import Returns, read_returns
+from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS
+from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.store import connect
+from serving.policy import PolicyMetadata
+
+ROLLBACK_TAG: Final = "rollback"
+"""Of a version that was returned to: the flow run that asked for it."""
+MARGIN_USED_TAG: Final = "gate.margin_used"
+"""Of a version that was promoted without being better: `Champion.margin_used`."""
+
+logger = logging.getLogger(__name__)
+
+
+@step("promote")
+def promote(
+    name: str,
+    version: int,
+    evaluation: str,
+    attempt: Attempt | None = None,
+    force: bool = False,
+    world: dict[str, Any] | None = None,
+) -> str:
+    """Send a version that has been evaluated through the gate. Returns its gate tag.
+
+    Args:
+        name: of the registered model.
+        version: the challenger.
+        evaluation: where `evaluate` left its returns.
+        attempt: which one writes, in a training.
+        force: promote it whatever the gate says; a person's doing.
+        world: what both play in, as it is now; None for that which the challenger was trained for.
+    """
+    client = connect()
+    with undecided_if_ended(client, name, version, attempt), promotion_lock(name):
+        token, champion = None, versions.version_of(client, name, CHAMPION)
+        if champion != version:  # the champion's own promotion moves nothing, and must not overtake one that does
+            token = begin_promotion(client, name)
+            champion = versions.version_of(client, name, CHAMPION)  # the token fences what is read from here on
+        gate = versions.get_version(client, name, version).tags.get("gate", "")
+        if champion == version and gate.startswith(("passed", "forced")):  # by an attempt that died right after it
+            remove_challenger(client, name, version, token)
+            return gate
+        stress = read_stress(evaluation)
+        rival = play_rival(client, name, version, champion, world, stressed=stress is not None)
+        decision = decide(client, name, version, rival, read_returns(evaluation), stress, world)
+        gate = f"forced: the gate said {decision.gate}" if force else decision.gate
+        gate += f" (in the world {World.from_dict(world)})" if world is not None else ""
+        hold(client, name, token)
+        versions.set_tags(fenced(client, attempt), name, version, {"gate": gate})
+        if decision.margin_used:
+            hold(client, name, token)
+            used = {MARGIN_USED_TAG: f"{decision.margin_used:.3f}"}
+            versions.set_tags(fenced(client, attempt), name, version, used)
+        if token is None:
+            remove_challenger(fenced(client, attempt), name, version, token)
+        elif decision.promote or force:
+            with not_promoted_if_ended(client, name, version, attempt, gate):
+                move_champion(fenced(client, attempt), name, version, token)
+    if rival and rival.returns is not None:
+        run_id = str(versions.get_version(client, name, version).run_id)
+        content = {
+            "version": rival.version,
+            "stress": rival.stress and rival.stress.to_dict(),
+            "comparison": decision.comparison and decision.comparison.to_dict(),
+        }
+        fenced(client, attempt).log_dict(run_id, content, _champion_file(version))
+    if token and (decision.promote or force):
+        _announce(name, version, gate)
+    return gate
+
+
+def read_champion_stress(client: MlflowClient, run_id: str, version: int) -> dict[str, StressTest]:
+    """What the champion that a version was held against withstood in the same episodes, by its name; or nothing."""
+    content = _read_champion(client, run_id, version)
+    if not content.get("stress"):
+        return {}
+    return {f"champion, version {content['version']}": StressTest.from_dict(content["stress"])}
+
+
+def read_comparison(client: MlflowClient, run_id: str, version: int) -> dict[str, Any]:
+    """`Comparison.to_dict` of a version and the champion that it was held against; or nothing."""
+    return _read_champion(client, run_id, version).get("comparison") or {}
+
+
+def play_rival(
+    client: MlflowClient,
+    name: str,
+    version: int,
+    champion: int | None,
+    world: dict[str, Any] | None = None,
+    *,
+    stressed: bool = True,
+) -> Champion | None:
+    """The champion on the episodes of a version, unless there is none or it is that version."""
+    if champion is None or champion == version:
+        return None
+    seed = int(versions.get_version(client, name, version).tags[SEED_TAG])
+    challenger = versions.download(name, version).policy.metadata
+    if world is not None:
+        challenger = dataclasses.replace(challenger, world=World.from_dict(world))
+    rival = play_champion(name, champion, challenger, seed=seed, stressed=stressed)
+    used = versions.get_version(client, name, champion).tags.get(MARGIN_USED_TAG, "0")
+    return dataclasses.replace(rival, margin_used=float(used))
+
+
+def decide(
+    client: MlflowClient,
+    name: str,
+    version: int,
+    rival: Champion | None,
+    returns: Returns,
+    stress: StressTest | None,
+    world: dict[str, Any] | None,
+) -> Decision:
+    """Hold what a version returned `[N]` and withstood against the environment's threshold and the champion.
+
+    Both play further episodes for as long as the gate asks for them.
+    """
+    tags = versions.get_version(client, name, version).tags
+    challenger = versions.download(name, version)
+    if challenger.sha256 != tags[DIGEST_TAG]:
+        reason = f"the file of {challenger} is not the one that was evaluated any more"
+        return Decision(promote=False, outcome="invalid", reason=reason)
+    policy = challenger.policy
+    threshold, at_home = threshold_of(policy.metadata.env_id), world is not None
+    played = policy.metadata.world if world is None else World.from_dict(world)
+    decision = should_promote(returns, threshold, rival, stress, at_home)
+    while decision.episodes and rival and rival.returns is not None:
+        more = {"version": version, "episodes": decision.episodes}
+        champion = versions.download(name, rival.version).policy
+        returns = play_on(policy, played, returns, **more)
+        rival = dataclasses.replace(rival, returns=play_on(champion, played, rival.returns, **more))
+        decision = should_promote(returns, threshold, rival, stress, at_home)
+    return decision
+
+
+def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int, stressed: bool) -> Champion:
+    """The champion on the challenger's episodes, in the challenger's world.
+
+    One whose file is gone or broken is no obstacle: the store has just handed out the challenger's. One that plays
+    another environment is: it works, and users of the model are served by it.
+    """
+    try:
+        artifact = versions.download(name, version)
+        env_id = artifact.policy.metadata.env_id
+        if env_id != challenger.env_id:
+            return Champion(version=version, returns=None, other_env_id=env_id)
+        require_playable(artifact, challenger.env_id)
+    except RegistryError as error:
+        return Champion(version=version, returns=None, fault=str(error))
+    return Champion(
+        version=version,
+        returns=play(artifact.policy, challenger.world, seed=seed),
+        stress=under_stress(artifact.policy, challenger.world, seed=seed) if stressed else None,
+    )
+
+
+def move_champion(client: MlflowClient, name: str, version: int, token: str) -> None:
+    """Make a version champion and remember whom it follows; done again after a failure it ends the same."""
+    champion = versions.version_of(client, name, CHAMPION)
+    if champion != version:
+        if champion is not None:
+            hold(client, name, token)
+            versions.set_alias(client, name, PREVIOUS, champion)
+        hold(client, name, token)
+        versions.set_alias(client, name, CHAMPION, version)
+    remove_challenger(client, name, version, token)
+
+
+def remove_challenger(client: MlflowClient, name: str, version: int, token: str | None) -> None:
+    """Who is champion challenges nobody."""
+    if versions.version_of(client, name, CHALLENGER) == version:
+        hold(client, name, token)
+        versions.remove_alias(client, name, CHALLENGER)
+
+
+def return_to_previous(client: MlflowClient, name: str, token: str, request: str) -> int:
+    """Make the previous champion champion again; returns its version.
+
+    Args:
+        client: of the tracking server.
+        name: of the registered model.
+        token: of this promotion.
+        request: the flow run that asks; asked again by it, after a death, nothing more is rolled back.
+
+    Raises:
+        InputError: if there is none.
+    """
+    champion = versions.version_of(client, name, CHAMPION)
+    previous = versions.version_of(client, name, PREVIOUS)
+    if previous is None:
+        if champion and versions.get_version(client, name, champion).tags.get(ROLLBACK_TAG) == request:
+            return champion
+        raise InputError(f"{name} has no previous champion to return to; promote another version instead")
+    if champion is not None and champion != previous:
+        hold(client, name, token)
+        versions.set_tags(client, name, champion, {"gate": f"rolled back to version {previous}"})
+    hold(client, name, token)
+    versions.set_tags(client, name, previous, {ROLLBACK_TAG: request})
+    hold(client, name, token)
+    versions.set_alias(client, name, CHAMPION, previous)
+    hold(client, name, token)
+    versions.remove_alias(client, name, PREVIOUS)
+    return previous
+
+
+def _read_champion(client: MlflowClient, run_id: str, version: int) -> dict[str, Any]:
+    file = _champion_file(version)
+    if all(found.path != file for found in client.list_artifacts(run_id, file.rpartition("/")[0])):
+        return {}
+    content: dict[str, Any] = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{file}")
+    return content
+
+
+def _champion_file(version: int) -> str:
+    return f"evaluation/version-{version}-champion.json"
+
+
+def _announce(name: str, version: int, gate: str) -> None:
+    """Tell Prefect's automations, where there are any."""
+    if not flow_run_id():
+        return
+    from prefect.events import emit_event
+
+    emit_event(
+        "dqn.policy.promoted",
+        resource={"prefect.resource.id": f"mlflow.model.{name}", "prefect.resource.name": name},
+        payload={"model": name, "version": version, "uri": f"models:/{name}@{CHAMPION}", "reason": gate},
+    )

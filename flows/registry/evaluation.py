@@ -1,0 +1,177 @@
+"""How good a registered version is: what the registry hands out, on episodes that are its own."""
+
+from typing import Any, Final
+
+import mlflow
+import numpy as np
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+
+from dqn.environments.spec import environment_spec
+from dqn.environments.world import World
+from dqn.evaluation.returns import episodic_returns
+from dqn.evaluation.statistics import Floats
+from dqn.experience.vector import describe
+from dqn.seeding import further_seed, version_seed
+from dqn.stress.baselines import stressed_baselines
+from dqn.stress.robustness import ENVIRONMENT, StressTest, stress_test
+from flows.errors import RegistryError
+from flows.faults import of_environment
+from flows.orchestration.step import step
+from flows.registry import versions
+from flows.registry.gate import LOOKS
+from flows.registry.returns import TEST_MEAN, Returns, log_test
+from flows.registry.versions import DIGEST_TAG
+from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.runs import find_run
+from flows.tracking.store import connect
+from serving.policy import OnnxPolicy
+
+EPISODES: Final = LOOKS[0]
+SEED_TAG: Final = "eval.seed"
+ROBUSTNESS_TAG: Final = "eval.robustness"
+
+
+@step("evaluate elsewhere")
+def evaluate_elsewhere(name: str, version: int, world: dict[str, Any], attempt: Attempt) -> str:
+    """Play a version on its own episodes, but in another world. Returns the artifact with its returns.
+
+    It lies in the run of the attempt: what the registry says of a version is true of the version's own world.
+    """
+    client = connect()
+    artifact = versions.download(name, version)
+    seed = version_seed(version, episodes=EPISODES)
+    returns = play(artifact.policy, World.from_dict(world), seed=seed)
+    file = f"evaluation/version-{version}.json"
+    content = {"returns": returns.tolist(), "seed": seed, "stress": None, "world": world}
+    fenced(client, attempt).log_dict(attempt.run_id, content, file)
+    return f"{client.get_run(attempt.run_id).info.artifact_uri}/{file}"
+
+
+@step("evaluate")
+def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: bool = True) -> str:
+    """Play the artifact the registry hands out on the version's own episodes. Returns the artifact with its returns.
+
+    Args:
+        name: of the registered model.
+        version: what is evaluated.
+        attempt: which one writes, in a training.
+        stressed: whether to find out what it withstands, which takes as long as a training and breaks ties.
+    """
+    client = connect()
+    found = versions.get_version(client, name, version)
+    artifact = versions.download(name, version)
+    policy = artifact.policy
+    env_id = policy.metadata.env_id
+    if versions.model_name(env_id) != name:  # before the environment is looked up: that imports a module it may name
+        raise RegistryError(f"{artifact} plays {env_id}, whose policies are versions of {versions.model_name(env_id)}")
+    require_playable(artifact, env_id)
+    seed = version_seed(version, episodes=EPISODES)
+    returns = play(policy, policy.metadata.world, seed=seed)
+    stress = under_stress(policy, policy.metadata.world, seed=seed) if stressed else None
+    run_id = policy.metadata.run_id
+    if TEST_MEAN not in versions.metrics_of(client, found):
+        log_test(fenced(client, attempt), run_id, returns, model_id=versions.model_id_of(found))
+    tags = {
+        "eval.mean_return": f"{returns.mean():g}",
+        "eval.min_return": f"{returns.min():g}",
+        "eval.episodes": str(len(returns)),
+        SEED_TAG: str(seed),
+        DIGEST_TAG: artifact.sha256,
+    }
+    if stress:
+        tags |= {
+            ROBUSTNESS_TAG: f"{stress.robustness:.3f}",
+            "eval.worst_cell": f"{stress.worst_cell}: {stress.shares[stress.worst_cell]:.0%}",
+            "eval.single_push": f"{stress.push} N",
+        }
+    run = find_run(client, run_id)
+    versions.set_tags(fenced(client, attempt), name, version, tags)
+    versions.describe(
+        client,
+        name,
+        version,
+        policy.metadata,
+        training=f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`.",
+        evaluation=f"{_spread(returns)} {len(returns)} episodes that no other version was judged on and no training "
+        f"saw, seeds from {seed} on." + (f" Under stress: {stress}." if stress else ""),
+    )
+    file = f"evaluation/version-{version}.json"
+    content = {"returns": returns.tolist(), "seed": seed, "stress": stress and stress.to_dict()}
+    client.log_dict(run_id, content, file)
+    return f"{run.info.artifact_uri}/{file}"
+
+
+def _spread(returns: Returns) -> str:
+    low, high = returns.min(), returns.max()
+    return (
+        f"returns {low:g} in each of"
+        if low == high
+        else f"mean return {returns.mean():g}, from {low:g} to {high:g}, over"
+    )
+
+
+def play(policy: OnnxPolicy, world: World, *, seed: int, episodes: int = EPISODES) -> Returns:
+    """Returns `[episodes]` of a policy on the episodes of a seed in a world."""
+    with of_environment(policy.metadata.env_id):
+        return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=episodes, seed=seed)
+
+
+def play_on(policy: OnnxPolicy, world: World, returns: Floats, *, version: int, episodes: int) -> Returns:
+    """Returns `[episodes]` of a policy: those it has `[N]`, and those of the challenger's further episodes.
+
+    Args:
+        policy: the challenger, or the champion beside it.
+        world: that both play in.
+        returns: of its first episodes.
+        version: of the challenger, which determines the episodes.
+        episodes: how many there are to be in all.
+    """
+    seed = further_seed(version, episodes=LOOKS[-1] - EPISODES) + len(returns) - EPISODES
+    return np.concatenate([returns, play(policy, world, seed=seed, episodes=episodes - len(returns))])
+
+
+def under_stress(policy: OnnxPolicy, world: World, *, seed: int) -> StressTest | None:
+    """What a policy withstands around a world, on the episodes of a seed; None where there is no stress test."""
+    if policy.metadata.env_id != ENVIRONMENT:
+        return None
+    return stress_test(policy.act, world, episodes=EPISODES, seed=seed)
+
+
+def read_stress(uri: str) -> StressTest | None:
+    """The stress test that `evaluate` left in an artifact, if there was one."""
+    content = mlflow.artifacts.load_dict(uri)["stress"]
+    return StressTest.from_dict(content) if content else None
+
+
+def baselines(world: World) -> dict[str, StressTest]:
+    """What four numbers withstand around a world in the same cells, by name.
+
+    It takes seconds, and nothing is decided by it: ask after the promotion.
+    """
+    return stressed_baselines(world, episodes=EPISODES)
+
+
+def require_playable(artifact: versions.Artifact, env_id: str) -> None:
+    """Refuse an artifact whose policy cannot play an environment.
+
+    Raises:
+        RegistryError: naming the version and what does not fit.
+    """
+    metadata = artifact.policy.metadata
+    if metadata.env_id != env_id:
+        raise RegistryError(f"{artifact} plays {metadata.env_id}, not {env_id}")
+    wanted, given = describe(env_id), (metadata.observation_size, metadata.num_actions)
+    if given != wanted:
+        raise RegistryError(
+            f"{artifact} takes {given[0]} numbers and chooses among {given[1]} actions; {env_id} has {wanted[0]} and "
+            f"{wanted[1]}"
+        )
+    ordinary = np.random.default_rng(0).normal(size=(32, wanted[0])).astype(np.float32)
+    ordinary[0] = 0
+    if not np.isfinite(artifact.policy.q_values(ordinary)).all():
+        raise RegistryError(f"{artifact} gives Q-values that are not finite")
+
+
+def threshold_of(env_id: str) -> float | None:
+    """The environment's own `reward_threshold`, if it names one."""
+    return environment_spec(env_id).reward_threshold

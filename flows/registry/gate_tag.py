@@ -1,0 +1,73 @@
+"""The gate tag of a version says why, however the flow ends that was to decide on it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from mlflow import MlflowClient
+
+from flows.errors import one_line
+from flows.registry import versions
+from flows.tracking.attempt import Attempt, StaleAttemptError, fenced
+
+PENDING: Final = "not evaluated yet"
+_UNDECIDED: Final = "undecided: "
+_LONGEST: Final = 1_000
+"""Characters of a tag; MLflow takes 5,000."""
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def undecided_if_ended(client: MlflowClient, name: str, version: int, attempt: Attempt | None = None) -> Iterator[None]:
+    """Where the block ends before the gate has decided on a version, have its gate tag say what ended it.
+
+    A stale attempt says nothing: the newer one decides.
+    """
+    try:
+        yield
+    except StaleAttemptError:
+        raise
+    except BaseException as error:
+        leave_undecided(client, name, version, attempt, one_line(error))
+        raise
+
+
+@contextmanager
+def not_promoted_if_ended(
+    client: MlflowClient, name: str, version: int, attempt: Attempt | None, gate: str
+) -> Iterator[None]:
+    """Where the block ends before a version that has passed is champion, have its gate tag say what ended it."""
+    try:
+        yield
+    except StaleAttemptError:
+        raise
+    except BaseException as error:
+        try:
+            if versions.version_of(client, name, versions.CHAMPION) != version and _gate(client, name, version) == gate:
+                _set(client, name, version, attempt, f"not promoted: {one_line(error)}; the gate said {gate}")
+        except (Exception, StaleAttemptError) as second:
+            _warn(name, version, second)
+        raise
+
+
+def leave_undecided(client: MlflowClient, name: str, version: int, attempt: Attempt | None, reason: str) -> None:
+    """Have the gate tag of a version say why the gate has not decided on it, unless it has. Never fails."""
+    try:
+        if _gate(client, name, version).startswith((PENDING, _UNDECIDED)):
+            _set(client, name, version, attempt, _UNDECIDED + reason)
+    except (Exception, StaleAttemptError) as error:
+        _warn(name, version, error)
+
+
+def _gate(client: MlflowClient, name: str, version: int) -> str:
+    return str(versions.get_version(client, name, version).tags.get("gate", PENDING))
+
+
+def _set(client: MlflowClient, name: str, version: int, attempt: Attempt | None, gate: str) -> None:
+    versions.set_tags(fenced(client, attempt), name, version, {"gate": gate[:_LONGEST]})
+
+
+def _warn(name: str, version: int, error: BaseException) -> None:
+    logger.warning("the gate tag of version %d of %s could not be set: %s", version, name, one_line(error))

@@ -1,0 +1,232 @@
+"""The MLflow model registry: versions, tags and aliases. It decides nothing."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, Literal
+
+import mlflow
+import numpy as np
+import onnx
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from dqn.config import DQNConfig
+from flows.errors import RegistryError
+from flows.names import environment_of
+from flows.names import model_name as model_name
+from flows.outages import is_transient
+from serving.policy import INPUT, OUTPUT, OnnxPolicy, PolicyError, PolicyMetadata
+
+Alias = Literal["champion", "challenger", "previous"]
+CHAMPION: Final[Alias] = "champion"
+CHALLENGER: Final[Alias] = "challenger"
+PREVIOUS: Final[Alias] = "previous"
+DIGEST_TAG: Final = "sha256"
+"""Of the file that was evaluated: what passed the gate is what may be served."""
+WORLD_TAG: Final = "world.values"
+"""What a version was trained for, as JSON; `world` says it to a person."""
+
+_REQUIREMENTS: Final = ["onnxruntime>=1.27", "numpy>=2"]
+
+
+def serve_command(env_id: str, uri: str = "") -> str:
+    """What plays a version of an environment's model in the browser, the champion where no other is named."""
+    options = []
+    if uri or env_id != DQNConfig.env_id:
+        options.append(f"--model {uri or f'models:/{model_name(env_id)}@{CHAMPION}'}")
+    if ":" in env_id:
+        options.append(f"--allow-env {env_id}")
+    return f'make serve ARGS="{" ".join(options)}"' if options else "make serve"
+
+
+def log_model(run_id: str, onnx_bytes: bytes) -> str:
+    """Log an exported policy to a run.
+
+    Args:
+        run_id: the run that trained it.
+        onnx_bytes: the exported model.
+
+    Returns:
+        Its id, the part after `models:/` in its URI.
+    """
+    metadata = OnnxPolicy.load(onnx_bytes).metadata
+    float32 = np.dtype(np.float32)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, metadata.observation_size), INPUT)]),
+        outputs=Schema([TensorSpec(float32, (-1, metadata.num_actions), OUTPUT)]),
+    )
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    # mlflow.onnx.log_model is both calls with the thread's active run and experiment; flows name their runs.
+    model = client.create_logged_model(
+        run.info.experiment_id, name="policy", source_run_id=run_id, params=run.data.params
+    )
+    info = Model.log(
+        artifact_path=None,
+        model_id=model.model_id,
+        flavor=mlflow.onnx,
+        run_id=run_id,
+        onnx_model=onnx.load_model_from_string(onnx_bytes),
+        signature=signature,
+        input_example={INPUT: np.zeros((1, metadata.observation_size), np.float32)},
+        pip_requirements=_REQUIREMENTS,
+        onnx_execution_providers=["CPUExecutionProvider"],
+        save_as_external_data=False,
+    )
+    return str(info.model_id)
+
+
+def register(client: MlflowClient, name: str, *, model_id: str, run_id: str, tags: Mapping[str, str]) -> int:
+    """The registered version of a logged model: a new one, or that of an earlier attempt."""
+    try:
+        client.create_registered_model(name, description=_about(name))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for found in client.search_model_versions(f"name='{name}' and run_id='{run_id}'"):
+        if model_id_of(found) == model_id:
+            return int(found.version)
+    created = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
+    return int(created.version)
+
+
+def model_id_of(version: ModelVersion) -> str:
+    """Id of the logged model a version is made of."""
+    return str(version.model_id or (version.source or "").removeprefix("models:/"))
+
+
+def metrics_of(client: MlflowClient, version: ModelVersion) -> set[str]:
+    """Names of the metrics that are linked to a version's logged model."""
+    return {metric.key for metric in client.get_logged_model(model_id_of(version)).metrics or ()}
+
+
+def get_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
+    """A registered version.
+
+    Raises:
+        RegistryError: if there is none of that number.
+    """
+    try:
+        return client.get_model_version(name, str(version))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        known = [str(found.version) for found in client.search_model_versions(f"name='{name}'")]
+        raise RegistryError(
+            f"{name} has no version {version}; registered are: {', '.join(sorted(known, key=int)) or 'none'}"
+        ) from error
+
+
+def version_of(client: MlflowClient, name: str, alias: Alias) -> int | None:
+    """The version an alias points to, if it is set."""
+    return resolve(client, name, alias)
+
+
+def resolve(client: MlflowClient, name: str, reference: str) -> int | None:
+    """The version that a number or an alias refers to, if there is one."""
+    try:
+        if reference.isdecimal():
+            return int(client.get_model_version(name, reference).version)
+        return int(client.get_model_version_by_alias(name, reference).version)
+    except MlflowException as error:
+        if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            return None
+        raise
+
+
+def set_alias(client: MlflowClient, name: str, alias: Alias, version: int) -> None:
+    """Point an alias to a version and read it back: the last writer wins, and it may be another.
+
+    Raises:
+        RegistryError: if the alias points elsewhere afterwards.
+    """
+    client.set_registered_model_alias(name, alias, str(version))
+    actual = version_of(client, name, alias)
+    if actual != version:
+        raise RegistryError(f"alias {alias} of {name} was set to version {version} and points to {actual}")
+
+
+def remove_alias(client: MlflowClient, name: str, alias: Alias) -> None:
+    """Remove an alias."""
+    client.delete_registered_model_alias(name, alias)
+
+
+def set_tags(client: MlflowClient, name: str, version: int, tags: Mapping[str, str]) -> None:
+    """Tag a version."""
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(version), key, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """The file of a registered version, as the registry hands it out."""
+
+    name: str
+    version: int
+    policy: OnnxPolicy
+    sha256: str
+
+    def __str__(self) -> str:
+        """As a message names it."""
+        return f"version {self.version} of {self.name}"
+
+
+def download(name: str, version: int) -> Artifact:
+    """A version's file, fetched from the registry as anybody would, and loaded.
+
+    Raises:
+        RegistryError: if its file is gone from the artifact store, or is no policy; asking again does not help.
+    """
+    with TemporaryDirectory() as directory:
+        try:
+            fetched = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=directory)
+        except (MlflowException, OSError) as error:
+            if is_transient(error):
+                raise
+            raise RegistryError(
+                f"the file of version {version} of {name} cannot be had from the artifact store: {error}"
+            ) from error
+        path = Path(fetched) / "model.onnx"
+        if not path.exists():
+            raise RegistryError(f"version {version} of {name} has no model.onnx in the artifact store any more")
+        content = path.read_bytes()
+    try:
+        policy = OnnxPolicy.load(content)
+    except PolicyError as error:
+        raise RegistryError(f"the file of version {version} of {name} is damaged: {error}") from error
+    return Artifact(name=name, version=version, policy=policy, sha256=hashlib.sha256(content).hexdigest())
+
+
+def describe(
+    client: MlflowClient, name: str, version: int, metadata: PolicyMetadata, *, training: str, evaluation: str
+) -> None:
+    """Write what a person reads on a version's page: what it is, how it was trained, how good, how to play it."""
+    description = f"""\
+The greedy policy of a DQN agent on **{metadata.env_id}**, one ONNX file. It takes `{INPUT}` float32 \
+`[batch, {metadata.observation_size}]` and gives `{OUTPUT}` float32 `[batch, {metadata.num_actions}]`, a value for \
+each action ({", ".join(metadata.action_meanings)}); the greedy action has the highest.
+
+**How it was trained:** {training}
+
+**How good it is:** {evaluation}
+
+**How to play it:** `{serve_command(metadata.env_id)}`, or anywhere with onnxruntime:
+
+    path = mlflow.artifacts.download_artifacts("models:/{name}/{version}")
+    session = onnxruntime.InferenceSession(path + "/model.onnx")
+    (q_values,) = session.run(None, {{"{INPUT}": observations}})
+"""
+    client.update_model_version(name, str(version), description)
+
+
+def _about(name: str) -> str:
+    return (
+        f"DQN policies for {environment_of(name)}. `champion` is served, `previous` was served before it, and "
+        "`challenger` has been registered and not promoted."
+    )

@@ -1,0 +1,126 @@
+"""The server that plays, as an adaptation asks and tells it: plain HTTP."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+import numpy as np
+
+from dqn.identification.record import Experience, UnexplainedError
+from dqn.training.state import TrainingState
+from flows.errors import one_line
+
+ADAPTATION_TAG: Final = "adaptation.drift"
+"""Of runs that an adaptation has begun: the drift it is for."""
+SHOW_TAG: Final = "adaptation.serving"
+"""Of such a run: URL of the server that waits for it."""
+_FLOATS: Final = ("observation", "push", "next_observation")
+_INTEGERS: Final = ("action", "episode", "step")
+_TIMEOUT: Final = 5.0
+_TEXT: Final = 480
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """A server's show and its latest drift."""
+
+    url: str
+    drift: str
+
+    def experience(self, since: int) -> dict[str, Any]:
+        """What policy and world produced after a transition's id.
+
+        Raises:
+            httpx.HTTPError: if the server cannot be reached or refuses.
+        """
+        return self._get(f"/api/experience?since={since}")
+
+    def status(self) -> dict[str, Any]:
+        """What plays, and how the last episodes went.
+
+        Raises:
+            httpx.HTTPError: if the server cannot be reached or refuses.
+        """
+        return self._get("/api/status")
+
+    def tell(
+        self,
+        stage: str,
+        text: str,
+        *,
+        progress: float | None = None,
+        links: dict[str, str] | None = None,
+        world: dict[str, Any] | None = None,
+    ) -> None:
+        """Say how far the adaptation is: a display, without which it goes on; the log says so then.
+
+        Args:
+            stage: of the adaptation.
+            text: about it.
+            progress: from 0 to 1, where it is known.
+            links: pages about it, by name.
+            world: that was identified, or that the adaptation has recovered in: the server expects it from then on.
+        """
+        report = {
+            "drift": self.drift,
+            "stage": stage,
+            "text": text[:_TEXT],
+            "progress": progress,
+            "links": dict(links or {}),
+            "world": world,
+        }
+        token = os.environ.get("SERVING_TOKEN")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            httpx.post(f"{self.url}/api/adaptation", json=report, headers=headers, timeout=_TIMEOUT).raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            logger.warning("%s was not told of stage %r: %s", self.url, stage, one_line(error))
+
+    def _get(self, path: str) -> dict[str, Any]:
+        answer: dict[str, Any] = httpx.get(f"{self.url}{path}", timeout=_TIMEOUT).raise_for_status().json()
+        return answer
+
+
+def progress_of(tags: Mapping[str, str]) -> Callable[[TrainingState], None]:
+    """What tells a show how far the training of a run with these tags is; nothing where none waits for it."""
+    if ADAPTATION_TAG not in tags:
+        return lambda _: None
+    show = Show(url=tags[SHOW_TAG], drift=tags[ADAPTATION_TAG])
+
+    def tell(state: TrainingState) -> None:
+        config = state.config
+        expected = config.learning_rate_decay_updates or config.max_updates
+        done = min(state.learner.updates / expected, 1.0)
+        text = f"update {state.learner.updates:,}, {len(state.agents)} of {config.num_agents} agents still learn"
+        show.tell("training", text, progress=done)
+
+    return tell
+
+
+def as_experience(transitions: dict[str, Any], newest: int) -> Experience:
+    """The newest transitions of an answer's columns.
+
+    Raises:
+        UnexplainedError: if a column is missing, holds what is no number, or cannot be a record of episodes.
+    """
+    try:
+        floats = {name: np.array(transitions[name], dtype=np.float64) for name in _FLOATS}
+        integers = {name: np.array(transitions[name], dtype=np.int64) for name in _INTEGERS}
+        experience = Experience(
+            observation=floats["observation"],
+            push=floats["push"],
+            next_observation=floats["next_observation"],
+            action=integers["action"],
+            episode=integers["episode"],
+            step=integers["step"],
+        )
+    except UnexplainedError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UnexplainedError(f"the experience is no table of transitions: {one_line(error)}") from error
+    return experience.newest(newest)

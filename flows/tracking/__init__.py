@@ -1,0 +1,1 @@
+"""MLflow's runs, and the attempts that may write to them."""

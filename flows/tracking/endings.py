@@ -1,0 +1,90 @@
+"""How the runs of a population end."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from dqn.finite import DivergedError
+from flows.errors import one_line
+from flows.interrupts import ending
+from flows.names import make_command
+from flows.orchestration.flow_run import deployment_id, flow_run_id
+from flows.tracking.attempt import Attempt, StaleAttemptError, check, fenced, in_batch
+from flows.tracking.runs import TRAINED_TAG, PopulationRuns, unless_deleted
+
+_MOST_CHILDREN: Final = 10_000
+
+DIVERGED_TAG: Final = "diverged"
+
+
+@contextmanager
+def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterator[None]:
+    """End the runs of a block that does not succeed: FAILED, or KILLED where it was interrupted from outside.
+
+    The error leaves with a note that says how to go on, where that is possible. A stale attempt ends nothing: the runs
+    are another's.
+    """
+    try:
+        yield
+    except StaleAttemptError as error:
+        print(f"stopped: {error}")
+        raise
+    except BaseException as error:
+        with ending():
+            _end(client, attempt, checkpoint, error)
+        raise
+
+
+def _end(client: MlflowClient, attempt: Attempt, checkpoint: Path, error: BaseException) -> None:
+    status = "FAILED" if isinstance(error, Exception) else "KILLED"
+    resumable = checkpoint.exists()
+    try:
+        check(client, attempt)
+        parent = client.get_run(attempt.run_id)
+        if parent.info.status == "FINISHED":  # interrupted in the last moment: nothing is left to do
+            return
+        end_runs(client, attempt, (attempt.run_id,), status)  # first, and whatever became of its configuration
+        end_runs(client, attempt, _running_children(client, parent), status)
+        resumable |= TRAINED_TAG in parent.data.tags
+    except (Exception, StaleAttemptError) as second:  # the first error is the one to report
+        error.add_note(f"the run could not be marked {status}: {one_line(second)}")
+    if resumable and not isinstance(error, DivergedError):  # it would diverge again
+        error.add_note(f"resume with: {_resuming(attempt, checkpoint.parent)}")
+
+
+def end_diverged(
+    client: MlflowClient, attempt: Attempt, runs: PopulationRuns, diverged: Mapping[int, tuple[int, str]]
+) -> None:
+    """End the runs of agents that diverged as FAILED, with a tag that says after which update and why."""
+    for agent, (update, reason) in diverged.items():
+        child = runs.children[agent]
+        with unless_deleted(client, child):
+            fenced(client, attempt).set_tag(child, DIVERGED_TAG, f"after update {update:,}: {reason}")
+            fenced(client, attempt).set_terminated(child, "FAILED")
+
+
+def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], status: str) -> None:
+    """Set the status runs end with."""
+    for run_id in in_batch(client, attempt, run_ids):
+        with unless_deleted(client, run_id):
+            client.set_terminated(run_id, status)
+
+
+def _resuming(attempt: Attempt, directory: Path) -> str:
+    """The command that goes on with runs; only the worker has the checkpoint of a deployment's."""
+    if deployment_id():
+        return f"prefect flow-run retry {flow_run_id()}"
+    usual = directory == Path("checkpoints").absolute()
+    return make_command("train", "--resume", attempt.run_id, *(() if usual else ("--checkpoint-dir", str(directory))))
+
+
+def _running_children(client: MlflowClient, parent: Run) -> tuple[str, ...]:
+    """Child runs that go on; a run that ended early may have fewer than it has agents, and none is made here."""
+    query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
+    found = client.search_runs([parent.info.experiment_id], query, max_results=_MOST_CHILDREN)
+    return tuple(child.info.run_id for child in found if child.info.status == "RUNNING")

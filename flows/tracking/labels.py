@@ -1,0 +1,83 @@
+"""What a run is called, what it says about itself, its parameters, and the commit and user that it comes from."""
+
+import getpass
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from mlflow.entities import Param
+
+from dqn.config import WORLDS, DQNConfig
+from dqn.presets import PRESETS, PresetName
+
+_LONGEST_NAME: Final = 250
+"""MLflow takes no more."""
+
+
+def run_name(config: DQNConfig, preset: PresetName) -> str:
+    """A run by what it is: environment, preset, what differs from the preset, and seed."""
+    usual = PRESETS[preset]
+    overrides = [
+        f"{name}={value}"
+        for name, value in config.to_dict().items()
+        if name not in ("env_id", "seed", *WORLDS) and value != usual.to_dict()[name]
+    ]
+    worlds = [f"{name} {getattr(config, name)}" for name in WORLDS if getattr(config, name) != getattr(usual, name)]
+    what = ", ".join([f"{config.env_id} {preset}", *overrides, *worlds])
+    seed = f", seed {config.seed}"
+    return what[: _LONGEST_NAME - len(seed)] + seed
+
+
+def description(config: DQNConfig, preset: PresetName) -> str:
+    """For the run's page."""
+    return (
+        f"A population of {config.num_agents} DQN agents on {config.env_id}, preset `{preset}`, seed {config.seed}. "
+        "Each agent has a child run.\n\n"
+        "One generator draws for the whole population: agent k is reproduced by the seed and the number of agents "
+        "together, not by itself."
+    )
+
+
+def params(config: DQNConfig) -> list[Param]:
+    """All hyper-parameters, as MLflow has them."""
+    worlds = {name: getattr(config, name) for name in WORLDS}
+    entries = {f"{name}.{key}": value for name, world in worlds.items() for key, value in world.to_dict().items()}
+    values = {**config.to_dict(), **worlds, **entries}
+    return [Param(key, "none" if value is None else str(value)) for key, value in values.items()]
+
+
+_NAMES_A_REPOSITORY: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
+"""Set where a hook of another repository runs this code, they win over the directory."""
+
+
+def git_commit() -> str:
+    """Commit this code is at: `GIT_COMMIT` where an image sets it, else what git says; "+changes" if edited since.
+
+    Where the code lies below another project's repository, as in a virtual environment, it is "unknown".
+    """
+    if commit := os.environ.get("GIT_COMMIT"):
+        return commit
+    try:
+        if not os.path.samefile(_git("rev-parse", "--show-toplevel"), Path(__file__).parents[2]):
+            return "unknown"
+        _git("ls-files", "--error-unmatch", "--", str(Path(__file__)))
+        commit, changes = (_git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+changes" if changes else "")
+
+
+def user() -> str:
+    """Who trains; a container may be run by a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _git(*arguments: str) -> str:
+    command = ("git", "-C", str(Path(__file__).parent), *arguments)
+    mine = {name: value for name, value in os.environ.items() if name not in _NAMES_A_REPOSITORY}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=mine)  # noqa: S603 # fixed words
+    return done.stdout.strip()

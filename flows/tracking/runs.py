@@ -1,0 +1,276 @@
+"""The MLflow runs of a population: a parent, and a child an agent."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Final
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_USER,
+)
+
+from dqn.config import DQNConfig
+from dqn.presets import PresetName
+from dqn.training.metrics import POPULATION
+from flows.errors import InputError, is_full, one_line
+from flows.tracking.attempt import Attempt, fenced, in_batch
+from flows.tracking.labels import description, git_commit, params, run_name, user
+from flows.tracking.store import require_artifacts
+from flows.uris import artifact_location, redacted
+
+CONFIG_FILE: Final = "population/config.json"
+FLOW_RUN_TAG: Final = "prefect.flow_run_id"
+TRAINED_TAG: Final = "trained"
+_POPULATION_TAG: Final = "population"
+_AGENT_TAG: Final = "agent"
+_PAGE: Final = 500
+"""Runs in one call."""
+_PACKAGES: Final = ("torch", "gymnasium", "numpy", "onnxruntime", "mlflow-skinny", "prefect")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationRuns:
+    """Ids of the parent run and of its children."""
+
+    parent: str
+    children: tuple[str, ...]
+    """`[A]`, by agent"""
+
+    @property
+    def by_agent(self) -> Mapping[int, str]:
+        """Run ids by agent, the parent's under POPULATION."""
+        return {POPULATION: self.parent, **dict(enumerate(self.children))}
+
+
+def open_run(
+    client: MlflowClient, config: DQNConfig, *, preset: PresetName, flow_run_id: str | None, tags: Mapping[str, str]
+) -> str:
+    """Id of a new parent run with these tags too, or of that which an earlier attempt at this flow run has opened."""
+    experiment = experiment_of(client, config)
+    flow_run = _flow_run_tag(flow_run_id)
+    for key, value in flow_run.items():
+        if earlier := client.search_runs([experiment], f"tags.`{key}` = '{value}'", max_results=1):
+            return str(earlier[0].info.run_id)
+    all_tags = {
+        **tags,
+        **flow_run,
+        _POPULATION_TAG: f"{config.num_agents} agents",
+        MLFLOW_GIT_COMMIT: git_commit(),
+        MLFLOW_USER: user(),
+        MLFLOW_SOURCE_NAME: "flows/train.py",
+        MLFLOW_RUN_NOTE: description(config, preset),
+        "preset": preset,
+        "seed": str(config.seed),
+        **{f"version.{package.removesuffix('-skinny')}": version(package) for package in _PACKAGES},
+    }
+    return str(client.create_run(experiment, tags=all_tags, run_name=run_name(config, preset)).info.run_id)
+
+
+def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, flow_run_id: str | None) -> None:
+    """Give a run that begins, or goes on, all that the stages expect; an earlier attempt may have died half-way.
+
+    A run that has a configuration keeps it. The children's parameters come with their first metrics.
+    """
+    parent = client.get_run(attempt.run_id)
+    fenced(client, attempt)
+    if not _has_config(client, attempt.run_id) or _config_of(parent) is None:
+        client.log_batch(attempt.run_id, params=params(config))
+        with _artifacts_of(parent):
+            client.log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
+    config = config_of(parent)
+    tags = [RunTag(key, value) for key, value in _flow_run_tag(flow_run_id).items()]
+    client.log_batch(attempt.run_id, tags=tags)
+    _set_running(client, attempt, parent)
+    children = _children(client, attempt.run_id, parent.info.experiment_id, config, attempt)
+    if TRAINED_TAG not in parent.data.tags:
+        for child in children:
+            _set_running(client, attempt, child)
+
+
+def read_runs(client: MlflowClient, attempt: Attempt) -> PopulationRuns:
+    """The runs of a population."""
+    parent = client.get_run(attempt.run_id)
+    children = _children(client, attempt.run_id, parent.info.experiment_id, config_of(parent), attempt)
+    return PopulationRuns(parent=attempt.run_id, children=tuple(child.info.run_id for child in children))
+
+
+def get_runs(client: MlflowClient, run_ids: Sequence[str]) -> Mapping[str, Run]:
+    """Runs of one experiment by id, deleted ones too, in one call for hundreds."""
+    found: dict[str, Run] = {}
+    for start in range(0, len(run_ids), _PAGE):
+        page = run_ids[start : start + _PAGE]
+        experiment = client.get_run(page[0]).info.experiment_id
+        names = ", ".join(f"'{run_id}'" for run_id in page)
+        runs = client.search_runs(
+            [experiment], f"attributes.run_id IN ({names})", run_view_type=ViewType.ALL, max_results=_PAGE
+        )
+        found |= {run.info.run_id: run for run in runs}
+    return found
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run:
+    """The parent run of a population.
+
+    Raises:
+        InputError: if there is no such run, or it is none of a population.
+    """
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise InputError(
+            f"there is no run {run_id!r} in MLflow's tracking store {redacted(mlflow.get_tracking_uri())}; "
+            "its id is printed when training starts and stands on its page in `mlflow ui`"
+        ) from error
+    if _POPULATION_TAG not in run.data.tags:
+        parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
+        raise InputError(f"run {run_id} is not a population's" + (f"; its parent {parent} is" if parent else ""))
+    require_artifacts(run.info.artifact_uri)
+    return run
+
+
+def read_config(client: MlflowClient, run_id: str) -> DQNConfig:
+    """The configuration a run was started with.
+
+    Raises:
+        InputError: if its file is damaged, for instance torn by the death of the process that wrote it.
+    """
+    return config_of(client.get_run(run_id))
+
+
+def config_of(run: Run) -> DQNConfig:
+    """As `read_config`, of a run that is known."""
+    config = _config_of(run)
+    if config is None:
+        raise InputError(
+            f"the configuration of run {run.info.run_id}, its artifact {CONFIG_FILE}, is damaged: it cannot be gone on "
+            "with; start a new training"
+        )
+    return config
+
+
+def describe_run(client: MlflowClient, attempt: Attempt, results: str) -> None:
+    """Put results above what the run's description says, once."""
+    before = client.get_run(attempt.run_id).data.tags[MLFLOW_RUN_NOTE]
+    if results not in before:
+        fenced(client, attempt).set_tag(attempt.run_id, MLFLOW_RUN_NOTE, f"{results}\n\n{before}")
+
+
+@contextmanager
+def unless_deleted(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """A write to a run that somebody may have deleted: then it is left out, with a warning, and the others go on."""
+    try:
+        yield
+    except MlflowException:
+        if not _is_deleted(client, run_id):
+            raise
+        logger.warning("run %s was deleted: nothing more is written to it", run_id)
+
+
+def _flow_run_tag(flow_run_id: str | None) -> dict[str, str]:
+    return {FLOW_RUN_TAG: flow_run_id} if flow_run_id else {}
+
+
+def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
+    """Id of the experiment of a configuration's environment, which is made where there is none.
+
+    Raises:
+        InputError: if it was deleted.
+    """
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"dqn-{config.env_id}"
+    found = client.get_experiment_by_name(name)
+    if not found:
+        try:
+            return new_experiment(client, name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another training that began at the same moment
+                raise
+            return experiment_of(client, config)
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        raise InputError(
+            f"experiment {name!r} was deleted in MLflow: restore it with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`, "
+            "or set MLFLOW_EXPERIMENT_NAME to another name"
+        )
+    require_artifacts(found.artifact_location)
+    return str(found.experiment_id)
+
+
+def new_experiment(client: MlflowClient, name: str) -> str:
+    """Id of an experiment that is made, with its artifacts where an embedded store finds them again."""
+    embedded = not mlflow.get_tracking_uri().startswith("http")
+    return client.create_experiment(name, artifact_location=artifact_location(name) if embedded else None)
+
+
+@contextmanager
+def _artifacts_of(run: Run) -> Iterator[None]:
+    """The first write to the artifacts of a run, which lie where the client may not get to."""
+    try:
+        yield
+    except (OSError, ImportError) as error:
+        if is_full(error):
+            raise
+        raise InputError(
+            f"artifacts cannot be written to {redacted(run.info.artifact_uri)} from here ({one_line(error)}); start "
+            "MLflow's server with --artifacts-destination, so that it writes them itself, or install and allow what "
+            "that place needs"
+        ) from error
+
+
+def _has_config(client: MlflowClient, run_id: str) -> bool:
+    directory = CONFIG_FILE.rpartition("/")[0]
+    return any(file.path == CONFIG_FILE for file in client.list_artifacts(run_id, directory))
+
+
+def _config_of(run: Run) -> DQNConfig | None:
+    """The configuration of a run; None where its file is no JSON object."""
+    try:
+        fields = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/{CONFIG_FILE}")
+    except MlflowException as error:
+        if isinstance(error.__cause__, ValueError):  # of JSON or UTF-8: a store that is away is no torn file
+            return None
+        raise
+    return DQNConfig.from_dict(fields) if isinstance(fields, dict) else None
+
+
+def _set_running(client: MlflowClient, attempt: Attempt, run: Run) -> None:
+    if run.info.status != "RUNNING":
+        with unless_deleted(client, run.info.run_id):
+            fenced(client, attempt).update_run(run.info.run_id, status="RUNNING")
+
+
+def _is_deleted(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return True
+        raise
+
+
+def _children(
+    client: MlflowClient, parent: str, experiment: str, config: DQNConfig, attempt: Attempt
+) -> tuple[Run, ...]:
+    """The child runs `[A]`, by agent; those that are missing are created, those that were deleted stay so."""
+    query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
+    found = client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=2 * config.num_agents)
+    children = {int(run.data.tags[_AGENT_TAG]): run for run in found}
+    missing = [agent for agent in reversed(range(config.num_agents)) if agent not in children]
+    for agent in in_batch(client, attempt, missing):  # the last first: MLflow lists the newest first
+        tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_USER: user(), _AGENT_TAG: str(agent), "seed": str(config.seed)}
+        children[agent] = client.create_run(experiment, tags=tags, run_name=f"agent {agent:02d}")
+    return tuple(children[agent] for agent in range(config.num_agents))

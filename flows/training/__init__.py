@@ -1,0 +1,1 @@
+"""A population that is trained under MLflow."""

@@ -1,0 +1,108 @@
+"""The agent that is exported on its way: `learning/` in the run, from untrained to the last milestone before the end.
+
+`learning/learning.json` lists them, oldest first: `file`, `updates`, `environment_steps` and `mean_return`, the greedy
+one over 20 episodes. Each file beside it is an ONNX policy under the same contract as the registered version, which
+comes after the last of them and is not repeated.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from dqn.evaluation.greedy import greedy_returns
+from dqn.networks.onnx import ModelProperties, to_onnx
+from dqn.networks.population import together
+from dqn.seeding import SELECTION, stream_seed
+from dqn.training.machine import torch_threads
+from dqn.training.result import TrainingResult
+from flows.tracking.attempt import Attempt, fenced
+from flows.training.population import read_summary
+from serving.policy import OnnxPolicy
+
+DIRECTORY: Final = "learning"
+INDEX: Final = "learning.json"
+MEAN_RETURN: Final = "learning/mean_return"
+_EPISODES: Final = 20
+
+SEED: Final = 0
+PUSHES: Final[Mapping[int, float]] = {150: 40.0, 300: -40.0}
+"""Newtons by step. Every milestone plays the episode that the server shows of it (`serving.episodes.learning`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """The agent at one moment of its training."""
+
+    label: str
+    mean_return: float
+    """Greedy, over several episodes."""
+    policy: OnnxPolicy
+
+
+def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult) -> None:
+    """Put the milestones of the best agent into the run, and what each returns as a curve."""
+    config, best = result.config, result.agents[result.best_agent]
+    way = result.way_of(best.agent)
+    if not way:  # it was accepted untrained
+        return
+    networks = together([kept.networks for kept in way])
+    seed = stream_seed(config.seed, SELECTION, 0, 2)
+    with torch_threads(config.num_threads):
+        returns = greedy_returns(networks, config.env_id, config.world, episodes=_EPISODES, seed=seed).mean(1).tolist()
+    properties = ModelProperties.of(
+        config,
+        num_actions=networks.num_actions,
+        run_id=attempt.run_id,
+        agent=best.agent,
+        observed=best.observed,
+    )
+    index = [
+        {
+            "file": f"{kept.updates:07d}.onnx",
+            "updates": kept.updates,
+            "environment_steps": kept.environment_steps,
+            "mean_return": mean_return,
+        }
+        for kept, mean_return in zip(way, returns, strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+        for k, entry in enumerate(index):
+            model = to_onnx(networks.agent(k), properties, observation_size=len(networks.observation_scale))
+            (Path(directory) / entry["file"]).write_bytes(model)
+        fenced(client, attempt).log_artifacts(attempt.run_id, directory, DIRECTORY)
+    if MEAN_RETURN not in client.get_run(attempt.run_id).data.metrics:  # by an attempt that died right after it
+        now = int(time.time() * 1000)
+        metrics = [Metric(MEAN_RETURN, entry["mean_return"], now, entry["environment_steps"]) for entry in index]
+        client.log_batch(attempt.run_id, metrics=metrics)
+
+
+def read_learning(client: MlflowClient, run_id: str, version: OnnxPolicy, *, mean_return: float) -> list[Learned]:
+    """The milestones a run keeps, oldest first, and after them its version; empty where it keeps none."""
+    if not client.list_artifacts(run_id, DIRECTORY):
+        return []
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(client.download_artifacts(run_id, DIRECTORY, directory))
+        milestones = [
+            Learned(
+                label=_label(entry["updates"], entry["environment_steps"]),
+                mean_return=entry["mean_return"],
+                policy=OnnxPolicy.load((folder / entry["file"]).read_bytes()),
+            )
+            for entry in json.loads((folder / INDEX).read_text())
+        ]
+    summary = read_summary(client, run_id)
+    best = summary.agents[summary.best_agent]
+    label = _label(best.updates, best.environment_steps)
+    return [*milestones, Learned(label=label, mean_return=mean_return, policy=version)]
+
+
+def _label(updates: int, environment_steps: int) -> str:
+    return f"{updates:,} updates, {environment_steps:,} steps" if updates else "untrained"

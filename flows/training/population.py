@@ -1,0 +1,272 @@
+"""Training under MLflow: a population goes on where an earlier process stopped and leaves its networks in the run."""
+
+import dataclasses
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage, RunTag
+
+from dqn.config import DQNConfig
+from dqn.finite import DivergedError
+from dqn.networks.population import QNetworks
+from dqn.training import loop
+from dqn.training.checkpoint import load_checkpoint, load_networks, save_checkpoint, save_networks
+from dqn.training.machine import require_memory
+from dqn.training.metrics import Metrics
+from dqn.training.result import AgentResult, TrainingResult
+from dqn.training.state import TrainingState
+from flows.errors import InputError
+from flows.orchestration.console import Estimate, say
+from flows.tracking.attempt import Attempt, check, fenced
+from flows.tracking.endings import end_diverged, end_runs
+from flows.tracking.labels import params
+from flows.tracking.metric_writer import MetricWriter, read_watermarks
+from flows.tracking.runs import TRAINED_TAG, PopulationRuns, find_run, get_runs
+from flows.training.curves import Curves
+
+_DIRECTORY: Final = "population"
+_RESULT_FILE: Final = f"{_DIRECTORY}/result.json"
+_CURVES_FILE: Final = f"{_DIRECTORY}/curves.json"
+_SPEED_SECONDS: Final = 1.0
+_PATIENCE: Final = 180.0
+"""Seconds a tracking server may be away when training ends."""
+_CONFIRMED_SECONDS: Final = 10.0
+"""A checkpoint is written only if no other attempt had taken over this long ago; nobody takes over from one that was
+held up for less."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationSummary:
+    """What is known of a trained population besides its networks."""
+
+    agents: tuple[AgentResult, ...]
+    best_agent: int
+    seconds: float
+    cpu_seconds: float
+
+
+def checkpoint_path(directory: str | Path, run_id: str) -> Path:
+    """Where the training state of a run is kept."""
+    return Path(directory).absolute() / f"{run_id}.ckpt"
+
+
+def check_resumable(client: MlflowClient, run_id: str, checkpoint_dir: str) -> None:
+    """Refuse to resume what cannot go on.
+
+    Raises:
+        InputError: if there is no such run, it is finished, or its checkpoint is not here.
+    """
+    run = find_run(client, run_id)
+    if run.info.status == "FINISHED":
+        raise InputError(f"run {run_id} is finished, there is nothing to resume; leave out --resume to train anew")
+    if run.info.lifecycle_stage == LifecycleStage.DELETED:
+        raise InputError(f"run {run_id} was deleted in MLflow: restore it with `mlflow runs restore --run-id {run_id}`")
+    path = checkpoint_path(checkpoint_dir, run_id)
+    if TRAINED_TAG not in run.data.tags and not path.exists():
+        raise InputError(
+            f"run {run_id} has no checkpoint {path}; resume on the machine and in the directory it was started in, "
+            "or name its directory with --checkpoint-dir"
+        )
+
+
+def check_writable(directory: str) -> None:
+    """Refuse a checkpoint directory that cannot be written, before hours depend on it.
+
+    Raises:
+        InputError: naming the directory.
+    """
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"checkpoints cannot be written to {Path(directory).absolute()} ({error.strerror}); "
+            "choose another directory with --checkpoint-dir"
+        ) from error
+
+
+def train_population(
+    client: MlflowClient,
+    attempt: Attempt,
+    runs: PopulationRuns,
+    config: DQNConfig,
+    checkpoint: Path,
+    *,
+    start: QNetworks | None = None,
+    test: Callable[[TrainingResult], Mapping[str, Mapping[int, float]]] = lambda _: {},
+    on_progress: Callable[[TrainingState], None] = lambda _: None,
+) -> TrainingResult:
+    """Train, or go on from the checkpoint, with every metric in MLflow once.
+
+    Args:
+        client: the tracking store.
+        attempt: which one trains; as soon as it is stale it stops.
+        runs: where metrics go.
+        config: what to train.
+        checkpoint: read if it exists, written while training.
+        start: a network that all agents start from, where there is no checkpoint.
+        test: asked when all are trained: values of agents by metric, which are logged with its last ones.
+        on_progress: called every few seconds from a background thread.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read or written.
+        DivergedError: if every agent diverged; their runs have ended.
+        StaleAttemptError: if another attempt has taken over.
+        TrackingError: if metrics could not be logged; the checkpoint has them all.
+    """
+    state = _start(config, checkpoint, start)
+    environment = state.environment
+    say(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
+    known = get_runs(client, (runs.parent, *runs.children))
+    writer = MetricWriter(
+        client,
+        runs.by_agent,
+        read_watermarks(client, known),
+        check=lambda: check(client, attempt),
+        params={run_id: params(config) for run_id, run in known.items() if not run.data.params},
+        after_flush=lambda: on_progress(state),
+    )
+    writer.write(state.metrics.since(0))
+    speed = _Speed(state)
+    estimate = Estimate("updates", config.max_updates, done=state.learner.updates)
+    said: set[int] = set()
+
+    def on_metrics(records: Sequence[Metrics]) -> None:
+        writer.write(records)
+        for agent in state.diverged.keys() - said:
+            update, reason = state.diverged[agent]
+            say(f"agent {agent:02d} diverged and left after update {update:,}: {reason}")
+            said.add(agent)
+        if not sys.stderr.isatty():  # a terminal has a bar
+            if any(record.name == "eval/solved_fraction" for record in records):
+                say(_progress(state))
+            estimate(state.learner.updates)
+        if (steps_per_second := speed.measure()) is not None:
+            writer.write_population(
+                "train/steps_per_second", step=state.environment_steps, value=round(steps_per_second)
+            )
+
+    def on_checkpoint(state: TrainingState) -> None:
+        # Where the tracking server is away nobody can confirm anything: then the previous checkpoint stays the newest.
+        if confirmed():
+            save_checkpoint(checkpoint, state, may_replace=confirmed)
+
+    def confirmed() -> bool:
+        return writer.confirmed_within(_CONFIRMED_SECONDS)
+
+    try:
+        result = loop.train(config, state=state, on_metrics=on_metrics, on_checkpoint=on_checkpoint)
+        for name, values in test(result).items():
+            writer.write_last(name, values)
+    except BaseException as error:
+        try:
+            writer.close()
+        except Exception as second:  # the first error is the one to report
+            if str(second) != str(error):
+                error.add_note(str(second))
+        if isinstance(error, DivergedError):
+            end_diverged(client, attempt, runs, error.diverged)
+        raise
+    writer.close(patience=_PATIENCE)
+    return result
+
+
+def keep_result(client: MlflowClient, attempt: Attempt, runs: PopulationRuns, result: TrainingResult) -> None:
+    """Put networks and summary into the run, for the stages that follow in this process or another."""
+    with tempfile.TemporaryDirectory() as directory:
+        save_networks(Path(directory), result.best, result.config)
+        fenced(client, attempt).log_artifacts(runs.parent, directory, _DIRECTORY)
+    summary = {
+        "agents": [dataclasses.asdict(agent) for agent in result.agents],
+        "best_agent": result.best_agent,
+        "seconds": result.seconds,
+        "cpu_seconds": result.cpu_seconds,
+    }
+    curves = Curves.of(result).to_dict()
+    client.log_dict(runs.parent, summary, _RESULT_FILE)
+    client.log_dict(runs.parent, curves, _CURVES_FILE)
+    diverged = {a.agent: (a.diverged, a.divergence) for a in result.agents if a.diverged is not None}
+    end_diverged(client, attempt, runs, diverged)
+    others = tuple(child for agent, child in enumerate(runs.children) if agent not in diverged)
+    end_runs(client, attempt, others, "FINISHED")
+    fenced(client, attempt).log_batch(runs.parent, tags=[RunTag(TRAINED_TAG, "true")])
+
+
+def read_networks(client: MlflowClient, run_id: str) -> tuple[QNetworks, DQNConfig]:
+    """Each agent's best network, and the configuration they were trained with."""
+    with tempfile.TemporaryDirectory() as directory:
+        client.download_artifacts(run_id, _DIRECTORY, directory)
+        return load_networks(Path(directory) / _DIRECTORY)
+
+
+def read_summary(client: MlflowClient, run_id: str) -> PopulationSummary:
+    """How every agent ended."""
+    content: dict[str, Any] = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{_RESULT_FILE}")
+    agents = tuple(AgentResult(**agent) for agent in content.pop("agents"))
+    return PopulationSummary(agents=agents, **content)
+
+
+def read_curves(client: MlflowClient, run_id: str) -> Curves:
+    """How the agents learned."""
+    return Curves.from_dict(mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{_CURVES_FILE}"))
+
+
+def _start(config: DQNConfig, checkpoint: Path, start: QNetworks | None) -> TrainingState:
+    if not checkpoint.exists():
+        state = TrainingState(config, start=start)
+        if reason := state.environment.not_capturable:
+            logger.warning(
+                "the state of %s cannot be saved (%s): should this run be resumed, its episodes start afresh",
+                config.env_id,
+                reason,
+            )
+        return state
+    state, continues = load_checkpoint(checkpoint, config)
+    say(f"going on from update {state.learner.updates:,} of {config.max_updates:,}: {checkpoint}")
+    if not continues:
+        logger.warning("the state of %s could not be saved: its episodes start afresh", config.env_id)
+    return state
+
+
+def _progress(state: TrainingState) -> str:
+    """For a log; a terminal has a bar."""
+    config = state.config
+    solved = f"{int(state.solved.sum())} of {config.num_agents} agents solved, "
+    diverged = f", {len(state.diverged)} diverged" if state.diverged else ""
+    mean_return = float(state.last_return[state.sound].mean())
+    return (
+        f"update {state.learner.updates:,} of {config.max_updates:,}: "
+        f"{'' if config.acceptance_return is None else solved}mean return {mean_return:.1f}{diverged}"
+    )
+
+
+class _Speed:
+    """Environment steps a second of the whole population, by wall clock."""
+
+    def __init__(self, state: TrainingState) -> None:
+        self._state = state
+        self._since = time.monotonic()
+        self._steps = 0
+        self._last = state.environment_steps
+
+    def measure(self) -> float | None:
+        """The mean since the last answer, once a second; None in between."""
+        self._steps += (self._state.environment_steps - self._last) * max(len(self._state.agents), 1)
+        self._last = self._state.environment_steps
+        elapsed = time.monotonic() - self._since
+        if elapsed < _SPEED_SECONDS:
+            return None
+        speed = self._steps / elapsed
+        self._since, self._steps = time.monotonic(), 0
+        return speed

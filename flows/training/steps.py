@@ -1,0 +1,173 @@
+"""The stages between a configuration and a registered, tested version, as Prefect tasks.
+
+Each takes and returns references alone (a run id, a model id, a version) and keeps its result, so that a flow run that
+is retried skips what is finished.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, cast
+from uuid import UUID
+
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from dqn.config import DQNConfig
+from dqn.evaluation.greedy import greedy_returns
+from dqn.networks.onnx import ModelProperties, export_onnx
+from dqn.networks.population import QNetworks
+from dqn.seeding import TEST, stream_seed
+from dqn.stress.finalists import stressed
+from dqn.training.machine import torch_threads
+from dqn.training.result import TrainingResult
+from dqn.training.state import TrainingState
+from flows.errors import one_line
+from flows.faults import of_environment
+from flows.orchestration.console import Estimate, say
+from flows.orchestration.flow_run import flow_run_id
+from flows.orchestration.step import step
+from flows.registry import versions
+from flows.registry.returns import TEST_EPISODES, TEST_MEAN, TEST_MIN, Returns, log_test
+from flows.serving_client import ADAPTATION_TAG, progress_of
+from flows.tracking.attempt import Attempt, check, fenced, in_batch
+from flows.tracking.endings import end_runs
+from flows.tracking.runs import TRAINED_TAG, config_of, find_run, get_runs, read_runs, unless_deleted
+from flows.tracking.store import connect
+from flows.training.milestones import keep_learning
+from flows.training.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
+from flows.training.warm_start import starting_network
+from serving.policy import OnnxPolicy
+
+AGENTS_FILE: Final = "evaluation/agents.json"
+
+logger = logging.getLogger(__name__)
+
+
+@step("train")
+def train(run_id: str, checkpoint_dir: str, attempt: Attempt) -> str:
+    """Train the population of a run; networks and summary stay in the run. Returns the run id."""
+    client = connect()
+    run = find_run(client, run_id)
+    checkpoint = checkpoint_path(checkpoint_dir, run_id)
+    if TRAINED_TAG not in run.data.tags:
+        _train(client, attempt, run, checkpoint)
+    check(client, attempt)
+    checkpoint.unlink(missing_ok=True)
+    return run_id
+
+
+def _train(client: MlflowClient, attempt: Attempt, run: Run, checkpoint: Path) -> None:
+    runs = read_runs(client, attempt)
+    config = config_of(run)
+    show = _progress_artifact() if flow_run_id() else lambda _: None
+    tell = progress_of(run.data.tags)
+
+    def on_progress(state: TrainingState) -> None:
+        show(100.0 * state.learner.updates / config.max_updates)
+        tell(state)
+
+    def test(result: TrainingResult) -> Mapping[str, Mapping[int, float]]:
+        if adapting:
+            return {}
+        say(f"testing every agent on {TEST_EPISODES} unseen episodes")
+        returns = _test_returns(result.best, config)
+        _keep_returns(client, attempt, returns)
+        sound = [agent.agent for agent in result.agents if agent.diverged is None]
+        return {
+            name: {k: float(of(returns[k])) for k in sound} for name, of in ((TEST_MEAN, np.mean), (TEST_MIN, np.min))
+        }
+
+    adapting = ADAPTATION_TAG in run.data.tags
+    start = starting_network(client, run, config)
+    with of_environment(config.env_id):
+        result = train_population(
+            client, attempt, runs, config, checkpoint, start=start, test=test, on_progress=on_progress
+        )
+    if not adapting:  # somebody waits for an adaptation, and any solved agent will do
+        result = stressed(result)
+        keep_learning(client, attempt, result)
+    keep_result(client, attempt, runs, result)
+    show(100.0)
+
+
+@step("export")
+def export(run_id: str, attempt: Attempt) -> str:
+    """Log the best agent's policy as an ONNX model. Returns its model id."""
+    client = connect()
+    networks, config = read_networks(client, run_id)
+    summary = read_summary(client, run_id)
+    best = summary.agents[summary.best_agent]
+    properties = ModelProperties.of(
+        config, num_actions=networks.num_actions, run_id=run_id, agent=best.agent, observed=best.observed
+    )
+    exported = export_onnx(networks, properties, load=lambda model: OnnxPolicy.load(model).q_values)
+    check(client, attempt)
+    return versions.log_model(run_id, exported)
+
+
+@step("test agents")
+def test_agents(run_id: str, attempt: Attempt) -> str:
+    """Play every agent's best network on unseen episodes, unless that was done when they were trained.
+
+    Returns:
+        The artifact with the returns, `[A][episodes]`.
+    """
+    client = connect()
+    check(client, attempt)
+    uri = f"{client.get_run(run_id).info.artifact_uri}/{AGENTS_FILE}"
+    kept = client.list_artifacts(run_id, AGENTS_FILE.rpartition("/")[0])
+    if all(file.path != AGENTS_FILE for file in kept):  # the evaluation of the version may lie there alone
+        networks, config = read_networks(client, run_id)
+        returns = _test_returns(networks, config)
+        sound = [agent.diverged is None for agent in read_summary(client, run_id).agents]
+        children = list(itertools.compress(read_runs(client, attempt).children, sound))
+        known = get_runs(client, children)
+        for child, mine in in_batch(client, attempt, zip(children, returns[sound], strict=True)):
+            if TEST_MEAN not in known[child].data.metrics:
+                with unless_deleted(client, child):
+                    log_test(client, child, mine)
+        _keep_returns(client, attempt, returns)
+    return uri
+
+
+def _test_returns(networks: QNetworks, config: DQNConfig) -> Returns:
+    """Returns `[A, TEST_EPISODES]` on episodes that no training and no selection saw."""
+    seed = stream_seed(config.seed, TEST, 0)
+    estimate = Estimate("agents tested", config.num_agents)
+    with torch.no_grad(), torch_threads(config.num_threads), of_environment(config.env_id):
+        returns = greedy_returns(
+            networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed, on_progress=estimate
+        )
+    return np.asarray(returns.numpy())
+
+
+def _keep_returns(client: MlflowClient, attempt: Attempt, returns: Returns) -> None:
+    fenced(client, attempt).log_dict(attempt.run_id, {"returns": returns.tolist()}, AGENTS_FILE)
+
+
+@step("finish", keeps_result=False)
+def finish(attempt: Attempt) -> None:
+    """Mark the run finished."""
+    client = connect()
+    end_runs(client, attempt, (attempt.run_id,), "FINISHED")
+
+
+def _progress_artifact() -> Callable[[float], None]:
+    """Create the bar on the flow run's page; returns what moves it."""
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    artifact = cast("UUID", create_progress_artifact(progress=0.0, key="training", description="gradient updates done"))
+
+    def update(percent: float) -> None:
+        try:
+            with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}):  # the next one comes in seconds
+                update_progress_artifact(artifact, progress=percent)
+        except Exception as error:  # a display; training goes on without it, and the log says so
+            logger.warning("the progress artifact could not be updated: %s", one_line(error))
+
+    return update

@@ -1,0 +1,59 @@
+"""Warm start: a population whose agents all begin with the network of a registered version."""
+
+from typing import Final
+
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from dqn.config import DQNConfig
+from dqn.networks.population import QNetworks
+from flows.errors import InputError
+from flows.names import no_version
+from flows.registry import versions
+from flows.tracking.runs import read_config
+from flows.training.population import read_networks, read_summary
+
+WARM_START_TAG: Final = "warm_start"
+_SHAPE: Final = ("hidden_sizes", "observation_scale", "dueling", "num_quantiles")
+
+
+def find_version(client: MlflowClient, config: DQNConfig, reference: str) -> int:
+    """The registered version to start from.
+
+    Args:
+        client: the registry.
+        config: what is about to be trained.
+        reference: a version's number or an alias, of the environment's registered model.
+
+    Raises:
+        InputError: if there is no such version, or its network is of another shape than the configuration's.
+    """
+    name = versions.model_name(config.env_id)
+    version = versions.resolve(client, name, reference)
+    if version is None:
+        known = sorted(int(found.version) for found in client.search_model_versions(f"name='{name}'"))
+        raise InputError(no_version(config.env_id, reference, [str(number) for number in known]))
+    source = read_config(client, _run_of(client, name, version))
+    differing = [field for field in _SHAPE if getattr(source, field) != getattr(config, field)]
+    if differing:
+        raise InputError(
+            f"{name} version {version} cannot be started from: its "
+            + ", its ".join(f"{field} is {getattr(source, field)}, not {getattr(config, field)}" for field in differing)
+            + "; give the configuration the same"
+        )
+    return version
+
+
+def starting_network(client: MlflowClient, run: Run, config: DQNConfig) -> QNetworks | None:
+    """The one network that all agents of a run start from, where the run names a version."""
+    version = run.data.tags.get(WARM_START_TAG)
+    if version is None:
+        return None
+    source = _run_of(client, versions.model_name(config.env_id), int(version))
+    networks, _ = read_networks(client, source)
+    return networks.select(torch.tensor([read_summary(client, source).best_agent]))
+
+
+def _run_of(client: MlflowClient, name: str, version: int) -> str:
+    return str(versions.get_version(client, name, version).run_id)
