@@ -8,9 +8,10 @@ from typing import Final
 import gymnasium as gym
 
 from dqn.config import ConfigError
-from dqn.presets import PRESETS, PresetName
+from dqn.presets import PRESETS
 from dqn.spec import EnvironmentUnsupportedError, environment_spec
 from flows.faults import named
+from flows.general import GENERAL, StartName
 from flows.names import model_name
 from flows.presets import own_presets
 from flows.suggestions import did_you_mean
@@ -46,9 +47,10 @@ def require_preset(name: str) -> None:
     Raises:
         ConfigError: if there is none of this name.
     """
-    if name in PRESETS:
+    known = [*PRESETS, GENERAL]
+    if name in known:
         return
-    known = [*PRESETS, *own_presets()]
+    known += own_presets()
     if name not in known:
         raise ConfigError(
             f"there is no preset {name!r}" + (did_you_mean(name, known) or f"; there are {', '.join(known)}")
@@ -107,9 +109,9 @@ def no_version(env_id: str, reference: str, known: Sequence[str]) -> str:
     )
 
 
-def preset_warning(preset: PresetName, env_id: str) -> str | None:
+def preset_warning(preset: StartName, env_id: str) -> str | None:
     """A sentence about a preset that was tuned to another environment; None where it fits."""
-    tuned_to = PRESETS[preset].env_id
+    tuned_to = env_id if preset == GENERAL else PRESETS[preset].env_id
     if tuned_to == env_id:
         return None
     fitting = [name for name, config in PRESETS.items() if config.env_id == env_id]

@@ -13,8 +13,8 @@ from dqn.finite import DivergedError
 from flows.attempt import Attempt, StaleAttemptError, check, fenced, in_batch
 from flows.flow_run import deployment_id, flow_run_id
 from flows.interrupts import ending
-from flows.names import make_command
 from flows.tracking import TRAINED_TAG, PopulationRuns, one_line, unless_deleted
+from serving.commands import command
 
 _MOST_CHILDREN: Final = 10_000
 
@@ -79,7 +79,7 @@ def _resuming(attempt: Attempt, directory: Path) -> str:
     if deployment_id():
         return f"prefect flow-run retry {flow_run_id()}"
     usual = directory == Path("checkpoints").absolute()
-    return make_command("train", "--resume", attempt.run_id, *(() if usual else ("--checkpoint-dir", str(directory))))
+    return command("train", "--resume", attempt.run_id, *(() if usual else ("--checkpoint-dir", str(directory))))
 
 
 def _running_children(client: MlflowClient, parent: Run) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from dqn.environment import describe
 from dqn.fits import require_scale
 from dqn.learner import require_loss
 from dqn.memory import policy_bytes, require_memory
-from dqn.presets import PRESETS, PresetName
+from dqn.presets import PRESETS
 from flows.faults import of_environment
+from flows.general import GENERAL, StartName, start_of
 from serving.model_file import MAX_BYTES
 
 
@@ -35,18 +36,19 @@ class _Overrides(BaseModel):
     def _only_what_was_given(self, serialize: Callable[["_Overrides"], dict[str, Any]]) -> dict[str, Any]:
         return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
-    def applied_to(self, preset: PresetName) -> DQNConfig:
+    def applied_to(self, preset: StartName) -> DQNConfig:
         """The preset with these overrides.
 
         Raises:
             ConfigError: if there is no such preset, or the result cannot be trained.
+            EnvironmentUnsupportedError: if general values are asked for an environment that there is not.
         """
-        if preset not in PRESETS:
-            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        if preset not in (*PRESETS, GENERAL):
+            raise ConfigError(f"preset must be one of {', '.join((*PRESETS, GENERAL))}, got {preset!r}")
         changes = {name: getattr(self, name) for name in self.model_fields_set}
         if "acceptance_return" in changes and changes["acceptance_return"] is None:
             changes.setdefault("acceptance_epsilon", 0.0)  # the preset's is of an acceptance that there is not
-        return dataclasses.replace(PRESETS[preset], **changes)
+        return dataclasses.replace(start_of(preset, changes.get("env_id", DQNConfig.env_id)), **changes)
 
 
 def _derive_overrides() -> type[_Overrides]:

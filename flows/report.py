@@ -28,6 +28,7 @@ from flows.promote import read_comparison
 from flows.stage import stage
 from flows.stages import Returns, read_returns
 from flows.tracking import config_of, connect, describe_run
+from serving.commands import command
 
 REPORT: Final = "report.md"
 _DESCRIPTION: Final = 6_000
@@ -246,7 +247,7 @@ def where_results_are(finished: Report) -> list[tuple[str, str]]:
     here = f"cd {quote(str(Path.cwd()))}" if "?" in uri else f"export MLFLOW_TRACKING_URI={quote(uri)}"
     return [
         (here, "find run and model from " + ("any directory" if here.startswith("export") else "this directory")),
-        ("make ui", version_page(name, finished.version, server=LOCAL_UI)),
+        (command("ui"), version_page(name, finished.version, server=LOCAL_UI)),
     ]
 
 

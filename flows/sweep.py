@@ -14,7 +14,6 @@ from typing import Any
 
 from dqn.presets import PresetName
 from flows.flow_run import api_is_named, flow_run_id
-from flows.names import make_command
 from flows.parameters import ConfigOverrides, InputError
 from flows.population import check_writable
 from flows.presets import check_name, save_preset
@@ -30,6 +29,7 @@ from flows.search.trials import configuration, ranking
 from flows.stage import stage
 from flows.tracking import connect
 from flows.train import train_dqn
+from serving.commands import command
 
 
 def sweep_dqn(
@@ -64,7 +64,7 @@ def sweep_dqn(
         seed: of sampling, training and comparisons.
         resume: name of the study to go on with; it keeps its own settings.
         spread_to: a deployment whose runs try the shards, such as sweep-shard/default; none tries them here.
-        save: name by which `make train ARGS="--preset NAME"` finds the winner, in this directory.
+        save: name by which `--preset NAME` of a training finds the winner, in this directory.
         promote: train the winner through export, registry and gate, as train-dqn does.
         checkpoint_dir: where shards keep their state until they are over.
 
@@ -139,7 +139,7 @@ def resumable(study: str, checkpoint_dir: str = "checkpoints") -> Iterator[None]
     try:
         yield
     except BaseException as error:
-        error.add_note(f"the study is kept; go on with: {make_command('sweep', '--resume', study, *elsewhere)}")
+        error.add_note(f"the study is kept; go on with: {command('sweep', '--resume', study, *elsewhere)}")
         raise
 
 

@@ -31,8 +31,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.config import DQNConfig
 from dqn.metrics import POPULATION
-from dqn.presets import PresetName
 from flows.attempt import Attempt, fenced, in_batch
+from flows.general import StartName
 from flows.parameters import InputError
 from flows.provenance import git_commit, user
 from flows.run_labels import description, params, run_name
@@ -118,7 +118,7 @@ def connect() -> MlflowClient:
 
 
 def open_run(
-    client: MlflowClient, config: DQNConfig, *, preset: PresetName, flow_run_id: str | None, tags: Mapping[str, str]
+    client: MlflowClient, config: DQNConfig, *, preset: StartName, flow_run_id: str | None, tags: Mapping[str, str]
 ) -> str:
     """Id of a new parent run with these tags too, or of that which an earlier attempt at this flow run has opened."""
     experiment = experiment_of(client, config)

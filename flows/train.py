@@ -9,12 +9,12 @@ from contextlib import ExitStack
 
 from mlflow import MlflowClient
 
-from dqn.presets import PresetName
 from flows.attempt import Attempt, begin
 from flows.endings import failing
 from flows.evaluation import evaluate
 from flows.flow_run import flow_run_id
 from flows.gate_tag import undecided_if_ended
+from flows.general import StartName
 from flows.interrupts import held, released
 from flows.parameters import ConfigOverrides, InputError, check_trainable
 from flows.phases import say
@@ -33,7 +33,7 @@ NO_OVERRIDES = ConfigOverrides()
 
 def train_dqn(
     config: ConfigOverrides = NO_OVERRIDES,
-    preset: PresetName = "cartpole",
+    preset: StartName = "cartpole",
     resume: str | None = None,
     warm_start: str | None = None,
     checkpoint_dir: str = "checkpoints",
@@ -42,7 +42,7 @@ def train_dqn(
 
     Args:
         config: overrides of the preset's hyper-parameters.
-        preset: hyper-parameters to start from.
+        preset: hyper-parameters to start from; `general` are those of an environment that no preset was tuned to.
         resume: id of the MLflow run to go on with; it keeps its own configuration.
         warm_start: version or alias of the environment's registered model; all agents start with its network.
         checkpoint_dir: where the training state is kept until training is over.
@@ -75,7 +75,7 @@ def train_dqn(
 
 @stage("start", keeps_result=False)
 def start(
-    config: ConfigOverrides, preset: PresetName, resume: str | None, warm_start: str | None, checkpoint_dir: str
+    config: ConfigOverrides, preset: StartName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> tuple[Attempt, str]:
     """Begin this attempt at the run that is named, or at the flow run's own. Returns it and the model's name."""
     with released():
@@ -95,7 +95,7 @@ def start(
 
 
 def check_request(
-    config: ConfigOverrides, preset: PresetName, resume: str | None, warm_start: str | None, checkpoint_dir: str
+    config: ConfigOverrides, preset: StartName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> None:
     """Refuse what cannot be done before anything starts.
 
