@@ -36,7 +36,8 @@ from flows.general import StartName
 from flows.parameters import InputError
 from flows.provenance import git_commit, user
 from flows.run_labels import description, params, run_name
-from flows.uris import artifact_location, connect_args, local_path, redacted, sqlite_file, sqlite_uri
+from flows.uris import artifact_location, connect_args, local_path, redacted, sqlite_uri
+from serving.models.glance import store_file
 
 CONFIG_FILE: Final = "population/config.json"
 FLOW_RUN_TAG: Final = "prefect.flow_run_id"
@@ -214,7 +215,7 @@ def require_artifacts(uri: str) -> None:
     Raises:
         InputError: naming both directories.
     """
-    store, kept = sqlite_file(mlflow.get_tracking_uri()), local_path(uri)
+    store, kept = store_file(mlflow.get_tracking_uri()), local_path(uri)
     if store is None or kept is None or "mlruns" not in kept.parts:
         return
     before = next(parent.parent for parent in (kept, *kept.parents) if parent.name == "mlruns")
@@ -286,7 +287,7 @@ def _store_uri() -> str:
 
 def _check_database(uri: str) -> None:
     """Open an embedded store for writing, and connect to a database; MLflow itself would try for two minutes."""
-    if file := sqlite_file(uri):
+    if file := store_file(uri):
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("BEGIN IMMEDIATE")
     elif uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
@@ -300,7 +301,7 @@ def _alone(uri: str) -> Iterator[None]:
     Raises:
         OSError: if another process stays in it for `_ALONE_SECONDS`.
     """
-    file = sqlite_file(uri)
+    file = store_file(uri)
     if file is None:
         yield
         return
