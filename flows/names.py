@@ -1,7 +1,5 @@
-"""What things are called in the registry, and the commands that are printed."""
+"""What things are called in the registry."""
 
-import re
-import shlex
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,14 +22,6 @@ def environment_of(name: str) -> str:
     for character, escape in reversed(_ESCAPES):
         env_id = env_id.replace(escape, character)
     return env_id
-
-
-def make_command(verb: str, *options: str) -> str:
-    """What a person types at a shell to run a verb with options; make and its shell each take a level of quotes off."""
-    if not options:
-        return f"make {verb}"
-    words = shlex.join(options).replace("$", "$$")
-    return f"make {verb} ARGS=" + (shlex.quote(words) if re.search(r'["$`\\!]', words) else f'"{words}"')
 
 
 def no_version(env_id: str, reference: str, known: Sequence[str]) -> str:

@@ -2,18 +2,35 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from dqn.config import ConfigError, DQNConfig
+from dqn.config import WORLDS, ConfigError, DQNConfig
+from dqn.environments.world import World
 from dqn.experience.vector import describe
 from dqn.learning.losses import require_loss
-from dqn.presets import PRESETS, PresetName
+from dqn.presets import PRESETS
 from dqn.training.fits import require_scale
 from dqn.training.machine import policy_bytes, require_device, require_memory
 from flows.faults import of_environment
+from flows.cli.general import GENERAL, StartName, start_of
+from flows.cli.options import expected
+from flows.cli.suggestions import did_you_mean
 from serving.model_file import MAX_BYTES
+
+_LONGEST: Final = 40  # of what a caller chose and is repeated to it
 
 
 class _Overrides(BaseModel):
@@ -26,22 +43,47 @@ class _Overrides(BaseModel):
     def _accept_config(cls, value: Any) -> Any:
         return value.to_dict() if isinstance(value, DQNConfig) else value
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_in_a_sentence(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            sentence = refusal(error.errors()[0])
+            raise PydanticCustomError("configuration", "{sentence}", {"sentence": sentence}) from error
+
     @model_serializer(mode="wrap")
     def _only_what_was_given(self, serialize: Callable[["_Overrides"], dict[str, Any]]) -> dict[str, Any]:
         return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
-    def applied_to(self, preset: PresetName) -> DQNConfig:
+    def applied_to(self, preset: StartName) -> DQNConfig:
         """The preset with these overrides.
 
         Raises:
             ConfigError: if there is no such preset, or the result cannot be trained.
+            EnvironmentUnsupportedError: if general values are asked for an environment that there is not.
         """
-        if preset not in PRESETS:
-            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        if preset not in (*PRESETS, GENERAL):
+            raise ConfigError(f"preset must be one of {', '.join((*PRESETS, GENERAL))}, got {preset!r}")
         changes = {name: getattr(self, name) for name in self.model_fields_set}
         if "acceptance_return" in changes and changes["acceptance_return"] is None:
             changes.setdefault("acceptance_epsilon", 0.0)  # the preset's is of an acceptance that there is not
-        return dataclasses.replace(PRESETS[preset], **changes)
+        return dataclasses.replace(start_of(preset, changes.get("env_id", DQNConfig.env_id)), **changes)
+
+
+def refusal(error: ErrorDetails) -> str:
+    """What pydantic found, for whoever sent the overrides: which field, what it must be, and what it is."""
+    path, hints = [str(step) for step in error["loc"]], get_type_hints(DQNConfig)
+    if cause := error.get("ctx", {}).get("error"):  # a sentence of World's
+        return str(cause)
+    if path[:1] and path[0] in WORLDS:
+        hints = {f"{path[0]}.{name}": hint for name, hint in get_type_hints(World).items()} | {path[0]: dict}
+        path = [".".join(path[:2]), *path[2:]]
+    name = path[0] if path else "config"
+    if path and name not in hints:
+        return f"there is no hyper-parameter {name!r}{did_you_mean(name, list(hints)) or ': leave it out'}"
+    kind = hints.get(name, dict)
+    return f"{name} must be {'an object' if kind is dict else expected(kind)}, got {repr(error['input'])[:_LONGEST]}"
 
 
 def _derive_overrides() -> type[_Overrides]:

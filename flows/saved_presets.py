@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.presets import PRESETS, PresetName
+from flows.cli.general import GENERAL
 
 FILE: Final = Path("presets.json")
 
@@ -21,9 +22,10 @@ def check_name(name: str) -> None:
     Raises:
         ConfigError: saying which it can.
     """
-    if name in PRESETS or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+    shipped = (*PRESETS, GENERAL)
+    if name in shipped or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ConfigError(
-            f"a preset of your own has small letters, digits, - and _, and is not {', '.join(PRESETS)}; got {name!r}"
+            f"a preset of your own has small letters, digits, - and _, and is not {', '.join(shipped)}; got {name!r}"
         )
 
 

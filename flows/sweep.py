@@ -12,7 +12,6 @@ from typing import Any
 
 from dqn.presets import PresetName
 from flows.errors import InputError
-from flows.names import make_command
 from flows.orchestration.flow_run import api_is_named, flow_run_id
 from flows.orchestration.step import step
 from flows.parameters import ConfigOverrides
@@ -29,6 +28,7 @@ from flows.search.trials import configuration, ranking
 from flows.tracking.store import connect
 from flows.train import train_dqn
 from flows.training.population import check_writable
+from serving.commands import command
 
 
 def sweep_dqn(
@@ -63,7 +63,7 @@ def sweep_dqn(
         seed: of sampling, training and comparisons.
         resume: name of the study to go on with; it keeps its own settings.
         spread_to: a deployment whose runs try the shards, such as sweep-shard/default; none tries them here.
-        save: name by which `make train ARGS="--preset NAME"` finds the winner, in this directory.
+        save: name by which `--preset NAME` of a training finds the winner, in this directory.
         promote: train the winner through export, registry and gate, as train-dqn does.
         checkpoint_dir: where shards keep their state until they are over.
 
@@ -138,7 +138,7 @@ def resumable(study: str, checkpoint_dir: str = "checkpoints") -> Iterator[None]
     try:
         yield
     except BaseException as error:
-        error.add_note(f"the study is kept; go on with: {make_command('sweep', '--resume', study, *elsewhere)}")
+        error.add_note(f"the study is kept; go on with: {command('sweep', '--resume', study, *elsewhere)}")
         raise
 
 

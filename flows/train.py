@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from mlflow import MlflowClient
 
-from dqn.presets import PresetName
+from flows.cli.general import StartName
 from flows.errors import InputError
 from flows.interrupts import held, released
 from flows.orchestration.console import say
@@ -34,7 +34,7 @@ NO_OVERRIDES = ConfigOverrides()
 
 def train_dqn(
     config: ConfigOverrides = NO_OVERRIDES,
-    preset: PresetName = "cartpole",
+    preset: StartName = "cartpole",
     resume: str | None = None,
     warm_start: str | None = None,
     checkpoint_dir: str = "checkpoints",
@@ -43,7 +43,7 @@ def train_dqn(
 
     Args:
         config: overrides of the preset's hyper-parameters.
-        preset: hyper-parameters to start from.
+        preset: hyper-parameters to start from; `general` are those of an environment that no preset was tuned to.
         resume: id of the MLflow run to go on with; it keeps its own configuration.
         warm_start: version or alias of the environment's registered model; all agents start with its network.
         checkpoint_dir: where the training state is kept until training is over.
@@ -76,7 +76,7 @@ def train_dqn(
 
 @step("start", keeps_result=False)
 def start(
-    config: ConfigOverrides, preset: PresetName, resume: str | None, warm_start: str | None, checkpoint_dir: str
+    config: ConfigOverrides, preset: StartName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> tuple[Attempt, str]:
     """Begin this attempt at the run that is named, or at the flow run's own. Returns it and the model's name."""
     with released():
@@ -96,7 +96,7 @@ def start(
 
 
 def check_request(
-    config: ConfigOverrides, preset: PresetName, resume: str | None, warm_start: str | None, checkpoint_dir: str
+    config: ConfigOverrides, preset: StartName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> None:
     """Refuse what cannot be done before anything starts.
 

@@ -1,7 +1,8 @@
 """The URIs of stores and artifacts: from a path, to a path, and as they may be printed.
 
-SQLAlchemy takes the file of a `sqlite:///` URI literally, up to a `?`; MLflow percent-encodes the one of its default,
-and decodes the path of artifacts that is not encoded. So a directory whose name needs encoding is named to neither.
+SQLAlchemy takes the file of a `sqlite:///` URI literally (`serving.models.glance.store_file`); MLflow percent-encodes
+the one of its default, and decodes the path of artifacts that is not encoded. So a directory whose name needs encoding
+is named to neither.
 """
 
 import os
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
-_SQLITE: Final = re.compile(r"sqlite(?:\+\w+)?:///(?P<file>[^?]+)", re.DOTALL)
 _SERVER: Final = re.compile(r"(postgresql(\+psycopg2?)?|(mysql|mariadb)(\+(pymysql|mysqldb))?)://")
 _CONNECT_SECONDS: Final = 5
 _USER: Final = re.compile(r"(?P<before>\w://[^/:@\s]*:)\S*@")
@@ -24,15 +24,6 @@ def sqlite_uri(file: str) -> str:
     """URI of a database file in this directory, whatever the directory is called."""
     path = str(Path(file).absolute())
     return f"sqlite:///{path if quote(path) == path else file}"
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite store, absolute; None where the URI names no file."""
-    match = _SQLITE.match(uri)
-    if match is None or match["file"] == ":memory:":
-        return None
-    file = match["file"]
-    return Path(unquote(file.removeprefix("file:")) if file.startswith("file:") else file).absolute()
 
 
 def connect_args(uri: str) -> dict[str, int]:

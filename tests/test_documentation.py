@@ -303,9 +303,16 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert not anchor or anchor in headings(target.read_text()), anchor
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_lines_are_as_wide_as_those_of_code(document: Path) -> None:
+    """Tables, code blocks and addresses may be wider."""
+    lines = re.sub(r"https?://\S+", "", FENCE.sub("", document.read_text())).splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
 def test_serving_names_the_preset_of_an_environment() -> None:
     """Where nothing plays yet, it says how to train one."""
-    shown = {env_id: options.removeprefix("--preset ") for env_id, options in serving.models.advice.PRESETS.items()}
+    shown = {env_id: "".join(options[1:]) for env_id, options in serving.models.advice.PRESETS.items()}
     assert shown.pop(DQNConfig().env_id) == ""
     assert shown == {PRESETS[name].env_id: name for name in ("acrobot", "mountaincar", "lunarlander")}
 

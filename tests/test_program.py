@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import sys
@@ -11,9 +12,10 @@ import requests
 
 from dqn.config import DQNConfig
 from flows.cli import train
-from flows.cli.general import budget, general
-from flows.cli.program import prepare, without_proxy
-from flows.names import make_command
+from flows.train.general import budget, general
+from flows.train.program import prepare, without_proxy
+from flows.parameters import ConfigOverrides
+from serving.commands import command
 from tests.probes import Probe
 
 
@@ -68,15 +70,39 @@ def test_without_a_proxy_nothing_is_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "command"),
+    ("options", "typed"),
     [
         ((), "make train"),
         (("--resume", "ab"), 'make train ARGS="--resume ab"'),
         (("--checkpoint-dir", "/a b"), "make train ARGS=\"--checkpoint-dir '/a b'\""),
     ],
 )
-def test_a_command_is_printed_as_it_is_typed(options: tuple[str, ...], command: str) -> None:
-    assert make_command("train", *options) == command
+def test_a_command_is_printed_as_it_is_typed(options: tuple[str, ...], typed: str) -> None:
+    assert command("train", *options) == typed
+
+
+def test_a_command_works_where_there_is_no_makefile_of_this_project(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for makefile in (None, "train:\n\tcargo run\n"):
+        if makefile:
+            (tmp_path / "Makefile").write_text(makefile)
+        monkeypatch.setattr("sys.argv", ["/anywhere/flows/train.py"])
+        assert command("train", "--resume", "ab", "--checkpoint-dir", "/a b") == (
+            "python -m flows.train --resume ab --checkpoint-dir '/a b'"
+        )
+        assert [command(verb) for verb in ("sweep", "serve", "ui")] == [
+            "python -m flows.sweep",
+            "python -m serving",
+            "mlflow ui",
+        ]
+        monkeypatch.setattr("sys.argv", ["/home/me/.venv/bin/dqn-train"])
+        assert [command(verb) for verb in ("train", "sweep", "serve")] == [
+            "dqn-train",
+            "python -m flows.sweep",
+            "dqn-serve",
+        ]
 
 
 class Bounded(Probe):
@@ -98,7 +124,15 @@ def test_an_environment_without_a_preset_trains_with_what_its_registration_says(
     bounded, unbounded = general("Bounded-v0"), general("Unbounded-v0")
     assert (bounded.observation_scale, bounded.acceptance_return) == ((3.0, 1.0, 1.0, 1.0), 7.0)
     assert (unbounded.observation_scale, unbounded.acceptance_return) == ((), None)
-    assert train.parse(["--env-id", "Bounded-v0"]).config == bounded
+    parsed = train.parse(["--env-id", "Bounded-v0", "--gamma", "0.5"])
+    assert parsed.config == dataclasses.replace(bounded, gamma=0.5)
+    assert train.announcement(parsed).startswith("Training 16 DQN agents on Bounded-v0 (general values, seed 0)")
+    sent = train._overrides(parsed)
+    assert (sent, parsed.preset) == ({"env_id": "Bounded-v0", "gamma": 0.5}, "general")
+    assert ConfigOverrides.model_validate(sent).applied_to("general") == parsed.config
+    assert train.parse(["--preset", "general", "--seed", "3"]).config == dataclasses.replace(
+        general("CartPole-v1"), seed=3
+    )
     assert "24,000 updates an agent, or until it returns 7;" in budget(bounded)
     assert "then the best of its evaluations counts" in budget(unbounded)
     assert train.parse(["--env-id", "Bounded-v0", "--preset", "acrobot"]).config.observation_scale != (

@@ -12,6 +12,8 @@ def test_a_run_is_named_by_what_makes_it_different() -> None:
     other = dataclasses.replace(CARTPOLE, seed=7, gamma=0.9, num_agents=4, world=World(length=1.0))
     assert run_name(other, "cartpole") == "CartPole-v1 cartpole, num_agents=4, gamma=0.9, world length 1, seed 7"
     assert run_name(PRESETS["acrobot"], "acrobot") == "Acrobot-v1 acrobot, seed 0"
+    untuned = dataclasses.replace(general("FrozenLake-v1"), gamma=0.5)
+    assert run_name(untuned, "general") == "FrozenLake-v1 general, gamma=0.5, seed 0"
 
 
 def test_a_name_is_no_longer_than_mlflow_takes_and_keeps_its_seed() -> None:

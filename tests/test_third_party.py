@@ -26,7 +26,7 @@ def test_an_environment_of_another_package_is_trained_registered_and_served(
     monkeypatch.setattr("flows.reporting.draw.draw", lambda *_: None)
     config = small_config(env_id=ENVIRONMENT, num_agents=1, eval_interval=120, acceptance_episodes=2)
     report = train_dqn(ConfigOverrides.model_validate(config), checkpoint_dir=str(tmp_path))
-    command = f'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env {ENVIRONMENT}"'
+    command = f"python -m serving --model models:/dqn-boing_gym~2Boing-v0@champion --allow-env {ENVIRONMENT}"
     assert command in report
 
     uri = ModelURI.parse("models:/dqn-boing_gym~2Boing-v0@champion")

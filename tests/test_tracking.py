@@ -1,3 +1,4 @@
+import dataclasses
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -50,9 +51,16 @@ def test_runs_end_as_their_block_and_say_how_to_go_on(
     checkpoint = tmp_path / "run.ckpt"
     checkpoint.touch()
     notes = interrupted(store, attempt, checkpoint, error)
-    assert notes == [f'resume with: make train ARGS="--resume {attempt.run_id} --checkpoint-dir {tmp_path}"']
+    assert notes == [f"resume with: python -m flows train --resume {attempt.run_id} --checkpoint-dir {tmp_path}"]
     statuses = [store.get_run(run_id).info.status for run_id in (attempt.run_id, running, finished)]
     assert statuses == [status, status, "FINISHED"]
+
+
+def test_a_run_with_general_values_says_so_by_tag_and_by_name(store: MlflowClient) -> None:
+    config = dataclasses.replace(general("FrozenLake-v1"), num_agents=1)
+    run = store.get_run(open_run(store, config, preset="general", flow_run_id="general values", tags={}))
+    assert run.data.tags["preset"] == "general"
+    assert run.info.run_name == "FrozenLake-v1 general, num_agents=1, seed 0"
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(

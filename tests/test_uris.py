@@ -55,27 +55,10 @@ def test_whatever_a_directory_is_called_its_files_are_found(
     with monkeypatch.context() as patch:
         patch.chdir(directory)
         uri = sqlite_uri("mlflow.db")
-        assert sqlite_file(uri) == directory / "mlflow.db"
+        assert store_file(uri) == directory / "mlflow.db"
         assert Path(str(make_url(uri).database)).absolute() == directory / "mlflow.db"
         location = artifact_location("dqn-ALE/Pong-v5")
         assert location is None or local_path(location) == directory / "mlruns" / "dqn-ALE/Pong-v5"
-
-
-@pytest.mark.parametrize(
-    ("uri", "file"),
-    [
-        ("sqlite:////x/mlflow.db", "/x/mlflow.db"),
-        ("sqlite:////x/a%20b.db?timeout=60", "/x/a%20b.db"),
-        ("sqlite+pysqlite:////x/mlflow.db?timeout=60&cached_statements=9", "/x/mlflow.db"),
-        ("sqlite:///file:/x/a%20b.db?mode=rwc&uri=true", "/x/a b.db"),
-        ("sqlite:///:memory:", None),
-        ("sqlite://", None),
-        ("postgresql://u@h/db", None),
-        ("http://127.0.0.1:5000", None),
-    ],
-)
-def test_the_file_of_a_store_is_its_uri_without_the_query(uri: str, file: str | None) -> None:
-    assert sqlite_file(uri) == (file and Path(file))
 
 
 def test_runs_and_studies_are_kept_in_a_directory_whatever_it_is_called(

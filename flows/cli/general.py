@@ -1,15 +1,19 @@
 """The configuration of an environment that no preset was tuned to: general values, and what its registration tells."""
 
 import dataclasses
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import gymnasium as gym
 import numpy as np
 
 from dqn.config import DQNConfig
 from dqn.environments.spec import environment_spec
-from dqn.presets import PRESETS
+from dqn.presets import PRESETS, PresetName
 from flows.faults import of_environment
+
+GENERAL: Final = "general"
+StartName = Literal[PresetName, "general"]
+"""Hyper-parameters that a training may start from: a preset's, or general ones."""
 
 _GENERAL: Final = DQNConfig(
     hidden_sizes=(128, 128),
@@ -30,6 +34,15 @@ _GENERAL: Final = DQNConfig(
 )
 _LARGEST: Final = 1e6
 """A greater bound is none: spaces write the largest float where they mean infinity."""
+
+
+def start_of(name: StartName, env_id: str) -> DQNConfig:
+    """The configuration that a training starts from; general values depend on the environment, a preset's do not.
+
+    Raises:
+        EnvironmentUnsupportedError: as `general`.
+    """
+    return general(env_id) if name == GENERAL else PRESETS[name]
 
 
 def has_preset(env_id: str) -> bool:

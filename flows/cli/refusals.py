@@ -8,7 +8,8 @@ import gymnasium as gym
 
 from dqn.config import ConfigError
 from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
-from dqn.presets import PRESETS, PresetName
+from dqn.presets import PRESETS
+from flows.cli.general import GENERAL, StartName
 from flows.cli.suggestions import did_you_mean
 from flows.faults import named
 from flows.names import model_name, no_version
@@ -45,9 +46,10 @@ def require_preset(name: str) -> None:
     Raises:
         ConfigError: if there is none of this name.
     """
-    if name in PRESETS:
+    known = [*PRESETS, GENERAL]
+    if name in known:
         return
-    known = [*PRESETS, *own_presets()]
+    known += own_presets()
     if name not in known:
         raise ConfigError(
             f"there is no preset {name!r}" + (did_you_mean(name, known) or f"; there are {', '.join(known)}")
@@ -98,9 +100,9 @@ def require_run(run_id: str, checkpoint_dir: Path) -> None:
         )
 
 
-def preset_warning(preset: PresetName, env_id: str) -> str | None:
+def preset_warning(preset: StartName, env_id: str) -> str | None:
     """A sentence about a preset that was tuned to another environment; None where it fits."""
-    tuned_to = PRESETS[preset].env_id
+    tuned_to = env_id if preset == GENERAL else PRESETS[preset].env_id
     if tuned_to == env_id:
         return None
     fitting = [name for name, config in PRESETS.items() if config.env_id == env_id]

@@ -46,9 +46,9 @@ class Arguments:
     resume: str | None = None
     """Name of the study to go on with; it keeps its own settings."""
     save: str | None = None
-    """Name by which `make train ARGS="--preset NAME"` finds the winner, in this directory."""
+    """Name by which `--preset NAME` of a training finds the winner, in this directory."""
     promote: bool = False
-    """Train the winner through export, registry and gate, as `make train` does."""
+    """Train the winner through export, registry and gate, as a training does."""
     spread_to: str | None = None
     """A deployment whose runs try the shards, such as sweep-shard/default; none tries them here."""
     checkpoint_dir: Path = Path("checkpoints")

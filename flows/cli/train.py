@@ -13,9 +13,9 @@ import tyro
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spec import EnvironmentUnsupportedError
-from dqn.presets import PRESETS, PresetName
+from dqn.presets import PRESETS
 from flows.cli import options
-from flows.cli.general import budget, general, has_preset
+from flows.cli.general import GENERAL, StartName, budget, general, has_preset, start_of
 from flows.cli.program import prepare
 from flows.cli.refusals import (
     preset_warning,
@@ -37,8 +37,8 @@ class Arguments:
     """Train a population of DQN agents, register the best and promote it if it passes the gate."""
 
     config: Annotated[DQNConfig, tyro.conf.arg(name="")]
-    preset: PresetName = "cartpole"
-    """Hyper-parameters to start from, or what `make sweep` saved; the options below change single ones."""
+    preset: StartName = "cartpole"
+    """Hyper-parameters to start from, or what a sweep saved; the options below change single ones."""
     resume: str | None = None
     """Id of an interrupted run to go on with; it keeps its own configuration."""
     warm_start: str | None = None
@@ -56,11 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             chosen = parse(arguments)
             warning = check(chosen)
-            own = without_preset(arguments) is not None
         except (ConfigError, EnvironmentUnsupportedError) as error:
             return fail(error, BAD_INPUT)
-        note(announcement(chosen, "general values" if own else ""))
-        if own:
+        note(announcement(chosen))
+        if chosen.preset == GENERAL:
             note(budget(chosen.config))
         elif warning:
             note(f"warning: {warning}")
@@ -79,7 +78,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     options.require_once(argv)
     if env_id := without_preset(argv):
         require_environment(env_id)
-        return options.parse(Arguments, argv, prog="dqn-train", default=Arguments(config=general(env_id)))
+        default = Arguments(config=general(env_id), preset=GENERAL)
+        return options.parse(Arguments, argv, prog="dqn-train", default=default)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?", const="", default="cartpole")
     known, others = first.parse_known_args(argv)
@@ -92,11 +92,13 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def without_preset(argv: Sequence[str]) -> str | None:
-    """The environment that is named, where no preset is and none was tuned to it."""
+    """The environment to train with general values: they are named, or no preset is and none was tuned to it."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("env-id", "preset", "resume"):
         first.add_argument(f"--{name}", f"--{name.replace('-', '_')}", nargs="?", const="")
     known, _ = first.parse_known_args(argv)
+    if known.preset == GENERAL:
+        return known.env_id or DQNConfig.env_id
     named = known.preset is not None or known.resume is not None or not known.env_id
     return None if named or has_preset(known.env_id) else str(known.env_id)
 
@@ -123,14 +125,15 @@ def check(arguments: Arguments) -> str | None:
     return preset_warning(arguments.preset, config.env_id)
 
 
-def announcement(arguments: Arguments, values: str = "") -> str:
+def announcement(arguments: Arguments) -> str:
     """What is about to happen, with which values, and where its results go."""
     where = redacted(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}")
     if arguments.resume:
         return f"Going on with run {arguments.resume} of {where}"
     config = arguments.config
     agents = "1 DQN agent" if config.num_agents == 1 else f"{config.num_agents} DQN agents"
-    what = f"{config.env_id} ({values or f'preset {arguments.preset}'}, seed {config.seed})"
+    values = "general values" if arguments.preset == GENERAL else f"preset {arguments.preset}"
+    what = f"{config.env_id} ({values}, seed {config.seed})"
     return f"Training {agents} on {what}; runs and models go to {where}"
 
 
@@ -170,6 +173,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _overrides(arguments: Arguments) -> dict[str, Any]:
-    preset = PRESETS[arguments.preset]
+    start = start_of(arguments.preset, arguments.config.env_id)
     given = {field.name: getattr(arguments.config, field.name) for field in dataclasses.fields(DQNConfig)}
-    return {name: value for name, value in given.items() if value != getattr(preset, name)}
+    changed = {name: value for name, value in given.items() if value != getattr(start, name)}
+    return changed | ({"env_id": arguments.config.env_id} if arguments.preset == GENERAL else {})

@@ -21,6 +21,7 @@ from flows.errors import RegistryError
 from flows.names import environment_of
 from flows.names import model_name as model_name
 from flows.outages import is_transient
+from serving.commands import command
 from serving.policy import INPUT, OUTPUT, OnnxPolicy, PolicyError, PolicyMetadata
 
 Alias = Literal["champion", "challenger", "previous"]
@@ -39,10 +40,10 @@ def serve_command(env_id: str, uri: str = "") -> str:
     """What plays a version of an environment's model in the browser, the champion where no other is named."""
     options = []
     if uri or env_id != DQNConfig.env_id:
-        options.append(f"--model {uri or f'models:/{model_name(env_id)}@{CHAMPION}'}")
+        options += ["--model", uri or f"models:/{model_name(env_id)}@{CHAMPION}"]
     if ":" in env_id:
-        options.append(f"--allow-env {env_id}")
-    return f'make serve ARGS="{" ".join(options)}"' if options else "make serve"
+        options += ["--allow-env", env_id]
+    return command("serve", *options)
 
 
 def log_model(run_id: str, onnx_bytes: bytes) -> str:

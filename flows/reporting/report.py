@@ -29,6 +29,7 @@ from flows.tracking.pages import LOCAL_UI, absolute_uri, run_page, version_page
 from flows.tracking.runs import config_of, describe_run
 from flows.tracking.store import connect
 from flows.training.population import PopulationSummary, read_summary
+from serving.commands import command
 
 REPORT: Final = "report.md"
 _DESCRIPTION: Final = 6_000
@@ -247,7 +248,7 @@ def where_results_are(finished: Report) -> list[tuple[str, str]]:
     here = f"cd {quote(str(Path.cwd()))}" if "?" in uri else f"export MLFLOW_TRACKING_URI={quote(uri)}"
     return [
         (here, "find run and model from " + ("any directory" if here.startswith("export") else "this directory")),
-        ("make ui", version_page(name, finished.version, server=LOCAL_UI)),
+        (command("ui"), version_page(name, finished.version, server=LOCAL_UI)),
     ]
 
 

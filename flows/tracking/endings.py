@@ -12,10 +12,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from dqn.finite import DivergedError
 from flows.errors import one_line
 from flows.interrupts import ending
-from flows.names import make_command
 from flows.orchestration.flow_run import deployment_id, flow_run_id
 from flows.tracking.attempt import Attempt, StaleAttemptError, check, fenced, in_batch
 from flows.tracking.runs import TRAINED_TAG, PopulationRuns, unless_deleted
+from serving.commands import command
 
 _MOST_CHILDREN: Final = 10_000
 
@@ -80,7 +80,7 @@ def _resuming(attempt: Attempt, directory: Path) -> str:
     if deployment_id():
         return f"prefect flow-run retry {flow_run_id()}"
     usual = directory == Path("checkpoints").absolute()
-    return make_command("train", "--resume", attempt.run_id, *(() if usual else ("--checkpoint-dir", str(directory))))
+    return command("train", "--resume", attempt.run_id, *(() if usual else ("--checkpoint-dir", str(directory))))
 
 
 def _running_children(client: MlflowClient, parent: Run) -> tuple[str, ...]:

@@ -9,15 +9,15 @@ from typing import Final
 from mlflow.entities import Param
 
 from dqn.config import WORLDS, DQNConfig
-from dqn.presets import PRESETS, PresetName
+from flows.cli.general import StartName, start_of
 
 _LONGEST_NAME: Final = 250
 """MLflow takes no more."""
 
 
-def run_name(config: DQNConfig, preset: PresetName) -> str:
+def run_name(config: DQNConfig, preset: StartName) -> str:
     """A run by what it is: environment, preset, what differs from the preset, and seed."""
-    usual = PRESETS[preset]
+    usual = start_of(preset, config.env_id)
     overrides = [
         f"{name}={value}"
         for name, value in config.to_dict().items()
@@ -29,7 +29,7 @@ def run_name(config: DQNConfig, preset: PresetName) -> str:
     return what[: _LONGEST_NAME - len(seed)] + seed
 
 
-def description(config: DQNConfig, preset: PresetName) -> str:
+def description(config: DQNConfig, preset: StartName) -> str:
     """For the run's page."""
     return (
         f"A population of {config.num_agents} DQN agents on {config.env_id}, preset `{preset}`, seed {config.seed}. "

@@ -5,7 +5,8 @@ from typing import Final
 
 import mlflow
 
-from flows.uris import redacted, sqlite_file, without_login
+from flows.uris import redacted, without_login
+from serving.models.glance import store_file
 
 LOCAL_UI: Final = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens."""
@@ -16,7 +17,7 @@ _MODELS: Final = "?workflowType=machine_learning"
 def absolute_uri() -> str:
     """The tracking store's address; an embedded one's file by its whole path."""
     uri = mlflow.get_tracking_uri()
-    file = sqlite_file(uri)
+    file = store_file(uri)
     return f"sqlite:///{file}" if file else redacted(uri)
 
 

@@ -21,8 +21,8 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from dqn.config import DQNConfig
-from dqn.presets import PresetName
 from dqn.training.metrics import POPULATION
+from flows.cli.general import StartName
 from flows.errors import InputError, is_full, one_line
 from flows.tracking.attempt import Attempt, fenced, in_batch
 from flows.tracking.labels import description, git_commit, params, run_name, user
@@ -56,7 +56,7 @@ class PopulationRuns:
 
 
 def open_run(
-    client: MlflowClient, config: DQNConfig, *, preset: PresetName, flow_run_id: str | None, tags: Mapping[str, str]
+    client: MlflowClient, config: DQNConfig, *, preset: StartName, flow_run_id: str | None, tags: Mapping[str, str]
 ) -> str:
     """Id of a new parent run with these tags too, or of that which an earlier attempt at this flow run has opened."""
     experiment = experiment_of(client, config)

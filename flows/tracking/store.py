@@ -18,7 +18,8 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from flows.errors import InputError, TrackingError, one_line
-from flows.uris import connect_args, local_path, redacted, sqlite_file, sqlite_uri
+from flows.uris import connect_args, local_path, redacted, sqlite_uri
+from serving.models.glance import store_file
 
 _ALONE_SECONDS: Final = 60.0
 _PATIENCE: Final = {
@@ -77,7 +78,7 @@ def require_artifacts(uri: str) -> None:
     Raises:
         InputError: naming both directories.
     """
-    store, kept = sqlite_file(mlflow.get_tracking_uri()), local_path(uri)
+    store, kept = store_file(mlflow.get_tracking_uri()), local_path(uri)
     if store is None or kept is None or "mlruns" not in kept.parts:
         return
     before = next(parent.parent for parent in (kept, *kept.parents) if parent.name == "mlruns")
@@ -100,7 +101,7 @@ def _store_uri() -> str:
 
 def _check_database(uri: str) -> None:
     """Open an embedded store for writing, and connect to a database; MLflow itself would try for two minutes."""
-    if file := sqlite_file(uri):
+    if file := store_file(uri):
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("BEGIN IMMEDIATE")
     elif uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
@@ -114,7 +115,7 @@ def _alone(uri: str) -> Iterator[None]:
     Raises:
         OSError: if another process stays in it for `_ALONE_SECONDS`.
     """
-    file = sqlite_file(uri)
+    file = store_file(uri)
     if file is None:
         yield
         return

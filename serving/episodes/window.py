@@ -4,6 +4,7 @@ import itertools
 import sys
 from typing import Final
 
+from serving.commands import command
 from serving.episodes.environment import Simulation
 from serving.episodes.physics import MAX_SEED
 from serving.policy import OnnxPolicy
@@ -33,7 +34,7 @@ def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None) -> None
             if driver in ("dummy", "offscreen"):
                 raise NoDisplayError(
                     f"there is no display here (SDL draws to its '{driver}' driver, which nobody sees): "
-                    "run `make serve` and open the page, or `make record` for a video"
+                    f"run `{command('serve')}` and open the page, or `{command('record')}` for a video"
                 )
             total = 0.0
             while not simulation.over:

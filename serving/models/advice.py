@@ -2,14 +2,16 @@
 
 from typing import Final
 
+from serving.commands import command
+
 PREFIX: Final = "dqn-"
 PRESETS: Final = {
-    "CartPole-v1": "",
-    "Acrobot-v1": "--preset acrobot",
-    "MountainCar-v0": "--preset mountaincar",
-    "LunarLander-v3": "--preset lunarlander",
+    "CartPole-v1": (),
+    "Acrobot-v1": ("--preset", "acrobot"),
+    "MountainCar-v0": ("--preset", "mountaincar"),
+    "LunarLander-v3": ("--preset", "lunarlander"),
 }
-"""By environment the options of `make train`; of another environment they are its id."""
+"""By environment the options of training; of another environment they are its id."""
 
 
 def how_to_train(name: str) -> str:
@@ -20,6 +22,4 @@ def how_to_train(name: str) -> str:
     if not name.startswith(PREFIX):
         return f"training registers models as {PREFIX}ENVIRONMENT, so name one of those with --model"
     env_id = name.removeprefix(PREFIX).replace("~2", ":").replace("~1", "/").replace("~0", "~")
-    options = PRESETS.get(env_id, f"--env-id {env_id}")
-    command = f'make train ARGS="{options}"' if options else "make train"
-    return f"run `{command}` to train and promote one"
+    return f"run `{command('train', *PRESETS.get(env_id, ('--env-id', env_id)))}` to train and promote one"

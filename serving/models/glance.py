@@ -29,7 +29,7 @@ class Registered:
 
 
 def store_file(uri: str) -> Path | None:
-    """The file of an SQLite store; None where the URI names none.
+    """The file of an SQLite store, absolute; None where the URI names none.
 
     SQLAlchemy takes it literally, up to a `?`: nothing is percent-encoded in it, unless it is SQLite's own `file:` URI.
     """
@@ -37,7 +37,7 @@ def store_file(uri: str) -> Path | None:
     if match is None or match["file"] == ":memory:":
         return None
     file = match["file"]
-    return Path(unquote(file.removeprefix("file:")) if file.startswith("file:") else file)
+    return Path(unquote(file.removeprefix("file:")) if file.startswith("file:") else file).absolute()
 
 
 def glance(name: str) -> Registered | None:
@@ -91,7 +91,7 @@ def glance_run(run_id: str) -> KnownRun | None:
     except sqlite3.Error:
         return None
     return KnownRun(
-        store=file.absolute(),
+        store=file,
         exists=bool(found),
         status=str(found[0]) if found else "",
         population="population" in tags,

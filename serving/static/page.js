@@ -117,7 +117,7 @@ function showStatus(status) {
 // Until the registry was asked nobody knows whether there is a champion: no advice then.
 function showNothing({ looking, model, notice }) {
   $("nothing-title").textContent = looking ? "Looking for the champion" : "Nothing plays yet";
-  const command = /: run `(make train[^`]*)`/.exec(notice);
+  const command = /: run `([^`]+)`/.exec(notice);
   $("nothing-why").textContent = looking ? "The registry is being asked." : notice.slice(0, command?.index); // said below
   $("nothing-advice").hidden = looking || !command;
   if (command) $("nothing-command").textContent = command[1];

@@ -74,7 +74,7 @@ def _decompress(body: bytes, encoding: bytes) -> bytes:
     try:
         plain = unpacker.decompress(body, MAX_BODY + 1)
     except zlib.error as error:
-        raise RequestError(f"the body is not valid {encoding.decode()}: {error}") from error
+        raise RequestError(f"the body is not valid {encoding.decode()}: compress it anew, or send it plain") from error
     if len(plain) > MAX_BODY:
         raise RequestError(f"a body may have at most {MAX_BODY} bytes, this one unpacks to more", 413)
     if not unpacker.eof or unpacker.unused_data:

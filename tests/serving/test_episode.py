@@ -111,28 +111,30 @@ def test_a_policy_that_falls_falls() -> None:
         ({"world": {"length": "long"}}, "world.length must be a number above 0"),
         ({"world": {"length": True}}, "world.length must be a number above 0"),
         ({"world": {"colour": 1}}, "a world has no colour"),
-        ({"world": [1]}, r"Expected `object | null`, got `array`"),
+        ({"world": [1]}, "world must be an object or null, got a list of length 1"),
         ({"changes": [{"step": 1, "world": {"tau": 1.0}}]}, "world.tau must be between 0.001 and 0.1 here, got 1"),
-        ({"pushes": [{"step": -1, "force": 1}]}, r"Expected `int` >= 0 - at `$.pushes[0].step`"),
-        ({"pushes": [{"step": 2000, "force": 1}]}, r"Expected `int` <= 1999"),
-        ({"pushes": [{"step": 1.5, "force": 1}]}, r"Expected `int`, got `float`"),
-        ({"pushes": [{"step": 1, "force": 1e9}]}, r"Expected `float` <= 200.0 - at `$.pushes[0].force`"),
-        ({"pushes": [{"step": 1, "force": -201}]}, r"Expected `float` >= -200.0"),
-        ({"pushes": [{"step": 1}]}, r"missing required field `force`"),
-        ({"pushes": [7]}, r"Expected `object`, got `int`"),
-        ({"pushes": [{"step": 1, "force": 1}] * 1001}, r"Expected `array` of length <= 1000 - at `$.pushes`"),
-        ({"changes": [{"step": 1}]}, r"missing required field `world`"),
-        ({"changes": [{"step": 1, "world": {}}] * 1001}, r"of length <= 1000 - at `$.changes`"),
-        ({"version": 1.5}, r"Expected `int | str | null`, got `float`"),
-        ({"speed": 2}, r"unknown field `speed`"),
-        ([], r"Expected `object`, got `array`"),
-        *(({"seed": seed}, "at `$.seed`") for seed in (-1, 1.5, "1", None, True, 2**31)),
+        ({"pushes": [{"step": -1, "force": 1}]}, "pushes[0].step must be a whole number of at least 0, got -1"),
+        ({"pushes": [{"step": 2000, "force": 1}]}, "pushes[0].step must be a whole number of at most 1999, got 2000"),
+        ({"pushes": [{"step": 1.5, "force": 1}]}, "must be a whole number, got 1.5"),
+        ({"pushes": [{"step": 1, "force": 1e9}]}, "pushes[0].force must be a number of at most 200, got 1000000000.0"),
+        ({"pushes": [{"step": 1, "force": -201}]}, "must be a number of at least -200, got -201"),
+        ({"pushes": [{"step": 1}]}, "pushes[0] has no field 'force', which is required: add it"),
+        ({"pushes": [7]}, "pushes[0] must be an object, got 7"),
+        (
+            {"pushes": [{"step": 1, "force": 1}] * 1001},
+            "of length at most 1000, got a list of length 1001",
+        ),
+        ({"changes": [{"step": 1}]}, "changes[0] has no field 'world'"),
+        ({"changes": [{"step": 1, "world": {}}] * 1001}, "changes must be a list of length at most 1000"),
+        ({"version": 1.5}, "version must be a whole number, a string or null, got 1.5"),
+        ({"speed": 2}, "the request has a field 'speed', which is unknown: leave it out"),
+        ([], "the request must be an object, got a list of length 0"),
+        *(({"seed": seed}, "seed must be a whole number") for seed in (-1, 1.5, "1", None, True, 2**31)),
     ],
 )
 def test_an_impossible_episode_is_named(request_: object, message: str) -> None:
     with pytest.raises(RequestError) as caught:
         decode(msgspec.json.Decoder(EpisodeRequest), orjson.dumps(request_))
-    assert str(caught.value).startswith("the request does not fit: ")
     assert message in str(caught.value)
 
 
@@ -150,7 +152,7 @@ def test_an_error_does_not_repeat_a_megabyte() -> None:
 def test_a_seed_may_be_text_on_a_command_line(text: str, seed: int) -> None:
     assert fit(text, Seed) == seed
     for wrong in ("-1", "2147483648", "x", "1.5", ""):
-        with pytest.raises(RequestError, match="it does not fit"):
+        with pytest.raises(RequestError, match=r"^the query must be a whole number"):
             fit(wrong, Seed)
 
 

@@ -379,7 +379,7 @@ def test_the_default_store_is_the_one_in_this_directory(
     [
         ("sqlite:///m.db", "m.db"),
         ("sqlite:////a/m.db?timeout=60&x=y", "/a/m.db"),
-        ("sqlite+pysqlite:////a/m.db", "/a/m.db"),
+        ("sqlite+pysqlite:////a/m.db?timeout=60&cached_statements=9", "/a/m.db"),
         ("sqlite:////a%20b/#/m.db", "/a%20b/#/m.db"),
         ("sqlite:///file:/a%20b/m.db?uri=true", "/a b/m.db"),
         ("sqlite://", None),
@@ -389,7 +389,7 @@ def test_the_default_store_is_the_one_in_this_directory(
     ],
 )
 def test_which_file_a_store_is(uri: str, file: str | None) -> None:
-    assert store_file(uri) == (file and Path(file))
+    assert store_file(uri) == (file and Path(file).absolute())
 
 
 def test_versions_come_from_mlflow(registry: LocalRegistry) -> None:

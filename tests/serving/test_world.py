@@ -125,7 +125,7 @@ def test_it_may_be_changed_before_anybody_watches(app_and_client: tuple[App, Tes
         ({"colour": 1}, "a world has no colour"),
         ({"inertia": 1.0}, "CartPole-v1 has no inertia"),
         ({"sensor_bias": [0.1]}, "world.sensor_bias has 1 entries"),
-        ([], "Expected `object`, got `array`"),
+        ([], "the request must be an object, got a list of length 0"),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(

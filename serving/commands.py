@@ -1,0 +1,42 @@
+"""The commands that are printed: what a person types next, as it works where this process was started."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Final
+
+_PROGRAMS: Final = {
+    "train": "python -m flows train",
+    "sweep": "python -m flows sweep",
+    "serve": "python -m serving",
+    "record": "python -m serving record",
+    "ui": "mlflow ui",
+}
+"""By verb of the Makefile what it runs."""
+_SCRIPTS: Final = {"train": "dqn-train", "serve": "dqn-serve", "record": "dqn-serve record"}
+_PLAIN: Final = re.compile(r"[\w@%+=:,./-][\w@%+=:,./~-]*")
+
+
+def command(verb: str, *options: str) -> str:
+    """What runs a verb with options: `make` where this project's Makefile lies in the current directory.
+
+    Elsewhere it is the console script, if this process is one, or Python with the module. Make and its shell each take
+    a level of quotes off.
+    """
+    words = " ".join(word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in options)
+    if not _makefile_is_here():
+        is_script = Path(sys.argv[0]).name in ("dqn-train", "dqn-serve")
+        program = _SCRIPTS.get(verb, _PROGRAMS[verb]) if is_script else _PROGRAMS[verb]
+        return f"{program} {words}".rstrip()
+    if not options:
+        return f"make {verb}"
+    words = words.replace("$", "$$")
+    return f"make {verb} ARGS=" + (shlex.quote(words) if re.search(r'["$`\\!]', words) else f'"{words}"')
+
+
+def _makefile_is_here() -> bool:
+    try:
+        return "-m flows train" in Path("Makefile").read_text(errors="replace")
+    except OSError:
+        return False
