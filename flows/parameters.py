@@ -25,9 +25,8 @@ from dqn.presets import PRESETS
 from dqn.training.fits import require_scale
 from dqn.training.machine import policy_bytes, require_device, require_memory
 from flows.faults import of_environment
-from flows.cli.general import GENERAL, StartName, start_of
-from flows.cli.options import expected
-from flows.cli.suggestions import did_you_mean
+from flows.general import GENERAL, StartName, start_of
+from flows.suggestions import did_you_mean, expected
 from serving.model_file import MAX_BYTES
 
 _LONGEST: Final = 40  # of what a caller chose and is repeated to it

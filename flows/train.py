@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 from mlflow import MlflowClient
 
-from flows.cli.general import StartName
 from flows.errors import InputError
+from flows.general import StartName
 from flows.interrupts import held, released
 from flows.orchestration.console import say
 from flows.orchestration.flow_run import flow_run_id

@@ -43,7 +43,7 @@ def test_a_training_that_is_told_to_stop_says_how_to_resume(
     _, errors = victim.communicate(timeout=60)
     assert victim.returncode == code, errors
     assert (
-        f"error: {word}\nresume with: python -m flows.train --resume {run_id} --checkpoint-dir {tmp_path}\n" in errors
+        f"error: {word}\nresume with: python -m flows train --resume {run_id} --checkpoint-dir {tmp_path}\n" in errors
     )
     assert "Traceback" not in errors
     runs = store.search_runs([store.get_run(run_id).info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")

@@ -12,6 +12,7 @@ from flows.cli import options, sweep, train
 from flows.cli.refusals import require_version
 from flows.cli.terminal import BAD_INPUT
 from flows.search.spaces import SPACES
+from flows.suggestions import expected
 from serving.models.glance import Registered
 
 
@@ -114,7 +115,7 @@ def test_an_option_given_twice_is_refused(parse: Any, argv: list[str], sentence:
 
 def test_every_option_of_training_has_words_for_what_it_takes() -> None:
     types = options.option_types(train.Arguments)
-    assert all(options.expected(kind) for kind in types.values())
+    assert all(expected(kind) for kind in types.values())
     assert len(types) == len(dataclasses.fields(train.Arguments)) - 1 + len(dataclasses.fields(DQNConfig)) - 2 + 2 * 13
 
 

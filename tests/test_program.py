@@ -12,8 +12,8 @@ import requests
 
 from dqn.config import DQNConfig
 from flows.cli import train
-from flows.train.general import budget, general
-from flows.train.program import prepare, without_proxy
+from flows.cli.program import prepare, without_proxy
+from flows.general import budget, general
 from flows.parameters import ConfigOverrides
 from serving.commands import command
 from tests.probes import Probe
@@ -90,17 +90,17 @@ def test_a_command_works_where_there_is_no_makefile_of_this_project(
             (tmp_path / "Makefile").write_text(makefile)
         monkeypatch.setattr("sys.argv", ["/anywhere/flows/train.py"])
         assert command("train", "--resume", "ab", "--checkpoint-dir", "/a b") == (
-            "python -m flows.train --resume ab --checkpoint-dir '/a b'"
+            "python -m flows train --resume ab --checkpoint-dir '/a b'"
         )
         assert [command(verb) for verb in ("sweep", "serve", "ui")] == [
-            "python -m flows.sweep",
+            "python -m flows sweep",
             "python -m serving",
             "mlflow ui",
         ]
         monkeypatch.setattr("sys.argv", ["/home/me/.venv/bin/dqn-train"])
         assert [command(verb) for verb in ("train", "sweep", "serve")] == [
             "dqn-train",
-            "python -m flows.sweep",
+            "python -m flows sweep",
             "dqn-serve",
         ]
 

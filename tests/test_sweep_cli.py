@@ -1,4 +1,4 @@
-"""`python -m flows.sweep`: what is asked for, where it runs, and how an error ends it."""
+"""`python -m flows sweep`: what is asked for, where it runs, and how an error ends it."""
 
 import logging
 import signal

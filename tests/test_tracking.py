@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from dqn.config import ConfigError, DQNConfig
 from flows.errors import InputError
+from flows.general import general
 from flows.tracking import store
 from flows.tracking.attempt import Attempt, StaleAttemptError, begin, check, fenced
 from flows.tracking.endings import end_runs, failing

@@ -19,7 +19,8 @@ from flows.tracking.attempt import begin
 from flows.tracking.pages import run_page
 from flows.tracking.runs import complete_runs, find_run, open_run, read_config
 from flows.tracking.store import connect
-from flows.uris import artifact_location, local_path, redacted, sqlite_file, sqlite_uri, without_login
+from flows.uris import artifact_location, local_path, redacted, sqlite_uri, without_login
+from serving.models.glance import store_file
 
 WRITE_AHEAD = ("optuna.db-wal", "optuna.db-shm")
 NAME = "a b#c%20d%e?f'ä+{g}&@:;"

@@ -6,7 +6,6 @@ import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -14,11 +13,9 @@ import tyro
 
 from dqn.config import WORLDS, ConfigError, DQNConfig
 from dqn.environments.world import World, WorldError
-from flows.cli.suggestions import did_you_mean
+from flows.suggestions import did_you_mean, expected
 
 _HELP: Final = "--help lists all"
-_WORDS: Final = {int: "a whole number", float: "a number", bool: "True or False", Path: "a path", str: "one word"}
-_MANY: Final = {int: "whole numbers", float: "numbers"}
 T = TypeVar("T")
 
 
@@ -164,18 +161,6 @@ def converted(words: Sequence[str], kind: Any) -> Any:
         if words[0] in by_name:
             return by_name[words[0]]
     raise ValueError(f"{words} are not {kind}")
-
-
-def expected(kind: Any) -> str:
-    """What an option takes, for a person."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return " or ".join(expected(part) for part in parts if part is not NoneType)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, parts))}"
-    if origin is tuple and Ellipsis in parts:
-        return _MANY.get(parts[0], "numbers")
-    return "two numbers, from low to high" if origin is tuple else _WORDS[kind]
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:

@@ -10,10 +10,10 @@ from dqn.config import ConfigError
 from dqn.presets import PresetName
 from flows.cli import options
 from flows.cli.program import prepare
-from flows.cli.suggestions import did_you_mean
 from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
 from flows.orchestration.console import phase
 from flows.orchestration.flow_run import api_is_named
+from flows.suggestions import did_you_mean
 
 SPACES: Final = ("small", "arlbench")
 _OF_A_RUN: Final = ("resume", "save", "promote", "spread_to", "checkpoint_dir")

@@ -15,7 +15,6 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.presets import PRESETS
 from flows.cli import options
-from flows.cli.general import GENERAL, StartName, budget, general, has_preset, start_of
 from flows.cli.program import prepare
 from flows.cli.refusals import (
     preset_warning,
@@ -26,6 +25,7 @@ from flows.cli.refusals import (
     require_version,
 )
 from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
+from flows.general import GENERAL, StartName, budget, general, has_preset, start_of
 from flows.orchestration.console import note, phase
 from flows.orchestration.flow_run import api_is_named
 from flows.saved_presets import read_preset

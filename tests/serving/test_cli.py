@@ -310,10 +310,10 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("dqn-Acrobot-v1@champion", "model dqn-Acrobot-v1 has no alias 'champion' but 3, @challenger; name another"),
         (
             "dqn-Acrobot-v1@champion",
-            "@challenger; name another one with --model, or run `python -m flows.train --preset acro",
+            "@challenger; name another one with --model, or run `python -m flows train --preset acro",
         ),
-        ("dqn-x~2Y-v0/3", "the registry has no model dqn-x~2Y-v0 but dqn-Acrobot-v1: run `python -m flows.train"),
-        ("dqn-x~2Y-v0/3", "run `python -m flows.train --env-id x:Y-v0` to train and promote one"),
+        ("dqn-x~2Y-v0/3", "the registry has no model dqn-x~2Y-v0 but dqn-Acrobot-v1: run `python -m flows train"),
+        ("dqn-x~2Y-v0/3", "run `python -m flows train --env-id x:Y-v0` to train and promote one"),
         (
             "n/3",
             "the registry has no model n but dqn-Acrobot-v1: training registers models as dqn-ENVIRONMENT, so name",
@@ -382,7 +382,7 @@ def test_a_registry_that_is_not_there_says_what_to_run(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
     monkeypatch.chdir(tmp_path)
     assert main(["record"]) == 1
-    assert "run `python -m flows.train`" in capsys.readouterr().err
+    assert "run `python -m flows train`" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -455,7 +455,7 @@ def test_the_show_begins_when_a_champion_is_promoted(
         assert server.get("/v2/health/ready").status_code == 503
         page.goto(server.url, wait_until="domcontentloaded")
         page.wait_for_selector("#nothing", state="visible")
-        assert page.locator("#nothing-command").inner_text() == "python -m flows.train"
+        assert page.locator("#nothing-command").inner_text() == "python -m flows train"
         assert page.locator("#notice").is_hidden(), "what is wrong is said once"
         registry.aliases["champion"] = "1"
         until(page, "window.page?.framesSeen > 5")

@@ -2,7 +2,9 @@
 
 import difflib
 from collections.abc import Collection
-from typing import Final
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin
 
 _LEAST: Final = 0.6
 _NEARLY: Final = 0.1
@@ -30,3 +32,19 @@ def did_you_mean(given: str, known: Collection[str], *, prefix: str = "") -> str
 
 def _initials(name: str) -> str:
     return "".join(word[0] for word in name.lower().replace(".", "-").split("-"))
+
+
+_WORDS: Final = {int: "a whole number", float: "a number", bool: "True or False", Path: "a path", str: "one word"}
+_MANY: Final = {int: "whole numbers", float: "numbers"}
+
+
+def expected(kind: Any) -> str:
+    """What an option takes, for a person."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(expected(part) for part in parts if part is not NoneType)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin is tuple and Ellipsis in parts:
+        return _MANY.get(parts[0], "numbers")
+    return "two numbers, from low to high" if origin is tuple else _WORDS[kind]
