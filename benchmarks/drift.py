@@ -24,15 +24,15 @@ from benchmarks.harness import write
 from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import WorldEnv
-from serving.episodes.environment import Step
-from serving.live.commands import Restart
-from serving.live.drift import TOLERATED_NOISE, EpisodeTest, StepTest
-from serving.live.shows import Shows
-from serving.live.viewers import Viewer
+from serving.episodes.simulation import Step
+from serving.loop.drift import TOLERATED_NOISE, EpisodeTest, StepTest
+from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
-from serving.models.registry import FileSource
+from serving.models.source import FileSource
 from serving.policy import OnnxPolicy
-from serving.web.metrics import Metrics
+from serving.show.commands import Restart
+from serving.show.stage import Shows
+from serving.show.viewer import Viewer
 
 STEPS_A_SECOND: Final = 50
 MAX_PUSH: Final = 60.0

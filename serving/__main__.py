@@ -14,28 +14,22 @@ from pathlib import Path
 from typing import NoReturn
 
 from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
+from serving.application import App
 from serving.arguments import UsageError, parse
 from serving.disk import sentence, write_new
-from serving.episodes.environment import why_no_pictures
-from serving.episodes.recording import RecordingError, to_gif, to_video
+from serving.episodes.recording import to_gif, to_video
 from serving.episodes.replay import record
+from serving.episodes.simulation import why_no_pictures
 from serving.episodes.window import NoDisplayError, watch
+from serving.errors import RecordingError, RegistryUnavailableError, UnknownModelError
+from serving.logs import configure_logging
 from serving.models.advice import how_to_train
 from serving.models.cache import Cache
 from serving.models.follower import Models
 from serving.models.glance import glance
-from serving.models.registry import (
-    FileSource,
-    ModelSource,
-    ModelURI,
-    RegistrySource,
-    RegistryUnavailableError,
-    UnknownModelError,
-    no_model,
-)
+from serving.models.mlflow import RegistrySource
 from serving.models.served import ServedModel
-from serving.web.application import App
-from serving.web.metrics import configure_logging
+from serving.models.source import FileSource, ModelSource, ModelURI, no_model
 from serving.web.security import LOOPBACK
 from serving.web.server import Server
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from serving.episodes.physics import MAX_PUSH, MAX_SEED, MAX_STEPS, Push
+from serving.episodes.limits import MAX_PUSH, MAX_SEED, MAX_STEPS, Push
 from serving.web.proxies import Network, networks
 
 DEFAULT_MODEL: Final = "models:/dqn-CartPole-v1@champion"

@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from dqn.environments.world import NOMINAL, World, WorldError
 from serving import deadlines
+from serving.errors import PolicyError
 from serving.model_file import check_model_file, read_model_file
 
 FloatArray = npt.NDArray[np.float32]
@@ -25,10 +26,6 @@ _MAX_MEMORY: Final = 1 << 30
 """Bytes that all models together may take for what they compute."""
 _MAX_OVERRUNS: Final = 3
 _REQUIRED_PROPERTIES: Final = ("env_id", "action_meanings", "run_id", "seed", "config_sha256")
-
-
-class PolicyError(ValueError):
-    """A file is not a policy this project can play; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True, kw_only=True)

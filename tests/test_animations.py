@@ -7,7 +7,7 @@ from PIL import Image, ImageChops
 
 from flows.reporting.animations import PANELS, episode_gif, learning_gif, spread
 from flows.training.milestones import PUSHES, SEED, Learned
-from serving.episodes import learning as served
+from serving.episodes import milestones as served
 from serving.policy import OnnxPolicy
 from tests.policies import ACROBOT, BALANCES, FALLS, PROPERTIES, SWINGS, linear_model
 from tests.probes import Probe

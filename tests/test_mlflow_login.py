@@ -16,7 +16,8 @@ from processes import MLFLOW_LOGIN, mlflow_command, mlflow_environment, process,
 from flows.errors import InputError
 from flows.outages import is_transient
 from flows.tracking.store import connect
-from serving.models.registry import RegistrySource, RegistryUnavailableError
+from serving.errors import RegistryUnavailableError
+from serving.models.mlflow import RegistrySource
 
 pytestmark = pytest.mark.e2e
 

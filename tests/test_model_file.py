@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from serving import model_file
+from serving.errors import PolicyError
 from serving.model_file import TENSORS, check_model_file
-from serving.policy import OnnxPolicy, PolicyError
+from serving.policy import OnnxPolicy
 from tests.policies import BALANCES, linear_model
 
 ELSEWHERE = "it keeps tensors in other files"

@@ -5,7 +5,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from dqn.environments.world import NOMINAL, World
-from serving.policy import OnnxPolicy, PolicyError
+from serving.errors import PolicyError
+from serving.policy import OnnxPolicy
 from tests.policies import PROPERTIES, linear_model
 
 

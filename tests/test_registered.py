@@ -23,7 +23,7 @@ from dqn.experience.vector import VectorEnvironment, describe
 from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.loop import train
 from dqn.training.state import TrainingState
-from serving.episodes.environment import Simulation
+from serving.episodes.simulation import Simulation
 from tests.probes import Observation, Probe, Step
 
 Make = Callable[..., DQNConfig]

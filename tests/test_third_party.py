@@ -11,8 +11,10 @@ from flows.parameters import ConfigOverrides
 from flows.train import train_dqn
 from serving.__main__ import resolve
 from serving.episodes.replay import record
+from serving.errors import UnknownModelError
 from serving.models.cache import Cache
-from serving.models.registry import ModelURI, RegistrySource, UnknownModelError
+from serving.models.mlflow import RegistrySource
+from serving.models.source import ModelURI
 
 ENVIRONMENT = "boing_gym:Boing-v0"
 

@@ -22,7 +22,8 @@ from flows.names import environment_of
 from flows.names import model_name as model_name
 from flows.outages import is_transient
 from serving.commands import command
-from serving.policy import INPUT, OUTPUT, OnnxPolicy, PolicyError, PolicyMetadata
+from serving.errors import PolicyError
+from serving.policy import INPUT, OUTPUT, OnnxPolicy, PolicyMetadata
 
 Alias = Literal["champion", "challenger", "previous"]
 CHAMPION: Final[Alias] = "champion"

@@ -1,0 +1,1 @@
+"""Episodes that are played on request: simulation, replays, recordings, milestones."""

@@ -6,7 +6,6 @@ import html
 import io
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, cast
 
 import msgspec
@@ -14,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn.environments.world import World
-from serving.episodes.environment import Simulation, by_step
 from serving.episodes.replay import Replay
+from serving.episodes.simulation import Simulation, by_step
+from serving.errors import RecordingError
+from serving.page import STATIC
 
-STATIC: Final = Path(__file__).parents[1] / "static"
 _PUSH_STEPS: Final = 25
 """Steps for which a push is shown; it lasts one."""
 _PUSH_COLOUR: Final = (200, 60, 30)
@@ -25,10 +25,6 @@ _CODECS: Final = {
     "mp4": ("libx264", {"crf": "23", "preset": "veryfast"}),
     "webm": ("libvpx-vp9", {"crf": "35", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
 }
-
-
-class RecordingError(RuntimeError):
-    """A recording cannot be made; the message says what is missing."""
 
 
 def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]]:

@@ -7,8 +7,8 @@ import msgspec
 from msgspec import Struct
 
 from dqn.environments.world import World
-from serving.episodes.environment import frames_per_second, play
-from serving.episodes.physics import Change, Push, WorldValues
+from serving.episodes.limits import Change, Push, WorldValues
+from serving.episodes.simulation import frames_per_second, play
 from serving.policy import OnnxPolicy
 
 

@@ -8,12 +8,12 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from dqn.environments.world import World
-from serving.episodes.physics import Changes, Pushes, Seed, WorldValues, parse_world
+from serving.episodes.limits import Changes, Pushes, Seed, WorldValues, parse_world
 from serving.episodes.recording import to_gif, to_html, to_video
 from serving.episodes.replay import Replay, record
+from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
 from serving.models.served import ServedModel
-from serving.web.metrics import Metrics
 
 KEPT_REPLAYS: Final = 50
 KEPT_BYTES: Final = 24 << 20

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from serving.episodes.learning import Learning, Way
+from serving.episodes.milestones import Learning, Way
 from serving.episodes.recording import replay_csp
 from serving.episodes.replay import Replay
 from serving.episodes.replays import FORMATS, EpisodeRequest, Replays, Summary

@@ -5,8 +5,8 @@ import sys
 from typing import Final
 
 from serving.commands import command
-from serving.episodes.environment import Simulation
-from serving.episodes.physics import MAX_SEED
+from serving.episodes.limits import MAX_SEED
+from serving.episodes.simulation import Simulation
 from serving.policy import OnnxPolicy
 
 _PUSH: Final = 60.0

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from serving.decoding import RequestError, decode
+from serving.errors import RequestError
 from serving.inference.schemas import (
     BinaryData,
     InferAnswer,
@@ -23,6 +23,7 @@ from serving.inference.schemas import (
     TensorMetadata,
 )
 from serving.policy import INPUT, OUTPUT, FloatArray, PolicyMetadata
+from serving.web.decoding import decode
 
 MAX_BATCH: Final = 4_096
 ACTION: Final = "action"

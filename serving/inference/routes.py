@@ -9,7 +9,7 @@ from typing import Final
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from serving.decoding import RequestError
+from serving.errors import PolicyError, RegistryUnavailableError, RequestError, UnknownModelError
 from serving.inference import protocol
 from serving.inference.protocol import HEADER_LENGTH
 from serving.inference.schemas import (
@@ -25,12 +25,12 @@ from serving.inference.schemas import (
     ServerMetadata,
     Statistics,
 )
+from serving.inference.statistics import extension
+from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError, UnknownModelError
 from serving.models.served import ServedModel
-from serving.policy import FloatArray, PolicyError
+from serving.policy import FloatArray
 from serving.web.bodies import compress
-from serving.web.metrics import Metrics
 from serving.web.operations import Operation, route
 
 _INLINE_BYTES: Final = 16 << 10
@@ -196,7 +196,7 @@ class InferenceAPI:
             numbers = [(await self._find(scope)).version.number]
         elif "model" in scope["path_params"]:
             self._check_name(scope)
-        return Statistics([statistics.of(number).extension(self._models.name, number) for number in numbers])
+        return Statistics([extension(statistics.of(number), self._models.name, number) for number in numbers])
 
     async def index(self, scope: Scope, wanted: IndexRequest) -> list[IndexEntry]:
         """The repository index: every known version, READY if it is loaded."""

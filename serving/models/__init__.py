@@ -1,0 +1,1 @@
+"""Models: their sources, the cache, loading, and the version that is served."""

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from serving.model_file import read_model_file
-from serving.models.registry import Snapshot, Version
+from serving.models.source import Snapshot, Version
 
 _KEPT_COPIES: Final = 32
 _KEPT_BYTES: Final = 256 << 20

@@ -13,11 +13,11 @@ from typing import Any, Final, TypeVar
 
 from serving.deadlines import begin
 from serving.disk import reason
+from serving.errors import PolicyError, RegistryUnavailableError, UnknownModelError
 from serving.models.advice import how_to_train
 from serving.models.cache import Cache
-from serving.models.registry import ModelSource, RegistryUnavailableError, Snapshot, UnknownModelError, Version
 from serving.models.served import Description, ServedModel
-from serving.policy import PolicyError
+from serving.models.source import ModelSource, Snapshot, Version
 
 _LOADED_LIMIT: Final = 8
 _LOADS_AT_ONCE: Final = 2

@@ -11,8 +11,9 @@ import numpy as np
 from msgspec import Struct
 
 from dqn.environments.making import make
-from serving.models.registry import Version
-from serving.policy import OnnxPolicy, PolicyError
+from serving.errors import PolicyError
+from serving.models.source import Version
+from serving.policy import OnnxPolicy
 
 _ROWS: Final = 64
 _STEP_SECONDS: Final = 0.05

@@ -1,0 +1,1 @@
+"""HTTP: server, security, bodies, decoding, operations. This room knows none of the others."""

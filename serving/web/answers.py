@@ -1,4 +1,4 @@
-"""How this server answers: JSON, and one table from exceptions to refusals."""
+"""How this server answers: JSON, and refusals for exceptions."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -8,21 +8,8 @@ from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.types import Scope, Send
 
-from serving.decoding import RequestError
-from serving.episodes.environment import NoPicturesError
-from serving.episodes.recording import RecordingError
-from serving.models.registry import RegistryUnavailableError, UnknownModelError
-from serving.policy import PolicyError
+from serving.errors import ServingError
 
-_STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
-    (UnknownModelError, 404),
-    (RegistryUnavailableError, 503),
-    (PolicyError, 503),  # of a version that was refused: another one may take its place
-    (RecordingError, 501),
-    (NoPicturesError, 501),
-    (ValueError, 400),
-)
-"""The first class that fits decides; RequestError and HTTPException carry a status of their own."""
 _CLOSE: Final = (b"connection", b"close")  # what was not read of a body must not be taken for the next request
 _HEADERS: Final = {408: _CLOSE, 413: _CLOSE, 503: (b"retry-after", b"1")}
 Header = tuple[bytes, bytes]
@@ -35,7 +22,7 @@ class Error(Struct, frozen=True):
 
 
 def refusal(error: Exception, scope: Scope) -> tuple[int, str, list[Header]]:
-    """Status, sentence and headers that answer an exception; 500 for one that nobody foresaw."""
+    """Status, sentence and headers that answer an exception; 500 for an unforeseen one."""
     headers: list[Header] = []
     sentence = str(error)
     if isinstance(error, HTTPException):
@@ -45,10 +32,10 @@ def refusal(error: Exception, scope: Scope) -> tuple[int, str, list[Header]]:
             sentence = f"there is nothing at {scope['path'][:120]!r}; /openapi.json lists what there is"
         elif status == 405:
             sentence = f"{scope['method']} is not allowed at {scope['path'][:120]!r}"
-    elif isinstance(error, RequestError):
+    elif isinstance(error, ServingError):
         status = error.status
     else:
-        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+        status = 400 if isinstance(error, ValueError) else 500
     if status == 500:
         sentence = "the server failed; its log says why"
     if status in _HEADERS:

@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from starlette.types import Message, Receive, Scope
 
-from serving.decoding import RequestError
+from serving.errors import RequestError
 
 MAX_BODY: Final = 1 << 20
 BODY_SECONDS = 10.0

@@ -8,9 +8,9 @@ import msgspec
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from serving.decoding import decode
 from serving.web.answers import send_json
 from serving.web.bodies import read_body
+from serving.web.decoding import decode
 
 JSON: Final = "application/json"
 

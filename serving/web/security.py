@@ -1,12 +1,9 @@
 """The outermost layer: who may ask, what every answer carries, and how every answer is counted."""
 
-import hashlib
 import hmac
 import logging
 import time
-from base64 import b64encode
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.web.answers import Error, refusal, send_json
 from serving.web.hosts import Hosts
-from serving.web.metrics import Metrics
+from serving.web.webhooks import WEBHOOK_PATH
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 CSP: Final = (
@@ -31,17 +28,19 @@ HEADERS: Final = [
 ]
 _PROBED: Final = frozenset(("/v2/health/live", "/v2/health/ready", "/metrics"))
 """Answered under any Host: what probes and scrapes by address changes nothing, and is told nothing of anybody."""
-WEBHOOK_PATH: Final = "/api/webhooks/registry"
-_WEBHOOK_WINDOW: Final = 300
 _LOG: Final = logging.getLogger("serving")
+
+
+Count = Callable[[str, str, int, float], None]
+"""Takes route, method, status and seconds of an answer."""
 
 
 class Guard:
     """Checks Host, Origin and the bearer token; adds security headers; counts and times; no traceback leaves."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, hosts: Iterable[str], token: str | None) -> None:
+    def __init__(self, app: ASGIApp, *, count: Count, hosts: Iterable[str], token: str | None) -> None:
         self._app = app
-        self._metrics = metrics
+        self._count = count
         self._hosts = Hosts((*LOOPBACK, *filter(None, hosts)))
         self._token = token
 
@@ -81,7 +80,7 @@ class Guard:
             await send_json(finish, Error(sentence), code, headers)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            self._metrics.requests.count(route, scope["method"], status, time.perf_counter() - started)
+            self._count(route, scope["method"], status, time.perf_counter() - started)
 
     def _check(self, scope: Scope) -> None:
         host = origin = authorization = b""
@@ -120,35 +119,6 @@ def admits(expected: str | None, given: object) -> bool:
     if expected is None:
         return True
     return isinstance(given, str) and hmac.compare_digest(expected.encode(), given.encode())
-
-
-class Webhooks:
-    """Verifies MLflow's signed deliveries (mlflow.webhooks.delivery: HMAC-SHA256 of "id.timestamp.payload")."""
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret.encode()
-        self._seen: OrderedDict[str, float] = OrderedDict()
-
-    def check(self, headers: dict[str, str], payload: bytes, now: float) -> None:
-        """Take note of a delivery.
-
-        Raises:
-            HTTPException: if it is not genuine, recent and new.
-        """
-        delivery, stamp = headers.get("x-mlflow-delivery-id", ""), headers.get("x-mlflow-timestamp", "")
-        signed = f"{delivery}.{stamp}.".encode() + payload
-        expected = b"v1," + b64encode(hmac.new(self._secret, signed, hashlib.sha256).digest())
-        if not hmac.compare_digest(expected, headers.get("x-mlflow-signature", "").encode()):
-            raise HTTPException(401, "the signature does not match SERVING_WEBHOOK_SECRET")
-        if not stamp.isdecimal() or abs(now - int(stamp)) > _WEBHOOK_WINDOW:
-            raise HTTPException(
-                401, f"the delivery's timestamp is more than {_WEBHOOK_WINDOW} seconds away from this clock"
-            )
-        if delivery in self._seen:
-            raise HTTPException(409, "this delivery was handled already")
-        self._seen[delivery] = now
-        while self._seen and next(iter(self._seen.values())) < now - 2 * _WEBHOOK_WINDOW:
-            self._seen.popitem(last=False)
 
 
 def _netloc(origin: str) -> str | None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from types import FrameType
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, Protocol, cast
 
 import msgspec
 import uvicorn
@@ -20,7 +20,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from serving.web.answers import Error
-from serving.web.application import App
 from serving.web.proxies import Forwarded, Network
 from serving.web.security import HEADERS
 from serving.web.sockets import BoundedSocket
@@ -43,10 +42,21 @@ def _connection_limit() -> int:
     return max(16, min(descriptors, 8192) - _OWN_FILES)
 
 
+class Application(Protocol):
+    """What is served."""
+
+    @property
+    def asgi(self) -> Any:
+        """The ASGI application."""
+
+    def close(self) -> None:
+        """End every stream, now."""
+
+
 class Server(uvicorn.Server):
     """A server on one listening socket that says where it is, and whose streams end when it is told to stop."""
 
-    def __init__(self, app: App, url: str, *, proxies: Sequence[Network] = ()) -> None:
+    def __init__(self, app: Application, url: str, *, proxies: Sequence[Network] = ()) -> None:
         config = uvicorn.Config(
             Forwarded(app.asgi, proxies) if proxies else app.asgi,
             proxy_headers=False,

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from serving.errors import RegistryUnavailableError, UnknownModelError
 from serving.models.cache import Cache
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError, Snapshot, UnknownModelError, Version
+from serving.models.source import Snapshot, Version
 from tests.policies import ACROBOT, BALANCES, PROPERTIES, linear_model
 
 GOOD = [linear_model(BALANCES, bias=bias) for bias in range(4)]

@@ -10,10 +10,11 @@ from typing import Any
 
 import httpx
 
-from serving.live.pace import Pace, RealTime
+from serving.application import App
+from serving.errors import UnknownModelError
 from serving.models.follower import Models
-from serving.models.registry import Snapshot, UnknownModelError, Version
-from serving.web.application import App
+from serving.models.source import Snapshot, Version
+from serving.show.pace import Pace, RealTime
 from serving.web.proxies import Network
 from serving.web.server import Server
 from tests.policies import BALANCES, FALLS, PROPERTIES, linear_model

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dqn.environments.world import World
-from serving.live.show import Show
-from serving.live.viewers import Viewer
+from serving.application import App
 from serving.models.served import ServedModel
-from serving.web.application import App
+from serving.show.show import Show
+from serving.show.viewer import Viewer
 from tests.policies import PROPERTIES, linear_model
 from tests.serving.test_bounds import client_of
 

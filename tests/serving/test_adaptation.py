@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dqn.environments.world import World
-from serving.live.closed_loop import CALM_STEPS
+from serving.loop.closed_loop import CALM_STEPS
 from tests.policies import BALANCES
 from tests.serving.stepped import Stepped, reversed_motor
 

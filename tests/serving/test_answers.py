@@ -4,12 +4,9 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from serving.decoding import RequestError
-from serving.episodes.recording import RecordingError
-from serving.models.registry import RegistryUnavailableError, UnknownModelError
-from serving.policy import PolicyError
+from serving.errors import PolicyError, RecordingError, RegistryUnavailableError, RequestError, UnknownModelError
+from serving.metrics.metrics import Metrics
 from serving.web.answers import refusal
-from serving.web.metrics import Metrics
 from serving.web.security import Guard
 
 SCOPE = {"path": "/x", "method": "PUT"}
@@ -53,6 +50,6 @@ def test_what_nobody_foresaw_is_logged_and_not_told(
     async def fail(*_: object) -> None:
         raise error
 
-    client = TestClient(Guard(fail, metrics=Metrics(), hosts=(), token=None), base_url="http://localhost")
+    client = TestClient(Guard(fail, count=Metrics().requests.count, hosts=(), token=None), base_url="http://localhost")
     assert "secret" not in client.get("/").json()["error"]
     assert [record.getMessage() for record in caplog.records if record.exc_info] == ["a request failed"] * logged

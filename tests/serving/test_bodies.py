@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.decoding import RequestError
+from serving.errors import RequestError
 from serving.web.bodies import compress, read_body
 
 MIB = 1 << 20

@@ -12,14 +12,14 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
+from serving.application import App
 from serving.episodes import replays as replays_module
-from serving.episodes.physics import MAX_PUSHES
+from serving.episodes.limits import MAX_PUSHES
 from serving.episodes.replay import Replay
 from serving.episodes.replays import EpisodeRequest
 from serving.models.follower import Models
-from serving.models.registry import FileSource
+from serving.models.source import FileSource
 from serving.policy import FloatArray, OnnxPolicy
-from serving.web.application import App
 from tests.policies import BALANCES, PROPERTIES, linear_model
 
 
@@ -137,7 +137,7 @@ def test_what_takes_long_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytes
         return b"picture"
 
     monkeypatch.setattr(OnnxPolicy, "q_values", slow)
-    monkeypatch.setattr("serving.live.pixels.encode", encode)
+    monkeypatch.setattr("serving.show.pixels.encode", encode)
 
     async def story() -> None:
         transport = httpx.ASGITransport(app.asgi)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving.models.cache import Cache
-from serving.models.registry import Snapshot, Version
+from serving.models.source import Snapshot, Version
 from tests.serving.faulty import GOOD
 
 VERSION = Version(number="1", source="s3://1", run_id="r", experiment_id="e", tags={"gate": "passed"})

@@ -16,9 +16,10 @@ import pytest
 from serving.__main__ import main
 from serving.arguments import UsageError, parse
 from serving.episodes.replay import Replay
+from serving.errors import UnknownModelError
 from serving.models.cache import Cache
 from serving.models.glance import Registered, glance
-from serving.models.registry import UnknownModelError, Version
+from serving.models.source import Version
 from tests.policies import BALANCES, FALLS, linear_model
 from tests.serving.conftest import LocalRegistry
 

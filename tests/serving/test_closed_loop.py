@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from dqn.environments.world import World
-from serving.episodes.environment import Step
-from serving.live.closed_loop import CALM_STEPS, PlayedEpisode
-from serving.live.commands import PushCart
-from serving.live.finding import Finding
+from serving.episodes.simulation import Step
+from serving.loop.closed_loop import CALM_STEPS
+from serving.loop.finding import Finding
+from serving.loop.reports import PlayedEpisode
+from serving.show.commands import PushCart
 from tests.policies import ACROBOT, FALLS, SWINGS
 from tests.serving.stepped import Stepped, reversed_motor
 from tests.serving.test_show import play_to_the_end
@@ -106,7 +107,7 @@ def test_it_is_looked_at_what_has_changed_ever_more_seldom(
         seen.append((int(columns["id"][0]) - since, int(columns["id"][-1]) - since))
         return next(told)
 
-    monkeypatch.setattr("serving.live.closed_loop.explain", explain)
+    monkeypatch.setattr("serving.loop.closed_loop.explain", explain)
     stepped.play(200)
     watch: Any = Noticing(lasted)
     stepped.loop._steps = watch
@@ -244,7 +245,7 @@ def test_what_has_changed_is_found_out_beside_the_event_loop(stepped: Stepped, m
             raise RuntimeError("no explanation")
         return Finding(sentence=f"look {len(asked)}", evidence={}, sure=False)
 
-    monkeypatch.setattr("serving.live.closed_loop.explain", slow)
+    monkeypatch.setattr("serving.loop.closed_loop.explain", slow)
     stepped.play(50)
     stepped.client.put("/api/world", json={"force_mag": -10.0})
 

@@ -14,10 +14,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from serving import deadlines
+from serving.errors import PolicyError, RegistryUnavailableError
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError, Version
 from serving.models.served import ServedModel
-from serving.policy import OnnxPolicy, PolicyError
+from serving.models.source import Version
+from serving.policy import OnnxPolicy
 from tests.policies import BALANCES, PROPERTIES, linear_model
 from tests.serving.conftest import running_server
 from tests.serving.faulty import GOOD, Registry, following

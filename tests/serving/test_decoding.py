@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from msgspec import Meta, Struct
 from starlette.testclient import TestClient
 
-from serving.decoding import RequestError, decode, fit
-from serving.live.commands import DECODER as COMMANDS
+from serving.errors import RequestError
+from serving.show.commands import DECODER as COMMANDS
+from serving.web.decoding import decode, fit
 from tests.serving.test_bounds import client_of
 
 

@@ -10,10 +10,10 @@ from river.drift import PageHinkley as RiverPageHinkley
 from benchmarks.drift import CHANGES, NOISY, balance, delay, play
 from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
-from serving.episodes.environment import Step
-from serving.live.drift import EpisodeTest, StepTest, _capped, can_predict
-from serving.live.page_hinkley import PageHinkley
-from serving.live.prediction import CartPole
+from serving.episodes.simulation import Step
+from serving.loop.cartpole import CartPole
+from serving.loop.drift import EpisodeTest, StepTest, _capped, can_predict
+from serving.loop.page_hinkley import PageHinkley
 
 
 @pytest.mark.parametrize("seed", range(6))

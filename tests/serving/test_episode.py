@@ -9,13 +9,14 @@ import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from dqn.environments.world import World
-from serving.decoding import RequestError, decode, fit
-from serving.episodes.environment import Simulation, play
-from serving.episodes.physics import MAX_SEED, Change, Push, Seed, parse_world
+from serving.episodes.limits import MAX_SEED, Change, Push, Seed, parse_world
 from serving.episodes.recording import frames
 from serving.episodes.replay import record
 from serving.episodes.replays import EpisodeRequest
+from serving.episodes.simulation import Simulation, play
+from serving.errors import RequestError
 from serving.policy import OnnxPolicy
+from serving.web.decoding import decode, fit
 from tests.policies import BALANCES, FALLS, PROPERTIES, linear_model
 
 
@@ -171,7 +172,7 @@ def test_pictures_may_begin_in_several_threads_at_once() -> None:
     """In a process of its own: the module behind the race is loaded once a process."""
     script = """
 import sys, threading
-from serving.episodes.environment import Simulation
+from serving.episodes.simulation import Simulation
 sys.setswitchinterval(1e-6)
 simulations = [Simulation("CartPole-v1", render_mode="rgb_array") for _ in range(8)]
 for simulation in simulations:

@@ -15,9 +15,9 @@ from urllib.request import Request
 import pytest
 from prefect.events import Event
 
-from serving.live.closed_loop import Report
-from serving.live.events import EventSender
-from serving.live.finding import Finding
+from serving.loop.events import EventSender
+from serving.loop.finding import Finding
+from serving.loop.reports import Report
 from tests.serving.inprocess import serving
 from tests.serving.stepped import Stepped, reversed_motor
 from tests.serving.test_bounds import client_of
@@ -159,7 +159,7 @@ def test_an_event_is_sent_every_ten_seconds_and_waits_five_for_an_answer(
         raise TimeoutError
 
     monkeypatch.setattr("urllib.request.urlopen", open_url)
-    monkeypatch.setattr("serving.live.events.asyncio.wait_for", wait_for)
+    monkeypatch.setattr("serving.loop.events.asyncio.wait_for", wait_for)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(event_sender(stepped, "http://127.0.0.1:1/api").run())
     assert waits == [5, 10, 5, 10]
@@ -201,7 +201,7 @@ def test_a_drift_is_told_by_a_server_that_runs(monkeypatch: pytest.MonkeyPatch) 
         posted.append((url, json.loads(body)[0]["payload"]["finding"]))
         told.set()
 
-    monkeypatch.setattr("serving.live.events._post", post)
+    monkeypatch.setattr("serving.loop.events._post", post)
     with serving(prefect_url="http://127.0.0.1:9/api") as server:
         assert server.app.live
         loop, models = server.app.live.shows.loop, server.models

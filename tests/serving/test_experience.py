@@ -1,7 +1,7 @@
 """What policy and world really produced, as it is kept and handed out. In process."""
 
-from serving.live.commands import PushCart
-from serving.live.experience import CAPACITY, Experience
+from serving.loop.experience import CAPACITY, Experience
+from serving.show.commands import PushCart
 from tests.serving.stepped import Stepped
 from tests.serving.test_drift import step
 

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from serving.errors import RegistryUnavailableError, UnknownModelError
 from serving.models.cache import Cache
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError, UnknownModelError, Version
 from serving.models.served import ServedModel
+from serving.models.source import Version
 from tests.serving.faulty import BAD, FAULTS, GOOD, BrittleCache, Registry, following
 
 

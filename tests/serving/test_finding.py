@@ -9,9 +9,9 @@ import pytest
 from benchmarks.drift import balance
 from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
-from serving.live.experience import Experience
-from serving.live.finding import MAX_LAG, Finding, _alternates, _criterion, _motor, _search, _size, _without, explain
-from serving.live.prediction import CartPole
+from serving.loop.cartpole import CartPole
+from serving.loop.experience import Experience
+from serving.loop.finding import MAX_LAG, Finding, _alternates, _criterion, _motor, _search, _size, _without, explain
 from tests.serving.test_drift import step
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from serving.errors import RegistryUnavailableError, UnknownModelError
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError, Snapshot, UnknownModelError
 from serving.models.served import Description
+from serving.models.source import Snapshot
 from tests.policies import PROPERTIES
 from tests.serving.faulty import BAD, GOOD, BrittleCache, Registry, following
 

@@ -18,15 +18,15 @@ from starlette.requests import Request
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
+from serving.application import App
 from serving.episodes import replays as replays_module
 from serving.episodes.replay import Replay
 from serving.episodes.replays import FORMATS, EpisodeRequest
-from serving.live.commands import Pause, PushCart, Restart, SingleStep
-from serving.live.show import Show
-from serving.live.viewers import Viewer
-from serving.web.application import App
+from serving.show.commands import Pause, PushCart, Restart, SingleStep
+from serving.show.show import Show
+from serving.show.viewer import Viewer
 from serving.web.ranges import ranged
-from serving.web.security import Webhooks
+from serving.web.webhooks import Webhooks
 from tests.serving.test_bounds import client_of, infer
 
 SHOW = "ws://localhost/api/show"

@@ -12,9 +12,9 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
+from serving.application import App
 from serving.models.follower import Models
 from serving.policy import FloatArray, OnnxPolicy
-from serving.web.application import App
 from tests.serving.faulty import BAD, GOOD, Registry
 from tests.serving.test_bounds import infer
 

@@ -13,7 +13,7 @@ class Blocked:
             raise ImportError(f"{name} is not installed here")
 
 sys.meta_path.insert(0, Blocked())
-import serving.web.application
+import serving.application
 import serving.__main__
 print("imported")
 """

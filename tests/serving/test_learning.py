@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from serving.application import App
+from serving.errors import RegistryUnavailableError
 from serving.models.follower import Models
-from serving.models.registry import RegistrySource, RegistryUnavailableError, Snapshot, Version
-from serving.web.application import App
+from serving.models.mlflow import RegistrySource
+from serving.models.source import Snapshot, Version
 from tests.policies import ACROBOT, BALANCES, FALLS, SWINGS, linear_model
 from tests.serving.conftest import MODEL, LocalRegistry
 

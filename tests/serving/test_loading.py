@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from serving.errors import PolicyError, RegistryUnavailableError, UnknownModelError
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError, UnknownModelError, Version
-from serving.policy import PolicyError
+from serving.models.source import Version
 from tests.serving.faulty import BAD, GOOD, Registry, following
 
 

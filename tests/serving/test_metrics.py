@@ -12,7 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.web.metrics import JsonFormatter, Metrics, Requests, configure_logging
+from serving.logs import JsonFormatter, configure_logging
+from serving.metrics.metrics import Metrics, Requests
 from tests.serving.test_bounds import client_of
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from serving.live.show import Show
+from serving.show.show import Show
 from tests.serving.test_bounds import client_of, infer
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from dqn.environments.world import World
-from serving.episodes.environment import Simulation
-from serving.episodes.physics import Push
+from serving.episodes.limits import Push
 from serving.episodes.recording import to_html
 from serving.episodes.replay import record
+from serving.episodes.simulation import Simulation
 from serving.policy import OnnxPolicy
 from tests.policies import ACROBOT, BALANCES, PROPERTIES, SWINGS, linear_model
 from tests.serving.inprocess import MODEL, MemoryRegistry, Serving, serving, two_versions
@@ -64,12 +64,19 @@ def stepped(page: Page) -> Iterator[Serving]:
         page.goto("about:blank")
 
 
-def until(page: Page, expression: str, seconds: float = 60) -> None:
-    """Wait for an expression to be true; playwright's own wait needs eval, which the page's policy forbids."""
+def becomes(page: Page, expression: str, seconds: float) -> bool:
+    """Whether an expression is true in time; playwright's own wait needs eval, which the page's policy forbids."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(expression):
-        assert time.monotonic() < deadline, f"{expression} stayed false"
+        if time.monotonic() > deadline:
+            return False
         page.wait_for_timeout(20)
+    return True
+
+
+def until(page: Page, expression: str, seconds: float = 60) -> None:
+    """Wait for an expression to be true."""
+    assert becomes(page, expression, seconds), f"{expression} stayed false"
 
 
 def until_true(page: Page, condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -295,10 +302,12 @@ def test_what_a_q_value_is_can_be_asked(page: Page, shown: Serving) -> None:
 
 def test_the_challenge_counts_pushes_and_shares_the_episode(page: Page, shown: Serving) -> None:
     opened(page, shown)
-    page.keyboard.press("r")
-    until(page, "page.frame.k > 5 && page.frame.k < 60 && !page.status.pushes.length")
-    page.keyboard.press("ArrowRight")
-    until(page, "document.querySelector('#challenge-spent').textContent === '60 N'")
+    for _ in range(5):  # a busy machine may press when the episode is over
+        page.keyboard.press("r")
+        until(page, "page.frame.k > 5 && page.frame.k < 60 && !page.status.pushes.length")
+        page.keyboard.press("ArrowRight")
+        if becomes(page, "document.querySelector('#challenge-spent').textContent === '60 N'", 10):
+            break
     until(page, "document.querySelector('#challenge-survived').textContent === '60 N'")
     page.locator("#strength").fill("200")
     page.locator("#push-left").click()

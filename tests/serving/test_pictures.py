@@ -10,10 +10,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from serving.__main__ import main
-from serving.episodes.environment import NoPicturesError, Simulation, why_no_pictures
-from serving.live.show import Show
-from serving.web.application import App
-from serving.web.metrics import Metrics
+from serving.application import App
+from serving.episodes.simulation import Simulation, why_no_pictures
+from serving.errors import NoPicturesError
+from serving.metrics.metrics import Metrics
+from serving.show.show import Show
 from tests.policies import PROPERTIES, linear_model
 from tests.probes import Probe, Step
 from tests.serving.test_bounds import models_of

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.episodes.physics import MAX_SEED
-from serving.web.application import App
+from serving.application import App
+from serving.episodes.limits import MAX_SEED
 from tests.serving.test_bounds import client_of, models_of
 
 
@@ -18,7 +18,7 @@ def test_a_private_session_that_fails_gives_its_place_back(tmp_path: Path, monke
     def fail(*_: object, **__: object) -> None:
         raise ValueError("no such environment")
 
-    monkeypatch.setattr("serving.live.pixels.Simulation", fail)
+    monkeypatch.setattr("serving.show.pixels.Simulation", fail)
     for _ in range(6):
         with pytest.raises(ValueError, match="no such environment"):
             client.get("/api/live.mjpeg?seed=1")
@@ -90,9 +90,9 @@ def test_a_private_session_plays_from_its_seed_on(tmp_path: Path, monkeypatch: p
     async def wait(_: object, period: float) -> None:
         paces.append(period)
 
-    monkeypatch.setattr("serving.live.pixels.Simulation", lambda *_, **__: simulation)
-    monkeypatch.setattr("serving.live.pixels.encode", lambda picture, kind: f"{picture} {kind}".encode())
-    monkeypatch.setattr("serving.live.pixels.RealTime.wait", wait)
+    monkeypatch.setattr("serving.show.pixels.Simulation", lambda *_, **__: simulation)
+    monkeypatch.setattr("serving.show.pixels.encode", lambda picture, kind: f"{picture} {kind}".encode())
+    monkeypatch.setattr("serving.show.pixels.RealTime.wait", wait)
 
     async def story() -> list[bytes]:
         session = feed.private(policy, MAX_SEED)
@@ -117,7 +117,7 @@ def test_a_picture_of_nothing_is_waited_for_two_seconds(tmp_path: Path, monkeypa
         limits.append(seconds)
         return timeout(0)
 
-    monkeypatch.setattr("serving.live.pixels.asyncio.timeout", at_once)
+    monkeypatch.setattr("serving.show.pixels.asyncio.timeout", at_once)
     answer = client.get("/api/frame.png")
     assert (answer.status_code, answer.json()["error"], limits) == (503, "nothing plays: none yet", [2])
     assert client.get("/api/live.mjpeg").status_code == 503

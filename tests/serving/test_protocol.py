@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from serving.decoding import RequestError
+from serving.errors import RequestError
 from serving.inference.protocol import Inference, answer_infer, model_config, model_metadata, parse_infer
 from serving.inference.schemas import BinaryData, InferAnswer, InferRequest, OutputTensor
 from serving.policy import OnnxPolicy

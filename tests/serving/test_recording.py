@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dqn.environments.world import World
-from serving.episodes.physics import Push
+from serving.episodes.limits import Push
 from serving.episodes.recording import frames, replay_csp, to_gif, to_html, to_video
 from serving.episodes.replay import Replay, record
 from serving.policy import OnnxPolicy

@@ -15,18 +15,11 @@ import pytest
 from mlflow.entities import ViewType
 
 from flows.names import environment_of, model_name
+from serving.errors import PolicyError, RegistryUnavailableError, UnknownModelError
 from serving.models.advice import how_to_train
 from serving.models.glance import glance, store_file
-from serving.models.registry import (
-    FileSource,
-    ModelURI,
-    RegistrySource,
-    RegistryUnavailableError,
-    Snapshot,
-    UnknownModelError,
-    Version,
-)
-from serving.policy import PolicyError
+from serving.models.mlflow import RegistrySource
+from serving.models.source import FileSource, ModelURI, Snapshot, Version
 from tests.policies import linear_model
 from tests.serving.conftest import MODEL, LocalRegistry
 
@@ -212,7 +205,7 @@ def test_versions_are_listed_anew_when_an_alias_moved_and_every_thirty_seconds(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("serving.models.registry.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("serving.models.mlflow.time", SimpleNamespace(monotonic=lambda: now))
     source = RegistrySource(MODEL)
     first = source.snapshot(None)
     now = 1029.9

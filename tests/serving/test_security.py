@@ -7,8 +7,9 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from serving.web.metrics import Metrics
-from serving.web.security import WEBHOOK_PATH, Guard, admits
+from serving.metrics.metrics import Metrics
+from serving.web.security import Guard, admits
+from serving.web.webhooks import WEBHOOK_PATH
 from tests.serving.test_metrics import samples
 
 
@@ -24,7 +25,9 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 
 def guarded(*, hosts: tuple[str, ...] = (), token: str | None = None, app: Any = answer) -> tuple[TestClient, Metrics]:
     metrics = Metrics()
-    return TestClient(Guard(app, metrics=metrics, hosts=hosts, token=token), base_url="http://localhost"), metrics
+    return TestClient(
+        Guard(app, count=metrics.requests.count, hosts=hosts, token=token), base_url="http://localhost"
+    ), metrics
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_a_request_has_one_host(version: str, hosts: list[bytes], status: int) -
     async def send(message: Any) -> None:
         sent.append(message)
 
-    guard = Guard(answer, metrics=Metrics(), hosts=(), token=None)
+    guard = Guard(answer, count=Metrics().requests.count, hosts=(), token=None)
     for path in ("/", "/metrics"):
         scope = {"type": "http", "method": "GET", "path": path, "http_version": version}
         asyncio.run(guard(scope | {"headers": [(b"host", host) for host in hosts]}, None, send))  # type: ignore[arg-type]
@@ -246,7 +249,7 @@ def test_what_fails_after_its_answer_began_is_not_answered_twice() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    guard = Guard(half, metrics=(metrics := Metrics()), hosts=(), token=None)
+    guard = Guard(half, count=(metrics := Metrics()).requests.count, hosts=(), token=None)
     scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": "/", "headers": [(b"host", b"localhost")]}
     with pytest.raises(RuntimeError, match="half-way"):
         asyncio.run(guard(scope, None, send))  # type: ignore[arg-type]

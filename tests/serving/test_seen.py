@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from serving.inference.statistics import VersionStatistics
-from serving.models.seen import BINS, GAPS, Seen
+from serving.application import App
+from serving.inference.statistics import extension
+from serving.metrics.inference import VersionStatistics
+from serving.metrics.inputs import BINS, GAPS, Seen
 from serving.policy import OnnxPolicy, PolicyMetadata
-from serving.web.application import App
 from tests.policies import ACROBOT, BALANCES, PROPERTIES, SWINGS, linear_model
 from tests.serving.test_bounds import client_of, infer
 from tests.serving.test_metrics import samples
@@ -123,11 +124,11 @@ def test_durations_are_sorted_into_their_histograms_and_the_protocols_statistics
         statistics.add(2, (0, 15_000, 1_000_000, 2_000_000_000))
     statistics.fail(7)
     assert statistics.counts[0].sum() == 256
-    extension = statistics.extension("m", "3")
-    assert (extension.name, extension.version) == ("m", "3")
-    assert 1000 * begun - 1 <= extension.last_inference <= 1000 * time.time()
-    assert (extension.inference_count, extension.execution_count) == (600, 300)
-    parts = extension.inference_stats
+    found = extension(statistics, "m", "3")
+    assert (found.name, found.version) == ("m", "3")
+    assert 1000 * begun - 1 <= found.last_inference <= 1000 * time.time()
+    assert (found.inference_count, found.execution_count) == (600, 300)
+    parts = found.inference_stats
     assert (parts.success.count, parts.success.ns) == (300, 300 * 2_001_015_000)
     assert (parts.fail.count, parts.fail.ns) == (1, 7)
     assert [parts.queue.ns, parts.compute_input.ns] == [0, 300 * 15_000]

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from serving.models.registry import Version
+from serving.errors import PolicyError
 from serving.models.served import ServedModel
-from serving.policy import PolicyError
+from serving.models.source import Version
 from tests.policies import BALANCES, PROPERTIES, linear_model
 from tests.probes import Probe
 from tests.serving.faulty import GOOD

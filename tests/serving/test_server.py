@@ -10,8 +10,8 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
+from serving.application import App
 from serving.models.follower import Models
-from serving.web.application import App
 from serving.web.server import MAX_HEAD, BoundedProtocol, Server, _connection_limit, _GatheringTransport
 from serving.web.sockets import BoundedSocket
 from tests.serving.inprocess import two_versions

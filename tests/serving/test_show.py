@@ -9,14 +9,14 @@ from typing import Any
 import orjson
 import pytest
 
-from serving.episodes.physics import MAX_SEED
-from serving.live.commands import Pause, PushCart, Restart, Resume, SingleStep, Speed
-from serving.live.pace import RealTime
-from serving.live.show import Show
-from serving.live.viewers import ShowOverError, Viewer
+from serving.episodes.limits import MAX_SEED
+from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
 from serving.policy import OnnxPolicy
-from serving.web.metrics import Metrics
+from serving.show.commands import Pause, PushCart, Restart, Resume, SingleStep, Speed
+from serving.show.pace import RealTime
+from serving.show.show import Show
+from serving.show.viewer import ShowOverError, Viewer
 from tests.policies import ACROBOT, BALANCES, FALLS, SWINGS, linear_model
 from tests.serving.inprocess import two_versions
 from tests.serving.test_bounds import models_of
@@ -397,7 +397,7 @@ def test_steps_come_at_their_times_and_catch_up_with_a_hiccup_not_with_more(
 ) -> None:
     clock = Clock(100.0)
     monkeypatch.setattr("asyncio.get_running_loop", lambda: clock)
-    monkeypatch.setattr("serving.live.pace.asyncio.sleep", clock.sleep)
+    monkeypatch.setattr("serving.show.pace.asyncio.sleep", clock.sleep)
 
     def wait(pace: RealTime, *, working: float) -> float:
         clock.now += working

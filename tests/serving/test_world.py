@@ -12,12 +12,12 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from starlette.testclient import TestClient
 
 from dqn.environments.world import NOMINAL, World
-from serving.live.real_world import RealWorld
-from serving.live.show import Show
-from serving.live.viewers import Viewer
+from serving.application import App
 from serving.models.served import ServedModel
 from serving.policy import PolicyMetadata
-from serving.web.application import App
+from serving.show.show import Show
+from serving.show.viewer import Viewer
+from serving.show.world import RealWorld
 from tests.policies import BALANCES, PROPERTIES, linear_model
 from tests.serving.stepped import joined
 from tests.serving.test_bounds import client_of

@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from serving.episodes.environment import Simulation
-from serving.live.closed_loop import ClosedLoop
-from serving.live.pace import Pace, RealTime
-from serving.live.real_world import RealWorld
-from serving.live.show import Show
-from serving.live.viewers import Viewer
+from serving.episodes.simulation import Simulation
+from serving.errors import RegistryUnavailableError
+from serving.loop.closed_loop import ClosedLoop
+from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError
-from serving.web.metrics import Metrics
+from serving.show.pace import Pace, RealTime
+from serving.show.show import Show
+from serving.show.viewer import Viewer
+from serving.show.world import RealWorld
 
 _SHOWS: Final = 8
 

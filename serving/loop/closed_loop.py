@@ -7,19 +7,20 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
-from msgspec import Meta, Struct, structs
+from msgspec import structs
 from starlette.exceptions import HTTPException
 
 from dqn.environments.world import NOMINAL, World
 from serving.deadlines import begin
-from serving.episodes.environment import Step
-from serving.live.drift import EpisodeTest, StepTest, can_predict
-from serving.live.experience import Experience
-from serving.live.finding import Finding, explain
+from serving.episodes.simulation import Step
+from serving.loop.drift import EpisodeTest, StepTest, can_predict
+from serving.loop.experience import Experience
+from serving.loop.finding import Finding, explain
+from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, Stage
+from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
-from serving.web.metrics import Metrics
 
 EXPLAINED_AT: Final = (10, 20, 40, 80, 160)
 """Transitions after a change at which it is looked at what has changed; noticed it is at the first, or at a fall."""
@@ -29,77 +30,6 @@ _CALM_EPISODES: Final = 3
 _BEFORE: Final = 128  # transitions before a change that are looked at too: late actions lie there
 _STAGES: Final = 40
 _LOG: Final = logging.getLogger("serving")
-
-Text = Annotated[str, Meta(max_length=500)]
-Link = Annotated[str, Meta(pattern="^https?://", max_length=500)]
-Reported = Literal[
-    "started", "experience", "identified", "memory", "training", "gate", "promoted", "recovered",
-    "refused", "waiting", "rolled back", "failed",
-]  # fmt: skip
-
-
-class Drift(Struct, frozen=True, kw_only=True):
-    """The world is no longer the one that a version was trained for."""
-
-    id: str
-    version: str
-    noticed_at: float
-    """Seconds since 1970."""
-    since: int
-    """Id of a transition that is surely after the change."""
-    finding: str
-    """What has changed, in a sentence for a person."""
-    evidence: dict[str, float]
-
-
-class PlayedEpisode(Struct, frozen=True, kw_only=True):
-    """An episode that one version played to its end."""
-
-    version: str
-    episodic_return: float
-    disturbed: bool
-    """Whether a spectator pushed."""
-    ended_at: float
-    truncated: bool
-
-
-class PresentEpisode(Struct, frozen=True, kw_only=True):
-    """The episode that plays."""
-
-    version: str
-    step: int
-    disturbed: bool
-
-
-class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far an adaptation is, by the run that does it."""
-
-    drift: str
-    stage: Reported
-    text: Text = ""
-    progress: Annotated[float, Meta(ge=0, le=1)] | None = None
-    links: Annotated[dict[Text, Link], Meta(max_length=8)] = {}
-    world: dict[str, Any] | None = None
-    """Of `identified`, what is expected of a version that is swapped in for it; of `recovered`, what is expected of the
-    one that plays."""
-
-
-class Stage(Struct, frozen=True, kw_only=True):
-    """A stage of an adaptation: one that was reported, or what this server saw itself (swapped, as predicted)."""
-
-    stage: str
-    text: str
-    at: float
-    """When it began."""
-    progress: float | None = None
-    links: dict[str, str] = {}
-
-
-class Adaptation(Struct, frozen=True, kw_only=True):
-    """The latest drift, also when it is over, and what was done about it."""
-
-    drift: Drift | None
-    stages: list[Stage]
 
 
 class Sender(Protocol):

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from serving.episodes.physics import Force, Seed
+from serving.episodes.limits import Force, Seed
 
 
 class _Command(Struct, frozen=True, tag_field="do", forbid_unknown_fields=True):

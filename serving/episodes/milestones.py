@@ -6,12 +6,12 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from serving.episodes.physics import Push
+from serving.episodes.limits import Push
 from serving.episodes.replay import Replay, record
+from serving.errors import PolicyError, UnknownModelError
 from serving.models.follower import Models
-from serving.models.registry import UnknownModelError
 from serving.models.served import ServedModel
-from serving.policy import OnnxPolicy, PolicyError
+from serving.policy import OnnxPolicy
 
 SEED: Final = 0
 PUSHES: Final = (Push(step=150, force=40.0), Push(step=300, force=-40.0))

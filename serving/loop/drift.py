@@ -16,9 +16,9 @@ from collections import deque
 from typing import Any, Final
 
 from dqn.environments.world import World
-from serving.episodes.environment import Step
-from serving.live.page_hinkley import PageHinkley
-from serving.live.prediction import CartPole, middle
+from serving.episodes.simulation import Step
+from serving.loop.cartpole import CartPole, middle
+from serving.loop.page_hinkley import PageHinkley
 
 TOLERATED_NOISE: Final = 0.05
 """Standard deviation of a sensor's noise that is no drift."""

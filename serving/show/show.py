@@ -3,9 +3,8 @@
 import asyncio
 import logging
 import random
-from collections import Counter, deque
+from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -13,39 +12,26 @@ import numpy as np
 from msgspec import structs
 
 from dqn.environments.world import World
-from serving.episodes.environment import Simulation, Step, why_no_pictures
-from serving.episodes.physics import MAX_PUSH, MAX_SEED
-from serving.live.closed_loop import ClosedLoop
-from serving.live.commands import Command, Pause, PushCart, Restart, Resume, SingleStep, Speed
-from serving.live.pace import Pace
-from serving.live.real_world import RealWorld
-from serving.live.viewers import Viewer
+from serving.episodes.limits import MAX_PUSH, MAX_SEED
+from serving.episodes.simulation import Simulation, why_no_pictures
+from serving.loop.closed_loop import ClosedLoop
+from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
 from serving.models.served import ServedModel
-from serving.web.metrics import Metrics
+from serving.show.commands import Command, Pause, PushCart, Restart, Resume, SingleStep, Speed
+from serving.show.pace import Pace
+from serving.show.player import Player, _believed
+from serving.show.viewer import Viewer
+from serving.show.world import RealWorld
 
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 _BREAK_SECONDS: Final = 1.2
 _DRIFTING_BREAK_SECONDS: Final = 0.4
 """While a drift lasts: who adapts to it waits for transitions, and a policy that falls makes ten an episode."""
-_HISTORY: Final = 60
 _TICKS_A_COUNT: Final = 25  # between two changes of the number of viewers that is shown
 _LATEST_NEWS: Final = 0.1
 """Seconds after which news is told though no tick came."""
 _LOG: Final = logging.getLogger("serving")
-
-
-@dataclass
-class Player:
-    """One policy of the show, in an environment of its own."""
-
-    reference: str
-    """Version number or alias; empty for the current version."""
-    served: ServedModel
-    simulation: Simulation
-    last: Step | None = None
-    episodic_return: float = 0.0
-    history: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
 
 
 class Show:
@@ -353,10 +339,3 @@ class Show:
         ).decode()
         for viewer in self.viewers:
             viewer.offer(frame=self.frame)
-
-
-def _believed(simulation: Simulation) -> list[float] | None:
-    """The observation where sensors are between it and the state."""
-    if not (simulation.world.sensor_bias or simulation.world.sensor_noise):
-        return None
-    return [round(value, 4) for value in simulation.observation]

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from serving.live.closed_loop import ClosedLoop
+from serving.loop.closed_loop import ClosedLoop
+from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
-from serving.web.metrics import Metrics
 
 AGAIN_SECONDS: Final = 10.0
 _TIMEOUT: Final = 5.0

@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 from msgspec import Struct
 
-from serving.episodes.environment import Step
+from serving.episodes.simulation import Step
 
 CAPACITY: Final = 4_096
 _KINDS: Final[dict[str, type[np.generic]]] = {

@@ -1,37 +1,33 @@
 """The page, and what it shows: the show's WebSocket, and Gymnasium's pictures of it."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing, nullcontext
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serving.decoding import decode, fit
-from serving.episodes.environment import NoPicturesError, why_no_pictures
-from serving.episodes.physics import Seed
-from serving.episodes.recording import STATIC
-from serving.live import pixels
-from serving.live.commands import DECODER, Allowance, Authorize
-from serving.live.show import Show
-from serving.live.shows import Shows
-from serving.live.viewers import ShowOverError, Viewer
+from serving.episodes.limits import Seed, WorldValues
+from serving.episodes.simulation import why_no_pictures
+from serving.errors import NoPicturesError, RegistryUnavailableError
+from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError
 from serving.models.served import ServedModel
-from serving.web.metrics import Metrics
+from serving.show import pixels
+from serving.show.commands import DECODER, Allowance, Authorize
+from serving.show.show import Show
+from serving.show.stage import Shows
+from serving.show.viewer import ShowOverError, Viewer
+from serving.web.decoding import decode, fit
 from serving.web.operations import Operation, route
-from serving.web.security import CSP, admits
+from serving.web.security import admits
 
-_TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FRESH: Final = {"Cache-Control": "no-store"}
 _ENDLESS: Final = {"Cache-Control": "no-store", "Connection": "close"}
 """Of a stream: no answer follows it, and what a client sends after its request is not kept."""
@@ -55,7 +51,6 @@ class LiveAPI:
         self.feed = pixels.PixelFeed(self.shows.main, metrics)
         self._models = models
         self._token = token
-        self._files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _TYPES}
 
     def close(self) -> None:
         """End every stream and show, now."""
@@ -63,26 +58,26 @@ class LiveAPI:
         self.shows.close()
 
     def routes(self) -> list[BaseRoute]:
-        """The page and its files, pictures, and the WebSocket."""
+        """The world, pictures, and the WebSocket."""
         frame = Operation("GET", self._frame, "This step, by Gymnasium", media="image/png", errors=(501, 503))
+        world = Operation(
+            "PUT",
+            self._world,
+            "Change the world that the show plays in, over what it is at home; {} puts it right again",
+            body=WorldValues,
+            answer=WorldValues,
+            errors=(400, 401, 408, 413, 415, 503),
+        )
         return [
-            Route("/", self._page),
-            Route("/static/{file}", self._page),
             route("/api/frame.png", frame),
+            route("/api/world", world),
             Route("/api/live.mjpeg", self._mjpeg),
             WebSocketRoute("/api/show", self._socket),
         ]
 
-    async def _page(self, request: Request) -> Response:
-        name = request.path_params.get("file", "index.html")
-        content = self._files.get(name)
-        if content is None:
-            raise HTTPException(404, f"there is no file {name[:80]!r}")
-        etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        headers = {"ETag": etag, "Cache-Control": "no-cache", "Content-Security-Policy": CSP}
-        if request.headers.get("if-none-match") == etag:
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=_TYPES[name[name.rindex(".") :]])
+    async def _world(self, scope: Scope, values: dict[str, Any]) -> dict[str, Any]:
+        self.shows.change_world(values)
+        return self.shows.real_world.changed
 
     async def _frame(self, scope: Scope, body: None) -> Response:
         try:

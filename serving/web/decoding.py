@@ -7,6 +7,8 @@ from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from serving.errors import RequestError
+
 T = TypeVar("T")
 _LONGEST: Final = 40  # of what a client chose and is repeated to it
 _KINDS: Final = {
@@ -21,14 +23,6 @@ _KINDS: Final = {
 _BOUNDS: Final = {">=": "at least", "<=": "at most", ">": "above", "<": "below", "matching regex": "that matches"}
 _EXPECTED: Final = re.compile(r"Expected `(?P<kinds>[^`]+)`(?P<bound>.*?)(?:, got .*)?", re.DOTALL)
 _FIELD: Final = re.compile(r"Object (?P<fault>missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
-
-
-class RequestError(ValueError):
-    """A request that cannot be answered: the HTTP status, and what was given and what is expected."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def decode(decoder: msgspec.json.Decoder[T], text: bytes | str) -> T:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import WorldEnv
-from serving.episodes.physics import MAX_STEPS, Change, Push
+from serving.episodes.limits import MAX_STEPS, Change, Push
+from serving.errors import NoPicturesError
 from serving.policy import OnnxPolicy
 
 
@@ -34,10 +35,6 @@ class Step:
     terminated: bool
     truncated: bool
     next_observation: tuple[float, ...]
-
-
-class NoPicturesError(ValueError):
-    """An environment that cannot be drawn, though it can be played; the message says why."""
 
 
 _MODES: Final = {"rgb_array": {"rgb_array"}, "human": {"human", "rgb_array"}}

@@ -9,9 +9,9 @@ from msgspec import Meta, Struct
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.models.seen import GAPS, Seen
+from serving.metrics.inputs import GAPS, Seen
+from serving.metrics.recent import Recent
 from serving.models.served import ServedModel
-from serving.recent import Recent
 
 Source = Literal["requests", "show"]
 SOURCES: Final[tuple[Source, ...]] = ("show", "requests")

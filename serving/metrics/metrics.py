@@ -1,8 +1,5 @@
 """What Prometheus reads at /metrics, and the log lines a machine reads."""
 
-import logging
-import sys
-import time
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
@@ -10,20 +7,18 @@ from functools import partial
 from itertools import accumulate
 from typing import Final
 
-import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.inference.statistics import InferenceStatistics
+from serving.metrics.inference import InferenceStatistics
+from serving.metrics.inputs_by_version import SeenByVersion
+from serving.metrics.recent import Recent
 from serving.models.follower import Models
-from serving.recent import Recent
-from serving.web.seen import SeenByVersion
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
 _RETURNS: Final = (10.0, 25.0, 50.0, 100.0, 200.0, 300.0, 400.0, 475.0, 499.5, 500.0)
-_STANDARD: Final = set(logging.makeLogRecord({}).__dict__) | {"message", "taskName", "color_message"}
 
 
 class Distribution:
@@ -171,41 +166,3 @@ class Collected(Collector):
     def write(self) -> bytes:
         """The text format, which takes longer than collecting."""
         return bytes(generate_latest(self))
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, message, and the record's own fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Render one record."""
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
-
-
-class TerminalFormatter(logging.Formatter):
-    """A line for a person: the time of day, the message, and the record's own fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Render one record."""
-        fields = (f"{name} {value}" for name, value in record.__dict__.items() if name not in _STANDARD)
-        line = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}  {record.getMessage()}"
-        details = ", ".join(fields)
-        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return line + (f" ({details})" if details else "") + trace
-
-
-def configure_logging(level: int = logging.INFO) -> None:
-    """Send every log line to standard error: for a person on a terminal, as JSON elsewhere."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(TerminalFormatter() if sys.stderr.isatty() else JsonFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    for name in ("alembic", "mlflow.store.db"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -13,21 +13,23 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Scope
 
-from serving.episodes.learning import Learning
+from serving.episodes.milestones import Learning
 from serving.episodes.replays import Replays
 from serving.episodes.routes import EpisodesAPI
 from serving.inference.routes import InferenceAPI
-from serving.live.closed_loop import Drift, PlayedEpisode, PresentEpisode
-from serving.live.events import EventSender
-from serving.live.loop_routes import LoopAPI
-from serving.live.routes import LiveAPI
+from serving.loop.events import EventSender
+from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode
+from serving.loop.routes import LoopAPI
+from serving.metrics.inputs_by_version import VersionSeen
+from serving.metrics.metrics import CONTENT_TYPE, Metrics
 from serving.models.follower import Models
 from serving.models.served import Description
+from serving.page.files import Page
+from serving.show.routes import LiveAPI
 from serving.web import openapi
-from serving.web.metrics import CONTENT_TYPE, Metrics
 from serving.web.operations import JSON, Operation, route
-from serving.web.security import WEBHOOK_PATH, Guard, Webhooks
-from serving.web.seen import VersionSeen
+from serving.web.security import Guard
+from serving.web.webhooks import WEBHOOK_PATH, Webhooks
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -96,14 +98,14 @@ class App:
         episodes = EpisodesAPI(self.replays, Learning(models), keep=show)
         page: list[BaseRoute] = [Route("/", self._no_show)]
         if self.live:
-            page = [*self.live.routes(), *LoopAPI(self.live.shows, models).routes()]
+            page = [*Page().routes(), *self.live.routes(), *LoopAPI(self.live.shows.loop, models).routes()]
         router = Router(
             [*inference.routes(), *self._routes(), *episodes.routes(), *page],
             redirect_slashes=False,
             lifespan=self._lifespan,
         )
         self._document = msgspec.json.encode(openapi.document(router.routes))
-        self.asgi = Guard(router, metrics=self.metrics, hosts=hosts, token=token)
+        self.asgi = Guard(router, count=self.metrics.requests.count, hosts=hosts, token=token)
 
     def close(self) -> None:
         """End every stream and show, now, so that a server can drain."""

@@ -1,24 +1,24 @@
-"""The closed loop's routes: the world is changed, what was lived through is read, and what is done about it told."""
+"""The closed loop's routes: the observed transitions, and what is done about a drift."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Scope
 
-from serving.decoding import fit
-from serving.episodes.physics import WorldValues
-from serving.live.closed_loop import Adaptation, Report
-from serving.live.experience import Transitions
-from serving.live.shows import Shows
+from serving.episodes.limits import WorldValues
+from serving.errors import RegistryUnavailableError
+from serving.loop.closed_loop import ClosedLoop
+from serving.loop.experience import Transitions
+from serving.loop.reports import Adaptation, Report
 from serving.models.follower import Models
-from serving.models.registry import RegistryUnavailableError
+from serving.web.decoding import fit
 from serving.web.operations import Operation, route
 
 
-class Lived(Struct, frozen=True, kw_only=True):
-    """What policy and world really produced, as the policy saw it."""
+class Observed(Struct, frozen=True, kw_only=True):
+    """What policy and world really produced, as the policy observed it."""
 
     model: str
     version: str
@@ -38,27 +38,19 @@ class _Since(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class LoopAPI:
-    """Routes of the world that the main show plays in, and of what follows from its changes."""
+    """Routes of the transitions that the main show observed, and of the adaptation."""
 
-    def __init__(self, shows: Shows, models: Models) -> None:
-        self._shows = shows
+    def __init__(self, loop: ClosedLoop, models: Models) -> None:
+        self._loop = loop
         self._models = models
 
     def routes(self) -> list[Route]:
-        """The world, the experience and the adaptation."""
-        world = Operation(
-            "PUT",
-            self._world,
-            "Change the world that the show plays in, over what it is at home; {} puts it right again",
-            body=WorldValues,
-            answer=WorldValues,
-            errors=(400, 401, 408, 413, 415, 503),
-        )
+        """The experience and the adaptation."""
         experience = Operation(
             "GET",
             self._experience,
             "The show's latest transitions, of ?since=ID those after it; the last 4,096 are kept",
-            answer=Lived,
+            answer=Observed,
             errors=(400, 503),
         )
         summary = "The latest drift and what was done about it"
@@ -72,22 +64,17 @@ class LoopAPI:
             errors=(400, 401, 408, 409, 413, 415),
         )
         return [
-            route("/api/world", world),
             route("/api/experience", experience),
             route("/api/adaptation", adaptation, report),
         ]
 
-    async def _world(self, scope: Scope, values: dict[str, Any]) -> dict[str, Any]:
-        self._shows.change_world(values)
-        return self._shows.real_world.changed
-
-    async def _experience(self, scope: Scope, body: None) -> Lived:
+    async def _experience(self, scope: Scope, body: None) -> Observed:
         since = fit(dict(Request(scope).query_params), _Since).since
         served = self._models.current
         if served is None:
             raise RegistryUnavailableError(f"nothing plays: {self._models.notice}")
-        experience = self._shows.loop.experience
-        return Lived(
+        experience = self._loop.experience
+        return Observed(
             model=self._models.name,
             version=served.version.number,
             env_id=served.policy.metadata.env_id,
@@ -97,8 +84,8 @@ class LoopAPI:
         )
 
     async def _adaptation(self, scope: Scope, body: None) -> Adaptation:
-        return Adaptation(drift=self._shows.loop.latest, stages=self._shows.loop.stages)
+        return Adaptation(drift=self._loop.latest, stages=self._loop.stages)
 
     async def _report(self, scope: Scope, report: Report) -> Adaptation:
-        self._shows.loop.report(report)
+        self._loop.report(report)
         return await self._adaptation(scope, None)

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn.environments.world import World
-from serving.live.drift import StepTest
-from serving.live.prediction import CartPole, middle
+from serving.loop.cartpole import CartPole, middle
+from serving.loop.drift import StepTest
 
 Floats = npt.NDArray[np.float64]
 

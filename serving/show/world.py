@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dqn.environments.world import World
-from serving.episodes.physics import parse_world
+from serving.episodes.limits import parse_world
 from serving.policy import PolicyMetadata
 
 _ONE_CHANGE: Final = 2.0  # seconds: what a slider asks for on its way is one change
@@ -32,7 +32,7 @@ class RealWorld:
         """What a change would lead to while a version plays.
 
         Raises:
-            WorldError: if it names what is unknown, of another type or out of `serving.episodes.physics.LIMITS`.
+            WorldError: if it names what is unknown, of another type or out of `serving.episodes.limits.LIMITS`.
         """
         return dataclasses.replace(self.home(played), **_given(values))
 

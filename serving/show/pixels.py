@@ -5,15 +5,15 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from serving.decoding import RequestError
-from serving.episodes.environment import NoPicturesError, Simulation
-from serving.episodes.physics import MAX_SEED
+from serving.episodes.limits import MAX_SEED
 from serving.episodes.recording import encode
-from serving.live.pace import RealTime
-from serving.live.show import Show
-from serving.live.viewers import ShowOverError, Viewer
+from serving.episodes.simulation import Simulation
+from serving.errors import NoPicturesError, RequestError
+from serving.metrics.metrics import Metrics
 from serving.policy import OnnxPolicy
-from serving.web.metrics import Metrics
+from serving.show.pace import RealTime
+from serving.show.show import Show
+from serving.show.viewer import ShowOverError, Viewer
 
 BOUNDARY: Final = "frame"
 MEDIA_TYPE: Final = f"multipart/x-mixed-replace; boundary={BOUNDARY}"

@@ -1,0 +1,47 @@
+"""Errors whose message is one sentence for a client, with the HTTP status that goes with it."""
+
+
+class ServingError(Exception):
+    """What a client is told; every other error is the server's own."""
+
+    status = 500
+
+
+class RequestError(ServingError, ValueError):
+    """A request that cannot be answered: what was given and what is expected."""
+
+    status = 400
+
+    def __init__(self, message: str, status: int = status) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UnknownModelError(ServingError, LookupError):
+    """The registry answered that there is no such model, version or alias."""
+
+    status = 404
+
+
+class PolicyError(ServingError, ValueError):
+    """A file is not a policy that this project can play; the message says what is wrong with it."""
+
+    status = 503  # of a version that was refused: another one may take its place
+
+
+class RegistryUnavailableError(ServingError, RuntimeError):
+    """The registry did not answer; what is on disk is all there is."""
+
+    status = 503
+
+
+class NoPicturesError(ServingError, ValueError):
+    """An environment that can be played, and not drawn; the message says why."""
+
+    status = 501
+
+
+class RecordingError(ServingError, RuntimeError):
+    """A recording cannot be made; the message says what is missing."""
+
+    status = 501

@@ -1,0 +1,1 @@
+"""The closed loop: drift, what explains it, and what is reported about it."""

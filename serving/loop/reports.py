@@ -1,0 +1,76 @@
+"""What the closed loop reports, and what is reported to it."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+Text = Annotated[str, Meta(max_length=500)]
+Link = Annotated[str, Meta(pattern="^https?://", max_length=500)]
+Reported = Literal[
+    "started", "experience", "identified", "memory", "training", "gate", "promoted", "recovered",
+    "refused", "waiting", "rolled back", "failed",
+]  # fmt: skip
+
+
+class Drift(Struct, frozen=True, kw_only=True):
+    """The world is no longer the one that a version was trained for."""
+
+    id: str
+    version: str
+    noticed_at: float
+    """Seconds since 1970."""
+    since: int
+    """Id of a transition that is surely after the change."""
+    finding: str
+    """What has changed, in a sentence for a person."""
+    evidence: dict[str, float]
+
+
+class PlayedEpisode(Struct, frozen=True, kw_only=True):
+    """An episode that one version played to its end."""
+
+    version: str
+    episodic_return: float
+    disturbed: bool
+    """Whether a spectator pushed."""
+    ended_at: float
+    truncated: bool
+
+
+class PresentEpisode(Struct, frozen=True, kw_only=True):
+    """The episode that plays."""
+
+    version: str
+    step: int
+    disturbed: bool
+
+
+class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far an adaptation is, by the run that does it."""
+
+    drift: str
+    stage: Reported
+    text: Text = ""
+    progress: Annotated[float, Meta(ge=0, le=1)] | None = None
+    links: Annotated[dict[Text, Link], Meta(max_length=8)] = {}
+    world: dict[str, Any] | None = None
+    """Of `identified`, what is expected of a version that is swapped in for it; of `recovered`, what is expected of the
+    one that plays."""
+
+
+class Stage(Struct, frozen=True, kw_only=True):
+    """A stage of an adaptation: one that was reported, or what this server saw itself (swapped, as predicted)."""
+
+    stage: str
+    text: str
+    at: float
+    """When it began."""
+    progress: float | None = None
+    links: dict[str, str] = {}
+
+
+class Adaptation(Struct, frozen=True, kw_only=True):
+    """The latest drift, also when it is over, and what was done about it."""
+
+    drift: Drift | None
+    stages: list[Stage]

@@ -1,0 +1,117 @@
+"""Where models come from: a file or a registry, behind one protocol."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from serving.errors import RegistryUnavailableError
+from serving.model_file import read_model_file
+
+_URI: Final = re.compile(r"models:/(?P<name>[\w.~-]+)(?:@(?P<alias>[A-Za-z0-9_.-]+)|/(?P<version>[0-9]+))")
+DIGEST_TAG: Final = "sha256"
+_NEAR: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelURI:
+    """Which version of which registered model: by `alias`, or by `version` number."""
+
+    name: str
+    alias: str | None = None
+    version: str | None = None
+
+    @classmethod
+    def parse(cls, uri: str) -> "ModelURI":
+        """`models:/dqn-CartPole-v1@champion` or `models:/dqn-CartPole-v1/3`.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        match = _URI.fullmatch(uri)
+        if match is None or set(match["name"]) == {"."}:
+            raise ValueError(f"expected models:/NAME@ALIAS, models:/NAME/VERSION or a .onnx file, got {uri!r}")
+        return cls(name=match["name"], alias=match["alias"], version=match["version"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version as the registry describes it."""
+
+    number: str
+    source: str
+    run_id: str = ""
+    experiment_id: str = ""
+    created_ms: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> tuple[str, str, int, str]:
+        """What makes it another version: numbers are reused where a version or a whole store is begun anew."""
+        return self.number, self.source, self.created_ms, self.sha256
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the artifact that passed the gate; empty if none was noted."""
+        return self.tags.get(DIGEST_TAG, "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What the registry knew of one model at one moment."""
+
+    aliases: Mapping[str, str]
+    """Alias to version number."""
+    versions: Mapping[str, Version]
+
+
+class ModelSource(Protocol):
+    """Where versions of one model come from. Every method may block: call it from a thread."""
+
+    name: str
+
+    def snapshot(self, last: Snapshot | None) -> Snapshot:
+        """What the registry knows now; the versions of `last` are reused where its aliases did not move."""
+
+    def fetch(self, version: Version) -> bytes:
+        """The version's ONNX file, read anew."""
+
+    def learning(self, version: Version) -> dict[str, bytes]:
+        """What its run keeps of the agent on its way there, by file name; empty where that is nothing."""
+
+
+class FileSource:
+    """A single .onnx file, served as version 1."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise ValueError(f"there is no file {path}")
+        self.path = path
+        self.name = path.stem
+
+    def snapshot(self, last: Snapshot | None) -> Snapshot:
+        """One version and no alias."""
+        return last or Snapshot(aliases={}, versions={"1": Version(number="1", source=str(self.path))})
+
+    def fetch(self, version: Version) -> bytes:
+        """The file as it is now.
+
+        Raises:
+            RegistryUnavailableError: if it cannot be read.
+        """
+        try:
+            return read_model_file(self.path)
+        except OSError as error:
+            raise RegistryUnavailableError(f"{self.path} cannot be read: {error.strerror}") from error
+
+    def learning(self, version: Version) -> dict[str, bytes]:
+        """Nothing: a file knows no run."""
+        return {}
+
+
+def no_model(name: str, known: Sequence[str]) -> str:
+    """The sentence that refuses a model's name, with those it may stand for."""
+    near = difflib.get_close_matches(name, known, n=_NEAR) or known[:_NEAR]
+    return f"the registry has no model {name}" + (f" but {', '.join(near)}" if near else "")

@@ -1,0 +1,6 @@
+"""The page: files without a build step."""
+
+from pathlib import Path
+from typing import Final
+
+STATIC: Final = Path(__file__).parent / "static"
