@@ -1,8 +1,8 @@
-"""Mutation testing: the lines that decide are broken one at a time; which breakages do no tests notice?
+r"""Mutation testing: the lines that decide are broken one at a time; which breakages do no tests notice?
 
-    python -m benchmarks.mutants dqn/experience/buffer.py                          # by tests/test_replay.py
-    python -m benchmarks.mutants dqn/training/state.py --tests tests/test_training.py tests/test_checkpoint.py
-    python -m benchmarks.mutants flows/registry/champion.py --tests tests/test_promotion.py --then tests/test_promote.py
+    python -m benchmarks.mutants dqn/experience/buffer.py               # by the tests of its room, tests/dqn/experience
+    python -m benchmarks.mutants flows/registry/champion.py --tests tests/flows/registry/test_promotion.py \
+        --then tests/flows/registry/test_promote.py
     python -m benchmarks.mutants dqn/learning/learner.py --sample 0.2   # a fifth of the mutants, drawn by --seed
 
 A mutant swaps a comparison or an operator, changes a number or a truth value, negates a condition, empties a return, or
@@ -68,13 +68,13 @@ def main() -> int:
     """Print the survivors and the share that was killed; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("module", type=Path)
-    parser.add_argument("--tests", nargs="+", help="by default the file in tests/ named after the module")
+    parser.add_argument("--tests", nargs="+", help="by default those of its room in tests/")
     parser.add_argument("--then", nargs="+", default=[], help="slower tests, for what survives --tests")
     parser.add_argument("--lines", type=int, nargs=2, metavar=("FIRST", "LAST"), default=(1, sys.maxsize))
     parser.add_argument("--sample", type=float, default=1.0, help="share of the mutants to try")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rounds = [arguments.tests or [f"tests/test_{arguments.module.stem}.py"]]
+    rounds = [arguments.tests or [f"tests/{arguments.module.parent}"]]
     rounds += [arguments.then] * bool(arguments.then)
     first, last = arguments.lines
     mutants = [mutant for mutant in mutants_of(arguments.module.read_text()) if first <= mutant.line <= last]

@@ -4,17 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from dqn.config import DQNConfig
 from flows.cli.terminal import ENVIRONMENT
-from tests import awkward, probes
+from tests.support import awkward, probes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 os.environ |= ENVIRONMENT  # before Prefect is imported: no telemetry leaves this machine
-torch.set_num_threads(1)  # the machine's other cores run other tests; results depend on the number
 probes.register()
 awkward.register()
 

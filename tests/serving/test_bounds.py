@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -12,28 +11,12 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
-from serving.application import App
 from serving.episodes import replays as replays_module
 from serving.episodes.limits import MAX_PUSHES
 from serving.episodes.replay import Replay
 from serving.episodes.replays import EpisodeRequest
-from serving.models.follower import Models
-from serving.models.source import FileSource
 from serving.policy import FloatArray, OnnxPolicy
-from tests.policies import BALANCES, PROPERTIES, linear_model
-
-
-def models_of(folder: Path, gains: tuple[float, ...] = BALANCES, *, properties: dict[str, str] = PROPERTIES) -> Models:
-    path = folder / "p.onnx"
-    path.write_bytes(linear_model(gains, properties=properties))
-    return Models(FileSource(path), alias=None, version="1")
-
-
-def client_of(folder: Path, *, properties: dict[str, str] = PROPERTIES, **options: Any) -> tuple[App, TestClient]:
-    models = models_of(folder, properties=properties)
-    asyncio.run(models.poll())
-    app = App(models, **options)
-    return app, TestClient(app.asgi, base_url="http://localhost")
+from tests.support.clients import client_of, infer
 
 
 @pytest.fixture
@@ -111,10 +94,6 @@ def test_openapi_states_what_is_accepted(client: TestClient) -> None:
         "description": "",
     }
     assert client.post("/api/episodes", json={"version": None}).status_code == 201
-
-
-def infer(rows: int) -> dict[str, Any]:
-    return {"inputs": [{"name": "observation", "shape": [rows, 4], "datatype": "FP32", "data": [0.125] * 4 * rows}]}
 
 
 def test_what_takes_long_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

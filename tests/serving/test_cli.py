@@ -20,8 +20,8 @@ from serving.errors import UnknownModelError
 from serving.models.cache import Cache
 from serving.models.glance import Registered, glance
 from serving.models.source import Version
-from tests.policies import BALANCES, FALLS, linear_model
 from tests.serving.conftest import LocalRegistry
+from tests.support.policies import BALANCES, FALLS, linear_model
 
 
 @pytest.fixture
@@ -222,7 +222,10 @@ def help_of(verb: str) -> set[str]:
     ("admitted", "sentence"),
     [
         ("nopkg:Foo-v0", "environment 'nopkg:Foo-v0' cannot be made: No module named 'nopkg'. Expected"),
-        ("tests.registers_on_import:Foo-v0", "environment 'tests.registers_on_import:Foo-v0' cannot be made: "),
+        (
+            "tests.support.registers_on_import:Foo-v0",
+            "environment 'tests.support.registers_on_import:Foo-v0' cannot be made: ",
+        ),
         ("Foo-v0", "environment 'Foo-v0' cannot be made: "),
         (":Foo-v0", "environment ':Foo-v0' cannot be made: "),
         (
@@ -259,7 +262,7 @@ def test_an_environment_that_another_ones_module_registers_is_admitted(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.__main__.serve", lambda *_: 0)
-    admitted = ("RegisteredOnImport-v0", "tests.registers_on_import:RegisteredOnImport-v0", "CartPole-v1")
+    admitted = ("RegisteredOnImport-v0", "tests.support.registers_on_import:RegisteredOnImport-v0", "CartPole-v1")
     assert main(["--model", model, *(word for env_id in admitted for word in ("--allow-env", env_id))]) == 0
 
 

@@ -17,7 +17,7 @@ from serving.models.cache import Cache
 from serving.models.follower import Models
 from serving.models.served import ServedModel
 from serving.models.source import Version
-from tests.serving.faulty import BAD, FAULTS, GOOD, BrittleCache, Registry, following
+from tests.support.faulty import BAD, FAULTS, GOOD, BrittleCache, Registry, following
 
 
 class Following(RuleBasedStateMachine):

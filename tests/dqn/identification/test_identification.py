@@ -1,0 +1,422 @@
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dqn.environments.world import NOMINAL, World
+from dqn.identification import identify as identification
+from dqn.identification import trajectories
+from dqn.identification.identify import LEAST_TRANSITIONS, Estimate, _rounded, identify, values_of
+from dqn.identification.record import MAX_DELAY, Experience, UnexplainedError, Windows, cut
+from dqn.identification.trajectories import SCALES, Fit, play
+from tests.support.living import balancing, joined, live
+
+BIAS = 0.0873
+"""Five degrees."""
+BIASED = World(sensor_bias=(0.0, 0.0, BIAS, 0.0))
+REVERSED = World(force_mag=-10.0)
+KINDS = {
+    "reversed motor": REVERSED,
+    "sensor bias": BIASED,
+    "delay": World(action_delay=3),
+    "short pole, strong motor": World(length=0.1, force_mag=30.0),
+    "short pole, gravity": World(length=0.1, gravity=30.0),
+    "wind": World(wind=-4.0),
+    "slow clock": World(tau=0.03),
+    "heavy pole": World(masspole=0.5),
+    "heavy cart": World(masscart=3.0),
+    "gyroscope": World(sensor_bias=(0.0, 0.0, 0.0, 0.2)),
+    "speedometer": World(sensor_bias=(0.0, -0.3, 0.0, 0.0)),
+    "three at once": World(force_mag=-14.0, length=0.3, sensor_bias=(0.0, 0.0, -0.05, 0.0)),
+    "delayed and weak": World(action_delay=2, force_mag=6.0),
+    "nothing": NOMINAL,
+}
+
+
+@pytest.mark.parametrize("world", KINDS.values(), ids=KINDS.keys())
+def test_a_change_is_identified_from_what_a_failing_policy_lived_through(world: World) -> None:
+    found = identify(live(world, balancing(), 300), NOMINAL)
+    assert found.transitions == 300
+    assert_close(found.world, world)
+    assert min(found.explained) > 0.999
+    assert len(found.changed) == len(world.to_dict())
+    assert found.world.action_delay == world.action_delay
+
+
+@pytest.mark.parametrize("delay", [1, 4, 8])
+def test_a_delay_is_exact(delay: int) -> None:
+    world = World(action_delay=delay, gravity=2.0)
+    found = identify(live(world, balancing(exploring=1.0), 300), NOMINAL)
+    assert found.world == dataclasses.replace(world, gravity=found.world.gravity)
+    assert_close(found.world, world)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    changes=st.fixed_dictionaries(
+        {},
+        optional={
+            "force_mag": st.sampled_from((-1.0, 1.0)).flatmap(lambda side: st.floats(3, 40).map(lambda f: side * f)),
+            "length": st.floats(0.1, 2.0),
+            "masspole": st.floats(0.03, 1.0),
+            "gravity": st.floats(2.0, 30.0),
+            "tau": st.floats(0.01, 0.04),
+            "wind": st.floats(-6.0, 6.0),
+            "angle": st.floats(-0.1, 0.1),
+        },
+    ),
+    seed=st.integers(0, 1_000),
+)
+def test_any_few_changes_are_identified(changes: dict[str, Any], seed: int) -> None:
+    names = sorted(changes)[seed % 3 :][:3]
+    chosen = {name: changes[name] for name in names}
+    if "angle" in chosen:
+        chosen["sensor_bias"] = (0.0, 0.0, chosen.pop("angle"), 0.0)
+    world = World(**chosen)
+    found = identify(live(world, balancing(exploring=0.1, seed=seed), 300, seed=seed), NOMINAL)
+    assert_close(found.world, world)
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.03])
+@pytest.mark.parametrize("world", [REVERSED, BIASED, KINDS["short pole, strong motor"], KINDS["delay"]])
+def test_noise_is_told_from_a_change(world: World, noise: float) -> None:
+    noisy = dataclasses.replace(world, sensor_noise=(noise,) * 4)
+    found = identify(live(noisy, balancing(exploring=0.1), 300), NOMINAL)
+    assert set(world.to_dict()) <= set(found.world.to_dict())
+    assert found.world.action_delay == world.action_delay
+    assert found.world.sensor_noise == pytest.approx((noise,) * 4, rel=0.25)
+    for name, estimate in found.changed.items():
+        truth = BIAS if name == "sensor_bias of the pole angle" else getattr(world, name)
+        assert estimate.low - 0.02 * abs(truth) <= truth <= estimate.high + 0.02 * abs(truth)
+
+
+def test_intervals_hold_the_truth_and_become_ranges_where_they_are_wide() -> None:
+    held, ranges = 0, 0
+    for seed in range(10):
+        world = World(force_mag=-10.0, sensor_noise=(0.05,) * 4)
+        found = identify(live(world, balancing(exploring=0.1, seed=seed), 60, seed=seed), NOMINAL)
+        estimate = found.changed["force_mag"]
+        held += estimate.low <= -10 <= estimate.high
+        if isinstance(found.world.force_mag, tuple):
+            ranges += 1
+            assert found.world.force_mag == pytest.approx((estimate.low, estimate.high), rel=0.005)
+            assert estimate.high - estimate.low > 0.02 * abs(estimate.value)
+    assert held >= 8
+    assert ranges
+
+
+def test_what_was_known_stays_and_what_is_back_to_normal_is_seen() -> None:
+    known = World(length=0.3, force_mag=-10.0, sensor_bias=(0.1, 0.0, 0.05, 0.0), sensor_noise=(0.02,) * 4)
+    same = identify(live(known, balancing(exploring=0.2), 200), known)
+    assert same.changed == {}
+    assert same.world == dataclasses.replace(known, sensor_noise=same.world.sensor_noise)
+    back = identify(live(dataclasses.replace(known, force_mag=10.0), balancing(exploring=0.2), 200), known)
+    assert list(back.changed) == ["force_mag"]
+    assert back.world.force_mag == pytest.approx(10.0, rel=0.02)
+    assert back.world.length == 0.3
+    quick = identify(live(NOMINAL, balancing(), 200), World(action_delay=3, sensor_noise=(0.02,) * 4))
+    assert quick.world == NOMINAL
+    assert quick.changed == {"action_delay": Estimate(value=0, low=0, high=0)}
+
+
+def test_of_a_known_range_the_middle_is_where_it_starts() -> None:
+    found = identify(live(World(length=0.55), balancing(), 200), World(length=(0.5, 0.6)))
+    assert found.changed == {}
+    assert found.world == World(length=(0.5, 0.6))
+
+
+def test_known_pushes_are_accounted_for_and_tell_the_masses_apart() -> None:
+    world = World(masscart=2.0, masspole=0.2, force_mag=20.0)
+    scaled = identify(live(world, balancing(exploring=0.1), 300), NOMINAL)
+    assert scaled.changed == {}, "twice everything moves alike"
+    found = identify(live(world, balancing(exploring=0.1), 300, push=15.0), NOMINAL)
+    assert_close(found.world, world)
+
+
+def test_pushes_of_the_known_world_are_left_out() -> None:
+    pushed = World(push_force=20.0, push_interval=10, force_mag=-10.0)
+    lived = live(pushed, balancing(exploring=0.5), 300)
+    found = identify(lived, World(push_force=20.0, push_interval=10))
+    assert found.world == pushed
+    assert found.transitions == 300 - np.sum((lived.step > 0) & (lived.step % 10 == 0))
+    with pytest.raises(UnexplainedError, match=r"contradicts itself|no world explains"):
+        identify(lived, NOMINAL)
+    with pytest.raises(UnexplainedError, match="intervals that are drawn"):
+        identify(lived, World(push_force=20.0, push_interval=(5, 15)))
+
+
+def test_an_episode_whose_beginning_is_missing_does_not_confuse_the_delay() -> None:
+    world = World(action_delay=4, gravity=2.0)
+    lived = live(world, balancing(exploring=0.3), 120)
+    assert lived.step[2] == 2
+    late = lived.newest(118)
+    found = identify(late, NOMINAL)
+    assert found.world.action_delay == 4
+    beginning = np.flatnonzero(late.episode != late.episode[0])
+    first = int(beginning[0]) if len(beginning) else len(late.step)
+    assert found.transitions == 118 - min(first, MAX_DELAY)
+
+
+def test_every_transition_is_in_one_window() -> None:
+    lived = live(NOMINAL, balancing((0, 0, 1, 0)), 100)
+    left_out = np.zeros(100, dtype=np.bool_)
+    left_out[[15, 40]] = True
+    windows = cut(lived, left_out=left_out)
+    assert windows.transitions == 98
+    starts = windows.observed[:, :-1][windows.present[:, 1:]]
+    np.testing.assert_array_equal(starts, lived.observation[~left_out])
+    ends = windows.observed[:, 1:][windows.present[:, 1:]]
+    np.testing.assert_array_equal(ends, lived.next_observation[~left_out])
+    np.testing.assert_array_equal(windows.directions[0][windows.present[:, 1:]] > 0, lived.action[~left_out] == 1)
+
+
+def test_windows_are_short_and_know_which_action_took_effect() -> None:
+    begun = np.repeat([0, 13], [13, 12])
+    index = np.arange(25)
+    generator = np.random.default_rng(0)
+    observed = generator.normal(size=(26, 4))
+    lived = Experience(
+        observation=observed[:-1],
+        next_observation=observed[1:],
+        action=generator.integers(2, size=25),
+        push=generator.normal(size=25),
+        episode=np.repeat([5, 6], [13, 12]),
+        step=index - begun + np.repeat([7, 0], [13, 12]),  # the beginning of the first is not there
+    )
+    windows = cut(lived, left_out=np.zeros(25, dtype=np.bool_))
+    rows = [range(10, 13), range(13, 23), range(23, 25)]
+    assert windows.present.sum(1).tolist() == [len(row) + 1 for row in rows]
+    assert windows.transitions == 15
+    for w, row in enumerate(rows):
+        K = len(row)
+        np.testing.assert_array_equal(windows.observed[w, : K + 1], observed[row[0] : row[-1] + 2])
+        assert (windows.observed[w, K:] == observed[row[-1] + 1]).all(), "where there is nothing it stands still"
+        np.testing.assert_array_equal(windows.push[w], [*lived.push[row], *[0.0] * (10 - K)])
+        for delay in range(MAX_DELAY + 1):
+            effective = np.maximum(np.array(row) - delay, begun[row])
+            expected = [*(2.0 * lived.action[effective] - 1.0), *[1.0] * (10 - K)]
+            assert windows.directions[delay, w].tolist() == expected
+    newest = lived.newest(3)
+    assert (newest.step.tolist(), newest.push.tolist()) == ([9, 10, 11], lived.push[-3:].tolist())
+
+
+def test_of_ranges_the_middle_is_a_worlds_value() -> None:
+    world = World(length=(0.4, 0.8), force_mag=-3.0, wind=(1.0, 3.0), sensor_bias=(9.0, (1.0, 2.0), 3.0, 4.0))
+    nominal = {"masspole": 0.1, "masscart": 1.0, "gravity": 9.8, "tau": 0.02}
+    biases = {"bias 1": 1.5, "bias 2": 3.0, "bias 3": 4.0}
+    assert values_of(world) == {"length": pytest.approx(0.6), "force_mag": -3.0, "wind": 2.0, **nominal, **biases}
+    zero = {"wind": 0.0, "bias 1": 0.0, "bias 2": 0.0, "bias 3": 0.0}
+    assert values_of(NOMINAL) == {"length": 0.5, "force_mag": 10.0, **nominal, **zero}
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "rounded"),
+    [
+        (123.456, 123.0, 124.0, 123.0),
+        (-100.0, -101.0, -99.0, -100.0),
+        (100.0, 98.9, 101.0, (98.9, 101.0)),
+        (-1.0, -1.23456, -0.91234, (-1.23, -0.912)),
+    ],
+)
+def test_an_interval_within_a_fiftieth_is_a_number_of_three_digits(
+    value: float, low: float, high: float, rounded: Any
+) -> None:
+    assert _rounded(Estimate(value=value, low=low, high=high)) == rounded
+
+
+def test_what_was_identified_is_said_in_a_line() -> None:
+    found = identify(live(REVERSED, balancing(), 30), NOMINAL)
+    explained = "30 transitions, 100.0% of the cart's and 100.0% of the pole's acceleration explained"
+    assert str(found) == f"force_mag {found.changed['force_mag']}; {explained}"
+    assert str(found.changed["force_mag"]) == "-10 (-10 to -10)"
+    assert str(identify(live(NOMINAL, balancing(), 30), NOMINAL)) == f"nothing has changed; {explained}"
+    with pytest.raises(UnexplainedError, match="29 of 29 transitions can be used, at least 30 are needed"):
+        identify(live(NOMINAL, balancing(), 29), NOMINAL)
+
+
+def test_trajectories_are_those_of_the_environment() -> None:
+    world = World(length=0.3, force_mag=-7.0, wind=1.5, masspole=0.3, masscart=1.5, gravity=12.0, tau=0.03)
+    lived = live(world, balancing(), 60, push=9.0)
+    values = {name: float(getattr(world, name, 0.0) or 0.0) for name in SCALES}
+    direction = np.where(lived.action == 1, 1.0, -1.0)[:, np.newaxis]
+    played = play(values, lived.observation[np.newaxis], direction, lived.push[:, np.newaxis])
+    np.testing.assert_allclose(played[0, :, 1], lived.next_observation, atol=2e-6)
+
+
+def exploring(seed: int = 0) -> Any:
+    return balancing(exploring=0.1, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("second", "first"),
+    [
+        (REVERSED, 75),
+        (REVERSED, 140),
+        (BIASED, 75),
+        (World(action_delay=3), 130),
+        (KINDS["short pole, strong motor"], 75),
+    ],
+)
+def test_two_worlds_in_one_experience_are_refused(second: World, first: int) -> None:
+    mixed = joined(live(NOMINAL, exploring(), first, seed=1), live(second, exploring(), 150 - first, seed=2))
+    with pytest.raises(UnexplainedError, match=r"contradicts itself|no world explains this"):
+        identify(mixed, NOMINAL)
+
+
+def as_one_episode(observations: Any) -> Experience:
+    N = len(observations) - 1
+    action = np.random.default_rng(1).integers(2, size=N)
+    return Experience(
+        observation=observations[:-1],
+        next_observation=observations[1:],
+        action=action,
+        push=np.zeros(N),
+        episode=np.zeros(N, dtype=np.int64),
+        step=np.arange(N),
+    )
+
+
+POISONS = {
+    "noise": (
+        lambda draw: draw.normal(size=(301, 4)),
+        r"no world explains this: of the cart's acceleration -?\d+% and of the pole's -?\d+% are predicted, "
+        r"60% are needed; the best try is (\w+ [0-9.e+-]+, )+delay \d+$",
+    ),
+    "little noise": (lambda draw: 0.01 * draw.normal(size=(301, 4)), "no world explains this"),
+    "large numbers": (lambda draw: 1e5 * draw.normal(size=(301, 4)), "no world explains this"),
+    "random walk": (lambda draw: draw.normal(size=(301, 4)).cumsum(0), "no world explains this"),
+    "constant": (lambda _: np.ones((301, 4)), "the cart velocity never changes"),
+    "not a number": (lambda _: np.full((301, 4), np.nan), "observation holds values that are not finite, or huge"),
+    "infinite": (lambda _: np.full((301, 4), np.inf), "observation holds values that are not finite, or huge"),
+    "too short": (lambda draw: draw.normal(size=(21, 4)), f"20 of 20 .* at least {LEAST_TRANSITIONS} are needed"),
+    "nothing": (lambda _: np.ones((1, 4)), "0 of 0 transitions can be used"),
+    "five entries": (lambda draw: draw.normal(size=(301, 5)), r"shape \[300, 5\], expected \[300, 4\]"),
+}
+
+
+@pytest.mark.parametrize(("poison", "sentence"), POISONS.values(), ids=POISONS.keys())
+def test_what_no_world_explains_is_refused_in_a_sentence(poison: Any, sentence: str) -> None:
+    with pytest.raises(UnexplainedError, match=sentence):
+        identify(as_one_episode(poison(np.random.default_rng(0))), NOMINAL)
+
+
+def test_a_forged_record_is_refused() -> None:
+    lived = live(NOMINAL, exploring(), 200)
+    shuffled = dataclasses.replace(lived, action=np.random.default_rng(0).permutation(lived.action))
+    with pytest.raises(UnexplainedError, match="no world explains this"):
+        identify(shuffled, NOMINAL)
+    for change, sentence in (
+        ({"action": lived.action + 1}, "action holds others than 0 and 1"),
+        ({"action": lived.action[:-1]}, r"observation has the shape \[200, 4\], expected \[199, 4\]"),
+        ({"next_observation": lived.next_observation + 0.001}, "an observation is not the next one of before"),
+        ({"push": np.full(200, np.nan)}, "push holds values that are not finite"),
+        ({"push": np.full(200, -1e6)}, "push holds values that are not finite, or huge"),
+    ):
+        with pytest.raises(UnexplainedError, match=sentence):
+            dataclasses.replace(lived, **change)
+
+
+def test_strong_pushes_that_nobody_told_of_are_not_taken_for_another_world() -> None:
+    for world in (World(push_force=60.0, push_interval=20), World(push_force=30.0, push_interval=10)):
+        with pytest.raises(UnexplainedError, match=r"contradicts itself|no world explains this"):
+            identify(live(world, exploring(), 300), NOMINAL)
+
+
+def windows(*lengths: int) -> Windows:
+    """Windows of so many transitions in which nothing was observed."""
+    present = np.arange(max(lengths) + 1) <= np.array(lengths)[:, np.newaxis]
+    W, K = len(lengths), max(lengths)
+    return Windows(
+        observed=np.zeros((W, K + 1, 4)),
+        present=present,
+        push=np.zeros((W, K)),
+        directions=np.ones((MAX_DELAY + 1, W, K)),
+    )
+
+
+def test_noise_and_smoothness_are_those_of_what_is_left() -> None:
+    pieces = windows(3, 1)
+    left = np.zeros((2, 4, 4))
+    left[0, :, 0] = 2.0
+    left[0, :, 1] = [1.0, -1.0, 1.0, -1.0]
+    left[:, :2, 2] = 3.0
+    variance = trajectories._variance(pieces, left)
+    np.testing.assert_allclose(variance, [16 / 4 + 1e-8, 4 / 4 + 1e-8, 36 / 4 + 1e-8, 1e-8], rtol=1e-12)
+    assert trajectories._deviance(pieces, np.array([1.0, np.e, np.e, 1.0])) == pytest.approx(4 * 2)
+    # differences, of 4 transitions, over values, of 6 observations
+    expected = [0.0, (3 * 4 / 4) / (4 / 6), (9 / 4) / (36 / 6), 2.0]
+    np.testing.assert_allclose(trajectories._smoothness(pieces, left), expected, rtol=1e-6, atol=1e-6)
+
+
+def fitted(**found: Any) -> Fit:
+    P = len(SCALES)
+    fields: dict[str, Any] = {
+        "free": (),
+        "values": values_of(NOMINAL),
+        "deviance": 0.0,
+        "noise": np.ones(4),
+        "deviation": np.ones(1),
+        "smoothness": np.full(4, 2.0),
+        "gradient": np.zeros(P),
+        "information": np.eye(P),
+    }
+    return Fit(**(fields | found))
+
+
+def test_an_interval_is_1_96_standard_errors_of_what_is_free() -> None:
+    names = list(SCALES)
+    information = np.diag([4.0] * len(names))
+    wind, length = names.index("wind"), names.index("length")
+    information[wind, length] = information[length, wind] = 2.0
+    found = fitted(free=("wind",), values={**values_of(NOMINAL), "wind": 3.0}, information=information)
+    assert found.interval("wind") == pytest.approx((3 - 0.98, 3 + 0.98)), "what is held costs nothing"
+    both = fitted(free=("length", "wind"), information=information)
+    error = 1.96 * (4 / 12) ** 0.5  # of the inverse of [[4, 2], [2, 4]]
+    assert both.interval("wind") == pytest.approx((-error, error))
+    assert both.interval("length") == pytest.approx((0.5 * np.exp(-error), 0.5 * np.exp(error)))
+    unseen = fitted(free=("force_mag",), information=1e-9 * np.eye(len(names)))
+    assert unseen.interval("force_mag") == pytest.approx((10 - 100, 10 + 100)), "ten times its size, no more"
+
+
+def test_a_gain_is_the_fall_of_a_quadratic() -> None:
+    names = list(SCALES)
+    gradient = np.zeros(len(names))
+    gradient[names.index("wind")], gradient[names.index("tau")] = 6.0, 2.0
+    found = fitted(gradient=gradient, information=2.0 * np.eye(len(names)))
+    assert found.gain("wind") == pytest.approx(6.0**2 / 2)
+    assert found.gain("gravity") == 0.0
+    assert dataclasses.replace(found, free=("tau",)).gain("wind") == pytest.approx(6.0**2 / 2 + 2.0**2 / 2)
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        ({"deviation": np.array([1.0, 8.0])}, None),
+        ({"deviation": np.array([1.0, 8.1])}, "single moments deviate 2.8 times as much as the whole, 2.8 times may"),
+        ({"smoothness": np.array([2.0, 1.2, 2.0, 2.0])}, None),  # 2 less four standard errors of 2 / 10
+        ({"smoothness": np.array([2.0, 1.1, 2.0, 2.0])}, "another kind: the cart velocity deviates for steps on end"),
+    ],
+)
+def test_what_is_left_may_be_chance_up_to_a_limit(
+    found: dict[str, Any], sentence: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identification, "_search", lambda *_, **__: (0, fitted(**found)))
+    lived = live(NOMINAL, balancing(), 100)
+    if sentence is None:
+        assert identify(lived, NOMINAL).transitions == 100
+        return
+    with pytest.raises(UnexplainedError, match=sentence):
+        identify(lived, NOMINAL)
+
+
+def assert_close(found: World, truth: World) -> None:
+    """Equal but for 5% of each number, and what is too small to matter."""
+    for name, scale in (*((name, SCALES[name]) for name in SCALES if "bias" not in name),):
+        default = getattr(NOMINAL, name) or scale
+        wanted, got = (getattr(world, name) or default for world in (truth, found))
+        assert got == pytest.approx(wanted, rel=0.05, abs=0.02 if name == "wind" else 0), name
+    wanted, got = (world.sensor_bias or (0.0,) * 4 for world in (truth, found))
+    assert got == pytest.approx(wanted, rel=0.05, abs=1e-3)

@@ -1,0 +1,125 @@
+"""`python -m flows sweep`: what is asked for, where it runs, and how an error ends it."""
+
+import logging
+import signal
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from mlflow.exceptions import MlflowException
+
+from dqn.config import ConfigError
+from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.finite import DivergedError, EnvironmentFaultError
+from dqn.training.checkpoint import CheckpointError
+from flows.cli import sweep as sweep_cli
+from flows.errors import InputError, PrefectError, TrackingError
+from flows.search.study import ShardError, begin_study
+from tests.support.sweeps import keep_in_memory, sweep
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a Prefect API."""
+    monkeypatch.setattr(sweep_cli, "api_is_named", lambda: False)
+
+
+def test_what_a_command_line_asks_for_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **options: asked.update(options) or "the report")
+    numbers = {"trials": 9, "shard_trials": 3, "keep": 0.3, "episodes": 2, "finalists": 5, "seed": 7}
+    argv = [word for name, value in numbers.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert sweep_cli.run(sweep_cli.parse([*argv, "--rungs", "3", "5", "--method", "random", "--promote"])) == 0
+    assert asked == {
+        **numbers,
+        "preset": "cartpole",
+        "space": "small",
+        "method": "random",
+        "rungs": [3, 5],
+        "resume": None,
+        "spread_to": None,
+        "save": None,
+        "promote": True,
+        "checkpoint_dir": "checkpoints",
+    }
+
+
+def test_a_study_to_go_on_with_is_looked_for_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_in_memory(monkeypatch)
+    asked: list[str] = []
+
+    def sweep_dqn(**options: Any) -> str:
+        asked.append(options["resume"])
+        return "the report"
+
+    monkeypatch.setattr("flows.sweep.sweep_dqn", sweep_dqn)
+    begin_study("known", sweep())
+    assert sweep_cli.run(sweep_cli.parse(["--resume", "known", "--trials", "0"])) == 0  # it keeps its own settings
+    assert "the report\n" in capsys.readouterr().out
+    assert sweep_cli.run(sweep_cli.parse(["--resume", "unknown"])) == 2
+    assert asked == ["known"]
+    assert "error: there is no study 'unknown'" in capsys.readouterr().err
+
+
+def test_what_cannot_be_searched_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **_: pytest.fail("it was started"))
+    assert sweep_cli.run(sweep_cli.parse(["--keep", "2"])) == 2
+    assert "error: keep must be a share between 0 and 1, got 2.0\n" in capsys.readouterr().err
+
+
+def test_where_an_api_is_named_a_sweep_is_a_flow_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(sweep_cli, "api_is_named", lambda: True)
+    api = SimpleNamespace(require_api=lambda: done.append("the API answers"))
+    deployed = SimpleNamespace(sweep_dqn=lambda **_: done.append("it runs there"))
+    monkeypatch.setitem(sys.modules, "flows.orchestration.api", api)
+    monkeypatch.setitem(sys.modules, "flows.deployed", deployed)
+    monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **_: done.append("it runs here"))
+    assert sweep_cli.run(sweep_cli.parse([])) == 0
+    assert done == ["the API answers", "it runs there"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        *((kind("it is so"), 2) for kind in (ConfigError, EnvironmentUnsupportedError, InputError, MemoryError)),
+        (EnvironmentFaultError("it is so"), 2),
+        (DivergedError("it is so"), 3),
+        *((kind("it is so"), 1) for kind in (TrackingError, CheckpointError, PrefectError, ShardError)),
+        (MlflowException("it is so\nand so on"), 1),
+        (KeyboardInterrupt(), 128 + signal.SIGINT),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_an_error_is_a_sentence_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int
+) -> None:
+    error.add_note("go on with: make sweep")
+
+    def fails(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("flows.sweep.sweep_dqn", fails)
+    assert sweep_cli.main([]) == code
+    said = {"MlflowException": "MLflow: it is so", "KeyboardInterrupt": "interrupted"}
+    assert f"error: {said.get(type(error).__name__, 'it is so')}\ngo on with: make sweep\n" in capsys.readouterr().err
+
+
+def test_libraries_say_nothing_of_every_trial_and_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = optuna.logging.get_verbosity(), logging.getLogger("urllib3").level
+    monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **_: "the report")
+    try:
+        optuna.logging.set_verbosity(optuna.logging.INFO)
+        logging.getLogger("urllib3").setLevel(logging.INFO)
+        assert sweep_cli.run(sweep_cli.parse([])) == 0
+        assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+        assert logging.getLogger("urllib3").level == logging.ERROR
+    finally:
+        optuna.logging.set_verbosity(levels[0])
+        logging.getLogger("urllib3").setLevel(levels[1])

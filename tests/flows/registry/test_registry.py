@@ -1,0 +1,69 @@
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
+
+from flows.errors import RegistryError
+from flows.registry import versions
+from tests.support.registering import BALANCING, damage, registered
+
+
+def test_a_logged_model_is_registered_once(store: MlflowClient) -> None:
+    name = "dqn-once"
+    version = versions.get_version(store, name, registered(store, name, BALANCING))
+    again = versions.register(
+        store, name, model_id=versions.model_id_of(version), run_id=str(version.run_id), tags={"git_commit": "unknown"}
+    )
+    assert str(again) == str(version.version)
+    with pytest.raises(RegistryError, match=f"{name} has no version 99; registered are: {again}"):
+        versions.get_version(store, name, 99)
+
+
+def test_a_file_that_is_gone_or_damaged_is_named(store: MlflowClient) -> None:
+    name = "dqn-damaged"
+    gone, torn = (registered(store, name, BALANCING) for _ in range(2))
+    damage(store, name, gone, None)
+    damage(store, name, torn, b"garbage")
+    for version, complaint in ((gone, "has no model.onnx"), (torn, "is damaged: not a loadable")):
+        with pytest.raises(RegistryError, match=complaint) as refused:
+            versions.download(name, version)
+        assert f"version {version} of {name}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MlflowException("No such artifact", RESOURCE_DOES_NOT_EXIST), RegistryError),
+        (FileNotFoundError("model.onnx"), RegistryError),
+        (MlflowException("the store is away", INTERNAL_ERROR), MlflowException),
+        (ConnectionResetError("by peer"), ConnectionResetError),
+    ],
+)
+def test_a_store_that_is_away_is_not_taken_for_a_broken_version(
+    error: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
+    with pytest.raises(expected):
+        versions.download("dqn-away", 1)
+
+
+class Away:
+    """A registry that fails once and then answers that it has no versions."""
+
+    def get_model_version(self, name: str, version: str) -> None:
+        raise MlflowException("the store is away", INTERNAL_ERROR)
+
+    def search_model_versions(self, query: str) -> list[Any]:
+        return []
+
+
+def test_a_registry_that_is_away_is_not_taken_for_one_without_the_version() -> None:
+    away: Any = Away()
+    with pytest.raises(MlflowException, match="the store is away"):
+        versions.get_version(away, "dqn-away", 1)

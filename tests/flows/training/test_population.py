@@ -1,0 +1,404 @@
+"""What a training asks and writes around the training itself, without a store; with one it is in test_train_flow.py."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from dqn.config import DQNConfig
+from dqn.environments.world import NOMINAL, World
+from dqn.finite import DivergedError, none_left
+from dqn.seeding import version_seed
+from dqn.stress.robustness import CELLS, StressTest
+from flows.errors import InputError, RegistryError, one_line
+from flows.registry import evaluation, versions
+from flows.registry.evaluation import evaluate, evaluate_elsewhere, read_stress, threshold_of, under_stress
+from flows.tracking.attempt import ATTEMPT_TAG, Attempt
+from flows.tracking.endings import end_diverged, failing
+from flows.tracking.runs import PopulationRuns, describe_run, find_run
+from flows.training import population, warm_start
+from flows.training.population import check_resumable, check_writable, checkpoint_path, train_population
+from flows.training.warm_start import find_version, starting_network
+from serving.policy import PolicyMetadata
+from tests.support.in_memory import Store, in_memory
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return in_memory(monkeypatch, "flows.registry.evaluation")
+
+
+def a_run(store: Store, status: str = "RUNNING", **tags: str) -> str:
+    run = store.create_run("1", {"population": "2 agents", ATTEMPT_TAG: "t", **tags})
+    run.info.status = status
+    return str(run.info.run_id)
+
+
+@pytest.mark.parametrize(
+    ("status", "tags", "checkpoint", "refusal"),
+    [
+        ("RUNNING", {}, True, None),
+        ("RUNNING", {}, False, "has no checkpoint"),
+        ("FAILED", {"trained": "true"}, False, None),
+        ("FINISHED", {"trained": "true"}, True, "is finished, there is nothing to resume"),
+    ],
+)
+def test_a_run_goes_on_from_its_checkpoint_or_from_its_networks(
+    status: str, tags: dict[str, str], checkpoint: bool, refusal: str | None, store: Any, tmp_path: Path
+) -> None:
+    run_id = a_run(store, status, **tags)
+    if checkpoint:
+        checkpoint_path(tmp_path, run_id).touch()
+    if refusal is None:
+        check_resumable(store, run_id, str(tmp_path))
+    else:
+        with pytest.raises(InputError, match=f"run {run_id} {refusal}"):
+            check_resumable(store, run_id, str(tmp_path))
+
+
+def test_a_deleted_run_says_how_it_is_restored(store: Any, tmp_path: Path) -> None:
+    run_id = a_run(store)
+    store.get_run(run_id).info.lifecycle_stage = "deleted"
+    with pytest.raises(InputError, match=f"was deleted in MLflow: .* `mlflow runs restore --run-id {run_id}`"):
+        check_resumable(store, run_id, str(tmp_path))
+
+
+def test_only_a_population_is_gone_on_with_and_a_child_names_its_parent(store: Any) -> None:
+    with pytest.raises(InputError, match="there is no run 'r' in MLflow's tracking store"):
+        find_run(store, "r")
+    alone = store.create_run("1", {}).info.run_id
+    with pytest.raises(InputError, match=f"run {alone} is not a population's$"):
+        find_run(store, alone)
+    child = store.create_run("1", {"mlflow.parentRunId": "p"}).info.run_id
+    with pytest.raises(InputError, match=f"run {child} is not a population's; its parent p is"):
+        find_run(store, child)
+
+
+def test_results_are_put_above_a_description_once(store: Any) -> None:
+    run_id = a_run(store, **{"mlflow.note.content": "what it is"})
+    for _ in range(2):
+        describe_run(store, Attempt(run_id=run_id, token="t"), "how it ended")
+    assert store.get_run(run_id).data.tags["mlflow.note.content"] == "how it ended\n\nwhat it is"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("first\nsecond"), "first"),
+        (ValueError("\n first "), "first"),
+        (ValueError(""), "ValueError"),
+        (ValueError("API request failed with exception HTTPConnectionPool: x"), "API request failed"),
+    ],
+)
+def test_an_error_is_told_in_its_first_line(error: Exception, line: str) -> None:
+    assert one_line(error) == line
+
+
+def test_a_directory_for_checkpoints_is_made_and_one_that_cannot_be_is_named(tmp_path: Path) -> None:
+    check_writable(str(tmp_path / "a" / "b"))
+    check_writable(str(tmp_path / "a" / "b"))
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    with pytest.raises(InputError, match=r"cannot be written to /proc/no \(.*\); choose another directory"):
+        check_writable("/proc/no")
+
+
+class Writer:
+    """Metrics that go nowhere; `confirmed` is how long ago this attempt was known to be the newest."""
+
+    confirmed = 0.0
+    broken = False
+
+    def __init__(self, *_: Any, check: Any, params: Any, after_flush: Any) -> None:
+        self.closed: list[dict[str, float]] = []
+        Writer.last = self
+        after_flush()
+
+    last: "Writer"
+
+    def write(self, records: Any) -> None: ...
+
+    def write_population(self, *_: Any, **__: Any) -> None: ...
+
+    def confirmed_within(self, seconds: float) -> bool:
+        return self.confirmed <= seconds
+
+    def close(self, **patience: float) -> None:
+        self.closed.append(patience)
+        if self.broken:
+            raise ConnectionError("the store is away")
+
+
+@pytest.fixture
+def trained(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Calls `train_population` with another training in its place."""
+    state = SimpleNamespace(
+        environment=SimpleNamespace(observation_size=4, num_actions=2),
+        metrics=SimpleNamespace(since=lambda _: []),
+        environment_steps=0,
+        agents=[0],
+        learner=SimpleNamespace(updates=0),
+    )
+    monkeypatch.setattr(population, "_start", lambda *_: state)
+    monkeypatch.setattr(population, "get_runs", lambda *_: {})
+    monkeypatch.setattr(population, "MetricWriter", Writer)
+
+    def call(training: Any, **options: Any) -> Any:
+        monkeypatch.setattr("flows.training.population.loop.train", training)
+        run_id = a_run(store)
+        runs = PopulationRuns(parent=run_id, children=())
+        attempt = Attempt(run_id=run_id, token="t")
+        return train_population(store, attempt, runs, DQNConfig(), tmp_path / "run.ckpt", **options)
+
+    return call
+
+
+@pytest.mark.parametrize(("ago", "saved"), [(0.0, True), (10.0, True), (10.5, False)])
+def test_a_checkpoint_takes_the_place_of_another_only_where_no_newer_attempt_can_be(
+    ago: float, saved: bool, trained: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept: list[Any] = []
+
+    def save(path: Path, state: Any, *, may_replace: Any) -> None:
+        kept.append((path, state, may_replace()))
+
+    monkeypatch.setattr(population, "save_checkpoint", save)
+    monkeypatch.setattr(Writer, "confirmed", ago)
+    told: list[Any] = []
+    result = trained(lambda *_, on_checkpoint, **__: on_checkpoint("state") or "result", on_progress=told.append)
+    assert (result, len(told)) == ("result", 1)
+    assert kept == [(tmp_path / "run.ckpt", "state", True)] * saved
+    assert Writer.last.closed == [{"patience": 180.0}]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_metrics_are_written_whatever_ends_a_training_and_its_own_error_is_reported(
+    broken: bool, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Writer, "broken", broken)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        trained(interrupted)
+    assert Writer.last.closed == [{}]
+    assert getattr(stopped.value, "__notes__", []) == ["the store is away"] * broken
+
+
+def test_speed_is_that_of_all_agents_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: Any = SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(population, "time", clock)
+    state: Any = SimpleNamespace(environment_steps=1_000, agents=[0, 1])
+    speed = population._Speed(state)
+    measured = []
+    for now, steps, agents in ((100.5, 1_100, 2), (101.0, 1_200, 2), (101.9, 1_300, 1), (103.0, 1_400, 0)):
+        clock.now, state.environment_steps, state.agents = now, steps, [0] * agents
+        measured.append(speed.measure())
+    assert measured == [None, 400.0, None, 100.0]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "line"),
+    [
+        (475.0, "update 30 of 2,000: 1 of 3 agents solved, mean return 15.0, 1 diverged"),
+        (None, "update 30 of 2,000: mean return 15.0, 1 diverged"),
+    ],
+)
+def test_a_log_is_told_how_far_training_is(accepted: float | None, line: str) -> None:
+    config = dataclasses.replace(DQNConfig(), num_agents=3, max_updates=2_000, acceptance_return=accepted)
+    state: Any = SimpleNamespace(
+        config=config,
+        learner=SimpleNamespace(updates=30),
+        solved=torch.tensor([True, False, False]),
+        last_return=torch.tensor([10.0, 20.0, 90.0]),
+        diverged={2: (7, "loss is not finite")},
+        sound=torch.tensor([0, 1]),
+    )
+    assert population._progress(state) == line
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError("odd"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+@pytest.mark.parametrize(("checkpoint", "tags"), [(True, {}), (False, {"trained": "true"}), (False, {})])
+def test_what_ends_badly_says_how_to_go_on_where_that_is_possible(
+    error: BaseException,
+    status: str,
+    checkpoint: bool,
+    tags: dict[str, str],
+    store: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parent = a_run(store, **tags)
+    running, over = (a_run(store, status, **{MLFLOW_PARENT_RUN_ID: parent}) for status in ("RUNNING", "FINISHED"))
+    path = tmp_path / "run.ckpt"
+    if checkpoint:
+        path.touch()
+    error.__notes__ = []
+    with pytest.raises(type(error)), failing(store, Attempt(run_id=parent, token="t"), path):
+        raise error
+    assert [store.get_run(run_id).info.status for run_id in (parent, running, over)] == [status, status, "FINISHED"]
+    resumable = checkpoint or bool(tags)
+    resuming = f'resume with: make train ARGS="--resume {parent} --checkpoint-dir {tmp_path}"'
+    assert error.__notes__ == [resuming] * resumable
+    monkeypatch.setattr("flows.tracking.endings.deployment_id", lambda: "a deployment")
+    monkeypatch.setattr("flows.tracking.endings.flow_run_id", lambda: "f")
+    error.__notes__ = []
+    with pytest.raises(type(error)), failing(store, Attempt(run_id=parent, token="t"), path):
+        raise error
+    assert error.__notes__ == ["resume with: prefect flow-run retry f"] * resumable
+
+
+@pytest.fixture
+def version(store: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Version 1 of CartPole's model, which returns 0 to 99; `played` says where and on which episodes."""
+    run_id = a_run(store)
+    store.get_run(run_id).info.run_name = "the run"
+    metadata = PolicyMetadata(
+        env_id="CartPole-v1",
+        action_meanings=("left", "right"),
+        run_id=run_id,
+        seed=0,
+        config_sha256="",
+        observation_size=4,
+        world=World(length=0.6),
+    )
+    found = SimpleNamespace(metadata=metadata, played=[], run_id=run_id, logged=[], described=[], known=set())
+
+    def download(name: str, version: int) -> Any:
+        policy: Any = SimpleNamespace(metadata=found.metadata)
+        return versions.Artifact(name=name, version=version, policy=policy, sha256="s")
+
+    def play(policy: Any, world: World, *, seed: int) -> Any:
+        found.played.append((world, seed))
+        return np.arange(100.0)
+
+    held = np.ones((len(CELLS), 100), dtype=np.bool_)
+    held[1, 50:] = False
+    monkeypatch.setattr(versions, "download", download)
+    monkeypatch.setattr(versions, "metrics_of", lambda client, version: found.known)
+    monkeypatch.setattr(versions, "describe", lambda *_, **texts: found.described.append(texts))
+    monkeypatch.setattr(versions, "model_id_of", lambda version: "m")
+    monkeypatch.setattr(evaluation, "require_playable", lambda artifact, env_id: None)
+    monkeypatch.setattr(evaluation, "play", play)
+    monkeypatch.setattr(evaluation, "under_stress", lambda *_, seed: StressTest(held=held, push=64))
+    monkeypatch.setattr(evaluation, "log_test", lambda *given, model_id: found.logged.append((given[1], model_id)))
+    store.version({}, run_id)
+    return found
+
+
+@pytest.mark.parametrize("stressed", [True, False])
+def test_a_version_is_judged_in_its_own_world_on_its_own_episodes(stressed: bool, version: Any, store: Any) -> None:
+    uri = evaluate.fn("dqn-CartPole-v1", 1, stressed=stressed)
+    seed = version_seed(1, episodes=100)
+    assert version.played == [(World(length=0.6), seed)]
+    assert version.logged == [(version.run_id, "m")]
+    tags = store.versions[1].tags
+    expected = {
+        "eval.mean_return": "49.5",
+        "eval.min_return": "0",
+        "eval.episodes": "100",
+        "eval.seed": str(seed),
+        "sha256": "s",
+    }
+    if stressed:
+        expected |= {"eval.robustness": "0.944", "eval.worst_cell": f"{CELLS[1].name}: 50%", "eval.single_push": "64 N"}
+    assert tags == expected
+    content = store.files[version.run_id]["evaluation/version-1.json"]
+    assert (content["seed"], len(content["returns"]), bool(content["stress"])) == (seed, 100, stressed)
+    assert (read_stress(uri) is not None) == stressed
+    (texts,) = version.described
+    assert texts["training"] == f"run 'the run' (`{version.run_id}`), commit `unknown`."
+    assert texts["evaluation"].startswith("mean return 49.5, from 0 to 99, over 100 episodes that no other version")
+    assert (" Under stress: robustness 0.944" in texts["evaluation"]) == stressed
+
+
+def test_what_is_logged_once_stays_and_another_environments_policy_is_refused(version: Any) -> None:
+    version.known.add("test/mean_return")
+    evaluate.fn("dqn-CartPole-v1", 1, stressed=False)
+    assert version.logged == []
+    with pytest.raises(RegistryError, match="version 1 of dqn-Acrobot-v1 plays CartPole-v1, whose policies are"):
+        evaluate.fn("dqn-Acrobot-v1", 1)
+
+
+def test_elsewhere_a_version_plays_the_same_episodes_in_that_world(version: Any, store: Any) -> None:
+    adapting = a_run(store)
+    world = World(force_mag=-10.0)
+    uri = evaluate_elsewhere.fn("dqn-CartPole-v1", 1, world.to_dict(), Attempt(run_id=adapting, token="t"))
+    seed = version_seed(1, episodes=100)
+    assert version.played == [(world, seed)]
+    assert uri == f"memory:/{adapting}/evaluation/version-1.json"
+    assert store.files[adapting]["evaluation/version-1.json"]["seed"] == seed
+    assert (read_stress(uri), store.versions[1].tags) == (None, {})
+
+
+def test_only_cartpole_is_put_under_stress_and_some_environments_name_no_threshold() -> None:
+    acrobot: Any = SimpleNamespace(metadata=SimpleNamespace(env_id="Acrobot-v1"))
+    assert under_stress(acrobot, NOMINAL, seed=0) is None
+    assert (threshold_of("CartPole-v1"), threshold_of("ProbeActionReward-v0")) == (475.0, None)
+
+
+@pytest.mark.parametrize(
+    ("reference", "changes", "refusal"),
+    [
+        ("2", {}, None),
+        ("champion", {"gamma": 0.5}, None),
+        ("9", {}, r"has no version '9' to start from; registered are: 1, 2; an alias"),
+        ("nobody", {}, r"has no version 'nobody' to start from"),
+        ("2", {"dueling": True, "hidden_sizes": (7,)}, r"its hidden_sizes is .*, not \(7,\), its dueling is False"),
+        ("2", {"num_quantiles": 5, "loss": "quantile"}, "its num_quantiles is 1, not 5; give the"),
+    ],
+)  # fmt: skip
+def test_a_training_starts_from_a_version_of_its_own_shape(
+    reference: str, changes: dict[str, Any], refusal: str | None, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        store.version({}, a_run(store))
+    store.aliases["champion"] = 2
+    config = DQNConfig()
+    monkeypatch.setattr(warm_start, "read_config", lambda client, run_id: config)
+    wanted: Any = SimpleNamespace(**{**vars(config), **changes})
+    if refusal is None:
+        assert find_version(store, wanted, reference) == 2
+    else:
+        with pytest.raises(InputError, match=f"^dqn-CartPole-v1 .*{refusal}"):
+            find_version(store, wanted, reference)
+
+
+def test_all_agents_start_from_the_best_of_the_run_that_is_named(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.version({}, a_run(store))
+    networks = SimpleNamespace(select=lambda agents: ("selected", agents.tolist()))
+    monkeypatch.setattr(warm_start, "read_networks", lambda client, run_id: (networks, None))
+    monkeypatch.setattr(warm_start, "read_summary", lambda client, run_id: SimpleNamespace(best_agent=3))
+    cold, warm = a_run(store), a_run(store, warm_start="1")
+    assert starting_network(store, store.get_run(cold), DQNConfig()) is None
+    start: Any = starting_network(store, store.get_run(warm), DQNConfig())
+    assert start == ("selected", [3])
+
+
+def test_the_runs_of_agents_that_diverged_have_failed_and_say_why(store: Any) -> None:
+    parent, *children = (a_run(store) for _ in range(4))
+    runs = PopulationRuns(parent=parent, children=tuple(children))
+    end_diverged(store, Attempt(run_id=parent, token="t"), runs, {1: (1234, "loss is not finite")})
+    assert [store.get_run(child).info.status for child in children] == ["RUNNING", "FAILED", "RUNNING"]
+    assert store.get_run(children[1]).data.tags["diverged"] == "after update 1,234: loss is not finite"
+
+
+def test_where_all_diverged_each_run_says_why_and_the_error_goes_on(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(population, "end_diverged", lambda *given: told.append(given[-1]))
+
+    def training(*_: Any, **__: Any) -> None:
+        raise none_left({0: (7, "loss is not finite")})
+
+    with pytest.raises(
+        DivergedError, match=r"the only agent diverged, .* agent 00 after update 7 \(loss is not finite"
+    ):
+        trained(training)
+    assert told == [{0: (7, "loss is not finite")}]

@@ -1,0 +1,361 @@
+"""Every command that the documents show is run here, or read by the program it starts, or has a reason why not."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from stack import PORTS, print_places, read_env
+
+import serving.arguments
+import serving.models.advice
+from dqn.config import DQNConfig
+from dqn.presets import PRESETS
+from flows.cli import sweep, train
+
+ROOT: Final = Path(__file__).parents[2]
+DOCUMENTS: Final = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")))
+FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN: Final = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
+PROGRAM: Final = re.compile(r"(\.venv/bin/\S+|make|python|pip|prefect|mlflow|docker(-compose)?|curl|git|chrt)( |$)")
+
+RUN: Final = "RUN"
+READ: Final = "READ"
+CONTAINERS: Final = "tests/stack/test_containers.py does it, with containers"
+RESTORES: Final = "tests/stack/test_restore.py does it, with containers"
+LONG: Final = "takes minutes to hours; tests/benchmarks/test_benchmarks.py tests its parts"
+ELSEWHERE: Final = "is for a system that a test has not: "
+
+AUTH_STRING: Final = r'''"prefect:$(sed -nE "s/^(export )?PREFECT_PASSWORD=['\"]?([^'\" ]*).*/\2/p" docker/.env)"'''
+COMMANDS: Final = {
+    "make": RUN,
+    'make train ARGS="--help"': RUN,
+    "make train": READ,
+    'make train ARGS="--seed 7 --num-agents 4"': READ,
+    'make train ARGS="--preset article"': READ,
+    'make train ARGS="--preset robust"': READ,
+    'make train ARGS="--preset lunarlander"': READ,
+    'make train ARGS="--warm-start champion"': READ,
+    'make train ARGS="--world.length 1.0 --world.wind 2"': READ,
+    'make train ARGS="--world.length 0.25 0.75"': READ,
+    'make train ARGS="--randomisation.length 0.25 0.75"': READ,
+    'make train ARGS="--resume RUN_ID"': READ,
+    'make train ARGS="--preset lunarlander --env-id boing_gym:Boing-v0 '
+    '--observation-scale 400 240 1 1 10 240 240 10 10"': READ,
+    'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
+    ".venv/bin/pip install boing-gym": "make install does it; tests/flows/test_third_party.py trains and serves it",
+    ".venv/bin/python -m benchmarks.finite": LONG,
+    ".venv/bin/python -m benchmarks.losses": LONG,
+    ".venv/bin/python -m benchmarks.gate": "takes two minutes; tests/flows/registry/test_gate.py simulates less",
+    ".venv/bin/python -m benchmarks.champions": LONG,
+    ".venv/bin/python -m benchmarks.drift": LONG,
+    ".venv/bin/python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",
+    ".venv/bin/python -m benchmarks.pictures": ELSEWHERE + "a running stack with two versions",
+    ".venv/bin/python -m benchmarks.mutants FILE": LONG,
+    "curl -X PUT 127.0.0.1:8000/api/world -d '{\"force_mag\": -10}'": "tests of serving send such requests",
+    "make sweep": READ,
+    'make sweep ARGS="--help"': RUN,
+    'make sweep ARGS="--trials 256 --method random"': READ,
+    'make sweep ARGS="--method pareto"': READ,
+    'make sweep ARGS="--method pbt --shard-trials 64"': READ,
+    'make sweep ARGS="--space arlbench"': READ,
+    'make sweep ARGS="--finalists 8"': READ,
+    'make sweep ARGS="--preset acrobot --trials 64"': READ,
+    'make sweep ARGS="--save mine"': READ,
+    'make sweep ARGS="--promote"': READ,
+    'make sweep ARGS="--resume STUDY"': READ,
+    ".venv/bin/prefect deployment run sweep-dqn/default -p trials=1024 --watch": (
+        "tests/flows/test_deployments.py holds the parameters of a deployment against its flow"
+    ),
+    ".venv/bin/python -m benchmarks.sweep cost": LONG,
+    ".venv/bin/python -m benchmarks.sweep peer": LONG,
+    ".venv/bin/python -m benchmarks.sweep worth": LONG,
+    ".venv/bin/python -m benchmarks.workers": LONG,
+    ".venv/bin/python -m benchmarks.varied": LONG,
+    "make serve": READ,
+    'make serve ARGS="--port 9000 --model models:/dqn-CartPole-v1/3"': READ,
+    ".venv/bin/python -m serving --no-show": READ,
+    "make watch": READ,
+    'make record ARGS="--seed 7 --push 100:60"': READ,
+    "make test": "is what runs this test",
+    "make lint": "is part of make test",
+    "make types": "is part of make test",
+    "make install": "every other verb does it",
+    "make test-stack": "needs a Docker engine; .ci/run does it where there is one",
+    "make constraints": "resolves every dependency anew, from the network",
+    ".venv/bin/pytest tests/dqn/learning/test_learner.py": "is part of make test",
+    ".venv/bin/python -m benchmarks.mutants dqn/learning/learner.py": LONG,
+    ".venv/bin/python -m benchmarks.mutants MODULE --sample SHARE --tests ...": LONG,
+    'make bench ARGS="--quick"': LONG,
+    "make bench": LONG,
+    ".venv/bin/python -m benchmarks.ablation": LONG,
+    ".venv/bin/python -m benchmarks.environments": LONG,
+    ".venv/bin/python -m benchmarks.generalization": LONG,
+    ".venv/bin/python -m benchmarks.limits": LONG,
+    ".venv/bin/python -m benchmarks.robustness": LONG,
+    ".venv/bin/python -m benchmarks.seeds --last-network": LONG,
+    ".venv/bin/python -m benchmarks.seeds --num-agents 32": LONG,
+    ".venv/bin/python -m benchmarks.seeds --seeds 1024 --processes 2 --num-agents 128": LONG,
+    ".venv/bin/python -m benchmarks.seeds --seeds 16 --num-agents 1": LONG,
+    "chrt -f 1 .venv/bin/python -m benchmarks.serving": "needs real-time priority and two idle cores",
+    "chrt -f 1 .venv/bin/python -m benchmarks.serving --quick beside": "needs real-time priority and two idle cores",
+    "mlflow models serve": "is the name of a peer",
+    "mlflow not healthy": "is a message",
+    "make ui": "is MLflow's own, and runs until it is stopped",
+    "make clean": "removes the environment that this test runs in",
+    "make train TORCH=cpu": "tests/repository/test_setup.py reads what it installs",
+    "make secrets": "tests/flows/test_deployments.py does it, in another directory",
+    "make up": CONTAINERS,
+    'make up ARGS="--scale worker=3"': CONTAINERS,
+    "make down": CONTAINERS,
+    "make destroy": CONTAINERS,
+    "make backup": RESTORES,
+    "make restore FILE=backups/dqn-TIME.tar": RESTORES,
+    "make stack": "runs until it is stopped; its parts are those of make up",
+    "export PREFECT_API_URL=http://127.0.0.1:4200/api": CONTAINERS,
+    f"export PREFECT_API_AUTH_STRING={AUTH_STRING}": "tests/repository/test_documentation.py tries it below",
+    ".venv/bin/prefect deployment run train-dqn/cartpole -p 'config={\"seed\": 7}' --watch": CONTAINERS,
+    ".venv/bin/prefect flow-run retry ID": "tests/stack/test_outages.py resumes runs, with containers",
+    "curl -s 127.0.0.1:8000/v2/models/dqn-CartPole-v1/infer "
+    '-d \'{"inputs": [{"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0.05, 0]}]}\'': (
+        "tests/serving/inference/test_protocol.py sends such requests"
+    ),
+    "docker-compose -f docker/compose.yaml --profile inference up -d --scale inference=3": (
+        "tests/flows/test_deployments.py reads the profile"
+    ),
+    ".venv/bin/pip install -c constraints.txt prefect-kubernetes": ELSEWHERE + "Kubernetes",
+    ".venv/bin/prefect work-pool create --type kubernetes --base-job-template docker/kubernetes.json k8s": (
+        "tests/docker/test_kubernetes.py holds the template against Prefect's own"
+    ),
+    ".venv/bin/prefect --no-prompt deploy --name train-dqn/cartpole --pool k8s "
+    "--job-variable image=REGISTRY/dqn-pipeline:TAG": "tests/flows/test_deployments.py does it, with another pool",
+    ".venv/bin/prefect worker start --pool k8s": ELSEWHERE + "Kubernetes",
+    "docker inspect": "is Docker's own",
+    "docker logs": "is Docker's own",
+    "docker ps --all --filter name=dqn": "is Docker's own",
+    "docker system df -v": "is Docker's own",
+    "git pull": "is git's own",
+    "python -OO": "is a way to start Python",
+}
+PYTHON: Final = {
+    "from dqn import PRESETS, train": RUN,
+    "from dataclasses import replace": RUN,
+    "import gymnasium, mlflow, numpy, onnxruntime": "needs a champion in a registry beside it",
+}
+
+# A make started by `make test` would take over its arguments and say which directory it enters and leaves.
+MAKES: Final = ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+FRESH: Final = {name: value for name, value in os.environ.items() if name not in MAKES}
+
+
+def commands(text: str) -> Iterator[str]:
+    """What code blocks, and code inside sentences, tell a reader to type."""
+    for language, block in FENCE.findall(text):
+        lines = re.sub(r"\\\n\s*", "", block).splitlines()
+        if language == "console":
+            yield from (_bare(line.removeprefix("$ ")) for line in lines if line.startswith("$ "))
+        elif language == "bash":
+            yield from filter(None, map(_bare, lines))
+    spans = [" ".join(code.split()) for _, code in SPAN.findall(FENCE.sub("", text))]
+    yield from (code for code in spans if PROGRAM.match(code))
+
+
+def _bare(line: str) -> str:
+    """A line without the comment at its end."""
+    return re.sub(r"(^|\s+)# .*", "", line).strip()
+
+
+def _output(words: list[str]) -> str:
+    return subprocess.run(words, cwd=ROOT, env=FRESH, capture_output=True, text=True, check=True).stdout
+
+
+def started(command: str) -> list[str]:
+    """The words of the command line that a command comes to: of a verb of make its last line."""
+    if command.split()[0] == "make":
+        # --old-file: .venv is as it is, whatever has changed since
+        making = ["make", "--dry-run", "--old-file=.venv/.all", *shlex.split(command)[1:]]
+        command = _output(making).splitlines()[-1]
+    return shlex.split(command)
+
+
+def test_every_command_is_run_or_has_a_reason_why_not() -> None:
+    shown = {command for document in DOCUMENTS for command in commands(document.read_text())}
+    assert sorted(shown - set(COMMANDS)) == [], "not in COMMANDS"
+    assert sorted(set(COMMANDS) - shown) == [], "shown nowhere"
+    elsewhere = [
+        command for command in shown if re.match(r"(chrt -f \d+ )?(python\d?|pip|prefect) -?(m |[a-z])", command)
+    ]
+    assert elsewhere == [], "fails outside an activated environment"
+
+
+@pytest.mark.parametrize("command", [command for command, how in COMMANDS.items() if how == RUN])
+def test_a_command_runs(command: str) -> None:
+    words = shlex.split(command)
+    assert words[0] == "make"
+    _output([*words, "--old-file=.venv/.all"])
+
+
+@pytest.mark.parametrize("command", [command for command, how in COMMANDS.items() if how == READ])
+def test_the_program_that_a_command_starts_accepts_its_arguments(command: str) -> None:
+    program, flag, module, *arguments = started(command)
+    assert (Path(program).name, flag) == ("python", "-m")
+    if module == "flows":
+        parse = {"train": train.parse, "sweep": sweep.parse}[arguments.pop(0)]
+        parse(arguments)
+    else:
+        assert module == "serving"
+        serving.arguments.parse(arguments)
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize("prefix", ["", "export "])
+@pytest.mark.parametrize("value", ["s3cret", '"s3cret"', "'s3cret'", "s3cret # mine", '"s3cret" # mine', "'s3cret'  #"])
+def test_the_login_that_is_shown_is_read_from_the_file_as_compose_reads_it(
+    value: str, prefix: str, shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "docker/.env"
+    file.parent.mkdir()
+    file.write_text(
+        f"# PREFECT_PASSWORD=x\nPREFECT_DB_PASSWORD=y\n{prefix}PREFECT_PASSWORD={value}\nMLFLOW_PASSWORD=z\n"
+    )
+    assert read_env(file)["PREFECT_PASSWORD"] == "s3cret"
+    shown = f"export PREFECT_API_AUTH_STRING={AUTH_STRING}"
+    words = [shell, "-c", f'{shown}\nprintf %s "$PREFECT_API_AUTH_STRING"']
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "prefect:s3cret"
+    print_places(SimpleNamespace(ports=lambda: dict.fromkeys(PORTS, 1)))  # type: ignore[arg-type] # of a stack the ports
+    assert shown in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("how", sorted(set(COMMANDS.values()) | set(PYTHON.values())))
+def test_a_reason_names_tests_that_there_are(how: str) -> None:
+    for path in re.findall(r"tests/\S+\.py", how):
+        assert (ROOT / path).is_file()
+
+
+def python_blocks() -> set[str]:
+    """Every block of Python; the same one in two documents is one."""
+    fences = [fence for document in DOCUMENTS for fence in FENCE.findall(document.read_text())]
+    return {block for language, block in fences if language == "python"}
+
+
+def test_every_python_block_is_run_or_has_a_reason_why_not() -> None:
+    assert sorted(block.splitlines()[0] for block in python_blocks()) == sorted(PYTHON)
+
+
+@pytest.mark.parametrize("first", [first for first, how in PYTHON.items() if how == RUN])
+def test_a_python_block_runs(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in python_blocks() if block.startswith(first + "\n")]
+    names: dict[str, Any] = {}
+    exec(compile(block, first, "exec"), names)
+    assert names["result"].solved_fraction == 1.0
+    if "print" in block:
+        assert "agents solved CartPole-v1" in capsys.readouterr().out
+    if "export" in block:
+        assert (tmp_path / "policy.onnx").stat().st_size > 1_000
+
+
+NOTEBOOK: Final = ROOT / "docs/from-python.ipynb"
+
+
+def test_the_notebook_runs_and_shows_what_it_gave(tmp_path: Path) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    shown = [kinds(cell) for cell in code]
+    assert "image/png" in {kind for cell in shown for kind in cell}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    assert [kinds(cell) for cell in code] == shown
+    assert (tmp_path / "policy.onnx").exists()
+
+
+def test_the_notebook_is_of_todays_preset() -> None:
+    updates = [int(number) for number in re.findall(r"\(\d, True, (\d+), 500.0", NOTEBOOK.read_text())]
+    assert len(updates) == 8
+    assert min(updates) == PRESETS["cartpole"].eval_start, "execute it anew: .venv/bin/jupyter-execute --inplace"
+
+
+def kinds(cell: Any) -> list[str]:
+    """Of what a cell shows, the kinds."""
+    return sorted(kind for output in cell.outputs for kind in output.get("data", {"text/plain": ""}))
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a document's headings."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text()):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not anchor or anchor in headings(target.read_text()), anchor
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_lines_are_as_wide_as_those_of_code(document: Path) -> None:
+    """Tables, code blocks and addresses may be wider."""
+    lines = re.sub(r"https?://\S+", "", FENCE.sub("", document.read_text())).splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_serving_names_the_preset_of_an_environment() -> None:
+    """Where nothing plays yet, it says how to train one."""
+    shown = {env_id: "".join(options[1:]) for env_id, options in serving.models.advice.PRESETS.items()}
+    assert shown.pop(DQNConfig().env_id) == ""
+    assert shown == {PRESETS[name].env_id: name for name in ("acrobot", "mountaincar", "lunarlander")}
+
+
+def committed(path: str) -> str:
+    """A file as it was committed: `make bench` writes this machine's figures over those that the documents show."""
+    shown = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if shown.returncode:
+        pytest.skip(f"git does not have {path} here: {shown.stderr.strip()}")
+    return shown.stdout
+
+
+def rows_of(document: str) -> list[list[str]]:
+    """The cells of a document's tables."""
+    lines = [line for line in committed(document).splitlines() if line.startswith("| ")]
+    return [line.strip("| ").split(" | ") for line in lines]
+
+
+def rounded(value: float, shown: str) -> str:
+    """A number with as many decimals as the shown one."""
+    return f"{value:.{len(shown.partition('.')[2])}f}"
+
+
+def test_the_figures_of_the_contestants_are_those_that_were_measured() -> None:
+    shown = {row[0]: row for row in rows_of("docs/benchmarks.md") if len(row) == 5 and row[1].isdecimal()}
+    measured = json.loads(committed("benchmarks/results/learning.json"))["rows"]
+    assert len(measured) == 4
+    for row in measured:
+        _, agents, solved, *intervals = shown[row["contestant"]]
+        assert (int(agents), int(solved)) == (row["agents"], row["solved"])
+        figures = re.findall(r"[\d.]+", " ".join(intervals))
+        names = ("CPU-s an agent", "from", "to", "IQM return", "IQM low", "IQM high")
+        assert figures == [rounded(row[name], figure) for name, figure in zip(names, figures, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["seeds_16", "seeds_256", "seeds_256_last_network", "seeds_1024"])
+def test_many_seeds_were_measured_by_the_command_that_is_shown(name: str) -> None:
+    content = json.loads(committed(f"benchmarks/results/{name}.json"))
+    commands = {row[2]: row for row in rows_of("docs/benchmarks.md") if len(row) == 3}
+    what, measured, _ = commands[f"`.venv/bin/python {content['command']}`"]
+    [row] = content["rows"]
+    if "populations of" in what:
+        assert what.endswith(f"populations of {row['population']}")
+    assert re.match(r"\d+", measured)[0] == str(row["solved"])  # type: ignore[index]
+    cost = re.search(r"([\d.]+) CPU-s", measured)
+    assert cost is None or cost[1] == rounded(row["CPU-s a solved seed"], cost[1])
