@@ -22,7 +22,7 @@ from flows.search.shard import Progress, run_shard
 from flows.search.spaces import Choice, Range, Space
 from flows.search.study import begin_study, claim, report, tell
 from flows.search.trials import configuration, intermediate
-from tests.sweeps import SPACE, keep_in_memory, sweep
+from tests.sweeps import keep_in_memory, sweep
 from tests.test_shard import SMALL
 
 ONE = Space(dimensions={"learning_rate": Range(low=1e-3, high=1e-2, log=True)})
@@ -215,76 +215,6 @@ def test_what_cannot_be_trained_has_failed_and_counts_for_nothing(
     ]
     going = 12 - len(failed)
     assert [progress.trials for progress in seen] == [going, round(going / 2), round(going / 4)]
-
-
-@pytest.fixture
-def evolved(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Evolutions: of which population, after how many updates, by which returns, and of which seed."""
-    evolved: list[tuple[Any, ...]] = []
-
-    def evolve(state: Population, returns: list[float], space: Space, *, seed: int) -> None:
-        evolved.append((machine.populations.index(state), state.learner.updates, returns == state.rates, space, seed))
-
-    monkeypatch.setattr(module, "evolve", evolve)
-    return evolved
-
-
-def test_populations_evolve_at_every_rung_but_the_last(
-    machine: Machine, evolved: list[tuple[Any, ...]], tmp_path: Path
-) -> None:
-    settings = sweep(method="pbt", seed=3)
-    study = begun(settings)
-    run_shard(study, settings, 0, directory=tmp_path)
-    assert evolved == [
-        (number, updates, True, SPACE, stream_seed(3, TRAINING, 0, number, rung))
-        for rung, updates in enumerate((4, 8))
-        for number in (0, 1)
-    ]
-    trials = study.get_trials()
-    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    for trial in trials:
-        assert list(intermediate(trial)) == [4, 8, 16]
-        assert trial.user_attrs["values"] == pytest.approx(trial.params)  # nothing was changed here
-
-
-def test_a_population_that_has_evolved_before_its_checkpoint_does_not_again(
-    machine: Machine, evolved: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ahead(path: Path, config: DQNConfig, values: HyperParameters) -> Population:
-        state = machine.state(path, config, values)
-        state.learner.updates = 6
-        return state
-
-    monkeypatch.setattr(module, "_state", ahead)
-    settings = sweep(method="pbt", space=ONE)
-    run_shard(begun(settings), settings, 0, directory=tmp_path)
-    assert [updates for _, updates, *_ in evolved] == [8]
-
-
-def test_a_trial_that_has_an_end_keeps_what_it_came_to_be(
-    machine: Machine, evolved: list[tuple[Any, ...]], tmp_path: Path
-) -> None:
-    settings = sweep(method="pbt", space=ONE)
-    study = begun(settings)
-    first = study.get_trials()[0]
-    for updates in settings.rungs:
-        report(study, first, updates=updates, mean_return=1.0)
-    tell(study, settings, first, updates=16, mean_return=1.0, steps=160)
-    run_shard(study, settings, 0, directory=tmp_path)
-    assert ["values" in trial.user_attrs for trial in study.get_trials()] == [False] + [True] * 7
-
-
-def test_finalists_do_not_evolve_and_none_of_them_leaves(
-    machine: Machine, evolved: list[tuple[Any, ...]], tmp_path: Path
-) -> None:
-    settings = sweep(method="pbt", space=ONE, finalists=2)
-    study = begun(settings)
-    run_shard(study, settings, 0, directory=tmp_path)
-    evolved.clear()
-    run_shard(study, settings, 1, directory=tmp_path)
-    final = study.get_trials()[8:]
-    assert (len(final), evolved) == (8, [])
-    assert all(list(intermediate(trial)) == [4, 8, 16] and "values" not in trial.user_attrs for trial in final)
 
 
 def test_a_population_is_where_its_checkpoint_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_half_of_the_trials_go_on_at_each_rung_and_they_are_the_better_half(tmp_
     assert not list(tmp_path.glob("*.ckpt"))
 
 
-@pytest.mark.parametrize("method", ["tpe", "random", "pbt", "pareto"])
+@pytest.mark.parametrize("method", ["tpe", "random", "pareto"])
 def test_a_sweep_that_goes_on_trains_no_finished_shard_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
@@ -219,10 +219,9 @@ def outcome(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
     return [(t.number, t.user_attrs["shard"], t.params, t.state, t.values, intermediate(t)) for t in trials]
 
 
-@pytest.mark.parametrize("method", ["random", "pbt"])
-def test_a_killed_worker_decides_as_if_it_had_not_been_killed(tmp_path: Path, method: Any) -> None:
+def test_a_killed_worker_decides_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     ranges: dict[str, Any] = {"learning_rate": Range(low=1e-3, high=1e-2, log=True), "gamma": Range(low=0.9, high=0.99)}
-    settings = sweep(method=method, space=Space(dimensions=ranges), trials=6, shard_trials=6)
+    settings = sweep(method="random", space=Space(dimensions=ranges), trials=6, shard_trials=6)
     unbroken = begin_study("unbroken", settings)
     run_shard(unbroken, settings, 0, directory=tmp_path)
     swept = begin_study("swept", settings)
@@ -259,7 +258,7 @@ def test_workers_at_once_try_every_shard_once(tmp_path: Path) -> None:
     assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
 
 
-@pytest.mark.parametrize("method", ["random", "pareto", "pbt"])
+@pytest.mark.parametrize("method", ["random", "pareto"])
 def test_a_trial_that_diverges_is_named_and_in_no_ranking_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: Any
 ) -> None:

@@ -9,17 +9,14 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from dqn.presets import PRESETS
 from dqn.seeding import TRAINING
 from flows.errors import InputError
 from flows.search import study as module
-from flows.search.spaces import Choice, Range, Space
 from flows.search.study import (
     _sampler,
     _storage,
     begin_study,
     claim,
-    keep_values,
     read_study,
     report,
     shard_trials,
@@ -43,6 +40,13 @@ def test_a_study_keeps_its_settings_and_is_found_by_name() -> None:
     assert read_study("kept")[1] == sweep()
     with pytest.raises(InputError, match="there is no study 'other' in sqlite"):
         read_study("other")
+
+
+@pytest.mark.usefixtures("in_memory")
+def test_a_study_by_a_method_that_is_gone_is_refused() -> None:
+    begin_study("evolved", sweep()).set_user_attr("sweep", {**sweep().to_dict(), "method": "pbt"})
+    with pytest.raises(InputError, match="method must be one of tpe, random, pareto, got 'pbt'"):
+        read_study("evolved")
 
 
 @pytest.mark.usefixtures("in_memory")
@@ -130,8 +134,8 @@ def test_a_shard_is_sampled_by_what_the_trials_before_it_returned() -> None:
 
 
 def test_a_method_is_a_sampler() -> None:
-    kinds = {method: type(_sampler(sweep(method=method), 0, 0)) for method in ("tpe", "pareto", "random", "pbt")}
-    assert kinds == {"tpe": TPESampler, "pareto": TPESampler, "random": RandomSampler, "pbt": RandomSampler}
+    kinds = {method: type(_sampler(sweep(method=method), 0, 0)) for method in ("tpe", "pareto", "random")}
+    assert kinds == {"tpe": TPESampler, "pareto": TPESampler, "random": RandomSampler}
 
 
 def ended(method: Any, *updates: int) -> FrozenTrial:
@@ -169,16 +173,3 @@ def test_of_two_objectives_both_are_told_at_any_rung() -> None:
     left = ended("pareto", 4, 8)
     assert (left.state, left.values) == (TrialState.COMPLETE, [80.0, 77.0])
     assert left.user_attrs == {"shard": 0, "returns": {"4": 40.0, "8": 80.0}}
-
-
-@pytest.mark.usefixtures("in_memory")
-def test_what_searched_fields_came_to_be_is_kept_with_their_trial() -> None:
-    space = Space(
-        dimensions={"gamma": Range(low=0.9, high=0.99), "hidden_sizes": Choice(values=((8,), (9, 9)))},
-    )
-    settings = sweep(space=space)
-    study = begin_study("kept", settings)
-    trial = claim(study, settings, 0)[2]
-    keep_values(study, trial, dataclasses.replace(PRESETS["cartpole"], gamma=0.5, hidden_sizes=(9, 9)), space)
-    kept = [trial.user_attrs.get("values") for trial in study.get_trials()]
-    assert kept == [None, None, {"gamma": 0.5, "hidden_sizes": [9, 9]}, *[None] * 5]

@@ -1,4 +1,4 @@
-"""What trials came to: which count, who is better, and what an evolved one trains."""
+"""What trials came to: which count, which are better, and what one trains."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from optuna.trial import TrialState, create_trial
 
 from dqn.presets import PRESETS
 from flows.search.study import begin_study
-from flows.search.trials import configuration, final_returns, intermediate, order, ranking, returns_by_rung, values
+from flows.search.trials import configuration, final_returns, intermediate, order, ranking, returns_by_rung
 from tests.sweeps import SPACE, keep_in_memory, sweep, told
 
 PARAMS = {"learning_rate": 2e-3, "gamma": 0.95, "n_step": 3}
@@ -79,11 +79,7 @@ def test_returns_are_those_of_the_rungs_wherever_they_are_kept() -> None:
     assert intermediate(trial()) == {}
 
 
-def test_what_evolved_is_taken_of_ranges_alone() -> None:
-    settings = sweep()
-    assert values(trial(), settings) == PARAMS
-    evolved = trial(values={"learning_rate": 5e-3, "n_step": 1})
-    assert values(evolved, settings) == {"learning_rate": 5e-3, "gamma": 0.95, "n_step": 3}
-    config = configuration(evolved, settings)
-    assert (config.learning_rate, config.gamma, config.n_step) == (5e-3, 0.95, 3)
+def test_a_trial_trains_the_preset_with_its_own_values() -> None:
+    config = configuration(trial(), sweep())
+    assert (config.learning_rate, config.gamma, config.n_step) == (2e-3, 0.95, 3)
     assert config.hidden_sizes == PRESETS["cartpole"].hidden_sizes

@@ -8,9 +8,9 @@ from dqn.config import DQNConfig
 from dqn.presets import PRESETS, PresetName
 from flows.errors import InputError
 from flows.parameters import check_trainable
-from flows.search.spaces import Range, Space, check_space
+from flows.search.spaces import Space, check_space
 
-Method = Literal["tpe", "random", "pareto", "pbt"]
+Method = Literal["tpe", "random", "pareto"]
 
 RUNGS: Final[dict[str, tuple[int, ...]]] = {
     "cartpole": (75, 150, 300, 600),
@@ -35,7 +35,7 @@ class SweepConfig:
     preset: PresetName = "cartpole"
     """Where every value comes from that is not searched."""
     method: Method = "tpe"
-    """tpe: Optuna's estimator of good values; random; pareto: return against environment steps; pbt: populations."""
+    """tpe: Optuna's estimator of good values; random; pareto: return against environment steps."""
     trials: int = 1_024
     """Configurations that are tried."""
     shard_trials: int = 128
@@ -49,6 +49,11 @@ class SweepConfig:
     finalists: int = 4
     """Best trials that train anew side by side, several agents each, before one of them wins; 0 believes the first."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a method that there is not, which a study of another version may have."""
+        if self.method not in get_args(Method):
+            raise InputError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}")
 
     @property
     def base(self) -> DQNConfig:
@@ -72,7 +77,7 @@ class SweepConfig:
 
     def alive(self, shard: int, trials: int, rung: int) -> int:
         """How many of a shard's trials train up to a rung."""
-        if self.method == "pbt" or self.is_final(shard):
+        if self.is_final(shard):
             return trials
         return max(1, round(trials * self.keep**rung))
 
@@ -94,8 +99,6 @@ class SweepConfig:
         """
         if self.preset not in RUNGS:
             raise InputError(f"the preset {self.preset!r} is not searched; those that are: {', '.join(RUNGS)}")
-        if self.method not in get_args(Method):
-            raise InputError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}")
         for name in ("trials", "shard_trials", "episodes"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be 1 or more, got {getattr(self, name)}")
@@ -107,8 +110,6 @@ class SweepConfig:
             raise InputError(f"rungs must be numbers of updates that rise, got {self.rungs}")
         check_trainable(dataclasses.replace(self.base, num_agents=1))
         check_space(self.space, self.base)
-        if self.method == "pbt" and not any(isinstance(d, Range) for d in self.space.dimensions.values()):
-            raise InputError("population-based training perturbs ranges, and the space has choices alone")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -25,9 +25,8 @@ from dqn.training.clock import Clock
 from dqn.training.machine import torch_threads
 from dqn.training.state import TrainingState
 from dqn.training.steps import advance
-from flows.search.pbt import evolve, member_config
 from flows.search.settings import SweepConfig
-from flows.search.study import claim, keep_values, report, shard_trials, tell, tell_diverged
+from flows.search.study import claim, report, shard_trials, tell, tell_diverged
 from flows.search.trials import intermediate, order, returns_by_rung
 
 LAST_RUNG_EPISODES: Final = 5
@@ -124,7 +123,6 @@ def _climb(
 ) -> None:
     """Train from rung to rung until every trial has its end."""
     alive = {position for population in populations for position in population.positions}
-    evolving = sweep.method == "pbt" and not sweep.is_final(shard)
     began, done, best = len(alive), 0, -torch.inf
 
     def show(rung: int, updates: int) -> None:
@@ -143,21 +141,12 @@ def _climb(
         staying = set(_ranked(alive, trials, sweep.rungs[: rung + 1])[: sweep.alive(shard, began, rung + 1)])
         if rung + 1 == len(sweep.rungs):
             staying = set()
-        elif evolving:
-            for number, population in enumerate(populations):
-                if population.state.learner.updates == updates:  # else a checkpoint has it behind it
-                    seed = stream_seed(sweep.seed, TRAINING, shard, number, rung)
-                    evolve(population.state, [returns[p] for p in population.training], sweep.space, seed=seed)
         for population in populations:
             steps = population.state.environment_steps
-            for row, position in enumerate(population.training):
+            for position in population.training:
                 trial = trials[position]
-                if position in staying or trial.state.is_finished():
-                    continue
-                if evolving:
-                    member = member_config(population.state, int(population.state.agents[row]))
-                    keep_values(study, trial, member, sweep.space)
-                tell(study, sweep, trial, updates=updates, mean_return=returns[position], steps=steps)
+                if position not in staying and not trial.state.is_finished():
+                    tell(study, sweep, trial, updates=updates, mean_return=returns[position], steps=steps)
         alive = staying
 
 

@@ -19,12 +19,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from dqn.config import DQNConfig
 from dqn.seeding import TRAINING, stream_seed
 from flows.errors import InputError
 from flows.search.settings import FINAL_SEEDS, SweepConfig
-from flows.search.spaces import Space
-from flows.search.trials import DIVERGED, FINALIST, RETURNS, SHARD, VALUES, ranking, values
+from flows.search.trials import DIVERGED, FINALIST, RETURNS, SHARD, ranking
 from flows.uris import connect_args, redacted, sqlite_uri
 
 _SETTINGS: Final = "sweep"
@@ -81,7 +79,7 @@ def claim(study: Study, sweep: SweepConfig, shard: int) -> list[FrozenTrial]:
     if sweep.is_final(shard):
         finalists = _finalists([trial for trial in everyone if FINALIST not in trial.user_attrs], sweep)
         agents = [trial for trial in finalists for _ in range(FINAL_SEEDS)][len(mine) :]
-        entries = [(values(trial, sweep), {FINALIST: trial.number}) for trial in agents]
+        entries = [(trial.params, {FINALIST: trial.number}) for trial in agents]
     else:
         entries = [(sampled, {}) for sampled in _sampled(study, sweep, shard, everyone, sweep.size(shard) - len(mine))]
     for params, attributes in entries:
@@ -129,14 +127,6 @@ def tell_diverged(study: Study, trial: FrozenTrial, why: str) -> None:
     study.tell(trial.number, state=state, skip_if_finished=True)
 
 
-def keep_values(study: Study, trial: FrozenTrial, config: DQNConfig, space: Space) -> None:
-    """Keep what a trial's searched fields came to be."""
-    values = {name: getattr(config, name) for name in space.dimensions}
-    Trial(study, trial._trial_id).set_user_attr(
-        VALUES, {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
-    )
-
-
 def _finalists(trials: Sequence[FrozenTrial], sweep: SweepConfig) -> list[FrozenTrial]:
     """The best trials, and the preset's own in place of the last of them where it is not one: it is to be beaten."""
     ranked = ranking(trials, sweep.rungs)
@@ -161,7 +151,7 @@ def _sampled(
 
 def _sampler(sweep: SweepConfig, shard: int, entered: int) -> BaseSampler:
     seed = stream_seed(sweep.seed, TRAINING, shard, entered)
-    if sweep.method in ("random", "pbt"):
+    if sweep.method == "random":
         return RandomSampler(seed=seed)
     return TPESampler(seed=seed)  # counts trials that run as bad ones, so that a batch of them spreads
 

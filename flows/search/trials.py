@@ -1,19 +1,17 @@
 """What the trials of a study came to, and which of them are better."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from optuna.trial import FrozenTrial, TrialState
 
 from dqn.config import DQNConfig
 from flows.search.settings import SweepConfig
-from flows.search.spaces import Range
 
 SHARD: Final = "shard"
 FINALIST: Final = "finalist"
 """Of a trial of the final: the number of the trial whose values it trains again."""
 RETURNS: Final = "returns"
-VALUES: Final = "values"
 DIVERGED: Final = "diverged"
 """Of a trial that diverged: after which update, and why. It is in no ranking."""
 _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -62,16 +60,9 @@ def intermediate(trial: FrozenTrial) -> dict[int, float]:
     return trial.intermediate_values or {int(k): v for k, v in trial.user_attrs.get(RETURNS, {}).items()}
 
 
-def values(trial: FrozenTrial, sweep: SweepConfig) -> dict[str, Any]:
-    """What was sampled for a trial; where it evolved what came of it, in ranges alone since it shapes no tensor."""
-    kept = trial.user_attrs.get(VALUES, {})
-    ranges = {name for name, dimension in sweep.space.dimensions.items() if isinstance(dimension, Range)}
-    return {**trial.params, **{name: value for name, value in kept.items() if name in ranges}}
-
-
 def configuration(trial: FrozenTrial, sweep: SweepConfig) -> DQNConfig:
-    """What a trial trains; of one that evolved what it came to be."""
-    return sweep.space.configuration(sweep.base, values(trial, sweep))
+    """What a trial trains."""
+    return sweep.space.configuration(sweep.base, trial.params)
 
 
 def _final(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> dict[int, list[list[float]]]:
