@@ -53,7 +53,7 @@ def sweep_dqn(
     Args:
         preset: every value that is not searched, and the environment.
         space: `small`, `arlbench`, or a JSON file.
-        method: tpe, random, or pareto (return against environment steps).
+        method: tpe (Optuna's estimator of good values), or random.
         trials: configurations that are tried.
         shard_trials: how many are sampled and compared together; 0 takes an eighth of them, 16 or more.
         rungs: updates after which they are compared; none takes the preset's.

@@ -96,7 +96,7 @@ def test_a_trial_of_the_final_has_no_end_yet_while_it_runs() -> None:
     assert final_returns(study.get_trials(), settings.rungs) == {0: 2.0}
 
 
-@pytest.mark.parametrize("method", ["tpe", "pareto", "random"])
+@pytest.mark.parametrize("method", ["tpe", "random"])
 def test_a_search_begins_at_the_preset_and_random_search_does_not(method: Any) -> None:
     settings = sweep(method=method, space=WITH_PRESET, trials=4, shard_trials=2)
     study = begin_study("begins", settings)

@@ -21,7 +21,7 @@ from flows.search.settings import SweepConfig
 from flows.search.shard import Progress, run_shard
 from flows.search.spaces import Choice, Range, Space
 from flows.search.study import begin_study, claim, report, tell
-from flows.search.trials import configuration, intermediate
+from flows.search.trials import configuration
 from tests.sweeps import keep_in_memory, sweep
 from tests.test_shard import SMALL
 
@@ -32,13 +32,12 @@ Worth = Callable[["Population"], list[float]]
 
 
 class Population:
-    """What is known of a population's state, of which each member takes ten steps an update."""
+    """What a shard asks of a population's state."""
 
     def __init__(self, path: Path, config: DQNConfig, values: HyperParameters) -> None:
         self.path, self.config, self.hyperparameters = path, config, values
         self.agents = torch.arange(config.num_agents)
         self.learner = SimpleNamespace(updates=0, evaluated=self)
-        self.environment_steps = 0
         self.environment = SimpleNamespace(close=lambda: None)
         self.diverged: dict[int, tuple[int, str]] = {}
 
@@ -68,7 +67,6 @@ class Machine:
     def advance(self, state: Population, updates: int, *, on_step: Callable[[], None]) -> None:
         if len(state.agents) and state.learner.updates < updates:
             state.learner.updates = updates
-            state.environment_steps = 10 * updates
             on_step()
 
     def greedy_returns(self, state: Population, *where: Any, episodes: int, seed: int) -> torch.Tensor:
@@ -118,7 +116,7 @@ def test_the_better_half_goes_on_and_of_equals_who_was_better_before(machine: Ma
     seen: list[Progress] = []
     run_shard(study, settings, 0, directory=tmp_path, on_progress=seen.append)
     trials = study.get_trials()
-    assert [[round(mean, 9) for mean in intermediate(trial).values()] for trial in trials] == [
+    assert [[round(mean, 9) for mean in trial.intermediate_values.values()] for trial in trials] == [
         *([3.0], [1.0], [4.0, 8.0], [1.0], [5.0, 8.0, 7.0], [9.0, 8.0, 6.0], [2.0], [6.0, 0.0])
     ]
     complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
@@ -159,22 +157,12 @@ def test_populations_are_compared_with_each_other(machine: Machine, tmp_path: Pa
     run_shard(study, settings, 0, directory=tmp_path, on_progress=seen.append)
     by_rate = sorted(study.get_trials(), key=lambda trial: trial.params["learning_rate"], reverse=True)
     assert len({trial.params["n_step"] for trial in by_rate[:4]}) == 2
-    assert [len(intermediate(trial)) for trial in by_rate] == [3, 3, 2, 2, 1, 1, 1, 1]
+    assert [len(trial.intermediate_values) for trial in by_rate] == [3, 3, 2, 2, 1, 1, 1, 1]
     for trial in by_rate:
-        returns = list(intermediate(trial).values())
+        returns = list(trial.intermediate_values.values())
         assert returns == pytest.approx([trial.params["learning_rate"]] * len(returns))
     assert seen[-1].updates == settings.updates(0)
     assert [progress.updates for progress in seen] == sorted(progress.updates for progress in seen)
-
-
-def test_two_objectives_are_the_return_and_the_steps_that_it_took(machine: Machine, tmp_path: Path) -> None:
-    settings = sweep(method="pareto", space=ONE)
-    study = begun(settings)
-    run_shard(study, settings, 0, directory=tmp_path)
-    by_rate = sorted(study.get_trials(), key=lambda trial: trial.params["learning_rate"], reverse=True)
-    steps = [160.0, 160.0, 80.0, 80.0, 40.0, 40.0, 40.0, 40.0]
-    assert [trial.values[1] for trial in by_rate] == steps
-    assert [trial.values[0] for trial in by_rate] == pytest.approx([t.params["learning_rate"] for t in by_rate])
 
 
 def test_what_is_known_is_not_measured_again(machine: Machine, tmp_path: Path) -> None:
@@ -185,15 +173,15 @@ def test_what_is_known_is_not_measured_again(machine: Machine, tmp_path: Path) -
         if position in (6, 7):
             report(study, trial, updates=8, mean_return=position - 50.0)  # of no account at the rung before
         if position == 0:
-            tell(study, settings, trial, updates=4, mean_return=0.0, steps=40)
+            tell(study, settings, trial, updates=4, mean_return=0.0)
     run_shard(study, settings, 0, directory=tmp_path)
     assert len(machine.played) == 2  # at the second rung of two trials, and at the last
     trials = study.get_trials()
-    assert [intermediate(trial)[4] for trial in trials] == [float(position) for position in range(8)]
-    assert [intermediate(trial).get(8) for trial in trials[6:]] == [-44.0, -43.0]
+    assert [trial.intermediate_values[4] for trial in trials] == [float(position) for position in range(8)]
+    assert [trial.intermediate_values.get(8) for trial in trials[6:]] == [-44.0, -43.0]
     pruned = TrialState.PRUNED
     rates = [trial.params["learning_rate"] for trial in trials[4:6]]
-    assert [intermediate(trial)[8] for trial in trials[4:6]] == pytest.approx(rates)
+    assert [trial.intermediate_values[8] for trial in trials[4:6]] == pytest.approx(rates)
     assert [trial.state for trial in trials] == [pruned] * 4 + [TrialState.COMPLETE] * 2 + [pruned] * 2
 
 

@@ -67,7 +67,7 @@ def test_what_is_not_named_is_the_presets_or_an_eighth() -> None:
     ("changes", "message"),
     [
         ({"preset": "article"}, "the preset 'article' is not searched; those that are: cartpole"),
-        ({"method": "grid"}, "method must be one of tpe, random, pareto, got 'grid'"),
+        ({"method": "grid"}, "method must be one of tpe, random, got 'grid'"),
         ({"trials": 0}, "trials must be 1 or more, got 0"),
         ({"shard_trials": 0}, "shard_trials must be 1 or more, got 0"),
         ({"episodes": 0}, "episodes must be 1 or more, got 0"),

@@ -7,7 +7,7 @@ from optuna.trial import TrialState, create_trial
 
 from dqn.presets import PRESETS
 from flows.search.study import begin_study
-from flows.search.trials import configuration, final_returns, intermediate, order, ranking, returns_by_rung
+from flows.search.trials import configuration, final_returns, order, ranking, returns_by_rung
 from tests.sweeps import SPACE, keep_in_memory, sweep, told
 
 PARAMS = {"learning_rate": 2e-3, "gamma": 0.95, "n_step": 3}
@@ -29,10 +29,9 @@ def trial(state: TrialState = TrialState.RUNNING, *, returns: dict[int, float] |
     )
 
 
-@pytest.mark.parametrize("method", ["tpe", "pareto"])
-def test_the_winner_went_furthest_and_of_equals_learned_soonest(method: Any) -> None:
+def test_the_winner_went_furthest_and_of_equals_learned_soonest() -> None:
     returns = [[500.0], [90.0, 80.0], [10.0, 20.0, 400.0], [10.0, 30.0, 400.0], [10.0, 20.0, 300.0]]
-    settings = sweep(method=method, trials=5, shard_trials=5)
+    settings = sweep(trials=5, shard_trials=5)
     study = told("ranked", returns=returns, settings=settings)
     ranked = ranking(study.get_trials(), settings.rungs)
     assert [trial.number for trial in ranked] == [3, 2, 4, 1, 0]
@@ -68,15 +67,9 @@ def test_a_trial_of_the_final_counts_when_it_has_an_end() -> None:
     assert [ranked.number for ranked in ranking(trials, (4, 8))] == [0]
 
 
-def test_returns_are_those_of_the_rungs_wherever_they_are_kept() -> None:
-    reported = trial(returns={4: 1.0, 8: 2.0})
-    assert intermediate(reported) == {4: 1.0, 8: 2.0}
-    assert returns_by_rung(reported, (2, 4, 8, 16)) == [1.0, 2.0]
-    kept = create_trial(
-        state=TrialState.RUNNING, params=PARAMS, distributions=SPACE.distributions, user_attrs={"returns": {"4": 3.0}}
-    )
-    assert intermediate(kept) == {4: 3.0}
-    assert intermediate(trial()) == {}
+def test_returns_are_those_of_the_rungs() -> None:
+    assert returns_by_rung(trial(returns={4: 1.0, 8: 2.0}), (2, 4, 8, 16)) == [1.0, 2.0]
+    assert returns_by_rung(trial(), (4,)) == []
 
 
 def test_a_trial_trains_the_preset_with_its_own_values() -> None:

@@ -27,8 +27,8 @@ class Arguments:
     """Every value that is not searched, and the environment."""
     space: str = "small"
     """small, arlbench, or a JSON file."""
-    method: Literal["tpe", "random", "pareto"] = "tpe"
-    """tpe: Optuna's estimator of good values; random; pareto: return against environment steps."""
+    method: Literal["tpe", "random"] = "tpe"
+    """tpe: Optuna's estimator of good values; random: values drawn at random."""
     trials: int = 1_024
     """Configurations that are tried."""
     shard_trials: int = 0

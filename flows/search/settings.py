@@ -10,7 +10,7 @@ from flows.errors import InputError
 from flows.parameters import check_trainable
 from flows.search.spaces import Space, check_space
 
-Method = Literal["tpe", "random", "pareto"]
+Method = Literal["tpe", "random"]
 
 RUNGS: Final[dict[str, tuple[int, ...]]] = {
     "cartpole": (75, 150, 300, 600),
@@ -35,7 +35,7 @@ class SweepConfig:
     preset: PresetName = "cartpole"
     """Where every value comes from that is not searched."""
     method: Method = "tpe"
-    """tpe: Optuna's estimator of good values; random; pareto: return against environment steps."""
+    """tpe: Optuna's estimator of good values; random: values drawn at random."""
     trials: int = 1_024
     """Configurations that are tried."""
     shard_trials: int = 128

@@ -27,7 +27,7 @@ from dqn.training.state import TrainingState
 from dqn.training.steps import advance
 from flows.search.settings import SweepConfig
 from flows.search.study import claim, report, shard_trials, tell, tell_diverged
-from flows.search.trials import intermediate, order, returns_by_rung
+from flows.search.trials import order, returns_by_rung
 
 LAST_RUNG_EPISODES: Final = 5
 """Times as many as at the other rungs, which more reach."""
@@ -141,12 +141,8 @@ def _climb(
         staying = set(_ranked(alive, trials, sweep.rungs[: rung + 1])[: sweep.alive(shard, began, rung + 1)])
         if rung + 1 == len(sweep.rungs):
             staying = set()
-        for population in populations:
-            steps = population.state.environment_steps
-            for position in population.training:
-                trial = trials[position]
-                if position not in staying and not trial.state.is_finished():
-                    tell(study, sweep, trial, updates=updates, mean_return=returns[position], steps=steps)
+        for position in sorted(alive - staying):
+            tell(study, sweep, trials[position], updates=updates, mean_return=returns[position])
         alive = staying
 
 
@@ -225,7 +221,7 @@ def _compare(
     """Mean greedy return of each trial alive, by position; those that are in the storage are not measured again."""
     updates = sweep.rungs[rung]
     trials = shard_trials(study, shard)
-    known = {position: intermediate(trials[position]).get(updates) for position in alive}
+    known = {position: trials[position].intermediate_values.get(updates) for position in alive}
     episodes = sweep.episodes * (LAST_RUNG_EPISODES if rung + 1 == len(sweep.rungs) else 1)
     for population in populations:
         training, config = population.training, population.state.config

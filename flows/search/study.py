@@ -14,7 +14,6 @@ from optuna import Study, Trial
 from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dqn.seeding import TRAINING, stream_seed
 from flows.errors import InputError
 from flows.search.settings import FINAL_SEEDS, SweepConfig
-from flows.search.trials import DIVERGED, FINALIST, RETURNS, SHARD, ranking
+from flows.search.trials import DIVERGED, FINALIST, SHARD, ranking
 from flows.uris import connect_args, redacted, sqlite_uri
 
 _SETTINGS: Final = "sweep"
@@ -43,10 +42,8 @@ def begin_study(name: str, sweep: SweepConfig) -> Study:
     Raises:
         InputError: if the storage cannot be used.
     """
-    maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
-    directions = [maximize, minimize] if sweep.method == "pareto" else [maximize]
     study = _of_storage(
-        lambda: optuna.create_study(storage=_storage(), study_name=name, directions=directions, load_if_exists=True)
+        lambda: optuna.create_study(storage=_storage(), study_name=name, direction="maximize", load_if_exists=True)
     )
     if _SETTINGS not in study.user_attrs:
         study.set_user_attr(_SETTINGS, sweep.to_dict())
@@ -101,30 +98,23 @@ def shard_trials(study: Study, shard: int) -> list[FrozenTrial]:
 
 def report(study: Study, trial: FrozenTrial, *, updates: int, mean_return: float) -> None:
     """Keep what a trial returned at a rung."""
-    live = Trial(study, trial._trial_id)
-    if len(study.directions) == 1:
-        live.report(mean_return, updates)
-    else:  # Optuna keeps no values on the way where there are two
-        live.set_user_attr(RETURNS, {**trial.user_attrs.get(RETURNS, {}), str(updates): mean_return})
+    Trial(study, trial._trial_id).report(mean_return, updates)
 
 
-def tell(study: Study, sweep: SweepConfig, trial: FrozenTrial, *, updates: int, mean_return: float, steps: int) -> None:
+def tell(study: Study, sweep: SweepConfig, trial: FrozenTrial, *, updates: int, mean_return: float) -> None:
     """End a trial, unless it has an end: complete at the last rung, pruned before."""
-    if sweep.method == "pareto":
-        study.tell(trial.number, [mean_return, float(steps)], skip_if_finished=True)
-    elif updates == sweep.rungs[-1]:
+    if updates == sweep.rungs[-1]:
         study.tell(trial.number, mean_return, skip_if_finished=True)
     else:
         study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
 
 
 def tell_diverged(study: Study, trial: FrozenTrial, why: str) -> None:
-    """End a trial that diverged, unless it has an end: where the sampler learns from pruned ones as one of these."""
+    """End a trial that diverged, unless it has an end: as pruned, because the sampler learns from those."""
     if trial.state.is_finished():
         return
     Trial(study, trial._trial_id).set_user_attr(DIVERGED, why)
-    state = TrialState.PRUNED if len(study.directions) == 1 else TrialState.FAIL
-    study.tell(trial.number, state=state, skip_if_finished=True)
+    study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
 
 
 def _finalists(trials: Sequence[FrozenTrial], sweep: SweepConfig) -> list[FrozenTrial]:
@@ -142,7 +132,7 @@ def _sampled(
 
     Asked in memory, of a copy: in the storage each value would be a transaction of its own.
     """
-    copy = optuna.create_study(directions=study.directions, sampler=_sampler(sweep, shard, sweep.size(shard) - missing))
+    copy = optuna.create_study(direction="maximize", sampler=_sampler(sweep, shard, sweep.size(shard) - missing))
     copy.add_trials(everyone)
     if not everyone and sweep.method != "random" and (known := sweep.space.values(sweep.base)):
         copy.enqueue_trial(known)  # where one has come to by other means is the first thing to compare with

@@ -11,7 +11,6 @@ from flows.search.settings import SweepConfig
 SHARD: Final = "shard"
 FINALIST: Final = "finalist"
 """Of a trial of the final: the number of the trial whose values it trains again."""
-RETURNS: Final = "returns"
 DIVERGED: Final = "diverged"
 """Of a trial that diverged: after which update, and why. It is in no ranking."""
 _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -51,13 +50,8 @@ def final_returns(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> dict[i
 
 def returns_by_rung(trial: FrozenTrial, rungs: Sequence[int]) -> list[float]:
     """Mean returns at the rungs a trial reached."""
-    known = intermediate(trial)
+    known = trial.intermediate_values
     return [known[updates] for updates in rungs if updates in known]
-
-
-def intermediate(trial: FrozenTrial) -> dict[int, float]:
-    """Mean returns by the updates after which they were measured."""
-    return trial.intermediate_values or {int(k): v for k, v in trial.user_attrs.get(RETURNS, {}).items()}
 
 
 def configuration(trial: FrozenTrial, sweep: SweepConfig) -> DQNConfig:
