@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from dqn.config import ConfigError
 from dqn.presets import PresetName
@@ -110,10 +110,11 @@ def run(arguments: Arguments) -> int:
 
     quieten()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line a trial
-    settings = {
-        name: getattr(arguments, name) for name in ("trials", "shard_trials", "keep", "episodes", "finalists", "seed")
+    given: dict[str, Any] = {
+        **vars(arguments),
+        "rungs": list(arguments.rungs) or None,
+        "checkpoint_dir": str(arguments.checkpoint_dir),
     }
-    rungs = list(arguments.rungs) or None
 
     def work() -> None:
         sweep = sweep_dqn
@@ -121,7 +122,7 @@ def run(arguments: Arguments) -> int:
             if arguments.resume:
                 read_study(arguments.resume)
             else:
-                request(arguments.preset, arguments.space, arguments.method, rungs, **settings)
+                request(**{name: value for name, value in given.items() if name not in _OF_A_RUN})
         if api_is_named():
             with phase("connect to Prefect"):
                 from flows.deployed import sweep_dqn as deployed
@@ -129,18 +130,6 @@ def run(arguments: Arguments) -> int:
 
                 require_api()
                 sweep = deployed
-        report = sweep(
-            preset=arguments.preset,
-            space=arguments.space,
-            method=arguments.method,
-            rungs=rungs,
-            resume=arguments.resume,
-            spread_to=arguments.spread_to,
-            save=arguments.save,
-            promote=arguments.promote,
-            checkpoint_dir=str(arguments.checkpoint_dir),
-            **settings,
-        )
-        print(report)
+        print(sweep(**given))
 
     return reported(work, ShardError)
