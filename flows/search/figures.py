@@ -1,4 +1,4 @@
-"""What a study looks like: returns over updates with the rungs, and Optuna's own figures."""
+"""Figures of a study: returns over updates with the rungs, and those of Optuna."""
 
 import io
 import warnings
@@ -26,7 +26,7 @@ Draw = Callable[[], bytes]
 
 
 def figures(study: Study, sweep: SweepConfig) -> dict[str, Draw]:
-    """Every picture of a study by its file, drawn when it is asked for."""
+    """The figures of a study by file name, each drawn when its function is called."""
     trials = study.get_trials(deepcopy=False)
     return {
         RUNGS: lambda: _png(over_rungs(trials, sweep)),
@@ -38,7 +38,7 @@ def figures(study: Study, sweep: SweepConfig) -> dict[str, Draw]:
 
 
 def over_rungs(trials: Sequence[FrozenTrial], sweep: SweepConfig) -> Figure:
-    """Mean greedy return of every trial at the rungs it reached, and how many reached each."""
+    """Mean greedy return of every trial at the rungs it reached, and how many trials reached each rung."""
     figure = Figure(figsize=(10.5, 4.8), dpi=110, layout="constrained")
     axes = figure.subplots()
     ranked = ranking(trials, sweep.rungs)
@@ -74,13 +74,13 @@ def over_rungs(trials: Sequence[FrozenTrial], sweep: SweepConfig) -> Figure:
 
 
 def _optuna(draw: Callable[[Study], Any], study: Study) -> bytes:
-    """One of Optuna's figures; it draws on pyplot's current one, in any backend."""
+    """One of Optuna's figures, which are drawn on pyplot's current figure, as PNG."""
     backend = pyplot.get_backend()
     pyplot.switch_backend("agg")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            warnings.simplefilter("ignore", UserWarning)  # of layouts that do not fit every axis
+            warnings.simplefilter("ignore", UserWarning)  # about layouts that do not fit every axis
             axes = draw(study)
         first: Axes = np.ravel(np.asarray(axes, dtype=object))[0]
         figure = first.figure
