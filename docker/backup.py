@@ -6,10 +6,7 @@ Prefect's tasks, and what serving keeps of the registry.
 """
 
 import argparse
-import hashlib
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,13 +16,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, Final
+from typing import IO, Final
 
-from stack import ROOT, Stack, StackError, confirmed, git_commit, read_env, require_env, service_of
+from archive import ARTIFACTS, extract, pack, verify
+from engine import StackError, service_of
+from stack import ROOT, Stack, confirmed, read_env, require_env
 
-FORMAT: Final = 1
-MANIFEST: Final = "manifest.json"
-ARTIFACTS: Final = "artifacts.tar"
 DIRECTORY: Final = ROOT / "backups"
 PATIENCE: Final = 120
 ASIDE: Final = "_before_restore"
@@ -58,7 +54,6 @@ rm -rf .before-restore .restoring
 """
 DONE: Final = 'rm -rf "$1/.before-restore"'
 _WRITERS: Final = ("worker", "deploy", "serving", "mlflow", "prefect-server")
-_DUMP: Final = re.compile(r"[a-z][a-z0-9_]*\.dump")
 # By TCP: the server that sets up an empty volume listens on its socket alone, before the databases are there.
 _LOGIN: Final = 'PGPASSWORD=$(cat /run/secrets/POSTGRES_PASSWORD) exec "$0" -h 127.0.0.1 -U postgres "$@"'
 _WITH_LOGIN: Final = ("sh", "-c", _LOGIN)
@@ -88,24 +83,8 @@ def backup(stack: Stack, directory: Path = DIRECTORY) -> Path:
                 excluded = ("--exclude", "lost+found", "--exclude", "./.before-restore", "--exclude", "./.restoring")
                 tar = ("tar", "--create", "--directory", "/artifacts", *excluded, ".")
                 _run("docker", "exec", mlflow, *tar, stdout=file, accepted=(0, 1))
-        members = sorted(Path(temporary).iterdir())
-        manifest = {
-            "format": FORMAT,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "git_commit": git_commit(),
-            "versions": versions(),
-            "artifacts": bucket(stack) or ARTIFACTS,
-            "sha256": {member.name: _digest(member.open("rb")) for member in members},
-        }
-        Path(temporary, MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         partial = Path(temporary, path.name)
-        with open(partial, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w") as archive:
-                for member in (Path(temporary, MANIFEST), *members):
-                    archive.add(member, member.name)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o600)
+        pack(partial, sorted(Path(temporary).iterdir()), artifacts=bucket(stack) or ARTIFACTS)
         partial.replace(path)
     return path
 
@@ -134,13 +113,13 @@ def restore(stack: Stack, path: Path) -> None:
         with tarfile.open(path) as archive:
             if ARTIFACTS in names:
                 print(f"restoring {ARTIFACTS}", flush=True)
-                _in_volume(stack, UNPACK, _member(archive, ARTIFACTS))
+                _in_volume(stack, UNPACK, extract(archive, ARTIFACTS))
             for database in restored:
                 print(f"restoring {database}", flush=True)
                 begun.append(database)
                 _set_aside(postgres, database)
                 put_back = (*_WITH_LOGIN, "pg_restore", "--create", "--exit-on-error", "--dbname", "postgres")
-                content = _member(archive, f"{database}.dump")
+                content = extract(archive, f"{database}.dump")
                 _run("docker", "exec", "--interactive", postgres, *put_back, stdin=content)
         if ARTIFACTS in names:
             _in_volume(stack, SWAP)
@@ -159,33 +138,6 @@ def restore(stack: Stack, path: Path) -> None:
     if ARTIFACTS in names:
         _in_volume(stack, DONE)
     stack.up()
-
-
-def versions() -> dict[str, str]:
-    """Of the tools that wrote the databases, as this checkout builds them."""
-    pinned = dict(re.findall(r"^(mlflow|prefect)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    image = re.search(r"image: postgres:(\d+)", (ROOT / "docker" / "compose.yaml").read_text())
-    return {**pinned, "postgres": image[1] if image else ""}
-
-
-def require_versions(path: Path, manifest: dict[str, Any]) -> None:
-    """Refuse databases that a newer tool wrote; older ones are migrated when the stack starts.
-
-    Raises:
-        StackError: naming the tool, its two versions and the commit that can restore the backup.
-    """
-    here = versions()
-    for tool, version in manifest.get("versions", {}).items():
-        if tool in here and _numbers(version) > _numbers(here[tool]):
-            raise StackError(
-                f"{path} was written by {tool} {version} at commit {manifest.get('git_commit')}, and this checkout has "
-                f"{tool} {here[tool]}, which cannot read newer databases: check that commit out, or a later one, and "
-                "restore there"
-            )
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _in_volume(stack: Stack, script: str, stdin: IO[bytes] | None = None) -> None:
@@ -219,36 +171,6 @@ def _bring_back(postgres: str, database: str) -> None:
     if f"{database}{ASIDE}" in databases(postgres):
         _sql(postgres, f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
         _rename(postgres, f"{database}{ASIDE}", database)
-
-
-def verify(path: Path) -> list[str]:
-    """Read a backup from end to end; returns the names of what it holds.
-
-    Raises:
-        StackError: saying what is wrong with it.
-    """
-    try:
-        with tarfile.open(path) as archive:
-            names = archive.getnames()
-            if names[:1] != [MANIFEST]:
-                raise StackError(f"{path} is no backup: its first entry is not {MANIFEST}; name one of `make backup`")
-            manifest = json.load(_member(archive, MANIFEST))
-            if manifest["format"] != FORMAT:
-                raise StackError(f"{path} has format {manifest['format']!r} and this version reads {FORMAT}")
-            require_versions(path, manifest)
-            digests: dict[str, str] = manifest["sha256"]
-            if sorted(names[1:]) != sorted(digests) or not all(n == ARTIFACTS or _DUMP.fullmatch(n) for n in digests):
-                raise StackError(f"{path} holds {', '.join(names[1:])} and its manifest lists {', '.join(digests)}")
-            for name, digest in digests.items():
-                if _digest(_member(archive, name)) != digest:
-                    raise StackError(
-                        f"{name} in {path} is damaged: its SHA-256 is not the manifest's; use another backup"
-                    )
-            return sorted(digests)
-    except (tarfile.TarError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StackError(f"{path} is no whole backup ({error}): use another one") from error
-    except OSError as error:
-        raise StackError(f"{path} cannot be read ({error.strerror}): name a file that `make backup` wrote") from error
 
 
 def databases(postgres: str) -> list[str]:
@@ -292,18 +214,6 @@ def bucket(stack: Stack) -> str | None:
     variables = {**read_env(stack.env_file), **os.environ}
     destination = variables.get("MLFLOW_ARTIFACTS_DESTINATION", "")
     return destination if "://" in destination else None
-
-
-def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
-    content = archive.extractfile(name)
-    if content is None:
-        raise StackError(f"{name} in {archive.name!r} is no file: name one of `make backup`")
-    return content
-
-
-def _digest(content: IO[bytes]) -> str:
-    with content:
-        return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type] # of tarfile it is readable too
 
 
 def _run(

@@ -20,7 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from stack import StackError, check_free, parse_port
+from engine import StackError
+from stack import check_free, parse_port
 from tether import Tether, tether
 
 from flows.cli.program import without_proxy

@@ -9,13 +9,14 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, Final
+
+from engine import StackError, compose_command, docker, has_failed, is_ready, service_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 COMPOSE_FILE: Final = ROOT / "docker" / "compose.yaml"
@@ -28,10 +29,6 @@ _ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "
 _DESTROYED: Final = "This deletes the volumes: every run, model, checkpoint and both databases of the stack."
 _AUTH_STRING: Final = r'''"prefect:$(sed -nE "s/^(export )?PREFECT_PASSWORD=['\"]?([^'\" ]*).*/\2/p" docker/.env)"'''
 _COMMENT: Final = re.compile(r"\s+#")
-
-
-class StackError(RuntimeError):
-    """What keeps the stack from starting or stopping, as one sentence for the person at the keyboard."""
 
 
 class Stack:
@@ -167,50 +164,6 @@ def check_free(port: int, service: str, variable: str) -> None:
             raise StackError(
                 f"port {port} for {service} is taken ({error.strerror}): set {variable} to a free one"
             ) from error
-
-
-def service_of(container: dict[str, Any]) -> str:
-    """The service in compose.yaml that a container belongs to."""
-    return str(container["Config"]["Labels"]["com.docker.compose.service"])
-
-
-def is_ready(container: dict[str, Any]) -> bool:
-    """Whether a container is healthy, or has done its work."""
-    state = container["State"]
-    if "Health" in state:
-        return bool(state["Health"]["Status"] == "healthy")
-    return bool(state["Status"] == "exited" and state["ExitCode"] == 0)
-
-
-def has_failed(container: dict[str, Any]) -> bool:
-    """Whether a container has ended with an error, or goes round in restarts."""
-    state = container["State"]
-    return bool(state["Status"] == "exited" and state["ExitCode"] != 0) or int(container["RestartCount"]) > 3
-
-
-def compose_command() -> tuple[str, ...]:
-    """`docker compose` or, where that is missing, `docker-compose`.
-
-    Raises:
-        StackError: if there is neither, or no engine answers.
-    """
-    if not shutil.which("docker"):
-        raise StackError("there is no `docker` on PATH: install a Docker engine with Compose")
-    if subprocess.run(("docker", "info"), capture_output=True).returncode:
-        raise StackError("no Docker engine answers: start it, or set DOCKER_HOST to where it listens")
-    if subprocess.run(("docker", "compose", "version"), capture_output=True).returncode == 0:
-        return ("docker", "compose")
-    if shutil.which("docker-compose"):
-        return ("docker-compose",)
-    raise StackError("there is neither `docker compose` nor `docker-compose`: install Docker's Compose plugin")
-
-
-def docker(*arguments: str) -> str:
-    """What the Docker client prints, errors of a log included."""
-    done = subprocess.run(("docker", *arguments), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode:
-        raise StackError(f"`docker {arguments[0]}` failed: {done.stdout.strip()}")
-    return done.stdout
 
 
 def git_commit() -> str:
