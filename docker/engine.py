@@ -6,7 +6,7 @@ from typing import Any
 
 
 class StackError(RuntimeError):
-    """What keeps the stack from starting or stopping, as one sentence for the person at the keyboard."""
+    """A failure of the stack; the message is one sentence for a person."""
 
 
 def service_of(container: dict[str, Any]) -> str:
@@ -15,7 +15,7 @@ def service_of(container: dict[str, Any]) -> str:
 
 
 def is_ready(container: dict[str, Any]) -> bool:
-    """Whether a container is healthy, or has done its work."""
+    """Whether a container is healthy, or has ended without error."""
     state = container["State"]
     if "Health" in state:
         return bool(state["Health"]["Status"] == "healthy")
@@ -23,7 +23,7 @@ def is_ready(container: dict[str, Any]) -> bool:
 
 
 def has_failed(container: dict[str, Any]) -> bool:
-    """Whether a container has ended with an error, or goes round in restarts."""
+    """Whether a container has ended with an error, or restarts again and again."""
     state = container["State"]
     return bool(state["Status"] == "exited" and state["ExitCode"] != 0) or int(container["RestartCount"]) > 3
 
@@ -46,7 +46,7 @@ def compose_command() -> tuple[str, ...]:
 
 
 def docker(*arguments: str) -> str:
-    """What the Docker client prints, errors of a log included."""
+    """Output of the Docker client, including its standard error."""
     done = subprocess.run(("docker", *arguments), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         raise StackError(f"`docker {arguments[0]}` failed: {done.stdout.strip()}")

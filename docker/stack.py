@@ -42,18 +42,18 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a call of Compose."""
+        """Environment of Compose."""
         return {**os.environ, "GIT_COMMIT": git_commit(), "SECRETS": str(self.secrets.absolute())}
 
     def command(self, *arguments: str) -> tuple[str, ...]:
-        """Words of a call of Compose."""
+        """The command line of Compose with these arguments."""
         return (*self._command, *arguments)
 
     def compose(self, *arguments: str, quiet: bool = False) -> str:
-        """Run Compose; returns what it prints if quiet.
+        """Run Compose; returns its output if quiet.
 
         Raises:
-            StackError: if it fails; what it prints has been shown by then.
+            StackError: if it fails; its errors have been printed.
         """
         output = subprocess.PIPE if quiet else None
         done = subprocess.run(self.command(*arguments), env=self.environment, text=True, stdout=output)
@@ -62,7 +62,7 @@ class Stack:
         return done.stdout or ""
 
     def containers(self) -> dict[str, dict[str, Any]]:
-        """What the engine knows about each container, by name; those that have ended too."""
+        """The engine's description of each container by name, including those that have ended."""
         label = f"label=com.docker.compose.project={self.project}"
         ids = docker("ps", "--all", "--quiet", "--filter", label).split()
         if not ids:
@@ -83,10 +83,10 @@ class Stack:
         self.wait()
 
     def write_secrets(self) -> None:
-        """Each secret as a file, which a container reads as the user it runs as, in a directory nobody else enters.
+        """Write each secret to a file that containers can read, in a directory that is private to this user.
 
         Raises:
-            StackError: if one is empty or missing.
+            StackError: if a secret is empty or missing.
         """
         given = {**read_env(self.env_file), **os.environ}
         wanted = [name for name, value in read_env(ENV_FILE.with_name(".env.example")).items() if not value]
@@ -102,7 +102,7 @@ class Stack:
             path.chmod(0o444)
 
     def check_ports(self) -> None:
-        """Refuse ports that another program has."""
+        """Refuse ports that are taken by another program."""
         running = {service_of(container) for container in self.containers().values() if container["State"]["Running"]}
         for service, port in self.ports().items():
             if service in running:
@@ -113,13 +113,13 @@ class Stack:
         """Published ports by service, as Compose resolves them.
 
         Raises:
-            StackError: if one is no port.
+            StackError: if one is not a port number.
         """
         environment = {**read_env(ENV_FILE.with_name(".env.example")), **read_env(self.env_file), **os.environ}
         return {service: parse_port(variable, environment[variable]) for service, variable in PORTS.items()}
 
     def wait(self, patience: float = PATIENCE) -> None:
-        """Until every container is healthy and the one-shot has succeeded."""
+        """Wait until every container is healthy and the one-shot has succeeded."""
         started = time.monotonic()
         ready: set[str] = set()
         while True:
@@ -140,10 +140,10 @@ class Stack:
 
 
 def parse_port(name: str, value: str) -> int:
-    """The port that a variable names.
+    """The value of a variable as a port number.
 
     Raises:
-        StackError: if it is none.
+        StackError: if it is not one.
     """
     if not (value.isdecimal() and 0 < int(value) < 2**16):
         raise StackError(f"{name} is {value!r}: set it to a port from 1 to 65535")
@@ -151,10 +151,10 @@ def parse_port(name: str, value: str) -> int:
 
 
 def check_free(port: int, service: str, variable: str) -> None:
-    """Refuse a port that another program has.
+    """Refuse a port that is taken by another program.
 
     Raises:
-        StackError: naming the variable that chooses another.
+        StackError: naming the variable that sets the port.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -173,7 +173,7 @@ def git_commit() -> str:
     command = ("git", "-C", str(ROOT), "rev-parse", "--show-toplevel", "HEAD")
     done = subprocess.run(command, text=True, capture_output=True)
     root, _, commit = done.stdout.strip().rpartition("\n")
-    own = not done.returncode and Path(root).resolve() == ROOT  # and not one around it
+    own = not done.returncode and Path(root).resolve() == ROOT  # and not a repository around it
     return commit if own else "unknown"
 
 
@@ -232,7 +232,11 @@ def write_env(path: Path) -> None:
 
 
 def confirmed(consequence: str) -> bool:
-    """Whether a person at a keyboard wants to lose the data."""
+    """Ask the person at the terminal whether to lose the data.
+
+    Raises:
+        StackError: if there is no terminal.
+    """
     if not sys.stdin.isatty():
         raise StackError(f"{consequence} Add --yes to mean it")
     print(consequence)
