@@ -1,15 +1,12 @@
 """`make backup` and `make restore FILE=...`: databases and artifacts of the containers as one file.
 
-Needs nothing but Python's standard library, like stack.py. In the file are a manifest, a dump of each database and the
-artifacts. Not in it are docker/.env, whose secrets the databases know, checkpoints of unfinished trainings, results of
-Prefect's tasks, and what serving keeps of the registry.
+Needs nothing but Python's standard library, like stack.py. The file contains a manifest, a dump of each database and
+the artifacts. It does not contain docker/.env, which has the passwords of the databases, checkpoints of unfinished
+trainings, results of Prefect's tasks, and serving's cache of the registry.
 """
 
 import argparse
-import hashlib
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,17 +16,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, Final
+from typing import IO, Final
 
-from stack import ROOT, Stack, StackError, confirmed, git_commit, read_env, require_env, service_of
+from archive import ARTIFACTS, extract, pack, verify
+from engine import StackError, service_of
+from stack import ROOT, Stack, confirmed, read_env, require_env
 
-FORMAT: Final = 1
-MANIFEST: Final = "manifest.json"
-ARTIFACTS: Final = "artifacts.tar"
 DIRECTORY: Final = ROOT / "backups"
 PATIENCE: Final = 120
 ASIDE: Final = "_before_restore"
-"""Ends the name of a database that a restore has set aside, until it has succeeded."""
+"""Suffix of a database that a restore has set aside until it succeeds."""
 UNPACK: Final = """\
 set -eu; cd "$1"
 if [ -d .before-restore ]; then # of a restore that was killed
@@ -37,7 +33,7 @@ if [ -d .before-restore ]; then # of a restore that was killed
 fi
 rm -rf .before-restore .restoring; mkdir .restoring; tar --extract --directory .restoring
 """
-"""Unpacks artifacts beside those that are there."""
+"""Unpacks artifacts beside the existing ones."""
 SWAP: Final = """\
 set -eu; cd "$1"; mkdir .before-restore
 for each in [0-9]* .restoring/*; do
@@ -47,7 +43,7 @@ done
 for each in .restoring/*; do [ -e "$each" ] || continue; mv "$each" .; done
 rmdir .restoring
 """
-"""Moves them into place. Of what was there only experiments, which have numbers, and names of the backup go."""
+"""Moves them into place and sets aside existing experiments, which have numbers, and files of the same names."""
 UNDO: Final = """\
 set -eu; cd "$1"
 if [ -d .before-restore ]; then
@@ -58,20 +54,19 @@ rm -rf .before-restore .restoring
 """
 DONE: Final = 'rm -rf "$1/.before-restore"'
 _WRITERS: Final = ("worker", "deploy", "serving", "mlflow", "prefect-server")
-_DUMP: Final = re.compile(r"[a-z][a-z0-9_]*\.dump")
-# By TCP: the server that sets up an empty volume listens on its socket alone, before the databases are there.
+# By TCP: while an empty volume is set up, the server listens on its Unix socket only.
 _LOGIN: Final = 'PGPASSWORD=$(cat /run/secrets/POSTGRES_PASSWORD) exec "$0" -h 127.0.0.1 -U postgres "$@"'
 _WITH_LOGIN: Final = ("sh", "-c", _LOGIN)
 
 
 def backup(stack: Stack, directory: Path = DIRECTORY) -> Path:
-    """Write databases and artifacts of a running stack into a new file, which is there when it is complete.
+    """Write databases and artifacts of a running stack into a new file, which appears when it is complete.
 
-    The databases come first: an artifact is written before a database refers to it and never changed, so that whatever
-    the dumps refer to is among the artifacts, however busy the stack is.
+    Databases are dumped first. An artifact is written before a database refers to it and is never changed, so that the
+    file contains every artifact that a dump refers to, even of a busy stack.
 
     Raises:
-        StackError: if the stack does not run, or something cannot be read or written.
+        StackError: if the stack does not run, or a part cannot be read or written.
     """
     postgres, mlflow = running(stack, "postgres"), running(stack, "mlflow")
     directory.mkdir(parents=True, exist_ok=True)
@@ -84,28 +79,12 @@ def backup(stack: Stack, directory: Path = DIRECTORY) -> Path:
                 _run("docker", "exec", postgres, *_WITH_LOGIN, "pg_dump", "--format", "custom", database, stdout=file)
         if not bucket(stack):
             with open(Path(temporary, ARTIFACTS), "wb") as file:
-                # 1: a file changed while it was read; that is one that came after the dumps
+                # 1: a file changed while it was read, which was written after the dumps
                 excluded = ("--exclude", "lost+found", "--exclude", "./.before-restore", "--exclude", "./.restoring")
                 tar = ("tar", "--create", "--directory", "/artifacts", *excluded, ".")
                 _run("docker", "exec", mlflow, *tar, stdout=file, accepted=(0, 1))
-        members = sorted(Path(temporary).iterdir())
-        manifest = {
-            "format": FORMAT,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "git_commit": git_commit(),
-            "versions": versions(),
-            "artifacts": bucket(stack) or ARTIFACTS,
-            "sha256": {member.name: _digest(member.open("rb")) for member in members},
-        }
-        Path(temporary, MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         partial = Path(temporary, path.name)
-        with open(partial, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w") as archive:
-                for member in (Path(temporary, MANIFEST), *members):
-                    archive.add(member, member.name)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o600)
+        pack(partial, sorted(Path(temporary).iterdir()), artifacts=bucket(stack) or ARTIFACTS)
         partial.replace(path)
     return path
 
@@ -113,12 +92,11 @@ def backup(stack: Stack, directory: Path = DIRECTORY) -> Path:
 def restore(stack: Stack, path: Path) -> None:
     """Replace databases and artifacts by those of a backup, and start the stack.
 
-    What was there is set aside until all of the backup is in its place. Whatever fails, what was there comes back, and
-    the same call may be made again.
+    Existing data is set aside until the whole backup is restored. After any failure it is put back, and the same call
+    can be repeated.
 
     Raises:
-        StackError: if the file is no whole backup or of newer tools, before anything is touched; or if putting it back
-            fails.
+        StackError: if the file is not a whole backup or of newer tools, before any change; or if restoring fails.
     """
     names = verify(path)
     stack.write_secrets()
@@ -134,13 +112,13 @@ def restore(stack: Stack, path: Path) -> None:
         with tarfile.open(path) as archive:
             if ARTIFACTS in names:
                 print(f"restoring {ARTIFACTS}", flush=True)
-                _in_volume(stack, UNPACK, _member(archive, ARTIFACTS))
+                _in_volume(stack, UNPACK, extract(archive, ARTIFACTS))
             for database in restored:
                 print(f"restoring {database}", flush=True)
                 begun.append(database)
                 _set_aside(postgres, database)
                 put_back = (*_WITH_LOGIN, "pg_restore", "--create", "--exit-on-error", "--dbname", "postgres")
-                content = _member(archive, f"{database}.dump")
+                content = extract(archive, f"{database}.dump")
                 _run("docker", "exec", "--interactive", postgres, *put_back, stdin=content)
         if ARTIFACTS in names:
             _in_volume(stack, SWAP)
@@ -159,33 +137,6 @@ def restore(stack: Stack, path: Path) -> None:
     if ARTIFACTS in names:
         _in_volume(stack, DONE)
     stack.up()
-
-
-def versions() -> dict[str, str]:
-    """Of the tools that wrote the databases, as this checkout builds them."""
-    pinned = dict(re.findall(r"^(mlflow|prefect)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    image = re.search(r"image: postgres:(\d+)", (ROOT / "docker" / "compose.yaml").read_text())
-    return {**pinned, "postgres": image[1] if image else ""}
-
-
-def require_versions(path: Path, manifest: dict[str, Any]) -> None:
-    """Refuse databases that a newer tool wrote; older ones are migrated when the stack starts.
-
-    Raises:
-        StackError: naming the tool, its two versions and the commit that can restore the backup.
-    """
-    here = versions()
-    for tool, version in manifest.get("versions", {}).items():
-        if tool in here and _numbers(version) > _numbers(here[tool]):
-            raise StackError(
-                f"{path} was written by {tool} {version} at commit {manifest.get('git_commit')}, and this checkout has "
-                f"{tool} {here[tool]}, which cannot read newer databases: check that commit out, or a later one, and "
-                "restore there"
-            )
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _in_volume(stack: Stack, script: str, stdin: IO[bytes] | None = None) -> None:
@@ -207,7 +158,7 @@ def _rename(postgres: str, database: str, name: str) -> None:
 
 
 def _set_aside(postgres: str, database: str) -> None:
-    """Make room for a database; what a restore that was killed has set aside stays what was there before."""
+    """Rename a database out of the way; one that a killed restore has set aside stays the one to put back."""
     there = databases(postgres)
     if f"{database}{ASIDE}" in there:
         _sql(postgres, f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
@@ -221,38 +172,8 @@ def _bring_back(postgres: str, database: str) -> None:
         _rename(postgres, f"{database}{ASIDE}", database)
 
 
-def verify(path: Path) -> list[str]:
-    """Read a backup from end to end; returns the names of what it holds.
-
-    Raises:
-        StackError: saying what is wrong with it.
-    """
-    try:
-        with tarfile.open(path) as archive:
-            names = archive.getnames()
-            if names[:1] != [MANIFEST]:
-                raise StackError(f"{path} is no backup: its first entry is not {MANIFEST}; name one of `make backup`")
-            manifest = json.load(_member(archive, MANIFEST))
-            if manifest["format"] != FORMAT:
-                raise StackError(f"{path} has format {manifest['format']!r} and this version reads {FORMAT}")
-            require_versions(path, manifest)
-            digests: dict[str, str] = manifest["sha256"]
-            if sorted(names[1:]) != sorted(digests) or not all(n == ARTIFACTS or _DUMP.fullmatch(n) for n in digests):
-                raise StackError(f"{path} holds {', '.join(names[1:])} and its manifest lists {', '.join(digests)}")
-            for name, digest in digests.items():
-                if _digest(_member(archive, name)) != digest:
-                    raise StackError(
-                        f"{name} in {path} is damaged: its SHA-256 is not the manifest's; use another backup"
-                    )
-            return sorted(digests)
-    except (tarfile.TarError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StackError(f"{path} is no whole backup ({error}): use another one") from error
-    except OSError as error:
-        raise StackError(f"{path} cannot be read ({error.strerror}): name a file that `make backup` wrote") from error
-
-
 def databases(postgres: str) -> list[str]:
-    """Names of those that are not Postgres' own."""
+    """Names of the databases that are not Postgres' own."""
     query = "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY 1"
     answer = _run("docker", "exec", postgres, *_WITH_LOGIN, "psql", "-qtAc", query, stdout=subprocess.PIPE)
     return answer.decode().split()
@@ -271,7 +192,7 @@ def running(stack: Stack, service: str) -> str:
 
 
 def wait_for(postgres: str, patience: float = PATIENCE) -> None:
-    """Until Postgres answers, which an empty volume delays.
+    """Wait until Postgres answers, which takes longer with an empty volume.
 
     Raises:
         StackError: if it does not.
@@ -288,22 +209,10 @@ def wait_for(postgres: str, patience: float = PATIENCE) -> None:
 
 
 def bucket(stack: Stack) -> str | None:
-    """Where artifacts are if not on the stack's volume."""
+    """URL of the bucket with the artifacts, or None if they are on the stack's volume."""
     variables = {**read_env(stack.env_file), **os.environ}
     destination = variables.get("MLFLOW_ARTIFACTS_DESTINATION", "")
     return destination if "://" in destination else None
-
-
-def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
-    content = archive.extractfile(name)
-    if content is None:
-        raise StackError(f"{name} in {archive.name!r} is no file: name one of `make backup`")
-    return content
-
-
-def _digest(content: IO[bytes]) -> str:
-    with content:
-        return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type] # of tarfile it is readable too
 
 
 def _run(
@@ -313,11 +222,11 @@ def _run(
     stdout: IO[bytes] | int = subprocess.DEVNULL,
     accepted: tuple[int, ...] = (0,),
 ) -> bytes:
-    """Run a command with a stream of this process as its input; returns what it printed if `stdout` is a pipe."""
+    """Run a command with a stream as its input; returns its output if `stdout` is a pipe."""
     source = subprocess.PIPE if stdin else subprocess.DEVNULL
     with subprocess.Popen(command, stdin=source, stdout=stdout, stderr=subprocess.PIPE, env=env) as process:
         if stdin and process.stdin:
-            with suppress(BrokenPipeError), process.stdin:  # it has ended early, and says why
+            with suppress(BrokenPipeError), process.stdin:  # it has ended early; its errors say why
                 shutil.copyfileobj(stdin, process.stdin)
             process.stdin = None
         output, errors = process.communicate()

@@ -1,8 +1,8 @@
 """Sets up the servers for this project; running it again changes nothing.
 
-Work pool, concurrency limit, automations and deployments in Prefect (PREFECT_API_URL); in MLflow (MLFLOW_TRACKING_URI)
-the user that serving logs in as, if MLFLOW_READER_PASSWORD gives its password, and the webhook, if SERVING_WEBHOOK_URL
-says whom to tell.
+Prefect (PREFECT_API_URL) gets the work pool, a concurrency limit, the automations and deployments. MLflow
+(MLFLOW_TRACKING_URI) gets the user that serving logs in as, if MLFLOW_READER_PASSWORD is set, and the webhook, if
+SERVING_WEBHOOK_URL is set.
 """
 
 import os
@@ -34,37 +34,37 @@ POOL: Final = "dqn"
 PROMOTION_LIMIT: Final = "promote-dqn-CartPole-v1"
 WEBHOOK: Final = "serving"
 READER: Final = "reader"
-"""MLflow's user that may read everything and change nothing of it."""
+"""MLflow's user with read access only."""
 MAX_RUN_COUNT: Final = 5
 STARTED_OR_OVER: Final = (
     "Running", "heartbeat", "Completed", "Cached", "Failed", "Crashed", "Cancelling", "Cancelled", "Paused",
     "Suspended", "Scheduled", "Late", "AwaitingRetry", "Retrying", "Resuming", "AwaitingConcurrencySlot",
 )  # fmt: skip
-"""States, and the heartbeat, that a run which was taken by a worker comes to unless the worker dies."""
+"""States, and the heartbeat, that follow when a worker has taken a run, unless the worker dies."""
 
 _PAGE: Final = 200
 OURS: Final = "dqn-pipeline"
-"""Tag of automations that this project has made; the other tag is the name it has for them."""
+"""Tag of the automations of this project; their other tag is their name in this file."""
 AWAITING_RETRY: Final = "AwaitingRetry"
 BY_A_WORKER: Final[dict[str, str | list[str]]] = {"prefect.resource.role": "work-pool"}
-"""Runs of any work pool. Those of `make train` have none, and a person in front of them."""
+"""Runs of any work pool. Runs of `make train` have none; a crash of these is seen on their terminal."""
 SILENCE: Final = timedelta(seconds=155)
-"""Without a sign of life for this long a run is dead. Long enough for Prefect or its database to be away for two
-minutes and to start again, short enough for a dead run to go on elsewhere within three."""
+"""A run without a sign of life for this long is dead. Prefect or its database may be away for two minutes and restart
+in this time, and a dead run continues elsewhere within three minutes."""
 START_AGAIN_AFTER: Final = timedelta(minutes=10)
-"""Nothing counts how often a run could not be started: one that never can would be tried for ever without a pause."""
+"""Prefect does not count failed starts: without this interval a run that can never start would be retried for ever."""
 
 
 def scheduled_again(message: str) -> ChangeFlowRunState:
-    """The action by which a run gets another worker."""
+    """The action that gives a run another worker."""
     return ChangeFlowRunState(state=StateType.SCHEDULED, name=AWAITING_RETRY, force=False, message=message)
 
 
-# Prefect notices a dead flow process as long as its worker lives. These notice a dead worker too.
+# Prefect detects a dead flow process while its worker lives. These automations detect a dead worker too.
 AUTOMATIONS: Final = (
     AutomationCore(
         name="a run without heartbeat has crashed",
-        description="Its worker was killed or lost its machine: nobody else would report it.",
+        description="Its worker was killed or lost its machine, so the worker cannot report it.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
             after={"prefect.flow-run.heartbeat", ALIVE},
@@ -129,17 +129,17 @@ AUTOMATIONS: Final = (
 ADAPTING: Final = "adapt-policy/default"
 DRIFTED: Final = "dqn.policy.drifted"
 COOL_DOWN: Final = timedelta(seconds=60)
-"""A drift is told again until a run acknowledges it: one run a drift begins in this time."""
+"""Serving repeats a drift event until a run acknowledges it; in this time a drift starts one run."""
 
 
 def adapts(deployment_id: UUID) -> AutomationCore:
-    """The automation that answers a drift with a run of `adapt-policy`."""
+    """The automation that starts a run of `adapt-policy` on a drift."""
     texts = {name: _jinja(f"{{{{ event.payload.{name} }}}}") for name in ("drift", "model", "version", "serving")}
     finding = _jinja("{{ event.payload.finding }}")
     since = {"__prefect_kind": "json", "value": _jinja("{{ event.payload.since }}")}  # a number, not a text
     return AutomationCore(
         name="a drift is adapted to",
-        description="The server has noticed that the world is another. Pause this automation to turn adaptation off.",
+        description="Serving has detected that the world has changed. Pause this automation to turn adaptation off.",
         trigger=EventTrigger(
             posture=Posture.Reactive,
             expect={DRIFTED},
@@ -193,10 +193,10 @@ def create_pool(client: SyncPrefectClient) -> None:
 
 
 def upsert(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """Create an automation, or update the one that was made of it; a paused one stays paused.
+    """Create an automation or update the existing one; a paused one stays paused.
 
-    It is known by its tag, whatever a person calls it, and by its name where an earlier version of this project, which
-    gave no tags, has made it.
+    An existing automation is found by its tag, even if it has been renamed, or by its name if it has no tags of this
+    project, as earlier versions created it.
     """
     marked = automation.model_copy(update={"tags": [OURS, automation.name]})
     existing = [each for each in _automations(client) if _is_made_of(each, automation)]
@@ -225,14 +225,14 @@ def _is_made_of(existing: Automation, automation: AutomationCore) -> bool:
 
 
 def remove_former(client: SyncPrefectClient, names: Collection[str]) -> None:
-    """Remove the automations that an earlier version of this project has made and this one does not name any more."""
+    """Remove automations of earlier versions of this project that this version does not have."""
     for existing in _automations(client):
         if OURS in existing.tags and not any(name in existing.tags for name in names):
             client.delete_automation(existing.id)
 
 
 def schedule_switches(client: SyncPrefectClient) -> dict[tuple[object, str | None], bool]:
-    """Which schedules are on, by deployment id and slug."""
+    """Whether each schedule is active, by deployment id and slug."""
     return {
         (deployment.id, schedule.slug): schedule.active
         for deployment in client.read_deployments()
@@ -241,7 +241,7 @@ def schedule_switches(client: SyncPrefectClient) -> dict[tuple[object, str | Non
 
 
 def keep_switches(client: SyncPrefectClient, switched: dict[tuple[object, str | None], bool]) -> None:
-    """Turn schedules on or off again as somebody had them before deploying."""
+    """Restore whether each schedule was active before deploying."""
     for deployment in client.read_deployments():
         for schedule in deployment.schedules:
             before = switched.get((deployment.id, schedule.slug), schedule.active)
@@ -250,7 +250,7 @@ def keep_switches(client: SyncPrefectClient, switched: dict[tuple[object, str | 
 
 
 def deploy(path: Path) -> None:
-    """`prefect deploy --all`, with the code where this process has it."""
+    """`prefect deploy --all`, with the code in this process's directory."""
     specification = yaml.safe_load(path.read_text())
     for step in specification["pull"]:
         step["prefect.deployments.steps.set_working_directory"]["directory"] = str(Path.cwd())
@@ -262,9 +262,9 @@ def deploy(path: Path) -> None:
 
 
 def upsert_reader(password: str) -> None:
-    """Create the user that reads, or give it this password; `default_permission` in mlflow.ini is all it may do.
+    """Create the reader, or set its password; its only permission is `default_permission` in mlflow.ini.
 
-    By HTTP: MLflow's own client of its users imports the whole server.
+    By HTTP, because MLflow's own client for users imports the whole server.
     """
     users = f"{os.environ['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/users"
     user = {"username": READER, "password": password}
@@ -277,7 +277,7 @@ def upsert_reader(password: str) -> None:
 
 
 def register_webhook(url: str, secret: str) -> None:
-    """Have MLflow tell serving, signed, when an alias moves."""
+    """Register a signed webhook by which MLflow tells serving that an alias has moved."""
     client = MlflowClient()
     events: list[WebhookEventStr | WebhookEvent] = ["model_version_alias.created", "model_version_alias.deleted"]
     for webhook in client.list_webhooks():

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Gives the command each secret that is mounted as a file as the variable of that name. Of variables that are set from
-# outside, `docker inspect` would tell everybody.
+# Exports each secret, which is mounted as a file, as a variable of the same name to the command. Variables that are set
+# from outside would be visible in `docker inspect`.
 set -eu
 for secret in /run/secrets/*; do
   [ -e "$secret" ] || continue # none are mounted

@@ -1,7 +1,7 @@
 """`make stack`: the system of compose.yaml as plain processes on this machine, for development.
 
-Prefect and MLflow servers, a worker and serving, on ports that leave those of `make up` alone. Everything they keep
-lies in .stack/. Ctrl-C stops all of it, and it does not outlive this process however that ends.
+Prefect and MLflow servers, a worker and serving, on other ports than those of `make up`. All their data is in .stack/.
+Ctrl-C stops all of them, and they end when this process ends, even if it is killed.
 """
 
 import base64
@@ -20,7 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from stack import StackError, check_free, parse_port
+from engine import StackError
+from stack import check_free, parse_port
 from tether import Tether, tether
 
 from flows.cli.program import without_proxy
@@ -52,7 +53,7 @@ def main() -> int:
 
 
 def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, serving_port: int) -> None:
-    """Start the processes one after another, as they need each other, and watch over them."""
+    """Start the processes in the order of their dependencies, and wait until one of them ends."""
     prefect, mlflow, serving = (f"http://127.0.0.1:{port}" for port in (prefect_port, mlflow_port, serving_port))
     secret = secrets.token_hex(24)
     auth_string = f"prefect:{kept_key(STATE / LOGIN)}"
@@ -80,10 +81,10 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
     prefect_server = {
         **common,
         "PREFECT_SERVER_API_AUTH_STRING": auth_string,
-        # The pages look for the API on port 4200 otherwise, and stay blank.
+        # Without this the pages look for the API on port 4200, and stay blank.
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{prefect},{prefect.replace('127.0.0.1', 'localhost')}",
-        # As in compose.yaml: leases outlive the server, and who waits for one asks often.
+        # As in compose.yaml: leases survive a restart of the server, and clients that wait for one ask often.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
     }
@@ -134,7 +135,7 @@ Logs and data are in {STATE.relative_to(ROOT)}/. Ctrl-C stops everything.""",
 
 
 def mlflow_command(state: Path, port: int) -> tuple[str, ...]:
-    """MLflow's server, which asks for a password and keeps everything in a directory."""
+    """The command of MLflow's server, with a login and all data in a directory."""
     return (
         *("mlflow", "server", "--app-name", "basic-auth", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"),
@@ -143,7 +144,7 @@ def mlflow_command(state: Path, port: int) -> tuple[str, ...]:
 
 
 def mlflow_environment(state: Path) -> dict[str, str]:
-    """What that server reads, its users as in compose.yaml but for their database; writes the file that says so."""
+    """Variables of that server; also writes its configuration, that of compose.yaml with another database of users."""
     users = configparser.ConfigParser(interpolation=None)
     users.read(ROOT / "docker" / "mlflow.ini")
     users["mlflow"]["database_uri"] = f"sqlite:///{state / 'mlflow-users.db'}".replace("%", "%%")  # MLflow interpolates
@@ -162,15 +163,15 @@ def mlflow_environment(state: Path) -> dict[str, str]:
 
 @contextmanager
 def only_one(directory: Path) -> Iterator[None]:
-    """Hold a directory: two stacks would write to the same databases, whatever their ports are.
+    """Lock a directory: two stacks would write to the same databases, even on different ports.
 
     Raises:
-        StackError: if another process holds it.
+        StackError: if another process has locked it.
     """
     directory.mkdir(exist_ok=True)
     with (directory / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when this process ends
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it when this process ends
         except BlockingIOError as error:
             raise StackError(
                 f"a stack runs already in {directory}: use it, or stop it with Ctrl-C where it was started"
@@ -180,7 +181,7 @@ def only_one(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def process(name: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A module of this interpreter in a process group of its own, its output in .stack/<name>.log."""
+    """Run a Python module in a process group of its own, with its output in .stack/<name>.log."""
     print(f"starting {name}", flush=True)
     with (STATE / f"{name}.log").open("wb") as log:
         started = subprocess.Popen(
@@ -193,7 +194,7 @@ def process(name: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> It
 
 
 def stop(running: subprocess.Popen[bytes]) -> None:
-    """End a process group: asked first, then made to."""
+    """End a process group by SIGTERM, then by SIGKILL."""
     for signum in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(running.pid, signum)
@@ -206,9 +207,9 @@ def stop(running: subprocess.Popen[bytes]) -> None:
 
 
 def kept_key(path: Path) -> str:
-    """A Fernet key that outlives a restart, also used as a password.
+    """A Fernet key, also used as a password, that is kept in a file.
 
-    Without it MLflow cannot read the webhooks in its database, and terminals and browsers would have to log in anew.
+    With another key MLflow could not read the webhooks in its database, and clients would have to log in again.
     """
     if not path.exists():
         path.touch(mode=0o600)
@@ -217,7 +218,7 @@ def kept_key(path: Path) -> str:
 
 
 def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
-    """Until a server answers.
+    """Wait until a server answers.
 
     Raises:
         StackError: if its process ends, or it takes too long.
@@ -235,10 +236,10 @@ def wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
 
 
 def free_ports() -> tuple[int, int, int]:
-    """Ports of Prefect, MLflow and serving, as the environment has them or by default.
+    """Ports of Prefect, MLflow and serving, from the environment or by default.
 
     Raises:
-        StackError: if one is no port, or another program has it.
+        StackError: if one is not a port number, or is taken.
     """
     prefect, mlflow, serving = (parse_port(name, os.environ.get(name, port)) for name, port in DEFAULT_PORTS.items())
     for name, port in zip(DEFAULT_PORTS, (prefect, mlflow, serving), strict=True):

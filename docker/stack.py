@@ -9,13 +9,14 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, Final
+
+from engine import StackError, compose_command, docker, has_failed, is_ready, service_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 COMPOSE_FILE: Final = ROOT / "docker" / "compose.yaml"
@@ -30,10 +31,6 @@ _AUTH_STRING: Final = r'''"prefect:$(sed -nE "s/^(export )?PREFECT_PASSWORD=['\"
 _COMMENT: Final = re.compile(r"\s+#")
 
 
-class StackError(RuntimeError):
-    """What keeps the stack from starting or stopping, as one sentence for the person at the keyboard."""
-
-
 class Stack:
     """The containers, networks and volumes of one Compose project."""
 
@@ -45,18 +42,18 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a call of Compose."""
+        """Environment of Compose."""
         return {**os.environ, "GIT_COMMIT": git_commit(), "SECRETS": str(self.secrets.absolute())}
 
     def command(self, *arguments: str) -> tuple[str, ...]:
-        """Words of a call of Compose."""
+        """The command line of Compose with these arguments."""
         return (*self._command, *arguments)
 
     def compose(self, *arguments: str, quiet: bool = False) -> str:
-        """Run Compose; returns what it prints if quiet.
+        """Run Compose; returns its output if quiet.
 
         Raises:
-            StackError: if it fails; what it prints has been shown by then.
+            StackError: if it fails; its errors have been printed.
         """
         output = subprocess.PIPE if quiet else None
         done = subprocess.run(self.command(*arguments), env=self.environment, text=True, stdout=output)
@@ -65,7 +62,7 @@ class Stack:
         return done.stdout or ""
 
     def containers(self) -> dict[str, dict[str, Any]]:
-        """What the engine knows about each container, by name; those that have ended too."""
+        """The engine's description of each container by name, including those that have ended."""
         label = f"label=com.docker.compose.project={self.project}"
         ids = docker("ps", "--all", "--quiet", "--filter", label).split()
         if not ids:
@@ -86,10 +83,10 @@ class Stack:
         self.wait()
 
     def write_secrets(self) -> None:
-        """Each secret as a file, which a container reads as the user it runs as, in a directory nobody else enters.
+        """Write each secret to a file that containers can read, in a directory that is private to this user.
 
         Raises:
-            StackError: if one is empty or missing.
+            StackError: if a secret is empty or missing.
         """
         given = {**read_env(self.env_file), **os.environ}
         wanted = [name for name, value in read_env(ENV_FILE.with_name(".env.example")).items() if not value]
@@ -105,7 +102,7 @@ class Stack:
             path.chmod(0o444)
 
     def check_ports(self) -> None:
-        """Refuse ports that another program has."""
+        """Refuse ports that are taken by another program."""
         running = {service_of(container) for container in self.containers().values() if container["State"]["Running"]}
         for service, port in self.ports().items():
             if service in running:
@@ -116,13 +113,13 @@ class Stack:
         """Published ports by service, as Compose resolves them.
 
         Raises:
-            StackError: if one is no port.
+            StackError: if one is not a port number.
         """
         environment = {**read_env(ENV_FILE.with_name(".env.example")), **read_env(self.env_file), **os.environ}
         return {service: parse_port(variable, environment[variable]) for service, variable in PORTS.items()}
 
     def wait(self, patience: float = PATIENCE) -> None:
-        """Until every container is healthy and the one-shot has succeeded."""
+        """Wait until every container is healthy and the one-shot has succeeded."""
         started = time.monotonic()
         ready: set[str] = set()
         while True:
@@ -143,10 +140,10 @@ class Stack:
 
 
 def parse_port(name: str, value: str) -> int:
-    """The port that a variable names.
+    """The value of a variable as a port number.
 
     Raises:
-        StackError: if it is none.
+        StackError: if it is not one.
     """
     if not (value.isdecimal() and 0 < int(value) < 2**16):
         raise StackError(f"{name} is {value!r}: set it to a port from 1 to 65535")
@@ -154,10 +151,10 @@ def parse_port(name: str, value: str) -> int:
 
 
 def check_free(port: int, service: str, variable: str) -> None:
-    """Refuse a port that another program has.
+    """Refuse a port that is taken by another program.
 
     Raises:
-        StackError: naming the variable that chooses another.
+        StackError: naming the variable that sets the port.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -169,50 +166,6 @@ def check_free(port: int, service: str, variable: str) -> None:
             ) from error
 
 
-def service_of(container: dict[str, Any]) -> str:
-    """The service in compose.yaml that a container belongs to."""
-    return str(container["Config"]["Labels"]["com.docker.compose.service"])
-
-
-def is_ready(container: dict[str, Any]) -> bool:
-    """Whether a container is healthy, or has done its work."""
-    state = container["State"]
-    if "Health" in state:
-        return bool(state["Health"]["Status"] == "healthy")
-    return bool(state["Status"] == "exited" and state["ExitCode"] == 0)
-
-
-def has_failed(container: dict[str, Any]) -> bool:
-    """Whether a container has ended with an error, or goes round in restarts."""
-    state = container["State"]
-    return bool(state["Status"] == "exited" and state["ExitCode"] != 0) or int(container["RestartCount"]) > 3
-
-
-def compose_command() -> tuple[str, ...]:
-    """`docker compose` or, where that is missing, `docker-compose`.
-
-    Raises:
-        StackError: if there is neither, or no engine answers.
-    """
-    if not shutil.which("docker"):
-        raise StackError("there is no `docker` on PATH: install a Docker engine with Compose")
-    if subprocess.run(("docker", "info"), capture_output=True).returncode:
-        raise StackError("no Docker engine answers: start it, or set DOCKER_HOST to where it listens")
-    if subprocess.run(("docker", "compose", "version"), capture_output=True).returncode == 0:
-        return ("docker", "compose")
-    if shutil.which("docker-compose"):
-        return ("docker-compose",)
-    raise StackError("there is neither `docker compose` nor `docker-compose`: install Docker's Compose plugin")
-
-
-def docker(*arguments: str) -> str:
-    """What the Docker client prints, errors of a log included."""
-    done = subprocess.run(("docker", *arguments), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode:
-        raise StackError(f"`docker {arguments[0]}` failed: {done.stdout.strip()}")
-    return done.stdout
-
-
 def git_commit() -> str:
     """The commit the images are labelled with."""
     if commit := os.environ.get("GIT_COMMIT"):
@@ -220,7 +173,7 @@ def git_commit() -> str:
     command = ("git", "-C", str(ROOT), "rev-parse", "--show-toplevel", "HEAD")
     done = subprocess.run(command, text=True, capture_output=True)
     root, _, commit = done.stdout.strip().rpartition("\n")
-    own = not done.returncode and Path(root).resolve() == ROOT  # and not one around it
+    own = not done.returncode and Path(root).resolve() == ROOT  # and not a repository around it
     return commit if own else "unknown"
 
 
@@ -279,7 +232,11 @@ def write_env(path: Path) -> None:
 
 
 def confirmed(consequence: str) -> bool:
-    """Whether a person at a keyboard wants to lose the data."""
+    """Ask the person at the terminal whether to lose the data.
+
+    Raises:
+        StackError: if there is no terminal.
+    """
     if not sys.stdin.isatty():
         raise StackError(f"{consequence} Add --yes to mean it")
     print(consequence)

@@ -1,8 +1,8 @@
-"""Ends what a parent has started when the parent is gone, however it went: SIGKILL leaves it no time to clean up.
+"""Ends the processes of a parent when the parent has ended, even by SIGKILL, which leaves it no time to clean up.
 
-`python tether.py` reads ids of process groups, one a line, from its standard input. The other end of that pipe is held
-by the parent alone. When the parent ends the kernel closes it, on every system that has pipes; then each group that is
-still there is asked to end, and a while later made to.
+`python tether.py` reads ids of process groups, one a line, from its standard input. Only the parent has the other end
+of that pipe open. When the parent ends, the kernel closes it on every system with pipes. Then each remaining group gets
+SIGTERM and, after a while, SIGKILL.
 """
 
 import os
@@ -25,16 +25,16 @@ class Tether:
         self._process = process
 
     def hold(self, group: int) -> None:
-        """End a process group too when this process is gone."""
+        """End this process group too when this process has ended."""
         assert self._process.stdin is not None
         print(group, file=self._process.stdin, flush=True)
 
 
 @contextmanager
 def tether(grace_seconds: float = GRACE_SECONDS) -> Iterator[Tether]:
-    """A process that outlives this one for as long as it takes to end what `hold` named."""
+    """A process that outlives this one until it has ended the groups named by `hold`."""
     command = (sys.executable, str(Path(__file__).resolve()), str(grace_seconds))
-    # A session of its own: Ctrl-C and the signals of a terminal that is closed are for the parent.
+    # In a session of its own, so that Ctrl-C and the hang-up of a terminal reach the parent only.
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True) as process:
         yield Tether(process)
 
@@ -52,10 +52,10 @@ def main() -> None:
 
 
 def _signal(group: int, signum: int) -> bool:
-    """Whether there was somebody to signal."""
+    """Send a signal to a group; returns whether the group exists."""
     try:
         os.killpg(group, signum)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+    except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
         return False
     return True
 

@@ -51,21 +51,21 @@ def sweep_dqn(
     """Search hyper-parameters with whole populations, and train the winner anew on fresh seeds.
 
     Args:
-        preset: every value that is not searched, and the environment.
+        preset: source of every value that is not searched, and of the environment.
         space: `small`, `arlbench`, or a JSON file.
-        method: tpe, random, pareto (return against environment steps), or pbt (population-based training).
-        trials: configurations that are tried.
-        shard_trials: how many are sampled and compared together; 0 takes an eighth of them, 16 or more.
-        rungs: updates after which they are compared; none takes the preset's.
-        keep: share that goes on after each rung.
-        episodes: greedy episodes of a comparison.
-        finalists: best trials that train anew, four agents each, before one of them wins.
-        seed: of sampling, training and comparisons.
-        resume: name of the study to go on with; it keeps its own settings.
-        spread_to: a deployment whose runs try the shards, such as sweep-shard/default; none tries them here.
-        save: name by which `--preset NAME` of a training finds the winner, in this directory.
+        method: tpe (Optuna's estimator of good values), or random.
+        trials: number of configurations to try.
+        shard_trials: trials that are sampled and compared together; 0 means an eighth of all, 16 or more.
+        rungs: updates after which trials are compared; None means the preset's.
+        keep: share of the trials that continues after each rung.
+        episodes: greedy episodes per comparison.
+        finalists: best trials that are trained again, four agents each, to choose the winner; 0 takes the best trial.
+        seed: for sampling, training and comparisons.
+        resume: name of the study to continue; it keeps its own settings.
+        spread_to: a deployment to run the shards, such as sweep-shard/default; None runs them in this process.
+        save: name of the preset to save the winner as, in this directory, for `--preset NAME`.
         promote: train the winner through export, registry and gate, as train-dqn does.
-        checkpoint_dir: where shards keep their state until they are over.
+        checkpoint_dir: directory of the checkpoints of unfinished shards.
 
     Returns:
         The report.
@@ -123,7 +123,7 @@ def request(
 
 
 def begin(sweep: SweepConfig, checkpoint_dir: str) -> str:
-    """Begin a study of this flow run, or find the one that an earlier attempt at it began. Returns its name."""
+    """Create the study of this flow run, or find that of an earlier attempt; returns its name."""
     check_writable(checkpoint_dir)
     connect()
     name = f"{sweep.preset}-{sweep.method}-{(flow_run_id() or secrets.token_hex(4))[:8]}"
@@ -133,7 +133,7 @@ def begin(sweep: SweepConfig, checkpoint_dir: str) -> str:
 
 @contextmanager
 def resumable(study: str, checkpoint_dir: str = "checkpoints") -> Iterator[None]:
-    """A block whose errors leave with a note that says how to go on: what was tried is kept."""
+    """Add a note to errors of the block that says how to continue the study."""
     elsewhere = () if checkpoint_dir == "checkpoints" else ("--checkpoint-dir", checkpoint_dir)
     try:
         yield
@@ -143,14 +143,14 @@ def resumable(study: str, checkpoint_dir: str = "checkpoints") -> Iterator[None]
 
 
 def try_trials(study: str, spread_to: str | None, checkpoint_dir: str) -> None:
-    """Try all trials: shard by shard in this process, or each by a run of a deployment."""
+    """Run all shards: one after another in this process, or each as a run of a deployment."""
     opened, sweep = read_study(study)
     final = [sweep.shards] if sweep.finalists else []
     print(f"study {study}: {sweep.trials:,} trials in {sweep.shards} shards, {sweep.budget:,} gradient updates in all")
     if spread_to:
-        from flows.search.spread import spread  # a client of Prefect, which others can do without
+        from flows.search.spread import spread  # imports Prefect's client, which is optional
 
-        for shards in (range(sweep.shards), final):  # who is in the final is known when all others are over
+        for shards in (range(sweep.shards), final):  # the finalists are known when all other shards have ended
             spread(spread_to, study, shards, checkpoint_dir=checkpoint_dir)
         return
     with Bar(sweep) as bar:
@@ -159,12 +159,12 @@ def try_trials(study: str, spread_to: str | None, checkpoint_dir: str) -> None:
 
 
 def try_shard(study: str, shard: int, checkpoint_dir: str = "checkpoints") -> None:
-    """Try one shard of a study's trials in this process; started again, it goes on.
+    """Run one shard of a study in this process; a second call continues it.
 
     Args:
-        study: its name, in the storage that OPTUNA_STORAGE names.
-        shard: which one.
-        checkpoint_dir: where its state is kept until it is over.
+        study: name of the study, in the storage OPTUNA_STORAGE.
+        shard: number of the shard.
+        checkpoint_dir: directory of its checkpoints.
     """
     opened, sweep = read_study(study)
     run_shard(opened, sweep, shard, directory=Path(checkpoint_dir))
@@ -175,7 +175,7 @@ def retrain(study: str) -> Confirmation:
     """Train the winner's configuration on fresh seeds.
 
     Raises:
-        InputError: if the study has no trial that came to an end.
+        InputError: if no trial of the study ended without diverging.
     """
     opened, sweep = read_study(study)
     ranked = ranking(opened.get_trials(deepcopy=False), sweep.rungs)
@@ -196,14 +196,14 @@ def save_winner(study: str, name: str) -> None:
 
 @step("record", keeps_result=False)
 def record_study(study: str, confirmation: Confirmation) -> str:
-    """Put the study into MLflow. Returns the run's id."""
+    """Record the study in MLflow; returns the run's id."""
     client = connect()
     opened, sweep = read_study(study)
     return record(client, opened, sweep, confirmation)
 
 
 def promotion(confirmation: Confirmation, sweep: SweepConfig) -> tuple[ConfigOverrides, PresetName]:
-    """What `train-dqn` is to train: the winner's configuration, as changes of the preset, on other seeds."""
+    """Arguments of `train-dqn` for the winner's configuration: overrides of the preset, on other seeds."""
     base = sweep.base
     config = dataclasses.replace(confirmation.config, seed=confirmation.config.seed + 1)
     changes = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
@@ -213,7 +213,7 @@ def promotion(confirmation: Confirmation, sweep: SweepConfig) -> tuple[ConfigOve
 
 @step("report", keeps_result=False)
 def report(study: str, confirmation: Confirmation, run_id: str, registered: str | None) -> str:
-    """Write the report to Prefect. Returns it for a terminal."""
+    """Write the report to Prefect; returns it for a terminal."""
     opened, sweep = read_study(study)
     if flow_run_id():
         from prefect.artifacts import create_markdown_artifact

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from dqn.config import ConfigError
 from dqn.presets import PresetName
@@ -24,35 +24,35 @@ class Arguments:
     """Search hyper-parameters with whole populations, and train the winner anew on fresh seeds."""
 
     preset: PresetName = "cartpole"
-    """Every value that is not searched, and the environment."""
+    """Source of every value that is not searched, and of the environment."""
     space: str = "small"
     """small, arlbench, or a JSON file."""
-    method: Literal["tpe", "random", "pareto", "pbt"] = "tpe"
-    """tpe: Optuna's estimator of good values; random; pareto: return against environment steps; pbt: populations."""
+    method: Literal["tpe", "random"] = "tpe"
+    """tpe: Optuna's estimator of good values; random: values drawn at random."""
     trials: int = 1_024
-    """Configurations that are tried."""
+    """Number of configurations to try."""
     shard_trials: int = 0
-    """How many are sampled and compared together; 0 takes an eighth of them, 16 or more."""
+    """Trials that are sampled and compared together; 0 means an eighth of all, 16 or more."""
     rungs: tuple[int, ...] = ()
-    """Updates after which they are compared; none takes the preset's."""
+    """Updates after which trials are compared; none takes the preset's."""
     keep: float = 0.5
-    """Share that goes on after each rung."""
+    """Share of the trials that continues after each rung."""
     episodes: int = 10
-    """Greedy episodes of a comparison."""
+    """Greedy episodes per comparison."""
     finalists: int = 4
-    """Best trials that train anew, four agents each, before one of them wins; 0 believes the first."""
+    """Best trials that are trained again, by four agents each, to choose the winner; 0 takes the best trial."""
     seed: int = 0
-    """Of sampling, training and comparisons."""
+    """Seed for sampling, training and comparisons."""
     resume: str | None = None
-    """Name of the study to go on with; it keeps its own settings."""
+    """Name of the study to continue; it keeps its own settings."""
     save: str | None = None
-    """Name by which `--preset NAME` of a training finds the winner, in this directory."""
+    """Name of the preset to save the winner as, in this directory, for `--preset NAME`."""
     promote: bool = False
     """Train the winner through export, registry and gate, as a training does."""
     spread_to: str | None = None
-    """A deployment whose runs try the shards, such as sweep-shard/default; none tries them here."""
+    """Deployment to run the shards, such as sweep-shard/default; none runs them in this process."""
     checkpoint_dir: Path = Path("checkpoints")
-    """Where shards keep their state until they are over."""
+    """Directory of the checkpoints of unfinished shards."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,17 +74,17 @@ def parse(argv: Sequence[str]) -> Arguments:
     """Arguments of the command line.
 
     Raises:
-        ConfigError: if an option is unknown, or a value is none of its option's type.
+        ConfigError: if an option is unknown, or a value does not have its option's type.
         SystemExit: with code 0 for `--help`.
     """
     return options.parse(Arguments, argv, prog="python -m flows sweep", default=Arguments())
 
 
 def check(arguments: Arguments) -> None:
-    """Refuse what needs neither PyTorch nor Optuna to be refused.
+    """Refuse arguments that can be checked without importing PyTorch and Optuna.
 
     Raises:
-        ConfigError: if there is no such space, or a study that goes on is given settings.
+        ConfigError: if there is no such space, or settings are given for an existing study.
     """
     if arguments.resume:
         own = [field.name for field in fields(Arguments) if field.name not in _OF_A_RUN]
@@ -100,7 +100,7 @@ def check(arguments: Arguments) -> None:
 
 def run(arguments: Arguments) -> int:
     """Search: as a flow run where a Prefect API is named, and without Prefect where none is."""
-    # Imported here: Prefect reads the environment when it is imported, and --help need not wait for torch.
+    # Imported here: Prefect reads the environment on import, and --help should not wait for torch.
     with phase("load Optuna, MLflow and PyTorch"):
         import optuna
 
@@ -110,18 +110,19 @@ def run(arguments: Arguments) -> int:
 
     quieten()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line a trial
-    settings = {
-        name: getattr(arguments, name) for name in ("trials", "shard_trials", "keep", "episodes", "finalists", "seed")
+    given: dict[str, Any] = {
+        **vars(arguments),
+        "rungs": list(arguments.rungs) or None,
+        "checkpoint_dir": str(arguments.checkpoint_dir),
     }
-    rungs = list(arguments.rungs) or None
 
     def work() -> None:
         sweep = sweep_dqn
-        with phase("check"):  # the flow does so too, but under Prefect it is a run that failed
+        with phase("check"):  # the flow checks too, but under Prefect a refusal would be a failed run
             if arguments.resume:
                 read_study(arguments.resume)
             else:
-                request(arguments.preset, arguments.space, arguments.method, rungs, **settings)
+                request(**{name: value for name, value in given.items() if name not in _OF_A_RUN})
         if api_is_named():
             with phase("connect to Prefect"):
                 from flows.deployed import sweep_dqn as deployed
@@ -129,18 +130,6 @@ def run(arguments: Arguments) -> int:
 
                 require_api()
                 sweep = deployed
-        report = sweep(
-            preset=arguments.preset,
-            space=arguments.space,
-            method=arguments.method,
-            rungs=rungs,
-            resume=arguments.resume,
-            spread_to=arguments.spread_to,
-            save=arguments.save,
-            promote=arguments.promote,
-            checkpoint_dir=str(arguments.checkpoint_dir),
-            **settings,
-        )
-        print(report)
+        print(sweep(**given))
 
     return reported(work, ShardError)

@@ -11,7 +11,7 @@ from flows.search.shard import Progress
 
 
 class Bar:
-    """Gradient updates done of those planned, with trials, rung and the best so far.
+    """Gradient updates done out of the budget, with trials, rung and the best return so far.
 
     It is a bar on a terminal, and a line every few seconds elsewhere.
     """
@@ -31,7 +31,7 @@ class Bar:
         self._bar.close()
 
     def show(self, progress: Progress) -> None:
-        """Move to where a shard is."""
+        """Show the progress of a shard."""
         sweep = self._sweep
         before = sum(sweep.updates(shard) for shard in range(progress.shard))
         self._best = max(self._best, progress.best)

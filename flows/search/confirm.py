@@ -1,4 +1,4 @@
-"""The winner of a study on fresh seeds: whoever is the best of a thousand was lucky too."""
+"""The winner of a study on fresh seeds: the best of a thousand trials was also lucky."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from flows.registry.returns import TEST_EPISODES, Returns
 
 SEEDS: Final = 16
 _FRESH: Final = 2**20
-"""No shard of a study has this number."""
+"""Stands for a shard in the seeds of the winner; no shard of a study has this number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """A winner trained anew, by agents that no decision was based on."""
+    """The winner's configuration, trained by agents that no decision was based on."""
 
     trial: int
     config: DQNConfig
     agents: tuple[AgentResult, ...]
     returns: Returns
-    """`[A, episodes]` on unseen episodes, of the agents that did not diverge"""
+    """`[A, episodes]` on test seeds, of the agents that did not diverge"""
     cpu_seconds: float
 
     @property
@@ -39,12 +39,12 @@ class Confirmation:
 
     @property
     def solved_fraction(self) -> float:
-        """Share of agents that passed their acceptance."""
+        """Share of agents that passed the acceptance test."""
         return float(np.mean([agent.solved for agent in self.agents]))
 
     @property
     def sentence(self) -> str:
-        """What can be claimed."""
+        """The result in a sentence."""
         agents, episodes = len(self.agents), self.returns.shape[1]
         low, high = bootstrap_interval(self.returns.mean(1), seed=0)
         updates = interquartile_mean(np.array([a.updates for a in self.agents if a.diverged is None], dtype=np.float64))
@@ -60,12 +60,12 @@ class Confirmation:
 
 
 def fresh(config: DQNConfig, *, seed: int) -> DQNConfig:
-    """A configuration for agents that no shard of a sweep has trained."""
+    """The configuration with seeds that no shard of a sweep has used."""
     return dataclasses.replace(config, num_agents=SEEDS, seed=stream_seed(seed, TRAINING, _FRESH))
 
 
 def confirm(trial: int, config: DQNConfig) -> Confirmation:
-    """Train a winner's agents and play the best network of each on unseen episodes."""
+    """Train the winner's agents and play the best network of each on test seeds."""
     result = train(config)
     seed = stream_seed(config.seed, TEST, 0)
     with torch.no_grad(), torch_threads(config.num_threads):

@@ -1,4 +1,4 @@
-"""What a study looks like: returns over updates with the rungs, and Optuna's own figures."""
+"""Figures of a study: returns over updates with the rungs, and those of Optuna."""
 
 import io
 import warnings
@@ -26,26 +26,19 @@ Draw = Callable[[], bytes]
 
 
 def figures(study: Study, sweep: SweepConfig) -> dict[str, Draw]:
-    """Every picture of a study by its file, drawn when it is asked for."""
-    target: dict[str, Any] = {}
-    if sweep.method == "pareto":
-        target = {"target": lambda trial: trial.values[0], "target_name": "mean return"}
+    """The figures of a study by file name, each drawn when its function is called."""
     trials = study.get_trials(deepcopy=False)
-    pictures: dict[str, Draw] = {
+    return {
         RUNGS: lambda: _png(over_rungs(trials, sweep)),
-        "history.png": lambda: _optuna(drawn.plot_optimization_history, study, **target),
-        "importances.png": lambda: _optuna(drawn.plot_param_importances, study, **target),
-        "parallel_coordinates.png": lambda: _optuna(drawn.plot_parallel_coordinate, study, **target),
-        "slice.png": lambda: _optuna(drawn.plot_slice, study, **target),
+        "history.png": lambda: _optuna(drawn.plot_optimization_history, study),
+        "importances.png": lambda: _optuna(drawn.plot_param_importances, study),
+        "parallel_coordinates.png": lambda: _optuna(drawn.plot_parallel_coordinate, study),
+        "slice.png": lambda: _optuna(drawn.plot_slice, study),
     }
-    if sweep.method == "pareto":
-        names = ["mean return", "environment steps"]
-        pictures["pareto_front.png"] = lambda: _optuna(drawn.plot_pareto_front, study, target_names=names)
-    return pictures
 
 
 def over_rungs(trials: Sequence[FrozenTrial], sweep: SweepConfig) -> Figure:
-    """Mean greedy return of every trial at the rungs it reached, and how many reached each."""
+    """Mean greedy return of every trial at the rungs it reached, and how many trials reached each rung."""
     figure = Figure(figsize=(10.5, 4.8), dpi=110, layout="constrained")
     axes = figure.subplots()
     ranked = ranking(trials, sweep.rungs)
@@ -80,15 +73,15 @@ def over_rungs(trials: Sequence[FrozenTrial], sweep: SweepConfig) -> Figure:
     return figure
 
 
-def _optuna(draw: Callable[..., Any], study: Study, **options: Any) -> bytes:
-    """One of Optuna's figures; it draws on pyplot's current one, in any backend."""
+def _optuna(draw: Callable[[Study], Any], study: Study) -> bytes:
+    """One of Optuna's figures, which are drawn on pyplot's current figure, as PNG."""
     backend = pyplot.get_backend()
     pyplot.switch_backend("agg")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            warnings.simplefilter("ignore", UserWarning)  # of layouts that do not fit every axis
-            axes = draw(study, **options)
+            warnings.simplefilter("ignore", UserWarning)  # about layouts that do not fit every axis
+            axes = draw(study)
         first: Axes = np.ravel(np.asarray(axes, dtype=object))[0]
         figure = first.figure
         assert isinstance(figure, Figure)

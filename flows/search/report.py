@@ -1,4 +1,4 @@
-"""What a person reads when a sweep is over."""
+"""The report of a sweep, for a terminal and for a page."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _ROWS: Final = 5
 
 
 def text(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_id: str) -> str:
-    """For a terminal."""
+    """The report for a terminal."""
     lines = [_headings(sweep), *_rows(study, sweep)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     table = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
@@ -27,7 +27,7 @@ def text(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_id: s
 
 
 def markdown(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_id: str) -> str:
-    """For a page."""
+    """The report in Markdown."""
     headings = _headings(sweep)
     rows = "\n".join(f"| {' | '.join(line)} |" for line in (headings, ["---:"] * len(headings), *_rows(study, sweep)))
     picture = base64.b64encode(png(over_rungs(study.get_trials(deepcopy=False), sweep))).decode()
@@ -40,7 +40,7 @@ def markdown(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_i
 
 
 def _confirmed(study: Study, sweep: SweepConfig, confirmation: Confirmation) -> str:
-    """What can be claimed of the winner, and whether it is what one had before."""
+    """The winner's result, and whether the winner is the preset."""
     params = [trial.params for trial in study.get_trials(deepcopy=False) if trial.number == confirmation.trial]
     if params != [sweep.space.values(sweep.base)]:
         return confirmation.sentence

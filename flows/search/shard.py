@@ -1,7 +1,7 @@
-"""A shard of a sweep: trials that train side by side and are compared at rungs, until each has an end.
+"""A shard of a sweep: trials that train side by side and are compared at rungs, until each has ended.
 
-What decides is in the storage, the returns of every rung, and what trains is in the checkpoints: whoever takes a shard
-over reads both, takes the same decisions again and goes on.
+The returns at every rung are in Optuna's storage, the training state is in checkpoints. A process that continues a
+shard reads both, repeats the same decisions and trains on.
 """
 
 import dataclasses
@@ -25,38 +25,37 @@ from dqn.training.clock import Clock
 from dqn.training.machine import torch_threads
 from dqn.training.state import TrainingState
 from dqn.training.steps import advance
-from flows.search.pbt import evolve, member_config
 from flows.search.settings import SweepConfig
-from flows.search.study import claim, keep_values, report, shard_trials, tell, tell_diverged
-from flows.search.trials import intermediate, order, returns_by_rung
+from flows.search.study import claim, report, shard_trials, tell, tell_diverged
+from flows.search.trials import order, returns_by_rung
 
 LAST_RUNG_EPISODES: Final = 5
-"""Times as many as at the other rungs, which more reach."""
+"""Factor on the episodes of a comparison at the last rung, which fewer trials reach."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a shard is."""
+    """Progress of a shard."""
 
     shard: int
     rung: int
     updates: int
-    """Gradient updates done so far by all its trials together, counting those of an earlier process."""
+    """Gradient updates so far of all its trials together, including those of an earlier process."""
     trials: int
-    """Trials in training."""
+    """Number of trials in training."""
     best: float
-    """Greatest mean return at the last comparison, or minus infinity."""
+    """Greatest mean return at the last comparison, or minus infinity before the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Population:
-    """Trials of one structure."""
+    """The trials of one structure, which train as one population."""
 
     state: TrainingState
     positions: tuple[int, ...]
-    """`[A]`, which of the shard's trials its agents are"""
+    """`[A]`, the position of each agent's trial in the shard"""
     clock: Clock
     path: Path
 
@@ -66,7 +65,7 @@ class _Population:
         return [self.positions[agent] for agent in self.state.agents.tolist()]
 
     def keep(self, alive: set[int]) -> None:
-        """Let all others leave."""
+        """Stop training all trials but those at the positions `alive`."""
         staying = [row for row, position in enumerate(self.training) if position in alive]
         if len(staying) < len(self.training):
             self.state.select(torch.tensor(staying, dtype=torch.int64))
@@ -81,23 +80,23 @@ def run_shard(
     on_progress: Callable[[Progress], None] = lambda _: None,
     may_save: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Try the trials of a shard, or go on with them; where all of them have their end nothing is trained.
+    """Train the trials of a shard, or continue them; if all of them have ended, nothing is trained.
 
     Args:
-        study: where they are kept.
-        sweep: its settings.
-        shard: which one.
-        directory: of the checkpoints; they are removed when every trial has its end.
+        study: contains the trials.
+        sweep: settings of the study.
+        shard: number of the shard.
+        directory: of the checkpoints; they are removed when every trial has ended.
         on_progress: called after each step of a vector environment.
-        may_save: asked before a checkpoint takes the place of the previous one.
+        may_save: called before a checkpoint replaces the previous one; False keeps the previous one.
 
     Raises:
         CheckpointError: if a checkpoint cannot be read or written.
-        MemoryError: if the trials do not fit this machine.
+        MemoryError: if the trials do not fit in memory.
     """
     trials = claim(study, sweep, shard)
     if all(trial.state.is_finished() for trial in trials):
-        for path in directory.glob(f"{study.study_name}-{shard:03d}-*.ckpt"):  # of a process that ended right before
+        for path in directory.glob(f"{study.study_name}-{shard:03d}-*.ckpt"):  # of a killed process
             path.unlink(missing_ok=True)
         reached = [returns_by_rung(trial, sweep.rungs) for trial in trials]
         best = max((returns[-1] for returns in reached if returns), default=-torch.inf)
@@ -122,9 +121,8 @@ def _climb(
     populations: Sequence[_Population],
     on_progress: Callable[[Progress], None],
 ) -> None:
-    """Train from rung to rung until every trial has its end."""
+    """Train from rung to rung until every trial has ended."""
     alive = {position for population in populations for position in population.positions}
-    evolving = sweep.method == "pbt" and not sweep.is_final(shard)
     began, done, best = len(alive), 0, -torch.inf
 
     def show(rung: int, updates: int) -> None:
@@ -143,21 +141,8 @@ def _climb(
         staying = set(_ranked(alive, trials, sweep.rungs[: rung + 1])[: sweep.alive(shard, began, rung + 1)])
         if rung + 1 == len(sweep.rungs):
             staying = set()
-        elif evolving:
-            for number, population in enumerate(populations):
-                if population.state.learner.updates == updates:  # else a checkpoint has it behind it
-                    seed = stream_seed(sweep.seed, TRAINING, shard, number, rung)
-                    evolve(population.state, [returns[p] for p in population.training], sweep.space, seed=seed)
-        for population in populations:
-            steps = population.state.environment_steps
-            for row, position in enumerate(population.training):
-                trial = trials[position]
-                if position in staying or trial.state.is_finished():
-                    continue
-                if evolving:
-                    member = member_config(population.state, int(population.state.agents[row]))
-                    keep_values(study, trial, member, sweep.space)
-                tell(study, sweep, trial, updates=updates, mean_return=returns[position], steps=steps)
+        for position in sorted(alive - staying):
+            tell(study, sweep, trials[position], updates=updates, mean_return=returns[position])
         alive = staying
 
 
@@ -169,7 +154,7 @@ def _populations(
     directory: Path,
     may_save: Callable[[], bool],
 ) -> list[_Population]:
-    """The shard's trials by structure, each group where its checkpoint has it; what cannot be trained has failed."""
+    """The shard's trials by structure, from the checkpoints if they exist; trials that cannot be trained fail."""
     groups: dict[tuple[object, ...], dict[int, DQNConfig]] = {}
     for position, trial in enumerate(trials):
         try:
@@ -210,9 +195,9 @@ def _advance(population: _Population, updates: int, show: Callable[[int], None])
 
 
 def _without_diverged(study: Study, population: _Population, trials: Sequence[FrozenTrial], updates: int) -> set[int]:
-    """End the trials that have diverged by a rung, and name them. Returns their positions.
+    """End the trials that have diverged up to a rung, and log their names; returns their positions.
 
-    A checkpoint may know of later ones, which count from their own rung on: the same decisions are taken again.
+    A checkpoint may contain later divergences. These count at their own rung, so that every decision is repeated.
     """
     gone = set()
     for agent, (update, reason) in population.state.diverged.items():
@@ -226,17 +211,17 @@ def _without_diverged(study: Study, population: _Population, trials: Sequence[Fr
 
 
 def _ranked(alive: set[int], trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[int]:
-    """Positions, best first: by what they returned at the last of the rungs, and at all on the way."""
+    """Positions, best first: by the return at the last of the rungs, then by the sum of the returns at all of them."""
     return sorted(alive, key=lambda position: (*order(returns_by_rung(trials[position], rungs)), position))
 
 
 def _compare(
     study: Study, sweep: SweepConfig, shard: int, rung: int, populations: Sequence[_Population], alive: set[int]
 ) -> dict[int, float]:
-    """Mean greedy return of each trial alive, by position; those that are in the storage are not measured again."""
+    """Mean greedy return of each trial alive, by position; returns in the storage are not measured again."""
     updates = sweep.rungs[rung]
     trials = shard_trials(study, shard)
-    known = {position: intermediate(trials[position]).get(updates) for position in alive}
+    known = {position: trials[position].intermediate_values.get(updates) for position in alive}
     episodes = sweep.episodes * (LAST_RUNG_EPISODES if rung + 1 == len(sweep.rungs) else 1)
     for population in populations:
         training, config = population.training, population.state.config

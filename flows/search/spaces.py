@@ -1,4 +1,4 @@
-"""What a sweep searches: ranges and choices of the fields of DQNConfig."""
+"""Search spaces: ranges and choices for fields of DQNConfig."""
 
 import dataclasses
 import json
@@ -23,32 +23,32 @@ class Range:
     low: float
     high: float
     log: bool = False
-    """Even in the logarithm."""
+    """Whether values are sampled uniformly in the logarithm."""
     whole: bool = False
-    """Whole numbers alone."""
+    """Whether values are whole numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One of several values, in no order."""
+    """One of several values without order."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """What is searched, by field; every other keeps the preset's value.
+    """The searched fields; every other field has the preset's value.
 
-    What the preset ties together stays so where one of it is searched: the last learning rate keeps its share of the
-    first, a reward scale of 1 - gamma follows gamma, and of the rules that move the target network the searched one is
-    on.
+    Fields that depend on each other in the preset still do if one of them is searched: the last learning rate stays
+    the same share of the first, a reward scale of 1 - gamma follows gamma, and a searched rule for the target network
+    replaces the preset's rule.
     """
 
     dimensions: Mapping[str, Range | Choice]
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """As Optuna samples them."""
+        """The dimensions as Optuna's distributions."""
         return {name: _distribution(dimension) for name, dimension in self.dimensions.items()}
 
     def configuration(self, preset: DQNConfig, values: Mapping[str, Any]) -> DQNConfig:
@@ -70,13 +70,13 @@ class Space:
         return dataclasses.replace(preset, **changes)
 
     def values(self, preset: DQNConfig) -> dict[str, Value] | None:
-        """The preset as a sample of the space, or None where some of its values lie outside."""
+        """The preset as a sample of the space, or None if one of its values is outside."""
         mine = {name: getattr(preset, name) for name in self.dimensions}
         inside = all(_holds(dimension, mine[name]) for name, dimension in self.dimensions.items())
         return {name: _encoded(value) for name, value in mine.items()} if inside else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values: of a range its fields, of a choice the list of its values."""
+        """JSON values: a range as an object of its fields, a choice as the list of its values."""
         return {
             name: list(dimension.values) if isinstance(dimension, Choice) else dataclasses.asdict(dimension)
             for name, dimension in self.dimensions.items()
@@ -87,7 +87,7 @@ class Space:
         """Inverse of `to_dict`.
 
         Raises:
-            InputError: naming the dimension that is none, and what is expected.
+            InputError: naming the dimension that is not valid, and what is expected.
         """
         if not isinstance(content, dict) or not content:
             raise InputError('a space is an object of fields, such as {"gamma": {"low": 0.9, "high": 0.999}}')
@@ -107,7 +107,8 @@ SPACES: Final[dict[str, Space]] = {
         }
     ),
     # ARLBench's space of DQN for classic control (Becktepe et al., 2024; configs/search_space/dqn_cc.yaml). The size of
-    # the buffer and the priorities' exponents, there continuous, are a few values here: each makes another population.
+    # the buffer and the priorities' exponents are continuous there. Here they are choices, because each value needs a
+    # population of its own.
     "arlbench": Space(
         dimensions={
             "learning_rate": Range(low=1e-6, high=0.1, log=True),
@@ -126,7 +127,7 @@ def read_space(name: str) -> Space:
     """A space by its name, or from a JSON file.
 
     Raises:
-        InputError: if there is neither, or the file holds no space.
+        InputError: if there is neither, or the file does not contain a space.
     """
     if name in SPACES:
         return SPACES[name]
@@ -140,10 +141,10 @@ def read_space(name: str) -> Space:
 
 
 def check_space(space: Space, preset: DQNConfig) -> None:
-    """Refuse a space of which some values could not be trained.
+    """Refuse a space with values that cannot be trained.
 
     Raises:
-        InputError: naming the first dimension with such a value, and why it is one.
+        InputError: naming the first dimension with such a value, and the reason.
     """
     fields = {field.name for field in dataclasses.fields(DQNConfig)}
     for name, dimension in space.dimensions.items():
@@ -195,7 +196,7 @@ def _holds(dimension: Range | Choice, value: Any) -> bool:
 
 
 def _encoded(value: Any) -> Value:
-    """A choice as Optuna's storages keep it; a tuple, such as of layers, becomes text."""
+    """A choice as Optuna's storages accept it; a tuple, such as layer sizes, becomes text."""
     return json.dumps(value) if isinstance(value, tuple) else value
 
 

@@ -1,4 +1,4 @@
-"""The shards of a study as runs of a deployment, on whatever work pool it has."""
+"""The shards of a study as runs of a deployment."""
 
 import time
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ _SCHEDULED_AGAIN_WITHIN: Final = timedelta(minutes=1)
 
 
 def spread(deployment: str, study: str, shards: Iterable[int], *, checkpoint_dir: str) -> None:
-    """Run a deployment for each shard and wait for all of them; who died goes on as the automations have it.
+    """Run a deployment for each shard and wait for all runs; Prefect's automations reschedule a run that crashed.
 
     Raises:
         InputError: if there is no such deployment.
@@ -39,12 +39,12 @@ def spread(deployment: str, study: str, shards: Iterable[int], *, checkpoint_dir
 
 def _run(deployment: str, study: str, shard: int, checkpoint_dir: str) -> FlowRun:
     try:
-        run: Any = run_deployment(  # typed for callers in async flows too
+        run: Any = run_deployment(  # its type includes that for async flows
             deployment,
             parameters={"study": study, "shard": shard, "checkpoint_dir": checkpoint_dir},
             timeout=0,
             flow_run_name=f"{study} shard {shard}",
-            idempotency_key=f"{study}-{shard}",  # a sweep that is started again finds the runs it made
+            idempotency_key=f"{study}-{shard}",  # a sweep that is started again finds its runs
         )
     except ObjectNotFound as error:
         raise InputError(
@@ -62,7 +62,7 @@ def _wait(client: SyncPrefectClient, run_ids: Iterable[UUID]) -> list[FlowRun]:
 
 
 def _goes_on(run: FlowRun) -> bool:
-    """Whether a run that crashed may still be scheduled again: where that happens, it does so in seconds."""
+    """Whether a crashed run may still be scheduled again, which takes seconds."""
     return bool(
         run.state and run.state.is_crashed() and datetime.now(UTC) - run.state.timestamp < _SCHEDULED_AGAIN_WITHIN
     )

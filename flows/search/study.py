@@ -1,7 +1,7 @@
-"""The study of a sweep: its settings, whose trial is whose, and what is told of each, in Optuna's storage.
+"""The study of a sweep in Optuna's storage: its settings, the trials of each shard, their returns and results.
 
-A shard's trials are entered, running and with the shard's number, before the first of them trains. Whoever takes the
-shard over finds them there: none is lost, and none that has an end is given a second one.
+A shard's trials are added, in the state RUNNING and with the shard's number, before the first of them trains. A process
+that continues the shard finds them there: no trial is lost, and none ends twice.
 """
 
 import os
@@ -14,41 +14,36 @@ from optuna import Study, Trial
 from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from dqn.config import DQNConfig
 from dqn.seeding import TRAINING, stream_seed
 from flows.errors import InputError
 from flows.search.settings import FINAL_SEEDS, SweepConfig
-from flows.search.spaces import Space
-from flows.search.trials import DIVERGED, FINALIST, RETURNS, SHARD, VALUES, ranking, values
+from flows.search.trials import DIVERGED, FINALIST, SHARD, ranking
 from flows.uris import connect_args, redacted, sqlite_uri
 
 _SETTINGS: Final = "sweep"
 
 
 class ShardError(RuntimeError):
-    """Shards whose runs ended without having tried their trials; the message names the runs."""
+    """Runs of shards that failed or were cancelled; the message names the runs."""
 
 
 def storage_url() -> str:
-    """Where studies are kept: `OPTUNA_STORAGE`, or a file in this directory."""
+    """URL of the storage of studies: `OPTUNA_STORAGE`, or a file in this directory."""
     return os.environ.get("OPTUNA_STORAGE") or sqlite_uri("optuna.db")
 
 
 def begin_study(name: str, sweep: SweepConfig) -> Study:
-    """The study of a name, new or as it was left; an existing one keeps its settings.
+    """Create the study, or load it if there is one of this name; an existing study keeps its settings.
 
     Raises:
         InputError: if the storage cannot be used.
     """
-    maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
-    directions = [maximize, minimize] if sweep.method == "pareto" else [maximize]
     study = _of_storage(
-        lambda: optuna.create_study(storage=_storage(), study_name=name, directions=directions, load_if_exists=True)
+        lambda: optuna.create_study(storage=_storage(), study_name=name, direction="maximize", load_if_exists=True)
     )
     if _SETTINGS not in study.user_attrs:
         study.set_user_attr(_SETTINGS, sweep.to_dict())
@@ -56,10 +51,10 @@ def begin_study(name: str, sweep: SweepConfig) -> Study:
 
 
 def read_study(name: str) -> tuple[Study, SweepConfig]:
-    """A study that was begun, and its settings.
+    """An existing study and its settings.
 
     Raises:
-        InputError: if there is none of this name, or the storage cannot be used.
+        InputError: if there is no study of this name, it has an unknown method, or the storage cannot be used.
     """
     try:
         study = _of_storage(lambda: optuna.load_study(storage=_storage(), study_name=name))
@@ -71,19 +66,19 @@ def read_study(name: str) -> tuple[Study, SweepConfig]:
 
 
 def claim(study: Study, sweep: SweepConfig, shard: int) -> list[FrozenTrial]:
-    """The trials of a shard by number, finished or not; those that are missing are entered.
+    """The trials of a shard by number, finished or not; missing ones are added to the study.
 
-    They are sampled; in the final they are the finalists again, with several agents each.
+    Their values are sampled. In the final they are those of the finalists, several times each.
     """
-    everyone = study.get_trials(deepcopy=False)
-    mine = [trial for trial in everyone if trial.user_attrs.get(SHARD) == shard]
+    known = study.get_trials(deepcopy=False)
+    mine = [trial for trial in known if trial.user_attrs.get(SHARD) == shard]
     entries: list[tuple[dict[str, Any], dict[str, Any]]]
     if sweep.is_final(shard):
-        finalists = _finalists([trial for trial in everyone if FINALIST not in trial.user_attrs], sweep)
+        finalists = _finalists([trial for trial in known if FINALIST not in trial.user_attrs], sweep)
         agents = [trial for trial in finalists for _ in range(FINAL_SEEDS)][len(mine) :]
-        entries = [(values(trial, sweep), {FINALIST: trial.number}) for trial in agents]
+        entries = [(trial.params, {FINALIST: trial.number}) for trial in agents]
     else:
-        entries = [(sampled, {}) for sampled in _sampled(study, sweep, shard, everyone, sweep.size(shard) - len(mine))]
+        entries = [(sampled, {}) for sampled in _sampled(sweep, shard, known, sweep.size(shard) - len(mine))]
     for params, attributes in entries:
         trial = create_trial(
             state=TrialState.RUNNING,
@@ -96,88 +91,71 @@ def claim(study: Study, sweep: SweepConfig, shard: int) -> list[FrozenTrial]:
 
 
 def shard_trials(study: Study, shard: int) -> list[FrozenTrial]:
-    """The trials that were entered for a shard, by number."""
+    """The trials of a shard in the study, by number."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(SHARD) == shard]
     return sorted(trials, key=lambda trial: trial.number)
 
 
 def report(study: Study, trial: FrozenTrial, *, updates: int, mean_return: float) -> None:
-    """Keep what a trial returned at a rung."""
-    live = Trial(study, trial._trial_id)
-    if len(study.directions) == 1:
-        live.report(mean_return, updates)
-    else:  # Optuna keeps no values on the way where there are two
-        live.set_user_attr(RETURNS, {**trial.user_attrs.get(RETURNS, {}), str(updates): mean_return})
+    """Store a trial's mean return at a rung."""
+    Trial(study, trial._trial_id).report(mean_return, updates)
 
 
-def tell(study: Study, sweep: SweepConfig, trial: FrozenTrial, *, updates: int, mean_return: float, steps: int) -> None:
-    """End a trial, unless it has an end: complete at the last rung, pruned before."""
-    if sweep.method == "pareto":
-        study.tell(trial.number, [mean_return, float(steps)], skip_if_finished=True)
-    elif updates == sweep.rungs[-1]:
+def tell(study: Study, sweep: SweepConfig, trial: FrozenTrial, *, updates: int, mean_return: float) -> None:
+    """End a trial, unless it has ended: COMPLETE at the last rung, PRUNED before."""
+    if updates == sweep.rungs[-1]:
         study.tell(trial.number, mean_return, skip_if_finished=True)
     else:
         study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
 
 
 def tell_diverged(study: Study, trial: FrozenTrial, why: str) -> None:
-    """End a trial that diverged, unless it has an end: where the sampler learns from pruned ones as one of these."""
+    """End a diverged trial, unless it has ended: as PRUNED, because the sampler learns from pruned trials."""
     if trial.state.is_finished():
         return
     Trial(study, trial._trial_id).set_user_attr(DIVERGED, why)
-    state = TrialState.PRUNED if len(study.directions) == 1 else TrialState.FAIL
-    study.tell(trial.number, state=state, skip_if_finished=True)
-
-
-def keep_values(study: Study, trial: FrozenTrial, config: DQNConfig, space: Space) -> None:
-    """Keep what a trial's searched fields came to be."""
-    values = {name: getattr(config, name) for name in space.dimensions}
-    Trial(study, trial._trial_id).set_user_attr(
-        VALUES, {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
-    )
+    study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
 
 
 def _finalists(trials: Sequence[FrozenTrial], sweep: SweepConfig) -> list[FrozenTrial]:
-    """The best trials, and the preset's own in place of the last of them where it is not one: it is to be beaten."""
+    """The best trials; if the preset's trial is not among them, it takes the place of the last one."""
     ranked = ranking(trials, sweep.rungs)
     best, others = ranked[: sweep.finalists], ranked[sweep.finalists :]
     preset = [trial for trial in others if trial.params == sweep.space.values(sweep.base)]
     return [*best[: sweep.finalists - len(preset[:1])], *preset[:1]]
 
 
-def _sampled(
-    study: Study, sweep: SweepConfig, shard: int, everyone: Sequence[FrozenTrial], missing: int
-) -> list[dict[str, Any]]:
-    """Values of the trials that a shard still lacks, given all that is known by now.
+def _sampled(sweep: SweepConfig, shard: int, known: Sequence[FrozenTrial], missing: int) -> list[dict[str, Any]]:
+    """Sample values for the missing trials of a shard, given all known trials.
 
-    Asked in memory, of a copy: in the storage each value would be a transaction of its own.
+    Sampling uses a copy of the study in memory: in the storage each value would be a transaction.
     """
-    copy = optuna.create_study(directions=study.directions, sampler=_sampler(sweep, shard, sweep.size(shard) - missing))
-    copy.add_trials(everyone)
-    if not everyone and sweep.method != "random" and (known := sweep.space.values(sweep.base)):
-        copy.enqueue_trial(known)  # where one has come to by other means is the first thing to compare with
+    copy = optuna.create_study(direction="maximize", sampler=_sampler(sweep, shard, sweep.size(shard) - missing))
+    copy.add_trials(known)
+    if not known and sweep.method != "random" and (preset := sweep.space.values(sweep.base)):
+        copy.enqueue_trial(preset)  # every later trial is compared with it
     return [copy.ask(sweep.space.distributions).params for _ in range(missing)]
 
 
 def _sampler(sweep: SweepConfig, shard: int, entered: int) -> BaseSampler:
     seed = stream_seed(sweep.seed, TRAINING, shard, entered)
-    if sweep.method in ("random", "pbt"):
+    if sweep.method == "random":
         return RandomSampler(seed=seed)
-    return TPESampler(seed=seed)  # counts trials that run as bad ones, so that a batch of them spreads
+    return TPESampler(seed=seed)  # treats running trials as bad ones, which spreads a batch
 
 
 def _storage() -> RDBStorage:
     url = storage_url()
     if not url.startswith("sqlite"):
         return RDBStorage(url, engine_kwargs={"connect_args": connect_args(url)})
-    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})  # several workers write to the file
+    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})  # several processes write to the file
     event.listen(storage.engine, "connect", _write_ahead)
-    storage.engine.dispose()  # the connection from before the line above
+    storage.engine.dispose()  # closes the connection that was opened before the listener
     return storage
 
 
 def _write_ahead(connection: sqlite3.Connection, _: object) -> None:
-    """Have SQLite append to a log and let the system write it: a trial has a dozen transactions, of 7 ms each else."""
+    """Use a write-ahead log without fsync per commit: a trial has a dozen transactions, which took 7 ms each."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
 

@@ -1,30 +1,27 @@
-"""What the trials of a study came to, and which of them are better."""
+"""Results of the trials of a study, and their ranking."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from optuna.trial import FrozenTrial, TrialState
 
 from dqn.config import DQNConfig
 from flows.search.settings import SweepConfig
-from flows.search.spaces import Range
 
 SHARD: Final = "shard"
 FINALIST: Final = "finalist"
-"""Of a trial of the final: the number of the trial whose values it trains again."""
-RETURNS: Final = "returns"
-VALUES: Final = "values"
+"""User attribute of a trial of the final: number of the trial that has the same values."""
 DIVERGED: Final = "diverged"
-"""Of a trial that diverged: after which update, and why. It is in no ranking."""
+"""User attribute of a diverged trial: the update and the reason. Such a trial is not ranked."""
 _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def ranking(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[FrozenTrial]:
-    """Finished trials, best first: by the rung they reached, what they returned there, and at all rungs on the way.
+    """Finished trials, best first: by the rung they reached, their return there, and the sum of their returns so far.
 
-    Finalists come before all others, by the mean of their agents in the final, who have no place of their own. A trial
-    that diverged is not among them; a finalist of which an agent diverged in the final counts as if it had not been in
-    it.
+    Finalists precede all others and are ordered by the mean over their agents in the final. The trials of these agents
+    and diverged trials are not ranked. A finalist with a diverged agent in the final is ranked as if it had not been a
+    finalist.
     """
 
     def standing(trial: FrozenTrial) -> tuple[bool, int, float, float, int]:
@@ -42,40 +39,28 @@ def ranking(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> list[FrozenT
 
 
 def order(returns: Sequence[float]) -> tuple[float, float]:
-    """Of what a trial returned at the rungs so far: less is better. At the ceiling who was there soonest is."""
+    """Sort key of the returns at the rungs so far, best first; equal last returns are ordered by the sum of all."""
     return -returns[-1], -sum(returns)
 
 
 def final_returns(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> dict[int, float]:
-    """What finalists returned in the end, the mean of their agents, by the number of their trial."""
+    """Mean return of each finalist's agents at the last rung, by the number of the finalist's trial."""
     return {number: _mean(agents)[-1] for number, agents in _final(trials, rungs).items()}
 
 
 def returns_by_rung(trial: FrozenTrial, rungs: Sequence[int]) -> list[float]:
-    """Mean returns at the rungs a trial reached."""
-    known = intermediate(trial)
+    """Mean returns at the rungs that a trial reached."""
+    known = trial.intermediate_values
     return [known[updates] for updates in rungs if updates in known]
 
 
-def intermediate(trial: FrozenTrial) -> dict[int, float]:
-    """Mean returns by the updates after which they were measured."""
-    return trial.intermediate_values or {int(k): v for k, v in trial.user_attrs.get(RETURNS, {}).items()}
-
-
-def values(trial: FrozenTrial, sweep: SweepConfig) -> dict[str, Any]:
-    """What was sampled for a trial; where it evolved what came of it, in ranges alone since it shapes no tensor."""
-    kept = trial.user_attrs.get(VALUES, {})
-    ranges = {name for name, dimension in sweep.space.dimensions.items() if isinstance(dimension, Range)}
-    return {**trial.params, **{name: value for name, value in kept.items() if name in ranges}}
-
-
 def configuration(trial: FrozenTrial, sweep: SweepConfig) -> DQNConfig:
-    """What a trial trains; of one that evolved what it came to be."""
-    return sweep.space.configuration(sweep.base, values(trial, sweep))
+    """The configuration of a trial."""
+    return sweep.space.configuration(sweep.base, trial.params)
 
 
 def _final(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> dict[int, list[list[float]]]:
-    """Returns `[agents, rungs]` of finalists, of those of which no agent diverged."""
+    """Returns `[agents, rungs]` of each finalist without a diverged agent."""
     lost = {trial.user_attrs.get(FINALIST) for trial in trials if DIVERGED in trial.user_attrs}
     final: dict[int, list[list[float]]] = {}
     for trial in trials:

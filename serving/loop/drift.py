@@ -1,6 +1,6 @@
 """Notices that the world is no longer the one a version was trained for.
 
-Two things are watched, by Page-Hinkley tests: how far the velocities of cart and pole after a step are from those that
+Two things are watched, by cumulative sums: how far the velocities of cart and pole after a step are from those that
 CartPole's equations give in the version's own world, and whether episodes end early. Pushes by spectators are known and
 part of the prediction; so are the world's own wind, delay and sensor bias.
 
@@ -18,7 +18,6 @@ from typing import Any, Final
 from dqn.environments.world import World
 from serving.episodes.simulation import Step
 from serving.loop.cartpole import CartPole, middle
-from serving.loop.page_hinkley import PageHinkley
 
 TOLERATED_NOISE: Final = 0.05
 """Standard deviation of a sensor's noise that is no drift."""
@@ -28,6 +27,31 @@ _LATELY: Final = 10
 _RANGED: Final = ("length", "masspole", "masscart", "gravity", "force_mag", "tau", "wind")
 _LEAN: Final = 0.2  # of the pole, in rad, where the effect of a world's ranges on a step is taken
 _TURN: Final = 1.0  # in rad/s, likewise
+
+
+class Rise:
+    """Watches a series of numbers for a rise of its mean.
+
+    The sum max(0, S + x - allowed) is compared with `threshold` (Page 1954, Continuous Inspection Schemes, Biometrika
+    41).
+    """
+
+    def __init__(self, *, allowed: float, threshold: float) -> None:
+        self._allowed = allowed
+        self._threshold = threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._sum = 0.0
+        self.lasted = 0
+        """Numbers since the sum was last 0: how long a rise has lasted, if it is one."""
+
+    def update(self, number: float) -> bool:
+        """Take the next number; whether the mean has risen."""
+        self._sum = max(0.0, self._sum + number - self._allowed)
+        self.lasted = self.lasted + 1 if self._sum else 0
+        return self._sum > self._threshold
 
 
 class StepTest:
@@ -45,9 +69,8 @@ class StepTest:
         self._actions: deque[int] = deque(maxlen=self._delay + 1)
         # A squared residual has mean 2 under the tolerated noise. The thresholds are those of benchmarks/drift.py: no
         # alarm in days of it, and the smallest of the changes there noticed in a second.
-        self._size = PageHinkley(mean=2.0, delta=2.0, threshold=80.0, mode="up")
-        self._cart = PageHinkley(mean=0.0, delta=0.17, threshold=12.0)
-        self._pole = PageHinkley(mean=0.0, delta=0.17, threshold=12.0)
+        self._size = Rise(allowed=4.0, threshold=80.0)
+        self._sides = [Rise(allowed=0.17, threshold=12.0) for _ in range(4)]  # cart and pole, up and down
 
     def update(self, step: Step) -> int:
         """Take the next step; how many steps a change has lasted if there is one, else 0."""
@@ -65,11 +88,12 @@ class StepTest:
         x_next, turn_next = self.cartpole.velocities(x_dot - x_bias, theta - theta_bias, theta_dot - turn_bias, force)
         cart = _capped(step.next_observation[1] - x_bias - x_next, self._slack[0], self.scales[0])
         pole = _capped(step.next_observation[3] - turn_bias - turn_next, self._slack[1], self.scales[1])
-        tests = ((self._size, cart * cart + pole * pole), (self._cart, cart), (self._pole, pole))
-        lasted = [test.lasted for test, number in tests if test.update(number)]
+        tests = [self._size, *self._sides]
+        numbers = (cart * cart + pole * pole, cart, -cart, pole, -pole)
+        lasted = [test.lasted for test, number in zip(tests, numbers, strict=True) if test.update(number)]
         if not lasted:
             return 0
-        for test, _ in tests:
+        for test in tests:
             test.reset()
         return max(lasted)
 
@@ -82,7 +106,7 @@ class EpisodeTest:
 
     def __init__(self) -> None:
         self._returns: deque[float] = deque(maxlen=100 + _LATELY)
-        self._test = PageHinkley(mean=0.0, delta=0.5, threshold=14.0, mode="down")
+        self._test = Rise(allowed=0.5, threshold=14.0)  # of how far returns fall short
 
     def update(self, episodic_return: float) -> bool:
         """Take an undisturbed episode's return; whether returns have fallen. The first 10 tell what is usual."""
@@ -92,8 +116,8 @@ class EpisodeTest:
         usual = list(self._returns)[: max(_LATELY, len(self._returns) - _LATELY)]
         mean = sum(usual) / len(usual)
         spread = math.sqrt(sum((value - mean) ** 2 for value in usual) / len(usual))
-        number = (episodic_return - mean) / max(spread, 0.05 * abs(mean), 1e-9)
-        fallen = self._test.update(max(-CAP, min(CAP, number)))
+        shortfall = (mean - episodic_return) / max(spread, 0.05 * abs(mean), 1e-9)
+        fallen = self._test.update(max(-CAP, min(CAP, shortfall)))
         if fallen:
             self.usual = mean
             self._test.reset()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import backup as module
 import pytest
-from backup import ARTIFACTS, MANIFEST, backup, main, restore, verify, versions
-from stack import Stack, StackError, write_env
+from archive import ARTIFACTS, MANIFEST, verify, versions
+from backup import backup, main, restore
+from engine import StackError
+from stack import Stack, write_env
 
 # Stands in for the Docker client: writes down what is asked, and fails where FAIL is part of it.
 DOCKER = """#!/bin/sh

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from deploy import POOL, READER, create_pool
 from dotenv import dotenv_values
+from engine import StackError, compose_command, has_failed, is_ready
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.flows import Flow, load_flow_from_entrypoint
@@ -29,19 +30,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 from prefect.utilities.templating import apply_values, find_placeholders
 from processes import free_ports, kept_key, only_one, run
-from stack import (
-    PORTS,
-    Stack,
-    StackError,
-    compose_command,
-    confirmed,
-    has_failed,
-    is_ready,
-    main,
-    parse_port,
-    read_env,
-    write_env,
-)
+from stack import PORTS, Stack, confirmed, main, parse_port, read_env, write_env
 from tether import Tether
 
 ROOT = Path(__file__).parents[2]

@@ -98,15 +98,15 @@ def test_a_study_is_named_after_its_flow_run(tmp_path: Path, monkeypatch: pytest
     connected: list[bool] = []
     monkeypatch.setattr(flow, "connect", lambda: connected.append(True))
     monkeypatch.setattr(flow, "flow_run_id", lambda: "0123456789abcdef")
-    settings = sweep(method="pareto")
-    assert flow.begin(settings, str(tmp_path / "kept")) == "cartpole-pareto-01234567"
-    assert read_study("cartpole-pareto-01234567")[1] == settings
+    settings = sweep(method="random")
+    assert flow.begin(settings, str(tmp_path / "kept")) == "cartpole-random-01234567"
+    assert read_study("cartpole-random-01234567")[1] == settings
     assert (tmp_path / "kept").is_dir()
     assert connected == [True]
     monkeypatch.setattr(flow, "flow_run_id", lambda: None)
     first, second = (flow.begin(settings, str(tmp_path)) for _ in range(2))
     assert first != second
-    assert [len(name) for name in (first, second)] == [len("cartpole-pareto-01234567")] * 2
+    assert [len(name) for name in (first, second)] == [len("cartpole-random-01234567")] * 2
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="checkpoints cannot be written"):
         flow.begin(settings, str(tmp_path / "file"))

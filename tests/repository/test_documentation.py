@@ -64,8 +64,6 @@ COMMANDS: Final = {
     "make sweep": READ,
     'make sweep ARGS="--help"': RUN,
     'make sweep ARGS="--trials 256 --method random"': READ,
-    'make sweep ARGS="--method pareto"': READ,
-    'make sweep ARGS="--method pbt --shard-trials 64"': READ,
     'make sweep ARGS="--space arlbench"': READ,
     'make sweep ARGS="--finalists 8"': READ,
     'make sweep ARGS="--preset acrobot --trials 64"': READ,

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from engine import docker
 from mlflow import MlflowClient
-from stack import PORTS, Stack, docker, read_env, write_env
+from stack import PORTS, Stack, read_env, write_env
 
 from tests.stack.system import System
 

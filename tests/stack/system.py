@@ -10,11 +10,12 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from engine import docker, service_of
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
-from stack import Stack, docker, service_of
+from stack import Stack
 
 MODEL = "dqn-CartPole-v1"
 MetricHistory = dict[str, list[tuple[int, float]]]

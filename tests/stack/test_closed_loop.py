@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from stack import docker
+from engine import docker
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from engine import docker, service_of
 from prefect.client.orchestration import SyncPrefectClient
-from stack import docker, service_of
 
 from tests.stack.conftest import WORKERS
 from tests.stack.system import MODEL, System, container_of, within

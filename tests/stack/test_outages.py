@@ -9,9 +9,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from uuid import UUID
 
 import pytest
+from engine import docker
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, Log
-from stack import docker
 
 from dqn.presets import PRESETS
 from dqn.training.loop import train

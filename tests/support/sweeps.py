@@ -37,18 +37,14 @@ def told(name: str, *, returns: list[list[float]], settings: SweepConfig | None 
     for mine in returns:
         known = dict(zip(settings.rungs, mine, strict=False))
         last = len(mine) == len(settings.rungs)
-        pareto = settings.method == "pareto"
-        attributes: dict[str, Any] = {"shard": 0}
-        if pareto:
-            attributes["returns"] = {str(updates): value for updates, value in known.items()}
         study.add_trial(
             create_trial(
-                state=TrialState.COMPLETE if last or pareto else TrialState.PRUNED,
-                values=[mine[-1], 100.0 * len(mine)] if pareto else [mine[-1]],
+                state=TrialState.COMPLETE if last else TrialState.PRUNED,
+                value=mine[-1],
                 params=sampler.ask(distributions).params,
                 distributions=distributions,
-                intermediate_values={} if pareto else known,
-                user_attrs=attributes,
+                intermediate_values=known,
+                user_attrs={"shard": 0},
             )
         )
     return study

@@ -15,7 +15,7 @@ from flows.search.settings import FINAL_SEEDS, SweepConfig
 from flows.search.shard import run_shard
 from flows.search.spaces import Choice, Range, Space
 from flows.search.study import begin_study, claim
-from flows.search.trials import FINALIST, final_returns, ranking, returns_by_rung, values
+from flows.search.trials import FINALIST, final_returns, ranking, returns_by_rung
 from tests.support.sweeps import SMALL, SPACE, keep_in_memory, sweep, told
 
 WITH_PRESET = Space(
@@ -95,7 +95,7 @@ def test_a_trial_of_the_final_has_no_end_yet_while_it_runs() -> None:
     assert final_returns(study.get_trials(), settings.rungs) == {0: 2.0}
 
 
-@pytest.mark.parametrize("method", ["tpe", "pareto", "pbt", "random"])
+@pytest.mark.parametrize("method", ["tpe", "random"])
 def test_a_search_begins_at_the_preset_and_random_search_does_not(method: Any) -> None:
     settings = sweep(method=method, space=WITH_PRESET, trials=4, shard_trials=2)
     study = begin_study("begins", settings)
@@ -103,7 +103,6 @@ def test_a_search_begins_at_the_preset_and_random_search_does_not(method: Any) -
     preset = {"learning_rate": 7e-3, "gamma": 0.995, "n_step": 5}
     assert [trial.params == preset for trial in entered] == [method != "random", False]
     assert not any(trial.params == preset for trial in claim(study, settings, 1))
-    assert values(entered[0], settings) == entered[0].params
 
 
 def test_a_preset_outside_of_the_space_is_not_tried() -> None:
@@ -144,10 +143,9 @@ def test_a_preset_that_was_tried_several_times_is_in_the_final_once() -> None:
     assert entered == [0] * FINAL_SEEDS + [2] * FINAL_SEEDS
 
 
-@pytest.mark.parametrize("method", ["random", "pbt"])
-def test_nobody_leaves_a_final_and_nothing_changes_there(tmp_path: Path, method: Any) -> None:
+def test_no_trial_leaves_a_final(tmp_path: Path) -> None:
     dimensions = {"learning_rate": Range(low=1e-4, high=1e-1, log=True), "gamma": Range(low=0.9, high=0.99)}
-    settings = sweep(method=method, space=Space(dimensions=dimensions), trials=6, shard_trials=6, finalists=2)
+    settings = sweep(method="random", space=Space(dimensions=dimensions), trials=6, shard_trials=6, finalists=2)
     study = begin_study("final", settings)
     for shard in (0, 1):
         run_shard(study, settings, shard, directory=tmp_path)
@@ -157,6 +155,4 @@ def test_nobody_leaves_a_final_and_nothing_changes_there(tmp_path: Path, method:
     assert all(len(returns_by_rung(trial, settings.rungs)) == 3 for trial in final)
     assert {trial.state for trial in final} == {TrialState.COMPLETE}
     for trial in final:
-        assert trial.params == values(trials[trial.user_attrs[FINALIST]], settings)
-        assert values(trial, settings) == trial.params
-    assert any(values(trial, settings) != trial.params for trial in trials[:6]) == (method == "pbt")
+        assert trial.params == trials[trial.user_attrs[FINALIST]].params

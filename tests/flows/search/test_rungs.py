@@ -21,8 +21,8 @@ from flows.search.settings import SweepConfig
 from flows.search.shard import Progress, run_shard
 from flows.search.spaces import Choice, Range, Space
 from flows.search.study import begin_study, claim, report, tell
-from flows.search.trials import configuration, intermediate
-from tests.support.sweeps import SMALL, SPACE, keep_in_memory, sweep
+from flows.search.trials import configuration
+from tests.support.sweeps import SMALL, keep_in_memory, sweep
 
 ONE = Space(dimensions={"learning_rate": Range(low=1e-3, high=1e-2, log=True)})
 """All of its trials are one population."""
@@ -31,13 +31,12 @@ Worth = Callable[["Population"], list[float]]
 
 
 class Population:
-    """What is known of a population's state, of which each member takes ten steps an update."""
+    """What a shard asks of a population's state."""
 
     def __init__(self, path: Path, config: DQNConfig, values: HyperParameters) -> None:
         self.path, self.config, self.hyperparameters = path, config, values
         self.agents = torch.arange(config.num_agents)
         self.learner = SimpleNamespace(updates=0, evaluated=self)
-        self.environment_steps = 0
         self.environment = SimpleNamespace(close=lambda: None)
         self.diverged: dict[int, tuple[int, str]] = {}
 
@@ -67,7 +66,6 @@ class Machine:
     def advance(self, state: Population, updates: int, *, on_step: Callable[[], None]) -> None:
         if len(state.agents) and state.learner.updates < updates:
             state.learner.updates = updates
-            state.environment_steps = 10 * updates
             on_step()
 
     def greedy_returns(self, state: Population, *where: Any, episodes: int, seed: int) -> torch.Tensor:
@@ -117,7 +115,7 @@ def test_the_better_half_goes_on_and_of_equals_who_was_better_before(machine: Ma
     seen: list[Progress] = []
     run_shard(study, settings, 0, directory=tmp_path, on_progress=seen.append)
     trials = study.get_trials()
-    assert [[round(mean, 9) for mean in intermediate(trial).values()] for trial in trials] == [
+    assert [[round(mean, 9) for mean in trial.intermediate_values.values()] for trial in trials] == [
         *([3.0], [1.0], [4.0, 8.0], [1.0], [5.0, 8.0, 7.0], [9.0, 8.0, 6.0], [2.0], [6.0, 0.0])
     ]
     complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
@@ -158,22 +156,12 @@ def test_populations_are_compared_with_each_other(machine: Machine, tmp_path: Pa
     run_shard(study, settings, 0, directory=tmp_path, on_progress=seen.append)
     by_rate = sorted(study.get_trials(), key=lambda trial: trial.params["learning_rate"], reverse=True)
     assert len({trial.params["n_step"] for trial in by_rate[:4]}) == 2
-    assert [len(intermediate(trial)) for trial in by_rate] == [3, 3, 2, 2, 1, 1, 1, 1]
+    assert [len(trial.intermediate_values) for trial in by_rate] == [3, 3, 2, 2, 1, 1, 1, 1]
     for trial in by_rate:
-        returns = list(intermediate(trial).values())
+        returns = list(trial.intermediate_values.values())
         assert returns == pytest.approx([trial.params["learning_rate"]] * len(returns))
     assert seen[-1].updates == settings.updates(0)
     assert [progress.updates for progress in seen] == sorted(progress.updates for progress in seen)
-
-
-def test_two_objectives_are_the_return_and_the_steps_that_it_took(machine: Machine, tmp_path: Path) -> None:
-    settings = sweep(method="pareto", space=ONE)
-    study = begun(settings)
-    run_shard(study, settings, 0, directory=tmp_path)
-    by_rate = sorted(study.get_trials(), key=lambda trial: trial.params["learning_rate"], reverse=True)
-    steps = [160.0, 160.0, 80.0, 80.0, 40.0, 40.0, 40.0, 40.0]
-    assert [trial.values[1] for trial in by_rate] == steps
-    assert [trial.values[0] for trial in by_rate] == pytest.approx([t.params["learning_rate"] for t in by_rate])
 
 
 def test_what_is_known_is_not_measured_again(machine: Machine, tmp_path: Path) -> None:
@@ -184,15 +172,15 @@ def test_what_is_known_is_not_measured_again(machine: Machine, tmp_path: Path) -
         if position in (6, 7):
             report(study, trial, updates=8, mean_return=position - 50.0)  # of no account at the rung before
         if position == 0:
-            tell(study, settings, trial, updates=4, mean_return=0.0, steps=40)
+            tell(study, settings, trial, updates=4, mean_return=0.0)
     run_shard(study, settings, 0, directory=tmp_path)
     assert len(machine.played) == 2  # at the second rung of two trials, and at the last
     trials = study.get_trials()
-    assert [intermediate(trial)[4] for trial in trials] == [float(position) for position in range(8)]
-    assert [intermediate(trial).get(8) for trial in trials[6:]] == [-44.0, -43.0]
+    assert [trial.intermediate_values[4] for trial in trials] == [float(position) for position in range(8)]
+    assert [trial.intermediate_values.get(8) for trial in trials[6:]] == [-44.0, -43.0]
     pruned = TrialState.PRUNED
     rates = [trial.params["learning_rate"] for trial in trials[4:6]]
-    assert [intermediate(trial)[8] for trial in trials[4:6]] == pytest.approx(rates)
+    assert [trial.intermediate_values[8] for trial in trials[4:6]] == pytest.approx(rates)
     assert [trial.state for trial in trials] == [pruned] * 4 + [TrialState.COMPLETE] * 2 + [pruned] * 2
 
 
@@ -214,76 +202,6 @@ def test_what_cannot_be_trained_has_failed_and_counts_for_nothing(
     ]
     going = 12 - len(failed)
     assert [progress.trials for progress in seen] == [going, round(going / 2), round(going / 4)]
-
-
-@pytest.fixture
-def evolved(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Evolutions: of which population, after how many updates, by which returns, and of which seed."""
-    evolved: list[tuple[Any, ...]] = []
-
-    def evolve(state: Population, returns: list[float], space: Space, *, seed: int) -> None:
-        evolved.append((machine.populations.index(state), state.learner.updates, returns == state.rates, space, seed))
-
-    monkeypatch.setattr(module, "evolve", evolve)
-    return evolved
-
-
-def test_populations_evolve_at_every_rung_but_the_last(
-    machine: Machine, evolved: list[tuple[Any, ...]], tmp_path: Path
-) -> None:
-    settings = sweep(method="pbt", seed=3)
-    study = begun(settings)
-    run_shard(study, settings, 0, directory=tmp_path)
-    assert evolved == [
-        (number, updates, True, SPACE, stream_seed(3, TRAINING, 0, number, rung))
-        for rung, updates in enumerate((4, 8))
-        for number in (0, 1)
-    ]
-    trials = study.get_trials()
-    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    for trial in trials:
-        assert list(intermediate(trial)) == [4, 8, 16]
-        assert trial.user_attrs["values"] == pytest.approx(trial.params)  # nothing was changed here
-
-
-def test_a_population_that_has_evolved_before_its_checkpoint_does_not_again(
-    machine: Machine, evolved: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ahead(path: Path, config: DQNConfig, values: HyperParameters) -> Population:
-        state = machine.state(path, config, values)
-        state.learner.updates = 6
-        return state
-
-    monkeypatch.setattr(module, "_state", ahead)
-    settings = sweep(method="pbt", space=ONE)
-    run_shard(begun(settings), settings, 0, directory=tmp_path)
-    assert [updates for _, updates, *_ in evolved] == [8]
-
-
-def test_a_trial_that_has_an_end_keeps_what_it_came_to_be(
-    machine: Machine, evolved: list[tuple[Any, ...]], tmp_path: Path
-) -> None:
-    settings = sweep(method="pbt", space=ONE)
-    study = begun(settings)
-    first = study.get_trials()[0]
-    for updates in settings.rungs:
-        report(study, first, updates=updates, mean_return=1.0)
-    tell(study, settings, first, updates=16, mean_return=1.0, steps=160)
-    run_shard(study, settings, 0, directory=tmp_path)
-    assert ["values" in trial.user_attrs for trial in study.get_trials()] == [False] + [True] * 7
-
-
-def test_finalists_do_not_evolve_and_none_of_them_leaves(
-    machine: Machine, evolved: list[tuple[Any, ...]], tmp_path: Path
-) -> None:
-    settings = sweep(method="pbt", space=ONE, finalists=2)
-    study = begun(settings)
-    run_shard(study, settings, 0, directory=tmp_path)
-    evolved.clear()
-    run_shard(study, settings, 1, directory=tmp_path)
-    final = study.get_trials()[8:]
-    assert (len(final), evolved) == (8, [])
-    assert all(list(intermediate(trial)) == [4, 8, 16] and "values" not in trial.user_attrs for trial in final)
 
 
 def test_a_population_is_where_its_checkpoint_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from flows.search.settings import SweepConfig
 from flows.search.shard import Progress, run_shard
 from flows.search.spaces import Choice, Range, Space
 from flows.search.study import begin_study, claim, read_study
-from flows.search.trials import DIVERGED, configuration, intermediate, ranking, returns_by_rung
+from flows.search.trials import DIVERGED, configuration, ranking, returns_by_rung
 from tests.support.sweeps import SMALL, sweep
 
 ONE = Space(dimensions={"gamma": Range(low=0.9, high=0.99)})
@@ -53,16 +53,16 @@ def test_half_of_the_trials_go_on_at_each_rung_and_they_are_the_better_half(tmp_
             stayed = [t for t in reached if t not in left]
             at = settings.rungs[rung]
             if stayed:
-                assert max(intermediate(t)[at] for t in left) <= min(intermediate(t)[at] for t in stayed)
+                assert max(t.intermediate_values[at] for t in left) <= min(t.intermediate_values[at] for t in stayed)
     states = [trial.state for trial in trials]
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED)) == (3, 8)
-    assert all(trial.value == list(intermediate(trial).values())[-1] for trial in trials)
+    assert all(trial.value == list(trial.intermediate_values.values())[-1] for trial in trials)
     assert [p.updates for p in seen if p.shard == 0][-1] == settings.updates(0) == 8 * 4 + 4 * 4 + 2 * 8
     assert settings.budget == settings.updates(0) + settings.updates(1)
     assert not list(tmp_path.glob("*.ckpt"))
 
 
-@pytest.mark.parametrize("method", ["tpe", "random", "pbt", "pareto"])
+@pytest.mark.parametrize("method", ["tpe", "random"])
 def test_a_sweep_that_goes_on_trains_no_finished_shard_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
@@ -93,18 +93,6 @@ def test_a_sweep_that_goes_on_trains_no_finished_shard_again(
     assert [(p.shard, p.updates, p.trials) for p in seen] == [(k, settings.updates(k), 0) for k in (0, 1)]
     run_shard(study, settings, 2, directory=tmp_path)
     assert 2 * sum(trained) == once
-
-
-def test_return_and_steps_are_told_together(tmp_path: Path) -> None:
-    dimensions: dict[str, Any] = {"gamma": Range(low=0.9, high=0.99)}
-    settings = sweep(method="pareto", space=Space(dimensions=dimensions))
-    trials = try_all("pareto", settings, tmp_path)
-    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    steps = sorted({trial.values[1] for trial in trials})
-    assert len(steps) == 3  # three rungs
-    for trial in trials:
-        returns = returns_by_rung(trial, settings.rungs)
-        assert trial.values == [returns[-1], steps[len(returns) - 1]]
 
 
 def test_a_member_of_a_shard_trains_what_its_trial_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,13 +200,12 @@ def work(directory: Path, *turns: list[tuple[Any, ...]]) -> list[dict[str, str]]
 
 
 def outcome(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
-    return [(t.number, t.user_attrs["shard"], t.params, t.state, t.values, intermediate(t)) for t in trials]
+    return [(t.number, t.user_attrs["shard"], t.params, t.state, t.values, t.intermediate_values) for t in trials]
 
 
-@pytest.mark.parametrize("method", ["random", "pbt"])
-def test_a_killed_worker_decides_as_if_it_had_not_been_killed(tmp_path: Path, method: Any) -> None:
+def test_a_killed_worker_decides_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     ranges: dict[str, Any] = {"learning_rate": Range(low=1e-3, high=1e-2, log=True), "gamma": Range(low=0.9, high=0.99)}
-    settings = sweep(method=method, space=Space(dimensions=ranges), trials=6, shard_trials=6)
+    settings = sweep(method="random", space=Space(dimensions=ranges), trials=6, shard_trials=6)
     unbroken = begin_study("unbroken", settings)
     run_shard(unbroken, settings, 0, directory=tmp_path)
     swept = begin_study("swept", settings)
@@ -255,9 +242,8 @@ def test_workers_at_once_try_every_shard_once(tmp_path: Path) -> None:
     assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
 
 
-@pytest.mark.parametrize("method", ["random", "pareto", "pbt"])
 def test_a_trial_that_diverges_is_named_and_in_no_ranking_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     poisoned: list[int] = []
 
@@ -269,12 +255,12 @@ def test_a_trial_that_diverges_is_named_and_in_no_ranking_and_the_others_go_on(
             advance(state, updates)
 
     monkeypatch.setattr("flows.search.shard.advance", diverging)
-    settings = sweep(method=method, space=ONE)
+    settings = sweep(method="random", space=ONE)
     trials = try_all("diverging", settings, tmp_path)
     (number,) = poisoned
     gone = trials[number]
     assert gone.user_attrs[DIVERGED] == "after update 8: weights or moments are not finite"
-    assert gone.state == (TrialState.FAIL if method == "pareto" else TrialState.PRUNED)
+    assert gone.state == TrialState.PRUNED
     assert f"trial {number} diverged after update 8: weights or moments are not finite" in caplog.text
     assert {trial.number for trial in ranking(trials, settings.rungs)} == set(range(8)) - {number}
     assert all(trial.state.is_finished() for trial in trials)

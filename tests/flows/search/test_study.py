@@ -6,20 +6,16 @@ from typing import Any
 
 import pytest
 from optuna.samplers import RandomSampler, TPESampler
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from dqn.presets import PRESETS
 from dqn.seeding import TRAINING
 from flows.errors import InputError
 from flows.search import study as module
-from flows.search.spaces import Choice, Range, Space
 from flows.search.study import (
     _sampler,
     _storage,
     begin_study,
     claim,
-    keep_values,
     read_study,
     report,
     shard_trials,
@@ -46,10 +42,10 @@ def test_a_study_keeps_its_settings_and_is_found_by_name() -> None:
 
 
 @pytest.mark.usefixtures("in_memory")
-def test_return_is_maximized_and_where_steps_count_they_are_minimized() -> None:
-    maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
-    assert begin_study("one", sweep()).directions == [maximize]
-    assert begin_study("two", sweep(method="pareto")).directions == [maximize, minimize]
+def test_a_study_by_a_method_that_is_gone_is_refused() -> None:
+    begin_study("former", sweep()).set_user_attr("sweep", {**sweep().to_dict(), "method": "pareto"})
+    with pytest.raises(InputError, match="method must be one of tpe, random, got 'pareto'"):
+        read_study("former")
 
 
 def test_a_storage_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +126,8 @@ def test_a_shard_is_sampled_by_what_the_trials_before_it_returned() -> None:
 
 
 def test_a_method_is_a_sampler() -> None:
-    kinds = {method: type(_sampler(sweep(method=method), 0, 0)) for method in ("tpe", "pareto", "random", "pbt")}
-    assert kinds == {"tpe": TPESampler, "pareto": TPESampler, "random": RandomSampler, "pbt": RandomSampler}
+    kinds = {method: type(_sampler(sweep(method=method), 0, 0)) for method in ("tpe", "random")}
+    assert kinds == {"tpe": TPESampler, "random": RandomSampler}
 
 
 def ended(method: Any, *updates: int) -> FrozenTrial:
@@ -143,7 +139,7 @@ def ended(method: Any, *updates: int) -> FrozenTrial:
         trial = study.get_trials()[1]
         report(study, trial, updates=rung, mean_return=10.0 * rung)
     for mean in (10.0 * updates[-1], 0.0):  # an end is told once
-        tell(study, settings, trial, updates=updates[-1], mean_return=mean, steps=77)
+        tell(study, settings, trial, updates=updates[-1], mean_return=mean)
     assert [trial.state for trial in study.get_trials() if trial.number != 1] == [TrialState.RUNNING] * 7
     return study.get_trials()[1]
 
@@ -162,23 +158,3 @@ def test_a_trial_is_complete_at_the_last_rung_and_pruned_before() -> None:
 def test_a_trial_that_leaves_before_is_pruned() -> None:
     left = ended("random", 4, 8)
     assert (left.state, left.values, left.intermediate_values) == (TrialState.PRUNED, [80.0], {4: 40.0, 8: 80.0})
-
-
-@pytest.mark.usefixtures("in_memory")
-def test_of_two_objectives_both_are_told_at_any_rung() -> None:
-    left = ended("pareto", 4, 8)
-    assert (left.state, left.values) == (TrialState.COMPLETE, [80.0, 77.0])
-    assert left.user_attrs == {"shard": 0, "returns": {"4": 40.0, "8": 80.0}}
-
-
-@pytest.mark.usefixtures("in_memory")
-def test_what_searched_fields_came_to_be_is_kept_with_their_trial() -> None:
-    space = Space(
-        dimensions={"gamma": Range(low=0.9, high=0.99), "hidden_sizes": Choice(values=((8,), (9, 9)))},
-    )
-    settings = sweep(space=space)
-    study = begin_study("kept", settings)
-    trial = claim(study, settings, 0)[2]
-    keep_values(study, trial, dataclasses.replace(PRESETS["cartpole"], gamma=0.5, hidden_sizes=(9, 9)), space)
-    kept = [trial.user_attrs.get("values") for trial in study.get_trials()]
-    assert kept == [None, None, {"gamma": 0.5, "hidden_sizes": [9, 9]}, *[None] * 5]

@@ -1,7 +1,5 @@
 """What a study looks like."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -15,14 +13,12 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_in_memory(monkeypatch)
 
 
-@pytest.mark.parametrize("method", ["tpe", "pareto"])
-def test_every_figure_of_a_study_is_drawn(method: Any) -> None:
+def test_every_figure_of_a_study_is_drawn() -> None:
     returns = [[float(k)] + [float(k * k)] * (k > 4) + [float(50 * k)] * (k > 8) for k in range(12)]
-    settings = sweep(method=method, trials=12, shard_trials=12, space=SPACES["small"])
+    settings = sweep(trials=12, shard_trials=12, space=SPACES["small"])
     study = told("drawn", returns=returns, settings=settings)
     drawn = {file: draw() for file, draw in figures(study, settings).items()}
     names = {"rungs", "history", "importances", "parallel_coordinates", "slice"}
-    names |= {"pareto_front"} if method == "pareto" else set()
     assert drawn.keys() == {f"{name}.png" for name in names}
     assert all(picture.startswith(b"\x89PNG") and len(picture) > 5_000 for picture in drawn.values())
 

@@ -26,7 +26,6 @@ def test_the_budget_is_known_before_anything_is_tried() -> None:
     assert [settings.alive(0, 8, rung) for rung in range(5)] == [8, 4, 2, 1, 1]
     assert settings.updates(0) == 8 * 10 + 4 * 10 + 2 * 20
     assert settings.budget == 2 * settings.updates(0) + (4 * 10 + 2 * 10 + 1 * 20)
-    assert sweep(method="pbt", rungs=(10, 20, 40)).updates(0) == 8 * 40
     with_final = dataclasses.replace(settings, finalists=3)
     assert [with_final.is_final(shard) for shard in range(4)] == [False, False, False, True]
     assert (with_final.shards, with_final.size(3), with_final.alive(3, 12, 2)) == (3, 12, 12)
@@ -68,7 +67,7 @@ def test_what_is_not_named_is_the_presets_or_an_eighth() -> None:
     ("changes", "message"),
     [
         ({"preset": "article"}, "the preset 'article' is not searched; those that are: cartpole"),
-        ({"method": "grid"}, "method must be one of tpe, random, pareto, pbt, got 'grid'"),
+        ({"method": "grid"}, "method must be one of tpe, random, got 'grid'"),
         ({"trials": 0}, "trials must be 1 or more, got 0"),
         ({"shard_trials": 0}, "shard_trials must be 1 or more, got 0"),
         ({"episodes": 0}, "episodes must be 1 or more, got 0"),
@@ -79,7 +78,6 @@ def test_what_is_not_named_is_the_presets_or_an_eighth() -> None:
         ({"rungs": (10, 10)}, "rungs must be numbers of updates that rise"),
         ({"rungs": (0, 10)}, "rungs must be numbers of updates that rise"),
         ({"space": Space(dimensions={"lr": Range(low=1, high=2)})}, "'lr' cannot be searched"),
-        ({"method": "pbt", "space": CHOICES}, "perturbs ranges, and the space has choices alone"),
     ],
     ids=str,
 )
@@ -91,7 +89,6 @@ def test_what_cannot_be_searched_is_refused_in_a_sentence(changes: dict[str, Any
 def test_the_least_that_can_be_searched_is_searched() -> None:
     sweep(trials=1, shard_trials=1, episodes=1, finalists=0, rungs=(1, 2)).check()
     sweep(space=CHOICES).check()
-    sweep(method="pbt").check()
 
 
 def test_a_preset_that_cannot_be_trained_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

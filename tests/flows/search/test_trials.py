@@ -1,4 +1,4 @@
-"""What trials came to: which count, who is better, and what an evolved one trains."""
+"""What trials came to: which count, which are better, and what one trains."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from optuna.trial import TrialState, create_trial
 
 from dqn.presets import PRESETS
 from flows.search.study import begin_study
-from flows.search.trials import configuration, final_returns, intermediate, order, ranking, returns_by_rung, values
+from flows.search.trials import configuration, final_returns, order, ranking, returns_by_rung
 from tests.support.sweeps import SPACE, keep_in_memory, sweep, told
 
 PARAMS = {"learning_rate": 2e-3, "gamma": 0.95, "n_step": 3}
@@ -29,10 +29,9 @@ def trial(state: TrialState = TrialState.RUNNING, *, returns: dict[int, float] |
     )
 
 
-@pytest.mark.parametrize("method", ["tpe", "pareto"])
-def test_the_winner_went_furthest_and_of_equals_learned_soonest(method: Any) -> None:
+def test_the_winner_went_furthest_and_of_equals_learned_soonest() -> None:
     returns = [[500.0], [90.0, 80.0], [10.0, 20.0, 400.0], [10.0, 30.0, 400.0], [10.0, 20.0, 300.0]]
-    settings = sweep(method=method, trials=5, shard_trials=5)
+    settings = sweep(trials=5, shard_trials=5)
     study = told("ranked", returns=returns, settings=settings)
     ranked = ranking(study.get_trials(), settings.rungs)
     assert [trial.number for trial in ranked] == [3, 2, 4, 1, 0]
@@ -68,22 +67,12 @@ def test_a_trial_of_the_final_counts_when_it_has_an_end() -> None:
     assert [ranked.number for ranked in ranking(trials, (4, 8))] == [0]
 
 
-def test_returns_are_those_of_the_rungs_wherever_they_are_kept() -> None:
-    reported = trial(returns={4: 1.0, 8: 2.0})
-    assert intermediate(reported) == {4: 1.0, 8: 2.0}
-    assert returns_by_rung(reported, (2, 4, 8, 16)) == [1.0, 2.0]
-    kept = create_trial(
-        state=TrialState.RUNNING, params=PARAMS, distributions=SPACE.distributions, user_attrs={"returns": {"4": 3.0}}
-    )
-    assert intermediate(kept) == {4: 3.0}
-    assert intermediate(trial()) == {}
+def test_returns_are_those_of_the_rungs() -> None:
+    assert returns_by_rung(trial(returns={4: 1.0, 8: 2.0}), (2, 4, 8, 16)) == [1.0, 2.0]
+    assert returns_by_rung(trial(), (4,)) == []
 
 
-def test_what_evolved_is_taken_of_ranges_alone() -> None:
-    settings = sweep()
-    assert values(trial(), settings) == PARAMS
-    evolved = trial(values={"learning_rate": 5e-3, "n_step": 1})
-    assert values(evolved, settings) == {"learning_rate": 5e-3, "gamma": 0.95, "n_step": 3}
-    config = configuration(evolved, settings)
-    assert (config.learning_rate, config.gamma, config.n_step) == (5e-3, 0.95, 3)
+def test_a_trial_trains_the_preset_with_its_own_values() -> None:
+    config = configuration(trial(), sweep())
+    assert (config.learning_rate, config.gamma, config.n_step) == (2e-3, 0.95, 3)
     assert config.hidden_sizes == PRESETS["cartpole"].hidden_sizes
