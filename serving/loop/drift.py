@@ -1,13 +1,13 @@
-"""Notices that the world is no longer the one a version was trained for.
+"""Detects that the world is no longer the one that a version was trained for.
 
-Two things are watched, by cumulative sums: how far the velocities of cart and pole after a step are from those that
-CartPole's equations give in the version's own world, and whether episodes end early. Pushes by spectators are known and
-part of the prediction; so are the world's own wind, delay and sensor bias.
+Cumulative sums watch two series: the differences between the velocities of cart and pole after a step and the solution
+of CartPole's equations in the version's own world, and the episodic returns. The prediction includes spectators' pushes
+and the world's own wind, delay and sensor bias.
 
-A residual is measured in standard deviations of what sensor noise of 0.05 would make of it, which is the noise of the
-stress test (`dqn.stress.robustness`), or of the noise in the version's own world where that is greater. What ranges of
-the world leave open is subtracted before. So a perfect simulation is not taken for a perfect sensor, and what a sound
-version withstands raises no alarm.
+The unit of a residual is its standard deviation under a sensor noise of 0.05, the noise of the stress test
+(`dqn.stress.robustness`), or under the noise of the version's own world if that is greater. The part that ranges of the
+world can explain is subtracted first. Therefore noise that a robust version withstands raises no alarm, even if it was
+trained without noise.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from serving.episodes.simulation import Step
 from serving.loop.cartpole import CartPole, middle
 
 TOLERATED_NOISE: Final = 0.05
-"""Standard deviation of a sensor's noise that is no drift."""
+"""Standard deviation of a sensor's noise that does not count as drift."""
 CAP: Final = 4.0
-"""A single residual counts as no more standard deviations than these."""
+"""Upper limit of a single residual, in standard deviations."""
 _LATELY: Final = 10
 _RANGED: Final = ("length", "masspole", "masscart", "gravity", "force_mag", "tau", "wind")
-_LEAN: Final = 0.2  # of the pole, in rad, where the effect of a world's ranges on a step is taken
-_TURN: Final = 1.0  # in rad/s, likewise
+_LEAN: Final = 0.2  # rad, angle of the pole at which the effect of a world's ranges on a step is computed
+_TURN: Final = 1.0  # rad/s, its velocity there
 
 
 class Rise:
@@ -42,20 +42,20 @@ class Rise:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start again with a sum of 0."""
         self._sum = 0.0
         self.lasted = 0
-        """Numbers since the sum was last 0: how long a rise has lasted, if it is one."""
+        """Numbers since the sum was last 0, which is the duration of a rise."""
 
     def update(self, number: float) -> bool:
-        """Take the next number; whether the mean has risen."""
+        """Add the next number; returns whether the mean has risen."""
         self._sum = max(0.0, self._sum + number - self._allowed)
         self.lasted = self.lasted + 1 if self._sum else 0
         return self._sum > self._threshold
 
 
 class StepTest:
-    """Compares CartPole's steps with the prediction in a world."""
+    """Compares CartPole's steps with the prediction for a world."""
 
     def __init__(self, world: World) -> None:
         self.cartpole = CartPole.of(world)
@@ -73,14 +73,14 @@ class StepTest:
         self._sides = [Rise(allowed=0.17, threshold=12.0) for _ in range(4)]  # cart and pole, up and down
 
     def update(self, step: Step) -> int:
-        """Take the next step; how many steps a change has lasted if there is one, else 0."""
+        """Add the next step; returns for how many steps a change has lasted, or 0 without one."""
         if step.index == 0:
             self._actions.clear()
         self._actions.append(step.action)
         if len(self._actions) <= min(self._delay, step.index):
-            return 0  # which action takes effect is not known: the test began in mid-episode
+            return 0  # the action that takes effect is unknown: the test began within an episode
         if self._pushed and step.index % self._interval == 0:
-            return 0  # the world itself may push here, from either side
+            return 0  # the world may push at this step, from either side
         _, x_dot, theta, theta_dot = step.observation
         _, x_bias, theta_bias, turn_bias = self._bias
         motor = self.cartpole.force_mag if self._actions[0] == 1 else -self.cartpole.force_mag
@@ -99,9 +99,9 @@ class StepTest:
 
 
 class EpisodeTest:
-    """Compares an episode's return with what is usual, in any environment.
+    """Compares an episode's return with earlier returns, in any environment.
 
-    Usual are the 100 episodes before the last 10: what may be the beginning of a change is not among them.
+    The reference is the 100 episodes before the last 10. It leaves out the last 10 because they may belong to a change.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class EpisodeTest:
         self._test = Rise(allowed=0.5, threshold=14.0)  # of how far returns fall short
 
     def update(self, episodic_return: float) -> bool:
-        """Take an undisturbed episode's return; whether returns have fallen. The first 10 tell what is usual."""
+        """Add the return of an undisturbed episode; returns whether returns have fallen, from the 11th episode on."""
         self._returns.append(episodic_return)
         if len(self._returns) <= _LATELY:
             return False
@@ -124,11 +124,11 @@ class EpisodeTest:
         return fallen
 
     usual = 0.0
-    """Mean return before the latest fall."""
+    """Mean return of the reference at the latest fall."""
 
 
 def can_predict(env_id: str, world: World) -> bool:
-    """Whether a step in this world can be predicted: CartPole's, where neither delay nor pushes come at random."""
+    """Whether steps in this world can be predicted: CartPole without random delays or random times of pushes."""
     at_random = isinstance(world.action_delay, tuple) or (world.push_force and isinstance(world.push_interval, tuple))
     return env_id.startswith("CartPole-") and not at_random
 
@@ -149,7 +149,7 @@ def _scales(world: World, cartpole: CartPole) -> tuple[float, float]:
 
 
 def _slack(world: World, cartpole: CartPole) -> tuple[float, float]:
-    """The greatest two residuals that are due to the world's ranges alone."""
+    """The greatest residuals, of cart and pole, that the world's ranges can explain."""
     cart = pole = 0.0
     for name in _RANGED:
         value = getattr(world, name)
@@ -173,7 +173,7 @@ def _slack(world: World, cartpole: CartPole) -> tuple[float, float]:
 
 
 def _effect_of_lean(cartpole: CartPole, lean: float) -> tuple[float, float]:
-    """How far velocities after a step move if the pole leans by this much (rad) more than none."""
+    """Change of both velocities after a step if the pole leans by `lean` (rad) instead of 0."""
     upright, leaning = (cartpole.velocities(0.0, theta, 0.0, 0.0) for theta in (0.0, lean))
     return abs(leaning[0] - upright[0]), abs(leaning[1] - upright[1])
 

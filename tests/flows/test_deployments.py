@@ -167,7 +167,7 @@ def secrets_of(service: dict[str, Any]) -> dict[str, str]:
     return {each["target"]: each["source"] for each in given}
 
 
-def test_whoever_calls_a_server_in_the_stack_shows_the_password_it_wants() -> None:
+def test_a_client_of_a_server_in_the_stack_has_its_password() -> None:
     secrets = {name: secrets_of(service) for name, service in services().items()}
     assert secrets["prefect-server"]["PREFECT_SERVER_API_AUTH_STRING"] == "PREFECT_AUTH_STRING"
     assert secrets["mlflow"]["MLFLOW_AUTH_ADMIN_PASSWORD"] == "MLFLOW_PASSWORD"
@@ -189,7 +189,7 @@ def test_whoever_calls_a_server_in_the_stack_shows_the_password_it_wants() -> No
     assert "default_permission = READ" in settings
 
 
-def test_processes_without_containers_know_the_api_and_who_they_log_in_as(
+def test_processes_without_containers_know_the_api_and_their_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prefect's pages stay blank where they look for the API on another port."""

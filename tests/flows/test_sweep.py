@@ -164,9 +164,9 @@ def test_the_winner_is_trained_anew_by_the_studys_seed(monkeypatch: pytest.Monke
     winner = configuration(study.get_trials()[1], settings)
     anew: Any = flow.retrain("winner")
     assert anew == (1, fresh(winner, seed=6))
-    begin_study("nobody", settings)
-    with pytest.raises(InputError, match="no trial of study 'nobody' could be trained: widen its space"):
-        flow.retrain("nobody")
+    begin_study("none left", settings)
+    with pytest.raises(InputError, match="no trial of study 'none left' could be trained: widen its space"):
+        flow.retrain("none left")
 
 
 def test_the_winner_is_saved_as_a_preset(

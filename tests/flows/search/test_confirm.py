@@ -1,4 +1,4 @@
-"""A winner on fresh seeds: who trains, on what it is tested, and what is claimed."""
+"""A winner on fresh seeds: which agents train, the seeds of the test, and the sentence about the result."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def test_no_shard_has_trained_the_seeds_of_a_confirmation(monkeypatch: pytest.Mo
     assert config == dataclasses.replace(CARTPOLE, gamma=0.9, num_agents=16, seed=5)
     [(seed, _, shard)] = asked
     assert seed == 3
-    assert shard == 1_048_576  # shards are numbered by trials, of which nobody pays for a million
+    assert shard == 1_048_576  # no sweep has a million shards
 
 
 def test_a_winner_is_trained_and_its_best_networks_play_unseen_episodes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The final of a sweep: who is in it, who has won it, and that the preset is there to be beaten."""
+"""The final of a sweep: its finalists, its winner, and the place of the preset in it."""
 
 import dataclasses
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_a_final_that_was_entered_in_part_is_entered_to_the_end() -> None:
     assert finished == [trial.user_attrs[FINALIST] for trial in entered]
 
 
-def test_the_winner_is_who_did_best_in_the_final_on_the_whole() -> None:
+def test_the_winner_has_the_greatest_mean_return_in_the_final() -> None:
     settings = sweep(trials=4, shard_trials=4, finalists=2)
     returns = [[1.0], [9.0, 9.0, 9.0], [8.0, 8.0, 8.0], [7.0, 7.0, 7.0]]
     study = told("won", returns=returns, settings=settings)

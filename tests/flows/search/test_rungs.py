@@ -104,7 +104,7 @@ def begun(settings: SweepConfig, shard: int = 0) -> Study:
     return study
 
 
-def test_the_better_half_goes_on_and_of_equals_who_was_better_before(machine: Machine, tmp_path: Path) -> None:
+def test_the_better_half_continues_and_equals_are_ordered_by_earlier_returns(machine: Machine, tmp_path: Path) -> None:
     machine.worth = listed(
         at4=[3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0],
         at8=[None, None, 8.0, None, 8.0, 8.0, None, 0.0],

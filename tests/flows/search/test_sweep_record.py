@@ -136,7 +136,7 @@ def test_a_study_that_is_recorded_again_keeps_its_run(store: Curves, study: Stud
     assert recorded(store, other, settings)[0] != run_id
 
 
-def test_a_table_shows_sizes_as_text_and_who_was_in_the_final(store: Curves) -> None:
+def test_a_table_shows_sizes_as_text_and_the_returns_in_the_final(store: Curves) -> None:
     space = Space(dimensions={"hidden_sizes": Choice(values=((8,), (9,))), "gamma": Range(low=0.9, high=0.99)})
     settings = sweep(space=space, trials=2, shard_trials=2)
     ranked = ranking(told("sizes", returns=[[1.0], [2.0]], settings=settings).get_trials(), settings.rungs)

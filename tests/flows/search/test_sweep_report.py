@@ -88,7 +88,7 @@ def test_a_winner_that_is_the_preset_is_called_so(monkeypatch: pytest.MonkeyPatc
 
 
 class Terminal(io.StringIO):
-    """A terminal that nobody looks at."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True

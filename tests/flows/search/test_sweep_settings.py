@@ -35,7 +35,7 @@ def test_the_budget_is_known_before_anything_is_tried() -> None:
     assert SweepConfig.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
-def test_whoever_sets_nothing_gets_the_same_sweep_by_every_way() -> None:
+def test_the_defaults_are_the_same_by_every_way() -> None:
     numbers = {"trials": 1_024, "keep": 0.5, "episodes": 10, "finalists": 4, "seed": 0}
     settings = SweepConfig(space=SPACE, rungs=(1,))
     assert settings.shard_trials == batch_size(1_024)

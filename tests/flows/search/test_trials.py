@@ -38,7 +38,7 @@ def test_the_winner_went_furthest_and_of_equals_learned_soonest() -> None:
     assert returns_by_rung(ranked[0], settings.rungs) == [10.0, 30.0, 400.0]
 
 
-def test_who_returned_more_at_the_last_rung_is_better_whatever_was_on_the_way() -> None:
+def test_a_greater_last_return_is_better_whatever_the_earlier_ones() -> None:
     assert order([1.0, 5.0]) < order([9.0, 4.0]) < order([8.0, 4.0])
 
 
