@@ -25,7 +25,7 @@ from flows.registry.gate_tag import leave_undecided, undecided_if_ended
 from flows.reporting.draw import draw_population, draw_version
 from flows.reporting.report import report
 from flows.serving_client import Show
-from flows.tracking.attempt import Attempt, StaleAttemptError
+from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError
 from flows.tracking.endings import failing
 from flows.training.population import checkpoint_path
 from flows.training.steps import finish, test_agents
@@ -87,7 +87,7 @@ def adapt_policy(
             if is_over(adaptation):
                 again = f"the world is as version {version} knows it again: nothing is promoted"
                 if training:
-                    leave_undecided(MlflowClient(), model, chosen, training, again)
+                    leave_undecided(FencedClient(client=MlflowClient(), attempt=training), model, chosen, again)
                     finish(training)
                 return adaptation.end("recovered", again)
             before = champion_of(model, attempt)
@@ -148,10 +148,10 @@ def ending_training(training: Attempt | None, model: str, version: int, checkpoi
     if training is None:
         yield
         return
-    client, refusal = MlflowClient(), None
-    with failing(client, training, checkpoint_path(checkpoint_dir, training.run_id)):
+    fenced, refusal = FencedClient(client=MlflowClient(), attempt=training), None
+    with failing(fenced, checkpoint_path(checkpoint_dir, training.run_id)):
         try:
-            with undecided_if_ended(client, model, version, training):
+            with undecided_if_ended(fenced, model, version):
                 yield
         except RefusedError as error:  # by the gate or a person: the training itself has done what it was begun for
             refusal = error

@@ -18,7 +18,7 @@ from flows.registry.champion import promote
 from flows.registry.evaluation import evaluate
 from flows.registry.gate_tag import undecided_if_ended
 from flows.reporting.draw import draw_version
-from flows.tracking.attempt import StaleAttemptError
+from flows.tracking.attempt import FencedClient, StaleAttemptError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,7 +84,7 @@ def promote_policy(version: int, env_id: str = "CartPole-v1", force: bool = Fals
         force: make it champion whatever the gate says; the version's gate tag keeps what it said.
     """
     name = find_model(version, env_id)
-    with undecided_if_ended(MlflowClient(), name, version):
+    with undecided_if_ended(FencedClient(client=MlflowClient(), attempt=None), name, version):
         evaluation = evaluate(name, version)
     gate = promote(name, version, evaluation, force=force)
     draw_version(name, version, evaluation)

@@ -21,7 +21,7 @@ from flows.registry.gate_tag import undecided_if_ended
 from flows.registry.versions import model_name
 from flows.reporting.draw import draw_population, draw_version
 from flows.reporting.report import report
-from flows.tracking.attempt import Attempt, begin
+from flows.tracking.attempt import Attempt, FencedClient, begin
 from flows.tracking.endings import failing
 from flows.tracking.runs import complete_runs, find_run, open_run, read_config
 from flows.tracking.store import connect
@@ -54,12 +54,13 @@ def train_dqn(
     with ExitStack() as stack:
         with held():
             attempt, name = start(config, preset, resume, warm_start, checkpoint_dir)
-            stack.enter_context(failing(MlflowClient(), attempt, checkpoint_path(checkpoint_dir, attempt.run_id)))
+            fenced = FencedClient(client=MlflowClient(), attempt=attempt)
+            stack.enter_context(failing(fenced, checkpoint_path(checkpoint_dir, attempt.run_id)))
         say(f"MLflow run {attempt.run_id}")
         run_id = train(attempt.run_id, checkpoint_dir, attempt)
         model_id = export(run_id, attempt)
         version = register(run_id, model_id, attempt)
-        with undecided_if_ended(MlflowClient(), name, version, attempt):
+        with undecided_if_ended(fenced, name, version):
             agents = test_agents(run_id, attempt)
             evaluation = evaluate(name, version, attempt)
             gate = promote(name, version, evaluation, attempt)
@@ -90,8 +91,9 @@ def start(
         tags = {WARM_START_TAG: str(find_version(client, chosen, warm_start))} if warm_start else {}
         run_id = open_run(client, chosen, preset=preset, flow_run_id=flow_run_id(), tags=tags)
     attempt = begin(client, run_id)
-    with failing(client, attempt, checkpoint_path(checkpoint_dir, run_id)), released():
-        complete_runs(client, attempt, chosen, flow_run_id=flow_run_id())
+    fenced = FencedClient(client=client, attempt=attempt)
+    with failing(fenced, checkpoint_path(checkpoint_dir, run_id)), released():
+        complete_runs(fenced, chosen, flow_run_id=flow_run_id())
     return attempt, model_name(chosen.env_id)
 
 

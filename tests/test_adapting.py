@@ -29,7 +29,7 @@ from flows.errors import InputError
 from flows.registry import versions
 from flows.registry.lock import PROMOTION_TAG
 from flows.registry.versions import CHAMPION, PREVIOUS
-from flows.tracking.attempt import Attempt, StaleAttemptError
+from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError
 from flows.tracking.runs import read_config
 from tests.in_memory import Store, in_memory
 
@@ -337,8 +337,8 @@ def test_a_version_that_is_trained_is_told_and_not_put_under_stress(monkeypatch:
     training = Attempt(run_id="training", token="t")
 
     @contextmanager
-    def failing(client: Any, attempt: Attempt, checkpoint: Any) -> Iterator[None]:
-        assert (attempt, checkpoint.name) == (training, "training.ckpt")
+    def failing(fenced: FencedClient, checkpoint: Any) -> Iterator[None]:
+        assert (fenced.attempt, checkpoint.name) == (training, "training.ckpt")
         yield
 
     def evaluate(model: str, version: int, attempt: Attempt, *, stressed: bool) -> str:

@@ -28,7 +28,10 @@ from flows.training.population import checkpoint_path, read_networks, read_summa
 from flows.training.warm_start import WARM_START_TAG, find_version, starting_network
 
 ROOT = Path(__file__).parent.parent
-COMMAND = "from flows import metric_writer, cli; metric_writer.FLUSH_SECONDS = 0.2; raise SystemExit(cli.main())"
+COMMAND = (
+    "from flows.cli.train import main; from flows.tracking import metric_writer; "
+    "metric_writer.FLUSH_SECONDS = 0.2; raise SystemExit(main())"
+)
 
 
 @pytest.fixture

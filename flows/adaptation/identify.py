@@ -13,7 +13,7 @@ from flows.adaptation.timeline import Adaptation, RefusedError
 from flows.adaptation.watch import POLL_SECONDS
 from flows.orchestration.step import step
 from flows.serving_client import Show, as_experience
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.store import connect
 
 WANTED: Final = 60
@@ -48,7 +48,7 @@ def identified(adaptation: Adaptation, since: int) -> dict[str, Any]:
 @step("fetch experience")
 def fetch(url: str, since: int, attempt: Attempt) -> tuple[str, int, int]:
     """Keep what was lived through after a transition. Returns the artifact, their number and the newest one's id."""
-    client, show = connect(), Show(url=url, drift="")
+    fenced, show = FencedClient(client=connect(), attempt=attempt), Show(url=url, drift="")
     deadline = time.monotonic() + PATIENCE
     while True:
         answer = show.experience(since)
@@ -57,8 +57,8 @@ def fetch(url: str, since: int, attempt: Attempt) -> tuple[str, int, int]:
             break
         time.sleep(POLL_SECONDS)
     file = f"experience/since-{since}.json"
-    fenced(client, attempt).log_dict(attempt.run_id, answer, file)
-    return f"{client.get_run(attempt.run_id).info.artifact_uri}/{file}", count, int(answer["next"])
+    fenced.checked().log_dict(attempt.run_id, answer, file)
+    return f"{fenced.client.get_run(attempt.run_id).info.artifact_uri}/{file}", count, int(answer["next"])
 
 
 @step("identify world")
@@ -74,5 +74,6 @@ def identify_world(lived: str, attempt: Attempt) -> dict[str, Any]:
     result = {"world": found.world.to_dict(), "text": f"{found.world}: {found}", "refusal": ""}
     estimates = {name: dataclasses.asdict(estimate) for name, estimate in found.changed.items()}
     content = {**result, "changed": estimates, "explained": found.explained, "noise": found.noise}
-    fenced(connect(), attempt).log_dict(attempt.run_id, content, "identification.json")
+    fenced = FencedClient(client=connect(), attempt=attempt)
+    fenced.checked().log_dict(attempt.run_id, content, "identification.json")
     return result

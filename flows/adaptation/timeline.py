@@ -15,7 +15,7 @@ from flows.errors import one_line
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.serving_client import ADAPTATION_TAG, SHOW_TAG, Show
-from flows.tracking.attempt import Attempt, StaleAttemptError, begin, fenced
+from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError, begin
 from flows.tracking.labels import git_commit
 from flows.tracking.runs import new_experiment
 from flows.tracking.store import connect
@@ -135,7 +135,7 @@ def end_adaptation(adaptation: Adaptation, status: str) -> None:
     Each write is made whatever became of the one before: a run whose timeline cannot be kept ends too. The first error
     is raised after the last write.
     """
-    client, run_id = MlflowClient(), adaptation.attempt.run_id
+    fenced, run_id = FencedClient(client=MlflowClient(), attempt=adaptation.attempt), adaptation.attempt.run_id
     timeline = [vars(event) for event in adaptation.events]
     writes: tuple[Callable[[MlflowClient], object], ...] = (
         lambda mine: mine.log_dict(run_id, {"stages": timeline}, TIMELINE),
@@ -145,7 +145,7 @@ def end_adaptation(adaptation: Adaptation, status: str) -> None:
     errors = []
     for write in writes:
         try:
-            write(fenced(client, adaptation.attempt))
+            write(fenced.checked())
         except StaleAttemptError:
             return  # it is the newer attempt's
         except Exception as error:
@@ -165,7 +165,7 @@ def end_adaptation(adaptation: Adaptation, status: str) -> None:
         + "\n".join(f"[{name}]({url})" for name, url in links(run_id, None).items()),
     )
     if stage == "recovered":
-        model = client.get_run(run_id).data.tags[MODEL_TAG]
+        model = fenced.client.get_run(run_id).data.tags[MODEL_TAG]
         resource = {"prefect.resource.id": f"dqn.policy.{model}", "prefect.resource.name": model}
         emit_event("dqn.policy.recovered", resource=resource, payload={"drift": adaptation.show.drift, "text": text})
 

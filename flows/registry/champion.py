@@ -19,7 +19,7 @@ from flows.registry.gate_tag import not_promoted_if_ended, undecided_if_ended
 from flows.registry.lock import begin_promotion, hold, promotion_lock
 from flows.registry.returns import Returns, read_returns
 from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.store import connect
 from serving.policy import PolicyMetadata
 
@@ -51,7 +51,8 @@ def promote(
         world: what both play in, as it is now; None for that which the challenger was trained for.
     """
     client = connect()
-    with undecided_if_ended(client, name, version, attempt), promotion_lock(name):
+    fenced = FencedClient(client=client, attempt=attempt)
+    with undecided_if_ended(fenced, name, version), promotion_lock(name):
         token, champion = None, versions.version_of(client, name, CHAMPION)
         if champion != version:  # the champion's own promotion moves nothing, and must not overtake one that does
             token = begin_promotion(client, name)
@@ -66,16 +67,16 @@ def promote(
         gate = f"forced: the gate said {decision.gate}" if force else decision.gate
         gate += f" (in the world {World.from_dict(world)})" if world is not None else ""
         hold(client, name, token)
-        versions.set_tags(fenced(client, attempt), name, version, {"gate": gate})
+        versions.set_tags(fenced.checked(), name, version, {"gate": gate})
         if decision.margin_used:
             hold(client, name, token)
             used = {MARGIN_USED_TAG: f"{decision.margin_used:.3f}"}
-            versions.set_tags(fenced(client, attempt), name, version, used)
+            versions.set_tags(fenced.checked(), name, version, used)
         if token is None:
-            remove_challenger(fenced(client, attempt), name, version, token)
+            remove_challenger(fenced.checked(), name, version, token)
         elif decision.promote or force:
-            with not_promoted_if_ended(client, name, version, attempt, gate):
-                move_champion(fenced(client, attempt), name, version, token)
+            with not_promoted_if_ended(fenced, name, version, gate):
+                move_champion(fenced.checked(), name, version, token)
     if rival and rival.returns is not None:
         run_id = str(versions.get_version(client, name, version).run_id)
         content = {
@@ -83,7 +84,7 @@ def promote(
             "stress": rival.stress and rival.stress.to_dict(),
             "comparison": decision.comparison and decision.comparison.to_dict(),
         }
-        fenced(client, attempt).log_dict(run_id, content, _champion_file(version))
+        fenced.checked().log_dict(run_id, content, _champion_file(version))
     if token and (decision.promote or force):
         _announce(name, version, gate)
     return gate

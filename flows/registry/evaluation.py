@@ -21,7 +21,7 @@ from flows.registry import versions
 from flows.registry.gate import LOOKS
 from flows.registry.returns import TEST_MEAN, Returns, log_test
 from flows.registry.versions import DIGEST_TAG
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.runs import find_run
 from flows.tracking.store import connect
 from serving.policy import OnnxPolicy
@@ -37,14 +37,14 @@ def evaluate_elsewhere(name: str, version: int, world: dict[str, Any], attempt: 
 
     It lies in the run of the attempt: what the registry says of a version is true of the version's own world.
     """
-    client = connect()
+    fenced = FencedClient(client=connect(), attempt=attempt)
     artifact = versions.download(name, version)
     seed = version_seed(version, episodes=EPISODES)
     returns = play(artifact.policy, World.from_dict(world), seed=seed)
     file = f"evaluation/version-{version}.json"
     content = {"returns": returns.tolist(), "seed": seed, "stress": None, "world": world}
-    fenced(client, attempt).log_dict(attempt.run_id, content, file)
-    return f"{client.get_run(attempt.run_id).info.artifact_uri}/{file}"
+    fenced.checked().log_dict(attempt.run_id, content, file)
+    return f"{fenced.client.get_run(attempt.run_id).info.artifact_uri}/{file}"
 
 
 @step("evaluate")
@@ -58,6 +58,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
         stressed: whether to find out what it withstands, which takes as long as a training and breaks ties.
     """
     client = connect()
+    fenced = FencedClient(client=client, attempt=attempt)
     found = versions.get_version(client, name, version)
     artifact = versions.download(name, version)
     policy = artifact.policy
@@ -70,7 +71,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
     stress = under_stress(policy, policy.metadata.world, seed=seed) if stressed else None
     run_id = policy.metadata.run_id
     if TEST_MEAN not in versions.metrics_of(client, found):
-        log_test(fenced(client, attempt), run_id, returns, model_id=versions.model_id_of(found))
+        log_test(fenced.checked(), run_id, returns, model_id=versions.model_id_of(found))
     tags = {
         "eval.mean_return": f"{returns.mean():g}",
         "eval.min_return": f"{returns.min():g}",
@@ -85,7 +86,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
             "eval.single_push": f"{stress.push} N",
         }
     run = find_run(client, run_id)
-    versions.set_tags(fenced(client, attempt), name, version, tags)
+    versions.set_tags(fenced.checked(), name, version, tags)
     versions.describe(
         client,
         name,

@@ -8,7 +8,6 @@ from typing import Final
 
 import mlflow
 import numpy as np
-from mlflow import MlflowClient
 
 from flows.errors import one_line
 from flows.orchestration.step import step
@@ -16,7 +15,7 @@ from flows.registry import versions
 from flows.registry.champion import read_champion_stress
 from flows.registry.evaluation import baselines, read_stress
 from flows.registry.returns import read_returns
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.runs import read_config
 from flows.tracking.store import connect
 from flows.training.milestones import read_learning
@@ -41,8 +40,9 @@ def draw_population(run_id: str, agents: str, attempt: Attempt) -> None:
     curves, returns = read_curves(client, run_id), read_returns(agents)
     diverged = [agent.agent for agent in read_summary(client, run_id).agents if agent.diverged is not None]
     returns[diverged] = np.nan
-    draw(client, run_id, attempt, LEARNING_CURVES, lambda: figures.png(figures.learning_curves(curves)))
-    draw(client, run_id, attempt, FINAL_RETURNS, lambda: figures.png(figures.final_returns(returns, env_id)))
+    fenced = FencedClient(client=client, attempt=attempt)
+    draw(fenced, run_id, LEARNING_CURVES, lambda: figures.png(figures.learning_curves(curves)))
+    draw(fenced, run_id, FINAL_RETURNS, lambda: figures.png(figures.final_returns(returns, env_id)))
 
 
 @step("draw version")
@@ -51,25 +51,24 @@ def draw_version(name: str, version: int, evaluation: str, attempt: Attempt | No
     from flows.reporting import animations, figures
 
     client = connect()
+    fenced = FencedClient(client=client, attempt=attempt)
     run_id = str(versions.get_version(client, name, version).run_id)
     policy = versions.download(name, version).policy
     seed = mlflow.artifacts.load_dict(evaluation)["seed"]
-    draw(client, run_id, attempt, EPISODE, lambda: animations.episode_gif(policy, seed=seed))
+    draw(fenced, run_id, EPISODE, lambda: animations.episode_gif(policy, seed=seed))
 
     def learning() -> bytes | None:
         way = read_learning(client, run_id, policy, mean_return=read_returns(evaluation).mean())
         return animations.learning_gif(way) if way else None
 
-    draw(client, run_id, attempt, LEARNING, learning)
+    draw(fenced, run_id, LEARNING, learning)
     if stress := read_stress(evaluation):
         tests = {f"version {version}": stress, **read_champion_stress(client, run_id, version)}
         tests |= baselines(policy.metadata.world)
-        draw(client, run_id, attempt, STRESS, lambda: figures.png(figures.stress_cells(tests)))
+        draw(fenced, run_id, STRESS, lambda: figures.png(figures.stress_cells(tests)))
 
 
-def draw(
-    client: MlflowClient, run_id: str, attempt: Attempt | None, file: str, picture: Callable[[], bytes | None]
-) -> None:
+def draw(fenced: FencedClient, run_id: str, file: str, picture: Callable[[], bytes | None]) -> None:
     """Log a picture where there is one; one that cannot be drawn is left out, and the log says why."""
     try:
         content = picture()
@@ -81,4 +80,4 @@ def draw(
     with TemporaryDirectory() as directory:
         path = Path(directory) / file
         path.write_bytes(content)
-        fenced(client, attempt).log_artifact(run_id, str(path))
+        fenced.checked().log_artifact(run_id, str(path))

@@ -24,7 +24,7 @@ from flows.registry.evaluation import baselines, read_stress
 from flows.registry.gate import CONFIDENCE
 from flows.registry.returns import Returns, read_returns
 from flows.reporting.draw import LEARNING_CURVES
-from flows.tracking.attempt import Attempt, check, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.pages import LOCAL_UI, absolute_uri, run_page, version_page
 from flows.tracking.runs import config_of, describe_run
 from flows.tracking.store import connect
@@ -160,6 +160,7 @@ class Report:
 def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, attempt: Attempt) -> str:
     """Write the report to Prefect and to the MLflow run. Returns it for a terminal."""
     client = connect()
+    fenced = FencedClient(client=client, attempt=attempt)
     run = client.get_run(run_id)
     config = config_of(run)
     stress = read_stress(evaluation)
@@ -176,9 +177,9 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
         comparison=read_comparison(client, run_id, version),
         baselines=baselines(config.world) if stress else {},
     )
-    fenced(client, attempt).log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
-    describe_run(client, attempt, "\n\n".join(filter(None, (finished.markdown(_DESCRIPTION), _flow_run_link()))))
-    check(client, attempt)
+    fenced.checked().log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
+    describe_run(fenced, "\n\n".join(filter(None, (finished.markdown(_DESCRIPTION), _flow_run_link()))))
+    fenced.check()
     if flow_run_id():
         _show_in_prefect(client, finished)
     return finished.text()

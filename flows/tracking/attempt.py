@@ -52,47 +52,64 @@ def begin(client: MlflowClient, run_id: str) -> Attempt:
     return attempt
 
 
-def check(client: MlflowClient, attempt: Attempt) -> None:
-    """Ask the tracking store whether an attempt is the newest.
+@dataclass(frozen=True, kw_only=True)
+class FencedClient:
+    """MLflow's client for one attempt: it checks before each write that the attempt is the newest, once a batch.
 
-    Raises:
-        StaleAttemptError: if it is not.
+    It writes by `checked` and by `in_batch`, and reads by `client`.
     """
-    newest = client.get_run(attempt.run_id).data.tags.get(ATTEMPT_TAG)
-    if newest != attempt.token:
-        raise StaleAttemptError(
-            f"attempt {attempt.token} at run {attempt.run_id} was replaced by attempt {newest} while it was held up; "
-            "it stops here and writes nothing more"
-        )
 
+    client: MlflowClient
+    attempt: Attempt | None
+    """None where no other attempt can exist, as in a promotion by hand: then nothing is checked."""
 
-def fenced(client: MlflowClient, attempt: Attempt | None) -> MlflowClient:
-    """The client, for a write or a few that follow at once: `fenced(client, attempt).log_dict(...)`.
+    @property
+    def run_id(self) -> str:
+        """The MLflow run of the attempt.
 
-    Args:
-        client: of the tracking store.
-        attempt: which one writes; none where nobody else could, as in a flow that has no run of its own.
+        Raises:
+            ValueError: if there is no attempt.
+        """
+        if self.attempt is None:
+            raise ValueError("this client has no attempt, and so no run of its own")
+        return self.attempt.run_id
 
-    Raises:
-        StaleAttemptError: if the attempt is not the newest.
-    """
-    if attempt:
-        check(client, attempt)
-    return client
+    def check(self) -> None:
+        """Ask the tracking store whether the attempt is the newest.
 
+        Raises:
+            StaleAttemptError: if it is not.
+        """
+        if self.attempt is None:
+            return
+        newest = self.client.get_run(self.attempt.run_id).data.tags.get(ATTEMPT_TAG)
+        if newest != self.attempt.token:
+            raise StaleAttemptError(
+                f"attempt {self.attempt.token} at run {self.attempt.run_id} was replaced by attempt {newest} while it "
+                "was held up; it stops here and writes nothing more"
+            )
 
-def in_batch(client: MlflowClient, attempt: Attempt, items: Iterable[T]) -> Iterator[T]:
-    """Items to write one after the other: the attempt is checked before the first, not before each.
+    def checked(self) -> MlflowClient:
+        """The client, right after a check: for one write, or for a few that follow at once.
 
-    It is checked again where a check is older than CHECKED_SECONDS.
+        Raises:
+            StaleAttemptError: if the attempt is not the newest.
+        """
+        self.check()
+        return self.client
 
-    Raises:
-        StaleAttemptError: if the attempt is not the newest.
-    """
-    checked = -math.inf
-    for item in items:
-        now = time.monotonic()
-        if now - checked >= CHECKED_SECONDS:
-            check(client, attempt)
-            checked = now
-        yield item
+    def in_batch(self, items: Iterable[T]) -> Iterator[T]:
+        """Items to write one after the other by `client`: the attempt is checked before the first, not before each.
+
+        It is checked again where the last check is older than CHECKED_SECONDS.
+
+        Raises:
+            StaleAttemptError: if the attempt is not the newest.
+        """
+        checked = -math.inf
+        for item in items:
+            now = time.monotonic()
+            if now - checked >= CHECKED_SECONDS:
+                self.check()
+                checked = now
+            yield item

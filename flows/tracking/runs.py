@@ -24,7 +24,7 @@ from dqn.config import DQNConfig
 from dqn.training.metrics import POPULATION
 from flows.errors import InputError, is_full, one_line
 from flows.general import StartName
-from flows.tracking.attempt import Attempt, fenced, in_batch
+from flows.tracking.attempt import FencedClient
 from flows.tracking.labels import description, git_commit, params, run_name, user
 from flows.tracking.store import require_artifacts
 from flows.uris import artifact_location, redacted
@@ -79,32 +79,32 @@ def open_run(
     return str(client.create_run(experiment, tags=all_tags, run_name=run_name(config, preset)).info.run_id)
 
 
-def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, flow_run_id: str | None) -> None:
+def complete_runs(fenced: FencedClient, config: DQNConfig, *, flow_run_id: str | None) -> None:
     """Give a run that begins, or goes on, all that the stages expect; an earlier attempt may have died half-way.
 
     A run that has a configuration keeps it. The children's parameters come with their first metrics.
     """
-    parent = client.get_run(attempt.run_id)
-    fenced(client, attempt)
-    if not _has_config(client, attempt.run_id) or _config_of(parent) is None:
-        client.log_batch(attempt.run_id, params=params(config))
+    client, run_id = fenced.checked(), fenced.run_id
+    parent = client.get_run(run_id)
+    if not _has_config(client, run_id) or _config_of(parent) is None:
+        client.log_batch(run_id, params=params(config))
         with _artifacts_of(parent):
-            client.log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
+            client.log_dict(run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
     config = config_of(parent)
     tags = [RunTag(key, value) for key, value in _flow_run_tag(flow_run_id).items()]
-    client.log_batch(attempt.run_id, tags=tags)
-    _set_running(client, attempt, parent)
-    children = _children(client, attempt.run_id, parent.info.experiment_id, config, attempt)
+    client.log_batch(run_id, tags=tags)
+    _set_running(fenced, parent)
+    children = _children(fenced, parent.info.experiment_id, config)
     if TRAINED_TAG not in parent.data.tags:
         for child in children:
-            _set_running(client, attempt, child)
+            _set_running(fenced, child)
 
 
-def read_runs(client: MlflowClient, attempt: Attempt) -> PopulationRuns:
+def read_runs(fenced: FencedClient) -> PopulationRuns:
     """The runs of a population."""
-    parent = client.get_run(attempt.run_id)
-    children = _children(client, attempt.run_id, parent.info.experiment_id, config_of(parent), attempt)
-    return PopulationRuns(parent=attempt.run_id, children=tuple(child.info.run_id for child in children))
+    parent = fenced.client.get_run(fenced.run_id)
+    children = _children(fenced, parent.info.experiment_id, config_of(parent))
+    return PopulationRuns(parent=fenced.run_id, children=tuple(child.info.run_id for child in children))
 
 
 def get_runs(client: MlflowClient, run_ids: Sequence[str]) -> Mapping[str, Run]:
@@ -163,11 +163,11 @@ def config_of(run: Run) -> DQNConfig:
     return config
 
 
-def describe_run(client: MlflowClient, attempt: Attempt, results: str) -> None:
+def describe_run(fenced: FencedClient, results: str) -> None:
     """Put results above what the run's description says, once."""
-    before = client.get_run(attempt.run_id).data.tags[MLFLOW_RUN_NOTE]
+    before = fenced.client.get_run(fenced.run_id).data.tags[MLFLOW_RUN_NOTE]
     if results not in before:
-        fenced(client, attempt).set_tag(attempt.run_id, MLFLOW_RUN_NOTE, f"{results}\n\n{before}")
+        fenced.checked().set_tag(fenced.run_id, MLFLOW_RUN_NOTE, f"{results}\n\n{before}")
 
 
 @contextmanager
@@ -247,10 +247,10 @@ def _config_of(run: Run) -> DQNConfig | None:
     return DQNConfig.from_dict(fields) if isinstance(fields, dict) else None
 
 
-def _set_running(client: MlflowClient, attempt: Attempt, run: Run) -> None:
+def _set_running(fenced: FencedClient, run: Run) -> None:
     if run.info.status != "RUNNING":
-        with unless_deleted(client, run.info.run_id):
-            fenced(client, attempt).update_run(run.info.run_id, status="RUNNING")
+        with unless_deleted(fenced.client, run.info.run_id):
+            fenced.checked().update_run(run.info.run_id, status="RUNNING")
 
 
 def _is_deleted(client: MlflowClient, run_id: str) -> bool:
@@ -262,15 +262,14 @@ def _is_deleted(client: MlflowClient, run_id: str) -> bool:
         raise
 
 
-def _children(
-    client: MlflowClient, parent: str, experiment: str, config: DQNConfig, attempt: Attempt
-) -> tuple[Run, ...]:
+def _children(fenced: FencedClient, experiment: str, config: DQNConfig) -> tuple[Run, ...]:
     """The child runs `[A]`, by agent; those that are missing are created, those that were deleted stay so."""
+    client, parent = fenced.client, fenced.run_id
     query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
     found = client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=2 * config.num_agents)
     children = {int(run.data.tags[_AGENT_TAG]): run for run in found}
     missing = [agent for agent in reversed(range(config.num_agents)) if agent not in children]
-    for agent in in_batch(client, attempt, missing):  # the last first: MLflow lists the newest first
+    for agent in fenced.in_batch(missing):  # the last first: MLflow lists the newest first
         tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_USER: user(), _AGENT_TAG: str(agent), "seed": str(config.seed)}
         children[agent] = client.create_run(experiment, tags=tags, run_name=f"agent {agent:02d}")
     return tuple(children[agent] for agent in range(config.num_agents))

@@ -22,7 +22,7 @@ from dqn.networks.population import together
 from dqn.seeding import SELECTION, stream_seed
 from dqn.training.machine import torch_threads
 from dqn.training.result import TrainingResult
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import FencedClient
 from flows.training.population import read_summary
 from serving.policy import OnnxPolicy
 
@@ -46,7 +46,7 @@ class Learned:
     policy: OnnxPolicy
 
 
-def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult) -> None:
+def keep_learning(fenced: FencedClient, result: TrainingResult) -> None:
     """Put the milestones of the best agent into the run, and what each returns as a curve."""
     config, best = result.config, result.agents[result.best_agent]
     way = result.way_of(best.agent)
@@ -59,7 +59,7 @@ def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult
     properties = ModelProperties.of(
         config,
         num_actions=networks.num_actions,
-        run_id=attempt.run_id,
+        run_id=fenced.run_id,
         agent=best.agent,
         observed=best.observed,
     )
@@ -77,11 +77,11 @@ def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult
         for k, entry in enumerate(index):
             model = to_onnx(networks.agent(k), properties, observation_size=len(networks.observation_scale))
             (Path(directory) / entry["file"]).write_bytes(model)
-        fenced(client, attempt).log_artifacts(attempt.run_id, directory, DIRECTORY)
-    if MEAN_RETURN not in client.get_run(attempt.run_id).data.metrics:  # by an attempt that died right after it
+        fenced.checked().log_artifacts(fenced.run_id, directory, DIRECTORY)
+    if MEAN_RETURN not in fenced.client.get_run(fenced.run_id).data.metrics:  # by an attempt that died right after it
         now = int(time.time() * 1000)
         metrics = [Metric(MEAN_RETURN, entry["mean_return"], now, entry["environment_steps"]) for entry in index]
-        client.log_batch(attempt.run_id, metrics=metrics)
+        fenced.client.log_batch(fenced.run_id, metrics=metrics)
 
 
 def read_learning(client: MlflowClient, run_id: str, version: OnnxPolicy, *, mean_return: float) -> list[Learned]:

@@ -25,7 +25,7 @@ from dqn.training.result import AgentResult, TrainingResult
 from dqn.training.state import TrainingState
 from flows.errors import InputError
 from flows.orchestration.console import Estimate, say
-from flows.tracking.attempt import Attempt, check, fenced
+from flows.tracking.attempt import FencedClient
 from flows.tracking.endings import end_diverged, end_runs
 from flows.tracking.labels import params
 from flows.tracking.metric_writer import MetricWriter, read_watermarks
@@ -97,8 +97,7 @@ def check_writable(directory: str) -> None:
 
 
 def train_population(
-    client: MlflowClient,
-    attempt: Attempt,
+    fenced: FencedClient,
     runs: PopulationRuns,
     config: DQNConfig,
     checkpoint: Path,
@@ -110,8 +109,7 @@ def train_population(
     """Train, or go on from the checkpoint, with every metric in MLflow once.
 
     Args:
-        client: the tracking store.
-        attempt: which one trains; as soon as it is stale it stops.
+        fenced: the tracking store; as soon as its attempt is stale, training stops.
         runs: where metrics go.
         config: what to train.
         checkpoint: read if it exists, written while training.
@@ -128,12 +126,12 @@ def train_population(
     state = _start(config, checkpoint, start)
     environment = state.environment
     say(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
-    known = get_runs(client, (runs.parent, *runs.children))
+    known = get_runs(fenced.client, (runs.parent, *runs.children))
     writer = MetricWriter(
-        client,
+        fenced.client,
         runs.by_agent,
-        read_watermarks(client, known),
-        check=lambda: check(client, attempt),
+        read_watermarks(fenced.client, known),
+        check=fenced.check,
         params={run_id: params(config) for run_id, run in known.items() if not run.data.params},
         after_flush=lambda: on_progress(state),
     )
@@ -176,17 +174,17 @@ def train_population(
             if str(second) != str(error):
                 error.add_note(str(second))
         if isinstance(error, DivergedError):
-            end_diverged(client, attempt, runs, error.diverged)
+            end_diverged(fenced, runs, error.diverged)
         raise
     writer.close(patience=_PATIENCE)
     return result
 
 
-def keep_result(client: MlflowClient, attempt: Attempt, runs: PopulationRuns, result: TrainingResult) -> None:
+def keep_result(fenced: FencedClient, runs: PopulationRuns, result: TrainingResult) -> None:
     """Put networks and summary into the run, for the stages that follow in this process or another."""
     with tempfile.TemporaryDirectory() as directory:
         save_networks(Path(directory), result.best, result.config)
-        fenced(client, attempt).log_artifacts(runs.parent, directory, _DIRECTORY)
+        fenced.checked().log_artifacts(runs.parent, directory, _DIRECTORY)
     summary = {
         "agents": [dataclasses.asdict(agent) for agent in result.agents],
         "best_agent": result.best_agent,
@@ -194,13 +192,13 @@ def keep_result(client: MlflowClient, attempt: Attempt, runs: PopulationRuns, re
         "cpu_seconds": result.cpu_seconds,
     }
     curves = Curves.of(result).to_dict()
-    client.log_dict(runs.parent, summary, _RESULT_FILE)
-    client.log_dict(runs.parent, curves, _CURVES_FILE)
+    fenced.client.log_dict(runs.parent, summary, _RESULT_FILE)
+    fenced.client.log_dict(runs.parent, curves, _CURVES_FILE)
     diverged = {a.agent: (a.diverged, a.divergence) for a in result.agents if a.diverged is not None}
-    end_diverged(client, attempt, runs, diverged)
+    end_diverged(fenced, runs, diverged)
     others = tuple(child for agent, child in enumerate(runs.children) if agent not in diverged)
-    end_runs(client, attempt, others, "FINISHED")
-    fenced(client, attempt).log_batch(runs.parent, tags=[RunTag(TRAINED_TAG, "true")])
+    end_runs(fenced, others, "FINISHED")
+    fenced.checked().log_batch(runs.parent, tags=[RunTag(TRAINED_TAG, "true")])
 
 
 def read_networks(client: MlflowClient, run_id: str) -> tuple[QNetworks, DQNConfig]:
