@@ -1,4 +1,4 @@
-"""Errors whose message is one sentence for a person, and what is said of errors of others."""
+"""Errors whose message is one sentence for a person, and how the errors of libraries are quoted."""
 
 import errno
 from typing import Final
@@ -6,24 +6,33 @@ from typing import Final
 from flows.uris import redacted
 
 
-class PrefectError(RuntimeError):
-    """Prefect's API cannot be reached; the message says which and what to do."""
+class FlowError(Exception):
+    """A failure whose message is a sentence for a person."""
+
+    exit_code = 1
+    """Of `python -m flows`, where this error ends it."""
 
 
-class InputError(ValueError):
+class InputError(FlowError, ValueError):
     """A request that cannot be met; the message says what was given, what is expected and what to do."""
 
+    exit_code = 2
 
-class RegistryError(RuntimeError):
+
+class PrefectError(FlowError):
+    """Prefect's API cannot be reached; the message says which API and what to do."""
+
+
+class RegistryError(FlowError):
     """The registry does not hold what was asked for, or not what was written; the message says which."""
+
+
+class TrackingError(FlowError):
+    """MLflow cannot be reached or refuses; the message names the address of its store."""
 
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _FULL_SAID: Final = ("database or disk is full", "readonly database", "disk I/O error", "No space left on device")
-
-
-class TrackingError(RuntimeError):
-    """MLflow cannot be reached or refuses; the message names where it was looked for."""
 
 
 def one_line(error: BaseException) -> str:

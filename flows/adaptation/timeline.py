@@ -11,7 +11,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
-from flows.errors import one_line
+from flows.errors import FlowError, one_line
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.serving_client import ADAPTATION_TAG, SHOW_TAG, Show
@@ -32,11 +32,11 @@ _HOUR_MS: Final = 3_600_000
 logger = logging.getLogger(__name__)
 
 
-class RefusedError(RuntimeError):
+class RefusedError(FlowError):
     """An adaptation that goes no further without a person; the message says why and what to do."""
 
 
-class TakenError(RuntimeError):
+class TakenError(FlowError):
     """Another flow run adapts to the same drift: it tells the page, and this one does not."""
 
 

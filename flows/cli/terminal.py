@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from flows.errors import InputError
 from flows.interrupts import INTERRUPTED, TERMINATED, Terminated, raised
 from flows.uris import redacted
 
-BAD_INPUT: Final = 2
+BAD_INPUT: Final = InputError.exit_code
 DIVERGED: Final = 3
 ENVIRONMENT: Final = {
     "DO_NOT_TRACK": "1",

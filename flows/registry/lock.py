@@ -9,7 +9,7 @@ from typing import Final
 import mlflow
 from mlflow import MlflowClient
 
-from flows.errors import one_line
+from flows.errors import FlowError, one_line
 from flows.orchestration.flow_run import flow_run_id
 from flows.registry.machine_lock import machine_lock
 
@@ -20,7 +20,7 @@ _LEASE_SECONDS: Final = 60.0
 logger = logging.getLogger(__name__)
 
 
-class OvertakenError(RuntimeError):
+class OvertakenError(FlowError):
     """Another promotion of the model has begun; the message names both. What was about to be promoted is not."""
 
 
