@@ -10,7 +10,7 @@ class FlowError(Exception):
     """A failure whose message is a sentence for a person."""
 
     exit_code = 1
-    """Of `python -m flows`, where this error ends it."""
+    """Exit code of `python -m flows` if this error ends it."""
 
 
 class InputError(FlowError, ValueError):
@@ -24,7 +24,7 @@ class PrefectError(FlowError):
 
 
 class RegistryError(FlowError):
-    """The registry does not hold what was asked for, or not what was written; the message says which."""
+    """The registry does not have what was asked for or what was written; the message says which."""
 
 
 class TrackingError(FlowError):
@@ -36,14 +36,14 @@ _FULL_SAID: Final = ("database or disk is full", "readonly database", "disk I/O 
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, less the causes MLflow's client strings together behind it."""
+    """The first line of an error's message, without the causes that MLflow's client appends to it."""
     lines = (str(error).strip() or type(error).__name__).splitlines()
     first_line = next((line for line in lines if not line.startswith("(raised as a result of")), lines[0])
     return redacted(first_line.partition(" with exception HTTP")[0])
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that of a full or read-only disk, which no further try mends."""
+    """Whether an error or one of its causes is a full or read-only disk, so that retrying cannot help."""
     while error is not None:
         if getattr(error, "errno", None) in _FULL or any(said in str(error) for said in _FULL_SAID):
             return True

@@ -43,10 +43,10 @@ def train_dqn(
 
     Args:
         config: overrides of the preset's hyper-parameters.
-        preset: hyper-parameters to start from; `general` are those of an environment that no preset was tuned to.
-        resume: id of the MLflow run to go on with; it keeps its own configuration.
+        preset: hyper-parameters to start from; `general` is for an environment that no preset was tuned to.
+        resume: id of the MLflow run to resume; it keeps its own configuration.
         warm_start: version or alias of the environment's registered model; all agents start with its network.
-        checkpoint_dir: where the training state is kept until training is over.
+        checkpoint_dir: directory of the training state, which is kept until training is over.
 
     Returns:
         The report.
@@ -66,10 +66,10 @@ def train_dqn(
             gate = promote(name, version, evaluation, attempt)
         if not flow_run_id():
             reported = report(run_id, version, gate, agents, evaluation, attempt)
-            print(reported, flush=True)  # the pictures are drawn while it is read
+            print(reported, flush=True)  # before the figures are drawn, which takes seconds
         draw_population(run_id, agents, attempt)
         draw_version(name, version, evaluation, attempt)
-        if flow_run_id():  # on its page the report shows the curves
+        if flow_run_id():  # the report on the flow run's page shows the curves
             reported = report(run_id, version, gate, agents, evaluation, attempt)
         finish(attempt)
         return reported
@@ -79,7 +79,7 @@ def train_dqn(
 def start(
     config: ConfigOverrides, preset: StartName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> tuple[Attempt, str]:
-    """Begin this attempt at the run that is named, or at the flow run's own. Returns it and the model's name."""
+    """Begin an attempt at the run to resume, or at the flow run's own. Returns it and the model's name."""
     with released():
         check_request(config, preset, resume, warm_start, checkpoint_dir)
         client = connect()
@@ -100,12 +100,13 @@ def start(
 def check_request(
     config: ConfigOverrides, preset: StartName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> None:
-    """Refuse what cannot be done before anything starts.
+    """Refuse an impossible request before anything starts.
 
     Raises:
         ConfigError: if the configuration cannot be trained.
-        EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
-        InputError: if there is nothing to resume or to start from, or the checkpoint directory cannot be written.
+        EnvironmentUnsupportedError: if the environment is unknown or unsupported.
+        InputError: if the run to resume or the version to start from does not exist, or the checkpoint directory cannot
+            be written.
         TrackingError: if MLflow cannot be reached.
     """
     if not resume:

@@ -65,9 +65,7 @@ def test_a_hundred_agents_make_three_calls_each(
     uri = run_tests.fn(attempt.run_id, attempt)
     assert (calls["create_run"], calls["update_run_info"]) == (101, 100)
     assert calls["log_batch"] <= 110
-    assert calls.total() <= 360, (
-        calls
-    )  # the other steps, whose calls do not depend on the agents, make some thirty more
+    assert calls.total() <= 360, calls  # with about thirty calls that do not depend on the agents
     children = read_runs(fenced).children
     for child, mine in list(zip(children, read_returns(uri), strict=True))[::33]:
         run = store.get_run(child)

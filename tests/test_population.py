@@ -315,7 +315,7 @@ def test_a_version_is_judged_in_its_own_world_on_its_own_episodes(stressed: bool
     assert (read_stress(uri) is not None) == stressed
     (texts,) = version.described
     assert texts["training"] == f"run 'the run' (`{version.run_id}`), commit `unknown`."
-    assert texts["evaluation"].startswith("mean return 49.5, from 0 to 99, over 100 episodes that no other version")
+    assert texts["evaluation"].startswith("mean return 49.5, from 0 to 99, over 100 episodes that neither")
     assert (" Under stress: robustness 0.944" in texts["evaluation"]) == stressed
 
 

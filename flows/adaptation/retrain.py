@@ -1,4 +1,4 @@
-"""A training in the identified world."""
+"""Training in the identified world."""
 
 import dataclasses
 from typing import Any, Final
@@ -25,13 +25,13 @@ from flows.training.steps import export, train
 PRESET: Final[PresetName] = "cartpole"
 NUM_AGENTS: Final = 8
 MAX_UPDATES: Final = 2_000
-"""Half of the preset's: where one agent holds the world, nobody waits for those that need longer."""
+"""Half of the preset's: one agent that solves the world is enough."""
 
 
 def trained(
     adaptation: Adaptation, env_id: str, seed: int, world: dict[str, Any], checkpoint_dir: str
 ) -> tuple[int, str, Attempt]:
-    """A new version, trained in the world: its number, its evaluation, and the attempt at its run."""
+    """Train a version in the world. Returns its number, its evaluation, and the attempt at its run."""
     training = begin_training(env_id, seed, world, adaptation.show.url, adaptation.show.drift, checkpoint_dir)
     adaptation.tell("training", f"{NUM_AGENTS} agents", progress=0.0, run=training.run_id)
     fenced = FencedClient(client=MlflowClient(), attempt=training)
@@ -47,7 +47,7 @@ def trained(
 def begin_training(
     env_id: str, seed: int, world: dict[str, Any], serving: str, drift: str, checkpoint_dir: str = "checkpoints"
 ) -> Attempt:
-    """Begin this attempt at the training run of the adaptation."""
+    """Begin an attempt at the training run of the adaptation."""
     client = connect()
     config = dataclasses.replace(
         PRESETS[PRESET],
@@ -55,7 +55,7 @@ def begin_training(
         seed=seed,
         num_agents=NUM_AGENTS,
         max_updates=MAX_UPDATES,
-        acceptance_epsilon=0.0,  # what is held in a hard world is hardly ever held with random actions on top
+        acceptance_epsilon=0.0,  # few agents balance in a hard world with random actions too
         world=World.from_dict(world),
     )
     tags = {ADAPTATION_TAG: drift, SHOW_TAG: serving}

@@ -1,4 +1,4 @@
-"""A new version in the registry."""
+"""Registering a new version."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The gate tag of a version says why, however the flow ends that was to decide on it."""
+"""The gate tag of a version: it names the reason if a flow ends before the gate has decided."""
 
 import logging
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ from flows.tracking.attempt import FencedClient, StaleAttemptError
 PENDING: Final = "not evaluated yet"
 _UNDECIDED: Final = "undecided: "
 _LONGEST: Final = 1_000
-"""Characters of a tag; MLflow takes 5,000."""
+"""Characters of a tag; MLflow accepts 5,000."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def undecided_if_ended(fenced: FencedClient, name: str, version: int) -> Iterator[None]:
-    """Where the block ends before the gate has decided on a version, have its gate tag say what ended it.
+    """If the block raises before the gate has decided on a version, write the error into its gate tag.
 
-    A stale attempt says nothing: the newer one decides.
+    A stale attempt writes nothing, because the newer one decides.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def undecided_if_ended(fenced: FencedClient, name: str, version: int) -> Iterato
 
 @contextmanager
 def not_promoted_if_ended(fenced: FencedClient, name: str, version: int, gate: str) -> Iterator[None]:
-    """Where the block ends before a version that has passed is champion, have its gate tag say what ended it."""
+    """If the block raises before a version that passed is champion, write the error into its gate tag."""
     try:
         yield
     except StaleAttemptError:
@@ -52,7 +52,7 @@ def not_promoted_if_ended(fenced: FencedClient, name: str, version: int, gate: s
 
 
 def leave_undecided(fenced: FencedClient, name: str, version: int, reason: str) -> None:
-    """Have the gate tag of a version say why the gate has not decided on it, unless it has. Never fails."""
+    """Write into a version's gate tag why the gate has not decided on it, unless it has decided. Never raises."""
     try:
         if _gate(fenced.client, name, version).startswith((PENDING, _UNDECIDED)):
             _set(fenced, name, version, _UNDECIDED + reason)

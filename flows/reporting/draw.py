@@ -1,4 +1,4 @@
-"""The pictures in a run, drawn when it is decided who is champion: nobody waits for them."""
+"""The pictures of a run. They are drawn after the promotion, so that it does not wait for them."""
 
 import logging
 from collections.abc import Callable
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @step("draw population")
 def draw_population(run_id: str, agents: str, attempt: Attempt) -> None:
-    """Draw how the agents of a run learned, and what they returned in the end, which an artifact has (`agents`)."""
+    """Draw the learning curves of a run, and the final returns, which are in the artifact `agents`."""
     from flows.reporting import figures
 
     client = connect()
@@ -47,7 +47,7 @@ def draw_population(run_id: str, agents: str, attempt: Attempt) -> None:
 
 @step("draw version")
 def draw_version(name: str, version: int, evaluation: str, attempt: Attempt | None = None) -> None:
-    """Draw a version that was evaluated, in its run: an episode, how it came to it, and its stress test."""
+    """Draw an evaluated version, in its run: an episode, the episode's milestones, and the stress test."""
     from flows.reporting import animations, figures
 
     client = connect()
@@ -69,10 +69,10 @@ def draw_version(name: str, version: int, evaluation: str, attempt: Attempt | No
 
 
 def draw(fenced: FencedClient, run_id: str, file: str, picture: Callable[[], bytes | None]) -> None:
-    """Log a picture where there is one; one that cannot be drawn is left out, and the log says why."""
+    """Log a picture, if there is one. If drawing fails, a warning is logged instead."""
     try:
         content = picture()
-    except Exception as error:  # whatever a drawing library trips over: the run is as good without its picture
+    except Exception as error:  # of a drawing library; the run does not depend on its pictures
         logger.warning("%s could not be drawn: %s", file, one_line(error))
         return
     if not content:

@@ -1,10 +1,10 @@
-"""Attempts at a run: the newest one writes, every other stops.
+"""Attempts at a run: only the newest one writes.
 
-A worker that hangs is given up, and another takes its flow run over; when the first one wakes up, both would train,
-log and promote. So each start of a flow run leaves a token in the MLflow run, where all workers see it, and whoever is
-about to write checks that the token is still its own. No compare-and-set is needed: of two that start at once the last
-to leave its token goes on, and the other finds that it is stale. What remains is a process that is frozen in the moment
-between its check and its write.
+If a worker hangs, its flow run is started again on another worker. When the first worker wakes up, both would train,
+log and promote. Each start of a flow run therefore writes a token into the MLflow run, and checks before each write
+that the token is still its own. No compare-and-set is needed: of two attempts that start at once, the last one to write
+its token continues, and the other finds that it is stale. One gap remains: a process that freezes between its check and
+its write.
 """
 
 import math
@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 ATTEMPT_TAG: Final = "attempt"
 CHECKED_SECONDS: Final = 10.0
-"""For how long a check holds within a batch of writes: no other attempt begins while this one is held up for less."""
+"""How long a check is valid within a batch of writes. A flow run is not started again before it has hung for longer."""
 
 T = TypeVar("T")
 
@@ -29,19 +29,19 @@ class Attempt:
     """One start of a flow run."""
 
     run_id: str
-    """The MLflow run it writes to, a population's parent."""
+    """The MLflow run that it writes to: the parent run of a population, or the run of an adaptation."""
     token: str
 
 
 class StaleAttemptError(BaseException):
-    """Another attempt has taken the run over; the message names both.
+    """Another attempt has replaced this one; the message names both.
 
-    No error that a block may handle: whatever the attempt was about to write, it stops.
+    It is a BaseException, so that no `except Exception` handles it: the attempt must stop.
     """
 
 
 def begin(client: MlflowClient, run_id: str) -> Attempt:
-    """Take a run over: from here on every earlier attempt is stale. Where that fails, the run has failed."""
+    """Begin an attempt at a run, which makes every earlier attempt stale. If that fails, the run is marked FAILED."""
     attempt = Attempt(run_id=run_id, token=secrets.token_hex(8))
     try:
         client.set_tag(run_id, ATTEMPT_TAG, attempt.token)

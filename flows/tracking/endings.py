@@ -1,4 +1,4 @@
-"""How the runs of a population end."""
+"""The ends of a population's runs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +24,10 @@ DIVERGED_TAG: Final = "diverged"
 
 @contextmanager
 def failing(fenced: FencedClient, checkpoint: Path) -> Iterator[None]:
-    """End the runs of a block that does not succeed: FAILED, or KILLED where it was interrupted from outside.
+    """End the runs of a block that raises: FAILED, or KILLED if it was interrupted from outside.
 
-    The error leaves with a note that says how to go on, where that is possible. A stale attempt ends nothing: the runs
-    are another's.
+    If the run can be resumed, the error leaves with a note that says how. A stale attempt ends nothing: the runs belong
+    to a newer attempt.
     """
     try:
         yield
@@ -45,9 +45,9 @@ def _end(fenced: FencedClient, checkpoint: Path, error: BaseException) -> None:
     resumable = checkpoint.exists()
     try:
         parent = fenced.checked().get_run(fenced.run_id)
-        if parent.info.status == "FINISHED":  # interrupted in the last moment: nothing is left to do
+        if parent.info.status == "FINISHED":  # interrupted after its last step
             return
-        end_runs(fenced, (fenced.run_id,), status)  # first, and whatever became of its configuration
+        end_runs(fenced, (fenced.run_id,), status)  # first: this needs no configuration
         end_runs(fenced, _running_children(fenced.client, parent), status)
         resumable |= TRAINED_TAG in parent.data.tags
     except (Exception, StaleAttemptError) as second:  # the first error is the one to report
@@ -57,7 +57,7 @@ def _end(fenced: FencedClient, checkpoint: Path, error: BaseException) -> None:
 
 
 def end_diverged(fenced: FencedClient, runs: PopulationRuns, diverged: Mapping[int, tuple[int, str]]) -> None:
-    """End the runs of agents that diverged as FAILED, with a tag that says after which update and why."""
+    """End the runs of diverged agents as FAILED, with a tag that names the update and the reason."""
     for agent, (update, reason) in diverged.items():
         child = runs.children[agent]
         with unless_deleted(fenced.client, child):
@@ -66,14 +66,14 @@ def end_diverged(fenced: FencedClient, runs: PopulationRuns, diverged: Mapping[i
 
 
 def end_runs(fenced: FencedClient, run_ids: tuple[str, ...], status: str) -> None:
-    """Set the status runs end with."""
+    """End runs with a status."""
     for run_id in fenced.in_batch(run_ids):
         with unless_deleted(fenced.client, run_id):
             fenced.client.set_terminated(run_id, status)
 
 
 def _resuming(run_id: str, directory: Path) -> str:
-    """The command that goes on with runs; only the worker has the checkpoint of a deployment's."""
+    """The command that resumes a run. A deployment's checkpoint is on its worker, so Prefect retries its flow run."""
     if deployment_id():
         return f"prefect flow-run retry {flow_run_id()}"
     usual = directory == Path("checkpoints").absolute()
@@ -81,7 +81,7 @@ def _resuming(run_id: str, directory: Path) -> str:
 
 
 def _running_children(client: MlflowClient, parent: Run) -> tuple[str, ...]:
-    """Child runs that go on; a run that ended early may have fewer than it has agents, and none is made here."""
+    """Child runs that are still running. After an early end there may be fewer than agents; none is created here."""
     query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
     found = client.search_runs([parent.info.experiment_id], query, max_results=_MOST_CHILDREN)
     return tuple(child.info.run_id for child in found if child.info.status == "RUNNING")

@@ -1,7 +1,7 @@
-"""The stages between a configuration and a registered, tested version, as Prefect tasks.
+"""The steps from a configuration to a registered and tested version.
 
-Each takes and returns references alone (a run id, a model id, a version) and keeps its result, so that a flow run that
-is retried skips what is finished.
+Each takes and returns only references (a run id, a model id, a version). Its result is kept, so that a flow run that is
+retried skips finished steps.
 """
 
 import itertools
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 @step("train")
 def train(run_id: str, checkpoint_dir: str, attempt: Attempt) -> str:
-    """Train the population of a run; networks and summary stay in the run. Returns the run id."""
+    """Train the population of a run and log its networks and summary there. Returns the run id."""
     fenced = FencedClient(client=connect(), attempt=attempt)
     run = find_run(fenced.client, run_id)
     checkpoint = checkpoint_path(checkpoint_dir, run_id)
@@ -84,7 +84,7 @@ def _train(fenced: FencedClient, run: Run, checkpoint: Path) -> None:
     start = starting_network(fenced.client, run, config)
     with of_environment(config.env_id):
         result = train_population(fenced, runs, config, checkpoint, start=start, test=test, on_progress=on_progress)
-    if not adapting:  # somebody waits for an adaptation, and any solved agent will do
+    if not adapting:  # an adaptation is urgent, and any solved agent will do
         result = stressed(result)
         keep_learning(fenced, result)
     keep_result(fenced, runs, result)
@@ -108,7 +108,7 @@ def export(run_id: str, attempt: Attempt) -> str:
 
 @step("test agents")
 def test_agents(run_id: str, attempt: Attempt) -> str:
-    """Play every agent's best network on unseen episodes, unless that was done when they were trained.
+    """Play every agent's best network on test episodes, unless that was done after training.
 
     Returns:
         The artifact with the returns, `[A][episodes]`.
@@ -117,7 +117,7 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
     client = fenced.checked()
     uri = f"{client.get_run(run_id).info.artifact_uri}/{AGENTS_FILE}"
     kept = client.list_artifacts(run_id, AGENTS_FILE.rpartition("/")[0])
-    if all(file.path != AGENTS_FILE for file in kept):  # the evaluation of the version may lie there alone
+    if all(file.path != AGENTS_FILE for file in kept):  # the directory may hold only the version's evaluation
         networks, config = read_networks(client, run_id)
         returns = _test_returns(networks, config)
         sound = [agent.diverged is None for agent in read_summary(client, run_id).agents]
@@ -132,7 +132,7 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
 
 
 def _test_returns(networks: QNetworks, config: DQNConfig) -> Returns:
-    """Returns `[A, TEST_EPISODES]` on episodes that no training and no selection saw."""
+    """Returns `[A, TEST_EPISODES]` on episodes that neither training nor selection used."""
     seed = stream_seed(config.seed, TEST, 0)
     estimate = Estimate("agents tested", config.num_agents)
     with torch.no_grad(), torch_threads(config.num_threads), of_environment(config.env_id):
@@ -153,7 +153,7 @@ def finish(attempt: Attempt) -> None:
 
 
 def _progress_artifact() -> Callable[[float], None]:
-    """Create the bar on the flow run's page; returns what moves it."""
+    """Create a progress bar on the flow run's page. Returns a function that updates it."""
     from prefect.artifacts import create_progress_artifact, update_progress_artifact
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -163,7 +163,7 @@ def _progress_artifact() -> Callable[[float], None]:
         try:
             with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}):  # the next one comes in seconds
                 update_progress_artifact(artifact, progress=percent)
-        except Exception as error:  # a display; training goes on without it, and the log says so
+        except Exception as error:  # training does not depend on a display
             logger.warning("the progress artifact could not be updated: %s", one_line(error))
 
     return update
