@@ -1,8 +1,8 @@
-"""From a drift that was noticed to a version that stands again: the deployment `adapt-policy`.
+"""From a detected drift to a version that balances again: the deployment `adapt-policy`.
 
-What policy and world really produced is fetched from the server that plays; the world is identified from it; a version
-that knows such a world is remembered, or one is trained in it; the gate, the promotion and a look at the stage are the
-rest. What the server's viewers have done to the world is not asked: nobody could in a real one.
+The flow fetches the transitions that were observed on the server and identifies the world from them. It then looks for
+a registered version that solves this world, or trains one. The version passes the gate, is promoted, and its episodes
+on the server are checked. The flow never reads the server's setting of the world: no real system has such a setting.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from flows.registry.gate_tag import leave_undecided, undecided_if_ended
 from flows.reporting.draw import draw_population, draw_version
 from flows.reporting.report import report
 from flows.serving_client import Show
-from flows.tracking.attempt import Attempt, StaleAttemptError
+from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError
 from flows.tracking.endings import failing
 from flows.training.population import checkpoint_path
 from flows.training.steps import finish, test_agents
@@ -45,21 +45,21 @@ def adapt_policy(
     most_an_hour: int = 20,
     checkpoint_dir: str = "checkpoints",
 ) -> tuple[str, str]:
-    """Find out what the world is like now, and bring a version on stage that holds it.
+    """Identify the world as it is now, and promote a version that solves it.
 
     Args:
-        drift: id of what was noticed.
-        model: registered model whose champion plays.
-        version: that played when it was noticed.
-        since: id of the first transition that is surely after the change.
-        serving: URL of the server that noticed it.
-        finding: what it saw, in words.
+        drift: id of the drift.
+        model: the registered model whose champion plays.
+        version: the version that played when the drift was detected.
+        since: id of the first transition that is certainly after the change.
+        serving: URL of the server that detected the drift.
+        finding: the server's description of the drift.
         mode: `approve` waits for a click in Prefect before a promotion; `off` does nothing.
-        most_an_hour: adaptations of the model that may begin within an hour.
-        checkpoint_dir: where the training state is kept until training is over.
+        most_an_hour: how many adaptations of the model may begin within an hour.
+        checkpoint_dir: directory of the training state, which is kept until training is over.
 
     Returns:
-        How it ended, as the last stage that the page shows, and a sentence about it.
+        The last state that the page shows, and a sentence about it.
     """
     show = Show(url=serving, drift=drift)
     try:
@@ -85,9 +85,9 @@ def adapt_policy(
             if mode == "approve":
                 wait_for_approval(adaptation, model, chosen)
             if is_over(adaptation):
-                again = f"the world is as version {version} knows it again: nothing is promoted"
+                again = f"the world is as version {version} expects it again: nothing is promoted"
                 if training:
-                    leave_undecided(MlflowClient(), model, chosen, training, again)
+                    leave_undecided(FencedClient(client=MlflowClient(), attempt=training), model, chosen, again)
                     finish(training)
                 return adaptation.end("recovered", again)
             before = champion_of(model, attempt)
@@ -100,7 +100,7 @@ def adapt_policy(
             else:
                 raise RefusedError(f"version {chosen} was not promoted, {gate}: train or promote by hand")
             outcome = watched(adaptation, model, chosen, before, world)
-            if training:  # nobody waited for these
+            if training:  # the promotion has not waited for these
                 agents = test_agents(training.run_id, training)
                 draw_population(training.run_id, agents, training)
                 draw_version(model, chosen, evaluation, training)
@@ -112,10 +112,10 @@ def adapt_policy(
 
 
 def require_allowed(mode: Mode) -> None:
-    """Refuse to adapt where a person has turned it off.
+    """Refuse to adapt if adaptation is turned off.
 
     Raises:
-        RefusedError: if so.
+        RefusedError: if it is.
     """
     if mode == "off":
         raise RefusedError("adaptation is off (parameter `mode` of the deployment): adapt or train by hand")
@@ -123,14 +123,14 @@ def require_allowed(mode: Mode) -> None:
 
 @contextmanager
 def ending(adaptation: Adaptation) -> Iterator[None]:
-    """However the block ends, page, run and artifact say how."""
+    """Report to the page, the run and the artifact how the block ends."""
     try:
         yield
     except RefusedError as error:
         adaptation.tell("refused", str(error))
         end_adaptation(adaptation, "FINISHED")
     except StaleAttemptError:
-        raise  # the newer attempt says how it ends
+        raise  # the newer attempt reports the end
     except BaseException as error:
         adaptation.tell("failed", f"{one_line(error)}: the log of the flow run says more")
         try:
@@ -144,16 +144,16 @@ def ending(adaptation: Adaptation) -> Iterator[None]:
 
 @contextmanager
 def ending_training(training: Attempt | None, model: str, version: int, checkpoint_dir: str) -> Iterator[None]:
-    """However the block ends, so does the run of the adaptation's training, and the version's gate tag says why."""
+    """End the run of the adaptation's training as the block ends, and write the reason into the version's gate tag."""
     if training is None:
         yield
         return
-    client, refusal = MlflowClient(), None
-    with failing(client, training, checkpoint_path(checkpoint_dir, training.run_id)):
+    fenced, refusal = FencedClient(client=MlflowClient(), attempt=training), None
+    with failing(fenced, checkpoint_path(checkpoint_dir, training.run_id)):
         try:
-            with undecided_if_ended(client, model, version, training):
+            with undecided_if_ended(fenced, model, version):
                 yield
-        except RefusedError as error:  # by the gate or a person: the training itself has done what it was begun for
+        except RefusedError as error:  # by the gate or a person: the training itself succeeded
             refusal = error
             finish(training)
     if refusal:
@@ -161,10 +161,10 @@ def ending_training(training: Attempt | None, model: str, version: int, checkpoi
 
 
 def wait_for_approval(adaptation: Adaptation, model: str, version: int) -> None:
-    """Pause the flow run until somebody resumes it on its page.
+    """Pause the flow run until a person resumes it on its page.
 
     Raises:
-        RefusedError: if nobody does within an hour.
+        RefusedError: if it is not resumed within an hour.
     """
     if not flow_run_id():
         raise InputError("mode approve waits for a click on the page of a flow run: run the deployment adapt-policy")
@@ -175,4 +175,4 @@ def wait_for_approval(adaptation: Adaptation, model: str, version: int) -> None:
     try:
         pause_flow_run(timeout=APPROVAL_SECONDS, poll_interval=2, key=f"promote-{version}")
     except FlowPauseTimeout as error:
-        raise RefusedError(f"nobody approved version {version} within an hour: promote it by hand") from error
+        raise RefusedError(f"version {version} was not approved within an hour: promote it by hand") from error

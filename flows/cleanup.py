@@ -1,4 +1,4 @@
-"""Removes from a worker's volumes what no run needs any more: the deployment `cleanup`."""
+"""Removes results and checkpoints that no run needs any more from a worker's volumes: the deployment `cleanup`."""
 
 import os
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ _PAGE = 200
 
 @dataclass(frozen=True, kw_only=True)
 class NeededRun:
-    """A flow run that goes on, or that somebody may still retry."""
+    """A flow run that is running, or that can still be retried."""
 
     id: str
     started: datetime
@@ -32,11 +32,11 @@ class NeededRun:
 
 @flow(name="cleanup")
 def cleanup(keep_days: Annotated[int, Field(ge=1, le=3650)] = 30, checkpoint_dir: str = "checkpoints") -> str:
-    """Remove task results and checkpoints that nobody needs; running it again removes nothing more.
+    """Remove the results of steps and the checkpoints that no run needs. Running it again removes nothing more.
 
     Args:
-        keep_days: for how long a run that failed or crashed can be retried.
-        checkpoint_dir: where trainings keep their state.
+        keep_days: how long a run that failed or crashed can be retried.
+        checkpoint_dir: directory of the training states.
 
     Returns:
         What was removed.
@@ -51,20 +51,20 @@ def cleanup(keep_days: Annotated[int, Field(ge=1, le=3650)] = 30, checkpoint_dir
     checkpoints = unneeded_checkpoints(client, Path(checkpoint_dir), {run.id for run in needed}, oldest)
     removed = f"removed {remove(results)} of results and {remove(checkpoints)} of checkpoints"
     if storage is None:
-        removed += "; results stay, as PREFECT_LOCAL_STORAGE_PATH is Prefect's default, which is every project's"
+        removed += "; results stay, as PREFECT_LOCAL_STORAGE_PATH is Prefect's default, which all projects share"
     print(removed)
     return removed
 
 
 def own_storage() -> Path | None:
-    """Where this project's results are kept; None where that is Prefect's default, which is every project's."""
+    """The directory of this project's results; None for Prefect's default, which all projects share."""
     directory: Path = PREFECT_LOCAL_STORAGE_PATH.value()
     default = PREFECT_HOME.value() / "storage"
     return None if directory.expanduser().resolve() == default.expanduser().resolve() else directory
 
 
 def needed_runs(client: SyncPrefectClient, oldest: datetime) -> list[NeededRun]:
-    """Flow runs that have begun and are not over, and those that failed or crashed after `oldest`."""
+    """Flow runs that are running, and those that failed or crashed after `oldest`."""
     final = (StateType.COMPLETED, StateType.CANCELLED)
     states = [state for state in StateType if state not in final]
     wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)))
@@ -79,20 +79,20 @@ def needed_runs(client: SyncPrefectClient, oldest: datetime) -> list[NeededRun]:
 
 
 def cutoff(needed: Iterable[NeededRun], oldest: datetime) -> datetime:
-    """Before when no result was written that a run needs; a result does not tell whose it is, only its time."""
+    """The time before which all results can be removed. A result has a time, but does not name its run."""
     return min([oldest, *(run.started for run in needed)])
 
 
 def outdated_results(directory: Path, before: datetime) -> list[Path]:
-    """Files of a result storage written before a moment."""
+    """Files of a result storage that were written before a time."""
     return [path for path in sorted(directory.glob("*")) if path.is_file() and written(path) < before]
 
 
 def unneeded_checkpoints(client: MlflowClient, directory: Path, needed: set[str], oldest: datetime) -> list[Path]:
-    """Checkpoints of runs that are trained or deleted, and files written before `oldest` that no flow run needs.
+    """Checkpoints of trained or deleted runs, and files written before `oldest`, where no flow run needs them.
 
     Raises:
-        MlflowException: if the tracking server does not say what became of a run.
+        MlflowException: if the tracking server cannot be asked about a run.
     """
     unneeded = []
     for path in sorted(directory.glob("*.ckpt")):
@@ -102,7 +102,7 @@ def unneeded_checkpoints(client: MlflowClient, directory: Path, needed: set[str]
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            if written(path) < oldest:  # a run of another tracking server may be unknown to this one
+            if written(path) < oldest:  # it may be a run of another tracking server
                 unneeded.append(path)
             continue
         over = TRAINED_TAG in run.data.tags or run.info.lifecycle_stage == "deleted"
@@ -113,7 +113,7 @@ def unneeded_checkpoints(client: MlflowClient, directory: Path, needed: set[str]
 
 
 def written(path: Path) -> datetime:
-    """When a file was written; the end of time if it has just gone."""
+    """When a file was written; the latest possible time if it no longer exists."""
     try:
         return datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except FileNotFoundError:
@@ -121,13 +121,13 @@ def written(path: Path) -> datetime:
 
 
 def remove(paths: Iterable[Path]) -> str:
-    """Remove files; returns how many there were and their size."""
+    """Remove files. Returns their number and size."""
     count = size = 0
     for path in paths:
         try:
             size += path.stat().st_size
             os.unlink(path)
-        except FileNotFoundError:  # its own run was faster
+        except FileNotFoundError:  # its own run has removed it
             continue
         count += 1
     return f"{count} files ({size / 2**20:.1f} MiB)"

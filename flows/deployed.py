@@ -18,14 +18,14 @@ from flows.registry.champion import promote
 from flows.registry.evaluation import evaluate
 from flows.registry.gate_tag import undecided_if_ended
 from flows.reporting.draw import draw_version
-from flows.tracking.attempt import StaleAttemptError
+from flows.tracking.attempt import FencedClient, StaleAttemptError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def aborts_when_stale(function: Callable[P, R]) -> Callable[P, R]:
-    """End a stale attempt without a state of its own: that of the flow run is the newer attempt's."""
+    """Abort the flow run of a stale attempt without setting its state, which belongs to the newer attempt."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -41,7 +41,7 @@ def aborts_when_stale(function: Callable[P, R]) -> Callable[P, R]:
 @aborts_when_stale
 @functools.wraps(train.train_dqn)
 def train_dqn(*args: Any, **kwargs: Any) -> str:
-    """As in flows.train, with signs of life."""
+    """`flows.train.train_dqn` with heartbeats."""
     with heartbeats():
         return train.train_dqn(*args, **kwargs)
 
@@ -50,17 +50,17 @@ def train_dqn(*args: Any, **kwargs: Any) -> str:
 @aborts_when_stale
 @functools.wraps(adapt.adapt_policy)
 def adapt_policy(*args: Any, **kwargs: Any) -> State[Any]:
-    """As in flows.adapt, with signs of life; how it ended is the state's name."""
+    """`flows.adapt.adapt_policy` with heartbeats. The outcome becomes the name of the flow run's state."""
     with heartbeats():
-        stage, text = adapt.adapt_policy(*args, **kwargs)
-    return Completed(name=stage.capitalize(), message=text)
+        outcome, text = adapt.adapt_policy(*args, **kwargs)
+    return Completed(name=outcome.capitalize(), message=text)
 
 
 @flow(name="sweep-dqn")
 @aborts_when_stale
 @functools.wraps(sweep.sweep_dqn)
 def sweep_dqn(*args: Any, **kwargs: Any) -> str:
-    """As in flows.sweep, with signs of life."""
+    """`flows.sweep.sweep_dqn` with heartbeats."""
     with heartbeats():
         return sweep.sweep_dqn(*args, **kwargs)
 
@@ -68,7 +68,7 @@ def sweep_dqn(*args: Any, **kwargs: Any) -> str:
 @flow(name="sweep-shard")
 @functools.wraps(sweep.try_shard)
 def sweep_shard(*args: Any, **kwargs: Any) -> None:
-    """As in flows.sweep, with signs of life."""
+    """`flows.sweep.try_shard` with heartbeats."""
     with heartbeats():
         sweep.try_shard(*args, **kwargs)
 
@@ -79,12 +79,12 @@ def promote_policy(version: int, env_id: str = "CartPole-v1", force: bool = Fals
     """Evaluate a registered version again and make it champion if it passes the gate.
 
     Args:
-        version: of the registered model `dqn-<env_id>`.
-        env_id: the environment it plays.
-        force: make it champion whatever the gate says; the version's gate tag keeps what it said.
+        version: a version of the registered model `dqn-<env_id>`.
+        env_id: its environment.
+        force: make it champion whatever the gate decides; the decision stays in the version's gate tag.
     """
     name = find_model(version, env_id)
-    with undecided_if_ended(MlflowClient(), name, version):
+    with undecided_if_ended(FencedClient(client=MlflowClient(), attempt=None), name, version):
         evaluation = evaluate(name, version)
     gate = promote(name, version, evaluation, force=force)
     draw_version(name, version, evaluation)

@@ -1,4 +1,4 @@
-"""Errors whose message is one sentence for a person, and what is said of errors of others."""
+"""Errors whose message is one sentence for a person, and how the errors of libraries are quoted."""
 
 import errno
 from typing import Final
@@ -6,35 +6,44 @@ from typing import Final
 from flows.uris import redacted
 
 
-class PrefectError(RuntimeError):
-    """Prefect's API cannot be reached; the message says which and what to do."""
+class FlowError(Exception):
+    """A failure whose message is a sentence for a person."""
+
+    exit_code = 1
+    """Exit code of `python -m flows` if this error ends it."""
 
 
-class InputError(ValueError):
+class InputError(FlowError, ValueError):
     """A request that cannot be met; the message says what was given, what is expected and what to do."""
 
+    exit_code = 2
 
-class RegistryError(RuntimeError):
-    """The registry does not hold what was asked for, or not what was written; the message says which."""
+
+class PrefectError(FlowError):
+    """Prefect's API cannot be reached; the message says which API and what to do."""
+
+
+class RegistryError(FlowError):
+    """The registry does not have what was asked for or what was written; the message says which."""
+
+
+class TrackingError(FlowError):
+    """MLflow cannot be reached or refuses; the message names the address of its store."""
 
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _FULL_SAID: Final = ("database or disk is full", "readonly database", "disk I/O error", "No space left on device")
 
 
-class TrackingError(RuntimeError):
-    """MLflow cannot be reached or refuses; the message names where it was looked for."""
-
-
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, less the causes MLflow's client strings together behind it."""
+    """The first line of an error's message, without the causes that MLflow's client appends to it."""
     lines = (str(error).strip() or type(error).__name__).splitlines()
     first_line = next((line for line in lines if not line.startswith("(raised as a result of")), lines[0])
     return redacted(first_line.partition(" with exception HTTP")[0])
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that of a full or read-only disk, which no further try mends."""
+    """Whether an error or one of its causes is a full or read-only disk, so that retrying cannot help."""
     while error is not None:
         if getattr(error, "errno", None) in _FULL or any(said in str(error) for said in _FULL_SAID):
             return True

@@ -1,4 +1,4 @@
-"""What an environment raises is not this project's to explain: it is named, and so is the environment."""
+"""Errors that an environment raises: the message names the environment, the method and the error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +22,10 @@ _API: Final = (
 
 @contextmanager
 def of_environment(env_id: str) -> Iterator[None]:
-    """A block that makes an environment, or plays in it.
+    """A block that makes an environment or steps it.
 
     Raises:
-        EnvironmentUnsupportedError: if its constructor, reset or step raises, or returns what Gymnasium cannot take.
+        EnvironmentUnsupportedError: if its constructor, reset or step raises, or violates Gymnasium's API.
     """
     try:
         yield
@@ -41,7 +41,7 @@ def of_environment(env_id: str) -> Iterator[None]:
 
 
 def _method(traceback: TracebackType | None) -> str | None:
-    """The innermost method of an environment, or of Gymnasium's own around it, that an error came out of."""
+    """The innermost method of an environment, or of Gymnasium's wrappers around it, that raised an error."""
     found = None
     for frame, _ in walk_tb(traceback):
         module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
@@ -52,6 +52,6 @@ def _method(traceback: TracebackType | None) -> str | None:
 
 
 def named(error: BaseException) -> str:
-    """The type of an error, and the first line of what it says."""
+    """The type of an error, and the first line of its message."""
     first_line, *_ = str(error).strip().splitlines() or [""]
     return redacted(f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__)

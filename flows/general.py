@@ -1,4 +1,4 @@
-"""The configuration of an environment that no preset was tuned to: general values, and what its registration tells."""
+"""General hyper-parameters for an environment that no preset was tuned to."""
 
 import dataclasses
 from typing import Any, Final, Literal
@@ -13,7 +13,7 @@ from flows.faults import of_environment
 
 GENERAL: Final = "general"
 StartName = Literal[PresetName, "general"]
-"""Hyper-parameters that a training may start from: a preset's, or general ones."""
+"""Hyper-parameters that a training can start from: those of a preset, or general ones."""
 
 _GENERAL: Final = DQNConfig(
     hidden_sizes=(128, 128),
@@ -33,11 +33,11 @@ _GENERAL: Final = DQNConfig(
     eval_episodes=20,
 )
 _LARGEST: Final = 1e6
-"""A greater bound is none: spaces write the largest float where they mean infinity."""
+"""A greater bound counts as none: many spaces use the largest float in place of infinity."""
 
 
 def start_of(name: StartName, env_id: str) -> DQNConfig:
-    """The configuration that a training starts from; general values depend on the environment, a preset's do not.
+    """The configuration that a training starts from. General values depend on the environment, presets do not.
 
     Raises:
         EnvironmentUnsupportedError: as `general`.
@@ -54,11 +54,11 @@ def general(env_id: str) -> DQNConfig:
     """General values for an environment: observations scaled by their bounds, accepted at its `reward_threshold`.
 
     Raises:
-        EnvironmentUnsupportedError: if it is unknown, or its constructor raises.
+        EnvironmentUnsupportedError: if the environment is unknown, or its constructor raises.
     """
     spec = environment_spec(env_id)
     with of_environment(env_id):
-        env = gym.make(env_id, disable_env_checker=True)  # training has Gymnasium's warnings
+        env = gym.make(env_id, disable_env_checker=True)  # its warnings are shown when training starts
         scale = _scale(env.observation_space)
         env.close()
     threshold = None if spec.reward_threshold is None else float(spec.reward_threshold)
@@ -66,7 +66,7 @@ def general(env_id: str) -> DQNConfig:
 
 
 def budget(config: DQNConfig) -> str:
-    """What a training of general values spends, and when an agent is done, in a sentence."""
+    """A sentence about the updates of a training with general values, and when an agent is done."""
     accepted = config.acceptance_return
     end = "then the best of its evaluations counts" if accepted is None else f"or until it returns {accepted:g}"
     return (
@@ -76,9 +76,9 @@ def budget(config: DQNConfig) -> str:
 
 
 def _scale(space: gym.Space[Any]) -> tuple[float, ...]:
-    """The greatest magnitude of each entry, 1 where it has no bound; empty where none has."""
+    """The greatest magnitude of each entry, 1 for an entry without a bound; empty if no entry has a bound."""
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        return ()  # refused later, in a sentence about the space
+        return ()  # `check_trainable` refuses such a space later
     bounds = np.maximum(np.abs(space.low.astype(float)), np.abs(space.high.astype(float)))
     known = np.isfinite(bounds) & (bounds > 0) & (bounds < _LARGEST)
     return tuple(np.where(known, bounds, 1.0).tolist()) if known.any() else ()

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM at any moment, once or several times: the process ends in seconds, and so do the runs it began.
+"""Ctrl-C and SIGTERM: the process and the runs that it began end within seconds, whenever the signals arrive.
 
-The first signal raises where the program stands. A second one is ignored while runs are being ended, as long as that
-is not stuck; a watchdog ends the process however it is stuck.
+The first signal raises an exception in the main thread. A second one is ignored while runs are being ended. If the
+process hangs, a watchdog thread ends it.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ TERMINATED: Final = 128 + signal.SIGTERM
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _RAISE_AGAIN_SECONDS: Final = 1.0
 _LOST_SECONDS: Final = 1.5
-"""After these the error was swallowed, as in a destructor, or its way out is stuck: it is raised once more."""
+"""If the process still runs after this time, the exception was swallowed or is held up: it is raised once more."""
 _LEAVE_SECONDS: Final = 2.5
-"""After these, too, the process ends where it stands."""
+"""After this further time the process exits at once."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: everything ends as it does with Ctrl-C."""
+    """SIGTERM, which is handled like Ctrl-C."""
 
 
 class _Interrupts:
-    """What has arrived, and what may not be interrupted just now."""
+    """The signal that has arrived, and whether it may raise now."""
 
     def __init__(self) -> None:
         self.holds = 0
@@ -41,9 +41,9 @@ class _Interrupts:
         self._raised: float | None = None
 
     def handle(self, signum: int, _frame: object) -> None:
-        """Raise, at once or when nothing holds it."""
+        """Handle a signal: raise at once, or at the end of the block that is `held`."""
         if self._raised is None:
-            with contextlib.suppress(OSError):  # where an event loop has taken Python's own notice over
+            with contextlib.suppress(OSError):  # if an event loop has replaced the wakeup descriptor
                 self.woken.send(bytes([signum]))
         elif self.ending or time.monotonic() - self._raised < _RAISE_AGAIN_SECONDS:
             return
@@ -53,13 +53,13 @@ class _Interrupts:
         self.raise_pending()
 
     def raise_pending(self) -> None:
-        """Raise what has arrived, unless something holds it."""
+        """Raise for the signal that has arrived, unless a block is `held`."""
         if self._pending and self.holds <= 0:
             self._pending = False
             raise Terminated if self._signum == signal.SIGTERM else KeyboardInterrupt
 
     def watch(self) -> None:
-        """In a thread, which learns of a signal even while the main one is in a library that does not return."""
+        """The watchdog thread: a signal reaches it even while the main thread is in a library that does not return."""
         signum = next(iter(self._arrived.recv(1)), 0)
         if not signum or self.over.wait(_LOST_SECONDS):
             return
@@ -81,7 +81,7 @@ _active: _Interrupts | None = None
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """A block in which a signal raises KeyboardInterrupt, or Terminated, once; only a main thread receives any."""
+    """A block in which a signal raises KeyboardInterrupt or Terminated, once; without effect in other threads."""
     global _active
     if _active or threading.current_thread() is not threading.main_thread():
         yield
@@ -102,19 +102,19 @@ def raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """A short block that a signal does not interrupt: it raises at its end."""
+    """A short block that a signal does not interrupt: the exception is raised at its end."""
     yield from _changed(+1)
 
 
 @contextlib.contextmanager
 def released() -> Iterator[None]:
-    """A block within `held` that a signal may interrupt after all."""
+    """A block within `held` that a signal may interrupt."""
     yield from _changed(-1)
 
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """A block that ends what was begun: further signals are ignored."""
+    """A block that ends runs: further signals are ignored."""
     if interrupts := _active:
         interrupts.ending = True
     try:
@@ -139,17 +139,17 @@ def _changed(holds: int) -> Iterator[None]:
 
 
 def end_at_once() -> None:
-    """Have a signal end the process where it stands: nothing has begun, or everything is over."""
+    """Make a signal end the process at once, for the time before any run begins and after all have ended."""
     for signum in _SIGNALS:
         signal.signal(signum, _leave_now)
 
 
 def leave(code: int) -> NoReturn:
-    """Exit without waiting for threads, which a library may have left without an end; all that counts is kept."""
+    """Exit without waiting for threads, some of which libraries never end. All results have been written by now."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nothing reads it any more
+        with contextlib.suppress(OSError, ValueError):  # the reader is gone
             stream.flush()
-    if code in (INTERRUPTED, TERMINATED) or "prefect" not in sys.modules:  # which sends its logs at the very end
+    if code in (INTERRUPTED, TERMINATED) or "prefect" not in sys.modules:  # Prefect sends its logs at exit
         os._exit(code)
     raise SystemExit(code)
 

@@ -1,4 +1,4 @@
-"""Failures that pass: those of reaching a server, or of a server itself, and not of what it was asked."""
+"""Transient failures: a server cannot be reached, or fails itself. A refused request is not one of them."""
 
 import httpx
 import requests
@@ -8,7 +8,7 @@ from flows.errors import TrackingError, is_full
 
 
 def is_transient(error: object) -> bool:
-    """Whether trying again may help."""
+    """Whether a retry may succeed."""
     if isinstance(error, BaseException) and is_full(error):
         return False
     if isinstance(error, MlflowException):

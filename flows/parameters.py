@@ -1,4 +1,4 @@
-"""What a caller may ask for: a preset, and overrides of the fields of DQNConfig."""
+"""The parameters of a training: a preset, and overrides of the fields of DQNConfig."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,11 +29,11 @@ from flows.general import GENERAL, StartName, start_of
 from flows.suggestions import did_you_mean, expected
 from serving.model_file import MAX_BYTES
 
-_LONGEST: Final = 40  # of what a caller chose and is repeated to it
+_LONGEST: Final = 40  # characters of a value that a message repeats
 
 
 class _Overrides(BaseModel):
-    """Fields left out keep the preset's value; a whole DQNConfig gives them all."""
+    """Fields that are left out keep the preset's value; a whole DQNConfig sets all of them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,21 +59,21 @@ class _Overrides(BaseModel):
         """The preset with these overrides.
 
         Raises:
-            ConfigError: if there is no such preset, or the result cannot be trained.
-            EnvironmentUnsupportedError: if general values are asked for an environment that there is not.
+            ConfigError: if the preset does not exist, or the result cannot be trained.
+            EnvironmentUnsupportedError: if general values are requested for an unknown environment.
         """
         if preset not in (*PRESETS, GENERAL):
             raise ConfigError(f"preset must be one of {', '.join((*PRESETS, GENERAL))}, got {preset!r}")
         changes = {name: getattr(self, name) for name in self.model_fields_set}
         if "acceptance_return" in changes and changes["acceptance_return"] is None:
-            changes.setdefault("acceptance_epsilon", 0.0)  # the preset's is of an acceptance that there is not
+            changes.setdefault("acceptance_epsilon", 0.0)  # the preset's value needs an acceptance return
         return dataclasses.replace(start_of(preset, changes.get("env_id", DQNConfig.env_id)), **changes)
 
 
 def refusal(error: ErrorDetails) -> str:
-    """What pydantic found, for whoever sent the overrides: which field, what it must be, and what it is."""
+    """A sentence about pydantic's error: which field is wrong, what it must be, and what it is."""
     path, hints = [str(step) for step in error["loc"]], get_type_hints(DQNConfig)
-    if cause := error.get("ctx", {}).get("error"):  # a sentence of World's
+    if cause := error.get("ctx", {}).get("error"):  # World's own message
         return str(cause)
     if path[:1] and path[0] in WORLDS:
         hints = {f"{path[0]}.{name}": hint for name, hint in get_type_hints(World).items()} | {path[0]: dict}
@@ -86,17 +86,17 @@ def refusal(error: ErrorDetails) -> str:
 
 
 def _derive_overrides() -> type[_Overrides]:
-    """DQNConfig's fields with its types and its sentences, all optional: the form of the Prefect UI."""
+    """A model of DQNConfig's fields, types and descriptions, all optional: Prefect's UI makes a form of it."""
     sentences = TypeAdapter(DQNConfig).json_schema()["properties"]
     types = get_type_hints(DQNConfig)
     fields: dict[str, Any] = {
         field.name: (
             types[field.name],
-            # A factory, unlike a default, stays out of the schema: the form starts empty and sends what was filled in.
+            # Unlike a default, a factory is not in the schema: the form starts empty and sends only filled fields.
             Field(
                 default_factory=lambda: None,
                 description=sentences[field.name]["description"],
-                json_schema_extra={"position": position},  # the form's order; the database keeps none
+                json_schema_extra={"position": position},  # the form's order, which the database does not keep
             ),
         )
         for position, field in enumerate(dataclasses.fields(DQNConfig))
@@ -107,18 +107,18 @@ def _derive_overrides() -> type[_Overrides]:
 if TYPE_CHECKING:
 
     class ConfigOverrides(_Overrides):
-        """As derived below; a type checker cannot follow the derivation."""
+        """The derived model below, for type checkers."""
 else:
     ConfigOverrides = _derive_overrides()
 
 
 def check_trainable(config: DQNConfig) -> None:
-    """Refuse, before anything starts, what only the environment can tell.
+    """Refuse a configuration that the environment or this machine does not support, before anything starts.
 
     Raises:
-        EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
+        EnvironmentUnsupportedError: if the environment is unknown or unsupported.
         ConfigError: if the configuration does not fit it, or this machine does not have the device.
-        MemoryError: if training would not fit this machine.
+        MemoryError: if training needs more memory than this machine has.
     """
     require_device(config.device)
     require_loss(config)

@@ -10,7 +10,7 @@ from flows.tracking.store import connect
 
 @step("find model", keeps_result=False)
 def find_model(version: int, env_id: str) -> str:
-    """Name of the registered model that has this version."""
+    """Name of the environment's registered model, which has this version."""
     name = versions.model_name(env_id)
     versions.get_version(connect(), name, version)
     return name

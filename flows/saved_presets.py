@@ -1,4 +1,4 @@
-"""Presets of one's own: a file in the directory one works in, which `--preset` looks into too."""
+"""Saved presets: a file in the current directory, which `--preset` reads too."""
 
 import fcntl
 import json
@@ -17,10 +17,10 @@ FILE: Final = Path("presets.json")
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that a preset cannot have.
+    """Refuse an invalid name of a preset.
 
     Raises:
-        ConfigError: saying which it can.
+        ConfigError: with the rule for names.
     """
     shipped = (*PRESETS, GENERAL)
     if name in shipped or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
@@ -30,7 +30,7 @@ def check_name(name: str) -> None:
 
 
 def save_preset(name: str, preset: PresetName, config: DQNConfig) -> Path:
-    """Keep a configuration as what it changes in a shipped preset. Returns the file."""
+    """Save a configuration as its differences from a shipped preset. Returns the file."""
     check_name(name)
     changes = {key: value for key, value in config.to_dict().items() if value != PRESETS[preset].to_dict()[key]}
     with _alone():
@@ -42,10 +42,10 @@ def save_preset(name: str, preset: PresetName, config: DQNConfig) -> Path:
 
 
 def read_preset(name: str) -> tuple[PresetName, DQNConfig] | None:
-    """The shipped preset that a saved one changes, and the configuration; None where there is none of this name.
+    """The shipped preset that a saved one is based on, and the configuration; None if no saved preset has this name.
 
     Raises:
-        ConfigError: if the file holds what cannot be trained.
+        ConfigError: if the file has a configuration that cannot be trained.
     """
     saved = _read().get(name)
     if saved is None:
@@ -58,13 +58,13 @@ def read_preset(name: str) -> tuple[PresetName, DQNConfig] | None:
 
 
 def own_presets() -> list[str]:
-    """Names of those that are saved in the directory one works in."""
+    """Names of the presets that are saved in the current directory."""
     return list(_read())
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One at a time reads, changes and writes the file. It is replaced as a whole: its directory is what is locked."""
+    """A block that one process at a time is in. It locks the directory, because the file itself is replaced."""
     directory = os.open(FILE.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The server that plays, as an adaptation asks and tells it: plain HTTP."""
+"""An adaptation's requests to the serving process, by HTTP."""
 
 import logging
 import os
@@ -14,9 +14,9 @@ from dqn.training.state import TrainingState
 from flows.errors import one_line
 
 ADAPTATION_TAG: Final = "adaptation.drift"
-"""Of runs that an adaptation has begun: the drift it is for."""
+"""Tag of runs that an adaptation has begun: the id of the drift."""
 SHOW_TAG: Final = "adaptation.serving"
-"""Of such a run: URL of the server that waits for it."""
+"""Tag of such a run: URL of the server that waits for it."""
 _FLOATS: Final = ("observation", "push", "next_observation")
 _INTEGERS: Final = ("action", "episode", "step")
 _TIMEOUT: Final = 5.0
@@ -27,13 +27,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """A server's show and its latest drift."""
+    """A server, and the drift that it has detected."""
 
     url: str
     drift: str
 
     def experience(self, since: int) -> dict[str, Any]:
-        """What policy and world produced after a transition's id.
+        """The transitions that were observed after the one with an id.
 
         Raises:
             httpx.HTTPError: if the server cannot be reached or refuses.
@@ -41,7 +41,7 @@ class Show:
         return self._get(f"/api/experience?since={since}")
 
     def status(self) -> dict[str, Any]:
-        """What plays, and how the last episodes went.
+        """The version that plays, and its latest episodes.
 
         Raises:
             httpx.HTTPError: if the server cannot be reached or refuses.
@@ -57,14 +57,14 @@ class Show:
         links: dict[str, str] | None = None,
         world: dict[str, Any] | None = None,
     ) -> None:
-        """Say how far the adaptation is: a display, without which it goes on; the log says so then.
+        """Report progress to the page. If that fails, a warning is logged and the adaptation continues.
 
         Args:
-            stage: of the adaptation.
-            text: about it.
-            progress: from 0 to 1, where it is known.
+            stage: the state of the adaptation; the name of the field in the request.
+            text: a sentence about it.
+            progress: from 0 to 1, if it is known.
             links: pages about it, by name.
-            world: that was identified, or that the adaptation has recovered in: the server expects it from then on.
+            world: the world that was identified or recovered in: the server expects it from then on.
         """
         report = {
             "drift": self.drift,
@@ -79,7 +79,7 @@ class Show:
         try:
             httpx.post(f"{self.url}/api/adaptation", json=report, headers=headers, timeout=_TIMEOUT).raise_for_status()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            logger.warning("%s was not told of stage %r: %s", self.url, stage, one_line(error))
+            logger.warning("%s could not be told of %r: %s", self.url, stage, one_line(error))
 
     def _get(self, path: str) -> dict[str, Any]:
         answer: dict[str, Any] = httpx.get(f"{self.url}{path}", timeout=_TIMEOUT).raise_for_status().json()
@@ -87,7 +87,7 @@ class Show:
 
 
 def progress_of(tags: Mapping[str, str]) -> Callable[[TrainingState], None]:
-    """What tells a show how far the training of a run with these tags is; nothing where none waits for it."""
+    """A function that reports the progress of a training to its server. It does nothing if the tags name no server."""
     if ADAPTATION_TAG not in tags:
         return lambda _: None
     show = Show(url=tags[SHOW_TAG], drift=tags[ADAPTATION_TAG])
@@ -103,10 +103,10 @@ def progress_of(tags: Mapping[str, str]) -> Callable[[TrainingState], None]:
 
 
 def as_experience(transitions: dict[str, Any], newest: int) -> Experience:
-    """The newest transitions of an answer's columns.
+    """The newest transitions of an answer, whose columns are lists.
 
     Raises:
-        UnexplainedError: if a column is missing, holds what is no number, or cannot be a record of episodes.
+        UnexplainedError: if a column is missing or not numeric, or the columns are no record of episodes.
     """
     try:
         floats = {name: np.array(transitions[name], dtype=np.float64) for name in _FLOATS}
@@ -122,5 +122,5 @@ def as_experience(transitions: dict[str, Any], newest: int) -> Experience:
     except UnexplainedError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UnexplainedError(f"the experience is no table of transitions: {one_line(error)}") from error
+        raise UnexplainedError(f"the experience is not a table of transitions: {one_line(error)}") from error
     return experience.newest(newest)

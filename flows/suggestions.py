@@ -1,4 +1,4 @@
-"""What somebody meant who mistyped a name."""
+"""Suggestions for mistyped names, and what an option accepts, in words."""
 
 import difflib
 from collections.abc import Collection
@@ -11,7 +11,7 @@ _NEARLY: Final = 0.1
 
 
 def nearest(given: str, known: Collection[str]) -> list[str]:
-    """Up to three known names that a given one may stand for: those spelled most alike, by initials, or as a part."""
+    """Up to three known names that a given one may stand for: similar spelling, the same initials, or a common part."""
     wanted = given.lower()
     alike = {name: difflib.SequenceMatcher(None, wanted, name.lower()).ratio() for name in known}
     least = max(_LEAST, max(alike.values(), default=0.0) - _NEARLY)
@@ -22,7 +22,7 @@ def nearest(given: str, known: Collection[str]) -> list[str]:
 
 
 def did_you_mean(given: str, known: Collection[str], *, prefix: str = "") -> str:
-    """The end of a sentence that refuses a name: the nearest known ones, or nothing."""
+    """The end of a message that refuses a name: the nearest known names, or nothing."""
     names = [prefix + name for name in nearest(given, known)]
     if not names:
         return ""
@@ -39,7 +39,7 @@ _MANY: Final = {int: "whole numbers", float: "numbers"}
 
 
 def expected(kind: Any) -> str:
-    """What an option takes, for a person."""
+    """What an option accepts, in words."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return " or ".join(expected(part) for part in parts if part is not NoneType)

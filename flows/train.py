@@ -21,7 +21,7 @@ from flows.registry.gate_tag import undecided_if_ended
 from flows.registry.versions import model_name
 from flows.reporting.draw import draw_population, draw_version
 from flows.reporting.report import report
-from flows.tracking.attempt import Attempt, begin
+from flows.tracking.attempt import Attempt, FencedClient, begin
 from flows.tracking.endings import failing
 from flows.tracking.runs import complete_runs, find_run, open_run, read_config
 from flows.tracking.store import connect
@@ -43,10 +43,10 @@ def train_dqn(
 
     Args:
         config: overrides of the preset's hyper-parameters.
-        preset: hyper-parameters to start from; `general` are those of an environment that no preset was tuned to.
-        resume: id of the MLflow run to go on with; it keeps its own configuration.
+        preset: hyper-parameters to start from; `general` is for an environment that no preset was tuned to.
+        resume: id of the MLflow run to resume; it keeps its own configuration.
         warm_start: version or alias of the environment's registered model; all agents start with its network.
-        checkpoint_dir: where the training state is kept until training is over.
+        checkpoint_dir: directory of the training state, which is kept until training is over.
 
     Returns:
         The report.
@@ -54,21 +54,22 @@ def train_dqn(
     with ExitStack() as stack:
         with held():
             attempt, name = start(config, preset, resume, warm_start, checkpoint_dir)
-            stack.enter_context(failing(MlflowClient(), attempt, checkpoint_path(checkpoint_dir, attempt.run_id)))
+            fenced = FencedClient(client=MlflowClient(), attempt=attempt)
+            stack.enter_context(failing(fenced, checkpoint_path(checkpoint_dir, attempt.run_id)))
         say(f"MLflow run {attempt.run_id}")
         run_id = train(attempt.run_id, checkpoint_dir, attempt)
         model_id = export(run_id, attempt)
         version = register(run_id, model_id, attempt)
-        with undecided_if_ended(MlflowClient(), name, version, attempt):
+        with undecided_if_ended(fenced, name, version):
             agents = test_agents(run_id, attempt)
             evaluation = evaluate(name, version, attempt)
             gate = promote(name, version, evaluation, attempt)
         if not flow_run_id():
             reported = report(run_id, version, gate, agents, evaluation, attempt)
-            print(reported, flush=True)  # the pictures are drawn while it is read
+            print(reported, flush=True)  # before the figures are drawn, which takes seconds
         draw_population(run_id, agents, attempt)
         draw_version(name, version, evaluation, attempt)
-        if flow_run_id():  # on its page the report shows the curves
+        if flow_run_id():  # the report on the flow run's page shows the curves
             reported = report(run_id, version, gate, agents, evaluation, attempt)
         finish(attempt)
         return reported
@@ -78,7 +79,7 @@ def train_dqn(
 def start(
     config: ConfigOverrides, preset: StartName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> tuple[Attempt, str]:
-    """Begin this attempt at the run that is named, or at the flow run's own. Returns it and the model's name."""
+    """Begin an attempt at the run to resume, or at the flow run's own. Returns it and the model's name."""
     with released():
         check_request(config, preset, resume, warm_start, checkpoint_dir)
         client = connect()
@@ -90,20 +91,22 @@ def start(
         tags = {WARM_START_TAG: str(find_version(client, chosen, warm_start))} if warm_start else {}
         run_id = open_run(client, chosen, preset=preset, flow_run_id=flow_run_id(), tags=tags)
     attempt = begin(client, run_id)
-    with failing(client, attempt, checkpoint_path(checkpoint_dir, run_id)), released():
-        complete_runs(client, attempt, chosen, flow_run_id=flow_run_id())
+    fenced = FencedClient(client=client, attempt=attempt)
+    with failing(fenced, checkpoint_path(checkpoint_dir, run_id)), released():
+        complete_runs(fenced, chosen, flow_run_id=flow_run_id())
     return attempt, model_name(chosen.env_id)
 
 
 def check_request(
     config: ConfigOverrides, preset: StartName, resume: str | None, warm_start: str | None, checkpoint_dir: str
 ) -> None:
-    """Refuse what cannot be done before anything starts.
+    """Refuse an impossible request before anything starts.
 
     Raises:
         ConfigError: if the configuration cannot be trained.
-        EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
-        InputError: if there is nothing to resume or to start from, or the checkpoint directory cannot be written.
+        EnvironmentUnsupportedError: if the environment is unknown or unsupported.
+        InputError: if the run to resume or the version to start from does not exist, or the checkpoint directory cannot
+            be written.
         TrackingError: if MLflow cannot be reached.
     """
     if not resume:

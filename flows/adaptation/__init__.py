@@ -1,1 +1,1 @@
-"""The parts of the flow `adapt`: identify, look among known worlds, retrain, watch."""
+"""The parts of the flow `adapt`: identify the world, look for a version of a similar world, retrain, watch."""

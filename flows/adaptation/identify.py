@@ -1,4 +1,4 @@
-"""Which world explains what was observed since the drift."""
+"""Identification of the world from the transitions since the drift."""
 
 import dataclasses
 import time
@@ -13,30 +13,30 @@ from flows.adaptation.timeline import Adaptation, RefusedError
 from flows.adaptation.watch import POLL_SECONDS
 from flows.orchestration.step import step
 from flows.serving_client import Show, as_experience
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.store import connect
 
 WANTED: Final = 60
-"""Transitions that are waited for; identification takes half of them at the least."""
+"""Transitions to wait for; identification needs half of them at least."""
 NEWEST: Final = 300
-"""Transitions that are looked at."""
+"""Transitions that are used, the newest."""
 PATIENCE: Final = 30.0
-"""Seconds to wait for them: somebody must watch, or nothing is played."""
+"""Seconds to wait for them. Without a viewer, nothing is played."""
 LOOKS: Final = 3
-"""Experiences that may be contradictory before a person is asked: the world may change while it is looked at."""
+"""Attempts to identify the world before a person is needed: it may change while transitions are collected."""
 
 
 def identified(adaptation: Adaptation, since: int) -> dict[str, Any]:
-    """The world as the experience has it.
+    """The world that explains the observed transitions.
 
     Raises:
-        RefusedError: if none explains it.
+        RefusedError: if no world explains them.
     """
     refusal = ""
     for _ in range(LOOKS):
-        lived, count, since = fetch(adaptation.show.url, since, adaptation.attempt)
+        experience, count, since = fetch(adaptation.show.url, since, adaptation.attempt)
         adaptation.tell("experience", f"{count} transitions")
-        found = identify_world(lived, adaptation.attempt)
+        found = identify_world(experience, adaptation.attempt)
         if not found["refusal"]:
             world: dict[str, Any] = found["world"]
             adaptation.tell("identified", found["text"], world=world)
@@ -47,8 +47,8 @@ def identified(adaptation: Adaptation, since: int) -> dict[str, Any]:
 
 @step("fetch experience")
 def fetch(url: str, since: int, attempt: Attempt) -> tuple[str, int, int]:
-    """Keep what was lived through after a transition. Returns the artifact, their number and the newest one's id."""
-    client, show = connect(), Show(url=url, drift="")
+    """Log the transitions after `since`. Returns the artifact, their number and the id of the newest one."""
+    fenced, show = FencedClient(client=connect(), attempt=attempt), Show(url=url, drift="")
     deadline = time.monotonic() + PATIENCE
     while True:
         answer = show.experience(since)
@@ -57,14 +57,14 @@ def fetch(url: str, since: int, attempt: Attempt) -> tuple[str, int, int]:
             break
         time.sleep(POLL_SECONDS)
     file = f"experience/since-{since}.json"
-    fenced(client, attempt).log_dict(attempt.run_id, answer, file)
-    return f"{client.get_run(attempt.run_id).info.artifact_uri}/{file}", count, int(answer["next"])
+    fenced.checked().log_dict(attempt.run_id, answer, file)
+    return f"{fenced.client.get_run(attempt.run_id).info.artifact_uri}/{file}", count, int(answer["next"])
 
 
 @step("identify world")
-def identify_world(lived: str, attempt: Attempt) -> dict[str, Any]:
-    """The world that explains an experience: `world` and `text`, or the `refusal`."""
-    answer = mlflow.artifacts.load_dict(lived)
+def identify_world(experience: str, attempt: Attempt) -> dict[str, Any]:
+    """The world that explains the transitions of an artifact: `world` and `text`, or the `refusal`."""
+    answer = mlflow.artifacts.load_dict(experience)
     try:
         if answer["env_id"] not in ENVIRONMENTS:
             raise UnexplainedError(f"the worlds of {answer['env_id']} cannot be identified, those of CartPole can")
@@ -74,5 +74,6 @@ def identify_world(lived: str, attempt: Attempt) -> dict[str, Any]:
     result = {"world": found.world.to_dict(), "text": f"{found.world}: {found}", "refusal": ""}
     estimates = {name: dataclasses.asdict(estimate) for name, estimate in found.changed.items()}
     content = {**result, "changed": estimates, "explained": found.explained, "noise": found.noise}
-    fenced(connect(), attempt).log_dict(attempt.run_id, content, "identification.json")
+    fenced = FencedClient(client=connect(), attempt=attempt)
+    fenced.checked().log_dict(attempt.run_id, content, "identification.json")
     return result

@@ -1,4 +1,4 @@
-"""Registered versions whose world is near another: who has learned to live there need not learn it again."""
+"""Registered versions of similar worlds: one of them may solve a world without a new training."""
 
 import json
 import logging
@@ -21,13 +21,13 @@ from flows.tracking.attempt import Attempt
 from flows.tracking.store import connect
 
 TRIED: Final = 5
-"""Versions that are played, the nearest first."""
+"""Number of versions that are played, the nearest first."""
 
 logger = logging.getLogger(__name__)
 
 
 def distance(one: World, other: World) -> float:
-    """How far apart two worlds are, in changes that matter; of a range the middle counts."""
+    """Distance of two worlds, in units of a relevant change (`SCALES`). A range counts by its middle."""
     first, second = values_of(one), values_of(other)
     squares = [((first[name] - second[name]) / scale) ** 2 for name, scale in SCALES.items()]
     delays = [_middle(world.action_delay) for world in (one, other)]
@@ -35,7 +35,7 @@ def distance(one: World, other: World) -> float:
 
 
 def near_versions(client: MlflowClient, name: str, world: World) -> list[int]:
-    """Versions tested in a world of their own and not rolled back: the nearest first, of equally near the newest."""
+    """Versions that were evaluated in a world of their own and not rolled back: the nearest first, then the newest."""
     found = []
     for version in client.search_model_versions(f"name='{name}'"):
         tags = version.tags
@@ -51,7 +51,7 @@ def near_versions(client: MlflowClient, name: str, world: World) -> list[int]:
 
 
 def passing_version(client: MlflowClient, name: str, env_id: str, world: World, *, seed: int) -> tuple[int | None, str]:
-    """The nearest version that holds a world, if one does, and what was tried, in words."""
+    """The nearest version that solves a world, if any does, and a sentence about the versions that were tried."""
     threshold, tried = threshold_of(env_id), []
     for version in near_versions(client, name, world):
         try:
@@ -65,7 +65,7 @@ def passing_version(client: MlflowClient, name: str, env_id: str, world: World, 
         tried.append(f"version {version} ({artifact.policy.metadata.world}) returns {mean:.0f}")
         if threshold is not None and mean >= threshold:
             return version, "; ".join(tried)
-    return None, "; ".join(tried) or "no version knows a world"
+    return None, "; ".join(tried) or "no version has a world of its own"
 
 
 def _middle(value: Any) -> float:
@@ -73,14 +73,14 @@ def _middle(value: Any) -> float:
 
 
 def remembered(adaptation: Adaptation, model: str, env_id: str, world: dict[str, Any]) -> int | None:
-    """A registered version that holds the world, if one does."""
+    """A registered version that solves the world, if any does."""
     version, tried = remember(model, env_id, world, adaptation.attempt)
-    adaptation.tell("memory", tried if version is None else f"version {version} holds this world: {tried}")
+    adaptation.tell("memory", tried if version is None else f"version {version} solves this world: {tried}")
     return version
 
 
 @step("remember")
 def remember(model: str, env_id: str, world: dict[str, Any], attempt: Attempt) -> tuple[int | None, str]:
-    """Play the versions whose world is near. Returns the one that holds this world, if any, and what was tried."""
+    """Play the versions of similar worlds. Returns the one that solves this world, if any, and what was tried."""
     seed = int(attempt.run_id[:8], 16)
     return passing_version(connect(), model, env_id, World.from_dict(world), seed=seed)

@@ -1,4 +1,4 @@
-"""A training in the identified world."""
+"""Training in the identified world."""
 
 import dataclasses
 from typing import Any, Final
@@ -15,7 +15,7 @@ from flows.registry.challenger import register
 from flows.registry.evaluation import evaluate
 from flows.registry.gate_tag import undecided_if_ended
 from flows.serving_client import ADAPTATION_TAG, SHOW_TAG
-from flows.tracking.attempt import Attempt, begin
+from flows.tracking.attempt import Attempt, FencedClient, begin
 from flows.tracking.endings import failing
 from flows.tracking.runs import complete_runs, open_run
 from flows.tracking.store import connect
@@ -25,19 +25,20 @@ from flows.training.steps import export, train
 PRESET: Final[PresetName] = "cartpole"
 NUM_AGENTS: Final = 8
 MAX_UPDATES: Final = 2_000
-"""Half of the preset's: where one agent holds the world, nobody waits for those that need longer."""
+"""Half of the preset's: one agent that solves the world is enough."""
 
 
 def trained(
     adaptation: Adaptation, env_id: str, seed: int, world: dict[str, Any], checkpoint_dir: str
 ) -> tuple[int, str, Attempt]:
-    """A new version, trained in the world: its number, its evaluation, and the attempt at its run."""
+    """Train a version in the world. Returns its number, its evaluation, and the attempt at its run."""
     training = begin_training(env_id, seed, world, adaptation.show.url, adaptation.show.drift, checkpoint_dir)
     adaptation.tell("training", f"{NUM_AGENTS} agents", progress=0.0, run=training.run_id)
-    with failing(MlflowClient(), training, checkpoint_path(checkpoint_dir, training.run_id)):
+    fenced = FencedClient(client=MlflowClient(), attempt=training)
+    with failing(fenced, checkpoint_path(checkpoint_dir, training.run_id)):
         run_id = train(training.run_id, checkpoint_dir, training)
         version, model = register(run_id, export(run_id, training), training), versions.model_name(env_id)
-        with undecided_if_ended(MlflowClient(), model, version, training):
+        with undecided_if_ended(fenced, model, version):
             evaluation = evaluate(model, version, training, stressed=False)
         return version, evaluation, training
 
@@ -46,7 +47,7 @@ def trained(
 def begin_training(
     env_id: str, seed: int, world: dict[str, Any], serving: str, drift: str, checkpoint_dir: str = "checkpoints"
 ) -> Attempt:
-    """Begin this attempt at the training run of the adaptation."""
+    """Begin an attempt at the training run of the adaptation."""
     client = connect()
     config = dataclasses.replace(
         PRESETS[PRESET],
@@ -54,12 +55,13 @@ def begin_training(
         seed=seed,
         num_agents=NUM_AGENTS,
         max_updates=MAX_UPDATES,
-        acceptance_epsilon=0.0,  # what is held in a hard world is hardly ever held with random actions on top
+        acceptance_epsilon=0.0,  # few agents balance in a hard world with random actions too
         world=World.from_dict(world),
     )
     tags = {ADAPTATION_TAG: drift, SHOW_TAG: serving}
     run_id = open_run(client, config, preset=PRESET, flow_run_id=flow_run_id(), tags=tags)
     attempt = begin(client, run_id)
-    with failing(client, attempt, checkpoint_path(checkpoint_dir, run_id)):
-        complete_runs(client, attempt, config, flow_run_id=flow_run_id())
+    fenced = FencedClient(client=client, attempt=attempt)
+    with failing(fenced, checkpoint_path(checkpoint_dir, run_id)):
+        complete_runs(fenced, config, flow_run_id=flow_run_id())
     return attempt

@@ -1,4 +1,4 @@
-"""One adaptation: its run in MLflow, its guards, and its timeline on the page and in Prefect."""
+"""One adaptation: its run in MLflow, its limits, and its timeline on the page and in Prefect."""
 
 import logging
 import os
@@ -11,11 +11,11 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
-from flows.errors import one_line
+from flows.errors import FlowError, one_line
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.serving_client import ADAPTATION_TAG, SHOW_TAG, Show
-from flows.tracking.attempt import Attempt, StaleAttemptError, begin, fenced
+from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError, begin
 from flows.tracking.labels import git_commit
 from flows.tracking.runs import new_experiment
 from flows.tracking.store import connect
@@ -25,26 +25,27 @@ TIMELINE: Final = "timeline.json"
 MODEL_TAG: Final = "adaptation.model"
 OUTCOME_TAG: Final = "adaptation.outcome"
 BY_TAG: Final = "adaptation.flow_run_id"
-"""Unlike that of a training: an adaptation and the training it begins are two runs of one flow run."""
+"""Not the tag of a training's flow run: an adaptation and the training that it begins are runs of one flow run."""
 EXPERIMENT: Final = "adaptations"
 _HOUR_MS: Final = 3_600_000
 
 logger = logging.getLogger(__name__)
 
 
-class RefusedError(RuntimeError):
-    """An adaptation that goes no further without a person; the message says why and what to do."""
+class RefusedError(FlowError):
+    """An adaptation that needs a person to continue; the message says why and what to do."""
 
 
-class TakenError(RuntimeError):
-    """Another flow run adapts to the same drift: it tells the page, and this one does not."""
+class TakenError(FlowError):
+    """Another flow run adapts to the same drift. It reports to the page, and this one does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that was done."""
+    """An entry of the timeline."""
 
     stage: str
+    """The state of the adaptation; the name of the field on the wire."""
     text: str
     at: float
     """Seconds since 1970."""
@@ -52,7 +53,7 @@ class Event:
 
 @dataclass(kw_only=True)
 class Adaptation:
-    """What is done about a drift, and what has been told of it."""
+    """An adaptation to a drift, and its timeline."""
 
     show: Show
     attempt: Attempt
@@ -69,23 +70,23 @@ class Adaptation:
         version: tuple[str, int] | None = None,
         world: dict[str, Any] | None = None,
     ) -> None:
-        """A stage has begun, or is over: for the page, with links, and for the timeline."""
+        """Add an entry to the timeline, and report it to the page with links."""
         self.outcome = (stage, text)
         self.note(stage, text)
         self.show.tell(stage, text, progress=progress, links=links(run or self.attempt.run_id, version), world=world)
 
     def note(self, stage: str, text: str) -> None:
-        """For the timeline alone."""
+        """Add an entry to the timeline only."""
         self.events.append(Event(stage=stage, text=text, at=time.time()))
         print(f"{stage}: {text}")
 
     def end(self, stage: str, text: str, *, world: dict[str, Any] | None = None) -> tuple[str, str]:
-        """The last stage, and the world that is as it should be now. Returns the stage."""
+        """Add the last entry, with the world that the server expects from now on. Returns the outcome."""
         self.tell(stage, text, world=world)
         return stage, text
 
     def markdown(self) -> str:
-        """The timeline for a page."""
+        """The timeline as a markdown table."""
         began = self.events[0].at if self.events else 0.0
         rows = [f"| {each.at - began:.1f} | {each.stage} | {each.text.replace('|', '/')} |" for each in self.events]
         return "\n".join(["| seconds | stage | what |", "|---:|---|---|", *rows])
@@ -93,11 +94,11 @@ class Adaptation:
 
 @step("begin", keeps_result=False)
 def begin_adaptation(show: Show, model: str, finding: str, most_an_hour: int) -> Attempt:
-    """Begin this attempt at an adaptation.
+    """Begin an attempt at an adaptation.
 
     Raises:
-        TakenError: if another flow run is at it.
-        RefusedError: if enough of them have begun within an hour.
+        TakenError: if another flow run adapts to this drift.
+        RefusedError: if `most_an_hour` adaptations of the model have begun within an hour.
     """
     client, mine = connect(), flow_run_id() or show.drift
     found = client.get_experiment_by_name(EXPERIMENT)
@@ -130,12 +131,12 @@ def begin_adaptation(show: Show, model: str, finding: str, most_an_hour: int) ->
 
 
 def end_adaptation(adaptation: Adaptation, status: str) -> None:
-    """Keep the timeline, in MLflow and on the flow run's page, and say how it ended.
+    """End the adaptation's run, with its timeline and outcome in MLflow and on the flow run's page.
 
-    Each write is made whatever became of the one before: a run whose timeline cannot be kept ends too. The first error
-    is raised after the last write.
+    A write that fails does not prevent the following ones: the run ends even if its timeline cannot be logged. The
+    first error is raised after the last write.
     """
-    client, run_id = MlflowClient(), adaptation.attempt.run_id
+    fenced, run_id = FencedClient(client=MlflowClient(), attempt=adaptation.attempt), adaptation.attempt.run_id
     timeline = [vars(event) for event in adaptation.events]
     writes: tuple[Callable[[MlflowClient], object], ...] = (
         lambda mine: mine.log_dict(run_id, {"stages": timeline}, TIMELINE),
@@ -145,9 +146,9 @@ def end_adaptation(adaptation: Adaptation, status: str) -> None:
     errors = []
     for write in writes:
         try:
-            write(fenced(client, adaptation.attempt))
+            write(fenced.checked())
         except StaleAttemptError:
-            return  # it is the newer attempt's
+            return  # the run belongs to the newer attempt
         except Exception as error:
             errors.append(error)
     if errors:
@@ -157,21 +158,21 @@ def end_adaptation(adaptation: Adaptation, status: str) -> None:
     from prefect.artifacts import create_markdown_artifact
     from prefect.events import emit_event
 
-    stage, text = adaptation.outcome
+    outcome, text = adaptation.outcome
     create_markdown_artifact(
         key="adaptation",
-        description=f"{stage}: {text}"[:200],
-        markdown=f"# {stage}\n\n{text}\n\n{adaptation.markdown()}\n\n"
+        description=f"{outcome}: {text}"[:200],
+        markdown=f"# {outcome}\n\n{text}\n\n{adaptation.markdown()}\n\n"
         + "\n".join(f"[{name}]({url})" for name, url in links(run_id, None).items()),
     )
-    if stage == "recovered":
-        model = client.get_run(run_id).data.tags[MODEL_TAG]
+    if outcome == "recovered":
+        model = fenced.client.get_run(run_id).data.tags[MODEL_TAG]
         resource = {"prefect.resource.id": f"dqn.policy.{model}", "prefect.resource.name": model}
         emit_event("dqn.policy.recovered", resource=resource, payload={"drift": adaptation.show.drift, "text": text})
 
 
 def links(run_id: str, version: tuple[str, int] | None) -> dict[str, str]:
-    """Where a browser finds the flow run, a run and a version; nothing where no server has them."""
+    """Links to the pages of the flow run, a run and a version, as far as servers have them."""
     found: dict[str, Any] = {}
     if flow_run_id():
         import prefect.runtime
@@ -184,7 +185,7 @@ def links(run_id: str, version: tuple[str, int] | None) -> dict[str, str]:
         pages = f"{without_login(os.environ.get('MLFLOW_UI_URL', uri))}/#"
         try:
             experiment = MlflowClient().get_run(run_id).info.experiment_id
-        except Exception as error:  # of a link; what it is shown with goes on
+        except Exception as error:  # the report does not depend on its links
             logger.warning("run %s cannot be linked to: %s", run_id, one_line(error))
             return found
         found["run"] = f"{pages}/experiments/{experiment}/runs/{run_id}"

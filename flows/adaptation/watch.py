@@ -1,4 +1,4 @@
-"""Whether the stage stands again: what the show's status says of the version that was promoted."""
+"""Whether the promoted version balances: it is judged by the server's status, and rolled back if it does worse."""
 
 import statistics
 import time
@@ -20,21 +20,21 @@ from flows.tracking.store import connect
 Verdict = Literal["recovered", "fell", "unsure"]
 
 ENOUGH_STEPS: Final = 250
-"""An episode that has lasted this long, five seconds, is held."""
+"""An episode that has lasted this long, five seconds, counts as balanced."""
 FALLS: Final = 2
-"""Episodes of a version that end early before it is given up."""
+"""Number of episodes that end early after which a version is given up."""
 
 
 def verdict(status: dict[str, Any], version: int, since: float) -> Verdict:
-    """What the episodes that a version played undisturbed after a moment say of it.
+    """Judge a version by the undisturbed episodes that it ended after a time.
 
     Args:
-        status: of the show.
-        version: that was promoted.
-        since: seconds since 1970; who began before may have begun in another version's hands.
+        status: of the server.
+        version: the promoted version.
+        since: seconds since 1970, the time of the promotion.
     """
     lengths = _lengths(status, version, since)
-    if any(held for _, held in lengths):
+    if any(balanced for _, balanced in lengths):
         return "recovered"
     present = status.get("episode")
     if (
@@ -48,20 +48,20 @@ def verdict(status: dict[str, Any], version: int, since: float) -> Verdict:
 
 
 def mean_return(status: dict[str, Any], version: int, since: float) -> float | None:
-    """Mean return of the undisturbed episodes that a version ended after a moment; None where there is none."""
+    """Mean return of the undisturbed episodes that a version ended after a time; None if there are none."""
     returns = [returned for returned, _ in _lengths(status, version, since)]
     return statistics.fmean(returns) if returns else None
 
 
 def changed_by(status: dict[str, Any], drift: str) -> float | None:
-    """When the first episode ended that was surely over after a change: those after it were played in the new world.
+    """The end of the first episode that certainly ended after a change: later episodes were played in the new world.
 
     Args:
-        status: of the show.
-        drift: id of what was noticed.
+        status: of the server.
+        drift: id of the drift.
 
     Returns:
-        Seconds since 1970; None where the status speaks of another drift or of none.
+        Seconds since 1970; None if the status has another drift or none.
     """
     noticed = status.get("drift") or {}
     if noticed.get("id") != drift or "noticed_at" not in noticed:
@@ -72,7 +72,7 @@ def changed_by(status: dict[str, Any], drift: str) -> float | None:
 
 
 def _lengths(status: dict[str, Any], version: int, since: float) -> list[tuple[float, bool]]:
-    """Return of each episode, and whether it was held."""
+    """Return of each episode, and whether it was balanced."""
     return [
         (float(episode["episodic_return"]), bool(episode["truncated"]) or episode["episodic_return"] >= ENOUGH_STEPS)
         for episode in status.get("recent_episodes", ())
@@ -85,10 +85,10 @@ POLL_SECONDS: Final = 0.5
 
 
 def is_over(adaptation: Adaptation) -> bool:
-    """Whether the show finds the world as it was again, while it was prepared for another."""
+    """Whether the server reports no drift any more, so that the adaptation is not needed."""
     try:
         return adaptation.show.status().get("drift", "unknown") is None
-    except Exception as error:  # the gate and the last look decide without it
+    except Exception as error:  # the gate and `watched` decide without it
         adaptation.note("asking", one_line(error))
         return False
 
@@ -96,37 +96,38 @@ def is_over(adaptation: Adaptation) -> bool:
 def watched(
     adaptation: Adaptation, model: str, version: int, before: int | None, world: dict[str, Any]
 ) -> tuple[str, str]:
-    """Look at the stage until the version stands; where it does not, return to the one before if that did better.
+    """Poll the server until the version balances. If it does not, roll back to the previous one if that did better.
 
-    What counts is what each returned in the world as it is now: this version since its promotion, the one before since
-    the change.
+    Both are compared by their returns in the present world: this version's since its promotion, the previous one's
+    since the change.
     """
     since, deadline = time.time(), time.monotonic() + WATCHED_SECONDS
-    seen: dict[str, Any] = {}
+    status: dict[str, Any] = {}
     outcome = "unsure"
     while outcome == "unsure" and time.monotonic() < deadline:
         try:
-            seen = adaptation.show.status()
-            outcome = verdict(seen, version, since)
-        except Exception as error:  # it may be starting again; what it says decides, its silence does not
+            status = adaptation.show.status()
+            outcome = verdict(status, version, since)
+        except Exception as error:  # it may be restarting
             adaptation.note("watching", one_line(error))
         if outcome == "unsure":
             time.sleep(POLL_SECONDS)
     if outcome == "recovered":
-        return adaptation.end("recovered", f"version {version} stands", world=world)
-    mine = mean_return(seen, version, since)
+        return adaptation.end("recovered", f"version {version} balances", world=world)
+    mine = mean_return(status, version, since)
     if mine is None:
         return adaptation.end(
-            "waiting", f"version {version} was promoted, and nobody watches: open the page to see whether it stands"
+            "waiting",
+            f"version {version} was promoted, but has played no episode: open the page to see whether it balances",
         )
     began = adaptation.events[0].at if adaptation.events else since
-    changed = changed_by(seen, adaptation.show.drift) or min(began, since)
-    theirs = mean_return(seen, before, changed) if before and before != version else None
+    changed = changed_by(status, adaptation.show.drift) or min(began, since)
+    theirs = mean_return(status, before, changed) if before and before != version else None
     if theirs is None or mine >= theirs:
         compared = "has returned nothing since the change" if theirs is None else "was no better"
         return adaptation.end(
             "refused",
-            f"version {version} does not stand (mean return {mine:.0f}); it stays, as the one before {compared}. "
+            f"version {version} does not balance (mean return {mine:.0f}); it stays, as the one before {compared}. "
             "A person is needed",
         )
     back = roll_back_from(model, version)
@@ -139,13 +140,13 @@ def watched(
 
 @step("champion before")
 def champion_of(model: str, attempt: Attempt) -> int | None:
-    """Who plays before anything is promoted."""
+    """The champion before the promotion."""
     return versions.version_of(connect(), model, versions.CHAMPION)
 
 
 @step("roll back", keeps_result=False)
 def roll_back_from(model: str, version: int) -> int:
-    """Return to the previous champion, unless another than this version has been promoted. Returns who plays."""
+    """Return to the previous champion, unless another version was promoted since. Returns the champion."""
     client = connect()
     with promotion(client, model) as token:
         champion = versions.version_of(client, model, versions.CHAMPION)
@@ -155,7 +156,7 @@ def roll_back_from(model: str, version: int) -> int:
 
 
 def elsewhere(model: str, version: int, before: int | None) -> str:
-    """What the gate did not ask: how both do in the nominal world."""
+    """A sentence about the returns of both versions in the nominal world, which the gate does not test."""
     parts = []
     for number in dict.fromkeys(filter(None, (version, before))):
         policy = versions.download(model, number).policy

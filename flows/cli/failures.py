@@ -1,4 +1,4 @@
-"""Errors that leave a verb: a sentence and an exit code for each that is not this project's own mistake."""
+"""Errors that end a verb: a sentence and an exit code for each; any other error is a bug and keeps its traceback."""
 
 import sqlite3
 from collections.abc import Callable
@@ -13,36 +13,35 @@ from dqn.finite import DivergedError, EnvironmentFaultError
 from dqn.networks.onnx import ExportError
 from dqn.training.checkpoint import CheckpointError
 from flows.cli.terminal import BAD_INPUT, DIVERGED, fail
-from flows.errors import InputError, PrefectError, RegistryError, TrackingError, one_line
-from flows.registry.lock import OvertakenError
+from flows.errors import FlowError, one_line
 from flows.tracking.attempt import StaleAttemptError
 
-_SENTENCES: Final = (
-    TrackingError,
-    RegistryError,
-    CheckpointError,
-    ExportError,
-    PrefectError,
-    StaleAttemptError,
-    OvertakenError,
-)
+_CODES: Final[dict[type[BaseException], int]] = {
+    ConfigError: BAD_INPUT,
+    EnvironmentUnsupportedError: BAD_INPUT,
+    EnvironmentFaultError: BAD_INPUT,
+    MemoryError: BAD_INPUT,
+    DivergedError: DIVERGED,
+    CheckpointError: 1,
+    ExportError: 1,
+    StaleAttemptError: 1,
+}
+"""Of errors that have a sentence but no `exit_code` of their own."""
 
 
 def reported(work: Callable[[], None], *others: type[Exception]) -> int:
-    """Do the work of a verb. Returns its exit code; what went wrong has been said.
+    """Do the work of a verb, and print what ended it. Returns the exit code.
 
     Args:
         work: what is done.
-        others: errors whose messages are sentences, besides those below.
+        others: further errors whose messages are sentences.
     """
     try:
         work()
-    except (ConfigError, EnvironmentUnsupportedError, EnvironmentFaultError, InputError, MemoryError) as error:
-        return fail(error, BAD_INPUT)
-    except DivergedError as error:
-        return fail(error, DIVERGED)
-    except _SENTENCES as error:
-        return fail(error, 1)
+    except FlowError as error:
+        return fail(error, error.exit_code)
+    except tuple(_CODES) as error:
+        return fail(error, next(code for kind, code in _CODES.items() if isinstance(error, kind)))
     except others as error:
         return fail(error, 1)
     except MlflowException as error:

@@ -1,4 +1,4 @@
-"""Command lines that tyro reads, and a sentence for what it cannot."""
+"""Command lines, read by tyro, and messages of one sentence where it cannot read them."""
 
 import contextlib
 import io
@@ -20,20 +20,20 @@ T = TypeVar("T")
 
 
 def parse(kind: type[T], argv: Sequence[str], *, prog: str, default: T) -> T:
-    """The arguments of a command line; a DQNConfig among them has options of its own.
+    """Parse a command line. The fields of a DQNConfig among the arguments become options.
 
     Raises:
-        ConfigError: if an option is unknown, with the nearest names, or given twice, or its value is none of its type.
-        SystemExit: with code 0 for `--help`; with 2, and tyro's own words, for what else it refuses.
+        ConfigError: if an option is unknown (with the nearest names) or given twice, or its value has another type.
+        SystemExit: with code 0 for `--help`; with code 2 and tyro's message for any other error.
     """
     require_once(argv)
     types, said = option_types(kind), io.StringIO()
     argv = without_none(argv, types)
     given = dict(_given(argv))
     if given.get("acceptance-return") == ["None"] and "acceptance-epsilon" not in given:
-        argv = [*argv, "--acceptance-epsilon", "0"]  # a preset's own is of an acceptance that there is not
+        argv = [*argv, "--acceptance-epsilon", "0"]  # the preset's value needs an acceptance return
     try:
-        with contextlib.redirect_stderr(said):  # tyro's box of ten lines is for what has no sentence below
+        with contextlib.redirect_stderr(said):  # tyro's message is printed only if none below fits
             arguments, unknown = tyro.cli(
                 kind,
                 prog=prog,
@@ -52,7 +52,7 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, default: T) -> T:
 
 
 def without_none(argv: Sequence[str], types: Mapping[str, Any]) -> list[str]:
-    """Arguments with `none`, however it is written, as tyro has it: None for a value, nothing for a list of numbers."""
+    """Arguments with `none`, in any case, as tyro reads it: None for a value, nothing for a list of numbers."""
     words, kind = [], None
     for word in argv:
         if word.startswith("--"):
@@ -72,7 +72,7 @@ def _none(kind: Any, word: str) -> list[str]:
 
 
 def option_types(kind: type) -> dict[str, Any]:
-    """The type of each option, by its name less the dashes; flags, which take no value, have none."""
+    """The type of each option by its name without the dashes; None for flags, which take no value."""
     own = get_type_hints(kind)
     flags = {field.name for field in fields(kind) if field.default is False}
     types = {name: None if name in flags else hint for name, hint in own.items() if name != "config"}
@@ -87,7 +87,7 @@ def require_once(argv: Sequence[str]) -> None:
     """Refuse an option that is given twice: one of the two would be ignored.
 
     Raises:
-        ConfigError: naming the first such option and what it was given.
+        ConfigError: naming the first such option and its values.
     """
     given: dict[str, list[str]] = {}
     for name, words in _given(argv):
@@ -98,10 +98,10 @@ def require_once(argv: Sequence[str]) -> None:
 
 
 def require_known(unknown: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse options that there are not.
+    """Refuse unknown options.
 
     Raises:
-        ConfigError: naming the first, and those it may stand for.
+        ConfigError: naming the first, and the nearest known ones.
     """
     for argument in unknown:
         if argument.startswith("--"):
@@ -112,10 +112,10 @@ def require_known(unknown: Sequence[str], known: Sequence[str]) -> None:
 
 
 def require_fitting(argv: Sequence[str], types: Mapping[str, Any]) -> None:
-    """Refuse values that are none of their option's type, and worlds that cannot be.
+    """Refuse values of another type than their option's, and impossible worlds.
 
     Raises:
-        ConfigError: naming the first such option, what it takes and what it was given.
+        ConfigError: naming the first such option, what it accepts and what was given.
     """
     worlds: dict[str, dict[str, Any]] = {world: {} for world in WORLDS}
     for name, words in _given(argv):
@@ -143,7 +143,7 @@ def converted(words: Sequence[str], kind: Any) -> Any:
     """Words of a command line as a value.
 
     Raises:
-        ValueError: if they are none of this type.
+        ValueError: if they cannot be converted.
     """
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
@@ -170,7 +170,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 
 
 def _given(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each option, less its dashes, with the words that follow it."""
+    """Each option without its dashes, with the words that follow it."""
     starts = [index for index, word in enumerate(argv) if word.startswith("--")]
     for start, end in itertools.pairwise([*starts, len(argv)]):
         name, equals, value = argv[start].removeprefix("--").partition("=")

@@ -29,10 +29,10 @@ def sweep() -> NoReturn:
 
 
 def prepare() -> None:
-    """Make a process indifferent to what its surroundings are like.
+    """Make a process independent of its surroundings.
 
-    A terminal that cannot show a character shows another; modules of the current directory are found by a console
-    script too, after those that are installed; a proxy is not asked for this machine's own servers.
+    Characters that a terminal cannot show are replaced. Modules of the current directory can be imported from a console
+    script too, after the installed ones. Connections to this machine's own servers bypass a proxy.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -44,7 +44,7 @@ def prepare() -> None:
 
 
 def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that keep a proxy, where one is named, from this machine's own servers."""
+    """Variables that make connections to this machine bypass a proxy; none if no proxy is set."""
     if not any(environment.get(name) for proxy in _PROXIES for name in (proxy, proxy.upper())):
         return {}
     excepted = environment.get("no_proxy") or environment.get("NO_PROXY") or ""

@@ -1,4 +1,4 @@
-"""What can be refused, or said, before PyTorch and MLflow are imported: they take seconds."""
+"""Checks and warnings that need neither PyTorch nor MLflow, whose import takes seconds."""
 
 import re
 from pathlib import Path
@@ -20,10 +20,10 @@ _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
 
 
 def require_environment(env_id: str) -> None:
-    """Refuse an environment that Gymnasium does not know.
+    """Refuse an environment that is not registered with Gymnasium.
 
     Raises:
-        EnvironmentUnsupportedError: naming those it may stand for.
+        EnvironmentUnsupportedError: naming the nearest registered ones.
     """
     try:
         environment_spec(env_id)
@@ -32,7 +32,7 @@ def require_environment(env_id: str) -> None:
         if ":" in env_id or env_id in gym.registry or not (meant := did_you_mean(env_id, known)):
             raise
         raise EnvironmentUnsupportedError(f"there is no environment {env_id!r}{meant}") from error
-    except Exception as error:  # importing a module runs what is in it
+    except Exception as error:  # importing a module runs its code
         module = env_id.rpartition(":")[0]
         raise EnvironmentUnsupportedError(
             f"module {module!r}, which is to register {env_id!r}, cannot be imported ({named(error)}); "
@@ -44,7 +44,7 @@ def require_preset(name: str) -> None:
     """Refuse a preset that is neither shipped nor saved here, with the nearest names.
 
     Raises:
-        ConfigError: if there is none of this name.
+        ConfigError: if no preset has this name.
     """
     known = [*PRESETS, GENERAL]
     if name in known:
@@ -57,10 +57,10 @@ def require_preset(name: str) -> None:
 
 
 def require_device_name(name: str) -> None:
-    """Refuse a device whose name is mistyped; whether the machine has it PyTorch knows.
+    """Refuse a device whose name is mistyped. Whether this machine has the device is checked later, by PyTorch.
 
     Raises:
-        ConfigError: naming those it may stand for.
+        ConfigError: naming the nearest devices.
     """
     kind = re.sub(r":\d+$", "", name)
     if kind not in _DEVICES and (meant := did_you_mean(kind, _DEVICES)):
@@ -68,10 +68,10 @@ def require_device_name(name: str) -> None:
 
 
 def require_version(env_id: str, reference: str) -> None:
-    """Refuse a version or alias that a registry on this machine has not.
+    """Refuse a version or alias that does not exist, if the registry is on this machine.
 
     Raises:
-        ConfigError: naming the versions there are.
+        ConfigError: naming the registered versions.
     """
     known = glance(model_name(env_id))
     if known and not known.holds(reference):
@@ -79,17 +79,17 @@ def require_version(env_id: str, reference: str) -> None:
 
 
 def require_run(run_id: str, checkpoint_dir: Path) -> None:
-    """Refuse a run that a tracking store on this machine has not, or that has no checkpoint where it is looked for.
+    """Refuse a run that does not exist, if the tracking store is on this machine, or that has no checkpoint.
 
     Raises:
-        ConfigError: saying which.
+        ConfigError: saying what is missing.
     """
     known = glance_run(run_id)
     if known is None:
         return
     if not known.exists:
         raise ConfigError(
-            f"there is no run {run_id!r} in {known.store}; its id is printed when training starts and stands on its "
+            f"there is no run {run_id!r} in {known.store}; its id is printed when training starts and is shown on its "
             "page in `mlflow ui`"
         )
     path = checkpoint_dir.absolute() / f"{run_id}.ckpt"
@@ -101,7 +101,7 @@ def require_run(run_id: str, checkpoint_dir: Path) -> None:
 
 
 def preset_warning(preset: StartName, env_id: str) -> str | None:
-    """A sentence about a preset that was tuned to another environment; None where it fits."""
+    """A sentence about a preset that was tuned to another environment; None if it fits."""
     tuned_to = env_id if preset == GENERAL else PRESETS[preset].env_id
     if tuned_to == env_id:
         return None

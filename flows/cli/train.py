@@ -38,17 +38,17 @@ class Arguments:
 
     config: Annotated[DQNConfig, tyro.conf.arg(name="")]
     preset: StartName = "cartpole"
-    """Hyper-parameters to start from, or what a sweep saved; the options below change single ones."""
+    """Hyper-parameters to start from, or those that a sweep saved; the options below change single ones."""
     resume: str | None = None
-    """Id of an interrupted run to go on with; it keeps its own configuration."""
+    """Id of an interrupted run to resume; it keeps its own configuration."""
     warm_start: str | None = None
     """Version or alias of the environment's registered model; all agents start with its network."""
     checkpoint_dir: Path = Path("checkpoints")
-    """Where the training state is kept until training is over."""
+    """Directory of the training state, which is kept until training is over."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, train, report; returns the exit code."""
+    """Parse, train and report. Returns the exit code."""
     prepare()
     arguments = sys.argv[1:] if argv is None else list(argv)
 
@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Arguments with the defaults of the preset they name.
+    """Arguments with the defaults of the preset that they name.
 
     Raises:
-        ConfigError: if an option is unknown, or a value is none of its option's type or out of range.
+        ConfigError: if an option is unknown, or a value has another type than its option's or is out of range.
         SystemExit: with code 0 for `--help`.
     """
     options.require_once(argv)
@@ -85,14 +85,17 @@ def parse(argv: Sequence[str]) -> Arguments:
     known, others = first.parse_known_args(argv)
     require_preset(known.preset)
     given, default = list(argv), Arguments(config=PRESETS.get(known.preset, PRESETS["cartpole"]))
-    if known.preset not in PRESETS and (saved := read_preset(known.preset)):  # what it changes in a shipped one
+    if known.preset not in PRESETS and (saved := read_preset(known.preset)):  # a saved one, as changes to a shipped one
         shipped, config = saved
         given, default = [*others, "--preset", shipped], Arguments(config=config)
     return options.parse(Arguments, given, prog="dqn-train", default=default)
 
 
 def without_preset(argv: Sequence[str]) -> str | None:
-    """The environment to train with general values: they are named, or no preset is and none was tuned to it."""
+    """The environment to train with general values, or None.
+
+    General values are used if they are named, or if no preset is named and none was tuned to the environment.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("env-id", "preset", "resume"):
         first.add_argument(f"--{name}", f"--{name.replace('-', '_')}", nargs="?", const="")
@@ -104,11 +107,11 @@ def without_preset(argv: Sequence[str]) -> str | None:
 
 
 def check(arguments: Arguments) -> str | None:
-    """Refuse what needs no PyTorch to be refused. Returns a warning.
+    """Refuse what can be refused without PyTorch. Returns a warning, or None.
 
     Raises:
-        ConfigError: if there is no such device, no such version to start from, or no such run to go on with.
-        EnvironmentUnsupportedError: if there is no such environment.
+        ConfigError: if the device, the version to start from or the run to resume does not exist.
+        EnvironmentUnsupportedError: if the environment does not exist.
     """
     if arguments.resume:
         if _overrides(arguments) or arguments.preset != "cartpole" or arguments.warm_start:
@@ -126,10 +129,10 @@ def check(arguments: Arguments) -> str | None:
 
 
 def announcement(arguments: Arguments) -> str:
-    """What is about to happen, with which values, and where its results go."""
+    """A sentence about what is trained, with which values, and where the results go."""
     where = redacted(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}")
     if arguments.resume:
-        return f"Going on with run {arguments.resume} of {where}"
+        return f"Resuming run {arguments.resume} of {where}"
     config = arguments.config
     agents = "1 DQN agent" if config.num_agents == 1 else f"{config.num_agents} DQN agents"
     values = "general values" if arguments.preset == GENERAL else f"preset {arguments.preset}"
@@ -138,8 +141,8 @@ def announcement(arguments: Arguments) -> str:
 
 
 def run(arguments: Arguments) -> int:
-    """Train: as a flow run where a Prefect API is named, and without Prefect where none is."""
-    # Imported here: Prefect reads the environment when it is imported, and what is wrong is said without waiting.
+    """Train: as a flow run if a Prefect API is named, otherwise without Prefect."""
+    # Imported here: Prefect reads the environment on import, and wrong arguments are refused without waiting for it.
     with phase("load MLflow and PyTorch"):
         from flows.cli.failures import reported
         from flows.parameters import ConfigOverrides
@@ -156,7 +159,7 @@ def run(arguments: Arguments) -> int:
 
     def work() -> None:
         train = train_dqn
-        with phase("check"):  # the flow does so too, but tries for minutes, and under Prefect it is a run that failed
+        with phase("check"):  # the flow checks too, but retries for minutes and leaves a failed flow run
             check_request(*request)
         if api_is_named():
             with phase("connect to Prefect"):

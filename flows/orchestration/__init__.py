@@ -1,1 +1,1 @@
-"""Prefect, where there is one: steps, flow runs, and what a terminal shows."""
+"""Steps and flow runs of Prefect, which is optional, and the output on a terminal."""

@@ -1,4 +1,4 @@
-"""The Prefect API that is named answers, before a flow starts."""
+"""A check that the configured Prefect API answers."""
 
 from typing import Final
 
@@ -26,7 +26,7 @@ def require_api() -> None:
                 f"Prefect's API {url} does not answer ({redacted(str(error))}); "
                 "start its server, or unset PREFECT_API_URL to train without Prefect"
             )
-        try:  # /health is open to everybody
+        try:  # /health needs no login
             client.read_flow_runs(limit=1)
         except httpx.HTTPStatusError as error:
             if error.response.status_code not in (401, 403):

@@ -1,6 +1,7 @@
-"""What goes on, said as it happens: a line a phase, with its time.
+"""Progress on the console: one line per phase, with its duration.
 
-On a terminal a phase's line is completed when it is over; elsewhere it has a line when it begins and one when it ends.
+On a terminal a phase's line is completed when the phase ends. Elsewhere there is one line at its start and one at its
+end.
 """
 
 import sys
@@ -12,26 +13,26 @@ from typing import Final
 from flows.orchestration.flow_run import flow_run_id
 
 SAID_SECONDS: Final = 5.0
-"""Between two words about work that lasts."""
+"""Between two messages about the progress of long work."""
 _CLEAR: Final = "\r\x1b[K"
 
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Name what the block does, and say how long it took."""
+    """Print the name of the block, and at its end how long it took."""
     began = time.monotonic()
     _write(f"{name} ...", end="" if sys.stderr.isatty() else "\n")
     try:
         yield
     except BaseException:
         if sys.stderr.isatty():
-            _write("")  # what went wrong begins a line of its own
+            _write("")  # the error begins a new line
         raise
     note(f"{name}: {time.monotonic() - began:.1f} s")
 
 
 class Estimate:
-    """Says how far work that lasts is, with an estimate of what is left, every few seconds."""
+    """Prints the progress of long work every few seconds, with an estimate of the remaining time."""
 
     def __init__(self, what: str, total: int, *, done: int = 0, now: Callable[[], float] = time.monotonic) -> None:
         self._what = what
@@ -41,11 +42,11 @@ class Estimate:
         self._began = self._said = now()
 
     def __call__(self, done: int, more: str = "") -> None:
-        """Say that so much is done, unless that was just said, or little is left to wait for.
+        """Print the progress, unless the last message is recent or the work is done.
 
         Args:
-            done: of the total.
-            more: further words.
+            done: how much of the total is done.
+            more: further text.
         """
         now = self._now()
         gained = done - self._began_with
@@ -57,14 +58,14 @@ class Estimate:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them, rounded."""
+    """A rounded duration in words."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def say(text: str) -> None:
-    """Say something in a flow run's log, or in between phases."""
+    """Print a message to a flow run's log, or between phases."""
     if flow_run_id():
         print(text, flush=True)
     else:
@@ -72,7 +73,7 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Say something in between."""
+    """Print a message between phases."""
     _write((_CLEAR if sys.stderr.isatty() else "") + text)
 
 

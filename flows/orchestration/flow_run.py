@@ -1,7 +1,7 @@
-"""The Prefect flow run that goes on here, if one does.
+"""The Prefect flow run that this process executes, if any.
 
-Where no Prefect API is named, a training runs without Prefect: its temporary server and its import would take longer
-than the training, and nobody would look at either.
+If no Prefect API is named, a training runs without Prefect: the import of Prefect and its temporary server would take
+longer than the training.
 """
 
 import logging
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 
 def flow_run_id() -> str | None:
-    """Id of the flow run that this thread is part of; None where there is none."""
-    context: Any = sys.modules.get("prefect.context")  # a flow run has imported it
+    """Id of the flow run that this thread belongs to; None outside a flow run."""
+    context: Any = sys.modules.get("prefect.context")  # imported by every flow run
     if context is None:
         return None
     running = context.FlowRunContext.get()
@@ -27,7 +27,7 @@ def flow_run_id() -> str | None:
 
 
 def deployment_id() -> str | None:
-    """Id of the deployment whose flow run this is; None where there is none."""
+    """Id of the flow run's deployment; None if it has none."""
     if flow_run_id() is None:
         return None
     import prefect.runtime
@@ -40,7 +40,7 @@ def api_is_named() -> bool:
     """Whether the environment, Prefect's active profile or a file in this directory names a Prefect API.
 
     Raises:
-        ConfigError: if such a file cannot be read.
+        ConfigError: if one of the files cannot be read.
     """
     if "PREFECT_API_URL" in os.environ:
         return bool(os.environ["PREFECT_API_URL"])
@@ -48,7 +48,7 @@ def api_is_named() -> bool:
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
     if not (profiles.exists() or any(_speaks_of_prefect(Path(file)) for file in _FILES)):
         return False
-    from prefect.settings import PREFECT_API_URL  # a second, for those who have configured something
+    from prefect.settings import PREFECT_API_URL  # takes a second, so only if something is configured
 
     return PREFECT_API_URL.value() is not None
 

@@ -1,4 +1,4 @@
-"""Steps of a flow: Prefect tasks in a flow run, and the same functions with the same retries without one."""
+"""Steps of a flow: Prefect tasks within a flow run; without one, the same functions with the same retries."""
 
 import functools
 import time
@@ -18,11 +18,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRY_SECONDS: Final = (1, 10, 20, 40, 60)
-"""Before each further try: a server may be away for two minutes before a run gives up."""
+"""Before each retry: a run fails only if a server is away for more than two minutes."""
 
 
 class Step(Generic[P, R]):
-    """A function that is tried again where a server is away, and whose result a retried flow run takes over."""
+    """A function that is retried while a server is away. A flow run that is retried reuses its result."""
 
     def __init__(self, function: Callable[P, R], *, name: str, keeps_result: bool) -> None:
         functools.update_wrapper(self, function)
@@ -31,7 +31,7 @@ class Step(Generic[P, R]):
         self._keeps_result = keeps_result
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it: as a task of the flow run that goes on, or right here."""
+        """Run the function: as a task within a flow run, otherwise directly."""
         if flow_run_id():
             return self.task(*args, **kwargs)
         with console.phase(self.name):
@@ -51,8 +51,8 @@ class Step(Generic[P, R]):
         from prefect import task
         from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
 
-        # Without the task's source, two tasks of a run that take the same id would share a result. Every attempt has a
-        # token of its own, and takes the results of earlier ones over.
+        # Without the task's source, two tasks of a run with the same arguments would share a result. Without the
+        # attempt, whose token is new each time, an attempt reuses the results of earlier ones.
         kept: dict[str, Any] = {
             "persist_result": True,
             "result_serializer": "json",
@@ -73,8 +73,8 @@ def step(name: str, *, keeps_result: bool = True) -> Callable[[Callable[P, R]], 
 
     Args:
         name: as Prefect and a terminal show it.
-        keeps_result: whether a flow run that is retried takes over what the function returned, if it returned; a
-            function that takes an `attempt` gives the same result whichever that is.
+        keeps_result: whether a flow run that is retried reuses the result of a finished step. The result of a function
+            with the argument `attempt` must not depend on it.
     """
 
     def decorate(function: Callable[P, R]) -> Step[P, R]:
@@ -84,5 +84,5 @@ def step(name: str, *, keeps_result: bool = True) -> Callable[[Callable[P, R]], 
 
 
 def may_pass(_task: "Task[Any, Any]", _run: "TaskRun", state: "State[Any]") -> bool:
-    """`is_transient`, as Prefect asks about a task."""
+    """`is_transient` as a retry condition of Prefect."""
     return is_transient(state.result(raise_on_failure=False))

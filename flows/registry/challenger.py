@@ -1,4 +1,4 @@
-"""A new version in the registry."""
+"""Registering a new version."""
 
 import json
 
@@ -7,7 +7,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.gate_tag import PENDING
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.runs import FLOW_RUN_TAG, config_of, find_run
 from flows.tracking.store import connect
 
@@ -15,8 +15,8 @@ from flows.tracking.store import connect
 @step("register")
 def register(run_id: str, model_id: str, attempt: Attempt) -> int:
     """Register a logged model as challenger. Returns its version."""
-    client = connect()
-    run = find_run(client, run_id)
+    fenced = FencedClient(client=connect(), attempt=attempt)
+    run = find_run(fenced.client, run_id)
     config = config_of(run)
     tags = {
         "git_commit": run.data.tags.get(MLFLOW_GIT_COMMIT, "unknown"),
@@ -26,6 +26,6 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
         "gate": PENDING,
     }
     name = versions.model_name(config.env_id)
-    version = versions.register(fenced(client, attempt), name, model_id=model_id, run_id=run_id, tags=tags)
-    versions.set_alias(client, name, versions.CHALLENGER, version)
+    version = versions.register(fenced.checked(), name, model_id=model_id, run_id=run_id, tags=tags)
+    versions.set_alias(fenced.client, name, versions.CHALLENGER, version)
     return version

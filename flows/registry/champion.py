@@ -1,4 +1,4 @@
-"""Who is served: through the gate, promotion, and the way back."""
+"""The champion, the version that is served: promotion through the gate, and rollback."""
 
 import dataclasses
 import logging
@@ -19,14 +19,14 @@ from flows.registry.gate_tag import not_promoted_if_ended, undecided_if_ended
 from flows.registry.lock import begin_promotion, hold, promotion_lock
 from flows.registry.returns import Returns, read_returns
 from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.store import connect
 from serving.policy import PolicyMetadata
 
 ROLLBACK_TAG: Final = "rollback"
-"""Of a version that was returned to: the flow run that asked for it."""
+"""Tag of a version after a rollback to it: the flow run that requested it."""
 MARGIN_USED_TAG: Final = "gate.margin_used"
-"""Of a version that was promoted without being better: `Champion.margin_used`."""
+"""Tag of a version that was promoted without being better: `Champion.margin_used`."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +40,25 @@ def promote(
     force: bool = False,
     world: dict[str, Any] | None = None,
 ) -> str:
-    """Send a version that has been evaluated through the gate. Returns its gate tag.
+    """Decide on an evaluated version by the gate, and promote it if it passes. Returns its gate tag.
 
     Args:
         name: of the registered model.
         version: the challenger.
-        evaluation: where `evaluate` left its returns.
-        attempt: which one writes, in a training.
-        force: promote it whatever the gate says; a person's doing.
-        world: what both play in, as it is now; None for that which the challenger was trained for.
+        evaluation: the artifact of `evaluate`.
+        attempt: the attempt that writes; None if a person promotes.
+        force: promote it whatever the gate decides, for a person's request.
+        world: the world that both are tested in; None for the challenger's own.
     """
     client = connect()
-    with undecided_if_ended(client, name, version, attempt), promotion_lock(name):
+    fenced = FencedClient(client=client, attempt=attempt)
+    with undecided_if_ended(fenced, name, version), promotion_lock(name):
         token, champion = None, versions.version_of(client, name, CHAMPION)
-        if champion != version:  # the champion's own promotion moves nothing, and must not overtake one that does
+        if champion != version:  # promoting the champion changes no alias, and overtakes no other promotion
             token = begin_promotion(client, name)
-            champion = versions.version_of(client, name, CHAMPION)  # the token fences what is read from here on
+            champion = versions.version_of(client, name, CHAMPION)  # again: the token is set now
         gate = versions.get_version(client, name, version).tags.get("gate", "")
-        if champion == version and gate.startswith(("passed", "forced")):  # by an attempt that died right after it
+        if champion == version and gate.startswith(("passed", "forced")):  # an earlier attempt promoted it and died
             remove_challenger(client, name, version, token)
             return gate
         stress = read_stress(evaluation)
@@ -66,16 +67,16 @@ def promote(
         gate = f"forced: the gate said {decision.gate}" if force else decision.gate
         gate += f" (in the world {World.from_dict(world)})" if world is not None else ""
         hold(client, name, token)
-        versions.set_tags(fenced(client, attempt), name, version, {"gate": gate})
+        versions.set_tags(fenced.checked(), name, version, {"gate": gate})
         if decision.margin_used:
             hold(client, name, token)
             used = {MARGIN_USED_TAG: f"{decision.margin_used:.3f}"}
-            versions.set_tags(fenced(client, attempt), name, version, used)
+            versions.set_tags(fenced.checked(), name, version, used)
         if token is None:
-            remove_challenger(fenced(client, attempt), name, version, token)
+            remove_challenger(fenced.checked(), name, version, token)
         elif decision.promote or force:
-            with not_promoted_if_ended(client, name, version, attempt, gate):
-                move_champion(fenced(client, attempt), name, version, token)
+            with not_promoted_if_ended(fenced, name, version, gate):
+                move_champion(fenced.checked(), name, version, token)
     if rival and rival.returns is not None:
         run_id = str(versions.get_version(client, name, version).run_id)
         content = {
@@ -83,14 +84,14 @@ def promote(
             "stress": rival.stress and rival.stress.to_dict(),
             "comparison": decision.comparison and decision.comparison.to_dict(),
         }
-        fenced(client, attempt).log_dict(run_id, content, _champion_file(version))
+        fenced.checked().log_dict(run_id, content, _champion_file(version))
     if token and (decision.promote or force):
         _announce(name, version, gate)
     return gate
 
 
 def read_champion_stress(client: MlflowClient, run_id: str, version: int) -> dict[str, StressTest]:
-    """What the champion that a version was held against withstood in the same episodes, by its name; or nothing."""
+    """Stress test of the champion that a version was compared with, in the same episodes, by name; or nothing."""
     content = _read_champion(client, run_id, version)
     if not content.get("stress"):
         return {}
@@ -98,7 +99,7 @@ def read_champion_stress(client: MlflowClient, run_id: str, version: int) -> dic
 
 
 def read_comparison(client: MlflowClient, run_id: str, version: int) -> dict[str, Any]:
-    """`Comparison.to_dict` of a version and the champion that it was held against; or nothing."""
+    """`Comparison.to_dict` of a version and the champion that it was compared with; or nothing."""
     return _read_champion(client, run_id, version).get("comparison") or {}
 
 
@@ -111,7 +112,7 @@ def play_rival(
     *,
     stressed: bool = True,
 ) -> Champion | None:
-    """The champion on the episodes of a version, unless there is none or it is that version."""
+    """Play the champion on the episodes of a version. None if there is no champion, or the version is champion."""
     if champion is None or champion == version:
         return None
     seed = int(versions.get_version(client, name, version).tags[SEED_TAG])
@@ -132,9 +133,9 @@ def decide(
     stress: StressTest | None,
     world: dict[str, Any] | None,
 ) -> Decision:
-    """Hold what a version returned `[N]` and withstood against the environment's threshold and the champion.
+    """Compare a version's returns `[N]` and stress test with the environment's threshold and the champion.
 
-    Both play further episodes for as long as the gate asks for them.
+    Both play further episodes as long as the gate asks for them.
     """
     tags = versions.get_version(client, name, version).tags
     challenger = versions.download(name, version)
@@ -155,10 +156,10 @@ def decide(
 
 
 def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int, stressed: bool) -> Champion:
-    """The champion on the challenger's episodes, in the challenger's world.
+    """Play the champion on the challenger's episodes, in the challenger's world.
 
-    One whose file is gone or broken is no obstacle: the store has just handed out the challenger's. One that plays
-    another environment is: it works, and users of the model are served by it.
+    A champion whose file is missing or damaged can be replaced: the store works, as it has just returned the
+    challenger's file. A champion of another environment cannot: it works, and clients use it.
     """
     try:
         artifact = versions.download(name, version)
@@ -176,7 +177,7 @@ def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: 
 
 
 def move_champion(client: MlflowClient, name: str, version: int, token: str) -> None:
-    """Make a version champion and remember whom it follows; done again after a failure it ends the same."""
+    """Make a version champion, and the champion before it `previous`. A repetition after a failure ends the same."""
     champion = versions.version_of(client, name, CHAMPION)
     if champion != version:
         if champion is not None:
@@ -188,23 +189,23 @@ def move_champion(client: MlflowClient, name: str, version: int, token: str) -> 
 
 
 def remove_challenger(client: MlflowClient, name: str, version: int, token: str | None) -> None:
-    """Who is champion challenges nobody."""
+    """Remove the alias `challenger` from a version that is champion."""
     if versions.version_of(client, name, CHALLENGER) == version:
         hold(client, name, token)
         versions.remove_alias(client, name, CHALLENGER)
 
 
 def return_to_previous(client: MlflowClient, name: str, token: str, request: str) -> int:
-    """Make the previous champion champion again; returns its version.
+    """Make the previous champion champion again. Returns its version.
 
     Args:
         client: of the tracking server.
         name: of the registered model.
         token: of this promotion.
-        request: the flow run that asks; asked again by it, after a death, nothing more is rolled back.
+        request: the flow run that requests it. If it was interrupted and requests again, nothing more is rolled back.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no previous champion.
     """
     champion = versions.version_of(client, name, CHAMPION)
     previous = versions.version_of(client, name, PREVIOUS)
@@ -237,7 +238,7 @@ def _champion_file(version: int) -> str:
 
 
 def _announce(name: str, version: int, gate: str) -> None:
-    """Tell Prefect's automations, where there are any."""
+    """Emit an event for Prefect's automations, within a flow run."""
     if not flow_run_id():
         return
     from prefect.events import emit_event

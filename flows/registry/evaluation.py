@@ -1,4 +1,4 @@
-"""How good a registered version is: what the registry hands out, on episodes that are its own."""
+"""Evaluation of a registered version: its file in the registry, played on the version's own episodes."""
 
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from flows.registry import versions
 from flows.registry.gate import LOOKS
 from flows.registry.returns import TEST_MEAN, Returns, log_test
 from flows.registry.versions import DIGEST_TAG
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.runs import find_run
 from flows.tracking.store import connect
 from serving.policy import OnnxPolicy
@@ -35,34 +35,35 @@ ROBUSTNESS_TAG: Final = "eval.robustness"
 def evaluate_elsewhere(name: str, version: int, world: dict[str, Any], attempt: Attempt) -> str:
     """Play a version on its own episodes, but in another world. Returns the artifact with its returns.
 
-    It lies in the run of the attempt: what the registry says of a version is true of the version's own world.
+    The artifact belongs to the run of the attempt: the registry's tags describe a version in its own world.
     """
-    client = connect()
+    fenced = FencedClient(client=connect(), attempt=attempt)
     artifact = versions.download(name, version)
     seed = version_seed(version, episodes=EPISODES)
     returns = play(artifact.policy, World.from_dict(world), seed=seed)
     file = f"evaluation/version-{version}.json"
     content = {"returns": returns.tolist(), "seed": seed, "stress": None, "world": world}
-    fenced(client, attempt).log_dict(attempt.run_id, content, file)
-    return f"{client.get_run(attempt.run_id).info.artifact_uri}/{file}"
+    fenced.checked().log_dict(attempt.run_id, content, file)
+    return f"{fenced.client.get_run(attempt.run_id).info.artifact_uri}/{file}"
 
 
 @step("evaluate")
 def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: bool = True) -> str:
-    """Play the artifact the registry hands out on the version's own episodes. Returns the artifact with its returns.
+    """Play a version, as downloaded from the registry, on its own episodes. Returns the artifact with its returns.
 
     Args:
         name: of the registered model.
-        version: what is evaluated.
-        attempt: which one writes, in a training.
-        stressed: whether to find out what it withstands, which takes as long as a training and breaks ties.
+        version: the version to evaluate.
+        attempt: the attempt that writes; None if a person promotes.
+        stressed: whether to run the stress test too, which takes as long as a training and breaks ties.
     """
     client = connect()
+    fenced = FencedClient(client=client, attempt=attempt)
     found = versions.get_version(client, name, version)
     artifact = versions.download(name, version)
     policy = artifact.policy
     env_id = policy.metadata.env_id
-    if versions.model_name(env_id) != name:  # before the environment is looked up: that imports a module it may name
+    if versions.model_name(env_id) != name:  # first, as looking the environment up may import a module
         raise RegistryError(f"{artifact} plays {env_id}, whose policies are versions of {versions.model_name(env_id)}")
     require_playable(artifact, env_id)
     seed = version_seed(version, episodes=EPISODES)
@@ -70,7 +71,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
     stress = under_stress(policy, policy.metadata.world, seed=seed) if stressed else None
     run_id = policy.metadata.run_id
     if TEST_MEAN not in versions.metrics_of(client, found):
-        log_test(fenced(client, attempt), run_id, returns, model_id=versions.model_id_of(found))
+        log_test(fenced.checked(), run_id, returns, model_id=versions.model_id_of(found))
     tags = {
         "eval.mean_return": f"{returns.mean():g}",
         "eval.min_return": f"{returns.min():g}",
@@ -85,15 +86,15 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
             "eval.single_push": f"{stress.push} N",
         }
     run = find_run(client, run_id)
-    versions.set_tags(fenced(client, attempt), name, version, tags)
+    versions.set_tags(fenced.checked(), name, version, tags)
     versions.describe(
         client,
         name,
         version,
         policy.metadata,
         training=f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`.",
-        evaluation=f"{_spread(returns)} {len(returns)} episodes that no other version was judged on and no training "
-        f"saw, seeds from {seed} on." + (f" Under stress: {stress}." if stress else ""),
+        evaluation=f"{_spread(returns)} {len(returns)} episodes that neither another version's evaluation nor "
+        f"training used, seeds from {seed} on." + (f" Under stress: {stress}." if stress else ""),
     )
     file = f"evaluation/version-{version}.json"
     content = {"returns": returns.tolist(), "seed": seed, "stress": stress and stress.to_dict()}
@@ -111,42 +112,42 @@ def _spread(returns: Returns) -> str:
 
 
 def play(policy: OnnxPolicy, world: World, *, seed: int, episodes: int = EPISODES) -> Returns:
-    """Returns `[episodes]` of a policy on the episodes of a seed in a world."""
+    """Returns `[episodes]` of a policy in a world, on the episodes of a seed."""
     with of_environment(policy.metadata.env_id):
         return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=episodes, seed=seed)
 
 
 def play_on(policy: OnnxPolicy, world: World, returns: Floats, *, version: int, episodes: int) -> Returns:
-    """Returns `[episodes]` of a policy: those it has `[N]`, and those of the challenger's further episodes.
+    """Returns `[episodes]` of a policy: the given ones `[N]`, and those of the challenger's further episodes.
 
     Args:
-        policy: the challenger, or the champion beside it.
-        world: that both play in.
-        returns: of its first episodes.
+        policy: the challenger or the champion.
+        world: the world that both play in.
+        returns: of the policy's first episodes.
         version: of the challenger, which determines the episodes.
-        episodes: how many there are to be in all.
+        episodes: the number of episodes in all.
     """
     seed = further_seed(version, episodes=LOOKS[-1] - EPISODES) + len(returns) - EPISODES
     return np.concatenate([returns, play(policy, world, seed=seed, episodes=episodes - len(returns))])
 
 
 def under_stress(policy: OnnxPolicy, world: World, *, seed: int) -> StressTest | None:
-    """What a policy withstands around a world, on the episodes of a seed; None where there is no stress test."""
+    """A policy's stress test around a world, on the episodes of a seed; None if its environment has none."""
     if policy.metadata.env_id != ENVIRONMENT:
         return None
     return stress_test(policy.act, world, episodes=EPISODES, seed=seed)
 
 
 def read_stress(uri: str) -> StressTest | None:
-    """The stress test that `evaluate` left in an artifact, if there was one."""
+    """The stress test in an artifact of `evaluate`, if there is one."""
     content = mlflow.artifacts.load_dict(uri)["stress"]
     return StressTest.from_dict(content) if content else None
 
 
 def baselines(world: World) -> dict[str, StressTest]:
-    """What four numbers withstand around a world in the same cells, by name.
+    """Stress tests of policies with four parameters around a world, in the same cells, by name.
 
-    It takes seconds, and nothing is decided by it: ask after the promotion.
+    They take seconds and decide nothing, so call this after the promotion.
     """
     return stressed_baselines(world, episodes=EPISODES)
 
@@ -155,7 +156,7 @@ def require_playable(artifact: versions.Artifact, env_id: str) -> None:
     """Refuse an artifact whose policy cannot play an environment.
 
     Raises:
-        RegistryError: naming the version and what does not fit.
+        RegistryError: naming the version and the mismatch.
     """
     metadata = artifact.policy.metadata
     if metadata.env_id != env_id:
@@ -173,5 +174,5 @@ def require_playable(artifact: versions.Artifact, env_id: str) -> None:
 
 
 def threshold_of(env_id: str) -> float | None:
-    """The environment's own `reward_threshold`, if it names one."""
+    """The environment's `reward_threshold`, if it has one."""
     return environment_spec(env_id).reward_threshold

@@ -1,4 +1,4 @@
-"""The gate: what a challenger has to be to become champion. Pure: returns and stress tests in, a decision out."""
+"""The gate: whether a challenger becomes champion. A pure function of returns and stress tests."""
 
 import math
 from dataclasses import dataclass, replace
@@ -10,21 +10,21 @@ from dqn.evaluation.statistics import Floats
 from dqn.stress.robustness import StressTest
 
 LOOKS: Final = (100, 600, 1_000)
-"""Numbers of episodes after which the gate is asked: the next one where the answer is open. A challenger can lose at
-the first. It takes the champion's place at the second at the earliest: a loss that one episode in a hundred brings is
-missing from 600 episodes in 0.2% of cases (0.99^600), and from 100 episodes in 37%."""
+"""Numbers of episodes after which the gate decides; where the decision is open, it waits for the next number. A
+challenger can be refused at the first, and replace the champion at the second at the earliest: a failure in one episode
+of a hundred is absent from 600 episodes with probability 0.2% (0.99^600), and from 100 episodes with 37%."""
 CONFIDENCE: Final = 0.99
-"""Of *better*, *not worse* and *worse*, each over all looks together."""
+"""Of *better*, *not worse* and *worse*, each over all `LOOKS` together."""
 MARGIN: Final = 0.02
-"""By how much a challenger that is *not worse* may be worse: in its mean return a share of the span of the champion's
-returns, with zero counted among them, and in its failures a share of the episodes."""
+"""How much worse a challenger that is *not worse* may be. Of the mean return: a share of the span of the champion's
+returns and zero. Of the failures: a share of the episodes."""
 MARGIN_DEVIATIONS: Final = 1 / 8
-"""Or in its mean return so many standard deviations of the champion's returns, where that is more: what 1,000 episodes
-can tell."""
+"""The margin of the mean return is at least this many standard deviations of the champion's returns, which is what
+1,000 episodes can detect."""
 RELEVANT_ROBUSTNESS: Final = 0.03
-"""By how much a challenger of equal returns must be more robust, as a share of the episodes under stress, with the same
-confidence. Most trainings of one configuration differ by less, which no viewer notices: without a margin they would
-replace each other for as long as a schedule runs, each a little ahead of the one before, or by luck."""
+"""How much more robust a challenger of equal returns must be, as a share of the episodes under stress, with the same
+confidence. Most trainings of one configuration differ by less, which no viewer notices. Without this margin, scheduled
+trainings would replace the champion again and again, by small gains or by chance."""
 _REWARDS: Final = "look at the rewards of the environment"
 _BETS: Final = np.array([0.95, 0.7, 0.4, 0.2, 0.1])[:, np.newaxis]
 
@@ -33,19 +33,19 @@ Outcome = Literal["alone", "better", "not worse", "worse", "undecided", "invalid
 
 @dataclass(frozen=True, kw_only=True)
 class Champion:
-    """The version that is served, and what it returns on the challenger's episodes."""
+    """The version that is served, and its returns on the challenger's episodes."""
 
     version: int
     returns: Floats | None
-    """`[N]`; none where it cannot be played"""
+    """`[N]`; None if it cannot be played"""
     fault: str = ""
     """Why it cannot be played."""
     other_env_id: str = ""
-    """The environment that it plays, where that is not the challenger's."""
+    """Its environment, if that is not the challenger's."""
     stress: StressTest | None = None
-    """What it withstands around the challenger's world; none where there is no stress test."""
+    """Its stress test around the challenger's world; None if there is no stress test."""
     margin_used: float = 0.0
-    """Share of the margin that was used when it and those before it took their places without being better."""
+    """Share of the margin that was used up by promotions without improvement: of this version and those before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +65,22 @@ class Comparison:
 
     @property
     def difference(self) -> Floats:
-        """What the challenger returns more `[N]`."""
+        """Returns of the challenger minus those of the champion `[N]`."""
         return np.asarray(self.challenger - self.champion, np.float64)
 
     @property
     def lowest(self) -> float:
-        """What the challenger can lose in one episode, negative: the span of all returns, with zero among them."""
+        """The lowest possible difference in one episode: minus the span of all returns and zero."""
         return -_span(np.concatenate([self.challenger, self.champion]))
 
     @property
     def margin(self) -> float:
-        """Of the mean return; the challenger has no influence on it."""
+        """Of the mean return. It depends on the champion alone."""
         return max(MARGIN * _span(self.champion), MARGIN_DEVIATIONS * float(self.champion.std()))
 
     @property
     def failing(self) -> float:
-        """An episode that returns less is a failure: the threshold, or half of the champion's span below its mean."""
+        """An episode with a lower return is a failure: the threshold, or the champion's mean minus half of its span."""
         if self.threshold is not None:
             return self.threshold
         return float(self.champion.mean()) - _span(self.champion) / 2
@@ -92,9 +92,9 @@ class Comparison:
 
     @property
     def margin_used(self) -> float:
-        """Share of the margin that the challenger uses, of returns or of failures: what it lost and a standard error.
+        """Share of the margin that the challenger uses up, of returns or of failures: its loss plus a standard error.
 
-        Of many that are a little worse, those that were lucky are promoted.
+        The standard error is added because, of many slightly worse challengers, the lucky ones are promoted.
         """
         lost = _mean_and_error(-self.difference)
         returns = lost / self.margin if lost > 0 else 0.0
@@ -105,17 +105,17 @@ class Comparison:
         return surely_above(self.difference, 0.0, self.lowest)
 
     def worse(self) -> bool:
-        """Whether the champion's is."""
+        """Whether the champion's mean return is greater, with `CONFIDENCE`."""
         return surely_above(-self.difference, 0.0, self.lowest)
 
     def not_worse(self, left: float = 1.0) -> bool:
-        """Whether the challenger is worse by less than a share `left` of the margin, returns and failures both."""
+        """Whether the challenger is worse by less than a share `left` of the margin, in returns and in failures."""
         return surely_above(self.difference, -left * self.margin, self.lowest) and surely_above(
             -self.failures, -left * MARGIN, -1.0
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What a report says of it, as plain JSON values; bounds are one-sided, each with `CONFIDENCE`."""
+        """The numbers of a report, as JSON values. Bounds are one-sided, each with `CONFIDENCE`."""
         low, high = difference_interval(self.difference, self.lowest)
         fewer, more = difference_interval(self.failures, -1.0)
         return {
@@ -140,15 +140,15 @@ class Decision:
     reason: str
     outcome: Outcome
     episodes: int = 0
-    """So many in all may decide what these do not; 0 where this is the last word."""
+    """Number of episodes, in all, that may change the decision; 0 if it is final."""
     margin_used: float = 0.0
-    """Of the `Champion` that the challenger becomes."""
+    """`Champion.margin_used` of the challenger, if it is promoted."""
     comparison: Comparison | None = None
-    """With the champion, where there is one that plays."""
+    """With the champion, if it can be played."""
 
     @property
     def gate(self) -> str:
-        """As the version's tag."""
+        """The text of the version's gate tag."""
         return ("passed: " if self.promote else "refused: ") + self.reason
 
 
@@ -159,26 +159,26 @@ def should_promote(
     stress: StressTest | None = None,
     at_home: bool = False,
 ) -> Decision:
-    """The gate: good enough for the environment, and better than the champion, or not worse and preferable.
+    """The gate: a challenger must reach the environment's threshold, and be better than the champion or preferable.
 
-    What is not worse than the champion, by the margin, is preferred where it is at home, or more robust by
-    `RELEVANT_ROBUSTNESS`. Otherwise, and where it is worse or too little is known, the champion stays.
+    A challenger that is not worse than the champion, by the margin, is preferable if it is at home, or more robust by
+    `RELEVANT_ROBUSTNESS`. In all other cases the champion stays.
 
     Args:
         challenger: its returns `[N]` on unseen episodes.
-        threshold: the environment's own `reward_threshold`, if it names one.
+        threshold: the environment's `reward_threshold`, if it has one.
         champion: the version that is served, if there is one, with its returns `[N]` on the same episodes.
-        stress: what the challenger withstands, in the same episodes as the champion.
-        at_home: whether they play the world that the challenger knows, and the champion knows another: the steps of a
-            version that knows another world are never as predicted.
+        stress: the challenger's stress test, on the same episodes as the champion's.
+        at_home: whether the world is the challenger's own and not the champion's. A version in another world than its
+            own never behaves as predicted, so the server would keep detecting a drift.
 
     Raises:
-        ValueError: if challenger and champion have played different numbers of episodes.
+        ValueError: if challenger and champion played different numbers of episodes.
     """
     if len(challenger) < LOOKS[0]:
         return _refused("invalid", f"{len(challenger)} episodes, at least {LOOKS[0]} are needed")
     if not np.isfinite(challenger).all():
-        return _refused("invalid", f"{_first_fault(challenger)} is no number to go by; {_REWARDS}")
+        return _refused("invalid", f"{_first_fault(challenger)} is not finite; {_REWARDS}")
     if champion and champion.other_env_id:
         return _refused(
             "invalid",
@@ -188,8 +188,7 @@ def should_promote(
     if champion and champion.returns is not None and not np.isfinite(champion.returns).all():
         return _refused(
             "invalid",
-            f"{_first_fault(champion.returns)}, by champion version {champion.version}, is no number to go by; "
-            f"{_REWARDS}",
+            f"{_first_fault(champion.returns)}, by champion version {champion.version}, is not finite; {_REWARDS}",
         )
     mean = float(challenger.mean())
     if threshold is not None and mean < threshold:
@@ -209,10 +208,10 @@ def should_promote(
 
 
 def _against(comparison: Comparison, champion: Champion, compared: str, preferable: str, at_home: bool) -> Decision:
-    """The part of the gate that compares; `preferable` says why the challenger is preferred among equals, or ""."""
+    """The comparison with the champion. `preferable` is the reason to prefer an equal challenger, or ""."""
     if comparison.worse():
         return _refused("worse", f"worse, the champion stays: {compared}")
-    used = 0.0 if at_home else champion.margin_used  # that was in another world
+    used = 0.0 if at_home else champion.margin_used  # which was used in another world
     ahead = comparison.difference.mean() > 0
     if len(comparison.challenger) >= LOOKS[1]:
         after = max(used - comparison.difference.mean() / comparison.margin, 0.0) if comparison.margin else 0.0
@@ -266,13 +265,13 @@ def _span(returns: Floats) -> float:
 def surely_above(values: Floats, bound: float, lowest: float) -> bool:
     """Whether the mean that `values` `[N]` are drawn from is above a bound, with `CONFIDENCE`.
 
-    A player who bets against "the mean is `bound` at most" has, by Ville's inequality, with probability
-    `1 - CONFIDENCE` at most ever 1 / (1 - CONFIDENCE) times what it began with, if that is true. So the test holds for
-    every distribution, skewed or not, for every N, and at however many looks. It takes one assumption: that no value is
-    below `lowest`. (Waudby-Smith and Ramdas, 2024, section 4; a mixture of constant bets.)
+    A test by betting: if the mean is at most `bound`, the wealth of a gambler that bets against it reaches
+    1 / (1 - CONFIDENCE) times its start with probability `1 - CONFIDENCE` at most (Ville's inequality). The test is
+    valid for every distribution, every N and any number of looks. Its only assumption is that no value is below
+    `lowest`. (Waudby-Smith and Ramdas, 2024, section 4; a mixture of constant bets.)
     """
     if bound <= lowest:
-        return bool(lowest < 0)  # by the assumption; values that are all zero show nothing
+        return bool(lowest < 0)  # by the assumption; if all values are zero, they show nothing
     logarithms = np.log1p(_BETS * ((values - lowest) / (bound - lowest) - 1)).sum(1)
     wealth = float(np.logaddexp.reduce(logarithms)) - math.log(len(_BETS))
     return wealth >= -math.log(1 - CONFIDENCE)
@@ -282,7 +281,7 @@ def difference_interval(difference: Floats, lowest: float) -> tuple[float, float
     """Bounds of the mean of paired differences `[N]`, each with `CONFIDENCE`, by `surely_above`.
 
     Args:
-        difference: none below `lowest`, and none above `-lowest`.
+        difference: each from `lowest` to `-lowest`.
         lowest: at most zero.
     """
     return _bound(difference, lowest), -_bound(-difference, lowest)

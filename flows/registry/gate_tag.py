@@ -1,4 +1,4 @@
-"""The gate tag of a version says why, however the flow ends that was to decide on it."""
+"""The gate tag of a version: it names the reason if a flow ends before the gate has decided."""
 
 import logging
 from collections.abc import Iterator
@@ -9,54 +9,53 @@ from mlflow import MlflowClient
 
 from flows.errors import one_line
 from flows.registry import versions
-from flows.tracking.attempt import Attempt, StaleAttemptError, fenced
+from flows.tracking.attempt import FencedClient, StaleAttemptError
 
 PENDING: Final = "not evaluated yet"
 _UNDECIDED: Final = "undecided: "
 _LONGEST: Final = 1_000
-"""Characters of a tag; MLflow takes 5,000."""
+"""Characters of a tag; MLflow accepts 5,000."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def undecided_if_ended(client: MlflowClient, name: str, version: int, attempt: Attempt | None = None) -> Iterator[None]:
-    """Where the block ends before the gate has decided on a version, have its gate tag say what ended it.
+def undecided_if_ended(fenced: FencedClient, name: str, version: int) -> Iterator[None]:
+    """If the block raises before the gate has decided on a version, write the error into its gate tag.
 
-    A stale attempt says nothing: the newer one decides.
+    A stale attempt writes nothing, because the newer one decides.
     """
     try:
         yield
     except StaleAttemptError:
         raise
     except BaseException as error:
-        leave_undecided(client, name, version, attempt, one_line(error))
+        leave_undecided(fenced, name, version, one_line(error))
         raise
 
 
 @contextmanager
-def not_promoted_if_ended(
-    client: MlflowClient, name: str, version: int, attempt: Attempt | None, gate: str
-) -> Iterator[None]:
-    """Where the block ends before a version that has passed is champion, have its gate tag say what ended it."""
+def not_promoted_if_ended(fenced: FencedClient, name: str, version: int, gate: str) -> Iterator[None]:
+    """If the block raises before a version that passed is champion, write the error into its gate tag."""
     try:
         yield
     except StaleAttemptError:
         raise
     except BaseException as error:
         try:
-            if versions.version_of(client, name, versions.CHAMPION) != version and _gate(client, name, version) == gate:
-                _set(client, name, version, attempt, f"not promoted: {one_line(error)}; the gate said {gate}")
+            champion = versions.version_of(fenced.client, name, versions.CHAMPION)
+            if champion != version and _gate(fenced.client, name, version) == gate:
+                _set(fenced, name, version, f"not promoted: {one_line(error)}; the gate said {gate}")
         except (Exception, StaleAttemptError) as second:
             _warn(name, version, second)
         raise
 
 
-def leave_undecided(client: MlflowClient, name: str, version: int, attempt: Attempt | None, reason: str) -> None:
-    """Have the gate tag of a version say why the gate has not decided on it, unless it has. Never fails."""
+def leave_undecided(fenced: FencedClient, name: str, version: int, reason: str) -> None:
+    """Write into a version's gate tag why the gate has not decided on it, unless it has decided. Never raises."""
     try:
-        if _gate(client, name, version).startswith((PENDING, _UNDECIDED)):
-            _set(client, name, version, attempt, _UNDECIDED + reason)
+        if _gate(fenced.client, name, version).startswith((PENDING, _UNDECIDED)):
+            _set(fenced, name, version, _UNDECIDED + reason)
     except (Exception, StaleAttemptError) as error:
         _warn(name, version, error)
 
@@ -65,8 +64,8 @@ def _gate(client: MlflowClient, name: str, version: int) -> str:
     return str(versions.get_version(client, name, version).tags.get("gate", PENDING))
 
 
-def _set(client: MlflowClient, name: str, version: int, attempt: Attempt | None, gate: str) -> None:
-    versions.set_tags(fenced(client, attempt), name, version, {"gate": gate[:_LONGEST]})
+def _set(fenced: FencedClient, name: str, version: int, gate: str) -> None:
+    versions.set_tags(fenced.checked(), name, version, {"gate": gate[:_LONGEST]})
 
 
 def _warn(name: str, version: int, error: BaseException) -> None:

@@ -9,49 +9,49 @@ from typing import Final
 import mlflow
 from mlflow import MlflowClient
 
-from flows.errors import one_line
+from flows.errors import FlowError, one_line
 from flows.orchestration.flow_run import flow_run_id
 from flows.registry.machine_lock import machine_lock
 
 PROMOTION_TAG: Final = "promotion"
 _LEASE_SECONDS: Final = 60.0
-"""After which the lock of a promotion that died is free again; Prefect takes no less."""
+"""Time after which the lock of a promotion that died is free; Prefect's minimum."""
 
 logger = logging.getLogger(__name__)
 
 
-class OvertakenError(RuntimeError):
-    """Another promotion of the model has begun; the message names both. What was about to be promoted is not."""
+class OvertakenError(FlowError):
+    """Another promotion of the model has begun, and this one stops; the message names both."""
 
 
 @contextmanager
 def promotion(client: MlflowClient, name: str) -> Iterator[str]:
-    """One promotion of a model at a time, wherever it runs: aliases have no compare-and-set.
+    """A promotion of a model, one at a time, as aliases have no compare-and-set. Yields the promotion's token.
 
-    The lock of a process that died is free again after a minute; one that was only held up meanwhile finds, by the
-    token this yields, that another has begun (`hold`).
+    The lock of a process that died is free after a minute. If that process was only held up, `hold` finds by the token
+    that another promotion has begun.
     """
     with promotion_lock(name):
         yield begin_promotion(client, name)
 
 
 def begin_promotion(client: MlflowClient, name: str) -> str:
-    """Overtake every promotion that has begun before. Returns the token of this one."""
+    """Begin a promotion, which overtakes all earlier ones. Returns its token."""
     token = secrets.token_hex(8)
     client.set_registered_model_tag(name, PROMOTION_TAG, token)
     return token
 
 
 def hold(client: MlflowClient, name: str, token: str | None) -> None:
-    """Before each write of a promotion: that no other has begun.
+    """Check, before each write of a promotion, that no other promotion has begun.
 
     Args:
         client: of the registry.
         name: of the registered model.
-        token: of the promotion; None for that of the champion itself, which moves nothing.
+        token: of the promotion; None if the version is champion already, which changes no alias.
 
     Raises:
-        OvertakenError: if one has.
+        OvertakenError: if another promotion has begun.
     """
     if token is None:
         return
@@ -59,13 +59,13 @@ def hold(client: MlflowClient, name: str, token: str | None) -> None:
     if newest != token:
         raise OvertakenError(
             f"promotion {token} of {name} was overtaken by promotion {newest} while it was held up; it stops here and "
-            "moves nothing more: promote the version again if the other did not"
+            "changes nothing more: promote the version again if the other did not"
         )
 
 
 @contextmanager
 def promotion_lock(name: str) -> Iterator[None]:
-    """One promotion of a model at a time: wherever it runs under Prefect, and on this machine without."""
+    """A lock for promotions of a model: on all machines under Prefect, on this machine without it."""
     if flow_run_id():
         with _prefect_lock(f"promote-{name}"):
             yield
@@ -76,12 +76,12 @@ def promotion_lock(name: str) -> Iterator[None]:
 
 @contextmanager
 def _prefect_lock(limit: str) -> Iterator[None]:
-    """A slot of a limit in Prefect; a promotion that outlives its lease, as Prefect is away, is fenced by its token."""
+    """A slot of a concurrency limit. If Prefect is away and the lease expires, the promotion's token still protects."""
     from prefect.client.orchestration import get_client
     from prefect.concurrency.sync import concurrency
     from prefect.exceptions import ObjectAlreadyExists
 
-    # Another promotion may just have created it.
+    # Another promotion may have created it at the same moment.
     with get_client(sync_client=True) as prefect, suppress(ObjectAlreadyExists):
         prefect.upsert_global_concurrency_limit_by_name(limit, limit=1)
     slot = concurrency(
@@ -93,5 +93,5 @@ def _prefect_lock(limit: str) -> Iterator[None]:
     finally:
         try:
             slot.__exit__(None, None, None)
-        except Exception as error:  # what was promoted is
-            logger.warning("%s was not given back (%s): Prefect frees it within a minute", limit, one_line(error))
+        except Exception as error:  # the promotion itself has succeeded
+            logger.warning("%s was not released (%s): Prefect frees it within a minute", limit, one_line(error))

@@ -1,4 +1,4 @@
-"""A lock that all processes of a machine share, whoever runs them and from wherever."""
+"""A lock that is shared by all processes of a machine, of all users and in all directories."""
 
 import fcntl
 import hashlib
@@ -14,20 +14,20 @@ from urllib.parse import unquote, urlsplit
 from flows.errors import InputError
 from flows.orchestration.console import note
 
-DIRECTORY: Final = Path("/tmp")  # noqa: S108 # TMPDIR may be another for every user, and a lock is one for all of them
+DIRECTORY: Final = Path("/tmp")  # noqa: S108 # TMPDIR may differ between users
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
 @contextmanager
 def machine_lock(store: str, what: str) -> Iterator[None]:
-    """Hold the machine's lock of something in a store; the kernel frees it when its process ends.
+    """Hold the machine's lock for an item of a store. The kernel frees the lock when its process ends.
 
     Args:
-        store: URI of the store, which may be spelled in several ways.
-        what: in it.
+        store: URI of the store, in any of its spellings.
+        what: name of the item.
 
     Raises:
-        InputError: if what lies at the lock's path cannot be locked.
+        InputError: if the lock's file cannot be created, opened or locked.
     """
     digest = hashlib.sha256(f"{store_key(store)} {what}".encode()).hexdigest()[:16]
     path = DIRECTORY / f"dqn-promote-{digest}.lock"
@@ -39,7 +39,7 @@ def machine_lock(store: str, what: str) -> Iterator[None]:
 
 
 def store_key(uri: str) -> str:
-    """What is the same for all spellings of a store's URI; it holds no login."""
+    """A key that is equal for all spellings of a store's URI; it contains no login."""
     parts = urlsplit(uri)
     if parts.scheme.startswith("sqlite") and not parts.netloc:
         # SQLAlchemy: three slashes before a relative path, four before an absolute one.
@@ -61,7 +61,7 @@ def _locked(path: Path, what: str) -> int:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not waited:
-                    note(f"another promotion of {what} goes on here; waiting for its end")
+                    note(f"another promotion of {what} is running on this machine; waiting for its end")
                 waited = True
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_at(path, descriptor):
@@ -69,14 +69,14 @@ def _locked(path: Path, what: str) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # the file was tidied away meanwhile, and others lock a new one
+        os.close(descriptor)  # the file was removed meanwhile, and others lock a new one
 
 
 def _opened(path: Path) -> int:
-    """Open the lock's file, for reading alone: a lock takes no more, and nothing is lost by whoever planted a link.
+    """Open the lock's file for reading, which is enough for a lock and harmless if the path is a link to another file.
 
-    It is made under another name, readable by all, and then linked: opening with O_CREAT in a sticky directory is
-    refused where the file is another user's (Linux, `fs.protected_regular`).
+    The file is created under another name, readable by all users, and then linked. Opening it with O_CREAT in a sticky
+    directory would fail if the file belongs to another user (Linux, `fs.protected_regular`).
     """
     for _ in range(100):
         try:
@@ -89,8 +89,8 @@ def _opened(path: Path) -> int:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
-        raise InputError(f"the lock of promotions, {path}, is no regular file: remove it")
-    raise InputError(f"the lock of promotions, {path}, is removed again and again: look what removes it")
+        raise InputError(f"the lock of promotions, {path}, is not a regular file: remove it")
+    raise InputError(f"the lock of promotions, {path}, is removed repeatedly: find out what removes it")
 
 
 def _make(path: Path) -> None:
@@ -98,7 +98,7 @@ def _make(path: Path) -> None:
         descriptor, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
         raise InputError(
-            f"the lock of promotions, {path}, cannot be made ({error}): make {path.parent} writable"
+            f"the lock of promotions, {path}, cannot be created ({error}): make {path.parent} writable"
         ) from error
     try:
         os.fchmod(descriptor, 0o666)

@@ -16,12 +16,12 @@ TEST_EPISODES: Final = 100
 
 
 def read_returns(uri: str) -> Returns:
-    """The returns that `evaluate` `[episodes]` or `test_agents` `[A, episodes]` left in an artifact."""
+    """The returns in an artifact of `evaluate` `[episodes]` or of `test_agents` `[A, episodes]`."""
     return np.asarray(mlflow.artifacts.load_dict(uri)["returns"])
 
 
 def log_test(client: MlflowClient, run_id: str, returns: Returns, *, model_id: str | None = None) -> None:
-    """Log the mean and the minimum of returns `[episodes]`, linked to a logged model where one is named."""
+    """Log the mean and the minimum of returns `[episodes]`, linked to a logged model if one is given."""
     now = int(time.time() * 1000)
     values = {TEST_MEAN: returns.mean(), TEST_MIN: returns.min()}
     metrics = [Metric(key, float(value), now, 0, model_id=model_id) for key, value in values.items()]

@@ -1,4 +1,4 @@
-"""The MLflow model registry: versions, tags and aliases. It decides nothing."""
+"""The MLflow model registry: versions, tags and aliases. This module takes no decisions."""
 
 import hashlib
 from collections.abc import Mapping
@@ -30,15 +30,15 @@ CHAMPION: Final[Alias] = "champion"
 CHALLENGER: Final[Alias] = "challenger"
 PREVIOUS: Final[Alias] = "previous"
 DIGEST_TAG: Final = "sha256"
-"""Of the file that was evaluated: what passed the gate is what may be served."""
+"""Digest of the evaluated file: only the file that passed the gate may be served."""
 WORLD_TAG: Final = "world.values"
-"""What a version was trained for, as JSON; `world` says it to a person."""
+"""The world that a version was trained in, as JSON; the tag `world` describes it in words."""
 
 _REQUIREMENTS: Final = ["onnxruntime>=1.27", "numpy>=2"]
 
 
 def serve_command(env_id: str, uri: str = "") -> str:
-    """What plays a version of an environment's model in the browser, the champion where no other is named."""
+    """The command that plays a version of an environment's model in the browser; by default the champion."""
     options = []
     if uri or env_id != DQNConfig.env_id:
         options += ["--model", uri or f"models:/{model_name(env_id)}@{CHAMPION}"]
@@ -51,11 +51,11 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
     """Log an exported policy to a run.
 
     Args:
-        run_id: the run that trained it.
+        run_id: the run that trained the policy.
         onnx_bytes: the exported model.
 
     Returns:
-        Its id, the part after `models:/` in its URI.
+        The id of the logged model, which follows `models:/` in its URI.
     """
     metadata = OnnxPolicy.load(onnx_bytes).metadata
     float32 = np.dtype(np.float32)
@@ -65,7 +65,7 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
     )
     client = MlflowClient()
     run = client.get_run(run_id)
-    # mlflow.onnx.log_model is both calls with the thread's active run and experiment; flows name their runs.
+    # mlflow.onnx.log_model makes both calls, but with the thread's active run; flows name their runs.
     model = client.create_logged_model(
         run.info.experiment_id, name="policy", source_run_id=run_id, params=run.data.params
     )
@@ -85,7 +85,7 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
 
 
 def register(client: MlflowClient, name: str, *, model_id: str, run_id: str, tags: Mapping[str, str]) -> int:
-    """The registered version of a logged model: a new one, or that of an earlier attempt."""
+    """Register a logged model, unless an earlier attempt has done so. Returns the version."""
     try:
         client.create_registered_model(name, description=_about(name))
     except MlflowException as error:
@@ -99,7 +99,7 @@ def register(client: MlflowClient, name: str, *, model_id: str, run_id: str, tag
 
 
 def model_id_of(version: ModelVersion) -> str:
-    """Id of the logged model a version is made of."""
+    """Id of a version's logged model."""
     return str(version.model_id or (version.source or "").removeprefix("models:/"))
 
 
@@ -112,7 +112,7 @@ def get_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
     """A registered version.
 
     Raises:
-        RegistryError: if there is none of that number.
+        RegistryError: if the version does not exist.
     """
     try:
         return client.get_model_version(name, str(version))
@@ -126,12 +126,12 @@ def get_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
 
 
 def version_of(client: MlflowClient, name: str, alias: Alias) -> int | None:
-    """The version an alias points to, if it is set."""
+    """The version that an alias points to, if it is set."""
     return resolve(client, name, alias)
 
 
 def resolve(client: MlflowClient, name: str, reference: str) -> int | None:
-    """The version that a number or an alias refers to, if there is one."""
+    """The version that a number or an alias refers to, if it exists."""
     try:
         if reference.isdecimal():
             return int(client.get_model_version(name, reference).version)
@@ -143,10 +143,10 @@ def resolve(client: MlflowClient, name: str, reference: str) -> int | None:
 
 
 def set_alias(client: MlflowClient, name: str, alias: Alias, version: int) -> None:
-    """Point an alias to a version and read it back: the last writer wins, and it may be another.
+    """Point an alias to a version, and read it back, as another process may have set it at the same time.
 
     Raises:
-        RegistryError: if the alias points elsewhere afterwards.
+        RegistryError: if the alias points to another version afterwards.
     """
     client.set_registered_model_alias(name, alias, str(version))
     actual = version_of(client, name, alias)
@@ -167,7 +167,7 @@ def set_tags(client: MlflowClient, name: str, version: int, tags: Mapping[str, s
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """The file of a registered version, as the registry hands it out."""
+    """The file of a registered version."""
 
     name: str
     version: int
@@ -175,15 +175,15 @@ class Artifact:
     sha256: str
 
     def __str__(self) -> str:
-        """As a message names it."""
+        """Its name in messages."""
         return f"version {self.version} of {self.name}"
 
 
 def download(name: str, version: int) -> Artifact:
-    """A version's file, fetched from the registry as anybody would, and loaded.
+    """Download a version's file from the registry and load it.
 
     Raises:
-        RegistryError: if its file is gone from the artifact store, or is no policy; asking again does not help.
+        RegistryError: if the file is missing from the artifact store, or is no policy. A retry does not help.
     """
     with TemporaryDirectory() as directory:
         try:
@@ -192,7 +192,7 @@ def download(name: str, version: int) -> Artifact:
             if is_transient(error):
                 raise
             raise RegistryError(
-                f"the file of version {version} of {name} cannot be had from the artifact store: {error}"
+                f"the file of version {version} of {name} cannot be downloaded from the artifact store: {error}"
             ) from error
         path = Path(fetched) / "model.onnx"
         if not path.exists():
@@ -208,7 +208,7 @@ def download(name: str, version: int) -> Artifact:
 def describe(
     client: MlflowClient, name: str, version: int, metadata: PolicyMetadata, *, training: str, evaluation: str
 ) -> None:
-    """Write what a person reads on a version's page: what it is, how it was trained, how good, how to play it."""
+    """Write the description of a version: its inputs and outputs, training, evaluation, and how to play it."""
     description = f"""\
 The greedy policy of a DQN agent on **{metadata.env_id}**, one ONNX file. It takes `{INPUT}` float32 \
 `[batch, {metadata.observation_size}]` and gives `{OUTPUT}` float32 `[batch, {metadata.num_actions}]`, a value for \

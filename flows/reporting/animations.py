@@ -1,4 +1,4 @@
-"""Episodes as animations: one, and the same one at several moments of training side by side."""
+"""Animations: one episode, or the same episode at several milestones of training side by side."""
 
 import dataclasses
 import io
@@ -27,7 +27,7 @@ _COLOURS: Final = 32
 _FRAMES_PER_SECOND: Final = 10
 _MOST_FRAMES: Final = 120
 _PUSH_SHOWN: Final = 20
-"""Steps: a push lasts one, which nobody would see."""
+"""Steps that a push is shown for; it lasts one step, which is too short to notice."""
 _HOLD_MS: Final = 2_500
 _FONT_SIZE: Final = 12
 _INK, _MUTED, _FRAME, _PUSH, _PAPER = "#222222", "#777777", "#dddddd", "#c0392b", "#ffffff"
@@ -35,7 +35,7 @@ _INK, _MUTED, _FRAME, _PUSH, _PAPER = "#222222", "#777777", "#dddddd", "#c0392b"
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """An episode as it is seen."""
+    """One picture of an episode."""
 
     step: int
     picture: Image.Image
@@ -44,7 +44,7 @@ class Moment:
 
 
 def episode_gif(policy: OnnxPolicy, *, seed: int) -> bytes | None:
-    """A policy's episode of a seed as an animation; None where the environment draws no pictures."""
+    """A policy's episode of a seed as an animation; None if the environment does not render."""
     env = _drawn(policy)
     if env is None:
         return None
@@ -53,9 +53,9 @@ def episode_gif(policy: OnnxPolicy, *, seed: int) -> bytes | None:
 
 
 def learning_gif(way: Sequence[Learned]) -> bytes | None:
-    """The same episode, pushes included, at up to `PANELS` moments of training side by side; None as of `episode_gif`.
+    """The same episode, with pushes, at up to `PANELS` milestones side by side; None without a rendered environment.
 
-    All begin together, and one that is over turns pale.
+    All episodes begin together. An episode that is over turns pale.
     """
     chosen = spread(way)
     env = _drawn(chosen[0].policy)
@@ -74,7 +74,7 @@ def learning_gif(way: Sequence[Learned]) -> bytes | None:
 
 
 def spread(way: Sequence[Learned]) -> list[Learned]:
-    """The first, the last, and between them those whose mean returns are nearest to equal parts of what was gained."""
+    """The first and the last milestone, and between them those whose mean returns are closest to evenly spaced."""
     first, *between, last = way
     chosen: set[int] = set()
     for target in np.linspace(first.mean_return, last.mean_return, PANELS)[1:-1]:
@@ -91,14 +91,14 @@ def _drawn(policy: OnnxPolicy) -> WorldEnv | None:
         return None
     try:
         return make(policy.metadata.env_id, policy.metadata.world, render_mode="rgb_array")
-    except EnvironmentUnsupportedError:  # its constructor does not take what its metadata promise
+    except EnvironmentUnsupportedError:  # its constructor refuses a mode that its metadata list
         return None
 
 
 def _moments(
     env: WorldEnv, policy: OnnxPolicy, *, seed: int, width: int, pushes: Mapping[int, float] | None = None
 ) -> Iterator[Moment]:
-    """Every few steps of an episode, and its end."""
+    """Pictures of an episode, every few steps and at its end."""
     stride = _stride(env)
     observation, _ = env.reset(seed=seed)
     step, episodic_return, over = 0, 0.0, False
@@ -119,7 +119,7 @@ def _picture(pixels: Any, width: int) -> Image.Image:
 
 
 def _side_by_side(agents: Sequence[Learned], moments: Sequence[Moment], pushes: Mapping[int, float]) -> Image.Image:
-    """Panels in rows, each under how long the agent has learned and what it has returned so far."""
+    """Panels in rows, each below the length of the training and the return so far."""
     width, height = moments[0].picture.size
     columns, rows = min(_COLUMNS, len(agents)), math.ceil(len(agents) / _COLUMNS)
     across, down = width + _MARGIN, _CAPTION + height + _MARGIN
@@ -146,16 +146,16 @@ def _arrow(draw: ImageDraw.ImageDraw, x: int, y: int, force: float, font: Any) -
 
 
 def _palette(frames: Sequence[Image.Image]) -> Image.Image:
-    """Of all frames, with the arrows' red, which few have; a palette for each would write what does not move anew."""
+    """One palette for all frames, with the arrows' red. With a palette for each, still pixels would be stored again."""
     width, height = frames[-1].size
-    seen = Image.new("RGB", (width, 2 * height), _PUSH)
-    seen.paste(frames[-1], (0, 0))
-    seen.paste(frames[0].resize((width, height - _MARGIN)), (0, height))
-    return seen.quantize(_COLOURS)
+    sample = Image.new("RGB", (width, 2 * height), _PUSH)
+    sample.paste(frames[-1], (0, 0))
+    sample.paste(frames[0].resize((width, height - _MARGIN)), (0, height))
+    return sample.quantize(_COLOURS)
 
 
 def _stride(env: WorldEnv) -> int:
-    """Steps between two pictures: real time, in not too many of them."""
+    """Steps between two pictures, for real time and at most `_MOST_FRAMES` pictures."""
     longest = env.spec.max_episode_steps if env.spec else None
     return max(1, round(_fps(env) / _FRAMES_PER_SECOND), math.ceil((longest or 0) / _MOST_FRAMES))
 

@@ -1,4 +1,4 @@
-"""The pictures in a run, drawn when it is decided who is champion: nobody waits for them."""
+"""The pictures of a run. They are drawn after the promotion, so that it does not wait for them."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,6 @@ from typing import Final
 
 import mlflow
 import numpy as np
-from mlflow import MlflowClient
 
 from flows.errors import one_line
 from flows.orchestration.step import step
@@ -16,7 +15,7 @@ from flows.registry import versions
 from flows.registry.champion import read_champion_stress
 from flows.registry.evaluation import baselines, read_stress
 from flows.registry.returns import read_returns
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.runs import read_config
 from flows.tracking.store import connect
 from flows.training.milestones import read_learning
@@ -33,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @step("draw population")
 def draw_population(run_id: str, agents: str, attempt: Attempt) -> None:
-    """Draw how the agents of a run learned, and what they returned in the end, which an artifact has (`agents`)."""
+    """Draw the learning curves of a run, and the final returns, which are in the artifact `agents`."""
     from flows.reporting import figures
 
     client = connect()
@@ -41,39 +40,39 @@ def draw_population(run_id: str, agents: str, attempt: Attempt) -> None:
     curves, returns = read_curves(client, run_id), read_returns(agents)
     diverged = [agent.agent for agent in read_summary(client, run_id).agents if agent.diverged is not None]
     returns[diverged] = np.nan
-    draw(client, run_id, attempt, LEARNING_CURVES, lambda: figures.png(figures.learning_curves(curves)))
-    draw(client, run_id, attempt, FINAL_RETURNS, lambda: figures.png(figures.final_returns(returns, env_id)))
+    fenced = FencedClient(client=client, attempt=attempt)
+    draw(fenced, run_id, LEARNING_CURVES, lambda: figures.png(figures.learning_curves(curves)))
+    draw(fenced, run_id, FINAL_RETURNS, lambda: figures.png(figures.final_returns(returns, env_id)))
 
 
 @step("draw version")
 def draw_version(name: str, version: int, evaluation: str, attempt: Attempt | None = None) -> None:
-    """Draw a version that was evaluated, in its run: an episode, how it came to it, and its stress test."""
+    """Draw an evaluated version, in its run: an episode, the episode's milestones, and the stress test."""
     from flows.reporting import animations, figures
 
     client = connect()
+    fenced = FencedClient(client=client, attempt=attempt)
     run_id = str(versions.get_version(client, name, version).run_id)
     policy = versions.download(name, version).policy
     seed = mlflow.artifacts.load_dict(evaluation)["seed"]
-    draw(client, run_id, attempt, EPISODE, lambda: animations.episode_gif(policy, seed=seed))
+    draw(fenced, run_id, EPISODE, lambda: animations.episode_gif(policy, seed=seed))
 
     def learning() -> bytes | None:
         way = read_learning(client, run_id, policy, mean_return=read_returns(evaluation).mean())
         return animations.learning_gif(way) if way else None
 
-    draw(client, run_id, attempt, LEARNING, learning)
+    draw(fenced, run_id, LEARNING, learning)
     if stress := read_stress(evaluation):
         tests = {f"version {version}": stress, **read_champion_stress(client, run_id, version)}
         tests |= baselines(policy.metadata.world)
-        draw(client, run_id, attempt, STRESS, lambda: figures.png(figures.stress_cells(tests)))
+        draw(fenced, run_id, STRESS, lambda: figures.png(figures.stress_cells(tests)))
 
 
-def draw(
-    client: MlflowClient, run_id: str, attempt: Attempt | None, file: str, picture: Callable[[], bytes | None]
-) -> None:
-    """Log a picture where there is one; one that cannot be drawn is left out, and the log says why."""
+def draw(fenced: FencedClient, run_id: str, file: str, picture: Callable[[], bytes | None]) -> None:
+    """Log a picture, if there is one. If drawing fails, a warning is logged instead."""
     try:
         content = picture()
-    except Exception as error:  # whatever a drawing library trips over: the run is as good without its picture
+    except Exception as error:  # of a drawing library; the run does not depend on its pictures
         logger.warning("%s could not be drawn: %s", file, one_line(error))
         return
     if not content:
@@ -81,4 +80,4 @@ def draw(
     with TemporaryDirectory() as directory:
         path = Path(directory) / file
         path.write_bytes(content)
-        fenced(client, attempt).log_artifact(run_id, str(path))
+        fenced.checked().log_artifact(run_id, str(path))

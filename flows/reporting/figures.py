@@ -1,4 +1,4 @@
-"""What a training run looks like: learning curves, final returns, and what a version withstands."""
+"""Figures of a training run: learning curves, final returns and stress tests."""
 
 import io
 
@@ -16,8 +16,9 @@ _INK, _AGENT, _SUMMARY, _BAND = "#222222", "#8fa8c8", "#1f4e8c", "#c9d8ec"
 def learning_curves(curves: Curves) -> Figure:
     """Episodic return of every agent against its environment steps, and the population's interquartile mean.
 
-    Above, while exploring: the mean is of the agents in training, as long as they are half of the population. Below,
-    the greedy evaluations: an agent that has left the population counts with its last one, of the network it keeps.
+    The upper figure has the returns while exploring; its mean is over the agents that are still training, as long as
+    they are more than half of the population. The lower figure has the greedy evaluations; an agent that has left the
+    population counts with the evaluation of its best network.
     """
     figure, (exploring, greedy) = _figure(f"Learning curves, {curves.env_id}", rows=2)
     _agents_and_summary(exploring, curves.exploring_steps, curves.exploring)
@@ -38,7 +39,7 @@ def learning_curves(curves: Curves) -> Figure:
 
 
 def final_returns(returns: Floats, env_id: str) -> Figure:
-    """Distribution of every agent's greedy returns `[A, episodes]` on unseen episodes, NaN of one that diverged."""
+    """Distribution of every agent's greedy returns `[A, episodes]` on unseen episodes; NaN for a diverged agent."""
     figure, (axes,) = _figure(f"Returns on unseen episodes, {env_id}")
     generator = np.random.default_rng(0)
     agents, episodes = returns.shape
@@ -52,7 +53,7 @@ def final_returns(returns: Floats, env_id: str) -> Figure:
     axes.set_ylabel("episodic return, greedy")
     axes.set_xticks(range(agents))
     low, high = np.nanmin(returns), np.nanmax(returns)
-    low = min(low, high - 0.2 * abs(high))  # equal returns are a flat line, not noise under a lens
+    low = min(low, high - 0.2 * abs(high))  # do not magnify tiny differences
     axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     axes.legend(frameon=False, ncols=2, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.3)
     axes.set_title(axes.get_title(loc="left"), loc="left", pad=26, fontsize=12, color=_INK)
@@ -60,9 +61,9 @@ def final_returns(returns: Floats, env_id: str) -> Figure:
 
 
 def stress_cells(tests: dict[str, StressTest]) -> Figure:
-    """Share of episodes held in each cell of the stress test, a row for each of the versions by their names."""
+    """Share of episodes without a fall in each cell of the stress test, one row for each of the versions."""
     shares = np.array([list(test.shares.values()) for test in tests.values()])
-    figure, (axes,) = _figure("Episodes held under stress")
+    figure, (axes,) = _figure("Episodes without a fall under stress")
     figure.set_size_inches(9, 1.9 + 0.75 * len(tests))
     axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=2.2, aspect="auto")  # darker blues would hide the numbers
     for (row, column), share in np.ndenumerate(shares):
@@ -77,7 +78,7 @@ def stress_cells(tests: dict[str, StressTest]) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a picture."""
+    """A figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -95,7 +96,7 @@ def _figure(title: str, *, rows: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def _agents_and_summary(axes: Axes, steps: Floats, curves: Floats) -> None:
-    """Thin lines of curves `[A, N]`, NaN where an agent has no value, and over half of them their mean and interval."""
+    """Draw curves `[A, N]`, NaN where an agent has no value; where more than half have one, their mean and interval."""
     axes.plot(steps, curves.T, color=_AGENT, linewidth=0.8, alpha=0.8)
     enough = (~np.isnan(curves)).mean(0) > 0.5
     if len(curves) == 1 or not enough.any():

@@ -1,4 +1,4 @@
-"""What a person reads when a training run is over."""
+"""The report of a finished training run."""
 
 import base64
 import itertools
@@ -24,7 +24,7 @@ from flows.registry.evaluation import baselines, read_stress
 from flows.registry.gate import CONFIDENCE
 from flows.registry.returns import Returns, read_returns
 from flows.reporting.draw import LEARNING_CURVES
-from flows.tracking.attempt import Attempt, check, fenced
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.pages import LOCAL_UI, absolute_uri, run_page, version_page
 from flows.tracking.runs import config_of, describe_run
 from flows.tracking.store import connect
@@ -33,9 +33,9 @@ from serving.commands import command
 
 REPORT: Final = "report.md"
 _DESCRIPTION: Final = 6_000
-"""Characters of the report in a run's description, which MLflow cuts at 8,000; the rest says what was trained."""
+"""Characters of the report in a run's description. MLflow cuts that at 8,000; the rest describes the training."""
 _LEFT_OUT: Final = 60
-"""Characters that the sentence on agents left out takes."""
+"""Characters of the sentence about agents that are left out."""
 _COLUMNS: Final = ("agent", "solved", "mean return", "min return", "updates", "environment steps")
 
 
@@ -48,27 +48,27 @@ class Report:
     """Id of the run's experiment."""
     env_id: str
     acceptance_return: float | None
-    """What a solved agent returns in every episode; none where nobody was asked to."""
+    """The return of a solved agent in every episode; None if there is no such condition."""
     version: int
     gate: str
     population: PopulationSummary
     returns: Returns
     """`[A, episodes]` on unseen episodes"""
     stress: StressTest | None = None
-    """What the registered version withstands, where there is a stress test."""
+    """Of the registered version; None if there is no stress test."""
     comparison: dict[str, Any] = field(default_factory=dict)
-    """`flows.registry.gate.Comparison.to_dict` with the champion, where there was one that plays."""
+    """`flows.registry.gate.Comparison.to_dict` with the champion; empty if there was none."""
     baselines: dict[str, StressTest] = field(default_factory=dict)
-    """What policies of four numbers withstand, by name."""
+    """Stress tests of policies with four parameters, by name."""
 
     @property
     def uri(self) -> str:
-        """Of the registered version."""
+        """URI of the registered version."""
         return f"models:/{versions.model_name(self.env_id)}/{self.version}"
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """One row an agent, under the headings of `_COLUMNS`."""
+        """One row for each agent, with the columns of `_COLUMNS`."""
         return [
             _row(agent, mine, solvable=self.acceptance_return is not None)
             for agent, mine in zip(self.population.agents, self.returns, strict=True)
@@ -98,7 +98,7 @@ class Report:
 
     @property
     def withstood(self) -> str:
-        """The version under stress, and then what four numbers can do, a line each; or nothing."""
+        """The stress tests of the version and of the policies with four parameters, one line each; or nothing."""
         if not self.stress:
             return ""
         return "\n".join(
@@ -107,33 +107,33 @@ class Report:
 
     @property
     def compared(self) -> str:
-        """What the gate compared, in numbers; or nothing."""
-        told = self.comparison
-        if not told:
+        """The numbers of the gate's comparison; or nothing."""
+        found = self.comparison
+        if not found:
             return ""
-        (mean, low, high), (share, fewer, more) = told["difference"], told["difference in failures"]
-        champion, failures = told["champion's mean return"], told["champion's failures"]
+        (mean, low, high), (share, fewer, more) = found["difference"], found["difference in failures"]
+        champion, failures = found["champion's mean return"], found["champion's failures"]
         return (
-            f"Compared with the champion on {told['episodes']} episodes, each bound with {CONFIDENCE:.0%} confidence: "
-            f"mean return {told['mean return']:g}, the champion {champion:g}, difference {mean:.3g} "
-            f"({low:.3g} to {high:.3g}, margin {told['margin']:.3g}); {told['failures']} episodes below "
-            f"{told['failing below']:.4g}, the champion {failures}, difference {share:.1%} "
-            f"({fewer:.1%} to {more:.1%}, margin {told['margin of failures']:.0%})."
+            f"Compared with the champion on {found['episodes']} episodes, each bound with {CONFIDENCE:.0%} confidence: "
+            f"mean return {found['mean return']:g}, the champion {champion:g}, difference {mean:.3g} "
+            f"({low:.3g} to {high:.3g}, margin {found['margin']:.3g}); {found['failures']} episodes below "
+            f"{found['failing below']:.4g}, the champion {failures}, difference {share:.1%} "
+            f"({fewer:.1%} to {more:.1%}, margin {found['margin of failures']:.0%})."
         )
 
     @property
     def cells(self) -> str:
-        """Share of episodes held in each cell as a markdown table, a row a policy; or nothing."""
+        """Share of episodes without a fall in each cell, as a markdown table with a row for each policy; or nothing."""
         if not self.stress:
             return ""
         rows = [
             (name, *(f"{share:.0%}" for share in test.shares.values()), f"{test.push} N")
             for name, test in {f"version {self.version}": self.stress, **self.baselines}.items()
         ]
-        return _markdown_table(("held under stress", *self.stress.shares, "single push"), rows)
+        return _markdown_table(("no fall under stress", *self.stress.shares, "single push"), rows)
 
     def text(self) -> str:
-        """For a terminal."""
+        """The report for a terminal."""
         serve, what = versions.serve_command(self.env_id), "the champion"
         if not self.gate.startswith("passed"):
             serve, what = versions.serve_command(self.env_id, self.uri), "this version"
@@ -144,7 +144,7 @@ class Report:
         return f"{_aligned(_COLUMNS, self.rows)}\n\n{self.totals}\n{verdict}\n\nrun {self.run_id}\n{steps}"
 
     def markdown(self, room: float = math.inf) -> str:
-        """For a page; where it would exceed `room` characters the last agents are left out, and it says how many."""
+        """The report for a page. Where it would exceed `room` characters, the last agents are left out and counted."""
         version = f"`{self.uri}` (agent {self.population.best_agent:02d}) {self.gate}"
         above = "\n\n".join(filter(None, (self.totals, version, self.compared, self.cells)))
         lines = _markdown_table(_COLUMNS, self.rows).splitlines()
@@ -160,6 +160,7 @@ class Report:
 def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, attempt: Attempt) -> str:
     """Write the report to Prefect and to the MLflow run. Returns it for a terminal."""
     client = connect()
+    fenced = FencedClient(client=client, attempt=attempt)
     run = client.get_run(run_id)
     config = config_of(run)
     stress = read_stress(evaluation)
@@ -176,9 +177,9 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
         comparison=read_comparison(client, run_id, version),
         baselines=baselines(config.world) if stress else {},
     )
-    fenced(client, attempt).log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
-    describe_run(client, attempt, "\n\n".join(filter(None, (finished.markdown(_DESCRIPTION), _flow_run_link()))))
-    check(client, attempt)
+    fenced.checked().log_text(run_id, f"# Training run {run_id}\n\n{finished.markdown()}\n", REPORT)
+    describe_run(fenced, "\n\n".join(filter(None, (finished.markdown(_DESCRIPTION), _flow_run_link()))))
+    fenced.check()
     if flow_run_id():
         _show_in_prefect(client, finished)
     return finished.text()
@@ -198,7 +199,7 @@ def _show_in_prefect(client: MlflowClient, finished: Report) -> None:
 
 
 def _learning_curves(client: MlflowClient, run_id: str) -> str:
-    """The figure as markdown; nothing where it could not be drawn."""
+    """The figure as markdown; nothing if it could not be drawn."""
     if all(file.path != LEARNING_CURVES for file in client.list_artifacts(run_id)):
         return ""
     with open(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{LEARNING_CURVES}"), "rb") as file:
@@ -225,7 +226,7 @@ def _diverged(agent: AgentResult) -> str:
 
 
 def _mean_return(agents: Returns) -> str:
-    """Of agents' mean returns `[A]`; one agent alone has no interval."""
+    """A summary of the agents' mean returns `[A]`; without an interval for a single agent."""
     if len(agents) == 1:
         return f"Mean return {agents[0]:.1f} of 1 agent"
     low, high = bootstrap_interval(agents, seed=0)
@@ -240,7 +241,7 @@ def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def where_results_are(finished: Report) -> list[tuple[str, str]]:
-    """Links to a server's pages, or how to get at an embedded store from anywhere."""
+    """Links to a server's pages, or commands that open an embedded store from any directory."""
     name = versions.model_name(finished.env_id)
     if page := run_page(finished.experiment, finished.run_id):
         return [(page, "its curves, figures and report"), (version_page(name, finished.version), "the version")]
@@ -260,7 +261,7 @@ def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _flow_run_link() -> str | None:
-    """To the flow run's page, where a Prefect server keeps it."""
+    """Link to the flow run's page, if a Prefect server has one."""
     if not flow_run_id():
         return None
     import prefect.runtime

@@ -22,6 +22,7 @@ from flows.search.confirm import Confirmation
 from flows.search.figures import figures
 from flows.search.settings import SweepConfig
 from flows.search.trials import configuration, final_returns, ranking, returns_by_rung
+from flows.tracking.attempt import FencedClient
 from flows.tracking.labels import git_commit
 from flows.tracking.runs import experiment_of
 
@@ -60,7 +61,7 @@ def record(client: MlflowClient, study: Study, sweep: SweepConfig, confirmation:
     client.log_dict(run_id, configuration(ranked[0], sweep).to_dict(), "winner.json")
     client.log_dict(run_id, {"returns": confirmation.returns.tolist()}, "winner_returns.json")
     for file, picture in figures(study, sweep).items():
-        draw(client, run_id, None, file, picture)
+        draw(FencedClient(client=client, attempt=None), run_id, file, picture)
     values = {
         "sweep/trials": float(len(ranked)),
         "sweep/updates": float(sweep.budget),

@@ -1,10 +1,10 @@
-"""Attempts at a run: the newest one writes, every other stops.
+"""Attempts at a run: only the newest one writes.
 
-A worker that hangs is given up, and another takes its flow run over; when the first one wakes up, both would train,
-log and promote. So each start of a flow run leaves a token in the MLflow run, where all workers see it, and whoever is
-about to write checks that the token is still its own. No compare-and-set is needed: of two that start at once the last
-to leave its token goes on, and the other finds that it is stale. What remains is a process that is frozen in the moment
-between its check and its write.
+If a worker hangs, its flow run is started again on another worker. When the first worker wakes up, both would train,
+log and promote. Each start of a flow run therefore writes a token into the MLflow run, and checks before each write
+that the token is still its own. No compare-and-set is needed: of two attempts that start at once, the last one to write
+its token continues, and the other finds that it is stale. One gap remains: a process that freezes between its check and
+its write.
 """
 
 import math
@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 ATTEMPT_TAG: Final = "attempt"
 CHECKED_SECONDS: Final = 10.0
-"""For how long a check holds within a batch of writes: no other attempt begins while this one is held up for less."""
+"""How long a check is valid within a batch of writes. A flow run is not started again before it has hung for longer."""
 
 T = TypeVar("T")
 
@@ -29,19 +29,19 @@ class Attempt:
     """One start of a flow run."""
 
     run_id: str
-    """The MLflow run it writes to, a population's parent."""
+    """The MLflow run that it writes to: the parent run of a population, or the run of an adaptation."""
     token: str
 
 
 class StaleAttemptError(BaseException):
-    """Another attempt has taken the run over; the message names both.
+    """Another attempt has replaced this one; the message names both.
 
-    No error that a block may handle: whatever the attempt was about to write, it stops.
+    It is a BaseException, so that no `except Exception` handles it: the attempt must stop.
     """
 
 
 def begin(client: MlflowClient, run_id: str) -> Attempt:
-    """Take a run over: from here on every earlier attempt is stale. Where that fails, the run has failed."""
+    """Begin an attempt at a run, which makes every earlier attempt stale. If that fails, the run is marked FAILED."""
     attempt = Attempt(run_id=run_id, token=secrets.token_hex(8))
     try:
         client.set_tag(run_id, ATTEMPT_TAG, attempt.token)
@@ -52,47 +52,64 @@ def begin(client: MlflowClient, run_id: str) -> Attempt:
     return attempt
 
 
-def check(client: MlflowClient, attempt: Attempt) -> None:
-    """Ask the tracking store whether an attempt is the newest.
+@dataclass(frozen=True, kw_only=True)
+class FencedClient:
+    """MLflow's client for one attempt: it checks before each write that the attempt is the newest, once a batch.
 
-    Raises:
-        StaleAttemptError: if it is not.
+    It writes by `checked` and by `in_batch`, and reads by `client`.
     """
-    newest = client.get_run(attempt.run_id).data.tags.get(ATTEMPT_TAG)
-    if newest != attempt.token:
-        raise StaleAttemptError(
-            f"attempt {attempt.token} at run {attempt.run_id} was replaced by attempt {newest} while it was held up; "
-            "it stops here and writes nothing more"
-        )
 
+    client: MlflowClient
+    attempt: Attempt | None
+    """None where no other attempt can exist, as in a promotion by hand: then nothing is checked."""
 
-def fenced(client: MlflowClient, attempt: Attempt | None) -> MlflowClient:
-    """The client, for a write or a few that follow at once: `fenced(client, attempt).log_dict(...)`.
+    @property
+    def run_id(self) -> str:
+        """The MLflow run of the attempt.
 
-    Args:
-        client: of the tracking store.
-        attempt: which one writes; none where nobody else could, as in a flow that has no run of its own.
+        Raises:
+            ValueError: if there is no attempt.
+        """
+        if self.attempt is None:
+            raise ValueError("this client has no attempt, and so no run of its own")
+        return self.attempt.run_id
 
-    Raises:
-        StaleAttemptError: if the attempt is not the newest.
-    """
-    if attempt:
-        check(client, attempt)
-    return client
+    def check(self) -> None:
+        """Ask the tracking store whether the attempt is the newest.
 
+        Raises:
+            StaleAttemptError: if it is not.
+        """
+        if self.attempt is None:
+            return
+        newest = self.client.get_run(self.attempt.run_id).data.tags.get(ATTEMPT_TAG)
+        if newest != self.attempt.token:
+            raise StaleAttemptError(
+                f"attempt {self.attempt.token} at run {self.attempt.run_id} was replaced by attempt {newest} while it "
+                "was held up; it stops here and writes nothing more"
+            )
 
-def in_batch(client: MlflowClient, attempt: Attempt, items: Iterable[T]) -> Iterator[T]:
-    """Items to write one after the other: the attempt is checked before the first, not before each.
+    def checked(self) -> MlflowClient:
+        """The client, right after a check: for one write, or for a few that follow at once.
 
-    It is checked again where a check is older than CHECKED_SECONDS.
+        Raises:
+            StaleAttemptError: if the attempt is not the newest.
+        """
+        self.check()
+        return self.client
 
-    Raises:
-        StaleAttemptError: if the attempt is not the newest.
-    """
-    checked = -math.inf
-    for item in items:
-        now = time.monotonic()
-        if now - checked >= CHECKED_SECONDS:
-            check(client, attempt)
-            checked = now
-        yield item
+    def in_batch(self, items: Iterable[T]) -> Iterator[T]:
+        """Items to write one after the other by `client`: the attempt is checked before the first, not before each.
+
+        It is checked again where the last check is older than CHECKED_SECONDS.
+
+        Raises:
+            StaleAttemptError: if the attempt is not the newest.
+        """
+        checked = -math.inf
+        for item in items:
+            now = time.monotonic()
+            if now - checked >= CHECKED_SECONDS:
+                self.check()
+                checked = now
+            yield item

@@ -1,4 +1,4 @@
-"""How the runs of a population end."""
+"""The ends of a population's runs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from dqn.finite import DivergedError
 from flows.errors import one_line
 from flows.interrupts import ending
 from flows.orchestration.flow_run import deployment_id, flow_run_id
-from flows.tracking.attempt import Attempt, StaleAttemptError, check, fenced, in_batch
+from flows.tracking.attempt import FencedClient, StaleAttemptError
 from flows.tracking.runs import TRAINED_TAG, PopulationRuns, unless_deleted
 from serving.commands import command
 
@@ -23,11 +23,11 @@ DIVERGED_TAG: Final = "diverged"
 
 
 @contextmanager
-def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterator[None]:
-    """End the runs of a block that does not succeed: FAILED, or KILLED where it was interrupted from outside.
+def failing(fenced: FencedClient, checkpoint: Path) -> Iterator[None]:
+    """End the runs of a block that raises: FAILED, or KILLED if it was interrupted from outside.
 
-    The error leaves with a note that says how to go on, where that is possible. A stale attempt ends nothing: the runs
-    are another's.
+    If the run can be resumed, the error leaves with a note that says how. A stale attempt ends nothing: the runs belong
+    to a newer attempt.
     """
     try:
         yield
@@ -36,55 +36,52 @@ def failing(client: MlflowClient, attempt: Attempt, checkpoint: Path) -> Iterato
         raise
     except BaseException as error:
         with ending():
-            _end(client, attempt, checkpoint, error)
+            _end(fenced, checkpoint, error)
         raise
 
 
-def _end(client: MlflowClient, attempt: Attempt, checkpoint: Path, error: BaseException) -> None:
+def _end(fenced: FencedClient, checkpoint: Path, error: BaseException) -> None:
     status = "FAILED" if isinstance(error, Exception) else "KILLED"
     resumable = checkpoint.exists()
     try:
-        check(client, attempt)
-        parent = client.get_run(attempt.run_id)
-        if parent.info.status == "FINISHED":  # interrupted in the last moment: nothing is left to do
+        parent = fenced.checked().get_run(fenced.run_id)
+        if parent.info.status == "FINISHED":  # interrupted after its last step
             return
-        end_runs(client, attempt, (attempt.run_id,), status)  # first, and whatever became of its configuration
-        end_runs(client, attempt, _running_children(client, parent), status)
+        end_runs(fenced, (fenced.run_id,), status)  # first: this needs no configuration
+        end_runs(fenced, _running_children(fenced.client, parent), status)
         resumable |= TRAINED_TAG in parent.data.tags
     except (Exception, StaleAttemptError) as second:  # the first error is the one to report
         error.add_note(f"the run could not be marked {status}: {one_line(second)}")
     if resumable and not isinstance(error, DivergedError):  # it would diverge again
-        error.add_note(f"resume with: {_resuming(attempt, checkpoint.parent)}")
+        error.add_note(f"resume with: {_resuming(fenced.run_id, checkpoint.parent)}")
 
 
-def end_diverged(
-    client: MlflowClient, attempt: Attempt, runs: PopulationRuns, diverged: Mapping[int, tuple[int, str]]
-) -> None:
-    """End the runs of agents that diverged as FAILED, with a tag that says after which update and why."""
+def end_diverged(fenced: FencedClient, runs: PopulationRuns, diverged: Mapping[int, tuple[int, str]]) -> None:
+    """End the runs of diverged agents as FAILED, with a tag that names the update and the reason."""
     for agent, (update, reason) in diverged.items():
         child = runs.children[agent]
-        with unless_deleted(client, child):
-            fenced(client, attempt).set_tag(child, DIVERGED_TAG, f"after update {update:,}: {reason}")
-            fenced(client, attempt).set_terminated(child, "FAILED")
+        with unless_deleted(fenced.client, child):
+            fenced.checked().set_tag(child, DIVERGED_TAG, f"after update {update:,}: {reason}")
+            fenced.checked().set_terminated(child, "FAILED")
 
 
-def end_runs(client: MlflowClient, attempt: Attempt, run_ids: tuple[str, ...], status: str) -> None:
-    """Set the status runs end with."""
-    for run_id in in_batch(client, attempt, run_ids):
-        with unless_deleted(client, run_id):
-            client.set_terminated(run_id, status)
+def end_runs(fenced: FencedClient, run_ids: tuple[str, ...], status: str) -> None:
+    """End runs with a status."""
+    for run_id in fenced.in_batch(run_ids):
+        with unless_deleted(fenced.client, run_id):
+            fenced.client.set_terminated(run_id, status)
 
 
-def _resuming(attempt: Attempt, directory: Path) -> str:
-    """The command that goes on with runs; only the worker has the checkpoint of a deployment's."""
+def _resuming(run_id: str, directory: Path) -> str:
+    """The command that resumes a run. A deployment's checkpoint is on its worker, so Prefect retries its flow run."""
     if deployment_id():
         return f"prefect flow-run retry {flow_run_id()}"
     usual = directory == Path("checkpoints").absolute()
-    return command("train", "--resume", attempt.run_id, *(() if usual else ("--checkpoint-dir", str(directory))))
+    return command("train", "--resume", run_id, *(() if usual else ("--checkpoint-dir", str(directory))))
 
 
 def _running_children(client: MlflowClient, parent: Run) -> tuple[str, ...]:
-    """Child runs that go on; a run that ended early may have fewer than it has agents, and none is made here."""
+    """Child runs that are still running. After an early end there may be fewer than agents; none is created here."""
     query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
     found = client.search_runs([parent.info.experiment_id], query, max_results=_MOST_CHILDREN)
     return tuple(child.info.run_id for child in found if child.info.status == "RUNNING")

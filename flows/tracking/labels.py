@@ -1,4 +1,4 @@
-"""What a run is called, what it says about itself, its parameters, and the commit and user that it comes from."""
+"""A run's name, description, parameters, commit and user."""
 
 import getpass
 import os
@@ -12,11 +12,11 @@ from dqn.config import WORLDS, DQNConfig
 from flows.general import StartName, start_of
 
 _LONGEST_NAME: Final = 250
-"""MLflow takes no more."""
+"""Characters; MLflow's limit."""
 
 
 def run_name(config: DQNConfig, preset: StartName) -> str:
-    """A run by what it is: environment, preset, what differs from the preset, and seed."""
+    """A run's name: environment, preset, differences from the preset, and seed."""
     usual = start_of(preset, config.env_id)
     overrides = [
         f"{name}={value}"
@@ -30,7 +30,7 @@ def run_name(config: DQNConfig, preset: StartName) -> str:
 
 
 def description(config: DQNConfig, preset: StartName) -> str:
-    """For the run's page."""
+    """The description on the run's page."""
     return (
         f"A population of {config.num_agents} DQN agents on {config.env_id}, preset `{preset}`, seed {config.seed}. "
         "Each agent has a child run.\n\n"
@@ -40,7 +40,7 @@ def description(config: DQNConfig, preset: StartName) -> str:
 
 
 def params(config: DQNConfig) -> list[Param]:
-    """All hyper-parameters, as MLflow has them."""
+    """All hyper-parameters as MLflow parameters."""
     worlds = {name: getattr(config, name) for name in WORLDS}
     entries = {f"{name}.{key}": value for name, world in worlds.items() for key, value in world.to_dict().items()}
     values = {**config.to_dict(), **worlds, **entries}
@@ -48,13 +48,13 @@ def params(config: DQNConfig) -> list[Param]:
 
 
 _NAMES_A_REPOSITORY: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
-"""Set where a hook of another repository runs this code, they win over the directory."""
+"""A hook of another repository sets these, and git prefers them to the directory."""
 
 
 def git_commit() -> str:
-    """Commit this code is at: `GIT_COMMIT` where an image sets it, else what git says; "+changes" if edited since.
+    """This code's commit: `GIT_COMMIT` if an image sets it, else git's answer, with "+changes" if files were edited.
 
-    Where the code lies below another project's repository, as in a virtual environment, it is "unknown".
+    It is "unknown" if the code lies below another project's repository, as in a virtual environment.
     """
     if commit := os.environ.get("GIT_COMMIT"):
         return commit
@@ -69,7 +69,7 @@ def git_commit() -> str:
 
 
 def user() -> str:
-    """Who trains; a container may be run by a number without a name."""
+    """Name of the user, or the user's number in a container that has no name for it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -79,5 +79,5 @@ def user() -> str:
 def _git(*arguments: str) -> str:
     command = ("git", "-C", str(Path(__file__).parent), *arguments)
     mine = {name: value for name, value in os.environ.items() if name not in _NAMES_A_REPOSITORY}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=mine)  # noqa: S603 # fixed words
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=mine)  # noqa: S603 # fixed arguments
     return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""Metrics on their way to MLflow: buffered, batched and sent by one background thread."""
+"""Metrics for MLflow: buffered, batched and sent by one background thread."""
 
 import queue
 import threading
@@ -19,24 +19,25 @@ from flows.tracking.attempt import CHECKED_SECONDS, StaleAttemptError
 from flows.tracking.runs import unless_deleted
 
 BATCH: Final = 1_000
-"""Values in one request; MLflow accepts no more."""
+"""Values in one request; MLflow's limit."""
 FLUSH_SECONDS: Final = 5.0
 RUNS_A_FLUSH: Final = 5
-"""That are written in the mean: a hundred agents' metrics are sent every hundred seconds, the population's at once."""
+"""Agents' runs that are written per flush, on average: those of a hundred agents are sent every hundred seconds. The
+population's run is written with every flush."""
 RETRY_SECONDS: Final = 1.0
-"""Between attempts to send what is left at the end."""
+"""Between attempts to send the remaining values at the end."""
 
 
 @dataclass(kw_only=True)
 class Watermark:
-    """How far a metric of a run has been logged; takes the values that are handed over again, each once."""
+    """How far a metric of a run has been logged, to recognise values that are handed over again."""
 
     step: int
     values: Counter[float] = field(default_factory=Counter)
-    """The values logged at that step that have not been handed over again."""
+    """Values that were logged at that step and not handed over again yet."""
 
     def takes(self, step: int, value: float) -> bool:
-        """Whether this value is logged already; the steps of a metric never decrease."""
+        """Whether this value is logged already. The steps of a metric never decrease."""
         if step != self.step:
             return step < self.step
         if not self.values[value]:
@@ -50,7 +51,7 @@ Watermarks = Mapping[tuple[str, str], Watermark]
 
 
 def read_watermarks(client: MlflowClient, runs: Mapping[str, Run]) -> Watermarks:
-    """What runs that stopped have logged, by id, so that those that go on repeat none of it."""
+    """The watermarks of interrupted runs, given by id, so that resuming them repeats no value."""
     watermarks = {}
     for run_id, run in runs.items():
         for key in run.data.metrics:
@@ -63,7 +64,7 @@ def read_watermarks(client: MlflowClient, runs: Mapping[str, Run]) -> Watermarks
 
 @dataclass(frozen=True, kw_only=True)
 class _Item:
-    """Values `[N]` of one metric, of agents `[N]` at steps `[N]`, and when they were handed over in ms."""
+    """Values `[N]` of one metric, of agents `[N]` at steps `[N]`, and the time of the handover in ms."""
 
     timestamp: int
     name: str
@@ -73,17 +74,17 @@ class _Item:
 
 
 class MetricWriter:
-    """Takes metrics without waiting and logs them in order, in batches of one run.
+    """Accepts metrics without waiting, and logs them in order, in batches of one run.
 
-    What cannot be sent stays in the buffer and is tried again with the next flush: a tracking server may restart
-    during training. Values keep the time they were handed over at: of two that are equal in name, step, value and time
-    MLflow keeps one, so that sending a batch again is harmless.
+    Values that cannot be sent stay in the buffer until the next flush, so a tracking server may restart during
+    training. Values keep the time of their handover. Of values that are equal in name, step, value and time, MLflow
+    keeps one, so sending a batch again is harmless.
 
-    Values of the population are sent every few seconds, those of an agent's run when they fill a request, when its turn
-    has come (`RUNS_A_FLUSH`) and at the end.
+    The population's values are sent every few seconds. An agent's values are sent when they fill a request, at regular
+    intervals (`RUNS_A_FLUSH`) and at the end.
 
-    Before the batches, and every few seconds without one, it checks that this attempt is still the newest. The rest of
-    the process, which must not wait for a tracking server, relies on when that was confirmed last.
+    Before the batches, and every few seconds without one, the thread checks that this attempt is still the newest. The
+    rest of the process must not wait for a tracking server, and uses the time of the latest check.
     """
 
     def __init__(
@@ -99,11 +100,11 @@ class MetricWriter:
         """Start the thread.
 
         Args:
-            client: where metrics go.
-            run_of_agent: run ids, the parent's under `dqn.training.metrics.POPULATION`.
+            client: of the tracking store.
+            run_of_agent: run ids; the parent's is under `dqn.training.metrics.POPULATION`.
             watermarks: what is logged already.
-            check: called in the thread; raises StaleAttemptError where another attempt has taken over.
-            params: parameters that go with the first batch of a run, by its id.
+            check: called in the thread; raises StaleAttemptError if a newer attempt has begun.
+            params: parameters that are sent with the first batch of a run, by its id.
             after_flush: called in the thread, at most every few seconds.
         """
         self._client = client
@@ -122,14 +123,14 @@ class MetricWriter:
         self._thread.start()
 
     def confirmed_within(self, seconds: float) -> bool:
-        """Whether this attempt was the newest no more than so many seconds ago, those of a frozen process included."""
+        """Whether a check at most `seconds` ago found this attempt to be the newest. Time while frozen counts."""
         return self._stale is None and time.monotonic() - self._confirmed <= seconds
 
     def write(self, records: Sequence[Metrics]) -> None:
         """Hand over records; returns at once.
 
         Raises:
-            StaleAttemptError: if another attempt has taken over.
+            StaleAttemptError: if a newer attempt has begun.
             TrackingError: if the store's disk is full.
         """
         if self._stale:
@@ -149,20 +150,20 @@ class MetricWriter:
         self._queue.put(_Item(timestamp=_now(), name=name, agent=agent, step=at, value=values))
 
     def write_last(self, name: str, values: Mapping[int, float]) -> None:
-        """Hand over what is known of agents when all are trained; returns at once."""
+        """Hand over one value of each agent after training; returns at once."""
         agent = torch.tensor(list(values), dtype=torch.int64)
         value = torch.tensor(list(values.values()), dtype=torch.float64)
         self._queue.put(_Item(timestamp=_now(), name=name, agent=agent, step=torch.zeros_like(agent), value=value))
 
     def close(self, *, patience: float = 0.0) -> None:
-        """Send what is left and end the thread.
+        """Send the remaining values and end the thread.
 
         Args:
-            patience: seconds to keep trying in, while the tracking server may be restarting.
+            patience: seconds to keep trying, as the tracking server may be restarting.
 
         Raises:
-            StaleAttemptError: if another attempt has taken over.
-            TrackingError: if something could not be sent.
+            StaleAttemptError: if a newer attempt has begun.
+            TrackingError: if some values could not be sent.
         """
         self._queue.put(None)
         self._thread.join()
@@ -202,7 +203,7 @@ class MetricWriter:
 
     @property
     def _agents_seconds(self) -> float:
-        """Between two flushes of the agents' runs."""
+        """Seconds between two flushes of the agents' runs."""
         return FLUSH_SECONDS * max(len(self._run_of_agent) / RUNS_A_FLUSH, 1.0)
 
     def _flush(self, *, everything: bool = False) -> None:
@@ -229,7 +230,7 @@ class MetricWriter:
         except StaleAttemptError as error:
             self._stale = error
             self._buffers.clear()
-        except Exception as error:  # kept and raised by close, unless a later flush sends what this one could not
+        except Exception as error:  # `close` raises it, unless a later flush succeeds
             self._failure = error
 
     def _confirm(self) -> None:

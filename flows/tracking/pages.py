@@ -1,4 +1,4 @@
-"""Where MLflow shows a run and a version, and the address of its store that works from any directory."""
+"""MLflow's pages of a run and a version, and the address of its store."""
 
 import os
 from typing import Final
@@ -9,30 +9,30 @@ from flows.uris import redacted, without_login
 from serving.models.glance import store_file
 
 LOCAL_UI: Final = "http://127.0.0.1:5000"
-"""Where `mlflow ui` listens."""
+"""The address of `mlflow ui`."""
 _MODELS: Final = "?workflowType=machine_learning"
-"""MLflow opens for GenAI applications otherwise, without its registry of models in the menu."""
+"""Without it MLflow opens its view for GenAI applications, which has no model registry in the menu."""
 
 
 def absolute_uri() -> str:
-    """The tracking store's address; an embedded one's file by its whole path."""
+    """The tracking store's address. That of an embedded store has an absolute path, and works from any directory."""
     uri = mlflow.get_tracking_uri()
     file = store_file(uri)
     return f"sqlite:///{file}" if file else redacted(uri)
 
 
 def run_page(experiment: str, run_id: str) -> str | None:
-    """A run's page; None where there is no server."""
+    """A run's page; None if there is no server."""
     server = _server()
     return f"{server}/#/experiments/{experiment}/runs/{run_id}{_MODELS}" if server else None
 
 
 def version_page(name: str, version: int, *, server: str | None = None) -> str:
-    """A registered version's page, of this server or another."""
+    """A registered version's page on a server; by default the one in use."""
     return f"{server or _server() or LOCAL_UI}/#/models/{name}/versions/{version}{_MODELS}"
 
 
 def _server() -> str | None:
-    """The server's address; a browser may know it by another name, MLFLOW_UI_URL, than a container."""
+    """The server's address for a browser: MLFLOW_UI_URL, if it differs from the address within containers."""
     uri = mlflow.get_tracking_uri()
     return without_login(os.environ.get("MLFLOW_UI_URL", uri).rstrip("/")) if uri.startswith("http") else None

@@ -1,4 +1,4 @@
-"""The MLflow runs of a population: a parent, and a child an agent."""
+"""The MLflow runs of a population: a parent, and a child for each agent."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from dqn.config import DQNConfig
 from dqn.training.metrics import POPULATION
 from flows.errors import InputError, is_full, one_line
 from flows.general import StartName
-from flows.tracking.attempt import Attempt, fenced, in_batch
+from flows.tracking.attempt import FencedClient
 from flows.tracking.labels import description, git_commit, params, run_name, user
 from flows.tracking.store import require_artifacts
 from flows.uris import artifact_location, redacted
@@ -58,7 +58,7 @@ class PopulationRuns:
 def open_run(
     client: MlflowClient, config: DQNConfig, *, preset: StartName, flow_run_id: str | None, tags: Mapping[str, str]
 ) -> str:
-    """Id of a new parent run with these tags too, or of that which an earlier attempt at this flow run has opened."""
+    """Id of the parent run: a new one with these further tags, or the one of an earlier attempt at this flow run."""
     experiment = experiment_of(client, config)
     flow_run = _flow_run_tag(flow_run_id)
     for key, value in flow_run.items():
@@ -79,36 +79,36 @@ def open_run(
     return str(client.create_run(experiment, tags=all_tags, run_name=run_name(config, preset)).info.run_id)
 
 
-def complete_runs(client: MlflowClient, attempt: Attempt, config: DQNConfig, *, flow_run_id: str | None) -> None:
-    """Give a run that begins, or goes on, all that the stages expect; an earlier attempt may have died half-way.
+def complete_runs(fenced: FencedClient, config: DQNConfig, *, flow_run_id: str | None) -> None:
+    """Give a new or resumed run everything that the steps expect. An earlier attempt may have died in between.
 
-    A run that has a configuration keeps it. The children's parameters come with their first metrics.
+    A run that has a configuration keeps it. The children's parameters are logged with their first metrics.
     """
-    parent = client.get_run(attempt.run_id)
-    fenced(client, attempt)
-    if not _has_config(client, attempt.run_id) or _config_of(parent) is None:
-        client.log_batch(attempt.run_id, params=params(config))
+    client, run_id = fenced.checked(), fenced.run_id
+    parent = client.get_run(run_id)
+    if not _has_config(client, run_id) or _config_of(parent) is None:
+        client.log_batch(run_id, params=params(config))
         with _artifacts_of(parent):
-            client.log_dict(attempt.run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
+            client.log_dict(run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
     config = config_of(parent)
     tags = [RunTag(key, value) for key, value in _flow_run_tag(flow_run_id).items()]
-    client.log_batch(attempt.run_id, tags=tags)
-    _set_running(client, attempt, parent)
-    children = _children(client, attempt.run_id, parent.info.experiment_id, config, attempt)
+    client.log_batch(run_id, tags=tags)
+    _set_running(fenced, parent)
+    children = _children(fenced, parent.info.experiment_id, config)
     if TRAINED_TAG not in parent.data.tags:
         for child in children:
-            _set_running(client, attempt, child)
+            _set_running(fenced, child)
 
 
-def read_runs(client: MlflowClient, attempt: Attempt) -> PopulationRuns:
+def read_runs(fenced: FencedClient) -> PopulationRuns:
     """The runs of a population."""
-    parent = client.get_run(attempt.run_id)
-    children = _children(client, attempt.run_id, parent.info.experiment_id, config_of(parent), attempt)
-    return PopulationRuns(parent=attempt.run_id, children=tuple(child.info.run_id for child in children))
+    parent = fenced.client.get_run(fenced.run_id)
+    children = _children(fenced, parent.info.experiment_id, config_of(parent))
+    return PopulationRuns(parent=fenced.run_id, children=tuple(child.info.run_id for child in children))
 
 
 def get_runs(client: MlflowClient, run_ids: Sequence[str]) -> Mapping[str, Run]:
-    """Runs of one experiment by id, deleted ones too, in one call for hundreds."""
+    """Runs of one experiment by id, including deleted ones, with one call for hundreds of them."""
     found: dict[str, Run] = {}
     for start in range(0, len(run_ids), _PAGE):
         page = run_ids[start : start + _PAGE]
@@ -125,7 +125,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     """The parent run of a population.
 
     Raises:
-        InputError: if there is no such run, or it is none of a population.
+        InputError: if the run does not exist, or is not a population's.
     """
     try:
         run = client.get_run(run_id)
@@ -134,7 +134,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
             raise
         raise InputError(
             f"there is no run {run_id!r} in MLflow's tracking store {redacted(mlflow.get_tracking_uri())}; "
-            "its id is printed when training starts and stands on its page in `mlflow ui`"
+            "its id is printed when training starts and is shown on its page in `mlflow ui`"
         ) from error
     if _POPULATION_TAG not in run.data.tags:
         parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
@@ -144,35 +144,35 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
 
 
 def read_config(client: MlflowClient, run_id: str) -> DQNConfig:
-    """The configuration a run was started with.
+    """The configuration that a run was started with.
 
     Raises:
-        InputError: if its file is damaged, for instance torn by the death of the process that wrote it.
+        InputError: if its file is damaged, for instance because the process died while writing it.
     """
     return config_of(client.get_run(run_id))
 
 
 def config_of(run: Run) -> DQNConfig:
-    """As `read_config`, of a run that is known."""
+    """As `read_config`, of a run that was read already."""
     config = _config_of(run)
     if config is None:
         raise InputError(
-            f"the configuration of run {run.info.run_id}, its artifact {CONFIG_FILE}, is damaged: it cannot be gone on "
-            "with; start a new training"
+            f"the configuration of run {run.info.run_id}, its artifact {CONFIG_FILE}, is damaged: the run cannot be "
+            "resumed; start a new training"
         )
     return config
 
 
-def describe_run(client: MlflowClient, attempt: Attempt, results: str) -> None:
-    """Put results above what the run's description says, once."""
-    before = client.get_run(attempt.run_id).data.tags[MLFLOW_RUN_NOTE]
+def describe_run(fenced: FencedClient, results: str) -> None:
+    """Put results above the run's description, once."""
+    before = fenced.client.get_run(fenced.run_id).data.tags[MLFLOW_RUN_NOTE]
     if results not in before:
-        fenced(client, attempt).set_tag(attempt.run_id, MLFLOW_RUN_NOTE, f"{results}\n\n{before}")
+        fenced.checked().set_tag(fenced.run_id, MLFLOW_RUN_NOTE, f"{results}\n\n{before}")
 
 
 @contextmanager
 def unless_deleted(client: MlflowClient, run_id: str) -> Iterator[None]:
-    """A write to a run that somebody may have deleted: then it is left out, with a warning, and the others go on."""
+    """A write to a run, which is skipped with a warning if the run was deleted."""
     try:
         yield
     except MlflowException:
@@ -186,7 +186,7 @@ def _flow_run_tag(flow_run_id: str | None) -> dict[str, str]:
 
 
 def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
-    """Id of the experiment of a configuration's environment, which is made where there is none.
+    """Id of the experiment of a configuration's environment, which is created if it does not exist.
 
     Raises:
         InputError: if it was deleted.
@@ -211,14 +211,14 @@ def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
 
 
 def new_experiment(client: MlflowClient, name: str) -> str:
-    """Id of an experiment that is made, with its artifacts where an embedded store finds them again."""
+    """Id of a new experiment. With an embedded store, its artifacts lie in a directory whose name needs no encoding."""
     embedded = not mlflow.get_tracking_uri().startswith("http")
     return client.create_experiment(name, artifact_location=artifact_location(name) if embedded else None)
 
 
 @contextmanager
 def _artifacts_of(run: Run) -> Iterator[None]:
-    """The first write to the artifacts of a run, which lie where the client may not get to."""
+    """The first write to the artifacts of a run, whose place may be out of this process's reach."""
     try:
         yield
     except (OSError, ImportError) as error:
@@ -237,20 +237,20 @@ def _has_config(client: MlflowClient, run_id: str) -> bool:
 
 
 def _config_of(run: Run) -> DQNConfig | None:
-    """The configuration of a run; None where its file is no JSON object."""
+    """The configuration of a run; None if its file is no JSON object."""
     try:
         fields = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/{CONFIG_FILE}")
     except MlflowException as error:
-        if isinstance(error.__cause__, ValueError):  # of JSON or UTF-8: a store that is away is no torn file
+        if isinstance(error.__cause__, ValueError):  # not JSON or not UTF-8; an unreachable store is another error
             return None
         raise
     return DQNConfig.from_dict(fields) if isinstance(fields, dict) else None
 
 
-def _set_running(client: MlflowClient, attempt: Attempt, run: Run) -> None:
+def _set_running(fenced: FencedClient, run: Run) -> None:
     if run.info.status != "RUNNING":
-        with unless_deleted(client, run.info.run_id):
-            fenced(client, attempt).update_run(run.info.run_id, status="RUNNING")
+        with unless_deleted(fenced.client, run.info.run_id):
+            fenced.checked().update_run(run.info.run_id, status="RUNNING")
 
 
 def _is_deleted(client: MlflowClient, run_id: str) -> bool:
@@ -262,15 +262,14 @@ def _is_deleted(client: MlflowClient, run_id: str) -> bool:
         raise
 
 
-def _children(
-    client: MlflowClient, parent: str, experiment: str, config: DQNConfig, attempt: Attempt
-) -> tuple[Run, ...]:
-    """The child runs `[A]`, by agent; those that are missing are created, those that were deleted stay so."""
+def _children(fenced: FencedClient, experiment: str, config: DQNConfig) -> tuple[Run, ...]:
+    """The child runs `[A]`, by agent. Missing ones are created; deleted ones stay deleted."""
+    client, parent = fenced.client, fenced.run_id
     query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
     found = client.search_runs([experiment], query, run_view_type=ViewType.ALL, max_results=2 * config.num_agents)
     children = {int(run.data.tags[_AGENT_TAG]): run for run in found}
     missing = [agent for agent in reversed(range(config.num_agents)) if agent not in children]
-    for agent in in_batch(client, attempt, missing):  # the last first: MLflow lists the newest first
+    for agent in fenced.in_batch(missing):  # in reverse: MLflow lists the newest first
         tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_USER: user(), _AGENT_TAG: str(agent), "seed": str(config.seed)}
         children[agent] = client.create_run(experiment, tags=tags, run_name=f"agent {agent:02d}")
     return tuple(children[agent] for agent in range(config.num_agents))

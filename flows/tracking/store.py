@@ -1,4 +1,4 @@
-"""The tracking store: its URI, its database and its artifacts are checked before anything is written."""
+"""The tracking store, whose URI, database and artifacts are checked before anything is written."""
 
 import fcntl
 import math
@@ -27,18 +27,18 @@ _PATIENCE: Final = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-"""MLflow's own defaults make one call to a server that is down last four minutes."""
+"""With MLflow's defaults, one call to a server that is down takes four minutes."""
 _ANSWER_SECONDS: Final = 30.0
 _answered: dict[str, float] = {}
-"""When a tracking store answered last, by its URI: every stage connects, and the next one may begin at once."""
+"""Time of the latest answer of each tracking store, by its URI. Every step connects, often within the same second."""
 
 
 def connect() -> MlflowClient:
-    """A client whose tracking store has answered a real call, now or a moment ago.
+    """A client whose tracking store has answered a call within the last `_ANSWER_SECONDS`.
 
     Raises:
-        InputError: if it refuses the login.
-        TrackingError: within seconds, if it does not.
+        InputError: if the store refuses the login or needs a driver that is not installed.
+        TrackingError: if it does not answer within seconds.
     """
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
@@ -70,10 +70,10 @@ def connect() -> MlflowClient:
 
 
 def require_artifacts(uri: str) -> None:
-    """Refuse artifacts of an embedded store whose directory was moved: MLflow would make the old path anew.
+    """Refuse artifacts of an embedded store whose directory was moved: MLflow would create the old path again.
 
     Args:
-        uri: of an experiment's artifacts, or of a run's.
+        uri: of the artifacts of an experiment or a run.
 
     Raises:
         InputError: naming both directories.
@@ -92,7 +92,7 @@ def require_artifacts(uri: str) -> None:
 
 
 def _store_uri() -> str:
-    """The tracking store's URI; MLflow's default one is set as SQLAlchemy reads it, where MLflow would encode it."""
+    """The tracking store's URI. If MLflow would encode its default, that is set in a form that SQLAlchemy reads."""
     uri = mlflow.get_tracking_uri()
     if not os.environ.get("MLFLOW_TRACKING_URI") and uri.startswith("sqlite:") and "%" in uri:
         os.environ["MLFLOW_TRACKING_URI"] = sqlite_uri("mlflow.db")
@@ -100,7 +100,7 @@ def _store_uri() -> str:
 
 
 def _check_database(uri: str) -> None:
-    """Open an embedded store for writing, and connect to a database; MLflow itself would try for two minutes."""
+    """Open an embedded store for writing, or connect to a database. MLflow itself would try for two minutes."""
     if file := store_file(uri):
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -110,10 +110,10 @@ def _check_database(uri: str) -> None:
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """A block that no other process is in: of several that make an embedded store's tables at once all but one fail.
+    """A block that one process at a time is in: if several create an embedded store's tables at once, all but one fail.
 
     Raises:
-        OSError: if another process stays in it for `_ALONE_SECONDS`.
+        OSError: if another process stays in the block for `_ALONE_SECONDS`.
     """
     file = store_file(uri)
     if file is None:

@@ -1,1 +1,1 @@
-"""A population that is trained under MLflow."""
+"""Training a population under MLflow."""

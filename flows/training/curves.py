@@ -1,4 +1,4 @@
-"""What learning curves show, computed when training ends and kept in the run: they are drawn later."""
+"""The data of the learning curves: computed when training ends, kept in the run and drawn later."""
 
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -22,17 +22,17 @@ class Curves:
     exploring_steps: Floats
     """`[bins]`, the end of each bin"""
     exploring: Floats
-    """`[A, bins]`, mean of the returns recorded in the bin, of episodes in training"""
+    """`[A, bins]`, mean return of the training episodes that ended in the bin"""
     greedy_steps: Floats
-    """`[N]`, of the evaluations"""
+    """`[N]`, steps of the evaluations"""
     greedy: Floats
-    """`[A, N]`, mean return of the last evaluation by then; one who has left keeps that of the network it keeps"""
+    """`[A, N]`, mean return of the latest evaluation; an agent that has left keeps the value of its best network"""
     solved_at: Floats
-    """`[A]`, environment steps; NaN of an agent that is not solved"""
+    """`[A]`, environment steps; NaN for an agent that is not solved"""
 
     @classmethod
     def of(cls, result: TrainingResult) -> Self:
-        """The curves of a population that has been trained."""
+        """The curves of a trained population."""
         agents = range(len(result.agents))
         edges = np.linspace(0, max(agent.environment_steps for agent in result.agents), _BINS + 1)
         evaluations = [_series(result, "eval/mean_return", agent) for agent in agents]
@@ -47,7 +47,7 @@ class Curves:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: lists, and none for NaN."""
+        """As JSON values: lists, with null for NaN."""
         content = {name: value for name, value in vars(self).items() if name != "env_id"}
         return {"env_id": self.env_id, **{name: _without_nan(value) for name, value in content.items()}}
 
@@ -68,8 +68,8 @@ def _series(result: TrainingResult, name: MetricName, agent: int) -> tuple[Float
 
 
 def _last_known(known_steps: Floats, values: Floats, steps: Floats) -> Floats:
-    """Values `[N]` at `steps` `[N]`: the last one known by then, NaN before the first."""
-    if not len(known_steps):  # it diverged before the first
+    """Values `[N]` at `steps` `[N]`: the latest known one, NaN before the first."""
+    if not len(known_steps):  # the agent diverged before its first evaluation
         return np.full(len(steps), np.nan)
     position = np.searchsorted(known_steps, steps, side="right") - 1
     return np.where(position >= 0, values[np.maximum(position, 0)], np.nan)
@@ -81,7 +81,7 @@ def _binned(steps: Floats, values: Floats, edges: Floats) -> Floats:
     count = np.bincount(index, minlength=len(edges) - 1)
     total = np.bincount(index, weights=values, minlength=len(edges) - 1)
     curve = np.full(len(edges) - 1, np.nan)
-    if not len(steps):  # an agent may be solved before an episode of its training ends
+    if not len(steps):  # an agent may be solved before its first training episode ends
         return curve
     np.divide(total, count, out=curve, where=count > 0)
     between = np.isnan(curve) & (np.arange(len(curve)) < index.max(initial=0))

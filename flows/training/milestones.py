@@ -1,8 +1,8 @@
-"""The agent that is exported on its way: `learning/` in the run, from untrained to the last milestone before the end.
+"""Milestones of the exported agent's training: `learning/` in the run, from untrained to the last one before the end.
 
-`learning/learning.json` lists them, oldest first: `file`, `updates`, `environment_steps` and `mean_return`, the greedy
-one over 20 episodes. Each file beside it is an ONNX policy under the same contract as the registered version, which
-comes after the last of them and is not repeated.
+`learning/learning.json` lists them, oldest first: `file`, `updates`, `environment_steps` and `mean_return`, which is
+greedy over 20 episodes. Each file beside it is an ONNX policy with the same contract as the registered version. The
+version itself, which follows the last milestone, is not stored again.
 """
 
 import json
@@ -22,7 +22,7 @@ from dqn.networks.population import together
 from dqn.seeding import SELECTION, stream_seed
 from dqn.training.machine import torch_threads
 from dqn.training.result import TrainingResult
-from flows.tracking.attempt import Attempt, fenced
+from flows.tracking.attempt import FencedClient
 from flows.training.population import read_summary
 from serving.policy import OnnxPolicy
 
@@ -33,24 +33,24 @@ _EPISODES: Final = 20
 
 SEED: Final = 0
 PUSHES: Final[Mapping[int, float]] = {150: 40.0, 300: -40.0}
-"""Newtons by step. Every milestone plays the episode that the server shows of it (`serving.episodes.milestones`)."""
+"""Newtons by step. The episode is the one that the server shows of every milestone (`serving.episodes.milestones`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """The agent at one moment of its training."""
+    """The agent at one milestone of its training."""
 
     label: str
     mean_return: float
-    """Greedy, over several episodes."""
+    """Greedy, over `_EPISODES` episodes; of the last one, over the version's evaluation."""
     policy: OnnxPolicy
 
 
-def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult) -> None:
-    """Put the milestones of the best agent into the run, and what each returns as a curve."""
+def keep_learning(fenced: FencedClient, result: TrainingResult) -> None:
+    """Log the milestones of the best agent to the run, and their mean returns as a metric."""
     config, best = result.config, result.agents[result.best_agent]
     way = result.way_of(best.agent)
-    if not way:  # it was accepted untrained
+    if not way:  # the agent was accepted untrained
         return
     networks = together([kept.networks for kept in way])
     seed = stream_seed(config.seed, SELECTION, 0, 2)
@@ -59,7 +59,7 @@ def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult
     properties = ModelProperties.of(
         config,
         num_actions=networks.num_actions,
-        run_id=attempt.run_id,
+        run_id=fenced.run_id,
         agent=best.agent,
         observed=best.observed,
     )
@@ -77,15 +77,15 @@ def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult
         for k, entry in enumerate(index):
             model = to_onnx(networks.agent(k), properties, observation_size=len(networks.observation_scale))
             (Path(directory) / entry["file"]).write_bytes(model)
-        fenced(client, attempt).log_artifacts(attempt.run_id, directory, DIRECTORY)
-    if MEAN_RETURN not in client.get_run(attempt.run_id).data.metrics:  # by an attempt that died right after it
+        fenced.checked().log_artifacts(fenced.run_id, directory, DIRECTORY)
+    if MEAN_RETURN not in fenced.client.get_run(fenced.run_id).data.metrics:  # an earlier attempt may have logged it
         now = int(time.time() * 1000)
         metrics = [Metric(MEAN_RETURN, entry["mean_return"], now, entry["environment_steps"]) for entry in index]
-        client.log_batch(attempt.run_id, metrics=metrics)
+        fenced.client.log_batch(fenced.run_id, metrics=metrics)
 
 
 def read_learning(client: MlflowClient, run_id: str, version: OnnxPolicy, *, mean_return: float) -> list[Learned]:
-    """The milestones a run keeps, oldest first, and after them its version; empty where it keeps none."""
+    """The milestones of a run, oldest first, and then its registered version; empty if the run has no milestones."""
     if not client.list_artifacts(run_id, DIRECTORY):
         return []
     with tempfile.TemporaryDirectory() as directory:

@@ -1,4 +1,4 @@
-"""Training under MLflow: a population goes on where an earlier process stopped and leaves its networks in the run."""
+"""Training under MLflow: a population resumes where an earlier process stopped, and its networks go into the run."""
 
 import dataclasses
 import logging
@@ -25,7 +25,7 @@ from dqn.training.result import AgentResult, TrainingResult
 from dqn.training.state import TrainingState
 from flows.errors import InputError
 from flows.orchestration.console import Estimate, say
-from flows.tracking.attempt import Attempt, check, fenced
+from flows.tracking.attempt import FencedClient
 from flows.tracking.endings import end_diverged, end_runs
 from flows.tracking.labels import params
 from flows.tracking.metric_writer import MetricWriter, read_watermarks
@@ -37,17 +37,17 @@ _RESULT_FILE: Final = f"{_DIRECTORY}/result.json"
 _CURVES_FILE: Final = f"{_DIRECTORY}/curves.json"
 _SPEED_SECONDS: Final = 1.0
 _PATIENCE: Final = 180.0
-"""Seconds a tracking server may be away when training ends."""
+"""Seconds that a tracking server may be away when training ends."""
 _CONFIRMED_SECONDS: Final = 10.0
-"""A checkpoint is written only if no other attempt had taken over this long ago; nobody takes over from one that was
-held up for less."""
+"""A checkpoint is written only if a check within this time found the attempt to be the newest: a flow run is not
+started again before it has hung for longer."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationSummary:
-    """What is known of a trained population besides its networks."""
+    """The result of a training without the networks."""
 
     agents: tuple[AgentResult, ...]
     best_agent: int
@@ -56,15 +56,15 @@ class PopulationSummary:
 
 
 def checkpoint_path(directory: str | Path, run_id: str) -> Path:
-    """Where the training state of a run is kept."""
+    """The file of a run's training state."""
     return Path(directory).absolute() / f"{run_id}.ckpt"
 
 
 def check_resumable(client: MlflowClient, run_id: str, checkpoint_dir: str) -> None:
-    """Refuse to resume what cannot go on.
+    """Refuse to resume a run that cannot be resumed.
 
     Raises:
-        InputError: if there is no such run, it is finished, or its checkpoint is not here.
+        InputError: if the run does not exist, is finished or deleted, or has no checkpoint here.
     """
     run = find_run(client, run_id)
     if run.info.status == "FINISHED":
@@ -80,7 +80,7 @@ def check_resumable(client: MlflowClient, run_id: str, checkpoint_dir: str) -> N
 
 
 def check_writable(directory: str) -> None:
-    """Refuse a checkpoint directory that cannot be written, before hours depend on it.
+    """Refuse a checkpoint directory that cannot be written.
 
     Raises:
         InputError: naming the directory.
@@ -97,8 +97,7 @@ def check_writable(directory: str) -> None:
 
 
 def train_population(
-    client: MlflowClient,
-    attempt: Attempt,
+    fenced: FencedClient,
     runs: PopulationRuns,
     config: DQNConfig,
     checkpoint: Path,
@@ -107,33 +106,32 @@ def train_population(
     test: Callable[[TrainingResult], Mapping[str, Mapping[int, float]]] = lambda _: {},
     on_progress: Callable[[TrainingState], None] = lambda _: None,
 ) -> TrainingResult:
-    """Train, or go on from the checkpoint, with every metric in MLflow once.
+    """Train, or resume from the checkpoint, and log every metric once.
 
     Args:
-        client: the tracking store.
-        attempt: which one trains; as soon as it is stale it stops.
-        runs: where metrics go.
-        config: what to train.
+        fenced: the tracking store; as soon as its attempt is stale, training stops.
+        runs: the runs that metrics are logged to.
+        config: the hyper-parameters.
         checkpoint: read if it exists, written while training.
-        start: a network that all agents start from, where there is no checkpoint.
-        test: asked when all are trained: values of agents by metric, which are logged with its last ones.
+        start: a network that all agents start from if there is no checkpoint.
+        test: called after training; returns further values to log, by metric and agent.
         on_progress: called every few seconds from a background thread.
 
     Raises:
         CheckpointError: if the checkpoint cannot be read or written.
         DivergedError: if every agent diverged; their runs have ended.
-        StaleAttemptError: if another attempt has taken over.
-        TrackingError: if metrics could not be logged; the checkpoint has them all.
+        StaleAttemptError: if a newer attempt has begun.
+        TrackingError: if metrics could not be logged; the checkpoint has all of them.
     """
     state = _start(config, checkpoint, start)
     environment = state.environment
     say(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
-    known = get_runs(client, (runs.parent, *runs.children))
+    known = get_runs(fenced.client, (runs.parent, *runs.children))
     writer = MetricWriter(
-        client,
+        fenced.client,
         runs.by_agent,
-        read_watermarks(client, known),
-        check=lambda: check(client, attempt),
+        read_watermarks(fenced.client, known),
+        check=fenced.check,
         params={run_id: params(config) for run_id, run in known.items() if not run.data.params},
         after_flush=lambda: on_progress(state),
     )
@@ -148,7 +146,7 @@ def train_population(
             update, reason = state.diverged[agent]
             say(f"agent {agent:02d} diverged and left after update {update:,}: {reason}")
             said.add(agent)
-        if not sys.stderr.isatty():  # a terminal has a bar
+        if not sys.stderr.isatty():  # a terminal has a progress bar
             if any(record.name == "eval/solved_fraction" for record in records):
                 say(_progress(state))
             estimate(state.learner.updates)
@@ -158,7 +156,7 @@ def train_population(
             )
 
     def on_checkpoint(state: TrainingState) -> None:
-        # Where the tracking server is away nobody can confirm anything: then the previous checkpoint stays the newest.
+        # While the tracking server is away, no check succeeds, and the previous checkpoint stays.
         if confirmed():
             save_checkpoint(checkpoint, state, may_replace=confirmed)
 
@@ -176,17 +174,17 @@ def train_population(
             if str(second) != str(error):
                 error.add_note(str(second))
         if isinstance(error, DivergedError):
-            end_diverged(client, attempt, runs, error.diverged)
+            end_diverged(fenced, runs, error.diverged)
         raise
     writer.close(patience=_PATIENCE)
     return result
 
 
-def keep_result(client: MlflowClient, attempt: Attempt, runs: PopulationRuns, result: TrainingResult) -> None:
-    """Put networks and summary into the run, for the stages that follow in this process or another."""
+def keep_result(fenced: FencedClient, runs: PopulationRuns, result: TrainingResult) -> None:
+    """Log networks and summary to the run, for later steps in this process or another."""
     with tempfile.TemporaryDirectory() as directory:
         save_networks(Path(directory), result.best, result.config)
-        fenced(client, attempt).log_artifacts(runs.parent, directory, _DIRECTORY)
+        fenced.checked().log_artifacts(runs.parent, directory, _DIRECTORY)
     summary = {
         "agents": [dataclasses.asdict(agent) for agent in result.agents],
         "best_agent": result.best_agent,
@@ -194,31 +192,31 @@ def keep_result(client: MlflowClient, attempt: Attempt, runs: PopulationRuns, re
         "cpu_seconds": result.cpu_seconds,
     }
     curves = Curves.of(result).to_dict()
-    client.log_dict(runs.parent, summary, _RESULT_FILE)
-    client.log_dict(runs.parent, curves, _CURVES_FILE)
+    fenced.client.log_dict(runs.parent, summary, _RESULT_FILE)
+    fenced.client.log_dict(runs.parent, curves, _CURVES_FILE)
     diverged = {a.agent: (a.diverged, a.divergence) for a in result.agents if a.diverged is not None}
-    end_diverged(client, attempt, runs, diverged)
+    end_diverged(fenced, runs, diverged)
     others = tuple(child for agent, child in enumerate(runs.children) if agent not in diverged)
-    end_runs(client, attempt, others, "FINISHED")
-    fenced(client, attempt).log_batch(runs.parent, tags=[RunTag(TRAINED_TAG, "true")])
+    end_runs(fenced, others, "FINISHED")
+    fenced.checked().log_batch(runs.parent, tags=[RunTag(TRAINED_TAG, "true")])
 
 
 def read_networks(client: MlflowClient, run_id: str) -> tuple[QNetworks, DQNConfig]:
-    """Each agent's best network, and the configuration they were trained with."""
+    """Each agent's best network, and the configuration of the training."""
     with tempfile.TemporaryDirectory() as directory:
         client.download_artifacts(run_id, _DIRECTORY, directory)
         return load_networks(Path(directory) / _DIRECTORY)
 
 
 def read_summary(client: MlflowClient, run_id: str) -> PopulationSummary:
-    """How every agent ended."""
+    """The summary that `keep_result` logged."""
     content: dict[str, Any] = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{_RESULT_FILE}")
     agents = tuple(AgentResult(**agent) for agent in content.pop("agents"))
     return PopulationSummary(agents=agents, **content)
 
 
 def read_curves(client: MlflowClient, run_id: str) -> Curves:
-    """How the agents learned."""
+    """The curves that `keep_result` logged."""
     return Curves.from_dict(mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{_CURVES_FILE}"))
 
 
@@ -227,7 +225,7 @@ def _start(config: DQNConfig, checkpoint: Path, start: QNetworks | None) -> Trai
         state = TrainingState(config, start=start)
         if reason := state.environment.not_capturable:
             logger.warning(
-                "the state of %s cannot be saved (%s): should this run be resumed, its episodes start afresh",
+                "the state of %s cannot be saved (%s): if this run is resumed, its episodes start afresh",
                 config.env_id,
                 reason,
             )
@@ -240,7 +238,7 @@ def _start(config: DQNConfig, checkpoint: Path, start: QNetworks | None) -> Trai
 
 
 def _progress(state: TrainingState) -> str:
-    """For a log; a terminal has a bar."""
+    """A line for the log; a terminal has a progress bar."""
     config = state.config
     solved = f"{int(state.solved.sum())} of {config.num_agents} agents solved, "
     diverged = f", {len(state.diverged)} diverged" if state.diverged else ""
@@ -261,7 +259,7 @@ class _Speed:
         self._last = state.environment_steps
 
     def measure(self) -> float | None:
-        """The mean since the last answer, once a second; None in between."""
+        """The mean since the previous value, once a second; None in between."""
         self._steps += (self._state.environment_steps - self._last) * max(len(self._state.agents), 1)
         self._last = self._state.environment_steps
         elapsed = time.monotonic() - self._since

@@ -1,7 +1,7 @@
-"""The stages between a configuration and a registered, tested version, as Prefect tasks.
+"""The steps from a configuration to a registered and tested version.
 
-Each takes and returns references alone (a run id, a model id, a version) and keeps its result, so that a flow run that
-is retried skips what is finished.
+Each takes and returns only references (a run id, a model id, a version). Its result is kept, so that a flow run that is
+retried skips finished steps.
 """
 
 import itertools
@@ -13,7 +13,6 @@ from uuid import UUID
 
 import numpy as np
 import torch
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from dqn.config import DQNConfig
@@ -33,7 +32,7 @@ from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.returns import TEST_EPISODES, TEST_MEAN, TEST_MIN, Returns, log_test
 from flows.serving_client import ADAPTATION_TAG, progress_of
-from flows.tracking.attempt import Attempt, check, fenced, in_batch
+from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.endings import end_runs
 from flows.tracking.runs import TRAINED_TAG, config_of, find_run, get_runs, read_runs, unless_deleted
 from flows.tracking.store import connect
@@ -49,19 +48,19 @@ logger = logging.getLogger(__name__)
 
 @step("train")
 def train(run_id: str, checkpoint_dir: str, attempt: Attempt) -> str:
-    """Train the population of a run; networks and summary stay in the run. Returns the run id."""
-    client = connect()
-    run = find_run(client, run_id)
+    """Train the population of a run and log its networks and summary there. Returns the run id."""
+    fenced = FencedClient(client=connect(), attempt=attempt)
+    run = find_run(fenced.client, run_id)
     checkpoint = checkpoint_path(checkpoint_dir, run_id)
     if TRAINED_TAG not in run.data.tags:
-        _train(client, attempt, run, checkpoint)
-    check(client, attempt)
+        _train(fenced, run, checkpoint)
+    fenced.check()
     checkpoint.unlink(missing_ok=True)
     return run_id
 
 
-def _train(client: MlflowClient, attempt: Attempt, run: Run, checkpoint: Path) -> None:
-    runs = read_runs(client, attempt)
+def _train(fenced: FencedClient, run: Run, checkpoint: Path) -> None:
+    runs = read_runs(fenced)
     config = config_of(run)
     show = _progress_artifact() if flow_run_id() else lambda _: None
     tell = progress_of(run.data.tags)
@@ -75,22 +74,20 @@ def _train(client: MlflowClient, attempt: Attempt, run: Run, checkpoint: Path) -
             return {}
         say(f"testing every agent on {TEST_EPISODES} unseen episodes")
         returns = _test_returns(result.best, config)
-        _keep_returns(client, attempt, returns)
+        _keep_returns(fenced, returns)
         sound = [agent.agent for agent in result.agents if agent.diverged is None]
         return {
             name: {k: float(of(returns[k])) for k in sound} for name, of in ((TEST_MEAN, np.mean), (TEST_MIN, np.min))
         }
 
     adapting = ADAPTATION_TAG in run.data.tags
-    start = starting_network(client, run, config)
+    start = starting_network(fenced.client, run, config)
     with of_environment(config.env_id):
-        result = train_population(
-            client, attempt, runs, config, checkpoint, start=start, test=test, on_progress=on_progress
-        )
-    if not adapting:  # somebody waits for an adaptation, and any solved agent will do
+        result = train_population(fenced, runs, config, checkpoint, start=start, test=test, on_progress=on_progress)
+    if not adapting:  # an adaptation is urgent, and any solved agent will do
         result = stressed(result)
-        keep_learning(client, attempt, result)
-    keep_result(client, attempt, runs, result)
+        keep_learning(fenced, result)
+    keep_result(fenced, runs, result)
     show(100.0)
 
 
@@ -105,37 +102,37 @@ def export(run_id: str, attempt: Attempt) -> str:
         config, num_actions=networks.num_actions, run_id=run_id, agent=best.agent, observed=best.observed
     )
     exported = export_onnx(networks, properties, load=lambda model: OnnxPolicy.load(model).q_values)
-    check(client, attempt)
+    FencedClient(client=client, attempt=attempt).check()
     return versions.log_model(run_id, exported)
 
 
 @step("test agents")
 def test_agents(run_id: str, attempt: Attempt) -> str:
-    """Play every agent's best network on unseen episodes, unless that was done when they were trained.
+    """Play every agent's best network on test episodes, unless that was done after training.
 
     Returns:
         The artifact with the returns, `[A][episodes]`.
     """
-    client = connect()
-    check(client, attempt)
+    fenced = FencedClient(client=connect(), attempt=attempt)
+    client = fenced.checked()
     uri = f"{client.get_run(run_id).info.artifact_uri}/{AGENTS_FILE}"
     kept = client.list_artifacts(run_id, AGENTS_FILE.rpartition("/")[0])
-    if all(file.path != AGENTS_FILE for file in kept):  # the evaluation of the version may lie there alone
+    if all(file.path != AGENTS_FILE for file in kept):  # the directory may hold only the version's evaluation
         networks, config = read_networks(client, run_id)
         returns = _test_returns(networks, config)
         sound = [agent.diverged is None for agent in read_summary(client, run_id).agents]
-        children = list(itertools.compress(read_runs(client, attempt).children, sound))
+        children = list(itertools.compress(read_runs(fenced).children, sound))
         known = get_runs(client, children)
-        for child, mine in in_batch(client, attempt, zip(children, returns[sound], strict=True)):
+        for child, mine in fenced.in_batch(zip(children, returns[sound], strict=True)):
             if TEST_MEAN not in known[child].data.metrics:
                 with unless_deleted(client, child):
                     log_test(client, child, mine)
-        _keep_returns(client, attempt, returns)
+        _keep_returns(fenced, returns)
     return uri
 
 
 def _test_returns(networks: QNetworks, config: DQNConfig) -> Returns:
-    """Returns `[A, TEST_EPISODES]` on episodes that no training and no selection saw."""
+    """Returns `[A, TEST_EPISODES]` on episodes that neither training nor selection used."""
     seed = stream_seed(config.seed, TEST, 0)
     estimate = Estimate("agents tested", config.num_agents)
     with torch.no_grad(), torch_threads(config.num_threads), of_environment(config.env_id):
@@ -145,19 +142,18 @@ def _test_returns(networks: QNetworks, config: DQNConfig) -> Returns:
     return np.asarray(returns.numpy())
 
 
-def _keep_returns(client: MlflowClient, attempt: Attempt, returns: Returns) -> None:
-    fenced(client, attempt).log_dict(attempt.run_id, {"returns": returns.tolist()}, AGENTS_FILE)
+def _keep_returns(fenced: FencedClient, returns: Returns) -> None:
+    fenced.checked().log_dict(fenced.run_id, {"returns": returns.tolist()}, AGENTS_FILE)
 
 
 @step("finish", keeps_result=False)
 def finish(attempt: Attempt) -> None:
     """Mark the run finished."""
-    client = connect()
-    end_runs(client, attempt, (attempt.run_id,), "FINISHED")
+    end_runs(FencedClient(client=connect(), attempt=attempt), (attempt.run_id,), "FINISHED")
 
 
 def _progress_artifact() -> Callable[[float], None]:
-    """Create the bar on the flow run's page; returns what moves it."""
+    """Create a progress bar on the flow run's page. Returns a function that updates it."""
     from prefect.artifacts import create_progress_artifact, update_progress_artifact
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -167,7 +163,7 @@ def _progress_artifact() -> Callable[[float], None]:
         try:
             with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}):  # the next one comes in seconds
                 update_progress_artifact(artifact, progress=percent)
-        except Exception as error:  # a display; training goes on without it, and the log says so
+        except Exception as error:  # training does not depend on a display
             logger.warning("the progress artifact could not be updated: %s", one_line(error))
 
     return update

@@ -1,4 +1,4 @@
-"""Warm start: a population whose agents all begin with the network of a registered version."""
+"""Warm start: all agents of a population start with the network of a registered version."""
 
 from typing import Final
 
@@ -22,12 +22,12 @@ def find_version(client: MlflowClient, config: DQNConfig, reference: str) -> int
     """The registered version to start from.
 
     Args:
-        client: the registry.
-        config: what is about to be trained.
-        reference: a version's number or an alias, of the environment's registered model.
+        client: of the registry.
+        config: the configuration to train.
+        reference: number or alias of a version of the environment's registered model.
 
     Raises:
-        InputError: if there is no such version, or its network is of another shape than the configuration's.
+        InputError: if the version does not exist, or its network has another shape than the configuration's.
     """
     name = versions.model_name(config.env_id)
     version = versions.resolve(client, name, reference)
@@ -46,7 +46,7 @@ def find_version(client: MlflowClient, config: DQNConfig, reference: str) -> int
 
 
 def starting_network(client: MlflowClient, run: Run, config: DQNConfig) -> QNetworks | None:
-    """The one network that all agents of a run start from, where the run names a version."""
+    """The network that all agents of a run start from; None if the run names no version."""
     version = run.data.tags.get(WARM_START_TAG)
     if version is None:
         return None

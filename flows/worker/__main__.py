@@ -1,4 +1,4 @@
-"""`python -m flows.worker`: Prefect's worker, with its own options, whose flow runs find everything imported."""
+"""`python -m flows.worker`: Prefect's worker with its options; it forks flow runs that need no imports."""
 
 import signal
 import sys
@@ -8,11 +8,11 @@ import prefect
 from prefect.cli import app
 
 WRITTEN_FOR: Final = "3.8.8"
-"""The preloaded worker is built on private modules of Prefect's, which another version may change without a word."""
+"""The preloaded worker uses private modules of Prefect, which another version may change without notice."""
 
 
 def worker_type() -> str:
-    """The type of worker to start: Prefect's own with any other version of it than that which ours was written for."""
+    """The type of worker to start: `preloaded.TYPE` with Prefect `WRITTEN_FOR`, Prefect's own with other versions."""
     if prefect.__version__ == WRITTEN_FOR:
         from flows.worker import preloaded  # Prefect's command line finds the type by its key
 
@@ -26,7 +26,7 @@ def worker_type() -> str:
 
 
 if __name__ == "__main__":
-    # Prefect stops a worker by this signal, which a shell has its background jobs ignore.
+    # Prefect stops a worker by this signal, which background jobs of a shell ignore by default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv[:1] = ["prefect", "worker", "start", "--type", worker_type()]
     app()

@@ -1,4 +1,4 @@
-"""Prefect's engine in a process that was forked."""
+"""Prefect's engine in a forked process."""
 
 import os
 import runpy
@@ -12,15 +12,15 @@ from prefect.settings import Settings
 
 
 def run_engine(environment: dict[str, str], directory: str) -> None:
-    """Execute the flow run that the environment names, as `python -m prefect.engine` does. The process is its own.
+    """Execute the flow run that the environment names, as `python -m prefect.engine` does, in a process of its own.
 
     Args:
-        environment: all of it; Prefect's settings are read from it again.
-        directory: to begin in.
+        environment: the whole environment; Prefect's settings are read from it again.
+        directory: the working directory.
     """
-    os.setsid()  # what the worker's group is told, the worker tells this process
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which the fork server holds back
-    with suppress(OSError):  # a name for `ps` and `top`, where the system takes one
+    os.setsid()  # signals to the worker's group are passed on by the worker
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the fork server blocks it
+    with suppress(OSError):  # a name for `ps` and `top`, if the system supports it
         Path("/proc/self/comm").write_text("prefect.engine")
     os.environ.clear()
     os.environ.update(environment)

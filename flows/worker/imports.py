@@ -1,4 +1,4 @@
-"""What the runs of this project's flows import, all of it: for the fork server, whose children have it then."""
+"""All imports of this project's flow runs, for the fork server: its children inherit them."""
 
 import importlib
 from typing import Final
@@ -8,7 +8,7 @@ import prefect.flow_engine
 from flows import adapt, sweep, train
 from flows.reporting import figures
 
-# Those that libraries import when they are first used.
+# Modules that libraries import on first use.
 LATE: Final = tuple(
     importlib.import_module(name) for name in ("matplotlib.backends.backend_agg", "mlflow.onnx", "onnx")
 )

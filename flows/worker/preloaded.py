@@ -1,9 +1,9 @@
-"""A worker of Prefect's process pools that forks flow runs from a process which has everything imported.
+"""A worker of Prefect's process pools that forks flow runs from a process that has imported everything.
 
-Prefect's own starts two interpreters a run, one that prepares and one that executes, and each imports Prefect, the
-second torch and MLflow too: seven CPU-seconds before the first line of a flow. Here Python's own fork server
-(`multiprocessing`) imports once. All else is Prefect's: a process a run, its exit code, signals, cancellation, the
-report of a crash. Code that changes while a worker runs is the next worker's.
+Prefect's own worker starts two interpreters for each run, one that prepares and one that executes. Both import
+Prefect, and the second imports torch and MLflow too: seven CPU-seconds before the first line of a flow. Here Python's
+fork server (`multiprocessing`) imports once. Everything else is Prefect's: one process for each run, its exit code,
+signals, cancellation and crash reports. Changes of the code take effect when the worker is restarted.
 """
 
 import importlib
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 TYPE: Final = "preloaded-process"
-"""By which Prefect's command line finds the worker; the pool's type stays `process`."""
+"""Name of the worker type on Prefect's command line; the pool's type stays `process`."""
 IMPORTS: Final = "flows.worker.imports"
 
 _FORKS = multiprocessing.get_context("forkserver")
 
 
 class PreloadError(RuntimeError):
-    """What flow runs need cannot be imported; the log says why."""
+    """The imports of flow runs failed; the log says why."""
 
 
 class PreloadedWorker(ProcessWorker):
-    """A process worker; a run whose pool or deployment names a command of its own gets that command."""
+    """A process worker that forks. A run whose pool or deployment names a command is started by that command."""
 
     @classmethod
     def __dispatch_key__(cls) -> str:
@@ -55,7 +55,7 @@ class PreloadedWorker(ProcessWorker):
         configuration: ProcessJobConfiguration,
         task_status: anyio.abc.TaskStatus[int] | None = None,
     ) -> ProcessWorkerResult:
-        """As the base class, by a fork."""
+        """As the base class, but by a fork."""
         task_status = task_status or anyio.TASK_STATUS_IGNORED
         if configuration._command_configured:
             return await super().run(flow_run, configuration, task_status)
@@ -75,14 +75,14 @@ class PreloadedWorker(ProcessWorker):
                     handle = await group.start(execute)
                     task_status.started(handle.pid)
         if finished[0] is None or finished[0].status_code is None:
-            raise RuntimeError("the process of the flow run could not be started")  # and the log has said why
+            raise RuntimeError("the process of the flow run could not be started")  # the log says why
         return ProcessWorkerResult(status_code=finished[0].status_code, identifier=str(handle.pid))
 
     async def __aenter__(self) -> Self:
-        """Start the fork server, and wait until it is ready: a run that came earlier would hold up the worker.
+        """Start the fork server and wait until it is ready: an earlier run would block the worker.
 
         Raises:
-            PreloadError: if what it imports cannot be imported.
+            PreloadError: if an import fails.
         """
         await anyio.to_thread.run_sync(preload)
         return cast("Self", await super().__aenter__())
@@ -99,7 +99,7 @@ class ForkStarter:
     async def start(
         self, flow_run: "FlowRun", task_status: anyio.abc.TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Start the process, hand it over, and wait for its end."""
+        """Start the process, report it to Prefect, and wait for its end."""
         port, token = self._channel.register(flow_run.id)
         environment = {
             **os.environ,
@@ -117,9 +117,9 @@ class ForkStarter:
 
 
 def start(environment: dict[str, str | None], directory: str) -> ForkServerProcess:
-    """A process that executes the flow run which an environment names.
+    """Start a process that executes the flow run of an environment.
 
-    To be called in the thread that later asks for its exit code: `multiprocessing` reads that once.
+    Call this in the thread that reads the exit code later: `multiprocessing` reads it once.
     """
     named = {name: value for name, value in environment.items() if value is not None}
     process = _FORKS.Process(target=run_engine, args=(named, directory))
@@ -128,20 +128,20 @@ def start(environment: dict[str, str | None], directory: str) -> ForkServerProce
 
 
 def preload() -> None:
-    """Start the fork server, and wait until it has imported everything.
+    """Start the fork server and wait until it has imported everything.
 
     Raises:
-        PreloadError: if something cannot be imported.
+        PreloadError: if an import fails.
     """
     _FORKS.set_forkserver_preload([IMPORTS])
-    resource_tracker.ensure_running()  # it would set the signals' mask anew
-    # Who stops a worker may tell all of its group. The fork server must stay until the worker has ended the flow runs.
+    resource_tracker.ensure_running()  # started later, it would reset the signal mask
+    # A signal may be sent to the worker's whole group. The fork server must stay until the worker has ended its runs.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        process = _FORKS.Process(target=importlib.import_module, args=(IMPORTS,))  # the server itself ignores errors
+        process = _FORKS.Process(target=importlib.import_module, args=(IMPORTS,))  # the server ignores errors itself
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     process.join()
     if process.exitcode:
-        raise PreloadError(f"{IMPORTS} cannot be imported (exit code {process.exitcode}): what is above says why")
+        raise PreloadError(f"{IMPORTS} cannot be imported (exit code {process.exitcode}): the output above says why")

@@ -273,7 +273,7 @@ def test_at_whatever_step_an_adaptation_is_ended_all_that_it_began_ends(
 @pytest.mark.parametrize(
     ("given", "gate", "outcome"),
     [
-        ({"is_over": True}, "undecided: the world is as version 1 knows it again: nothing is promoted", "recovered"),
+        ({"is_over": True}, "undecided: the world is as version 1 expects it again: nothing is promoted", "recovered"),
         ({"promote": "refused: worse"}, "undecided: version 3 was not promoted, refused: worse", "refused"),
         ({}, "passed: ", "recovered"),
     ],

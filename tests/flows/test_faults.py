@@ -13,13 +13,15 @@ from sqlalchemy.exc import OperationalError
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.experience.vector import VectorEnvironment
+from dqn.finite import DivergedError
 from flows.cli.failures import reported
 from flows.cli.refusals import require_environment
-from flows.cli.terminal import BAD_INPUT
+from flows.cli.terminal import BAD_INPUT, DIVERGED
 from flows.errors import InputError, TrackingError, one_line
 from flows.faults import of_environment
 from flows.outages import is_transient
 from flows.parameters import check_trainable
+from flows.registry.lock import OvertakenError
 from flows.tracking.attempt import StaleAttemptError
 from flows.tracking.metric_writer import MetricWriter
 from flows.tracking.store import connect
@@ -158,6 +160,9 @@ def test_what_sqlalchemy_says_first_is_not_what_is_wrong() -> None:
         (sqlite3.OperationalError("disk I/O error"), 1, "the database: disk I/O error"),
         (InputError("no"), BAD_INPUT, "no"),
         (StaleAttemptError("another"), 1, "another"),
+        (OvertakenError("overtaken"), 1, "overtaken"),
+        (ConfigError("no such value"), BAD_INPUT, "no such value"),
+        (DivergedError("all diverged", {}), DIVERGED, "all diverged"),
         (MlflowException("one\ntwo"), 1, "MLflow: one"),
     ],
 )

@@ -54,7 +54,10 @@ def in_mid_training(victim: "subprocess.Popen[str]", client: MlflowClient, known
 
 
 ROOT = Path(__file__).parents[2]
-COMMAND = "from flows import metric_writer, cli; metric_writer.FLUSH_SECONDS = 0.2; raise SystemExit(cli.main())"
+COMMAND = (
+    "from flows.cli.train import main; from flows.tracking import metric_writer; "
+    "metric_writer.FLUSH_SECONDS = 0.2; raise SystemExit(main())"
+)
 
 
 def population(client: MlflowClient, known: set[str]) -> Run | None:

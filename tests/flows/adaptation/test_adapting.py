@@ -29,7 +29,7 @@ from flows.errors import InputError
 from flows.registry import versions
 from flows.registry.lock import PROMOTION_TAG
 from flows.registry.versions import CHAMPION, PREVIOUS
-from flows.tracking.attempt import Attempt, StaleAttemptError
+from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError
 from flows.tracking.runs import read_config
 from tests.support.adapting import MODEL, REVERSED, Page
 from tests.support.in_memory import Store, in_memory
@@ -88,10 +88,10 @@ AWAY = httpx.ConnectError("starting again")
 @pytest.mark.parametrize(
     ("statuses", "before", "stage", "said", "slept"),
     [
-        ([seen(*played(500.0))], 1, "recovered", "version 2 stands", 0),
-        ([AWAY, seen(*played(9.0)), seen(*played(9.0, 500.0))], 1, "recovered", "version 2 stands", 2),
+        ([seen(*played(500.0))], 1, "recovered", "version 2 balances", 0),
+        ([AWAY, seen(*played(9.0)), seen(*played(9.0, 500.0))], 1, "recovered", "version 2 balances", 2),
         ([seen(*FELL, *played(21.0, version=1))], 1, "rolled back", "returned 20 on stage, version 1 21: version 7", 0),
-        ([seen(*FELL, *played(20.0, version=1))], 1, "refused", "version 2 does not stand (mean return 20); it", 0),
+        ([seen(*FELL, *played(20.0, version=1))], 1, "refused", "version 2 does not balance (mean return 20); it", 0),
         ([seen(*FELL, *played(19.0, version=1))], 1, "refused", "the one before was no better. A person", 0),
         ([seen(*FELL)], 1, "refused", "the one before has returned nothing since the change", 0),
         (  # what the one before returned before the change is no reason to return to it
@@ -143,8 +143,8 @@ AWAY = httpx.ConnectError("starting again")
         ),
         ([seen(*FELL, *played(500.0, ended_at=999.0))], 2, "refused", "it stays", 0),
         ([seen(*FELL)], None, "refused", "it stays", 0),
-        ([seen(*played(500.0, version=1))], 1, "waiting", "nobody watches", 120),
-        ([AWAY], 1, "waiting", "nobody watches", 120),
+        ([seen(*played(500.0, version=1))], 1, "waiting", "has played no episode", 120),
+        ([AWAY], 1, "waiting", "has played no episode", 120),
         ([seen(*played(10.0))], 1, "refused", "it stays", 120),
     ],
 )
@@ -306,8 +306,8 @@ def test_a_version_that_is_trained_is_told_and_not_put_under_stress(monkeypatch:
     training = Attempt(run_id="training", token="t")
 
     @contextmanager
-    def failing(client: Any, attempt: Attempt, checkpoint: Any) -> Iterator[None]:
-        assert (attempt, checkpoint.name) == (training, "training.ckpt")
+    def failing(fenced: FencedClient, checkpoint: Any) -> Iterator[None]:
+        assert (fenced.attempt, checkpoint.name) == (training, "training.ckpt")
         yield
 
     def evaluate(model: str, version: int, attempt: Attempt, *, stressed: bool) -> str:
@@ -332,7 +332,7 @@ def test_what_is_remembered_depends_on_the_run(monkeypatch: pytest.MonkeyPatch) 
     assert remembered(adapting(page), MODEL, "CartPole-v1", REVERSED) == 26
     monkeypatch.setattr(known_worlds, "passing_version", lambda *_, seed: (None, "none"))
     assert remembered(adapting(page), MODEL, "CartPole-v1", REVERSED) is None
-    assert page.told == [("memory", "version 26 holds this world: tried"), ("memory", "none")]
+    assert page.told == [("memory", "version 26 solves this world: tried"), ("memory", "none")]
 
 
 def test_an_approval_is_waited_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +350,7 @@ def test_an_approval_is_waited_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("prefect.flow_runs.pause_flow_run", pause)
     adapt.wait_for_approval(adapting(page), MODEL, 2)
     assert asked == [{"timeout": 3600, "poll_interval": 2, "key": "promote-2"}]
-    with pytest.raises(RefusedError, match="nobody approved version 2 within an hour: promote it by hand"):
+    with pytest.raises(RefusedError, match="version 2 was not approved within an hour: promote it by hand"):
         adapt.wait_for_approval(adapting(page), MODEL, 2)
     assert [stage for stage, _ in page.told] == ["waiting", "waiting"]
 

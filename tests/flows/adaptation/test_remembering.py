@@ -110,4 +110,4 @@ def test_who_holds_it_too_little_is_not_taken_and_who_knows_no_world_is_not_aske
     assert found == (None, "version 1 (1) returns 175")
     nobody: Any = Registered(PASSED)
     found = passing_version(nobody, "dqn-CartPole-v1", "CartPole-v1", NOMINAL, seed=0)
-    assert found == (None, "no version knows a world")
+    assert found == (None, "no version has a world of its own")

@@ -125,4 +125,4 @@ def test_the_first_line_says_what_how_many_and_where(monkeypatch: pytest.MonkeyP
     assert train.announcement(train.parse(["--preset", "article"])) == (
         "Training 1 DQN agent on CartPole-v1 (preset article, seed 0); runs and models go to http://127.0.0.1:5000"
     )
-    assert train.announcement(train.parse(["--resume", "ab"])) == "Going on with run ab of http://127.0.0.1:5000"
+    assert train.announcement(train.parse(["--resume", "ab"])) == "Resuming run ab of http://127.0.0.1:5000"

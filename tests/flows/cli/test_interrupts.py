@@ -15,7 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from dqn.config import DQNConfig
 from dqn.training.checkpoint import load_checkpoint
 from flows import interrupts
-from flows.tracking.attempt import begin
+from flows.tracking.attempt import FencedClient, begin
 from flows.tracking.endings import failing
 from flows.training.population import checkpoint_path
 from tests.support.processes import as_arguments, in_mid_training, process, runs_of
@@ -149,8 +149,8 @@ def test_a_run_that_was_interrupted_before_it_had_a_configuration_is_ended(store
     experiment = store.create_experiment("interrupted early")
     parent, child = (store.create_run(experiment).info.run_id for _ in range(2))
     store.set_tag(child, MLFLOW_PARENT_RUN_ID, parent)
-    attempt = begin(store, parent)
-    with pytest.raises(KeyboardInterrupt) as caught, failing(store, attempt, tmp_path / "run.ckpt"):
+    fenced = FencedClient(client=store, attempt=begin(store, parent))
+    with pytest.raises(KeyboardInterrupt) as caught, failing(fenced, tmp_path / "run.ckpt"):
         raise KeyboardInterrupt
     assert not getattr(caught.value, "__notes__", [])
     assert {store.get_run(run_id).info.status for run_id in (parent, child)} == {"KILLED"}
@@ -158,8 +158,8 @@ def test_a_run_that_was_interrupted_before_it_had_a_configuration_is_ended(store
 
 def test_a_run_that_is_finished_stays_so(store: MlflowClient, tmp_path: Path) -> None:
     run_id = store.create_run(store.create_experiment("interrupted late")).info.run_id
-    attempt = begin(store, run_id)
+    fenced = FencedClient(client=store, attempt=begin(store, run_id))
     store.set_terminated(run_id, "FINISHED")
-    with pytest.raises(KeyboardInterrupt), failing(store, attempt, tmp_path / "run.ckpt"):
+    with pytest.raises(KeyboardInterrupt), failing(fenced, tmp_path / "run.ckpt"):
         raise KeyboardInterrupt
     assert store.get_run(run_id).info.status == "FINISHED"

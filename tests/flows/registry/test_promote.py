@@ -349,7 +349,7 @@ def test_what_environment_is_named_decides_where_a_version_is_looked_for(store: 
 
 @pytest.mark.e2e
 def test_one_promotion_at_a_time_holds_the_lock_of_a_model(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.registry.champion.flow_run_id", lambda: "a flow run")
+    monkeypatch.setattr("flows.registry.lock.flow_run_id", lambda: "a flow run")
     with SyncPrefectClient(prefect_api) as client:
 
         def limit() -> tuple[int, int]:

@@ -253,7 +253,7 @@ def test_a_lock_that_prefect_does_not_take_back_ends_no_promotion(
     with pytest.raises(type(error)) if error else nullcontext(), promotion_lock(NAME):
         if error:
             raise error
-    assert f"promote-{NAME} was not given back (away)" in caplog.text
+    assert f"promote-{NAME} was not released (away)" in caplog.text
 
 
 def test_a_lease_that_is_not_renewed_ends_no_promotion(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_what_was_withstood_stands_beside_what_four_numbers_withstand() -> None:
         "  LQR: robustness 0.944, worst at pushes 40 N (50%), single push 60 N\n"
     ) in tested.text()
     cells = tested.markdown().split("\n\n")[2].splitlines()
-    assert cells[0].startswith("| held under stress | 10,000 steps | pushes 40 N |")
+    assert cells[0].startswith("| no fall under stress | 10,000 steps | pushes 40 N |")
     assert cells[0].endswith("| single push |")
     assert cells[1] == f"|{' ---: |' * (len(CELLS) + 2)}"
     assert cells[2] == f"| version 3 |{' 100% |' * len(CELLS)} 64 N |"

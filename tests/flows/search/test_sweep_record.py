@@ -40,7 +40,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Curves:
     monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: NOW / 1000))
     monkeypatch.setattr(module, "figures", lambda study, sweep: {"rungs.png": f"{study.study_name} is drawn"})
     monkeypatch.setattr(
-        module, "draw", lambda client, run_id, attempt, file, picture: client.files[run_id].update({file: picture})
+        module, "draw", lambda fenced, run_id, file, picture: fenced.client.files[run_id].update({file: picture})
     )
     return store
 

@@ -15,7 +15,7 @@ from flows.errors import InputError
 from flows.search.settings import SweepConfig
 from flows.search.spaces import read_space
 from flows.search.study import begin_study, read_study
-from flows.tracking.attempt import begin
+from flows.tracking.attempt import FencedClient, begin
 from flows.tracking.pages import run_page
 from flows.tracking.runs import complete_runs, find_run, open_run, read_config
 from flows.tracking.store import connect
@@ -42,7 +42,7 @@ def awkward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def begun(client: MlflowClient, config: DQNConfig) -> str:
     run_id = open_run(client, config, preset="cartpole", flow_run_id=None, tags={})
-    complete_runs(client, begin(client, run_id), config, flow_run_id=None)
+    complete_runs(FencedClient(client=client, attempt=begin(client, run_id)), config, flow_run_id=None)
     return run_id
 
 

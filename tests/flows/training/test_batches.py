@@ -17,8 +17,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from dqn.config import DQNConfig
 from flows.errors import InputError
 from flows.registry.returns import read_returns
-from flows.tracking import attempt as attempts
-from flows.tracking.attempt import Attempt, StaleAttemptError, begin, in_batch
+from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError, begin
 from flows.tracking.runs import complete_runs, experiment_of, open_run, read_runs
 from flows.training.steps import test_agents as run_tests
 from flows.training.steps import train
@@ -60,13 +59,14 @@ def test_a_hundred_agents_make_three_calls_each(
 ) -> None:
     config = small_config(num_agents=100, max_updates=1, env_id="ProbeActionReward-v0")
     attempt = begin(store, open_run(store, config, preset="cartpole", flow_run_id=None, tags={}))
-    complete_runs(store, attempt, config, flow_run_id=None)
+    fenced = FencedClient(client=store, attempt=attempt)
+    complete_runs(fenced, config, flow_run_id=None)
     train.fn(attempt.run_id, str(tmp_path), attempt)
     uri = run_tests.fn(attempt.run_id, attempt)
     assert (calls["create_run"], calls["update_run_info"]) == (101, 100)
     assert calls["log_batch"] <= 110
-    assert calls.total() <= 360, calls  # the other stages, which know no agents, make some thirty more
-    children = read_runs(store, attempt).children
+    assert calls.total() <= 360, calls  # with about thirty calls that do not depend on the agents
+    children = read_runs(fenced).children
     for child, mine in list(zip(children, read_returns(uri), strict=True))[::33]:
         run = store.get_run(child)
         assert run.data.params["gamma"] == str(config.gamma)
@@ -83,10 +83,10 @@ def test_a_batch_is_checked_before_its_first_write_and_after_ten_seconds(monkeyp
         if clock[0] > 25:
             raise StaleAttemptError("replaced")
 
-    monkeypatch.setattr(attempts, "check", check)
+    monkeypatch.setattr(FencedClient, "check", check)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     client: Any = None
-    batch = in_batch(client, Attempt(run_id="r", token="t"), range(100))
+    batch = FencedClient(client=client, attempt=Attempt(run_id="r", token="t")).in_batch(range(100))
     written = []
     for item in itertools.islice(batch, 8):
         written.append(item)

@@ -18,7 +18,7 @@ from dqn.stress.robustness import CELLS, StressTest
 from flows.errors import InputError, RegistryError, one_line
 from flows.registry import evaluation, versions
 from flows.registry.evaluation import evaluate, evaluate_elsewhere, read_stress, threshold_of, under_stress
-from flows.tracking.attempt import ATTEMPT_TAG, Attempt
+from flows.tracking.attempt import ATTEMPT_TAG, Attempt, FencedClient
 from flows.tracking.endings import end_diverged, failing
 from flows.tracking.runs import PopulationRuns, describe_run, find_run
 from flows.training import population, warm_start
@@ -82,7 +82,7 @@ def test_only_a_population_is_gone_on_with_and_a_child_names_its_parent(store: A
 def test_results_are_put_above_a_description_once(store: Any) -> None:
     run_id = a_run(store, **{"mlflow.note.content": "what it is"})
     for _ in range(2):
-        describe_run(store, Attempt(run_id=run_id, token="t"), "how it ended")
+        describe_run(FencedClient(client=store, attempt=Attempt(run_id=run_id, token="t")), "how it ended")
     assert store.get_run(run_id).data.tags["mlflow.note.content"] == "how it ended\n\nwhat it is"
 
 
@@ -151,8 +151,8 @@ def trained(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setattr("flows.training.population.loop.train", training)
         run_id = a_run(store)
         runs = PopulationRuns(parent=run_id, children=())
-        attempt = Attempt(run_id=run_id, token="t")
-        return train_population(store, attempt, runs, DQNConfig(), tmp_path / "run.ckpt", **options)
+        fenced = FencedClient(client=store, attempt=Attempt(run_id=run_id, token="t"))
+        return train_population(fenced, runs, DQNConfig(), tmp_path / "run.ckpt", **options)
 
     return call
 
@@ -239,7 +239,8 @@ def test_what_ends_badly_says_how_to_go_on_where_that_is_possible(
     if checkpoint:
         path.touch()
     error.__notes__ = []
-    with pytest.raises(type(error)), failing(store, Attempt(run_id=parent, token="t"), path):
+    fenced = FencedClient(client=store, attempt=Attempt(run_id=parent, token="t"))
+    with pytest.raises(type(error)), failing(fenced, path):
         raise error
     assert [store.get_run(run_id).info.status for run_id in (parent, running, over)] == [status, status, "FINISHED"]
     resumable = checkpoint or bool(tags)
@@ -248,7 +249,8 @@ def test_what_ends_badly_says_how_to_go_on_where_that_is_possible(
     monkeypatch.setattr("flows.tracking.endings.deployment_id", lambda: "a deployment")
     monkeypatch.setattr("flows.tracking.endings.flow_run_id", lambda: "f")
     error.__notes__ = []
-    with pytest.raises(type(error)), failing(store, Attempt(run_id=parent, token="t"), path):
+    fenced = FencedClient(client=store, attempt=Attempt(run_id=parent, token="t"))
+    with pytest.raises(type(error)), failing(fenced, path):
         raise error
     assert error.__notes__ == ["resume with: prefect flow-run retry f"] * resumable
 
@@ -313,7 +315,7 @@ def test_a_version_is_judged_in_its_own_world_on_its_own_episodes(stressed: bool
     assert (read_stress(uri) is not None) == stressed
     (texts,) = version.described
     assert texts["training"] == f"run 'the run' (`{version.run_id}`), commit `unknown`."
-    assert texts["evaluation"].startswith("mean return 49.5, from 0 to 99, over 100 episodes that no other version")
+    assert texts["evaluation"].startswith("mean return 49.5, from 0 to 99, over 100 episodes that neither")
     assert (" Under stress: robustness 0.944" in texts["evaluation"]) == stressed
 
 
@@ -383,7 +385,8 @@ def test_all_agents_start_from_the_best_of_the_run_that_is_named(store: Any, mon
 def test_the_runs_of_agents_that_diverged_have_failed_and_say_why(store: Any) -> None:
     parent, *children = (a_run(store) for _ in range(4))
     runs = PopulationRuns(parent=parent, children=tuple(children))
-    end_diverged(store, Attempt(run_id=parent, token="t"), runs, {1: (1234, "loss is not finite")})
+    fenced = FencedClient(client=store, attempt=Attempt(run_id=parent, token="t"))
+    end_diverged(fenced, runs, {1: (1234, "loss is not finite")})
     assert [store.get_run(child).info.status for child in children] == ["RUNNING", "FAILED", "RUNNING"]
     assert store.get_run(children[1]).data.tags["diverged"] == "after update 1,234: loss is not finite"
 

@@ -35,7 +35,7 @@ from flows.registry.challenger import register
 from flows.registry.returns import read_returns
 from flows.reporting.draw import FINAL_RETURNS, LEARNING_CURVES, draw, draw_population
 from flows.serving_client import ADAPTATION_TAG
-from flows.tracking.attempt import Attempt, StaleAttemptError, begin
+from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError, begin
 from flows.tracking.runs import FLOW_RUN_TAG, complete_runs, open_run, read_runs
 from flows.training.population import checkpoint_path, read_networks, read_summary
 from flows.training.steps import _progress_artifact, export, finish, train
@@ -103,19 +103,19 @@ def test_a_picture_that_cannot_be_drawn_is_left_out_and_said_so(
     store: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = store.create_run(store.create_experiment("drawing")).info.run_id
-    attempt = begin(store, run_id)
+    fenced = FencedClient(client=store, attempt=begin(store, run_id))
 
     def broken() -> bytes:
         raise ZeroDivisionError("no data to scale by")
 
-    draw(store, run_id, attempt, "broken.png", broken)
-    draw(store, run_id, attempt, "none.png", lambda: None)
-    draw(store, run_id, attempt, "some.png", lambda: b"pixels")
+    draw(fenced, run_id, "broken.png", broken)
+    draw(fenced, run_id, "none.png", lambda: None)
+    draw(fenced, run_id, "some.png", lambda: b"pixels")
     assert [file.path for file in store.list_artifacts(run_id)] == ["some.png"]
     assert "broken.png could not be drawn: no data to scale by" in caplog.text
     begin(store, run_id)
     with pytest.raises(StaleAttemptError):
-        draw(store, run_id, attempt, "late.png", lambda: b"pixels")
+        draw(fenced, run_id, "late.png", lambda: b"pixels")
     assert [file.path for file in store.list_artifacts(run_id)] == ["some.png"]
 
 
@@ -141,7 +141,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def begun(store: MlflowClient, config: DQNConfig, flow_run_id: str) -> Attempt:
     attempt = begin(store, open_run(store, config, preset="cartpole", flow_run_id=flow_run_id, tags={}))
-    complete_runs(store, attempt, config, flow_run_id=flow_run_id)
+    complete_runs(FencedClient(client=store, attempt=attempt), config, flow_run_id=flow_run_id)
     return attempt
 
 
@@ -190,7 +190,7 @@ def test_stages_pass_on_what_they_leave_and_do_nothing_twice(
     assert (metadata.action_meanings, metadata.run_id, metadata.seed) == (("left", "right"), run_id, 3)
     assert (metadata.config_sha256, metadata.world) == (config.sha256, config.world)
 
-    children = read_runs(store, attempt).children
+    children = read_runs(FencedClient(client=store, attempt=attempt)).children
     uri = run_tests.fn(run_id, attempt)
     assert run_tests.fn(run_id, attempt) == uri
     returns = read_returns(uri)
@@ -234,7 +234,7 @@ def test_progress_is_shown_and_an_adaptation_waits_for_no_stress_test(
     kept: list[tuple[str, object]] = []
     tags = {ADAPTATION_TAG: "a drift"} if adapting else {}
     attempt = begin(store, open_run(store, config, preset="cartpole", flow_run_id=f"adapting {adapting}", tags=tags))
-    complete_runs(store, attempt, config, flow_run_id=f"adapting {adapting}")
+    complete_runs(FencedClient(client=store, attempt=attempt), config, flow_run_id=f"adapting {adapting}")
     state: Any = SimpleNamespace(learner=SimpleNamespace(updates=30))
 
     def train_population(*_: object, on_progress: Callable[[TrainingState], None], **__: object) -> str:
@@ -260,7 +260,7 @@ def test_an_agent_whose_run_was_deleted_is_left_out_of_the_tests(
 ) -> None:
     attempt = begun(store, small_config(num_agents=2, max_updates=1, env_id="ProbeActionReward-v0"), "one deleted")
     train.fn(attempt.run_id, str(tmp_path), attempt)
-    deleted, kept = read_runs(store, attempt).children
+    deleted, kept = read_runs(FencedClient(client=store, attempt=attempt)).children
     store.delete_run(deleted)
     run_tests.fn(attempt.run_id, attempt)
     assert "test/mean_return" in store.get_run(kept).data.metrics
@@ -301,7 +301,7 @@ def test_whatever_asks_a_server_is_tried_again_for_two_minutes() -> None:
 def test_only_the_newest_attempt_finishes_a_run(store: MlflowClient, small_config: Callable[..., DQNConfig]) -> None:
     run_id = open_run(store, small_config(), preset="cartpole", flow_run_id=None, tags={})
     stale, newest = begin(store, run_id), begin(store, run_id)
-    complete_runs(store, newest, small_config(), flow_run_id=None)
+    complete_runs(FencedClient(client=store, attempt=newest), small_config(), flow_run_id=None)
     finish_now = finish.fn
     with pytest.raises(StaleAttemptError):
         finish_now(stale)
