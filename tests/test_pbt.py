@@ -31,7 +31,7 @@ SPACE = Space(
 def population(small_config: Make) -> TrainingState:
     config = small_config(num_agents=10, average_rate=0.1, tau=0.1, target_update_interval=0, gamma=0.9)
     configs = [dataclasses.replace(config, learning_rate=1e-3 * (k + 1)) for k in range(10)]
-    state = TrainingState(config, HyperParameters.of(configs))
+    state = TrainingState.begin(config, HyperParameters.of(configs))
     advance(state, 5)
     return state
 
@@ -73,7 +73,7 @@ def test_members_go_on_by_what_they_took_over(population: TrainingState) -> None
 
 def test_who_copies_depends_on_the_seed_alone(small_config: Make) -> None:
     config = small_config(num_agents=10)
-    first, again, other = (TrainingState(config) for _ in range(3))
+    first, again, other = (TrainingState.begin(config) for _ in range(3))
     for state, seed in ((first, 0), (again, 0), (other, 1)):
         evolve(state, [float(k) for k in range(10)], SPACE, seed=seed)
 
@@ -84,7 +84,7 @@ def test_who_copies_depends_on_the_seed_alone(small_config: Make) -> None:
 
 
 def test_a_population_too_small_for_a_fifth_stays_as_it_is(small_config: Make) -> None:
-    state = TrainingState(small_config(num_agents=4))
+    state = TrainingState.begin(small_config(num_agents=4))
     before = state.hyperparameters
     evolve(state, [1.0, 2.0, 3.0, 4.0], SPACE, seed=0)
     assert state.hyperparameters is before
