@@ -1,4 +1,4 @@
-"""The choice among solved agents: which of them balances longest under stress."""
+"""Robustness of solved agents: which of them balances longest under stress."""
 
 import dataclasses
 
@@ -18,15 +18,15 @@ FINALISTS = 4
 _STRESS_EPISODES = 20
 _FINAL_EPISODES = 100
 _STRESS_STEPS = 2_000
-_PUSH = single_push(64)  # a few agents in a population withstand it, and next to none more
+_PUSH = single_push(64)  # the force in newtons that only a few agents of a population withstand
 
 
 @torch.no_grad()
 def balanced_share(networks: QNetworks, config: DQNConfig, *, episodes: int, heat: int) -> Tensor:
-    """Share of the episodes each agent holds under stress, `[A]`, on the selection seeds of a heat.
+    """Fraction of the stress test's episodes that each agent balances to the end, `[A]`.
 
-    Every cell of the stress test and one single push have as many episodes, none longer than 2,000 steps: it ranks
-    agents, the version that comes of it is tested in full.
+    Every cell and one single push have `episodes` episodes of at most 2,000 steps, on the selection seeds of `heat`.
+    This ranks agents; a registered version is tested in full.
     """
     cells = [dataclasses.replace(cell, steps=min(cell.steps, _STRESS_STEPS)) for cell in (*CELLS, _PUSH)]
     seed = stream_seed(config.seed, SELECTION, 0, heat)
@@ -36,9 +36,10 @@ def balanced_share(networks: QNetworks, config: DQNConfig, *, episodes: int, hea
 
 
 def finalists(networks: QNetworks, config: DQNConfig) -> dict[int, float]:
-    """Robustness of the most robust of agents `[A]`, by their rows, on fresh episodes.
+    """Robustness of the most robust agents, by row in `[A]`, on fresh episodes.
 
-    Many tie in the few episodes that all play, or are lucky there; a handful plays enough to tell them apart.
+    The first heat gives a ranking from few episodes, with ties and luck. The second heat compares the first few agents
+    on more episodes.
     """
     ranking = balanced_share(networks, config, episodes=_STRESS_EPISODES, heat=1)
     rows = ranking.argsort(descending=True, stable=True)[:FINALISTS]
@@ -47,9 +48,9 @@ def finalists(networks: QNetworks, config: DQNConfig) -> dict[int, float]:
 
 
 def stressed(result: TrainingResult) -> TrainingResult:
-    """The result with the robustness of its finalists, where the environment has a stress test.
+    """The result with the robustness of its most robust solved agents, if the environment has a stress test.
 
-    Solved agents tie at the greatest return and are not alike: this tells them apart.
+    Solved agents all reach the greatest return, so that returns cannot rank them.
     """
     config = result.config
     solved = [agent.agent for agent in result.agents if agent.solved and agent.diverged is None]
