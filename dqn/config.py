@@ -57,8 +57,7 @@ class DQNConfig:
     """Learning starts when the replay buffer contains this many batches."""
 
     priority_exponent: float = 0.0
-    """Prioritised replay: sampling probability is |TD error| to this power (Schaul et al., 2016); 0 samples uniformly.
-    """
+    """Prioritised replay: samples in proportion to |TD error| to this power (Schaul et al., 2016); 0 is uniform."""
     importance_exponent: float = 0.4
     """Initial exponent of the importance weights in prioritised replay; rises linearly to 1 over `max_updates`."""
 
@@ -274,17 +273,9 @@ _BETWEEN: Final = {
 """Least and greatest value and the reason, for fields with limits besides those of their type."""
 _NOT_IN_TENSORS: Final = {"acceptance_return", "checkpoint_interval"}
 _FRACTION: Final = (
-    "epsilon_start",
-    "epsilon_end",
-    "epsilon_decay_per_episode",
-    "gamma",
-    "tau",
-    "average_rate",
-    "acceptance_epsilon",
-    "priority_exponent",
-    "importance_exponent",
-    "exploration_persistence",
-)
+    "epsilon_start", "epsilon_end", "epsilon_decay_per_episode", "gamma", "tau", "average_rate", "acceptance_epsilon",
+    "priority_exponent", "importance_exponent", "exploration_persistence",
+)  # fmt: skip
 
 
 @functools.cache

@@ -101,7 +101,7 @@ def returns_of(version: int, episodes: int = 100) -> Any:
 
 
 def stress_of(version: int) -> StressTest:
-    return StressTest(held=np.full((len(CELLS), 100), version == 3), push=10 * version)
+    return StressTest(balanced=np.full((len(CELLS), 100), version == 3), push=10 * version)
 
 
 def evaluated(store: Any, version: int, *, stressed: bool = True) -> str:

@@ -9,6 +9,9 @@ import torch
 
 from dqn.config import DQNConfig
 from dqn.environments.world import World
+from dqn.experience.buffer import ReplayBuffer
+from dqn.experience.vector import VectorEnvironment
+from dqn.learning.learner import Learner
 from dqn.networks.population import QNetworks
 from dqn.training import state as state_module
 from dqn.training.metrics import POPULATION
@@ -200,3 +203,36 @@ def test_episodes_that_cannot_go_on_begin_anew_and_nothing_joins_them_to_the_old
 def test_what_this_machine_cannot_hold_is_refused_before_it_is_made(small_config: Make) -> None:
     with pytest.raises(MemoryError, match="lower replay_capacity or num_agents"):
         TrainingState.begin(small_config(replay_capacity=10**13))
+
+
+def test_a_state_trains_with_the_parts_that_it_is_handed(small_config: Make) -> None:
+    config = small_config()
+    begun = TrainingState.begin(config)
+    replay = ReplayBuffer(num_agents=3, capacity=config.replay_capacity, obs=4, generator=torch.Generator())
+    learner = Learner(config, begun.learner.online)
+    state = TrainingState(
+        config,
+        environment=begun.environment,
+        accumulator=begun.accumulator,
+        replay=replay,
+        learner=learner,
+        generator=begun.generator,
+    )
+    before = learner.online.weights[0].clone()
+    train_for(state, 60)
+    assert state.hyperparameters is learner.hyperparameters
+    assert replay.size.min() > 0
+    assert not torch.equal(learner.online.weights[0], before)
+    assert torch.equal(state.best.weights[0], before)
+    assert begun.replay.size.max() == begun.learner.updates == 0
+
+
+def test_the_environments_are_closed_if_a_later_part_cannot_be_built(
+    small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[VectorEnvironment] = []
+    monkeypatch.setattr(VectorEnvironment, "close", lambda self: closed.append(self))
+    monkeypatch.setattr(state_module, "Learner", lambda *_: [][0])
+    with pytest.raises(IndexError):
+        TrainingState.begin(small_config())
+    assert len(closed) == 1

@@ -36,8 +36,7 @@ class World:
     gravity: Value | None = None
     """Gravity in metres per second squared (CartPole-v1: 9.8), or in MountainCar's unit (0.0025)."""
     force_mag: Value | None = None
-    """Force of an action in newtons (CartPole-v1: 10), or in MountainCar's unit (0.001); negative for a reversed motor.
-    """
+    """Force of an action in newtons (CartPole-v1: 10; MountainCar's unit: 0.001); negative for a reversed motor."""
     tau: Value | None = None
     """Seconds per environment step (CartPole-v1: 0.02)."""
     wind: Value = 0.0

@@ -120,12 +120,12 @@ class ReplayBuffer:
             slot = (draws * self._size.unsqueeze(1)).long()
         index = (slot + self._offset()).to(self._rows.device)
         rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
-        observation, next_observation, action, reward, discount = self._columns(rows)
+        action, reward, discount = rows[..., 2 * self._obs :].unbind(-1)
         return Batch(
-            observation=observation,
+            observation=rows[..., : self._obs],
             action=action.long(),
             reward=reward,
-            next_observation=next_observation,
+            next_observation=rows[..., self._obs : 2 * self._obs],
             discount=discount,
             weight=weight,
             slot=slot,
@@ -183,11 +183,6 @@ class ReplayBuffer:
     def _used(self) -> int:
         """Largest number of rows in use of any agent."""
         return int(self._size.max()) if len(self._size) else 0
-
-    def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        observation, next_observation = rows[..., : self._obs], rows[..., self._obs : 2 * self._obs]
-        action, reward, discount = rows[..., 2 * self._obs :].unbind(-1)
-        return observation, next_observation, action, reward, discount
 
     def _offset(self) -> Tensor:
         return torch.arange(len(self._size)).unsqueeze(1) * self._capacity

@@ -22,13 +22,9 @@ ENVIRONMENTS: Final = ("CartPole-v0", "CartPole-v1")
 ENTRIES: Final = ("cart position", "cart velocity", "pole angle", "pole angular velocity")
 LEAST_TRANSITIONS: Final = 30
 LEAST_EXPLAINED: Final = 0.6
-"""Least explained fraction of the variance of each velocity's change in a step. With a motor of 10 N and sensor noise
-of 0.1 m/s, slightly more is explained.
-"""
+"""Least explained fraction of the variance of each velocity's change; noise of 0.1 m/s leaves more at 10 N."""
 MOST_DEVIATION: Final = 8.0
-"""Greatest mean square deviation of a window relative to that of all windows. Normal noise exceeds it in one window of
-a million.
-"""
+"""Greatest mean square deviation of a window relative to all windows'; noise exceeds it once in a million."""
 
 _STANDARD_ERRORS: Final = 4.0
 """Allowed difference of the residuals' smoothness from that of noise, in standard errors."""

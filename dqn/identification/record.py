@@ -15,8 +15,7 @@ MAX_DELAY: Final = 10
 _LARGEST: Final = 1e6
 """Limit of plausible values of a cart on its track and of step and episode numbers."""
 _WINDOW: Final = 10
-"""Transitions per window. The pole is unstable, so that the initial state determines little of a longer window's end.
-"""
+"""Transitions per window. The pole is unstable: the end of a longer window hardly depends on its measured start."""
 
 
 class UnexplainedError(ValueError):

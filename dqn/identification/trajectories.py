@@ -62,8 +62,7 @@ class Fit:
     deviation: Floats
     """`[W]`, mean square deviation of each window relative to the noise's variance"""
     smoothness: Floats
-    """`[4]`, mean squared difference of successive residuals over their mean square: 2 for noise, less for a wrong
-    world (Durbin and Watson, 1950)
+    """`[4]`, mean squared difference of successive residuals over their mean square (Durbin and Watson, 1950); noise: 2
     """
     gradient: Floats
     """`[P]`, of half the squared deviations by every parameter of SCALES, with initial states eliminated"""

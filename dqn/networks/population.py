@@ -165,17 +165,17 @@ class QNetworks(nn.Module):
 
     def select(self, agents: Tensor) -> "QNetworks":
         """A copy of the networks of `agents`, an index tensor `[K]`, in that order."""
-        weights = [w.detach()[agents] for w in self.weights]
-        biases = [b.detach()[agents] for b in self.biases]
-        scale = self.observation_scale
-        return QNetworks(weights, biases, scale, dueling=self.dueling, num_quantiles=self.num_quantiles)
+        weights, biases = ([tensor.detach()[agents] for tensor in layer] for layer in (self.weights, self.biases))
+        return self._with(weights, biases, self.observation_scale)
 
     def on(self, device: torch.device) -> "QNetworks":
         """These networks on a device; `self` if they are already there."""
         if device == self.device:
             return self
         weights, biases = ([tensor.detach().to(device) for tensor in layer] for layer in (self.weights, self.biases))
-        scale = self.observation_scale.to(device)
+        return self._with(weights, biases, self.observation_scale.to(device))
+
+    def _with(self, weights: Sequence[Tensor], biases: Sequence[Tensor], scale: Tensor) -> "QNetworks":
         return QNetworks(weights, biases, scale, dueling=self.dueling, num_quantiles=self.num_quantiles)
 
     @torch.no_grad()
@@ -217,14 +217,9 @@ def _outer(gradient: Tensor, given: Tensor) -> Tensor:
 
 def together(networks: Sequence[QNetworks]) -> QNetworks:
     """Concatenate populations of networks of one shape."""
-    first = networks[0]
-    return QNetworks(
-        [torch.cat(layer) for layer in zip(*(each.weights for each in networks), strict=True)],
-        [torch.cat(layer) for layer in zip(*(each.biases for each in networks), strict=True)],
-        first.observation_scale,
-        dueling=first.dueling,
-        num_quantiles=first.num_quantiles,
-    )
+    weights = [torch.cat(layer) for layer in zip(*(each.weights for each in networks), strict=True)]
+    biases = [torch.cat(layer) for layer in zip(*(each.biases for each in networks), strict=True)]
+    return networks[0]._with(weights, biases, networks[0].observation_scale)
 
 
 def greedy_action(q_values: Tensor) -> Tensor:

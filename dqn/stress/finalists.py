@@ -9,7 +9,7 @@ from dqn.config import DQNConfig
 from dqn.evaluation.greedy import acting
 from dqn.networks.population import QNetworks
 from dqn.seeding import SELECTION, stream_seed
-from dqn.stress.robustness import CELLS, holds, single_push
+from dqn.stress.robustness import CELLS, balances, single_push
 from dqn.stress.robustness import ENVIRONMENT as STRESSED
 from dqn.training.machine import torch_threads
 from dqn.training.result import TrainingResult
@@ -31,8 +31,8 @@ def balanced_share(networks: QNetworks, config: DQNConfig, *, episodes: int, hea
     cells = [dataclasses.replace(cell, steps=min(cell.steps, _STRESS_STEPS)) for cell in (*CELLS, _PUSH)]
     seed = stream_seed(config.seed, SELECTION, 0, heat)
     act = acting(networks, episodes=episodes, seed=seed)
-    held = holds(act, config.world, cells, policies=networks.num_agents, episodes=episodes, seed=seed)
-    return torch.from_numpy(held).double().mean((0, 2))
+    balanced = balances(act, config.world, cells, policies=networks.num_agents, episodes=episodes, seed=seed)
+    return torch.from_numpy(balanced).double().mean((0, 2))
 
 
 def finalists(networks: QNetworks, config: DQNConfig) -> dict[int, float]:
@@ -57,6 +57,6 @@ def stressed(result: TrainingResult) -> TrainingResult:
     if config.env_id != STRESSED or not solved:
         return result
     with torch_threads(config.num_threads):
-        found = {solved[row]: held for row, held in finalists(result.best.select(torch.tensor(solved)), config).items()}
+        found = {solved[row]: mean for row, mean in finalists(result.best.select(torch.tensor(solved)), config).items()}
     agents = tuple(dataclasses.replace(agent, robustness=found.get(agent.agent)) for agent in result.agents)
     return dataclasses.replace(result, agents=agents)

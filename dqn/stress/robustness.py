@@ -18,7 +18,7 @@ ENVIRONMENT: Final = "CartPole-v1"
 """The only environment with a stress test."""
 SINGLE_PUSH: Final = 250
 """Environment step of the single push."""
-HELD_OF_PUSHED: Final = 0.99
+_SURVIVED: Final = 0.99
 _FORCES: Final = range(0, 128, 2)
 _COARSE: Final = 8
 """First every eighth force is tested, then the forces between the greatest survived one and the next."""
@@ -50,21 +50,20 @@ CELLS: Final = (
 class StressTest:
     """The result of a policy's stress test."""
 
-    held: npt.NDArray[np.bool_]
-    """`[cells, episodes]`, whether the pole was balanced to the end; equal seeds give equal episodes for all policies
-    """
+    balanced: npt.NDArray[np.bool_]
+    """`[cells, episodes]`, whether the pole was balanced to the end; equal seeds give equal episodes"""
     push: int
     """Greatest single push, in newtons, that the policy survives in 99% of the episodes."""
 
     @property
     def shares(self) -> dict[str, float]:
         """Fraction of balanced episodes by cell."""
-        return {cell.name: float(share) for cell, share in zip(CELLS, self.held.mean(1), strict=True)}
+        return {cell.name: float(share) for cell, share in zip(CELLS, self.balanced.mean(1), strict=True)}
 
     @property
     def robustness(self) -> float:
         """Mean over cells of the fraction of balanced episodes."""
-        return float(self.held.mean())
+        return float(self.balanced.mean())
 
     @property
     def worst_cell(self) -> str:
@@ -75,24 +74,24 @@ class StressTest:
         """A summary in one line."""
         share = self.shares[self.worst_cell]
         shown = f"{share:.0%}" if share < 0.995 else f"{share:.1%}"
-        worst = "every episode held" if share == 1 else f"worst at {self.worst_cell} ({shown})"
+        worst = "every episode balanced" if share == 1 else f"worst at {self.worst_cell} ({shown})"
         return f"robustness {self.robustness:.3f}, {worst}, single push {self.push} N"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {"cells": list(self.shares), "held": self.held.astype(int).tolist(), "push": self.push}
+        return {"cells": list(self.shares), "held": self.balanced.astype(int).tolist(), "push": self.push}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
         """Inverse of `to_dict`."""
-        return cls(held=np.array(content["held"], dtype=np.bool_), push=int(content["push"]))
+        return cls(balanced=np.array(content["held"], dtype=np.bool_), push=int(content["push"]))
 
 
 def stress_test(act: Act, world: World, *, episodes: int, seed: int) -> StressTest:
     """Play every cell.
 
     Args:
-        act: as in `holds`.
+        act: as in `balances`.
         world: the world that the policy was trained for; a cell replaces some of its fields.
         episodes: number of episodes per cell, and per force of the single push.
         seed: determines the episodes.
@@ -102,34 +101,32 @@ def stress_test(act: Act, world: World, *, episodes: int, seed: int) -> StressTe
 
 
 def stress_tests(act: Act, world: World, *, policies: int, episodes: int, seed: int) -> list[StressTest]:
-    """The stress tests of several policies, in parallel and on the same episodes; `act` as in `holds`."""
+    """The stress tests of several policies, in parallel and on the same episodes; `act` as in `balances`."""
 
     def play(cells: Sequence[Cell]) -> npt.NDArray[np.bool_]:
-        return holds(act, world, cells, policies=policies, episodes=episodes, seed=seed)
+        return balances(act, world, cells, policies=policies, episodes=episodes, seed=seed)
 
-    def survivals(forces: Sequence[int], held: npt.NDArray[np.bool_]) -> dict[int, npt.NDArray[np.bool_]]:
-        return dict(zip(forces, held.mean(2) >= HELD_OF_PUSHED, strict=True))
+    def survivals(forces: Sequence[int], balanced: npt.NDArray[np.bool_]) -> dict[int, npt.NDArray[np.bool_]]:
+        return dict(zip(forces, balanced.mean(2) >= _SURVIVED, strict=True))
 
     coarse = _FORCES[::_COARSE]
-    held = play([*CELLS, *map(single_push, coarse[1:])])
-    survived = {0: np.ones(policies, dtype=np.bool_)} | survivals(coarse[1:], held[len(CELLS) :])
+    balanced = play([*CELLS, *map(single_push, coarse[1:])])
+    survived = {0: np.ones(policies, dtype=np.bool_)} | survivals(coarse[1:], balanced[len(CELLS) :])
 
     def greatest(policy: int, forces: Iterable[int]) -> int:
-        return max(
-            takewhile(lambda force: survived[force][policy], forces)
-        )  # a force is survived if all smaller ones are
+        return max(takewhile(lambda force: survived[force][policy], forces))  # all smaller forces are survived too
 
     lowest = [greatest(policy, coarse) for policy in range(policies)]
     between = [range(low, low + coarse.step, _FORCES.step) for low in lowest]
     fine = sorted({force for forces in between for force in forces[1:]})
     survived |= survivals(fine, play([*map(single_push, fine)]))
     return [
-        StressTest(held=held[: len(CELLS), policy], push=greatest(policy, between[policy]))
+        StressTest(balanced=balanced[: len(CELLS), policy], push=greatest(policy, between[policy]))
         for policy in range(policies)
     ]
 
 
-def holds(
+def balances(
     act: Act, world: World, cells: Sequence[Cell], *, policies: int = 1, episodes: int, seed: int
 ) -> npt.NDArray[np.bool_]:
     """Which episodes `[cells, policies, episodes]` are balanced for the number of steps of their cell.

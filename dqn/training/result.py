@@ -31,8 +31,7 @@ class AgentResult:
     solved: bool
     """Whether it passed the acceptance evaluation."""
     selection_return: float | None
-    """Mean greedy return of its best network in the evaluation that selected it; biased upwards, as the maximum of
-    many. None if the agent diverged before its first evaluation; its best network is then untrained.
+    """Mean greedy return of `best` in the evaluation that selected it, biased upwards; None if there was no evaluation.
     """
     updates: int
     environment_steps: int
@@ -55,8 +54,7 @@ class TrainingResult:
 
     config: DQNConfig
     best: QNetworks
-    """Each agent's best network by evaluation: the accepted one if it is solved, an untrained one if it diverged before
-    its first evaluation (`best_agent` is never such an agent).
+    """Each agent's best network by evaluation; the accepted one if it is solved, an untrained one without evaluation.
     """
     final: QNetworks
     """Each agent's last network."""

@@ -1,8 +1,8 @@
 """Greedy evaluation of the population: acceptance, best networks, divergence, and the final comparison.
 
-Selection has two stages. During training, cheap evaluations determine each agent's best network. Their maximum over
-many evaluations is biased upwards. At the end, the networks of the leading agents therefore play the same fresh
-episodes. Solved agents are compared in two further stages under stress (`dqn.stress.finalists`).
+Selection has two rounds. During training, cheap evaluations determine each agent's best network. Their maximum over
+many evaluations is biased upwards. At the end, the best networks of the leading agents therefore play the same fresh
+episodes. Solved agents play two more rounds under stress (`dqn.stress.finalists`).
 """
 
 import torch

@@ -147,14 +147,10 @@ class TrainingState:
         """Store the evaluated networks as a milestone if one is due."""
         updates = self.learner.updates
         if milestone_due(self.config, updates) and all(kept.updates < updates for kept in self.milestones):
-            everyone = torch.arange(len(self.agents))
-            milestone = Milestone(
-                updates=updates,
-                environment_steps=self.environment_steps,
-                agents=self.agents,
-                networks=self.learner.evaluated.select(everyone),
-            )
-            self.milestones.append(milestone)
+            networks = self.learner.evaluated.select(torch.arange(len(self.agents)))
+            steps = self.environment_steps
+            kept = Milestone(updates=updates, environment_steps=steps, agents=self.agents, networks=networks)
+            self.milestones.append(kept)
 
     def select(self, rows: Tensor) -> None:
         """Keep only the agents in `rows`, an index tensor `[K]` into the agents in training."""
