@@ -44,7 +44,7 @@ class DQNConfig:
     observation_scale: tuple[float, ...] = ()
     """Divisor of each entry of the observation, applied inside the network; empty for no scaling."""
     initial_q: float = 0.0
-    """Added to the last layer's bias at the start. The value of surviving makes the start optimistic."""
+    """Added to the last layer's bias at the start; the value of a full episode makes the start optimistic."""
 
     dueling: bool = False
     """Dueling heads: the last layer outputs the state value and the advantage of each action (Wang et al., 2016)."""

@@ -214,7 +214,7 @@ def test_every_evaluation_draws_new_episodes(small_config: Make, monkeypatch: py
         seeds.append(seed)
         return np.ones((len(cells), policies, episodes), dtype=np.bool_)
 
-    monkeypatch.setattr(choice, "holds", held)
+    monkeypatch.setattr(choice, "balances", held)
     finalists(state.best, config)
     assert len(set(seeds)) == len(seeds) == 3 * 3 + 3
 

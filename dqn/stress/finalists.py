@@ -38,8 +38,7 @@ def balanced_share(networks: QNetworks, config: DQNConfig, *, episodes: int, hea
 def finalists(networks: QNetworks, config: DQNConfig) -> dict[int, float]:
     """Robustness of the most robust agents, by row in `[A]`, on fresh episodes.
 
-    The first heat gives a ranking from few episodes, with ties and luck. The second heat compares the first few agents
-    on more episodes.
+    All agents play a few episodes, which leaves ties and luck. The best few then play more.
     """
     ranking = balanced_share(networks, config, episodes=_STRESS_EPISODES, heat=1)
     rows = ranking.argsort(descending=True, stable=True)[:FINALISTS]

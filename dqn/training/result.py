@@ -97,7 +97,7 @@ class TrainingResult:
         """Fraction of agents that are solved."""
         return sum(agent.solved for agent in self.agents) / len(self.agents)
 
-    def way_of(self, agent: int) -> list[Milestone]:
+    def milestones_of(self, agent: int) -> list[Milestone]:
         """The milestones of one agent, from the untrained network to the last before its training ended."""
         return [
             Milestone(

@@ -38,7 +38,7 @@ def evaluate(state: TrainingState) -> None:
     state.evaluations += 1
     seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
     returns = greedy_returns(networks, config.env_id, config.training_world, episodes=config.eval_episodes, seed=seed)
-    mean_return = look = returns.mean(1)
+    mean_return = eval_mean = returns.mean(1)
     ceiling = torch.inf if config.acceptance_return is None else config.acceptance_return
     sound = returns.isfinite().all(1)
     passed = ((returns >= ceiling).all(1) & sound).nonzero().squeeze(1)
@@ -52,23 +52,23 @@ def evaluate(state: TrainingState) -> None:
             networks.select(passed), config.env_id, config.training_world, episodes=episodes, seed=seed, epsilon=epsilon
         )
         if not epsilon:
-            mean_return = look.index_copy(0, passed, returns.mean(1))
+            mean_return = eval_mean.index_copy(0, passed, returns.mean(1))
         sound[passed] &= returns.isfinite().all(1)
         passed = passed[(returns >= ceiling).all(1)]
     if not bool(sound.all()):
         passed = (sound.cumsum(0) - 1)[passed[sound[passed]]]
-        mean_return, look = mean_return[sound], look[sound]
+        mean_return, eval_mean = mean_return[sound], eval_mean[sound]
         diverge(state, sound, "a return of its evaluation is not finite")
         if not state.agents.numel():
             return
         networks = state.learner.evaluated
     state.record("eval/mean_return", mean_return)
     state.last_return[state.agents] = mean_return
-    better = look >= state.best_return[state.agents]  # each is the mean of eval_episodes returns
+    better = eval_mean >= state.best_return[state.agents]  # each is the mean of eval_episodes returns
     better[passed] = True  # an accepted network is exported, whatever an earlier one returned
     better = better.nonzero().squeeze(1)
     state.best.assign(state.agents[better], networks.select(better))
-    state.best_return[state.agents[better]] = look[better]
+    state.best_return[state.agents[better]] = eval_mean[better]
     state.solved[state.agents[passed]] = True
     state.record_population("eval/iqm_return", interquartile_mean(state.last_return[state.sound].numpy()))
     state.record_population("eval/solved_fraction", float(state.solved.double().mean()))

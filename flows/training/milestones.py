@@ -49,7 +49,7 @@ class Learned:
 def keep_learning(client: MlflowClient, attempt: Attempt, result: TrainingResult) -> None:
     """Put the milestones of the best agent into the run, and what each returns as a curve."""
     config, best = result.config, result.agents[result.best_agent]
-    way = result.way_of(best.agent)
+    way = result.milestones_of(best.agent)
     if not way:  # it was accepted untrained
         return
     networks = together([kept.networks for kept in way])
