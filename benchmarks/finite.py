@@ -43,7 +43,7 @@ def main() -> None:
 
 def row(num_agents: int, pairs: int) -> dict[str, Any]:
     """The cost in a population of one size, where an update takes all its agents."""
-    state = TrainingState(dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents))
+    state = TrainingState.begin(dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents))
     advance(state, 20)
     pair: list[tuple[float, float]] = []
     for turn in range(pairs):

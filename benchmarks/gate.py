@@ -214,7 +214,7 @@ def drifted(*, series: int, limited: bool = True) -> dict[str, Any]:
 
 
 def _stress(robustness: float, generator: np.random.Generator) -> StressTest:
-    return StressTest(held=generator.random((len(CELLS), 100)) < robustness, push=60)
+    return StressTest(balanced=generator.random((len(CELLS), 100)) < robustness, push=60)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def main() -> None:
             for rate in rates
         ]
     )
-    uniform, differing = TrainingState(config), TrainingState(config, varied)
+    uniform, differing = TrainingState.begin(config), TrainingState.begin(config, varied)
     with torch_threads(1):
         measured = np.array([(steps(uniform), steps(differing)) for _ in range(arguments.pairs)])[2:]
     low, ratio, high = np.quantile(measured[:, 1] / measured[:, 0], (0.25, 0.5, 0.75))

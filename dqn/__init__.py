@@ -22,7 +22,7 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is asked for: who plays in a `dqn.environments.world` loads no torch."""
+    """Import a public name on first use, so that importing `dqn.environments` does not load PyTorch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'dqn' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(importlib.import_module(_HOMES[name]), name)

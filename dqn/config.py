@@ -1,105 +1,104 @@
-"""Every hyper-parameter of a training run, validated."""
+"""All hyper-parameters of a training run, with validation."""
 
 import dataclasses
 import functools
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Final, Literal, get_type_hints
 
 from dqn.environments.world import NOMINAL, World, WorldError
+from dqn.field_types import accepts, as_floats, expected
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be trained; the message names the field, its value and what it may be."""
+    """An invalid configuration; the message names the field, its value and the allowed values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DQNConfig:
     """Configuration of one population of DQN agents.
 
-    Counts and intervals are per agent: with 16 agents, `batch_size=128` samples 16 batches of 128.
-    "Updates" are gradient updates. Features that take an interval, a rate or a norm are off at 0.
+    Counts and intervals are per agent: with 16 agents, `batch_size=128` samples 16 batches of 128 transitions.
+    "Updates" are gradient updates. An interval, rate or norm of 0 turns its feature off.
     """
 
-    # Unknown keys are refused, and the sentences below become the forms of the Prefect UI.
+    # Pydantic refuses unknown keys. The attribute docstrings become the field descriptions in the Prefect UI.
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     env_id: str = "CartPole-v1"
     """Gymnasium environment with a flat Box observation and a Discrete action space."""
     world: World = NOMINAL
-    """What a policy is for: tests, gate and server play in it; where it has ranges, every episode draws its own."""
+    """World that the policy is for: used by tests, gate and server. Each episode draws its own values from ranges."""
     randomisation: World = NOMINAL
-    """What training and selection change in `world` (domain randomisation); tests, gate and server do not."""
+    """Changes to `world` for training and selection (domain randomisation); not used by tests, gate and server."""
     seed: int = 0
-    """Seed of the whole population; training, selection and test draw from streams that never meet."""
+    """Seed of the whole population. Training, selection and test use separate streams derived from it."""
     num_agents: int = 16
-    """Independent agents trained side by side; they share this configuration and differ in their draws."""
+    """Independent agents trained in parallel. They share this configuration and differ in their random draws."""
     num_envs: int = 16
-    """Sub-environments an agent steps at once."""
+    """Parallel sub-environments of each agent."""
 
     hidden_sizes: tuple[int, ...] = (128, 64)
     """Widths of the hidden layers, each followed by ReLU."""
     observation_scale: tuple[float, ...] = ()
-    """Observations are divided by this inside the network, one number an entry; empty leaves them as they are."""
+    """Divisor of each entry of the observation, applied inside the network; empty for no scaling."""
     initial_q: float = 0.0
-    """Added to the last layer's bias at the start; the value of surviving makes the start optimistic."""
+    """Added to the last layer's bias at the start; the value of a full episode makes the start optimistic."""
 
     dueling: bool = False
-    """Dueling heads: the last layer gives the state's value and each action's advantage (Wang et al., 2016)."""
+    """Dueling heads: the last layer outputs the state value and the advantage of each action (Wang et al., 2016)."""
     num_quantiles: int = 1
-    """Numbers the network gives an action, whose mean is its Q-value; several need a loss that learns them."""
+    """Outputs per action; their mean is the Q-value. More than one requires a loss that learns quantiles."""
 
     replay_capacity: int = 100_000
-    """Transitions an agent's replay buffer holds."""
+    """Capacity of each agent's replay buffer, in transitions."""
     min_replay_batches: int = 10
-    """Batches the replay buffer must hold before learning starts."""
+    """Learning starts when the replay buffer contains this many batches."""
 
     priority_exponent: float = 0.0
-    """Prioritised replay: sampling goes by the TD error to this power (Schaul et al., 2016); 0 is uniform."""
+    """Prioritised replay: samples in proportion to |TD error| to this power (Schaul et al., 2016); 0 is uniform."""
     importance_exponent: float = 0.4
-    """Start of the importance weights' exponent in prioritised replay; rises linearly to 1 over `max_updates`."""
+    """Initial exponent of the importance weights in prioritised replay; rises linearly to 1 over `max_updates`."""
 
     epsilon_start: float = 1.0
-    """Exploration rate at the start."""
+    """Epsilon at the start."""
     epsilon_end: float = 0.05
-    """Exploration rate after the decay."""
+    """Epsilon after the decay."""
     epsilon_decay_updates: int = 10_000
-    """Updates over which epsilon falls linearly; unused where it falls by episode."""
+    """Updates over which epsilon falls linearly; not used if `epsilon_decay_per_episode` is above 0."""
     epsilon_decay_per_episode: float = 0.0
-    """Epsilon falls by this after each episode of an agent (the article); 0 takes the linear schedule."""
+    """Amount by which epsilon falls after each episode of an agent, as in the article; 0 uses the linear schedule."""
     exploration_persistence: float = 0.0
-    """Probability that an exploratory action goes on for another step (Dabney et al., 2021); 0 draws each anew."""
+    """Probability that an exploratory action is repeated in the next step (Dabney et al., 2021)."""
 
     gamma: float = 0.99
     """Discount factor."""
     n_step: int = 1
     """Environment steps whose rewards are summed before bootstrapping."""
     reward_scale: float = 1.0
-    """Rewards are multiplied by this before learning; 1 - gamma keeps Q-values near 1."""
+    """Factor applied to rewards before learning; 1 - gamma keeps Q-values near 1."""
     bootstrap_on_truncation: bool = True
-    """A time limit is not an end: bootstrap from the last observation. Off in the article."""
+    """Bootstrap from the last observation of a truncated episode; off in the article."""
     batch_size: int = 128
-    """Transitions in one update."""
+    """Transitions per update."""
     updates_per_step: int = 1
     """Updates after each step of the vector environment."""
     loss: Literal["squared", "huber"] = "squared"
     """Loss of the temporal-difference error."""
     double_dqn: bool = True
-    """The online network chooses the action whose value the target network gives (van Hasselt et al., 2016)."""
+    """Double DQN: the target network's value of the online network's greedy action (van Hasselt et al., 2016)."""
     max_gradient_norm: float = 0.0
-    """Clips each agent's own gradient norm."""
+    """Maximum gradient norm of each agent; larger gradients are scaled down."""
 
     learning_rate: float = 1e-3
-    """AdamW's learning rate at the start."""
+    """Learning rate of AdamW at the start."""
     learning_rate_end: float = 1e-3
     """Learning rate after the decay."""
     learning_rate_decay_updates: int = 0
     """Updates over which the learning rate falls linearly."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay rates of the moment estimates."""
+    """Decay rates of AdamW's moment estimates."""
     adam_eps: float = 1e-8
     """AdamW's epsilon."""
     weight_decay: float = 0.01
@@ -108,46 +107,46 @@ class DQNConfig:
     target_update_interval: int = 500
     """Updates between hard copies of the online network to the target network."""
     target_update_episodes: int = 0
-    """Episodes of an agent between hard copies of its target network (the article)."""
+    """Episodes of an agent between hard copies to its target network, as in the article."""
     tau: float = 0.0
-    """Polyak rate: the target network moves this far towards the online network at every update."""
+    """Polyak averaging: fraction by which the target network moves towards the online network at each update."""
     average_rate: float = 0.0
-    """Rate of the exponential average of the weights that is evaluated and exported; 0 takes the online network."""
+    """Rate of the moving average of the weights that is evaluated and exported; 0 uses the online network."""
 
     max_updates: int = 50_000
-    """Budget: updates an agent."""
+    """Budget: updates per agent."""
     max_episodes: int = 0
-    """Budget: an agent stops after this many episodes (the article)."""
+    """Budget: an agent stops after this many episodes, as in the article."""
     eval_start: int = 0
     """Updates before the first evaluation."""
     eval_interval: int = 1_000
     """Updates between greedy evaluations of the population."""
     eval_episodes: int = 10
-    """Episodes in each evaluation of an agent."""
+    """Episodes per agent in each evaluation."""
     acceptance_return: float | None = None
-    """An agent that reaches this in every acceptance episode is solved and leaves the population; none: never."""
+    """An agent with this return in every acceptance episode is solved and leaves the population; none disables this."""
     acceptance_episodes: int = 100
-    """Episodes of the acceptance evaluation, and on which the best agents are judged in the end; on selection seeds."""
+    """Episodes of the acceptance evaluation and of the final comparison of the best agents, on selection seeds."""
     acceptance_epsilon: float = 0.0
-    """Share of random actions in as many further episodes; who holds the ceiling disturbed holds it on unseen seeds."""
+    """Fraction of random actions in a second acceptance test; passing it predicts success on unseen seeds."""
     log_interval: int = 10
-    """Updates between metrics of training: of the learner, and of the episodes that ended."""
+    """Updates between training metrics, including the returns of the episodes that ended in between."""
     checkpoint_interval: float = 10.0
-    """Seconds from the end of a checkpoint to the next; longer where saving would take over a tenth of the time."""
+    """Seconds from the end of one checkpoint to the next; longer if saving would take over a tenth of the time."""
     device: str = "cpu"
-    """PyTorch device of networks and replay buffers, such as cuda; environments always step on the CPU."""
+    """PyTorch device of networks and replay buffers, such as cuda; environments always run on the CPU."""
     num_threads: int = 1
-    """Threads PyTorch computes with; results are reproduced by the same number of them."""
+    """Number of PyTorch threads; a run is reproduced exactly only with the same number."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained.
+        """Validate all fields and convert whole numbers to floats in float fields.
 
         Raises:
-            ConfigError: naming the first field that is of another type or out of range.
+            ConfigError: for the first field that has a wrong type or is out of range.
         """
         for field, annotation in _annotations().items():
-            self._require(field, _accepts(annotation, getattr(self, field)), f"must be {_expected(annotation)}")
-            object.__setattr__(self, field, _as_floats(annotation, getattr(self, field)))
+            self._require(field, accepts(annotation, getattr(self, field)), f"must be {expected(annotation)}")
+            object.__setattr__(self, field, as_floats(annotation, getattr(self, field)))
         for name in _POSITIVE:
             self._require(name, getattr(self, name) > 0, "must be above 0")
         for name in _NOT_NEGATIVE:
@@ -162,12 +161,12 @@ class DQNConfig:
                 self._require(
                     name,
                     not isinstance(entry, float) or entry == 0 or _LEAST <= abs(entry) <= _GREATEST,
-                    f"must be 0 or have a size from {_LEAST:.2g} to {_GREATEST:.2g}, which float32 holds",
+                    f"must be 0 or have a size from {_LEAST:.2g} to {_GREATEST:.2g}, the range of float32",
                 )
         self._require(
             "gamma",
             self.gamma < _ONE,
-            "must be below 1 in float32: at 1 the values of episodes that go on have no bound; take 0.999 or less",
+            "must be below 1 in float32: at 1 the value of an unending episode is unbounded; use 0.999 or less",
         )
         self._require("hidden_sizes", all(size > 0 for size in self.hidden_sizes), "must be positive")
         self._require("observation_scale", all(s > 0 for s in self.observation_scale), "must be positive")
@@ -176,25 +175,25 @@ class DQNConfig:
         self._require(
             "weight_decay",
             self.weight_decay * max(self.learning_rate, self.learning_rate_end) <= 1,
-            "times the learning rate must be at most 1, or a step would turn all weights around",
+            "times the learning rate must be at most 1, or a step would reverse the sign of all weights",
         )
         self._require(
             "learning_rate_end",
             bool(self.learning_rate_decay_updates) or self.learning_rate_end in (_UNSET_END, self.learning_rate),
-            "needs learning_rate_decay_updates above 0 to be reached; without, make it the learning_rate",
+            "needs learning_rate_decay_updates above 0; without a decay, set it to the learning_rate",
         )
         self._require(
             "acceptance_epsilon",
             not self.acceptance_epsilon or self.acceptance_return is not None,
-            "needs an acceptance_return, without which no agent is accepted; make it 0",
+            "needs an acceptance_return; without one no agent is accepted, so set it to 0",
         )
         self._require(
             "replay_capacity",
             self.replay_capacity >= self.min_replay_batches * self.batch_size,
-            f"must hold min_replay_batches x batch_size = {self.min_replay_batches * self.batch_size} transitions",
+            f"must be at least min_replay_batches x batch_size = {self.min_replay_batches * self.batch_size}",
         )
         self._require(
-            "replay_capacity", self.replay_capacity >= self.num_envs, f"must hold one step of {self.num_envs} envs"
+            "replay_capacity", self.replay_capacity >= self.num_envs, f"must be at least num_envs = {self.num_envs}"
         )
         targets = [bool(self.target_update_interval), bool(self.target_update_episodes), bool(self.tau)]
         if sum(targets) != 1:
@@ -208,7 +207,7 @@ class DQNConfig:
             raise ConfigError(f"{name} {expectation}, got {getattr(self, name)!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values; of a world what differs from the nominal one."""
+        """The fields as plain JSON values; a world is given by its differences from the nominal one."""
         return {**dataclasses.asdict(self), **{name: getattr(self, name).to_dict() for name in WORLDS}}
 
     @classmethod
@@ -216,7 +215,7 @@ class DQNConfig:
         """Inverse of `to_dict`, also after a round trip through JSON.
 
         Raises:
-            ConfigError: if a field is unknown, of another type or out of range.
+            ConfigError: if a field is unknown, has a wrong type or is out of range.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
@@ -233,17 +232,17 @@ class DQNConfig:
 
     @property
     def training_world(self) -> World:
-        """What training and selection play in."""
+        """The world of training and selection."""
         return self.world.altered(self.randomisation)
 
     @property
     def sha256(self) -> str:
-        """Digest of the configuration, independent of field order."""
+        """SHA-256 of the configuration, independent of field order."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 WORLDS: Final = ("world", "randomisation")
-"""Fields that are worlds."""
+"""Names of the fields that are worlds."""
 _POSITIVE: Final = (
     "num_agents", "num_envs", "num_quantiles", "replay_capacity", "min_replay_batches", "n_step", "reward_scale",
     "batch_size", "updates_per_step", "learning_rate", "adam_eps", "max_updates", "eval_interval", "eval_episodes",
@@ -256,91 +255,30 @@ _NOT_NEGATIVE: Final = (
 )  # fmt: skip
 _LEAST: Final = 2.0**-126
 _GREATEST: Final = (2 - 2.0**-23) * 2.0**127
-"""Of float32's normal numbers: smaller ones are taken for 0."""
+"""Smallest and largest normal number of float32; smaller numbers are flushed to 0."""
 _ONE: Final = 1 - 2.0**-25
-"""From here on numbers are 1 in float32."""
+"""Numbers from here on round to 1 in float32."""
 _UNSET_END: Final = DQNConfig.learning_rate_end
 _LEAST_SCALE: Final = 1e-6
-_SCALE_REASON: Final = "must be 1e-06 or above: an observation divided by less outgrows float32 in a few layers"
-_FINITE: Final = "so that its square, as in the loss, is well within float32"
+_SCALE_REASON: Final = "must be 1e-06 or above: dividing an observation by less overflows float32 within a few layers"
+_FINITE: Final = "so that its square, which the loss contains, is well within float32"
 _BETWEEN: Final = {
-    "learning_rate": (0.0, 1.0, "the step of a weight, which is of the size of 0.1"),
-    "learning_rate_end": (0.0, 1.0, "the step of a weight, which is of the size of 0.1"),
-    "adam_eps": (1e-19, _GREATEST, "as float32 holds no square below it and a vanishing gradient is divided by it"),
+    "learning_rate": (0.0, 1.0, "because a step changes a weight by about as much and weights are about 0.1"),
+    "learning_rate_end": (0.0, 1.0, "because a step changes a weight by about as much and weights are about 0.1"),
+    "adam_eps": (1e-19, _GREATEST, "because its square must be a float32 and it divides a vanishing gradient"),
     "reward_scale": (0.0, 1e9, _FINITE),
     "initial_q": (-1e9, 1e9, _FINITE),
-    "num_threads": (1, 256, "more than that no machine runs side by side to an end"),
+    "num_threads": (1, 256, "because more threads do not fit a machine"),
 }
-"""Least and greatest values beyond what their type says, and why."""
+"""Least and greatest value and the reason, for fields with limits besides those of their type."""
 _NOT_IN_TENSORS: Final = {"acceptance_return", "checkpoint_interval"}
 _FRACTION: Final = (
-    "epsilon_start",
-    "epsilon_end",
-    "epsilon_decay_per_episode",
-    "gamma",
-    "tau",
-    "average_rate",
-    "acceptance_epsilon",
-    "priority_exponent",
-    "importance_exponent",
-    "exploration_persistence",
-)
+    "epsilon_start", "epsilon_end", "epsilon_decay_per_episode", "gamma", "tau", "average_rate", "acceptance_epsilon",
+    "priority_exponent", "importance_exponent", "exploration_persistence",
+)  # fmt: skip
 
 
 @functools.cache
 def _annotations() -> dict[str, Any]:
     hints = get_type_hints(DQNConfig)
     return {field.name: hints[field.name] for field in dataclasses.fields(DQNConfig)}
-
-
-def _accepts(annotation: Any, value: object) -> bool:
-    """Whether a value is of an annotated type, of those that DQNConfig has."""
-    if annotation is int:
-        return type(value) is int and abs(value) < 2**63  # PyTorch's integers; True is an int to isinstance
-    if annotation is float:
-        return isinstance(value, int | float) and type(value) is not bool and abs(value) <= sys.float_info.max
-    if annotation in (bool, str, NoneType, World):
-        return isinstance(value, annotation)
-    kinds = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return value in kinds
-    if get_origin(annotation) is UnionType:
-        return any(_accepts(kind, value) for kind in kinds)
-    if not isinstance(value, tuple):
-        return False
-    if kinds[-1] is Ellipsis:
-        return all(_accepts(kinds[0], item) for item in value)
-    return len(value) == len(kinds) and all(map(_accepts, kinds, value))
-
-
-def _as_floats(annotation: Any, value: Any) -> Any:
-    """The value with floats where its type has them: 1, 1.0 and NumPy's 1.0 are one configuration, 0.0 and -0.0 too."""
-    kinds = get_args(annotation)
-    if isinstance(value, tuple):
-        return tuple(_as_floats(kinds[0], entry) for entry in value)
-    is_float = annotation is float or (float in kinds and value is not None)
-    return float(value) + 0.0 if is_float else value
-
-
-def _expected(annotation: Any) -> str:
-    """What a value of an annotated type is, in words."""
-    if annotation in _WORDS:
-        return _WORDS[annotation]
-    kinds = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return " or ".join(map(repr, kinds))
-    if get_origin(annotation) is UnionType:
-        return " or ".join(map(_expected, kinds))
-    if kinds[-1] is Ellipsis:
-        return f"a tuple, each entry {_expected(kinds[0])}"
-    return f"a tuple of {len(kinds)}, each entry {_expected(kinds[0])}"
-
-
-_WORDS: Final = {
-    int: "a whole number below 2^63",
-    float: "a finite number",
-    bool: "true or false",
-    str: "a text",
-    NoneType: "none",
-    World: "a World",
-}

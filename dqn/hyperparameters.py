@@ -1,4 +1,4 @@
-"""What the agents of one population may differ in: whatever changes the shape of no tensor."""
+"""Hyper-parameters that may differ between the agents of a population: those that change no tensor's shape."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from torch import Tensor
 from dqn.config import ConfigError, DQNConfig
 
 Value = float | Tensor
-"""One number that all agents share, or one an agent, float64 `[A]`."""
+"""One number for all agents, or float64 `[A]`, one number per agent."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HyperParameters:
-    """Hyper-parameters an agent: those of `DQNConfig` by the same names, of its Adam betas one and the other.
+    """Hyper-parameters with the names of `DQNConfig`, except that `adam_betas` is split into two.
 
-    A value that all agents share is a number, so that a population of equals computes as if there were no others.
+    A value that all agents share is stored as a number, so that a uniform population takes the faster code path.
     """
 
     learning_rate: Value
@@ -40,30 +40,31 @@ class HyperParameters:
 
     @classmethod
     def of(cls, configs: Sequence[DQNConfig]) -> Self:
-        """Of agents `[A]` each of which would be trained alone by its configuration.
+        """The hyper-parameters of A agents, from the configuration that would train each agent alone.
 
         Raises:
-            ConfigError: naming what they differ in and no population can.
+            ConfigError: naming fields that differ and may not differ within a population.
         """
         if len(set(map(structure, configs))) > 1:
             names = [name for name in _SHARED if len({getattr(config, name) for config in configs}) > 1]
             names += [f"whether {name} is 0" for name in _SWITCHES if len({not getattr(c, name) for c in configs}) > 1]
-            raise ConfigError(f"agents of one population cannot differ in {', '.join(names)}; train one for each")
+            raise ConfigError(f"agents of one population cannot differ in {', '.join(names)}; train them separately")
         values = {name: [_read(config, name) for config in configs] for name in _NAMES}
         return cls(**{name: _shared(torch.tensor(value, dtype=torch.float64)) for name, value in values.items()})
 
     def require_fit(self, config: DQNConfig) -> None:
-        """Refuse values of another number of agents, or of rules that the configuration does not have.
+        """Check that the values fit a configuration.
 
         Raises:
-            ConfigError: naming the first.
+            ConfigError: for the first value with a wrong number of agents, or with a rule that is off in the
+                configuration.
         """
         for name in _NAMES:
             value = getattr(self, name)
             if isinstance(value, Tensor) and value.shape != (config.num_agents,):
                 raise ConfigError(
                     f"hyperparameters.{name} has the shape {list(value.shape)} for num_agents = {config.num_agents}; "
-                    "give one number an agent, or one for all"
+                    "give one number per agent, or one for all"
                 )
             if name in _SWITCHES and bool((torch.as_tensor(value) != 0).ne(bool(getattr(config, name))).any()):
                 raise ConfigError(
@@ -72,12 +73,12 @@ class HyperParameters:
                 )
 
     def select(self, agents: Tensor) -> Self:
-        """Those of `agents`, an index tensor `[K]`."""
+        """The hyper-parameters of `agents`, an index tensor `[K]`."""
         values = {name: getattr(self, name) for name in _NAMES}
         return type(self)(**{n: _shared(v[agents]) if isinstance(v, Tensor) else v for n, v in values.items()})
 
     def agent(self, k: int, config: DQNConfig) -> DQNConfig:
-        """The configuration that trains agent k alone, given the population's."""
+        """The configuration that trains agent k alone; `config` is the population's."""
         values: dict[str, Any] = {name: _number(getattr(self, name), k) for name in _NAMES}
         betas = (values.pop("adam_beta1"), values.pop("adam_beta2"))
         values |= {name: int(values[name]) for name in _COUNTS}
@@ -94,19 +95,19 @@ class HyperParameters:
 
 
 def structure(config: DQNConfig) -> tuple[object, ...]:
-    """What the agents of one population share: equal for two configurations that fit into one."""
+    """The values that all agents of a population share; configurations with equal structure fit into one population."""
     return tuple(getattr(config, name) for name in _SHARED) + tuple(bool(getattr(config, name)) for name in _SWITCHES)
 
 
 def column(value: Value, device: torch.device) -> Value:
-    """A value as a factor of parameters `[A, ., .]`: the number, or float32 `[A, 1, 1]`."""
+    """The value in a shape that broadcasts to parameters `[A, ., .]`: a number, or float32 `[A, 1, 1]`."""
     return value.float().view(-1, 1, 1).to(device) if isinstance(value, Tensor) else value
 
 
 _NAMES: Final = tuple(field.name for field in dataclasses.fields(HyperParameters))
 _SHARED: Final = tuple(f.name for f in dataclasses.fields(DQNConfig) if f.name not in {*_NAMES, "adam_betas"})
 _COUNTS: Final = ("epsilon_decay_updates", "target_update_interval")
-# At 0 there is no such rule, or no such network.
+# 0 turns off this rule or network, for the whole population.
 _SWITCHES: Final = ("tau", "target_update_interval", "average_rate")
 
 

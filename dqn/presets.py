@@ -1,4 +1,4 @@
-"""The named configurations: what each environment was tuned to, and the article's own."""
+"""Named configurations: one tuned for each environment, and the article's own."""
 
 import dataclasses
 from typing import Final, Literal
@@ -39,7 +39,7 @@ _CARTPOLE: Final = DQNConfig(
 
 PRESETS: Final[dict[PresetName, DQNConfig]] = {
     "cartpole": _CARTPOLE,
-    # As much as a policy can hold in every episode: one that is accepted there holds more than it was asked for.
+    # Ranges in which a policy can still balance in every episode; an accepted one also balances outside of them.
     "robust": dataclasses.replace(
         _CARTPOLE,
         randomisation=World(

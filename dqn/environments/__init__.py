@@ -1,1 +1,1 @@
-"""Environments and their worlds. This room imports no PyTorch: serving uses it too."""
+"""Environments and their worlds. Imports no PyTorch, because serving uses this package too."""

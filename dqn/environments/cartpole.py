@@ -1,4 +1,4 @@
-"""Gymnasium's vector CartPole, bit for bit, at half the time of a step. Torch-free."""
+"""Gymnasium's vector CartPole with the same numbers, at half the time per step. Torch-free."""
 
 from typing import Any, Final
 
@@ -7,13 +7,13 @@ import numpy.typing as npt
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
 CARTPOLES: Final = "dqn.environments.cartpole:CartPoles"
-"""Entry point, as a Gymnasium registration has it."""
+"""Entry point for a Gymnasium registration."""
 
 
 class CartPoles(CartPoleVectorEnv):
-    """Gymnasium's own but for `step`: no check of the actions, nothing done for resets where there are none.
+    """Gymnasium's class with a faster `step`: it does not check actions, and skips the reset code if no episode ended.
 
-    100 sub-environments take 23 microseconds instead of 49, 2,048 of them 81 instead of 112.
+    100 sub-environments take 23 microseconds instead of 49, 2,048 take 81 instead of 112.
     """
 
     def step(
@@ -21,7 +21,7 @@ class CartPoles(CartPoleVectorEnv):
     ) -> tuple[
         npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]
     ]:
-        """Take actions `[N]`; equation by equation Gymnasium's Euler step, with what it leaves in `state`."""
+        """Take actions `[N]`: Gymnasium's equations and Euler integration, with the same attributes afterwards."""
         assert self.state is not None, "reset before the first step"
         _, x_dot, theta, theta_dot = self.state
         cos, sin = np.cos(theta), np.sin(theta)

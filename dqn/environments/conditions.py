@@ -1,4 +1,4 @@
-"""What a world makes of N sub-environments: draws at resets; forces, delays and sensors at steps. Torch-free."""
+"""Applies worlds to N sub-environments: draws at resets; forces, delays and sensors at steps. Torch-free."""
 
 import copy
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from dqn.environments.world import ENTRYWISE, NOMINAL, WHOLE, World
 Integers = npt.NDArray[np.int64]
 
 _WORLD: Final = 0x77
-"""Tells the world's generator from the environment's, which has the same seed."""
+"""Distinguishes the world's generator from the environment's, which has the same seed."""
 
 _CARTPOLE: Final[dict[str, tuple[str, ...]]] = {
     name: (name,) for name in ("length", "masspole", "masscart", "gravity", "force_mag", "tau")
@@ -37,10 +37,10 @@ _ATTRIBUTES: Final[dict[type, dict[str, tuple[str, ...]]]] = {
 
 
 class Conditions:
-    """Worlds in N sub-environments at this moment: what each drew at its last reset, and the actions on their way.
+    """The worlds of N sub-environments: the values drawn at the last resets, and the delayed actions.
 
-    Each of the W worlds has N / W sub-environments. What is random in a step is drawn for as many and holds for the
-    k-th of every world: an episode meets the same, whatever becomes of the others and whoever plays.
+    Each of W worlds has N / W sub-environments. Random numbers of a step are drawn once for N / W sub-environments and
+    used in every world. An episode's random numbers therefore do not depend on other worlds or policies.
     """
 
     def __init__(self, worlds: Sequence[World], env: Any, *, num_envs: int, space: Space[Any]) -> None:
@@ -57,7 +57,7 @@ class Conditions:
         self.change(*worlds)
 
     def change(self, *worlds: World) -> None:
-        """Other worlds, as many, from the next step on; a delay counts from now."""
+        """Replace the worlds by as many others from the next step on; action delays count from now."""
         for world in worlds:
             self._require_possible(world)
         self.worlds = worlds
@@ -78,32 +78,32 @@ class Conditions:
         self._set_parameters()
 
     def reset(self, seed: int | None) -> None:
-        """All sub-environments begin an episode."""
-        if seed is not None:  # beside the environment's own generator, which is left alone
+        """Begin an episode in all sub-environments."""
+        if seed is not None:  # the environment's own generator is not used
             self._seed(seed)
         self._begin(np.ones(len(self._steps), dtype=np.bool_))
 
     def apply(self, action: Integers, push: float = 0.0) -> Integers:
-        """Set the forces of the next step; returns the actions `[N]` that take effect in it."""
+        """Set the forces of the next step; return the actions `[N]` that take effect in it."""
         if "action_delay" in self._drawn:
             action = self._due(action)
         force = self._outside_force() + push
         pushed = isinstance(force, np.ndarray) or force != 0.0
         if self.has_cart and (pushed or self._pushed):
-            # CartPole applies +force_mag for action 1 and -force_mag for 0: the sum of both forces, by its own dynamics
+            # CartPole applies +force_mag for action 1 and -force_mag for 0; add the outside force to it.
             self._set("force_mag", self._drawn.get("force_mag", self._own["force_mag"]) + (2 * action - 1) * force)
             self._pushed = pushed
         return action
 
     def advance(self, resetting: npt.NDArray[np.bool_]) -> None:
-        """A step has been taken; in it the sub-environments in the mask `resetting` `[N]` began an episode instead."""
+        """Record that a step was taken, in which the sub-environments `resetting` `[N]` began an episode instead."""
         self._steps += 1
         self._clock += 1
         if resetting.any():
             self._begin(resetting)
 
     def observe(self, observation: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """What the sensors make of observations `[N, obs]`."""
+        """Observations `[N, obs]` with the sensors' bias and noise."""
         bias, deviation = self._drawn.get("sensor_bias"), self._drawn.get("sensor_noise")
         if bias is not None:
             observation = observation + bias
@@ -114,7 +114,7 @@ class Conditions:
         return observation.astype(np.float32, copy=False)
 
     def select(self, env: Any, rows: Integers) -> "Conditions":
-        """The same in `env`, which goes on with `rows` of N: any of a single world, or all of some worlds."""
+        """The conditions for `env`, which has `rows` of the N: any rows of one world, or all rows of some worlds."""
         each = len(self._steps) // len(self.worlds)
         kept = copy.copy(self)
         kept._env = env.unwrapped
@@ -128,7 +128,7 @@ class Conditions:
         return kept
 
     def _given(self) -> list[str]:
-        """Fields that some world changes, and the interval of pushes."""
+        """Names of the fields that some world changes, and of the push interval."""
         given = {"push_interval"}.union(*(world.to_dict() for world in self.worlds))
         return [name for name in vars(NOMINAL) if name in given]
 
@@ -156,19 +156,19 @@ class Conditions:
         self._set_parameters()
 
     def _due(self, action: Integers) -> Integers:
-        """Actions `[N]` that take effect now that `action` is taken."""
+        """Actions `[N]` that take effect in the step in which `action` is taken."""
         length, columns = len(self._actions), np.arange(len(self._steps))
         self._actions[self._clock % length] = action
         behind = np.minimum(self._drawn["action_delay"], self._steps - self._since)
         return np.asarray(self._actions[(self._clock - behind) % length, columns])
 
     def _outside_force(self) -> Any:
-        """Newtons of the world on the cart in the next step, `[N]` or 0."""
+        """The world's force on the cart in the next step, in newtons, `[N]` or 0."""
         force = self._drawn.get("wind", 0.0)
         pushes = self._drawn.get("push_force")
         if pushes is None:
             return force
-        # Drawn whether or not anybody is pushed, which depends on when episodes end.
+        # Drawn in every step, so that the draws do not depend on when episodes end.
         right = self._sides.integers(0, 2, len(self._steps) // len(self.worlds), dtype=np.bool_)
         due = (self._steps > 0) & (self._steps % self._drawn["push_interval"] == 0)
         if not due.any():
@@ -194,7 +194,7 @@ class Conditions:
         env_id = self._env.spec.id
         if impossible := [name for name in world.to_dict() if name not in possible]:
             raise EnvironmentUnsupportedError(
-                f"{env_id} has no {' and no '.join(impossible)} that a world could change; "
+                f"{env_id} has no {' and no '.join(impossible)} for a world to change; "
                 f"it has {', '.join(sorted(possible))}"
             )
         for name in ENTRYWISE:
@@ -206,7 +206,7 @@ class Conditions:
 
 
 def _draw(generator: np.random.Generator, name: str, value: Any, count: int) -> npt.NDArray[Any]:
-    """Values `[count]` of a field, or `[count, obs]` of one that has an entry for each of the observation."""
+    """Values `[count]` of a field, or `[count, obs]` of a field with one entry per entry of the observation."""
     if name in ENTRYWISE:
         drawn = np.empty((count, len(value)), dtype=np.float32)
         for column, entry in enumerate(value):

@@ -1,4 +1,4 @@
-"""Environments in a world: made here alone, for training, evaluation, benchmarks and the server. Torch-free."""
+"""Creates environments in worlds, for training, evaluation, benchmarks and serving. Torch-free."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,12 @@ from dqn.environments.wrappers import FromZero, WorldEnv, WorldVectorEnv, is_in_
 
 
 def make(env_id: str, world: World = NOMINAL, *, render_mode: str | None = None) -> "WorldEnv":
-    """A single environment in a world.
+    """Make a single environment in a world.
 
     Raises:
-        EnvironmentUnsupportedError: if the environment is unknown, or cannot be what the world says.
+        EnvironmentUnsupportedError: if the environment is unknown or cannot have this world.
     """
-    drawn: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}  # not every environment takes it
+    drawn: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}  # not every environment accepts it
     with _refusing(env_id):
         return _in_world(_single(environment_spec(env_id), **drawn), world)
 
@@ -33,20 +33,20 @@ def make(env_id: str, world: World = NOMINAL, *, render_mode: str | None = None)
 def make_vec(
     env_id: str, world: World | Sequence[World] = NOMINAL, *, num_envs: int, max_episode_steps: int | None = None
 ) -> VectorEnv[Any, Any, Any]:
-    """As many environments in a world, side by side, which reset an ended episode at the next step.
+    """Make a vector environment, with next-step autoreset.
 
-    The environment's own vector implementation is used where it is in arrays and the same as the single environment
-    (`has_own_vector`), single ones in Gymnasium's SyncVectorEnv otherwise; of CartPole without keywords it is
-    `CartPoles`, which gives Gymnasium's numbers. Actions count from 0, as in `make`.
+    The environment's own vector implementation is used if its state is in arrays and it equals the single environment
+    (`has_own_vector`); for CartPole without keyword arguments it is replaced by `CartPoles`, which computes the same
+    numbers. Otherwise single environments run in Gymnasium's SyncVectorEnv. Actions count from 0, as in `make`.
 
     Args:
         env_id: a registered Gymnasium environment with a time limit.
-        world: what the episodes are like; of several worlds `WorldVectorEnv` says how they stand side by side.
-        num_envs: number of sub-environments, of each world.
-        max_episode_steps: another time limit than the registered one.
+        world: the world of the episodes; for several worlds see `WorldVectorEnv`.
+        num_envs: number of sub-environments per world.
+        max_episode_steps: replaces the registered time limit.
 
     Raises:
-        EnvironmentUnsupportedError: if the environment is unknown, cannot be what the world says, or takes one world.
+        EnvironmentUnsupportedError: if the environment is unknown, cannot have this world, or supports only one world.
     """
     worlds = (world,) if isinstance(world, World) else tuple(world)
     spec = environment_spec(env_id)
@@ -63,11 +63,11 @@ def make_vec(
                 return _in_worlds(envs, worlds)
             envs.close()
         if len(worlds) != 1:
-            raise EnvironmentUnsupportedError(f"{env_id} can be in one world at a time, not in {len(worlds)}")
+            raise EnvironmentUnsupportedError(f"{env_id} supports one world at a time, not {len(worlds)}")
         made: list[gym.Env[Any, Any]] = []
         try:
             for _ in range(num_envs):
-                # Gymnasium's checker of single environments would halve their speed.
+                # Gymnasium's checker of single environments would halve the speed.
                 env = _single(spec, disable_env_checker=True)
                 made.append(env if worlds == (NOMINAL,) else _in_world(env, worlds[0]))
             return side_by_side(made, np.zeros(num_envs, dtype=np.bool_))
@@ -78,7 +78,7 @@ def make_vec(
 
 
 def side_by_side(envs: Sequence[gym.Env[Any, Any]], autoreset: npt.NDArray[np.bool_]) -> SyncVectorEnv:
-    """Environments in mid-episode as one; `autoreset` `[N]` says whose episode has just ended."""
+    """A vector environment of environments in mid-episode; `autoreset` `[N]` marks those that have just ended."""
     together = SyncVectorEnv([partial(_itself, env) for env in envs])
     together._autoreset_envs = autoreset
     return together
@@ -90,17 +90,17 @@ def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
 @contextmanager
 def _refusing(env_id: str) -> Iterator[None]:
-    """Say in one sentence why an environment cannot be made."""
+    """Turn any failure to make an environment into an EnvironmentUnsupportedError."""
     try:
         yield
     except (EnvironmentUnsupportedError, MemoryError):
         raise
-    except Exception as error:  # an environment's own code runs here, and may raise anything
+    except Exception as error:  # the environment's own code may raise anything
         raise unsupported(env_id, error) from error
 
 
 def _single(spec: EnvSpec, **drawn: Any) -> gym.Env[Any, Any]:
-    """The environment as it was registered, with actions from 0."""
+    """The registered environment, with actions from 0."""
     env: gym.Env[Any, Any] = gym.make(spec, **drawn)
     return FromZero(env) if int(getattr(env.action_space, "start", 0)) else env
 

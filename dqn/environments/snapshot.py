@@ -1,4 +1,4 @@
-"""Environments in mid-episode as bytes: their own pickle, tried out before a training depends on it."""
+"""Environments in mid-episode as bytes (pickle), with a test whether this works for an environment. Torch-free."""
 
 import pickle
 from collections.abc import Callable
@@ -14,17 +14,17 @@ Envs = VectorEnv[Any, Any, Any]
 
 
 class SnapshotError(Exception):
-    """Environments that cannot be written as bytes, or bytes that are no environments; the message says why."""
+    """Environments that cannot be captured or restored; the message says why."""
 
 
 def capture(envs: Envs) -> bytes:
-    """All sub-environments in mid-episode.
+    """Capture all sub-environments in mid-episode.
 
     Raises:
-        SnapshotError: if one of them holds what cannot be pickled.
+        SnapshotError: if one of them cannot be pickled.
     """
     try:
-        if isinstance(envs, SyncVectorEnv):  # itself unpicklable: it keeps the functions that made its environments
+        if isinstance(envs, SyncVectorEnv):  # cannot be pickled: it keeps the functions that made its environments
             return pickle.dumps((envs.envs, envs._autoreset_envs))
         return pickle.dumps(envs)
     except Exception as error:  # an environment's own code runs here, and may raise anything
@@ -32,26 +32,26 @@ def capture(envs: Envs) -> bytes:
 
 
 def restore(data: bytes) -> Envs:
-    """Inverse of `capture`. To unpickle is to run what the bytes say: for bytes of our own making alone.
+    """Inverse of `capture`. Unpickling executes code from `data`: use it only for trusted bytes.
 
     Raises:
-        SnapshotError: if the environment's code is not what it was.
+        SnapshotError: if the environment's code has changed.
     """
     try:
-        content = pickle.loads(data)  # noqa: S301 # checkpoint.py reads files of this process's own user alone
+        content = pickle.loads(data)  # noqa: S301 # checkpoint.py checks the file's owner and mode
         return side_by_side(*content) if isinstance(content, tuple) else content
     except Exception as error:  # an environment's own code runs here, and may raise anything
         raise SnapshotError(_one_line(error)) from error
 
 
 def why_not_capturable(make: Callable[[], Envs], num_actions: int) -> str | None:
-    """Why environments do not go on from a snapshot as if nothing had happened; None if they do.
+    """The reason why environments do not continue identically from a snapshot; None if they do.
 
-    A copy by way of a snapshot is stepped beside its original, through ends and resets, with the same actions.
+    Steps a restored copy and the original with the same actions, through the ends of episodes and a reset.
 
     Args:
-        make: makes one sub-environment.
-        num_actions: actions it takes.
+        make: makes a vector environment with one sub-environment.
+        num_actions: number of actions.
     """
     original = make()
     actions = np.random.default_rng(0).integers(0, num_actions, (96, 1))
@@ -67,10 +67,10 @@ def why_not_capturable(make: Callable[[], Envs], num_actions: int) -> str | None
     except SnapshotError as error:
         return str(error)
     except Exception as error:  # an environment's own code runs here, and may raise anything
-        return f"a copy of it made by pickle does not work: {_one_line(error)}"
+        return f"a pickled copy of it does not work: {_one_line(error)}"
     finally:
         original.close()
-    return None if same else "a copy of it made by pickle goes another way than the original"
+    return None if same else "a pickled copy of it behaves differently"
 
 
 def _step_alike(first: Envs, second: Envs, actions: npt.NDArray[np.integer]) -> bool:

@@ -1,4 +1,4 @@
-"""What Gymnasium knows of an environment by its id."""
+"""Gymnasium's specification of an environment."""
 
 import importlib
 from typing import Final
@@ -11,18 +11,18 @@ _SINGLE: Final = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 
 
 class EnvironmentUnsupportedError(ValueError):
-    """An environment this project cannot train on; the message says why and what is supported."""
+    """An environment that this project cannot train on; the message says why and what is supported."""
 
 
 def environment_spec(env_id: str) -> EnvSpec:
     """The registered specification of an environment with a time limit.
 
     Args:
-        env_id: as `gymnasium.make` takes it; a module before a colon (`package:Env-v0`) is imported first, to register
+        env_id: an id for `gymnasium.make`; a module before a colon (`package:Env-v0`) is imported first, to register
             its environments.
 
     Raises:
-        EnvironmentUnsupportedError: if it is unknown, or its episodes need not end.
+        EnvironmentUnsupportedError: if the environment is unknown or has no time limit.
     """
     module, colon, name = env_id.rpartition(":")
     try:
@@ -31,21 +31,21 @@ def environment_spec(env_id: str) -> EnvSpec:
         spec = gym.spec(name)
     except (gym.error.Error, ImportError) as error:
         raise unsupported(env_id, error) from error
-    except (ValueError, TypeError) as error:  # no name of a module
+    except (ValueError, TypeError) as error:  # not the name of a module
         raise unsupported(env_id, ImportError(error)) from error
     if spec.max_episode_steps is None:
         raise EnvironmentUnsupportedError(
-            f"environment {env_id!r} has no time limit, so that a policy which never ends an episode would be "
-            "evaluated for ever; register it with one: gymnasium.register(..., max_episode_steps=1000)"
+            f"environment {env_id!r} has no time limit, so that the evaluation of a policy might never end; "
+            "register it with one: gymnasium.register(..., max_episode_steps=1000)"
         )
     return spec
 
 
 def has_own_vector(spec: EnvSpec) -> bool:
-    """Whether the vector implementation that an environment names is, as far as is known, its single one N times over.
+    """Whether the registered vector implementation can be assumed to equal N single environments.
 
-    It takes no additional wrappers, and other keywords than the single one. Gymnasium's CartPole is one pair of classes
-    whose single keyword means the same in both.
+    A vector implementation ignores additional wrappers and has other keyword arguments. Gymnasium's CartPole is known
+    to be equal, including its only keyword argument.
     """
     if spec.vector_entry_point is None or spec.additional_wrappers:
         return False
@@ -56,12 +56,12 @@ def has_own_vector(spec: EnvSpec) -> bool:
 
 
 def _path(entry_point: object) -> object:
-    """An entry point as a registration with a text has it, also where it was registered with a class."""
+    """An entry point as a string, also if it was registered as a class."""
     return f"{entry_point.__module__}:{entry_point.__qualname__}" if isinstance(entry_point, type) else entry_point
 
 
 def unsupported(env_id: str, error: Exception) -> EnvironmentUnsupportedError:
-    """An environment that cannot be made, and Gymnasium's reason or its constructor's, as one sentence."""
+    """The error for an environment that cannot be made, with the reason from Gymnasium or the constructor."""
     reason = str(error).strip().partition("\n")[0].rstrip(".")
     if not isinstance(error, gym.error.Error | ImportError):
         said = f"{type(error).__name__}: {reason}" if reason else type(error).__name__

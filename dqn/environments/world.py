@@ -1,4 +1,4 @@
-"""What an episode is like beside the policy: cart, pole, sensors and motor, wind and pushes."""
+"""The world of an episode: parameters of cart and pole, sensors, action delay, wind and pushes."""
 
 import dataclasses
 import math
@@ -12,56 +12,56 @@ MAX_DELAY: Final = 100
 
 
 class WorldError(ValueError):
-    """A world that cannot be; the message names the field, its value and what it may be."""
+    """An invalid world; the message names the field, its value and the allowed values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What differs from the environment as Gymnasium has it; the default is nothing.
+    """Differences from the environment as Gymnasium defines it; none by default.
 
-    Every value is a number, or a range (low, high) from which each sub-environment draws uniformly at each reset.
+    Each value is a number, or a range (low, high) from which each sub-environment draws uniformly at each reset.
     """
 
-    # Unknown keys are refused, and the sentences below become the forms of the Prefect UI.
+    # Pydantic refuses unknown keys. The attribute docstrings become the field descriptions in the Prefect UI.
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     length: Value | None = None
-    """Half the pole's length in metres (CartPole-v1: 0.5); of Acrobot both links' length."""
+    """Half the pole's length in metres (CartPole-v1: 0.5), or the length of Acrobot's links."""
     masspole: Value | None = None
-    """Mass of the pole in kilograms (CartPole-v1: 0.1); of Acrobot both links' mass."""
+    """Mass of the pole in kilograms (CartPole-v1: 0.1), or of each of Acrobot's links."""
     masscart: Value | None = None
     """Mass of the cart in kilograms (CartPole-v1: 1)."""
     inertia: Value | None = None
     """Moment of inertia of Acrobot's links in kilogram square metres (1)."""
     gravity: Value | None = None
-    """Gravity in metres per second squared (CartPole-v1: 9.8); in MountainCar's own unit (0.0025)."""
+    """Gravity in metres per second squared (CartPole-v1: 9.8), or in MountainCar's unit (0.0025)."""
     force_mag: Value | None = None
-    """Force of an action in newtons (CartPole-v1: 10), negative for a reversed motor; in MountainCar's unit (0.001)."""
+    """Force of an action in newtons (CartPole-v1: 10; MountainCar's unit: 0.001); negative for a reversed motor."""
     tau: Value | None = None
-    """Seconds of an environment step (CartPole-v1: 0.02)."""
+    """Seconds per environment step (CartPole-v1: 0.02)."""
     wind: Value = 0.0
     """Constant outside force on the cart in newtons, positive to the right."""
     push_force: Value = 0.0
-    """Outside force in newtons during single steps; the side it comes from is drawn anew at each push."""
+    """Outside force on the cart in newtons during single steps, from a random side each time."""
     push_interval: Count = 100
     """Environment steps from one push to the next, counted from the start of the episode."""
     action_delay: Count = 0
-    """Environment steps until an action takes effect; the first action holds until then."""
+    """Environment steps until an action takes effect; before that, the first action applies."""
     sensor_bias: tuple[Value, ...] = ()
-    """Added to what the policy observes, one an entry of the observation; empty adds nothing."""
+    """Added to the observation, one value per entry; empty for none."""
     sensor_noise: tuple[Value, ...] = ()
-    """Standard deviation of normal noise on what the policy observes, one an entry of the observation."""
+    """Standard deviation of normal noise on the observation, one value per entry; empty for none."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be.
+        """Validate all fields and convert whole numbers to floats.
 
         Raises:
-            WorldError: naming the first field that is of another type or out of range.
+            WorldError: for the first field that has a wrong type or is out of range.
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             self._check(field.name, value)
-            if field.name not in WHOLE:  # 1 and 1.0 are one world, also where it is written
+            if field.name not in WHOLE:  # equal worlds are written equally
                 object.__setattr__(self, field.name, _as_floats(value))
 
     def _check(self, name: str, value: Any) -> None:
@@ -77,7 +77,7 @@ class World:
                 raise WorldError(f"world.{name} must be {expected}, or a range from low to high, got {value!r:.80}")
 
     def to_dict(self) -> dict[str, Any]:
-        """What differs from the default, as plain JSON values."""
+        """The differences from the default, as plain JSON values."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in given.items() if value != _DEFAULTS[name]}
 
@@ -86,7 +86,7 @@ class World:
         """Inverse of `to_dict`, also after a round trip through JSON.
 
         Raises:
-            WorldError: if a field is unknown, of another type or out of range.
+            WorldError: if a field is unknown, has a wrong type or is out of range.
         """
         if not isinstance(values, dict):
             raise WorldError(f"a world must be an object with any of {', '.join(_DEFAULTS)}, got {values!r:.80}")
@@ -95,9 +95,10 @@ class World:
         return cls(**{name: _as_tuples(value) for name, value in values.items()})
 
     def altered(self, change: "World") -> "World":
-        """With what `change` says in place of its own; what `change` leaves as it is by default stays.
+        """This world with the fields that differ from the default in `change`.
 
-        A push comes with its interval, whatever that is. Other defaults can be said as ranges: `wind=(0.0, 0.0)`.
+        If `change` has a push force, its push interval applies too. A default value can be set by a range: `wind=(0.0,
+        0.0)`.
         """
         given = change.to_dict()
         if "push_force" in given:
@@ -105,13 +106,13 @@ class World:
         return dataclasses.replace(self, **given)
 
     def __str__(self) -> str:
-        """For a person: `length 1, wind 2 to 3`, or `nominal`."""
+        """A readable form: `length 1, wind 2 to 3`, or `nominal`."""
         return ", ".join(f"{name} {_text(name, value)}" for name, value in self.to_dict().items()) or "nominal"
 
 
 _DEFAULTS: Final = {field.name: field.default for field in dataclasses.fields(World)}
 ENTRYWISE: Final = ("sensor_bias", "sensor_noise")
-"""Fields with an entry for each of the observation."""
+"""Fields with one value per entry of the observation."""
 WHOLE: Final = ("push_interval", "action_delay")
 """Fields that count environment steps."""
 _ABOVE_0: Final = (math.ulp(0.0), "a number above 0")
@@ -147,4 +148,4 @@ def _text(name: str, value: Any) -> str:
 
 
 NOMINAL: Final = World()
-"""The environment as Gymnasium has it."""
+"""The environment as Gymnasium defines it."""

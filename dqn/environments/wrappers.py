@@ -1,4 +1,4 @@
-"""Environments in other worlds, and vector environments of fewer rows."""
+"""Wrappers that put environments into worlds, and selection of sub-environments in mid-episode."""
 
 import copy
 from typing import Any, cast
@@ -16,7 +16,7 @@ from dqn.environments.world import NOMINAL, World
 
 
 class FromZero(gym.ActionWrapper[Any, Any, Any]):
-    """Counts the actions of a Discrete space from 0, as networks do, where it starts at another number."""
+    """Makes the actions of a Discrete space count from 0, as networks do."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -30,7 +30,7 @@ class FromZero(gym.ActionWrapper[Any, Any, Any]):
 
 
 class WorldEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """One environment in a world that may change in mid-episode."""
+    """A single environment in a world that may change in mid-episode."""
 
     def __init__(self, env: gym.Env[Any, Any], world: World = NOMINAL) -> None:
         super().__init__(env)
@@ -38,7 +38,7 @@ class WorldEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     @property
     def world(self) -> World:
-        """What the episodes are like at this moment."""
+        """The current world."""
         return self._conditions.worlds[0]
 
     @property
@@ -47,21 +47,21 @@ class WorldEnv(gym.Wrapper[Any, Any, Any, Any]):
         return self._conditions.has_cart
 
     def change(self, world: World) -> None:
-        """Another world from the next step on; where it has ranges, they are drawn from at once.
+        """Change the world from the next step on; values are drawn from its ranges at once.
 
         Raises:
-            EnvironmentUnsupportedError: if the environment cannot be what the world says; it stays as it was.
+            EnvironmentUnsupportedError: if the environment cannot have this world; the previous world remains.
         """
         self._conditions.change(world)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; a seed determines the world's draws too."""
+        """Begin an episode; `seed` also determines the world's draws."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._conditions.reset(seed)
         return self._conditions.observe(observation[np.newaxis])[0], info
 
     def step(self, action: Any, push: float = 0.0) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take an action while an outside force `push`, in newtons, acts on the cart beside the world's own."""
+        """Take an action while an additional outside force `push`, in newtons, acts on the cart."""
         applied = self._conditions.apply(np.array([action]), push)
         observation, reward, terminated, truncated, info = self.env.step(applied[0])
         self._conditions.advance(np.zeros(1, dtype=np.bool_))
@@ -69,11 +69,10 @@ class WorldEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class WorldVectorEnv(VectorWrapper[Any, Any, Any, Any, Any]):
-    """Gymnasium's vector CartPole in a world, with parameters in arrays, one entry a sub-environment.
+    """Gymnasium's vector CartPole in worlds, with one parameter value per sub-environment.
 
-    Several worlds stand side by side with as many sub-environments each, the rows of one after those of the other. The
-    k-th sub-environments of all of them start from the same state and are pushed from the same side, as they would be
-    were each world alone.
+    Several worlds have as many sub-environments each, in consecutive rows. The k-th sub-environments of all worlds
+    start from the same state and are pushed from the same side, as they would be in a world of their own.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], *worlds: World) -> None:
@@ -82,7 +81,7 @@ class WorldVectorEnv(VectorWrapper[Any, Any, Any, Any, Any]):
         self._conditions = Conditions(worlds, env, num_envs=env.num_envs, space=env.single_observation_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin all episodes; a seed determines the world's draws too."""
+        """Begin all episodes; `seed` also determines the world's draws."""
         observation, info = self.env.reset(seed=seed, options=options)
         if (worlds := len(self._conditions.worlds)) > 1:
             cart: Any = self.env
@@ -94,7 +93,7 @@ class WorldVectorEnv(VectorWrapper[Any, Any, Any, Any, Any]):
         return self._conditions.observe(observation), info
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Take actions `[N]`; an ended sub-environment is reset instead, and draws anew."""
+        """Take actions `[N]`; an ended sub-environment is reset instead."""
         resetting = cast("CartPoleVectorEnv", self.env).prev_done
         applied = self._conditions.apply(actions)
         observation, reward, terminated, truncated, info = self.env.step(applied)
@@ -102,7 +101,7 @@ class WorldVectorEnv(VectorWrapper[Any, Any, Any, Any, Any]):
         return self._conditions.observe(observation), reward, terminated, truncated, info
 
     def select(self, rows: Integers) -> "WorldVectorEnv":
-        """The sub-environments `rows`, in mid-episode; of several worlds all those of the ones that are kept."""
+        """The sub-environments `rows` in mid-episode: any rows of a single world, or all rows of some worlds."""
         selected = copy.copy(self)
         selected.env = narrowed(self.env, rows)
         selected._conditions = self._conditions.select(selected.env, rows)
@@ -110,13 +109,13 @@ class WorldVectorEnv(VectorWrapper[Any, Any, Any, Any, Any]):
 
 
 def is_in_arrays(envs: VectorEnv[Any, Any, Any]) -> bool:
-    """Whether all sub-environments live in arrays that can be narrowed, as in Gymnasium's vector CartPole."""
+    """Whether the state is in arrays that `narrowed` supports, as in Gymnasium's vector CartPole."""
     in_arrays = {"state", "steps", "prev_done"} <= vars(envs).keys()
     return in_arrays and envs.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP
 
 
 def narrowed(envs: VectorEnv[Any, Any, Any], rows: Integers) -> VectorEnv[Any, Any, Any]:
-    """The sub-environments `rows` of environments in arrays, in mid-episode; `envs` must not be stepped any more."""
+    """The sub-environments `rows` of environments in arrays, in mid-episode; `envs` must not be stepped afterwards."""
     if isinstance(envs, WorldVectorEnv):
         return envs.select(rows)
     kept: Any = copy.copy(envs)
@@ -124,4 +123,4 @@ def narrowed(envs: VectorEnv[Any, Any, Any], rows: Integers) -> VectorEnv[Any, A
     kept.action_space = batch_space(kept.single_action_space, len(rows))
     kept.observation_space = batch_space(kept.single_observation_space, len(rows))
     kept.state, kept.steps, kept.prev_done = kept.state[:, rows], kept.steps[rows], kept.prev_done[rows]
-    return kept  # type: ignore[no-any-return] # attributes of one class behind a generic one
+    return kept  # type: ignore[no-any-return] # attributes of a concrete class

@@ -28,11 +28,10 @@ def greedy_returns(
     max_episode_steps: int | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
-    """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes side by side.
+    """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes in parallel.
 
-    With `epsilon`, that share of their actions is random instead. Where sub-environments are objects of their own, only
-    a few agents play at once: LunarLander's take 7 MB each. `on_progress` is called with the number of agents that are
-    done.
+    With `epsilon`, that fraction of the actions is random. If each sub-environment is a separate object, only a few
+    agents play at a time, because a LunarLander takes 7 MB. `on_progress` is called with the number of finished agents.
     """
     A = networks.num_agents
     at_once = A if has_own_vector(environment_spec(env_id)) else max(1, _OBJECTS // episodes)
@@ -51,7 +50,10 @@ def greedy_returns(
 
 
 def acting(networks: QNetworks, *, episodes: int, seed: int, epsilon: float = 0.0) -> Act:
-    """How agents act on the rows of their episodes `[A, episodes]`; further rows are again those of the first agent."""
+    """A policy for the observations of A agents' episodes `[A, episodes]`, flattened to rows.
+
+    The number of rows may be a multiple of A x episodes; each further group of rows again starts with agent 0.
+    """
     disturbance = torch.full((networks.num_agents,), epsilon)
     generator = torch.Generator().manual_seed(seed)
 

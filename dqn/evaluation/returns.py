@@ -1,4 +1,4 @@
-"""Episodic returns of any policy, in worlds of any kind."""
+"""Episodic returns of any policy in any world. Torch-free."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -23,29 +23,29 @@ def episodic_returns(
     seed: int,
     max_episode_steps: int | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Undiscounted returns `[num_episodes]` of as many episodes played side by side.
+    """Undiscounted returns `[num_episodes]` of episodes played in parallel.
 
     Args:
         act: maps observations `[num_episodes, obs]` to actions `[num_episodes]`.
-        env_id: a registered Gymnasium environment with a time limit, at which its episodes end in any case.
-        world: what the episodes are like.
+        env_id: a registered Gymnasium environment with a time limit.
+        world: the world of the episodes.
         num_episodes: number of sub-environments; the first episode of each counts.
         seed: determines every initial state and every random transition.
-        max_episode_steps: another time limit than the environment's own.
+        max_episode_steps: replaces the environment's time limit.
 
     Raises:
-        EnvironmentUnsupportedError: if the environment is unknown, has no time limit or cannot be what the world says.
+        EnvironmentUnsupportedError: if the environment is unknown, has no time limit or cannot have this world.
         EnvironmentFaultError: if an observation or a reward is not finite.
     """
     envs = make_vec(env_id, world, num_envs=num_episodes, max_episode_steps=max_episode_steps)
     limit = max_episode_steps or environment_spec(env_id).max_episode_steps
-    assert limit is not None, "environment_spec refuses what has no limit"
+    assert limit is not None, "environment_spec requires a limit"
     returns = np.zeros(num_episodes)
     finished = np.zeros(num_episodes, dtype=np.bool_)
     with closing(envs):
         observation, _ = envs.reset(seed=seed)
         require_finite("observation", observation, env_id, step=0)
-        for step in range(1, limit + 1):  # a vector implementation may know of no limit
+        for step in range(1, limit + 1):  # a vector implementation may not apply the limit
             action = act(np.asarray(observation, dtype=np.float32))
             observation, reward, terminated, truncated, _ = envs.step(action)
             require_finite("observation", observation, env_id, step=step)

@@ -1,4 +1,4 @@
-"""Greedy returns of anything that acts, and the statistics a set of returns deserves. Torch-free."""
+"""Statistics of episodic returns. Torch-free."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ Floats = npt.NDArray[np.floating]
 def interquartile_mean(values: Floats) -> float:
     """Mean of the middle half of `values` `[N]` (Agarwal et al., 2021, section 4.3).
 
-    Each value weighs in by how much of its 1/N share lies between the quartiles, so N need not divide by four.
+    Values at the quartiles count partially, so N need not be divisible by four.
     """
     return float(_interquartile_means(np.asarray(values, dtype=np.float64)))
 
@@ -25,7 +25,7 @@ def bootstrap_interval(
 
 
 def _interquartile_means(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Of samples `[..., N]`, `[...]`."""
+    """Interquartile means `[...]` of samples `[..., N]`."""
     N = samples.shape[-1]
     weights = np.diff(np.clip(np.arange(N + 1) / N, 0.25, 0.75))
     return np.asarray(np.average(np.sort(samples, axis=-1), axis=-1, weights=weights))

@@ -1,1 +1,1 @@
-"""The way of the data: from the vector environment into the replay buffer."""
+"""The data path from the vector environment to the replay buffer."""

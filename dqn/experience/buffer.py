@@ -1,4 +1,4 @@
-"""Transitions, n-step accumulation and the replay buffer of a population; knows nothing of learning."""
+"""The replay buffer of a population."""
 
 import math
 import mmap
@@ -16,14 +16,14 @@ _FLOAT = 4
 
 
 class ReplayBuffer:
-    """A ring of transitions an agent, in one preallocated tensor.
+    """A ring buffer of transitions for each agent, in one preallocated tensor.
 
-    A transition is one row of floats: sampling a batch for all agents is then a single gather, several times cheaper
-    than one a field. Actions are exact in float32 up to 2^24. Sampling is uniform without `priorities`. The rows lie on
-    `device`, where samples come out; what is drawn, and where rows are stored, is decided on the CPU.
+    A transition is one row of float32, so that sampling a batch for all agents is a single gather, several times
+    cheaper than one per field. Actions are exact up to 2^24. Sampling is uniform without `priorities`. The rows and the
+    samples are on `device`; random draws and indices are computed on the CPU.
 
-    On the CPU the rows lie in a mapping of their own, so that parts of it can be given back to the machine: narrowing a
-    tensor by copying it would take almost twice the memory of the whole training.
+    On the CPU the rows are a memory mapping, so that parts of it can be returned to the system. Copying the remaining
+    agents' rows to a smaller tensor would almost double the memory of a training.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class ReplayBuffer:
 
     @property
     def size(self) -> Tensor:
-        """Transitions held `[A]`."""
+        """Number of stored transitions `[A]`."""
         return self._size
 
     @property
     def nbytes(self) -> int:
-        """Memory of the transitions and their priorities in bytes, used or not."""
+        """Allocated memory of the transitions and their priorities, in bytes."""
         return self._rows.nbytes + (self._priorities.nbytes if self._priorities else 0)
 
     def insert(self, batch: Batch, valid: Tensor) -> None:
-        """Store the rows of a batch `[A, B, ...]` that are `valid` `[A, B]`, over the oldest transitions.
+        """Store the rows of a batch `[A, B, ...]` for which `valid` `[A, B]` is true, replacing the oldest transitions.
 
         Raises:
-            ValueError: if an agent's part is larger than its ring, where the survivors would be arbitrary.
+            ValueError: if an agent has more valid rows than the buffer's capacity.
         """
         count = valid.sum(1)
         if (most := int(count.max())) > self._capacity:
@@ -88,9 +88,9 @@ class ReplayBuffer:
         self._size = (self._size + count).clamp_max(self._capacity)
 
     def observation_range(self, agents: Tensor) -> Tensor:
-        """Least and greatest value of each entry of the observations that `agents` `[K]` hold, `[K, obs, 2]`.
+        """Minimum and maximum of each entry of the stored observations of `agents` `[K]`: `[K, obs, 2]`.
 
-        Of an agent that holds none the range is empty: from infinity to minus infinity.
+        The range of an agent without transitions is (inf, -inf).
         """
         ranges = torch.tensor([torch.inf, -torch.inf]).repeat(len(agents), self._obs, 1)
         for row, agent in enumerate(agents.tolist()):
@@ -100,15 +100,16 @@ class ReplayBuffer:
         return ranges
 
     def can_sample(self, batch_size: int, min_batches: int = 10) -> bool:
-        """Whether every agent holds at least `min_batches` batches."""
+        """Whether every agent has at least `min_batches` batches."""
         return int(self._size.min()) >= batch_size * min_batches
 
     def sample(self, batch_size: int, *, importance_exponent: float = 1.0) -> Batch:
-        """A sample with replacement of `batch_size` transitions an agent, uniform or by priority.
+        """Sample `batch_size` transitions per agent with replacement, uniformly or by priority.
 
         Args:
             batch_size: B.
-            importance_exponent: how far importance weights undo the priorities' bias; unused without priorities.
+            importance_exponent: beta of Schaul et al. (2016), from 0 (no correction) to 1 (full); not used without
+                priorities.
         """
         draws = torch.rand(len(self._size), batch_size, dtype=torch.float64, generator=self._generator)
         weight = None
@@ -119,30 +120,30 @@ class ReplayBuffer:
             slot = (draws * self._size.unsqueeze(1)).long()
         index = (slot + self._offset()).to(self._rows.device)
         rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
-        observation, next_observation, action, reward, discount = self._columns(rows)
+        action, reward, discount = rows[..., 2 * self._obs :].unbind(-1)
         return Batch(
-            observation=observation,
+            observation=rows[..., : self._obs],
             action=action.long(),
             reward=reward,
-            next_observation=next_observation,
+            next_observation=rows[..., self._obs : 2 * self._obs],
             discount=discount,
             weight=weight,
             slot=slot,
         )
 
     def prioritise(self, batch: Batch, td_error: Tensor) -> None:
-        """Give a sampled batch's transitions the priorities of their TD errors `[A, B]`; nothing without priorities."""
+        """Set the priorities of a sampled batch to its TD errors `[A, B]`; does nothing without priorities."""
         if self._priorities and batch.slot is not None:
             self._priorities.update(batch.slot + self._offset(), td_error.cpu())
 
     def select(self, agents: Tensor) -> None:
-        """Keep the transitions of `agents`, an index tensor `[K]`, and give back the memory of the others.
+        """Keep only the transitions of `agents`, an index tensor `[K]`, and return the other agents' memory.
 
         Raises:
-            ValueError: if the agents are not in rising order, in which each moves onto one that is no longer needed.
+            ValueError: if `agents` is not strictly ascending, which moving rows in place requires.
         """
         if bool((agents.diff() <= 0).any()):
-            raise ValueError(f"agents must be in rising order, got {agents.tolist()}")
+            raise ValueError(f"agents must be in ascending order, got {agents.tolist()}")
         used = self._used()
         if self._rows.device.type == "cpu":
             for row, agent in enumerate(agents.tolist()):
@@ -159,7 +160,7 @@ class ReplayBuffer:
             self._priorities.select(agents)
 
     def state_dict(self) -> dict[str, Any]:
-        """The ring's positions and the priorities: all but the transitions, of which a second copy may not fit."""
+        """Positions, sizes and priorities, without the transitions, because a second copy may not fit into memory."""
         return {
             "position": self._position,
             "size": self._size,
@@ -167,33 +168,28 @@ class ReplayBuffer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`; afterwards `chunks` are to be filled."""
+        """Inverse of `state_dict`; the caller then fills `chunks`."""
         self._position, self._size = state["position"], state["size"]
         if self._priorities:
             self._priorities.load_state_dict(state["priorities"])
 
     def chunks(self) -> Iterator[Tensor]:
-        """The transitions, part by part: views `[n, width]` of the rows in use, to be written out or filled in."""
+        """Views `[n, width]` of the rows in use, to write to a file or to fill from one."""
         used = self._used()
         for rows in self._rows:
             for first in range(0, used, _CHUNK_ROWS):
                 yield rows[first : min(first + _CHUNK_ROWS, used)]
 
     def _used(self) -> int:
-        """Rows in use of the agent that has most."""
+        """Largest number of rows in use of any agent."""
         return int(self._size.max()) if len(self._size) else 0
-
-    def _columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        observation, next_observation = rows[..., : self._obs], rows[..., self._obs : 2 * self._obs]
-        action, reward, discount = rows[..., 2 * self._obs :].unbind(-1)
-        return observation, next_observation, action, reward, discount
 
     def _offset(self) -> Tensor:
         return torch.arange(len(self._size)).unsqueeze(1) * self._capacity
 
 
 def row_width(obs: int) -> int:
-    """Floats a stored transition takes: two observations, action, reward and discount."""
+    """Number of floats of a stored transition: two observations, action, reward and discount."""
     return 2 * obs + 3
 
 

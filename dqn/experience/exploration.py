@@ -1,4 +1,4 @@
-"""Exploration: schedules of epsilon and epsilon-greedy action selection."""
+"""Epsilon schedules and epsilon-greedy action selection."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from dqn.networks.population import greedy_action
 
 
 def linear_epsilon(update: int, *, start: Value, end: Value, decay_updates: Value) -> Value:
-    """Epsilon after `update` gradient updates, falling linearly from `start` to `end`; each may differ by agent."""
+    """Epsilon after `update` gradient updates, falling linearly from `start` to `end`; a number, or `[A]`."""
     progress: Value
     if isinstance(decay_updates, Tensor):
         progress = (update / decay_updates.clamp_min(1)).clamp_max(1.0).masked_fill(decay_updates == 0, 1.0)
@@ -18,7 +18,7 @@ def linear_epsilon(update: int, *, start: Value, end: Value, decay_updates: Valu
 
 
 def episode_epsilon(episodes: Tensor, *, start: Value, end: Value, decay: float) -> Tensor:
-    """Epsilon `[A]` after `episodes` `[A]` finished ones, falling by `decay` after each (the article)."""
+    """Epsilon `[A]` after `episodes` `[A]` finished episodes, falling by `decay` per episode, as in the article."""
     return torch.maximum(start - decay * episodes, torch.as_tensor(end))
 
 
@@ -32,17 +32,17 @@ def epsilon_greedy(
 ) -> Tensor:
     """Actions `[A, E]`: greedy for Q-values `[A, E, actions]`, uniformly random with probability epsilon `[A]`.
 
-    With `persistence`, an exploratory action goes on for another step with that probability (temporally extended
-    epsilon-greedy: Dabney et al., 2021, here of geometric duration). `persisting` `[A, E]` remembers it between calls,
-    -1 where the last action was greedy, and is updated in place.
+    With `persistence`, an exploratory action is repeated in the next step with that probability (temporally extended
+    epsilon-greedy: Dabney et al., 2021, with geometric durations). `persisting` `[A, E]` contains the exploratory
+    action of the last step, -1 if it was greedy; it is updated in place.
     """
     greedy = greedy_action(q_values)
     explore = torch.rand(greedy.shape, generator=generator) < epsilon.unsqueeze(-1)
     random = torch.randint(q_values.shape[-1], greedy.shape, generator=generator)
     if persisting is not None and (isinstance(persistence, Tensor) or persistence > 0):
         share = torch.as_tensor(persistence, dtype=torch.float32).unsqueeze(-1)
-        goes_on = (persisting >= 0) & (torch.rand(greedy.shape, generator=generator) < share)
-        explore |= goes_on
-        random = torch.where(goes_on, persisting, random)
+        repeated = (persisting >= 0) & (torch.rand(greedy.shape, generator=generator) < share)
+        explore |= repeated
+        random = torch.where(repeated, persisting, random)
         persisting.copy_(torch.where(explore, random, -1))
     return torch.where(explore, random, greedy)

@@ -10,10 +10,10 @@ from dqn.hyperparameters import Value
 
 
 class NStepAccumulator:
-    """Sums rewards over n steps, or to an episode's end where that comes first (Sutton, 1988).
+    """Sums rewards over n steps, or up to the end of the episode (Sutton, 1988).
 
-    Each valid step starts a transition that is handed out n - 1 steps later, so memory holds the last n starts. A
-    finished episode's transitions are complete by then and wait unchanged; none reaches into the next episode.
+    Each valid step starts a transition, which is returned n - 1 steps later. Memory therefore contains the last n
+    starts. Transitions that reach the end of their episode wait unchanged; none contains rewards of the next episode.
     """
 
     def __init__(
@@ -35,16 +35,16 @@ class NStepAccumulator:
         self._next_observation = torch.zeros(*shape, obs)
         self._action = torch.zeros(shape, dtype=torch.int64)
         self._reward = torch.zeros(shape)
-        self._weight = torch.zeros(shape)  # gamma^k of the next reward, 0 once the episode ended
+        self._weight = torch.zeros(shape)  # gamma^k of the next reward; 0 after the episode's end
         self._discount = torch.zeros(shape)
         self._valid = torch.zeros(shape, dtype=torch.bool)
         self._steps = 0
 
     def push(self, transition: Transition) -> tuple[Batch, Tensor]:
-        """Add one step of every sub-environment; returns the transitions n - 1 steps old and which are valid.
+        """Add one step of every sub-environment; return the transitions that started n - 1 steps ago.
 
         Returns:
-            A batch whose second axis is the sub-environment, and a mask `[A, E]` (all false in the first n - 1 steps).
+            A batch `[A, E, ...]` and a mask `[A, E]` of its valid entries, all False in the first n - 1 steps.
         """
         slot = self._steps % self._n_step
         self._steps += 1
@@ -54,7 +54,7 @@ class NStepAccumulator:
         self._weight[slot] = transition.valid.float()
         self._valid[slot] = transition.valid
 
-        # While an episode goes on, its transitions lead to the newest step; only an end is stored with each of them.
+        # The next observation of an ongoing transition is always the newest one; it is stored only at an episode's end.
         agent, env = (transition.terminated | transition.truncated).nonzero(as_tuple=True)
         step, ended = (self._weight[:, agent, env] > 0).nonzero(as_tuple=True)
         agent, env = agent[ended], env[ended]
@@ -81,12 +81,12 @@ class NStepAccumulator:
         return batch, self._valid[oldest]
 
     def adopt(self, *, gamma: Value, reward_scale: Value) -> None:
-        """Count the rewards to come by other values."""
+        """Use other values for future rewards."""
         self._gamma = _of_each_start(gamma)
         self._reward_scale = _of_each_start(reward_scale)
 
     def select(self, agents: Tensor) -> None:
-        """Keep the pending transitions of `agents`, an index tensor `[K]`."""
+        """Keep only the pending transitions of `agents`, an index tensor `[K]`."""
         for name, value in self._tensors().items():
             setattr(self, name, value[:, agents])
 
@@ -101,7 +101,7 @@ class NStepAccumulator:
             setattr(self, name, state[name])
 
     def clear(self) -> None:
-        """Forget the pending transitions, where the environments had to be restarted."""
+        """Discard the pending transitions."""
         self._valid.zero_()
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -109,5 +109,5 @@ class NStepAccumulator:
 
 
 def _of_each_start(value: Value) -> Value:
-    """A value as a factor of `[n, A, E]`."""
+    """The value in a shape that broadcasts to `[n, A, E]`."""
     return value.float().view(1, -1, 1) if isinstance(value, Tensor) else value

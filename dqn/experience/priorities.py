@@ -1,4 +1,4 @@
-"""Priorities of prioritised replay (Schaul et al., 2016), for the buffers of a population."""
+"""Priorities of prioritised replay (Schaul et al., 2016) for the agents of a population."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ _SMALLEST = 1e-6
 
 
 def leaves(capacity: int) -> int:
-    """Leaves of an agent's tree of sums: the power of two that holds `capacity`."""
+    """Number of leaves of an agent's sum tree: the smallest power of two that is at least `capacity`."""
     return 1 << (capacity - 1).bit_length()
 
 
 class Priorities:
-    """Proportional priorities (section 3.3): P(i) = p_i^alpha / sum, with p_i the size of the latest TD error.
+    """Proportional priorities (section 3.3): P(i) = p_i^alpha / sum_k p_k^alpha, where p_i is the last |TD error|.
 
-    A transition that was never sampled has the greatest priority its agent has seen. Sums are kept in a binary tree an
-    agent (appendix B.2.1): node k is the sum of nodes 2k and 2k + 1, node 1 the total, and the leaves are transitions.
+    A new transition gets the greatest priority that its agent has had. Each agent has a binary sum tree (appendix
+    B.2.1): node 1 is the total, node k is the sum of nodes 2k and 2k + 1, and the leaves are the transitions.
     """
 
     def __init__(self, *, num_agents: int, capacity: int, exponent: float) -> None:
@@ -25,7 +25,7 @@ class Priorities:
         self._capacity = capacity
         self._leaves = leaves(capacity)
         self._most = torch.finfo(torch.float32).max / self._leaves
-        self._tree = torch.zeros(num_agents, 2 * self._leaves)  # p^alpha, 0 where nothing is stored
+        self._tree = torch.zeros(num_agents, 2 * self._leaves)  # p^alpha; 0 for empty slots
         self._greatest = torch.ones(num_agents)
 
     @property
@@ -34,19 +34,19 @@ class Priorities:
         return self._tree.nbytes
 
     def insert(self, index: Tensor) -> None:
-        """New transitions at `index` `[N]`, counted through all agents' buffers in order."""
+        """Add new transitions at `index` `[N]`, where agent a's slot s has the index a x capacity + s."""
         self._set(index, self._greatest[index // self._capacity])
 
     def sample(self, draws: Tensor, importance_exponent: float) -> tuple[Tensor, Tensor]:
-        """Slots `[A, B]` for uniform draws `[A, B]` in [0, 1), and their importance weights.
+        """Slots `[A, B]` for uniform draws `[A, B]` in [0, 1), and their importance weights `[A, B]`.
 
-        Weights are (N P(i))^-beta, divided by the batch's greatest (section 3.4); what all of an agent's share, N and
-        the sum of its priorities, cancels.
+        Weights are (N P(i))^-beta divided by the greatest of the batch (section 3.4). N and the sum of the priorities
+        cancel.
         """
         rest, node = draws * self._tree[:, 1:2].double(), torch.ones_like(draws, dtype=torch.int64)
         while int(node[0, 0]) < self._leaves:
             left, right = self._tree.gather(1, 2 * node), self._tree.gather(1, 2 * node + 1)
-            turn = (rest >= left) & (right > 0)  # rounding may leave more than there is: never into an empty branch
+            turn = (rest >= left) & (right > 0)  # rounding may leave `rest` above the sum: never enter an empty branch
             rest = torch.where(turn, rest - left, rest)
             node = 2 * node + turn
         slot = node - self._leaves
@@ -54,17 +54,17 @@ class Priorities:
         return slot, (weight / weight.amax(1, keepdim=True)).float()
 
     def update(self, index: Tensor, td_error: Tensor) -> None:
-        """The TD errors `[A, B]` of the transitions at `index` `[A, B]`, counted as in `insert`.
+        """Set the TD errors `[A, B]` of the transitions at `index` `[A, B]`, an index as in `insert`.
 
-        One that is no number counts as none, and none as more than keeps the sum of an agent's finite: one agent's
-        would be drawn for ever.
+        NaN counts as 0. Large values are limited so that an agent's sum stays finite; otherwise the same transition
+        would be sampled forever.
         """
         scaled = td_error.abs().nan_to_num(nan=0.0).clamp_min(_SMALLEST).pow(self._exponent).clamp_max(self._most)
         self._set(index.flatten(), scaled.flatten())
         self._greatest = torch.maximum(self._greatest, scaled.amax(1))
 
     def select(self, agents: Tensor) -> None:
-        """Keep the priorities of `agents`, an index tensor `[K]`."""
+        """Keep only the priorities of `agents`, an index tensor `[K]`."""
         self._tree, self._greatest = self._tree[agents], self._greatest[agents]
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Priorities:
             first //= 2
 
     def _set(self, index: Tensor, scaled: Tensor) -> None:
-        """Replace leaves, the same value wherever an index is repeated, and sum up the nodes above them."""
+        """Set leaves and update their ancestors; `scaled` must be equal where `index` repeats."""
         tree = self._tree.view(-1)
         node = index // self._capacity * 2 * self._leaves
         position = index % self._capacity + self._leaves

@@ -1,4 +1,4 @@
-"""What a step of the environment gives, and what a gradient update is made of."""
+"""Environment steps, and the batches of a gradient update."""
 
 from dataclasses import dataclass
 
@@ -16,30 +16,30 @@ class Transition:
     reward: Tensor
     """`[A, E]`"""
     next_observation: Tensor
-    """`[A, E, obs]`; the last of its episode where that ended, never the first of the next."""
+    """`[A, E, obs]`; at the end of an episode its last observation, not the first of the next episode"""
     terminated: Tensor
     """`[A, E]`, bool"""
     truncated: Tensor
     """`[A, E]`, bool"""
     valid: Tensor
-    """`[A, E]`, bool; false where a sub-environment was being reset and nothing else in the row means anything."""
+    """`[A, E]`, bool; False if the sub-environment was reset in this step: the other fields are then meaningless"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Transitions to learn from, B an agent, each over one or several environment steps."""
+    """B transitions per agent for a gradient update, each over one or several environment steps."""
 
     observation: Tensor
     """`[A, B, obs]`"""
     action: Tensor
     """`[A, B]`, int64"""
     reward: Tensor
-    """`[A, B]`, the discounted sum of the rewards on the way"""
+    """`[A, B]`, discounted sum of the rewards of those steps"""
     next_observation: Tensor
     """`[A, B, obs]`"""
     discount: Tensor
-    """`[A, B]`, what the value of the next observation is worth: gamma^steps, and 0 after termination"""
+    """`[A, B]`, factor of the next observation's value: gamma^steps, or 0 after termination"""
     weight: Tensor | None = None
-    """`[A, B]`, importance weights of prioritised replay; none means 1"""
+    """`[A, B]`, importance weights of prioritised replay; None for 1"""
     slot: Tensor | None = None
-    """`[A, B]`, where a sampled transition lies in its agent's buffer"""
+    """`[A, B]`, slot of a sampled transition in its agent's buffer"""

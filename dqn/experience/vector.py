@@ -1,4 +1,4 @@
-"""Vector environments as tensors `[A, E, ...]`; autoreset is handled here and nowhere else."""
+"""A vector environment with tensors `[A, E, ...]`; the only code that deals with autoreset."""
 
 import warnings
 from functools import partial
@@ -21,10 +21,10 @@ from dqn.finite import all_finite, require_finite
 
 
 class VectorEnvironment:
-    """`num_agents x num_envs` sub-environments stepped as one.
+    """`num_agents x num_envs` sub-environments, stepped together.
 
-    Gymnasium resets an ended sub-environment on the next step and ignores that step's action: such a step is
-    no transition, and comes back with `valid` false.
+    Gymnasium resets an ended sub-environment in the next step and ignores that step's action (next-step autoreset).
+    Such a step is returned with `valid` False.
     """
 
     def __init__(self, env_id: str, world: World = NOMINAL, *, num_agents: int, num_envs: int, seed: int) -> None:
@@ -44,16 +44,16 @@ class VectorEnvironment:
             raise
         if "action_mask" in info:
             warnings.warn(
-                f"environment {env_id!r} says which actions are possible (info['action_mask']), and that is not "
-                "respected: agents also take, and learn values of, actions that it masks",
+                f"environment {env_id!r} has an action mask (info['action_mask']), which is ignored: "
+                "agents also take masked actions and learn their values",
                 stacklevel=2,
             )
 
     @property
     def not_capturable(self) -> str | None:
-        """Why episodes cannot go on from a saved state and have to start afresh; None where they can.
+        """Why a saved state cannot restore episodes, which then start again; None if it can.
 
-        Tried out on an environment of its own when it is first asked, which a training without checkpoints never does.
+        Tested on a separate environment at the first access. A training without checkpoints skips the test.
         """
         if not self._tried:
             self._tried = True
@@ -63,11 +63,11 @@ class VectorEnvironment:
 
     @property
     def num_agents(self) -> int:
-        """Number of agents whose sub-environments are stepped, A."""
+        """Number of agents, A."""
         return int(self._previous_ended.shape[0])
 
     def reset(self, *, seed: int) -> dict[str, Any]:
-        """Start every episode afresh; returns what Gymnasium's `reset` says beside the observations.
+        """Start new episodes in all sub-environments; return the `info` of Gymnasium's `reset`.
 
         Raises:
             EnvironmentFaultError: if an observation is not finite.
@@ -80,10 +80,10 @@ class VectorEnvironment:
         return info
 
     def step(self, action: Tensor) -> Transition:
-        """Take actions `[A, E]` and return what followed.
+        """Take actions `[A, E]` and return the transitions.
 
-        Afterwards `observation` is the next one to act on and `episodic_return` the undiscounted return so far,
-        complete where the episode ended.
+        Afterwards `observation` is the observation for the next action, and `episodic_return` the undiscounted return
+        so far, which is complete for episodes that ended.
 
         Raises:
             EnvironmentFaultError: if an observation or a reward is not finite.
@@ -108,7 +108,7 @@ class VectorEnvironment:
         return transition
 
     def select(self, agents: Tensor) -> None:
-        """Keep the sub-environments of `agents`, an index tensor `[K]`, in that order; their episodes go on."""
+        """Keep only the sub-environments of `agents`, an index tensor `[K]`, in that order and in mid-episode."""
         rows = torch.arange(self.num_agents * self.num_envs).view(-1, self.num_envs)[agents].flatten()
         self._envs = _narrow(self._envs, rows.numpy())
         self._agents = self._agents[agents]
@@ -117,7 +117,7 @@ class VectorEnvironment:
         self.episodic_return = self.episodic_return[agents]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs; `envs` is None where the environment cannot be captured."""
+        """The state for `load_state_dict`; `envs` is None if the environment cannot be captured."""
         return {
             "envs": self._capture(),
             "observation": self.observation,
@@ -127,7 +127,7 @@ class VectorEnvironment:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Continue from a captured state; returns False where episodes have to start afresh instead.
+        """Continue from a captured state; return False if the episodes cannot be restored.
 
         Raises:
             SnapshotError: if the environment's code has changed since.
@@ -143,14 +143,16 @@ class VectorEnvironment:
         return True
 
     def close(self) -> None:
-        """Release the sub-environments."""
+        """Close the sub-environments."""
         self._envs.close()
 
     def _capture(self) -> bytes | None:
         if self.not_capturable is None:
             try:
                 return capture(self._envs)
-            except SnapshotError as error:  # what its first steps did not show; no reason to end a long training
+            except (
+                SnapshotError
+            ) as error:  # the test in `not_capturable` missed it: training continues without the episodes
                 self._uncaptured = str(error)
         return None
 
@@ -163,8 +165,8 @@ def describe(env_id: str, world: World = NOMINAL) -> tuple[int, int]:
     """Observation size and number of actions of an environment.
 
     Raises:
-        EnvironmentUnsupportedError: if it is unknown, has no time limit, cannot be what the world says, or its spaces
-            are none this project trains on.
+        EnvironmentUnsupportedError: if the environment is unknown, has no time limit, cannot have this world, or has
+            other spaces than a flat Box and a Discrete.
     """
     envs = make_vec(env_id, world, num_envs=1)
     try:
@@ -190,7 +192,7 @@ def _sizes(envs: VectorEnv[Any, Any, Any], env_id: str) -> tuple[int, int]:
 
 
 def _narrow(envs: VectorEnv[Any, Any, Any], rows: Integers) -> VectorEnv[Any, Any, Any]:
-    """The sub-environments `rows` of `envs`, in mid-episode."""
+    """The sub-environments `rows` of `envs`, in mid-episode; the others are closed."""
     if not isinstance(envs, SyncVectorEnv):
         return narrowed(envs, rows)
     for row in set(range(envs.num_envs)).difference(rows.tolist()):

@@ -1,1 +1,1 @@
-"""Which world explains a record of observed transitions. This room imports no PyTorch: serving uses it too."""
+"""Which world explains a record of transitions. Imports no PyTorch, because serving uses this package too."""

@@ -1,8 +1,8 @@
-"""Which world a policy lives in, from what it has lived through: the smallest change of a known one. Torch-free.
+"""Identification of CartPole's world from observed transitions: the smallest change of a known one. Torch-free.
 
-Parameters are set free one after another as long as the Bayesian information criterion falls (Schwarz, 1978), and the
-delay of actions is tried. Unless somebody pushes with known newtons, masses are seen in their ratios alone, and forces
-by what they do to a mass: what need not have changed keeps its known value.
+Parameters become free one after another while the Bayesian information criterion falls (Schwarz, 1978). Action delays
+are tried. Without pushes of known force, motion determines only ratios of masses, and of forces to masses. The known
+value is kept for whatever need not have changed.
 """
 
 import dataclasses
@@ -18,35 +18,35 @@ from dqn.identification.record import MAX_DELAY, Experience, Floats, Unexplained
 from dqn.identification.trajectories import BIASES, SCALES, Fit, Values, fit, play
 
 ENVIRONMENTS: Final = ("CartPole-v0", "CartPole-v1")
-"""Those whose equations of motion are known here."""
+"""Environments whose equations of motion `play` computes."""
 ENTRIES: Final = ("cart position", "cart velocity", "pole angle", "pole angular velocity")
 LEAST_TRANSITIONS: Final = 30
 LEAST_EXPLAINED: Final = 0.6
-"""Of the variance of each velocity's changes. Beside a motor of 10 N, sensor noise of 0.1 m/s leaves a little more."""
+"""Least explained fraction of the variance of each velocity's change; noise of 0.1 m/s leaves more at 10 N."""
 MOST_DEVIATION: Final = 8.0
-"""Mean square deviation of a window in units of all windows'; by normal noise one in a million has more."""
+"""Greatest mean square deviation of a window relative to all windows'; noise exceeds it once in a million."""
 
 _STANDARD_ERRORS: Final = 4.0
-"""By which what is left may be smoother than noise."""
+"""Allowed difference of the residuals' smoothness from that of noise, in standard errors."""
 
 _NOMINAL: Final = {"force_mag": 10.0, "length": 0.5, "masspole": 0.1, "masscart": 1.0, "gravity": 9.8, "tau": 0.02}
 _SCALED_BY_MASS: Final = ("force_mag", "masspole", "wind")
-"""What another mass of the cart looks like where nobody pushes."""
+"""Parameters whose joint change is equivalent to another mass of the cart if there are no pushes."""
 _WITHOUT_PUSHES: Final = tuple(name for name in SCALES if name != "masscart")
 _PLAUSIBLE: Final = 20.0
-"""Twice the logarithm of how much likelier the best delay may be than one that is still tried."""
+"""Greatest difference in -2 log-likelihood between the best delay and one that is still tried."""
 _DELAYS: Final = 3
 _CANDIDATES: Final = 3
 _DIGITS: Final = 3
 _KNOWN_TO: Final = 0.02
-"""Width of an interval, as a share of the value, below which it is a number."""
+"""A parameter with a relative interval width below this becomes a number instead of a range."""
 _NOISE: Final = 1e-3
-"""Standard deviations below this are none."""
+"""Noise below this standard deviation counts as none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A value and its 95% interval."""
+    """An estimated value and its 95% interval."""
 
     value: float
     low: float
@@ -59,18 +59,18 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Identification:
-    """The smallest change of the known world that explains an experience."""
+    """The smallest change of the known world that explains a record."""
 
     world: World
-    """The known world with what has changed; a range where the experience leaves one."""
+    """The known world with the changes; a range for a parameter that the record does not determine well."""
     changed: dict[str, Estimate]
-    """By name of the field; of the sensors' bias by that and the entry's."""
+    """Estimates of the changed parameters by field name; a sensor bias also names the entry."""
     explained: tuple[float, float]
-    """Share of the variance of the changes in a step that is predicted: of the cart's and of the pole's velocity."""
+    """Explained fraction of the variance of the cart's and of the pole's change in velocity per step."""
     noise: tuple[float, ...]
-    """Standard deviation `[4]` of observations about the trajectories."""
+    """Standard deviation `[4]` of the observations around the trajectories."""
     transitions: int
-    """How many it explains."""
+    """Number of transitions used."""
 
     def __str__(self) -> str:
         """For a person, one line."""
@@ -83,23 +83,23 @@ class Identification:
 
 
 def identify(experience: Experience, known: World) -> Identification:
-    """The world that explains an experience by the smallest change of a known one.
+    """Find the world that explains a record by the smallest change of a known one.
 
-    The bias of the position, the pushes of the world itself and a delay above MAX_DELAY are not identified.
+    The bias of the cart position, the side of the world's own pushes and delays above MAX_DELAY are not identified.
 
     Args:
-        experience: transitions of CartPole, by any policy.
-        known: where they were expected to come from; of a range the middle is.
+        experience: transitions of CartPole with any policy.
+        known: the expected world; a range counts as its middle.
 
     Raises:
-        UnexplainedError: if it is too short, nothing moves, or no world explains it.
+        UnexplainedError: if the record is too short, nothing moves, or no world explains it.
     """
     left_out = _pushed_by_itself(experience, known)
     windows = cut(experience, left_out=left_out)
     if windows.transitions < LEAST_TRANSITIONS:
         raise UnexplainedError(
             f"{windows.transitions} of {len(experience.action)} transitions can be used, at least {LEAST_TRANSITIONS} "
-            "are needed: wait for more"
+            "are needed"
         )
     start, pushed = values_of(known), bool(windows.push.any())
     try:
@@ -110,19 +110,19 @@ def identify(experience: Experience, known: World) -> Identification:
     best = f"the best try is {_text(found, delay)}"
     if min(explained) < LEAST_EXPLAINED:
         raise UnexplainedError(
-            f"no world explains this: of the cart's acceleration {explained[0]:.0%} and of the pole's "
-            f"{explained[1]:.0%} are predicted, {LEAST_EXPLAINED:.0%} are needed; {best}"
+            f"no world explains this: {explained[0]:.0%} of the cart's and {explained[1]:.0%} of the pole's "
+            f"acceleration are predicted, {LEAST_EXPLAINED:.0%} are needed; {best}"
         )
     if (worst := float(found.deviation.max())) > MOST_DEVIATION:
         raise UnexplainedError(
-            f"the experience contradicts itself: single moments deviate {math.sqrt(worst):.1f} times as much as the "
-            f"whole, {math.sqrt(MOST_DEVIATION):.1f} times may be chance; {best}"
+            f"the experience contradicts itself: some steps deviate {math.sqrt(worst):.1f} times as much as the "
+            f"average, and chance explains at most {math.sqrt(MOST_DEVIATION):.1f} times; {best}"
         )
     smoothest = int(found.smoothness.argmin())
     if found.smoothness[smoothest] < _least_smoothness(windows):
         raise UnexplainedError(
             f"the experience contradicts itself, or the world is of another kind: the {ENTRIES[smoothest]} deviates "
-            f"for steps on end, which noise does not; {best}"
+            f"in the same direction for several steps, unlike noise; {best}"
         )
     return _identification(windows, found, delay, explained, known)
 
@@ -141,22 +141,22 @@ def _search(windows: Windows, start: Values, known_delay: int, *, pushed: bool) 
 
 
 def _plausible_delays(windows: Windows, known_delay: int) -> list[int]:
-    """The few delays under which actions and accelerations go together, those next to the known one first.
+    """The few most likely delays, the known one first, then by distance from it.
 
-    Small angles make each velocity's change nearly linear in observation and action, whatever the world. Of delays
-    that make the same actions take effect only the first is tried.
+    For small angles each velocity's change is nearly linear in observation and action, whatever the world. If several
+    delays make the same actions take effect, only the first is tried.
     """
     before, after = windows.observed[:, :-1], windows.observed[:, 1:]
     there = windows.present[:, 1:]
     changes = (after - before)[there][:, [1, 3]]
     angle, rate = before[there][:, 2], before[there][:, 3]
     others = np.stack([np.ones_like(angle), angle, rate**2 * angle, *before[there][:, [1, 3]].T, windows.push[there]])
-    left, seen = {}, set()
+    left, tried = {}, set()
     for delay in sorted(range(MAX_DELAY + 1), key=lambda delay: abs(delay - known_delay)):
         direction = windows.directions[delay][there]
-        if direction.tobytes() in seen:
+        if direction.tobytes() in tried:
             continue
-        seen.add(direction.tobytes())
+        tried.add(direction.tobytes())
         features = np.vstack([others, direction, direction * angle**2]).T
         residual = changes - features @ np.linalg.lstsq(features, changes, rcond=None)[0]
         left[delay] = len(changes) * float(np.log((residual**2).mean(0) + 1e-12).sum())
@@ -165,9 +165,9 @@ def _plausible_delays(windows: Windows, known_delay: int) -> list[int]:
 
 
 def _simplest(windows: Windows, direction: Floats, start: Values, price: float, *, pushed: bool) -> Fit:
-    """Free one parameter after another while that is worth its price, then hold those that are not.
+    """Free one parameter after another while the criterion falls, then fix those that are not needed.
 
-    Where that gets stuck in a valley it starts from all of them.
+    If this ends in a local minimum, it is repeated from all parameters free.
     """
     names = tuple(SCALES) if pushed else _WITHOUT_PUSHES
     found = fit(windows, direction, (), start)
@@ -189,7 +189,7 @@ def _simplest(windows: Windows, direction: Floats, start: Values, price: float, 
 
 
 def _reduced(windows: Windows, direction: Floats, found: Fit, start: Values, price: float) -> Fit:
-    """Hold one free parameter after another that is not worth its price."""
+    """Fix free parameters one after another while the criterion falls."""
     while found.free:
         less = [_without(windows, direction, found, (name,), start) for name in found.free]
         best = min(less, key=lambda each: each.deviance)
@@ -200,15 +200,20 @@ def _reduced(windows: Windows, direction: Floats, found: Fit, start: Values, pri
 
 
 def _without(
-    windows: Windows, direction: Floats, found: Fit, held: tuple[str, ...], start: Values, instead: tuple[str, ...] = ()
+    windows: Windows,
+    direction: Floats,
+    found: Fit,
+    fixed: tuple[str, ...],
+    start: Values,
+    instead: tuple[str, ...] = (),
 ) -> Fit:
-    """A fit with some parameters back where they were."""
-    free = (*(name for name in found.free if name not in held), *instead)
-    return fit(windows, direction, free, found.values | {name: start[name] for name in held})
+    """A fit with the parameters `fixed` at their start values, and those in `instead` free."""
+    free = (*(name for name in found.free if name not in fixed), *instead)
+    return fit(windows, direction, free, found.values | {name: start[name] for name in fixed})
 
 
 def _explained(windows: Windows, direction: Floats, values: Values) -> tuple[float, float]:
-    """Share of the variance of each velocity's change in a step that is predicted from the observation before."""
+    """Fraction of the variance of each velocity's change in a step that is predicted from the observation before it."""
     there = windows.present[:, 1:]
     before, after = windows.observed[:, :-1][there], windows.observed[:, 1:][there]
     bias = np.array([0.0, *(values[name] for name in BIASES)])
@@ -218,13 +223,13 @@ def _explained(windows: Windows, direction: Floats, values: Values) -> tuple[flo
     for entry in (1, 3):
         changes = after[:, entry] - before[:, entry]
         if not changes.var() > 0:
-            raise UnexplainedError(f"the {ENTRIES[entry]} never changes in another way: nothing can be learnt")
+            raise UnexplainedError(f"the change of the {ENTRIES[entry]} is always the same: nothing can be identified")
         shares.append(1.0 - float(((after - predicted)[:, entry] ** 2).mean() / changes.var()))
     return shares[0], shares[1]
 
 
 def _least_smoothness(windows: Windows) -> float:
-    """Of what may be noise: the statistic of N deviations has a standard error of 2 / sqrt(N)."""
+    """Least smoothness that noise explains: the statistic has the mean 2 and the standard error 2 / sqrt(N)."""
     return 2.0 - _STANDARD_ERRORS * 2.0 / math.sqrt(windows.transitions)
 
 
@@ -259,20 +264,20 @@ def _identification(
 
 
 def _pushed_by_itself(experience: Experience, known: World) -> npt.NDArray[np.bool_]:
-    """Transitions `[N]` in which the known world pushes, to a side that nobody can tell.
+    """Mask `[N]` of the transitions in which the known world pushes; the side of a push is unknown.
 
     Raises:
-        UnexplainedError: if it does not say when.
+        UnexplainedError: if the times of the pushes are unknown.
     """
     if not known.push_force:
         return np.zeros(len(experience.action), dtype=np.bool_)
     if isinstance(known.push_interval, tuple):
-        raise UnexplainedError("the world pushes at intervals that are drawn: which moments to leave out is not known")
+        raise UnexplainedError("the world draws its push intervals: the steps with pushes are unknown")
     return np.asarray((experience.step > 0) & (experience.step % known.push_interval == 0))
 
 
 def values_of(known: World) -> Values:
-    """The parameters of CartPole in a world; of a range the middle."""
+    """The parameters of CartPole in a world; a range counts as its middle."""
     given = {name: getattr(known, name) for name in _NOMINAL}
     values = {name: _NOMINAL[name] if value is None else _middle(value) for name, value in given.items()}
     bias = known.sensor_bias or (0.0,) * 4

@@ -1,4 +1,4 @@
-"""What a policy has lived through, and how it is cut into short windows that can be played again. Torch-free."""
+"""Observed transitions, and windows of them for identification. Torch-free."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 MAX_DELAY: Final = 10
-"""Longest delay of actions that is looked for, in environment steps."""
+"""Longest action delay that is tried, in environment steps."""
 _LARGEST: Final = 1e6
-"""No number of a cart that is still on a track, or of an episode that anybody plays."""
+"""Limit of plausible values of a cart on its track and of step and episode numbers."""
 _WINDOW: Final = 10
-"""Transitions of a window; the pole falls too fast for the start of a long one to say much about its end."""
+"""Transitions per window. The pole is unstable: the end of a longer window hardly depends on its measured start."""
 
 
 class UnexplainedError(ValueError):
-    """An experience that no world explains well enough; the message says what was found and what is missing."""
+    """A record that no world explains well enough; the message says what was found and what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
-    """N transitions in the order they happened; those of one episode follow one another."""
+    """N transitions in the order they happened; those of an episode are consecutive."""
 
     observation: Floats
-    """`[N, 4]` as the policy saw it"""
+    """`[N, 4]`, the policy's input"""
     action: Integers
-    """`[N]` as the policy chose it, 0 or 1"""
+    """`[N]`, the policy's output, 0 or 1"""
     push: Floats
-    """`[N]` newtons that are known to have acted on the cart beside the world's own"""
+    """`[N]`, known force on the cart in newtons, in addition to the world's own"""
     next_observation: Floats
     """`[N, 4]`"""
     episode: Integers
@@ -40,10 +40,10 @@ class Experience:
     """`[N]` from 0 in each episode"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be a record of episodes.
+        """Validate shapes, values and order.
 
         Raises:
-            UnexplainedError: naming the field.
+            UnexplainedError: naming the first invalid field.
         """
         N = len(self.action)
         for field in dataclasses.fields(self):
@@ -54,35 +54,39 @@ class Experience:
                     f"the experience's {field.name} has the shape {list(values.shape)}, expected {list(shape)}"
                 )
             if not (np.abs(values) < _LARGEST).all():
-                raise UnexplainedError(f"the experience's {field.name} holds values that are not finite, or huge")
+                raise UnexplainedError(
+                    f"the experience's {field.name} has values that are not finite or beyond {_LARGEST:g}"
+                )
         if not np.isin(self.action, (0, 1)).all():
-            raise UnexplainedError("the experience's action holds others than 0 and 1")
-        if (self.observation[1:] != self.next_observation[:-1])[self.goes_on[1:]].any():
-            raise UnexplainedError("the experience is none of episodes: an observation is not the next one of before")
+            raise UnexplainedError("the experience's action has values other than 0 and 1")
+        if (self.observation[1:] != self.next_observation[:-1])[self.continues[1:]].any():
+            raise UnexplainedError(
+                "the experience is not made of episodes: an observation differs from the previous next_observation"
+            )
 
     @property
-    def goes_on(self) -> npt.NDArray[np.bool_]:
-        """Which transitions `[N]` follow the one before them in their episode."""
+    def continues(self) -> npt.NDArray[np.bool_]:
+        """Mask `[N]` of the transitions that continue the episode of the one before."""
         same = (np.diff(self.episode) == 0) & (np.diff(self.step) == 1)
         return np.concatenate([[False], same])[: len(self.action)]
 
     def newest(self, count: int) -> "Experience":
-        """The last transitions."""
+        """The last `count` transitions."""
         return Experience(**{field.name: getattr(self, field.name)[-count:] for field in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """W pieces of episodes of at most K transitions, each of which could have begun anywhere."""
+    """W windows: pieces of episodes of at most K transitions."""
 
     observed: Floats
     """`[W, K + 1, 4]`"""
     present: npt.NDArray[np.bool_]
-    """`[W, K + 1]` whether there is such an observation; a piece may be shorter"""
+    """`[W, K + 1]`, mask of the observations that exist, as a window may be shorter"""
     push: Floats
-    """`[W, K]` newtons"""
+    """`[W, K]`, known outside force in newtons"""
     directions: Floats
-    """`[MAX_DELAY + 1, W, K]` side the motor pushes to, -1 or 1, by the delay of actions"""
+    """`[MAX_DELAY + 1, W, K]`, direction of the motor, -1 or 1, for each action delay"""
 
     @property
     def transitions(self) -> int:
@@ -91,20 +95,23 @@ class Windows:
 
 
 def cut(experience: Experience, *, left_out: npt.NDArray[np.bool_]) -> Windows:
-    """Every transition in one window, apart from the first of an episode whose beginning is not there.
+    """Cut a record into windows, each transition in one of them.
 
-    Which actions took effect in those is not known where they are delayed.
+    If the record does not contain an episode's beginning, its first MAX_DELAY transitions are skipped: under a delay
+    the actions that took effect in them are unknown.
 
     Args:
-        experience: what was lived through.
-        left_out: transitions `[N]` that are not to be explained.
+        experience: the record.
+        left_out: mask `[N]` of transitions to skip.
     """
-    N, goes_on = len(experience.action), experience.goes_on
-    begun = np.maximum.accumulate(np.where(goes_on, 0, np.arange(N)))  # where each transition's episode begins, here
+    N, continues = len(experience.action), experience.continues
+    begun = np.maximum.accumulate(
+        np.where(continues, 0, np.arange(N))
+    )  # index of the first recorded transition of the episode
     known = (experience.step[begun] == 0) | (np.arange(N) - begun >= MAX_DELAY)
     rows: list[list[int]] = []
     for index in np.flatnonzero(known & ~left_out).tolist():
-        if not (goes_on[index] and rows and rows[-1][-1] == index - 1 and len(rows[-1]) < _WINDOW):
+        if not (continues[index] and rows and rows[-1][-1] == index - 1 and len(rows[-1]) < _WINDOW):
             rows.append([])
         rows[-1].append(index)
     W = len(rows)

@@ -1,9 +1,10 @@
-"""Trajectories of CartPole that come closest to what was observed: output-error identification. Torch-free.
+"""Output-error identification: the trajectories of CartPole closest to the observations. Torch-free.
 
-In each window the equations of motion are played from an initial state of the window's own, and the parameters are
-those whose trajectories deviate least: with noise on the observations alone this is maximum likelihood (Ljung, System
-Identification, 1999, sections 5.4 and 7.4; many short windows with a start each are Bock's multiple shooting without
-its continuity). A regression of each observation on the one before would be biased by the noise in both.
+In each window the equations of motion are integrated from an initial state, which is estimated too. The parameters
+minimise the deviation of the observations from these trajectories. If noise is on the observations only, this is
+maximum likelihood (Ljung, System Identification, 1999, sections 5.4 and 7.4). Many short windows with their own initial
+states are Bock's multiple shooting without its continuity conditions. A regression of each observation on the one
+before would be biased by the noise in both.
 """
 
 import math
@@ -29,47 +30,47 @@ SCALES: Final = {
     "bias 2": 0.1,
     "bias 3": 1.0,
 }
-"""Parameters and the size of a change that matters; `bias k` is added to entry k of the observation."""
+"""Parameters and the scale of a relevant change; `bias k` is added to entry k of the observation."""
 POSITIVE: Final = ("length", "masspole", "masscart", "tau")
-"""Parameters that are above 0: their logarithm is what moves."""
+"""Positive parameters, which are optimised by their logarithm."""
 BIASES: Final = {"bias 1": 1, "bias 2": 2, "bias 3": 3}
-"""Entries with a bias that motion shows; a position may have any."""
+"""Entries of the observation whose bias is identifiable; the bias of the cart position (entry 0) is not."""
 
 _RESOLUTION: Final = 1e-4
-"""Deviations below this are as good as none; observations are of 32 bits."""
+"""Deviations below this count as 0, as observations are float32."""
 _ITERATIONS: Final = 25
 _TRIES: Final = 6
 _DIFFERENCE: Final = 1e-6
 _WIDEST: Final = 10.0
-"""Of half an interval, in the same units."""
+"""Greatest half-width of an interval, in units of the parameter's scale or of its logarithm."""
 _LONGEST: Final = 1.0
-"""A parameter moves by no more than its scale, or by the factor e, at once."""
+"""Greatest move of a parameter in one iteration, in the same units."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """The parameters of one hypothesis that come closest."""
+    """The best parameters of one hypothesis."""
 
     free: tuple[str, ...]
-    """Which parameters were fitted; the others were left as they are."""
+    """Fitted parameters; the others kept their start values."""
     values: Values
     """All parameters."""
     deviance: float
-    """-2 times the logarithm of the likelihood, up to a constant of the data."""
+    """-2 log-likelihood up to a constant."""
     noise: Floats
-    """`[4]` standard deviation of the observations about the trajectories"""
+    """`[4]`, standard deviation of the observations around the trajectories"""
     deviation: Floats
-    """`[W]` mean square deviation of each window, in units of the noise's"""
+    """`[W]`, mean square deviation of each window relative to the noise's variance"""
     smoothness: Floats
-    """`[4]` mean square of the deviations' differences from one step to the next in units of their own: of noise 2,
-    of what a wrong world leaves, less (Durbin and Watson, 1950)"""
+    """`[4]`, mean squared difference of successive residuals over their mean square (Durbin and Watson, 1950); noise: 2
+    """
     gradient: Floats
-    """`[P]` of half the squared deviations, by every parameter of SCALES, initial states being free"""
+    """`[P]`, of half the squared deviations by every parameter of SCALES, with initial states eliminated"""
     information: Floats
-    """`[P, P]` Gauss-Newton matrix to it; its inverse is the covariance of what is free"""
+    """`[P, P]`, the Gauss-Newton matrix; the inverse of its free part is their covariance"""
 
     def gain(self, name: str) -> float:
-        """By how much the squared deviations would fall if a parameter were free too, were all linear."""
+        """Decrease of the squared deviations if a further parameter were free, in the linear approximation."""
         names = list(SCALES)
         rows = [names.index(each) for each in (*self.free, name)]
         return float(self.gradient[rows] @ _solve(self.information[np.ix_(rows, rows)], self.gradient[rows], 1e-9))
@@ -84,17 +85,15 @@ class Fit:
         return _moved(name, self.values[name], -margin), _moved(name, self.values[name], margin)
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a move that went too far is not taken
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # an overflowing move is rejected
 def fit(windows: Windows, direction: Floats, free: tuple[str, ...], start: Mapping[str, float]) -> Fit:
-    """Let parameters go from their start to where trajectories come closest (Levenberg-Marquardt).
-
-    The noise of each entry of the observation is estimated along with them.
+    """Fit the free parameters by Levenberg-Marquardt, and the noise of each entry of the observation.
 
     Args:
-        windows: what was observed.
+        windows: the observations.
         direction: `[W, K]` of the motor.
-        free: the parameters that may move.
-        start: all parameters.
+        free: names of the parameters to fit.
+        start: start values of all parameters.
     """
     values, names = dict(start), list(SCALES)
     initial = windows.observed[:, 0] - _bias(values)
@@ -140,13 +139,13 @@ def fit(windows: Windows, direction: Floats, free: tuple[str, ...], start: Mappi
 def play(
     values: Mapping[str, float] | Mapping[str, Floats], initial: Floats, direction: Floats, push: Floats
 ) -> Floats:
-    """What is observed of trajectories by Gymnasium's equations of motion (its Euler integrator).
+    """Trajectories by Gymnasium's equations of motion and Euler integration, as observed with the sensors' bias.
 
     Args:
         values: each parameter as a number, or `[C, 1]`.
         initial: states `[C, W, 4]`.
         direction: of the motor `[W, K]`.
-        push: newtons `[W, K]`.
+        push: outside force `[W, K]` in newtons.
 
     Returns:
         Observations `[C, W, K + 1, 4]`.
@@ -176,7 +175,7 @@ def play(
 
 @dataclass(frozen=True, kw_only=True)
 class _NormalEquations:
-    """Gauss-Newton's, with the initial states eliminated."""
+    """Gauss-Newton normal equations for P parameters, with the initial states eliminated."""
 
     gradient: Floats
     """`[P]`"""
@@ -190,7 +189,7 @@ class _NormalEquations:
     """`[W, 4, P]`"""
 
     def initial_move(self, move: Floats) -> Floats:
-        """How the initial states `[W, 4]` go along with a move `[P]` of the parameters."""
+        """Move `[W, 4]` of the initial states that goes with a move `[P]` of the parameters."""
         right = self.initial_gradient - self.cross @ move
         return np.asarray(np.linalg.solve(self.initial_information, right[..., np.newaxis])[..., 0], dtype=np.float64)
 
@@ -224,7 +223,7 @@ def _normal_equations(
 
 
 def _solve(information: Floats, gradient: Floats, damping: float) -> Floats:
-    """Where a quadratic is least; what it does not depend on stays."""
+    """Minimum of a damped quadratic; the least-squares solution leaves undetermined directions at 0."""
     damped = information + damping * np.diag(np.diag(information))
     return np.asarray(np.linalg.lstsq(damped, gradient, rcond=1e-13)[0])
 
@@ -238,13 +237,13 @@ def _bias(values: Mapping[str, float]) -> Floats:
 
 
 def _residual(windows: Windows, direction: Floats, values: Values, initial: Floats) -> Floats:
-    """Observations less trajectories `[W, K + 1, 4]`, 0 where there is none."""
+    """Observations minus trajectories `[W, K + 1, 4]`, 0 where there is no observation."""
     played = play(values, initial[np.newaxis], direction, windows.push)[0]
     return np.where(windows.present[..., np.newaxis], windows.observed - played, 0.0)
 
 
 def _variance(windows: Windows, left: Floats) -> Floats:
-    """Mean squares `[4]`; an initial state takes as many degrees of freedom as an observation has."""
+    """Mean squares `[4]`; each window's initial state costs as many degrees of freedom as one observation."""
     return np.asarray((left**2).sum((0, 1)) / windows.transitions + _RESOLUTION**2)
 
 

@@ -1,4 +1,4 @@
-"""Gradient updates of a population: TD targets, loss, optimizer and target networks; knows no environment."""
+"""Gradient updates of a population: TD targets, loss, optimizer and target networks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,23 +17,23 @@ from dqn.networks.population import QNetworks
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateStatistics:
-    """What one update saw, before it changed the weights."""
+    """Statistics of one update, before the weights changed."""
 
     loss: Tensor
     """`[A, B]`"""
     priority: Tensor
-    """`[A, B]`, what prioritised replay goes by: Q-value less TD target; of a loss of one's own that loss"""
+    """`[A, B]`, for prioritised replay: the TD error, or the value of a custom loss"""
     q_value: Tensor
     """`[A, B]`, of the actions taken"""
     finite: bool
-    """Whether the sum of all losses is, which is quick to say while they are in the processor's cache."""
+    """Whether the sum of all losses is finite."""
 
 
 class Learner:
-    """Online and target networks, their optimizer, and the average of the weights that is evaluated."""
+    """Online and target networks, optimizer, and the average of the weights for evaluation."""
 
     def __init__(self, config: DQNConfig, networks: QNetworks, hyperparameters: HyperParameters | None = None) -> None:
-        """Start from a copy of the networks; hyper-parameters that agents differ in come beside the configuration."""
+        """Start from a copy of `networks`; `hyperparameters` replace the configuration's values of the same names."""
         self._config = config
         self.hyperparameters = hyperparameters or HyperParameters.of([config])
         everyone = torch.arange(networks.num_agents)
@@ -46,14 +46,14 @@ class Learner:
 
     @property
     def evaluated(self) -> QNetworks:
-        """The networks that are evaluated and exported: the averaged ones, or the online ones without averaging."""
+        """The networks to evaluate and export: the averaged ones, or the online ones without averaging."""
         return self._average or self.online
 
     @torch.no_grad()
     def update(self, batch: Batch, loss: Loss | None = None) -> UpdateStatistics:
-        """One gradient update of every agent on its own part of the batch, by the mean of the batch's losses.
+        """Take one gradient update of every agent on its own part of the batch, with the mean loss of the batch.
 
-        The loss is the configuration's, whose gradient is written out, or the given one, by autograd.
+        The configuration's loss has a hand-written gradient; the gradient of a given `loss` comes from autograd.
         """
         require_loss(self._config, loss)
         activations = self.online.activations(batch.observation)
@@ -71,7 +71,7 @@ class Learner:
     def finite(self) -> Tensor:
         """Whether all weights and moments of each agent are finite, `[A]`.
 
-        An update shows most of them in its loss; a bias of minus infinity hides behind ReLU.
+        Most non-finite values appear in the next loss. A bias of minus infinity does not: ReLU turns it into 0.
         """
         networks = [tensor for each in (self.online, self.target, self._average) if each for tensor in each.tensors]
         tensors = [*networks, *self._optimizer.moments]
@@ -82,18 +82,18 @@ class Learner:
         self.target.assign(agents, self.online.select(agents))
 
     def copy(self, sources: Tensor, agents: Tensor) -> None:
-        """Overwrite `agents` `[K]`, networks and moments, with `sources` `[K]`."""
+        """Overwrite networks and moments of `agents` `[K]` with those of `sources` `[K]`."""
         for networks in filter(None, (self.online, self.target, self._average)):
             networks.assign(agents, networks.select(sources))
         self._optimizer.copy(sources, agents)
 
     def adopt(self, hyperparameters: HyperParameters) -> None:
-        """Go on with other hyper-parameters."""
+        """Continue with other hyper-parameters."""
         self.hyperparameters = hyperparameters
         self._optimizer = self._optimizer.adopt(hyperparameters, self.online)
 
     def select(self, agents: Tensor) -> None:
-        """Keep `agents`, an index tensor `[K]`, with their optimizer state."""
+        """Keep only `agents`, an index tensor `[K]`."""
         self.hyperparameters = self.hyperparameters.select(agents)
         self.online = self.online.select(agents)
         self.target = self.target.select(agents)
@@ -112,7 +112,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`, into a learner of as many agents."""
+        """Inverse of `state_dict`; `self` must have the same number of agents."""
         self.online.load_state_dict(state["online"])
         self.target.load_state_dict(state["target"])
         if self._average:
@@ -121,9 +121,10 @@ class Learner:
         self.updates = state["updates"]
 
     def _td(self, q_values: Tensor, batch: Batch) -> tuple[Tensor, UpdateStatistics]:
-        """Gradient by the Q-values `[A, actions, B]` of the configuration's loss.
+        """Gradient of the configuration's loss with respect to the Q-values `[A, actions, B]`.
 
-        By hand: autograd, on the Q-values alone, costs half an update of a single agent and a tenth of one of 64.
+        Written by hand: even autograd on the Q-values alone takes half of the time of an update of a single agent, and
+        a tenth for 64 agents.
         """
         config, action = self._config, batch.action.unsqueeze(1)
         target = td_target(batch, online=self.online, target=self.target, double_dqn=config.double_dqn)
@@ -138,7 +139,7 @@ class Learner:
         return torch.zeros_like(q_values).scatter_(1, action, gradient.unsqueeze(1)), statistics
 
     def _own(self, last: Tensor, batch: Batch, loss: Loss) -> tuple[Tensor, UpdateStatistics]:
-        """Gradient by the last activations `[A, actions x quantiles, B]` of a given loss."""
+        """Gradient of a given loss with respect to the last activations `[A, actions x quantiles, B]`."""
         last = last.detach().requires_grad_(True)
         with torch.enable_grad():
             outputs = self.online.by_action(last)
@@ -163,7 +164,7 @@ class Learner:
 
 
 def _required(losses: object, batch: Batch) -> Tensor:
-    """What a loss of one's own gave, if it is the loss of each transition."""
+    """Check that a custom loss returned one loss per transition."""
     shape = tuple(batch.reward.shape)
     expected = f"loss must give the loss of each transition, a tensor [agents, batch_size] = {list(shape)}"
     if not isinstance(losses, Tensor):
@@ -171,19 +172,19 @@ def _required(losses: object, batch: Batch) -> Tensor:
     if losses.shape != shape:
         raise ConfigError(f"{expected}, got the shape {list(losses.shape)}: average over all other axes")
     if not losses.requires_grad:
-        raise ConfigError(f"{expected} computed from the `outputs` it is given, got one that has no gradient by them")
+        raise ConfigError(f"{expected} computed from `outputs`, got one that has no gradient with respect to them")
     return losses
 
 
 def _move(tensors: list[Tensor], towards: list[Tensor], rate: Value) -> None:
-    """Move each agent's tensors `[A, ., .]` by its rate."""
+    """Move each agent's tensors `[A, ., .]` towards others by `rate`."""
     share = column(rate, tensors[0].device)
     torch._foreach_lerp_(tensors, towards, [share] * len(tensors) if isinstance(share, Tensor) else share)
 
 
 @torch.no_grad()
 def clip_gradients(networks: QNetworks, max_norm: float) -> Tensor:
-    """Scale each agent's gradient to at most `max_norm`; returns the norms before `[A]`."""
+    """Scale each agent's gradient to a norm of at most `max_norm`; return the norms before `[A]`."""
     gradients = [parameter.grad for parameter in networks.parameters() if parameter.grad is not None]
     norm = torch.stack([gradient.square().sum((1, 2)) for gradient in gradients]).sum(0).sqrt()
     scale = (max_norm / norm.clamp_min(1e-12)).clamp_max(1.0)

@@ -1,4 +1,4 @@
-"""Losses for `dqn.train(config, loss=...)`, written as somebody's own would be: QR-DQN and Munchausen DQN."""
+"""TD targets and TD losses, and two custom losses for `dqn.train(config, loss=...)`: QR-DQN and Munchausen DQN."""
 
 from collections.abc import Callable
 
@@ -13,10 +13,10 @@ from dqn.networks.population import QNetworks, greedy_action
 def quantile_huber(
     outputs: Tensor, batch: Batch, online: QNetworks, target: QNetworks, *, kappa: float = 1.0
 ) -> Tensor:
-    """QR-DQN's loss `[A, B]` (Dabney et al., 2018, equation 10 and algorithm 1), with Double DQN's next action.
+    """Loss `[A, B]` of QR-DQN (Dabney et al., 2018, equation 10 and algorithm 1), with Double DQN's next action.
 
-    Output i of the configuration's `num_quantiles` learns the quantile of the return at the midpoint (i + 1/2) / N.
-    Errors beyond `kappa`, in units of the scaled reward, count linearly.
+    Output i of N (`num_quantiles`) learns the quantile of the return at the midpoint (i + 1/2) / N. Errors beyond
+    `kappa`, in units of the scaled reward, count linearly.
     """
     quantiles = _of_action(outputs, batch.action)
     with torch.no_grad():
@@ -41,11 +41,11 @@ def munchausen(
     temperature: float = 0.03,
     floor: float = -1.0,
 ) -> Tensor:
-    """Munchausen DQN's loss `[A, B]` (Vieillard et al., 2020, section 2), of its policy softmax(Q / temperature).
+    """Loss `[A, B]` of Munchausen DQN (Vieillard et al., 2020, section 2) for the policy softmax(Q / temperature).
 
-    The reward gains `alpha` x `temperature` x the log-probability of the action taken, no less than `floor`, and the
-    next value is the soft one. Temperature and floor are in units of the scaled reward. It is one-step: with an
-    `n_step` above 1 only the first action's log-probability would count.
+    The reward is increased by `alpha` x `temperature` x the log-probability of the action taken, limited below by
+    `floor`. The next value is the soft value. `temperature` and `floor` are in units of the scaled reward. Use
+    `n_step=1`: otherwise only the first action's log-probability counts.
     """
     with torch.no_grad():
         log_policy = (target(batch.observation) / temperature).log_softmax(2)
@@ -57,16 +57,16 @@ def munchausen(
 
 
 def _of_action(outputs: Tensor, action: Tensor) -> Tensor:
-    """Outputs `[A, B, quantiles]` of the actions `[A, B]` among those of all, `[A, B, actions, quantiles]`."""
+    """Outputs `[A, B, quantiles]` of actions `[A, B]`, from the outputs `[A, B, actions, quantiles]` of all actions."""
     index = action[:, :, None, None].expand(-1, -1, 1, outputs.shape[3])
     return outputs.gather(2, index).squeeze(2)
 
 
 Loss = Callable[[Tensor, Batch, QNetworks, QNetworks], Tensor]
-"""A loss of one's own: `loss(outputs, batch, online, target)` gives the loss of each transition, `[A, B]`.
+"""A custom loss: `loss(outputs, batch, online, target)` returns the loss of each transition, `[A, B]`.
 
-`outputs` `[A, B, actions, quantiles]` are the online networks' of `batch.observation`. The gradient is taken by them
-alone: whatever else is computed from the networks, such as a target, counts as constant.
+`outputs` `[A, B, actions, quantiles]` are the online networks' outputs for `batch.observation`. The gradient is taken
+with respect to `outputs` only; everything else that is computed from the networks, such as a target, is constant.
 """
 
 
@@ -74,8 +74,8 @@ alone: whatever else is computed from the networks, such as a target, counts as 
 def td_target(batch: Batch, *, online: QNetworks, target: QNetworks, double_dqn: bool) -> Tensor:
     """TD targets `[A, B]`: reward + discount x value of the next observation.
 
-    The value is the target network's maximum (Mnih et al., 2015), or its value of the online network's greedy action
-    (Double DQN: van Hasselt et al., 2016, equation 4).
+    The value is the target network's maximum (Mnih et al., 2015), or with `double_dqn` the target network's value of
+    the online network's greedy action (van Hasselt et al., 2016, equation 4).
     """
     q_next = target(batch.next_observation)
     if double_dqn:
@@ -87,7 +87,7 @@ def td_target(batch: Batch, *, online: QNetworks, target: QNetworks, double_dqn:
 
 
 def td_loss(td_error: Tensor, *, loss: str) -> Tensor:
-    """Loss of each TD error, in its shape: its square, or Huber's with delta 1 (half the square near 0)."""
+    """Loss of each TD error, in its shape: the square, or the Huber loss with delta 1."""
     if loss == "huber":
         size = td_error.abs()
         return torch.where(size < 1, 0.5 * size.square(), size - 0.5)
@@ -95,18 +95,18 @@ def td_loss(td_error: Tensor, *, loss: str) -> Tensor:
 
 
 def td_gradient(td_error: Tensor, *, loss: str) -> Tensor:
-    """Derivative of `td_loss` by the TD error."""
+    """Derivative of `td_loss` with respect to the TD error."""
     return td_error.clamp(-1, 1) if loss == "huber" else 2 * td_error
 
 
 def require_loss(config: DQNConfig, loss: Loss | None = None) -> None:
-    """Refuse networks that give what no loss learns.
+    """Check that there is a loss for the networks' outputs.
 
     Raises:
-        ConfigError: if they give quantiles and there is no loss of one's own.
+        ConfigError: if the networks output quantiles and no `loss` is given.
     """
     if config.num_quantiles > 1 and loss is None:
         raise ConfigError(
-            f"num_quantiles is {config.num_quantiles}, and the {config.loss} loss learns one number an action: leave "
-            "it at 1, or give dqn.training.loop.train a loss that learns quantiles"
+            f"num_quantiles is {config.num_quantiles}, but the {config.loss} loss learns one number per action: leave "
+            "it at 1, or pass dqn.train a loss that learns quantiles"
         )

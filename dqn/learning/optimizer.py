@@ -1,4 +1,4 @@
-"""AdamW for a population whose agents may differ in its hyper-parameters."""
+"""AdamW for a population whose agents may have different hyper-parameters."""
 
 from typing import Any, Self
 
@@ -10,11 +10,11 @@ from dqn.networks.population import QNetworks
 
 
 class Optimizer:
-    """AdamW (Loshchilov and Hutter, 2019), each agent's learning rate falling linearly where the configuration asks.
+    """AdamW (Loshchilov and Hutter, 2019) with an optional linear decay of the learning rate.
 
-    By PyTorch's fused kernel where all agents are alike. It knows no values of single agents: where they differ, the
-    step is taken here. `torch.optim.AdamW` around that kernel would import PyTorch's compiler when it is made: two
-    seconds, as long as a training.
+    If all agents have the same values, a step is PyTorch's fused kernel, which does not support values per agent;
+    otherwise it is computed here. The kernel is called directly because creating a `torch.optim.AdamW` imports
+    PyTorch's compiler, which takes two seconds.
     """
 
     def __init__(self, networks: QNetworks, hyperparameters: HyperParameters, *, decay_updates: int) -> None:
@@ -30,16 +30,17 @@ class Optimizer:
         self._alike = not any(isinstance(value, Tensor) for value in values)
         if self._alike:
             return
-        # Kept: the system takes tensors of this size back, and faulting their pages in anew costs more than the step.
+        # Allocated once: tensors of this size are otherwise returned to the system, and page faults cost more than the
+        # step.
         self._scratch = [(torch.empty_like(parameter), torch.empty_like(parameter)) for parameter in self._parameters]
 
     @property
     def moments(self) -> list[Tensor]:
-        """Both moments of every parameter, `[A, ., .]` each."""
+        """First and second moments of every parameter, `[A, ., .]` each."""
         return [*self._means, *self._squares]
 
     def learning_rate(self, updates: int) -> Value:
-        """Learning rates after as many updates."""
+        """Learning rate after `updates` updates."""
         start, end = self._hyperparameters.learning_rate, self._hyperparameters.learning_rate_end
         if not self._decay_updates:
             return start
@@ -47,7 +48,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, updates: int) -> None:
-        """Step along the gradients that the parameters have, after as many updates."""
+        """Take a step with the parameters' gradients; `updates` is the number of steps before."""
         rate = self.learning_rate(updates)
         torch._foreach_add_(self._steps, 1)
         if self._alike:
@@ -55,7 +56,7 @@ class Optimizer:
             return
         h, device = self._hyperparameters, self._device
         beta1, beta2, eps = (column(value, device) for value in (h.adam_beta1, h.adam_beta2, h.adam_eps))
-        # Algorithm 2 of the paper; the corrections of both moments' bias, which are numbers of agents, come in last.
+        # Algorithm 2 of the paper, with the bias corrections, one number per agent, applied last.
         kept = column(1 - rate * h.weight_decay, device)
         length = column(-rate / (1 - h.adam_beta1 ** (updates + 1)), device)
         correction = column((1 - h.adam_beta2 ** (updates + 1)) ** -0.5, device)
@@ -70,7 +71,7 @@ class Optimizer:
             parameter.mul_(kept).addcdiv_(torch.mul(mean, length, out=numerator), denominator)
 
     def select(self, agents: Tensor, networks: QNetworks) -> Self:
-        """An optimizer of `networks`, those of `agents` `[K]`, with their moments."""
+        """An optimizer of `networks`, the networks of `agents` `[K]`, with their moments."""
         hyperparameters = self._hyperparameters.select(agents)
         selected = type(self)(networks, hyperparameters, decay_updates=self._decay_updates)
         selected._means = [mean[agents] for mean in self._means]
@@ -79,22 +80,22 @@ class Optimizer:
         return selected
 
     def copy(self, sources: Tensor, agents: Tensor) -> None:
-        """Give `agents` `[K]` the moments of `sources` `[K]`."""
+        """Copy the moments of `sources` `[K]` to `agents` `[K]`."""
         for moment in (*self._means, *self._squares):
             moment[agents] = moment[sources]
 
     def adopt(self, hyperparameters: HyperParameters, networks: QNetworks) -> Self:
-        """An optimizer of the same networks with other hyper-parameters, and these moments."""
+        """An optimizer of the same networks and moments with other hyper-parameters."""
         changed = type(self)(networks, hyperparameters, decay_updates=self._decay_updates)
         changed._means, changed._squares, changed._steps = self._means, self._squares, self._steps
         return changed
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments and number of steps."""
+        """The moments and the number of steps."""
         return {"means": self._means, "squares": self._squares, "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`, into an optimizer of the same hyper-parameters."""
+        """Inverse of `state_dict`; `self` must have the same hyper-parameters."""
         for name, mine in self.state_dict().items():
             torch._foreach_copy_(mine, state[name])
 

@@ -1,1 +1,1 @@
-"""Populations of Q-networks, with the agent axis first in every tensor, and their ONNX files."""
+"""Populations of Q-networks, with the agent axis first in every tensor, and their export to ONNX."""

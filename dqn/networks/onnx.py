@@ -1,4 +1,4 @@
-"""One agent's network as ONNX bytes that any runtime plays."""
+"""Export of one agent's network to ONNX."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 PARITY_OBSERVATIONS: Final = 10_000
 PARITY_TOLERANCE: Final = 1e-5
-"""Of the largest Q-value: float32 keeps seven digits, whatever the scale of rewards."""
+"""Relative to the largest Q-value."""
 _ACTIONS: Final = {
     "CartPole-v0": ("left", "right"),
     "CartPole-v1": ("left", "right"),
@@ -31,16 +31,16 @@ _ACTIONS: Final = {
 }
 _OPSET: Final = 20
 _IR_VERSION: Final = 10
-_ROUNDING: Final = 1e-6  # likewise; Q-values closer than this are equal in float32: their argmax is no statement
+_ROUNDING: Final = 1e-6  # relative to the largest Q-value; closer Q-values are equal within float32 rounding
 
 
 class ExportError(RuntimeError):
-    """The exported graph does not compute what the network computes."""
+    """The network cannot be exported, or the exported model computes something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelProperties:
-    """What an exported policy says about itself."""
+    """Metadata of an exported policy."""
 
     env_id: str
     action_meanings: tuple[str, ...]
@@ -48,12 +48,12 @@ class ModelProperties:
     seed: int
     """Seed of the population."""
     agent: int
-    """Which of its agents."""
+    """Index of the agent in the population."""
     config_sha256: str
     world: World = NOMINAL
-    """What it was trained for."""
+    """World that it was trained for."""
     observed: tuple[tuple[float, float], ...] = ()
-    """Least and greatest value of each entry of the observations that it was trained on; empty if unknown."""
+    """Minimum and maximum of each entry of the observations in training; empty if unknown."""
 
     @classmethod
     def of(
@@ -65,7 +65,7 @@ class ModelProperties:
         agent: int,
         observed: Sequence[tuple[float, float]] = (),
     ) -> Self:
-        """Those of one agent of a population that was trained by a configuration."""
+        """The properties of one agent of a population trained by `config`."""
         return cls(
             env_id=config.env_id,
             action_meanings=action_meanings(environment_spec(config.env_id).id, num_actions),
@@ -92,19 +92,19 @@ class ModelProperties:
 
 
 def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Callable[[bytes], QFunction]) -> bytes:
-    """Export the network of one agent, `properties.agent`, and check the result in the runtime that will play it.
+    """Export the network of agent `properties.agent`, and compare it with the original in the target runtime.
 
     Args:
-        networks: the population it is part of.
-        properties: written into the model.
-        load: turns the bytes into a function in the target runtime.
+        networks: the population.
+        properties: stored in the model.
+        load: loads the bytes in the target runtime and returns the Q-function.
 
     Returns:
-        A single-file ONNX model with a dynamic batch; the same network and properties give the same bytes.
+        A single-file ONNX model with a dynamic batch axis. Equal networks and properties give equal bytes.
 
     Raises:
-        ExportError: if a weight is not finite, or on 10,000 observations a Q-value differs by 1e-5 of the largest, or a
-            greedy action differs.
+        ExportError: if a weight is not finite, or if on 10,000 observations a Q-value differs by more than 1e-5 of the
+            largest one or a greedy action differs.
     """
     network = networks.agent(properties.agent).eval()
     scale = networks.observation_scale.numpy()
@@ -114,18 +114,17 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
 
 
 def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_size: int) -> bytes:
-    """A network of `QNetworks.agent`, layer by layer, as ONNX.
+    """Convert a network of `QNetworks.agent` to ONNX, layer by layer.
 
-    PyTorch's exporter traces any program: for three kinds of layers it takes two seconds more and leaves paths of this
-    machine in the file. The tests hold this against it.
+    PyTorch's exporter takes two seconds longer and stores local paths in the file. The tests compare the results.
 
     Raises:
         ExportError: if a weight is not finite.
     """
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise ExportError(
-            f"the network of agent {properties.agent:02d} has weights that are not finite, it diverged: nothing is "
-            "exported; lower learning_rate or reward_scale, or set max_gradient_norm"
+            f"the network of agent {properties.agent:02d} has weights that are not finite (it diverged) and cannot be "
+            "exported: lower learning_rate or reward_scale, or set max_gradient_norm"
         )
     nodes, tensors = [], []
     given, num_actions = "observation", len(properties.action_meanings)
@@ -150,14 +149,14 @@ def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_
 
 
 def _operator(layer: nn.Module) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
-    """A layer's operator, what it takes besides its input, and its attributes."""
+    """The layer's ONNX operator, its parameters and its attributes."""
     if isinstance(layer, nn.Linear):
         return "Gemm", {"weight": layer.weight, "bias": layer.bias}, {"transB": 1}
     if isinstance(layer, nn.ReLU):
         return "Relu", {}, {}
     if isinstance(layer, ObservationScale):
         return "Div", {"scale": layer.scale}, {}
-    raise ExportError(f"there is no operator for a layer {layer}")
+    raise ExportError(f"there is no operator for the layer {layer}")
 
 
 def _batch(name: str, width: int) -> onnx.ValueInfoProto:
@@ -165,24 +164,24 @@ def _batch(name: str, width: int) -> onnx.ValueInfoProto:
 
 
 def action_meanings(env_id: str, num_actions: int) -> tuple[str, ...]:
-    """What the actions of an environment do, or their numbers where that is not known here."""
+    """The meanings of an environment's actions, or their numbers if unknown."""
     return _ACTIONS.get(env_id) or tuple(f"action {k}" for k in range(num_actions))
 
 
 def by_reference(model: bytes) -> QFunction:
-    """An exported model in ONNX's own reference implementation, which needs no runtime."""
+    """Load a model in ONNX's reference implementation, which needs no runtime."""
     from onnx.reference import ReferenceEvaluator
 
-    evaluator: Any = ReferenceEvaluator(model)  # its own types do not say that it gives a list
+    evaluator: Any = ReferenceEvaluator(model)  # its annotations omit that `run` returns a list
     return lambda observation: np.asarray(evaluator.run(None, {"observation": observation})[0])
 
 
 @torch.no_grad()
 def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale: npt.NDArray[np.float32]) -> None:
-    """Hold a runtime's Q-values against torch's on 10,000 observations.
+    """Compare a runtime's Q-values with PyTorch's on 10,000 observations.
 
     Raises:
-        ExportError: if they differ by more than rounding explains, or prefer another action.
+        ExportError: if Q-values differ by more than rounding, or greedy actions differ.
     """
     generator = np.random.default_rng(0)
     scale = 2 * observation_scale
@@ -190,7 +189,7 @@ def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale
     expected = network(torch.from_numpy(observation)).numpy()
     actual = q_function(observation)
     if not np.isfinite(actual).all():
-        raise ExportError("the exported network gives Q-values that are not finite")
+        raise ExportError("the exported network returns Q-values that are not finite")
     difference, largest = float(np.abs(actual - expected).max()), float(np.abs(expected).max())
     if difference > PARITY_TOLERANCE * largest:
         raise ExportError(

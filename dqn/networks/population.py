@@ -1,4 +1,4 @@
-"""Q-networks of a whole population as batched matrices."""
+"""Q-networks of a population as batched matrices."""
 
 import itertools
 import math
@@ -12,12 +12,12 @@ from dqn.hyperparameters import Value, column
 
 
 class QNetworks(nn.Module):
-    """A independent multilayer perceptrons with ReLU, evaluated by one batched matmul a layer.
+    """A independent multilayer perceptrons with ReLU, evaluated by one batched matrix product per layer.
 
-    Parameters keep `nn.Linear`'s layout behind a leading agent axis: weights `[A, out, in]`, biases `[A, out, 1]`.
-    With dueling heads (Wang et al., 2016, equation 9) the last layer gives a state's value, then each action's
-    advantage. It may give several numbers, quantiles, for each of those; a Q-value is the mean of its quantiles.
-    None requires a gradient of autograd's: `backward` gives them.
+    Parameters have `nn.Linear`'s layout behind the agent axis: weights `[A, out, in]`, biases `[A, out, 1]`. With
+    dueling heads (Wang et al., 2016, equation 9) the last layer outputs the state value, then each action's advantage.
+    Each of these may consist of several quantiles; a Q-value is the mean of its quantiles. Gradients are computed by
+    `backward`; no parameter requires an autograd gradient.
     """
 
     observation_scale: Tensor
@@ -37,7 +37,8 @@ class QNetworks(nn.Module):
         self.weights = nn.ParameterList([nn.Parameter(w, requires_grad=False) for w in weights])
         self.biases = nn.ParameterList([nn.Parameter(b, requires_grad=False) for b in biases])
         self.register_buffer("observation_scale", observation_scale)
-        # ParameterList finds each by its name, anew each time: that took a fifth of an update of a single agent.
+        # Access through ParameterList looks up each parameter by name: a fifth of the time of an update of a single
+        # agent.
         self._pairs = list(zip(self.weights, self.biases, strict=True))
         self.tensors: list[Tensor] = [tensor for pair in self._pairs for tensor in pair]
         """All parameters, layer by layer."""
@@ -55,13 +56,13 @@ class QNetworks(nn.Module):
         dueling: bool = False,
         num_quantiles: int = 1,
     ) -> "QNetworks":
-        """One network a seed, each with the initialisation of `nn.Linear`.
+        """One network per seed, initialised like `nn.Linear`.
 
-        Weights and biases are uniform in +-1/sqrt(in), as `nn.Linear.reset_parameters` draws them; an agent's draws
-        depend on its own seed alone. `observation_scale` divides observations (empty: 1).
+        Weights and biases are uniform in +-1/sqrt(in), as in `nn.Linear.reset_parameters`; an agent's draws depend only
+        on its seed. Observations are divided by `observation_scale` (empty: 1).
 
         Raises:
-            ConfigError: if the scale's length is not the observation's.
+            ConfigError: if the length of `observation_scale` is not the observation's.
         """
         scale = torch.tensor(observation_scale or (1.0,) * observation_size, dtype=torch.float32)
         if len(scale) != observation_size:
@@ -85,12 +86,12 @@ class QNetworks(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return self.observation_scale.device
 
     @property
     def num_actions(self) -> int:
-        """Number of actions: the width of the last layer over the quantiles, but for a dueling network's value."""
+        """Number of actions."""
         return int(self.biases[-1].shape[1]) // self.num_quantiles - self.dueling
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -98,23 +99,23 @@ class QNetworks(nn.Module):
         return self._activations(observation, self._mean_layers())[-1].mT
 
     def outputs(self, observation: Tensor) -> Tensor:
-        """Quantiles `[A, B, actions, quantiles]` of observations `[A, B, obs]`; a single one is the Q-value."""
+        """Quantiles `[A, B, actions, quantiles]` of observations `[A, B, obs]`; a single quantile is the Q-value."""
         return self.by_action(self.activations(observation)[-1])
 
     def by_action(self, last: Tensor) -> Tensor:
-        """The last activations `[A, actions x quantiles, B]`, seen as `[A, B, actions, quantiles]`."""
+        """The last activations `[A, actions x quantiles, B]` as a view `[A, B, actions, quantiles]`."""
         return torch.unflatten(last, 1, (-1, self.num_quantiles)).permute(0, 3, 1, 2)
 
     def activations(self, observation: Tensor) -> list[Tensor]:
-        """What each layer is given `[A, in, B]`, and last what the network gives `[A, actions x quantiles, B]`.
+        """The input of each layer `[A, in, B]`, then the output of the last one `[A, actions x quantiles, B]`.
 
-        It is all that `backward` needs.
+        `backward` needs all of them.
         """
         return self._activations(observation, self._layers())
 
     def _activations(self, observation: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        # Features before batch: the long batch axis is innermost in every matmul, also in the last, only `actions`
-        # wide one. Saves a third of a forward pass against `observation @ weight.mT`.
+        # Features before batch: the long batch axis is innermost in every product, including the last one, whose output
+        # is only `actions` wide. This saves a third of a forward pass compared with `observation @ weight.mT`.
         activations = [(observation / self.observation_scale).mT]
         for weight, bias in layers[:-1]:
             activations.append(torch.baddbmm(bias, weight, activations[-1]).relu_())
@@ -123,10 +124,10 @@ class QNetworks(nn.Module):
 
     @torch.no_grad()
     def backward(self, activations: Sequence[Tensor], gradient: Tensor) -> None:
-        """Set every parameter's gradient, given that of the last activations `[A, actions x quantiles, B]`.
+        """Set every parameter's gradient, given the gradient by the last activations `[A, actions x quantiles, B]`.
 
-        By hand and not by autograd, whose bookkeeping costs more than the matrices of a network this small: saves a
-        quarter of an update of 32 agents and half of one of a single agent.
+        Autograd's bookkeeping costs more than the matrix products of networks this small. Without it an update takes a
+        quarter less time for 32 agents and half for a single agent.
         """
         layers = self._layers()
         for i in reversed(range(len(layers))):
@@ -134,10 +135,10 @@ class QNetworks(nn.Module):
             self._set_gradient(i, _outer(gradient, given), gradient.sum(2, keepdim=True))
             if i:
                 gradient = torch.bmm(layers[i][0].mT, gradient)
-                gradient = torch.ops.aten.threshold_backward(gradient, given, 0)  # ReLU's
+                gradient = torch.ops.aten.threshold_backward(gradient, given, 0)  # derivative of ReLU
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Weight and bias of each layer; the mean-free sum of value and advantages folded into the last one."""
+        """Weight and bias of each layer; dueling heads are folded into the last layer."""
         layers: list[tuple[Tensor, Tensor]] = [*self._pairs]
         if self.dueling:
             heads = [torch.unflatten(head, 1, (-1, self.num_quantiles)) for head in layers[-1]]
@@ -146,7 +147,7 @@ class QNetworks(nn.Module):
         return layers
 
     def _mean_layers(self) -> list[tuple[Tensor, Tensor]]:
-        """As `_layers`, with the mean over quantiles folded into the last one: a plain network of Q-values."""
+        """Like `_layers`, with the mean over quantiles folded into the last layer, which then outputs Q-values."""
         layers = self._layers()
         if self.num_quantiles > 1:
             weight, bias = (torch.unflatten(last, 1, (-1, self.num_quantiles)).mean(2) for last in layers[-1])
@@ -164,27 +165,27 @@ class QNetworks(nn.Module):
 
     def select(self, agents: Tensor) -> "QNetworks":
         """A copy of the networks of `agents`, an index tensor `[K]`, in that order."""
-        weights = [w.detach()[agents] for w in self.weights]
-        biases = [b.detach()[agents] for b in self.biases]
-        scale = self.observation_scale
-        return QNetworks(weights, biases, scale, dueling=self.dueling, num_quantiles=self.num_quantiles)
+        weights, biases = ([tensor.detach()[agents] for tensor in layer] for layer in (self.weights, self.biases))
+        return self._with(weights, biases, self.observation_scale)
 
     def on(self, device: torch.device) -> "QNetworks":
-        """These networks on a device; themselves where they are on it already."""
+        """These networks on a device; `self` if they are already there."""
         if device == self.device:
             return self
         weights, biases = ([tensor.detach().to(device) for tensor in layer] for layer in (self.weights, self.biases))
-        scale = self.observation_scale.to(device)
+        return self._with(weights, biases, self.observation_scale.to(device))
+
+    def _with(self, weights: Sequence[Tensor], biases: Sequence[Tensor], scale: Tensor) -> "QNetworks":
         return QNetworks(weights, biases, scale, dueling=self.dueling, num_quantiles=self.num_quantiles)
 
     @torch.no_grad()
     def assign(self, agents: Tensor, networks: "QNetworks") -> None:
-        """Overwrite the networks of `agents` `[K]` with the K given ones."""
+        """Overwrite the networks of `agents` `[K]` with K given ones."""
         for mine, given in zip(self.parameters(), networks.parameters(), strict=True):
             mine[agents] = given
 
     def agent(self, k: int) -> nn.Sequential:
-        """Network of agent k alone, `[B, obs] -> [B, actions]`, in plain `nn.Linear` layers."""
+        """Network of agent k alone, `[B, obs] -> [B, actions]`, made of `nn.Linear` layers."""
         layers: list[nn.Module] = [ObservationScale(self.observation_scale.clone())]
         for weight, bias in self._mean_layers():
             linear = nn.Linear(weight.shape[2], weight.shape[1])
@@ -203,31 +204,26 @@ class ObservationScale(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Scaled observations, the shape unchanged."""
+        """The scaled observations, in the same shape."""
         return observation / self.scale
 
 
 def _outer(gradient: Tensor, given: Tensor) -> Tensor:
-    """`gradient @ given.mT` `[A, out, in]` of `[A, out, B]` and `[A, in, B]`, in the faster order of factors."""
-    if given.shape[1] < gradient.shape[1]:  # a third of the time where 4 observations meet 32 units
+    """`gradient @ given.mT` `[A, out, in]` of `[A, out, B]` and `[A, in, B]`, in the faster order of the factors."""
+    if given.shape[1] < gradient.shape[1]:  # three times faster for 4 inputs and 32 outputs
         return torch.bmm(given, gradient.mT).mT.contiguous()
     return torch.bmm(gradient, given.mT)
 
 
 def together(networks: Sequence[QNetworks]) -> QNetworks:
-    """Networks of one shape as one population, in this order."""
-    first = networks[0]
-    return QNetworks(
-        [torch.cat(layer) for layer in zip(*(each.weights for each in networks), strict=True)],
-        [torch.cat(layer) for layer in zip(*(each.biases for each in networks), strict=True)],
-        first.observation_scale,
-        dueling=first.dueling,
-        num_quantiles=first.num_quantiles,
-    )
+    """Concatenate populations of networks of one shape."""
+    weights = [torch.cat(layer) for layer in zip(*(each.weights for each in networks), strict=True)]
+    biases = [torch.cat(layer) for layer in zip(*(each.biases for each in networks), strict=True)]
+    return networks[0]._with(weights, biases, networks[0].observation_scale)
 
 
 def greedy_action(q_values: Tensor) -> Tensor:
-    """Greedy actions `[..., ]` of Q-values `[..., actions]`; the first of equals."""
-    if q_values.shape[-1] == 2:  # torch reduces a 2-wide axis 50 times slower than it compares two columns
+    """Greedy actions `[...]` of Q-values `[..., actions]`; ties go to the first action."""
+    if q_values.shape[-1] == 2:  # a reduction over 2 entries is 50 times slower than comparing two columns
         return (q_values[..., 1] > q_values[..., 0]).long()
     return q_values.argmax(-1)

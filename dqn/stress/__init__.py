@@ -1,1 +1,1 @@
-"""CartPole's stress test, and the choice among agents that it serves."""
+"""CartPole's stress test, its baselines, and the choice among solved agents by it."""

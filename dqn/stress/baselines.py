@@ -1,6 +1,6 @@
-"""What a handful of numbers can do: policies `w . observation > 0`, by linear-quadratic control or searched for.
+"""Baselines for the stress test: linear policies `weights . observation > 0`, by LQR or by search. Torch-free.
 
-Torch-free, and nothing is learned from rewards step by step: whoever trains a network has to be better than these.
+A trained network should be more robust than these.
 """
 
 import functools
@@ -22,7 +22,7 @@ SEARCHED_IN: Final = World(
     gravity=(9.8, 20.0),
     sensor_bias=(0.0, 0.0, (-0.03, 0.03), 0.0),
 )
-"""What is changed while the stress test's linear policy is searched for: some of what it will be asked."""
+"""Domain randomisation of the search for a linear policy; contains some of the stress test's changes."""
 
 _STATE_COST: Final = np.diag([10.0, 1.0, 1.0, 1.0])
 _FORCE_COST: Final = 0.01
@@ -38,10 +38,10 @@ _LEAST_DEVIATION: Final = 0.02
 
 
 def linear_policy(weights: Floats) -> Act:
-    """Pushes to the right where `weights . observation > 0`.
+    """A policy that pushes to the right if `weights . observation > 0`.
 
     Args:
-        weights: `[4]`, or `[N, 4]` with those of each of N episodes; of more rows the next N are again theirs.
+        weights: `[4]`, or `[N, 4]` for N episodes; the number of rows of observations may be a multiple of N.
     """
 
     def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
@@ -52,11 +52,11 @@ def linear_policy(weights: Floats) -> Act:
 
 
 def lqr(world: World = NOMINAL) -> Floats:
-    """Weights `[4]` of the policy that pushes to the side of the optimal linear force on CartPole.
+    """Weights `[4]` of the policy that pushes to the side of the optimal linear force (LQR).
 
-    The optimum is of the linearised cart and pole (Barto, Sutton and Anderson, 1983, appendix, without friction) in
-    Gymnasium's Euler steps, for costs of 10 x^2 + x'^2 + theta^2 + theta'^2 + 0.01 force^2 a step: the fixed point of
-    the discrete Riccati equation. Of a range in `world` the middle counts; wind, pushes, delay and sensors do not.
+    Minimises 10 x^2 + x'^2 + theta^2 + theta'^2 + 0.01 force^2 per step for the linearised cart and pole (Barto, Sutton
+    and Anderson, 1983, appendix, without friction) in Gymnasium's Euler steps, by iterating the discrete Riccati
+    equation to its fixed point. A range in `world` counts as its middle; wind, pushes, delay and sensors are ignored.
     """
     given = world.to_dict()
     length, masspole, masscart, gravity, force_mag, tau = (
@@ -71,7 +71,7 @@ def lqr(world: World = NOMINAL) -> Floats:
     A[3, 2] = tau * gravity / inertia
     B = tau * np.array([[0.0], [(1 + coupling / inertia) / mass], [0.0], [-1 / (mass * inertia)]])
     P = _STATE_COST
-    for _ in range(_ITERATIONS):  # 223 of them in the nominal world
+    for _ in range(_ITERATIONS):  # 223 iterations in the nominal world
         previous = P
         gain = np.linalg.solve(_FORCE_COST + B.T @ P @ B, B.T @ P @ A)
         P = _STATE_COST + A.T @ P @ (A - B @ gain)
@@ -81,14 +81,14 @@ def lqr(world: World = NOMINAL) -> Floats:
 
 
 def search_linear(world: World = NOMINAL, *, seed: int, max_episode_steps: int | None = None) -> Floats:
-    """Weights `[4]`, of length 1, of a linear policy that plays CartPole well, by the cross-entropy method.
+    """Weights `[4]`, of length 1, of a linear policy, found by the cross-entropy method.
 
-    Twelve generations of 64 policies that play 8 episodes each (Mannor, Rubinstein and Gat, 2003).
+    12 generations of 64 policies that play 8 episodes each (Mannor, Rubinstein and Gat, 2003).
 
     Args:
-        world: what the episodes are like.
-        seed: of the search and of its episodes; the same seed finds the same weights.
-        max_episode_steps: another time limit than the environment's own.
+        world: the world of the episodes.
+        seed: of the search and of its episodes; equal seeds give equal weights.
+        max_episode_steps: replaces the environment's time limit.
     """
     generator = np.random.default_rng(seed)
     mean, deviation = np.zeros(4), np.ones(4)
@@ -111,7 +111,7 @@ def search_linear(world: World = NOMINAL, *, seed: int, max_episode_steps: int |
 
 @functools.cache
 def stressed_baselines(world: World, *, episodes: int) -> dict[str, StressTest]:
-    """What the LQR and a linear policy withstand around a world, by their names; the same whenever it is asked."""
+    """Stress tests of the LQR and the searched linear policy around a world, by name; deterministic and cached."""
     policies = {"LQR": lqr(world), "linear, searched": search_linear(world.altered(SEARCHED_IN), seed=_SEED)}
     act = linear_policy(np.repeat([*policies.values()], episodes, axis=0))
     tests = stress_tests(act, world, policies=len(policies), episodes=episodes, seed=_SEED)

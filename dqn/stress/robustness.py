@@ -1,4 +1,4 @@
-"""How much a policy withstands: the share of episodes it holds in worlds other than the one it was trained for."""
+"""CartPole's stress test: the fraction of episodes that a policy balances in changed worlds. Torch-free."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from dqn.evaluation.returns import Act
 from dqn.finite import require_finite
 
 ENVIRONMENT: Final = "CartPole-v1"
-"""The one there is a stress test for."""
+"""The only environment with a stress test."""
 SINGLE_PUSH: Final = 250
-"""Environment step of the one push whose greatest force is looked for."""
-HELD_OF_PUSHED: Final = 0.99
+"""Environment step of the single push."""
+_SURVIVED: Final = 0.99
 _FORCES: Final = range(0, 128, 2)
 _COARSE: Final = 8
-"""Every eighth force is played first, then those between the two where a policy falls."""
+"""First every eighth force is tested, then the forces between the greatest survived one and the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One of the tests: what is changed, and for how long it has to be held."""
+    """One test: a change of the world, and the number of steps to balance."""
 
     name: str
     change: World
@@ -48,123 +48,123 @@ CELLS: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class StressTest:
-    """What a policy held."""
+    """The result of a policy's stress test."""
 
-    held: npt.NDArray[np.bool_]
-    """`[cells, episodes]`, the same episodes for every policy that plays the same seed."""
+    balanced: npt.NDArray[np.bool_]
+    """`[cells, episodes]`, whether the pole was balanced to the end; equal seeds give equal episodes"""
     push: int
-    """Greatest single push in newtons that is survived in 99 of 100 episodes."""
+    """Greatest single push, in newtons, that the policy survives in 99% of the episodes."""
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of episodes held, by cell."""
-        return {cell.name: float(share) for cell, share in zip(CELLS, self.held.mean(1), strict=True)}
+        """Fraction of balanced episodes by cell."""
+        return {cell.name: float(share) for cell, share in zip(CELLS, self.balanced.mean(1), strict=True)}
 
     @property
     def robustness(self) -> float:
-        """Mean over cells of the share of episodes held."""
-        return float(self.held.mean())
+        """Mean over cells of the fraction of balanced episodes."""
+        return float(self.balanced.mean())
 
     @property
     def worst_cell(self) -> str:
-        """Name of the cell with the smallest share; of equals the first."""
+        """Name of the cell with the smallest fraction; the first if several."""
         return min(self.shares, key=self.shares.__getitem__)
 
     def __str__(self) -> str:
-        """For a person, one line."""
+        """A summary in one line."""
         share = self.shares[self.worst_cell]
         shown = f"{share:.0%}" if share < 0.995 else f"{share:.1%}"
-        worst = "every episode held" if share == 1 else f"worst at {self.worst_cell} ({shown})"
+        worst = "every episode balanced" if share == 1 else f"worst at {self.worst_cell} ({shown})"
         return f"robustness {self.robustness:.3f}, {worst}, single push {self.push} N"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {"cells": list(self.shares), "held": self.held.astype(int).tolist(), "push": self.push}
+        return {"cells": list(self.shares), "held": self.balanced.astype(int).tolist(), "push": self.push}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
         """Inverse of `to_dict`."""
-        return cls(held=np.array(content["held"], dtype=np.bool_), push=int(content["push"]))
+        return cls(balanced=np.array(content["held"], dtype=np.bool_), push=int(content["push"]))
 
 
 def stress_test(act: Act, world: World, *, episodes: int, seed: int) -> StressTest:
-    """Play every cell, each a change of the world that the policy was trained for.
+    """Play every cell.
 
     Args:
-        act: as of `holds`.
-        world: what was trained in; a cell replaces what it names.
-        episodes: of each cell, and of each force of the single push.
-        seed: of the first episode.
+        act: as in `balances`.
+        world: the world that the policy was trained for; a cell replaces some of its fields.
+        episodes: number of episodes per cell, and per force of the single push.
+        seed: determines the episodes.
     """
     (tested,) = stress_tests(act, world, policies=1, episodes=episodes, seed=seed)
     return tested
 
 
 def stress_tests(act: Act, world: World, *, policies: int, episodes: int, seed: int) -> list[StressTest]:
-    """As many stress tests as there are policies, side by side and in the same episodes; `act` as of `holds`."""
+    """The stress tests of several policies, in parallel and on the same episodes; `act` as in `balances`."""
 
     def play(cells: Sequence[Cell]) -> npt.NDArray[np.bool_]:
-        return holds(act, world, cells, policies=policies, episodes=episodes, seed=seed)
+        return balances(act, world, cells, policies=policies, episodes=episodes, seed=seed)
 
-    def survivals(forces: Sequence[int], held: npt.NDArray[np.bool_]) -> dict[int, npt.NDArray[np.bool_]]:
-        return dict(zip(forces, held.mean(2) >= HELD_OF_PUSHED, strict=True))
+    def survivals(forces: Sequence[int], balanced: npt.NDArray[np.bool_]) -> dict[int, npt.NDArray[np.bool_]]:
+        return dict(zip(forces, balanced.mean(2) >= _SURVIVED, strict=True))
 
     coarse = _FORCES[::_COARSE]
-    held = play([*CELLS, *map(single_push, coarse[1:])])
-    survived = {0: np.ones(policies, dtype=np.bool_)} | survivals(coarse[1:], held[len(CELLS) :])
+    balanced = play([*CELLS, *map(single_push, coarse[1:])])
+    survived = {0: np.ones(policies, dtype=np.bool_)} | survivals(coarse[1:], balanced[len(CELLS) :])
 
     def greatest(policy: int, forces: Iterable[int]) -> int:
-        return max(takewhile(lambda force: survived[force][policy], forces))  # survived are all smaller ones too
+        return max(takewhile(lambda force: survived[force][policy], forces))  # all smaller forces are survived too
 
     lowest = [greatest(policy, coarse) for policy in range(policies)]
     between = [range(low, low + coarse.step, _FORCES.step) for low in lowest]
     fine = sorted({force for forces in between for force in forces[1:]})
     survived |= survivals(fine, play([*map(single_push, fine)]))
     return [
-        StressTest(held=held[: len(CELLS), policy], push=greatest(policy, between[policy]))
+        StressTest(balanced=balanced[: len(CELLS), policy], push=greatest(policy, between[policy]))
         for policy in range(policies)
     ]
 
 
-def holds(
+def balances(
     act: Act, world: World, cells: Sequence[Cell], *, policies: int = 1, episodes: int, seed: int
 ) -> npt.NDArray[np.bool_]:
-    """Which episodes `[cells, policies, episodes]` are held for as many steps as their cell says.
+    """Which episodes `[cells, policies, episodes]` are balanced for the number of steps of their cell.
 
-    All are played side by side, and are the same for every policy and whichever cells are played.
+    All episodes are played in parallel. They are the same for every policy, and do not depend on the other cells.
 
     Args:
-        act: maps observations `[C * policies * episodes, obs]` to as many actions, where C counts the cells that are
-            not over yet.
-        world: what was trained in; a cell replaces what it names.
-        cells: what is changed, and for how long.
+        act: maps observations `[C * policies * episodes, obs]` to as many actions, where C is the number of cells that
+            have not ended.
+        world: the world that the policies were trained for; a cell replaces some of its fields.
+        cells: changes of the world, and numbers of steps.
         policies: number of policies that `act` combines.
-        episodes: of each policy in each cell.
+        episodes: number of episodes per policy and cell.
         seed: determines the episodes.
     """
     worlds = [world.altered(cell.change) for cell in cells for _ in range(policies)]
     steps = np.array([cell.steps for cell in cells])
     envs = make_vec(ENVIRONMENT, worlds, num_envs=episodes, max_episode_steps=int(steps.max()))
     lasted = np.zeros((len(cells), policies * episodes), dtype=np.int64)
-    cells_left, going_on = np.arange(len(cells)), np.ones_like(lasted, dtype=np.bool_)
+    cells_left, balancing = np.arange(len(cells)), np.ones_like(lasted, dtype=np.bool_)
     observation, _ = envs.reset(seed=seed)
     for step in range(1, int(steps.max()) + 1):
         observation, _, terminated, _, _ = envs.step(act(observation))
-        require_finite("observation", observation, ENVIRONMENT, step=step)  # a pole that is nowhere never falls
-        lasted[cells_left] += going_on
-        going_on &= ~terminated.reshape(going_on.shape)
-        staying = going_on.any(1) & (steps[cells_left] > step)
+        require_finite("observation", observation, ENVIRONMENT, step=step)  # a NaN angle never exceeds the limit
+        lasted[cells_left] += balancing
+        balancing &= ~terminated.reshape(balancing.shape)
+        staying = balancing.any(1) & (steps[cells_left] > step)
         if not staying.any():
             break
         if not staying.all():
-            rows = np.repeat(staying, going_on.shape[1]).nonzero()[0]
+            rows = np.repeat(staying, balancing.shape[1]).nonzero()[0]
             envs, observation = narrowed(envs, rows), observation[rows]
-            cells_left, going_on = cells_left[staying], going_on[staying]
+            cells_left, balancing = cells_left[staying], balancing[staying]
     envs.close()
     return (lasted >= steps[:, np.newaxis]).reshape(len(cells), policies, episodes)
 
 
 def single_push(force: int) -> Cell:
-    """One push of so many newtons, and as many steps after it as before."""
+    """A cell with one push of `force` newtons, with as many steps after it as before."""
     change = World(push_force=float(force), push_interval=SINGLE_PUSH)
     return Cell(name=f"single push {force} N", change=change, steps=2 * SINGLE_PUSH)

@@ -1,4 +1,4 @@
-"""Training states and trained networks as files: the only file access in dqn."""
+"""Training states and trained networks as files; the only file access in dqn."""
 
 import contextlib
 import fcntl
@@ -23,28 +23,28 @@ from dqn.hyperparameters import HyperParameters
 from dqn.networks.population import QNetworks
 from dqn.training.state import TrainingState
 
-# This line, the content as PyTorch writes it, the pickled environments, the replay buffer's rows, the sizes of the
-# first two parts, and the SHA-256 of all that.
+# File layout: this line, the content as written by `torch.save`, the pickled environments, the rows of the replay
+# buffer, the sizes of the first two parts, and the SHA-256 of everything before it.
 _FORMAT: Final = b"dqn-training-state/8\n"
 _SIZES: Final = struct.Struct("<QQ")
 _READ_BYTES: Final = 2**20
 
 
 class CheckpointError(Exception):
-    """A file that is no usable checkpoint of the run in question; the message names it and says why."""
+    """A checkpoint that cannot be used or written; the message names the file and the reason."""
 
 
 def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[], bool] = lambda: True) -> None:
-    """Write the whole training state; readers see the previous checkpoint or this one, never a part.
+    """Write the whole training state. Readers see the previous checkpoint or this one, never a part.
 
     Args:
         path: the file.
-        state: what is written.
-        may_replace: asked when all is written, right before this checkpoint takes the place of the previous one; if it
-            says no, that stays.
+        state: the state to write.
+        may_replace: called when everything is written, just before this checkpoint replaces the previous one; if it
+            returns False, the previous one is kept.
 
     Raises:
-        CheckpointError: if it cannot be written (a full disk, a read-only directory); what stood there before stays.
+        CheckpointError: if the file cannot be written (a full disk, a read-only directory); the previous one is kept.
     """
     content: dict[str, Any] = {
         "config": json.dumps(state.config.to_dict()),
@@ -52,7 +52,7 @@ def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[
         "state": state.state_dict(),
     }
     environments = content["state"]["environment"].pop("envs") or b""
-    packed = io.BytesIO()  # were it the file, a signal while torch writes would be torch's failure, or nobody's
+    packed = io.BytesIO()  # torch.save to the file would swallow a signal handler's exception
     torch.save(content, packed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,18 +71,19 @@ def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[
 
 
 def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[TrainingState, bool]:
-    """Read a training state back.
+    """Read a training state.
 
     Args:
-        path: what `save_checkpoint` wrote.
-        config: if given, the configuration the checkpoint must be of.
+        path: a file written by `save_checkpoint`.
+        config: if given, the configuration that the checkpoint must have.
 
     Returns:
-        The state, and whether the environments continue in mid-episode: False where their state could not be captured
-        and their episodes start afresh.
+        The state, and whether the environments continue in mid-episode. False if their state could not be captured;
+            their episodes then start again.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, another user's, of another version or another configuration.
+        CheckpointError: if the file is missing, damaged, of another user, of another version or of another
+            configuration.
     """
     try:
         file = path.open("rb")
@@ -96,18 +97,18 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
         try:
             saved = DQNConfig.from_dict(json.loads(content["config"]))
         except ConfigError as error:
-            raise CheckpointError(f"{path} holds a configuration this version cannot train: {error}") from error
+            raise CheckpointError(f"{path} has a configuration that this version cannot train: {error}") from error
         if config is not None and saved != config:
             differing = [name for name, value in saved.to_dict().items() if config.to_dict()[name] != value]
             raise CheckpointError(f"{path} belongs to another configuration: {', '.join(differing)} differ")
-        state = TrainingState(saved, HyperParameters.from_state_dict(content["hyperparameters"]))
+        state = TrainingState.begin(saved, HyperParameters.from_state_dict(content["hyperparameters"]))
         opened.callback(state.environment.close)
         content["state"]["environment"]["envs"] = file.read(environment_bytes) or None
         try:
             continues = state.load_state_dict(content["state"])
         except SnapshotError as error:
             raise CheckpointError(
-                f"{path} holds environments that this version of {saved.env_id} cannot continue: {error}"
+                f"{path} has environments that this version of {saved.env_id} cannot continue: {error}"
             ) from error
         for chunk in state.replay.chunks():
             rows = torch.frombuffer(bytearray(file.read(chunk.nbytes)), dtype=chunk.dtype)
@@ -117,7 +118,7 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
 
 
 def save_networks(directory: Path, networks: QNetworks, config: DQNConfig) -> None:
-    """Write trained networks as `networks.safetensors`, with `config.json` beside them."""
+    """Write trained networks as `networks.safetensors`, and their configuration as `config.json`."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     tensors = {name: tensor.detach().contiguous() for name, tensor in networks.state_dict().items()}
@@ -128,7 +129,7 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
     """Inverse of `save_networks`.
 
     Raises:
-        CheckpointError: if a file is missing, torn or does not fit the other.
+        CheckpointError: if a file is missing or damaged, or the files do not fit each other.
     """
     try:
         config = DQNConfig.from_dict(json.loads((directory / "config.json").read_text()))
@@ -139,32 +140,32 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
         scale, dueling, num_quantiles = tensors["observation_scale"], config.dueling, config.num_quantiles
         return QNetworks(weights, biases, scale, dueling=dueling, num_quantiles=num_quantiles), config
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{directory} holds no trained networks ({error})") from error
+        raise CheckpointError(f"{directory} has no trained networks ({error})") from error
 
 
 class _Digesting:
-    """A file that keeps the digest of what it was given."""
+    """A file that computes the SHA-256 of what is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.digest = hashlib.sha256()
 
     def write(self, data: Any) -> None:
-        """Write a buffer of bytes."""
+        """Write a bytes-like object."""
         self._file.write(data)
         self.digest.update(data)
 
 
 @contextlib.contextmanager
 def _replacing(path: Path, may_replace: Callable[[], bool]) -> Iterator[_Digesting]:
-    """A file beside `path` that takes its place once it is complete and on disk, or is removed.
+    """A temporary file next to `path`, which replaces it once it is complete and on disk, or is removed.
 
-    A lock is held on it while it is written: one that nobody holds a lock on belongs to a process that is dead.
+    The writer holds a lock on the temporary file. An unlocked one belongs to a process that has died.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of this user, readable by no other
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
-            with contextlib.suppress(OSError):  # a file system without locks; leftovers then stay
+            with contextlib.suppress(OSError):  # file system without locks: leftovers stay
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield _Digesting(file)
             file.flush()
@@ -173,24 +174,28 @@ def _replacing(path: Path, may_replace: Callable[[], bool]) -> Iterator[_Digesti
                 Path(name).replace(path)
                 _sync_directory(path.parent)
     finally:
-        with contextlib.suppress(OSError):  # gone where it took its place; and the first error counts
+        with contextlib.suppress(OSError):  # already renamed; and the first error matters
             Path(name).unlink()
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that died while writing left beside `path`."""
+    """Remove temporary files that dead processes left next to `path`."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        with contextlib.suppress(OSError), leftover.open("r+b") as file:  # gone meanwhile, or locked: being written
+        with (
+            contextlib.suppress(OSError),
+            leftover.open("r+b") as file,
+        ):  # removed, or locked by its writer
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             leftover.unlink()
 
 
 def _check(path: Path, file: BinaryIO) -> tuple[int, int]:
-    """Sizes of the content and of the environments, whose start `file` then stands at, if every byte is as written.
+    """Check owner, format and digest; return the sizes of the content and of the environments.
 
-    Environments are unpickled, which runs what the file says. So it is read only if this process's own user wrote it
-    and no other may: who can write as that user can run programs as that user anyway. The process's own group may,
-    because Kubernetes gives it every file of a volume that has an fsGroup. The digest is against damage.
+    Afterwards `file` is positioned at the start of the content. Unpickling the environments runs code from the file.
+    The file is therefore read only if it belongs to this process's user and no other user may write it. The process's
+    own group may write it, because Kubernetes assigns that group to all files of a volume with an fsGroup. The digest
+    protects against damage, not against attacks.
     """
     status = os.fstat(file.fileno())
     if file.read(len(_FORMAT)) != _FORMAT:
@@ -199,7 +204,7 @@ def _check(path: Path, file: BinaryIO) -> tuple[int, int]:
     if status.st_uid != os.geteuid() or others_write:
         raise CheckpointError(
             f"checkpoint {path} is not this user's alone (owner {status.st_uid}, this is {os.geteuid()}; mode "
-            f"{status.st_mode & 0o777:o}) and could run a stranger's code: if you trust it, chown it and chmod go-w"
+            f"{status.st_mode & 0o777:o}) and could run another user's code: if you trust it, chown it and chmod go-w"
         )
     digest = hashlib.sha256(_FORMAT)
     left = status.st_size - len(_FORMAT) - digest.digest_size
@@ -209,7 +214,7 @@ def _check(path: Path, file: BinaryIO) -> tuple[int, int]:
     sizes = file.read(_SIZES.size)
     digest.update(sizes)
     if file.read() != digest.digest():
-        raise CheckpointError(f"checkpoint {path} is torn or damaged: its digest does not fit its content")
+        raise CheckpointError(f"checkpoint {path} is torn or damaged: its digest does not match its content")
     file.seek(len(_FORMAT))
     content_bytes, environment_bytes = _SIZES.unpack(sizes)
     return content_bytes, environment_bytes

@@ -1,4 +1,4 @@
-"""How long a training takes, and when it is saved."""
+"""The duration of a training, and when to save it."""
 
 import time
 from collections.abc import Callable
@@ -10,10 +10,9 @@ _LARGEST_SHARE: Final = 0.1
 
 
 class Clock:
-    """Adds the time that passes to the state's account, and saves the state when it is due.
+    """Adds elapsed time to the state, and saves the state when it is due.
 
-    From the end of a save to the next pass `checkpoint_interval` seconds, or as many more as keep saving to a tenth of
-    the time, whatever a save takes.
+    The pause after a save is `checkpoint_interval` seconds, or longer so that saving takes at most a tenth of the time.
     """
 
     def __init__(
@@ -30,7 +29,7 @@ class Clock:
         self._due = self._wall
 
     def save_if_due(self) -> None:
-        """Bring the account up to date, and save the state if enough time has passed since it was saved."""
+        """Update the elapsed time, and save the state if the pause since the last save is over."""
         self.account()
         if self._wall < self._due:
             return
@@ -41,7 +40,7 @@ class Clock:
         self._due = after + max(self._state.config.checkpoint_interval, pause)
 
     def account(self) -> None:
-        """Bring the state's account of time up to date."""
+        """Update the state's elapsed wall-clock and CPU time."""
         wall, cpu = self._now(), time.process_time()
         self._state.seconds += wall - self._wall
         self._state.cpu_seconds += cpu - self._cpu

@@ -1,4 +1,4 @@
-"""What is given to a training beside its configuration, or decided by its environment, has to fit the configuration."""
+"""Checks that the arguments of a training, and its environment, fit the configuration."""
 
 import torch
 
@@ -8,24 +8,24 @@ from dqn.networks.population import QNetworks
 
 
 def require_scale(config: DQNConfig, observation_size: int) -> None:
-    """Refuse a scale of other observations.
+    """Check the length of `observation_scale`.
 
     Raises:
-        ConfigError: if there is not one number for each entry of the observation, or none.
+        ConfigError: if it is neither empty nor one number per entry of the observation.
     """
     scale = config.observation_scale
     if scale and len(scale) != observation_size:
         raise ConfigError(
             f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
-            "give one number for each, or none to leave them unscaled"
+            "give one number for each, or none for no scaling"
         )
 
 
 def require_start(config: DQNConfig, start: QNetworks, *, observation_size: int, num_actions: int) -> None:
-    """Refuse a network to start from that is not the configuration's.
+    """Check that a network to start from has the configuration's shape.
 
     Raises:
-        ConfigError: naming what differs.
+        ConfigError: naming the differences.
     """
     given = _shape(start)
     scale = config.observation_scale or (1.0,) * observation_size
@@ -42,21 +42,21 @@ def require_start(config: DQNConfig, start: QNetworks, *, observation_size: int,
 def require_state(
     config: DQNConfig, values: HyperParameters, wanted: DQNConfig, wanted_values: HyperParameters | None
 ) -> None:
-    """Refuse to go on from a state by another configuration than its own.
+    """Check that a state to continue from has the given configuration.
 
     Args:
-        config: the state's.
-        values: the state's.
-        wanted: what is to be trained.
-        wanted_values: hyper-parameters that are to be trained by; none are the state's own.
+        config: the state's configuration.
+        values: the state's hyper-parameters.
+        wanted: the configuration to train.
+        wanted_values: the hyper-parameters to train with; None for the state's own.
 
     Raises:
-        ConfigError: naming what differs.
+        ConfigError: naming the differences.
     """
     theirs, ours = config.to_dict(), wanted.to_dict()
     if differing := [f"{name} = {theirs[name]!r}, not {ours[name]!r}" for name in ours if ours[name] != theirs[name]]:
         raise ConfigError(
-            f"state belongs to another configuration: it has {'; '.join(differing)}; train by its own, or start afresh"
+            f"state belongs to another configuration: it has {'; '.join(differing)}; use its own or start anew"
         )
     if wanted_values is None or wanted_values is values:
         return
@@ -64,8 +64,8 @@ def require_state(
     pairs = {name: (torch.as_tensor(mine[name]), torch.as_tensor(given[name])) for name in mine}
     if differing := [name for name, (one, other) in pairs.items() if not torch.equal(one, other)]:
         raise ConfigError(
-            f"hyperparameters differ from those that state goes on with in {', '.join(differing)}; leave them out, or "
-            "give them to state.adopt"
+            f"hyperparameters differ from those of the state in {', '.join(differing)}; leave them out, or "
+            "pass them to state.adopt"
         )
 
 

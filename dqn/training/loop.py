@@ -32,29 +32,29 @@ def train(
     on_checkpoint: Callable[[TrainingState], None] = lambda _: None,
     now: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
-    """Train a population until every agent is solved or the budget is spent.
+    """Train a population until every agent is solved or the budget is used up.
 
     Args:
         config: what to train.
-        hyperparameters: what the agents differ in; none trains all by the configuration.
-        loss: one of one's own in place of the configuration's; where training is resumed it has to be given again.
-        state: where an earlier process stopped, with its own hyper-parameters; none starts afresh. Its environments are
-            closed when this returns or raises.
-        on_metrics: called with every record once, in order; a resumed run begins with those since its checkpoint.
-        on_checkpoint: called with the whole state at the start and `checkpoint_interval` seconds after it returned,
-            between two steps, after `on_metrics` has had everything recorded so far; seldomer where it would take more
-            than a tenth of the time.
-        now: a clock's seconds.
+        hyperparameters: values that differ between agents; None trains all agents by the configuration.
+        loss: replaces the configuration's loss; pass it again when resuming.
+        state: where an earlier process stopped, with its hyper-parameters; None starts a new training. Its environments
+            are closed when this function returns or raises.
+        on_metrics: called with every record once, in order; after resuming, with the records since the checkpoint.
+        on_checkpoint: called with the whole state between two steps, at the start and then `checkpoint_interval`
+            seconds after its last call returned, less often if it would take more than a tenth of the time.
+            `on_metrics` has received all earlier records by then.
+        now: returns the time in seconds.
 
     Raises:
-        ConfigError: if the networks give quantiles and there is no loss that learns them, if that loss does not give
-            one number a transition, or if the state is of another configuration or has other hyper-parameters.
+        ConfigError: if the networks output quantiles and no `loss` is given, if `loss` does not return one number per
+            transition, or if the state has another configuration or other hyper-parameters.
         DivergedError: if every agent diverged.
-        EnvironmentFaultError: if the environment gives what is not finite.
+        EnvironmentFaultError: if the environment returns a value that is not finite.
     """
     require_loss(config, loss)
     if state is None:
-        state = TrainingState(config, hyperparameters)
+        state = TrainingState.begin(config, hyperparameters)
     else:
         require_state(state.config, state.hyperparameters, config, hyperparameters)
     with closing(state.environment):
@@ -107,7 +107,7 @@ def _train(
 
 
 def _bar(state: TrainingState) -> "tqdm[Never]":
-    """A bar that counts updates, so that it has an estimate; a population that is solved ends before it is full."""
+    """A progress bar over updates, which gives a time estimate; it stays incomplete if all agents are solved early."""
     config = state.config
     return tqdm(total=config.max_updates, initial=state.learner.updates, unit="update", disable=None)
 

@@ -1,4 +1,4 @@
-"""Where networks and replay buffers live, and how many threads compute."""
+"""This machine's device, memory and threads."""
 
 import ctypes
 import itertools
@@ -20,20 +20,20 @@ def require_device(name: str) -> torch.device:
     """The PyTorch device of that name.
 
     Raises:
-        ConfigError: if there is none such, or this machine or this build of PyTorch does not have it.
+        ConfigError: if there is no such device, or this machine or this build of PyTorch does not have it.
     """
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ConfigError(
-            f"device {name!r} cannot be used: {reason}; choose cpu, or cuda where PyTorch and a GPU are there for it"
+            f"device {name!r} cannot be used: {reason}; choose cpu, or cuda with a GPU and a PyTorch build for it"
         ) from error
 
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
-    """Compute with this many PyTorch threads inside the block."""
+    """Use this many PyTorch threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -45,29 +45,29 @@ def torch_threads(number: int) -> Iterator[None]:
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
 
 
-# Of each network: online, target, average, best, final, gradient and two moments; five more of them for a while, where
-# agents leave or a checkpoint is read; and its milestones.
+# Copies of each network: online, target, average, best, final, gradient and two moments; five more for a short time
+# while agents leave or a checkpoint is read. Milestones come in addition.
 _COPIES: Final = 13
 
 
 def memory_limit() -> int:
-    """Bytes of memory this process may use: the machine's, or its container's where that is less."""
+    """Memory that this process may use, in bytes: the smaller of the machine's memory and the container's limit."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [path.read_text().strip() for path in _CGROUP_LIMITS if path.exists()]
-    return min([machine, *(int(limit) for limit in limits if limit.isdecimal())])  # v2 says "max" where there is none
+    return min([machine, *(int(limit) for limit in limits if limit.isdecimal())])  # v2 says "max" if there is no limit
 
 
 def policy_bytes(config: DQNConfig, *, observation_size: int, num_actions: int) -> int:
-    """The least that the exported policy's weights take, in bytes."""
+    """Minimum size of the exported policy's weights, in bytes."""
     sizes = (observation_size, *config.hidden_sizes, num_actions)
     return 4 * sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
 
 
 def training_bytes(config: DQNConfig, *, observation_size: int, num_actions: int) -> int:
-    """The most that training takes at once, in bytes, besides the program and the environments' own objects.
+    """Peak memory of training in bytes, without the program itself and the environments' own objects.
 
-    Neither a checkpoint nor an agent that leaves needs a second copy of the replay buffer's rows; of the priorities, an
-    agent that leaves does.
+    Neither a checkpoint nor a leaving agent makes a second copy of the replay buffer's rows. A leaving agent does copy
+    the priorities.
     """
     A = config.num_agents
     sizes = (observation_size, *config.hidden_sizes, (num_actions + config.dueling) * config.num_quantiles)
@@ -84,26 +84,26 @@ def training_bytes(config: DQNConfig, *, observation_size: int, num_actions: int
 
 
 def require_memory(config: DQNConfig, *, observation_size: int, num_actions: int) -> str:
-    """How much of this machine's memory training takes at most, as a sentence.
+    """A sentence on the peak memory of training and this machine's memory.
 
     Raises:
-        MemoryError: if it is more than this machine has.
+        MemoryError: if training needs more than this machine has.
     """
     needed = training_bytes(config, observation_size=observation_size, num_actions=num_actions)
     limit = memory_limit()
     if needed > limit:
         raise MemoryError(
-            f"training, most of it the replay buffers, would take {_size(needed)} and this machine has {_size(limit)}; "
+            f"training (mostly replay buffers) would take {_size(needed)} and this machine has {_size(limit)}; "
             "lower replay_capacity or num_agents"
         )
     return f"training takes up to {_size(needed)} of the machine's {_size(limit)} of memory"
 
 
 def release_memory() -> None:
-    """Give memory that is not in use back to the system, where the C library can be asked to (glibc).
+    """Return unused memory to the system, if the C library can (glibc).
 
-    Where glibc is older than 2.38, blocks that were aligned, as PyTorch's are, and are free again are hardly used again
-    (its bug 14581): among the short-lived objects of LunarLander a population of 16 grows by 80 MB in 100 updates.
+    Before glibc 2.38, freed blocks that were aligned, as PyTorch's are, are rarely reused (glibc bug 14581). With the
+    many short-lived objects of LunarLander, the memory of 16 agents grows by 80 MB in 100 updates.
     """
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)

@@ -1,4 +1,4 @@
-"""The metric history of a run: every value ever recorded, in columns."""
+"""The metric history of a run: every recorded value, in columns."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ MetricName = Literal[
 ]
 NAMES: Final[tuple[MetricName, ...]] = get_args(MetricName)
 POPULATION: Final = -1
-"""In place of an agent: a metric of the whole population."""
+"""Agent index of metrics of the whole population."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Values recorded together: one name, N agents, steps and values."""
+    """Values recorded together: one name; agent, step and value of N agents."""
 
     name: MetricName
     agent: Tensor
@@ -37,13 +37,13 @@ class Metrics:
 
 
 class MetricHistory:
-    """Everything recorded so far, part of the training state so that a resumed run has all of it."""
+    """All records so far; part of the training state, so that a resumed run has all of them."""
 
     def __init__(self) -> None:
         self._records: list[Metrics] = []
 
     def append(self, name: MetricName, *, agent: Tensor, step: Tensor, value: Tensor) -> None:
-        """Record values `[N]` of agents `[N]` at steps `[N]`."""
+        """Record values `[N]` of agents `[N]` at environment steps `[N]`."""
         if len(agent):
             self._records.append(Metrics(name=name, agent=agent, step=step, value=value.double().cpu()))
 
@@ -51,11 +51,11 @@ class MetricHistory:
         return len(self._records)
 
     def since(self, index: int) -> list[Metrics]:
-        """Records from `index` on, oldest first; `index` is an earlier `len`."""
+        """Records from `index` on, oldest first; `index` is an earlier value of `len`."""
         return self._records[index:]
 
     def series(self, name: MetricName, agent: int) -> tuple[Tensor, Tensor]:
-        """Steps `[N]` and values `[N]` of one metric of one agent, in the order recorded."""
+        """Steps `[N]` and values `[N]` of one metric of one agent, in recording order."""
         mine = [(record, record.agent == agent) for record in self._records if record.name == name]
         steps = [record.step[mask] for record, mask in mine]
         values = [record.value[mask] for record, mask in mine]
@@ -64,9 +64,9 @@ class MetricHistory:
         return torch.cat(steps), torch.cat(values)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Every value as a row of `metric`, `agent` (-1: the population), `step` and `value`, oldest first.
+        """Columns `metric`, `agent` (-1: population), `step` and `value`, with one row per value, oldest first.
 
-        `pandas.DataFrame` takes it as it is.
+        Accepted by `pandas.DataFrame`.
         """
         state = self.state_dict()
         names = np.array(NAMES)[state["name"].numpy()]
@@ -74,7 +74,7 @@ class MetricHistory:
         return {"metric": names.repeat(state["length"].numpy()), **columns}
 
     def state_dict(self) -> dict[str, Any]:
-        """All records in five columns; the number of tensors does not grow with the run."""
+        """All records in five columns. The number of tensors does not grow with the run."""
         records = self._records
         empty = torch.zeros(0, dtype=torch.int64)
         return {

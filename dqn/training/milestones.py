@@ -1,4 +1,4 @@
-"""What agents learned on their way: their networks after ever more updates, from untrained on."""
+"""Milestones: an agent's network after geometrically growing numbers of updates, from untrained on."""
 
 import functools
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ from dqn.networks.population import QNetworks
 
 MOST: Final = 29
 _GROWTH: Final = 1.25
-"""An agent that is accepted after an eighth of its budget has passed twenty of them."""
+"""An agent that is accepted after an eighth of its budget has twenty milestones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Milestone:
-    """The networks that would be evaluated at one moment."""
+    """The evaluated networks of the agents in training after a number of updates."""
 
     updates: int
     environment_steps: int
     agents: Tensor
-    """`[K]`, who was in training"""
+    """`[K]`, the agents in training"""
     networks: QNetworks
-    """theirs"""
+    """Networks of those K agents."""
 
     def of(self, agent: int) -> QNetworks:
-        """The network of one agent, of those that were in training."""
+        """The network of one of `agents`."""
         return self.networks.select((self.agents == agent).nonzero().squeeze(1))
 
     def state_dict(self) -> dict[str, Any]:
@@ -36,17 +36,17 @@ class Milestone:
 
 
 def milestone_due(config: DQNConfig, updates: int) -> bool:
-    """Whether networks are kept after this many updates: each time that a quarter more have been made."""
+    """Whether this number of updates is a milestone; each milestone has 1.25 times the updates of the one before."""
     return updates in _schedule(config.max_updates)
 
 
 def number_of_milestones(config: DQNConfig) -> int:
-    """How many an agent has that stays to the end of its budget."""
+    """Number of milestones of an agent that uses its whole budget."""
     return len(_schedule(config.max_updates))
 
 
 def load_milestones(states: Sequence[dict[str, Any]], like: QNetworks) -> list[Milestone]:
-    """Inverse of `Milestone.state_dict`, of networks of the population `like`."""
+    """Inverse of `Milestone.state_dict`; `like` is a population of A networks of the same shape."""
     milestones = []
     for state in states:
         networks = like.select(state["agents"])

@@ -1,4 +1,4 @@
-"""What a training gives: networks, how every agent ended, curves, returns on unseen episodes, an ONNX file."""
+"""The result of a training: networks, agents, metrics and milestones; test returns and ONNX export."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,58 +25,57 @@ from dqn.training.state import TrainingState
 
 @dataclass(frozen=True, kw_only=True)
 class AgentResult:
-    """How one agent ended."""
+    """The result of one agent."""
 
     agent: int
     solved: bool
     """Whether it passed the acceptance evaluation."""
     selection_return: float | None
-    """Mean greedy return of the network that is kept, in the evaluation it was kept for; the best of many is lucky.
-
-    None if it diverged before its first evaluation: what is kept of it is untrained."""
+    """Mean greedy return of `best` in the evaluation that selected it, biased upwards; None if there was no evaluation.
+    """
     updates: int
     environment_steps: int
     episodes: int
     observed: tuple[tuple[float, float], ...] = ()
-    """Least and greatest value of each entry of the observations in its replay memory when its training ended."""
+    """Minimum and maximum of each entry of the observations in its replay buffer at the end of its training."""
     judged_return: float | None = None
-    """Mean greedy return on the fresh episodes that all nominees of the population play; none where it was none."""
+    """Mean greedy return on the final comparison's episodes; None if the agent was not compared."""
     robustness: float | None = None
-    """Share of episodes held under stress, of a solved agent that was among the last to choose from."""
+    """Fraction of stress test episodes that it balances to the end; None if it was not a finalist."""
     diverged: int | None = None
-    """Gradient updates after which something of it was not finite, so that it left; none if that never happened."""
+    """Update at which it diverged; None if it did not."""
     divergence: str = ""
     """What was not finite."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TrainingResult:
-    """A trained population."""
+    """A trained population of A agents."""
 
     config: DQNConfig
     best: QNetworks
-    """Each agent's best network by evaluation; the accepted one of a solved agent.
-
-    Of one that diverged before its first evaluation it is untrained, and `best_agent` is never that one."""
+    """Each agent's best network by evaluation; the accepted one if it is solved, an untrained one without evaluation.
+    """
     final: QNetworks
-    """Each agent's last network, whatever its evaluation said."""
+    """Each agent's last network."""
     agents: tuple[AgentResult, ...]
     metrics: MetricHistory
     seconds: float
-    """Wall-clock time of the loop, over all processes that took part."""
+    """Wall-clock time of the training loop, over all processes that resumed it."""
     cpu_seconds: float
     milestones: tuple[Milestone, ...] = ()
-    """Networks on the way, oldest first."""
+    """Networks during training, oldest first."""
 
     @property
     def best_agent(self) -> int:
-        """The most robust of the agents, where that was looked at, of equals the quickest.
+        """Index of the best agent.
 
-        Otherwise of those that were judged the one with the highest return: solved ones first, of equals the quickest.
-        Neither an agent that diverged nor a return that is not finite counts.
+        If agents have a robustness, the one with the greatest; otherwise the compared agent with the highest return,
+        solved agents before the others. Ties go to the agent with the fewest updates. Diverged agents and non-finite
+        values are excluded.
 
         Raises:
-            DivergedError: if none is left.
+            DivergedError: if no agent remains.
         """
         sound = [agent for agent in self.agents if agent.diverged is None]
         robust = [
@@ -90,16 +89,16 @@ class TrainingResult:
             if agent.judged_return is not None and isfinite(agent.judged_return)
         ]
         if not judged:
-            raise DivergedError("there is no best agent: none that has not diverged was judged by finite returns")
+            raise DivergedError("there is no best agent: every agent diverged or has returns that are not finite")
         return min(judged)[-1]
 
     @property
     def solved_fraction(self) -> float:
-        """Share of agents that passed the acceptance evaluation."""
+        """Fraction of agents that are solved."""
         return sum(agent.solved for agent in self.agents) / len(self.agents)
 
-    def way_of(self, agent: int) -> list[Milestone]:
-        """The milestones of one agent, from untrained to before the end of its training."""
+    def milestones_of(self, agent: int) -> list[Milestone]:
+        """The milestones of one agent, from the untrained network to the last before its training ended."""
         return [
             Milestone(
                 updates=kept.updates,
@@ -119,24 +118,24 @@ class TrainingResult:
         )
 
     def curves(self) -> dict[str, npt.NDArray[Any]]:
-        """All metrics in columns that `pandas.DataFrame` takes: `metric`, `agent` (-1: all), `step` and `value`."""
+        """All metrics as columns for `pandas.DataFrame`: `metric`, `agent` (-1: population), `step` and `value`."""
         return self.metrics.columns()
 
     def test_returns(self, episodes: int = 100) -> npt.NDArray[np.float64]:
-        """Undiscounted returns `[A, episodes]` of every agent's best network, greedily on seeds kept for testing."""
+        """Undiscounted greedy returns `[A, episodes]` of every agent's best network, on test seeds."""
         config = self.config
         seed = stream_seed(config.seed, TEST, 0)
         with torch_threads(config.num_threads):
             return greedy_returns(self.best, config.env_id, config.world, episodes=episodes, seed=seed).numpy()
 
     def export(self, path: str | Path) -> None:
-        """Write the best agent's policy as an ONNX file that any runtime, and this project's server, plays.
+        """Write the best agent's policy as an ONNX file for any runtime, including this project's server.
 
-        It is held against the network in ONNX's reference implementation.
+        The exported model is compared with the network in ONNX's reference implementation.
 
         Raises:
-            DivergedError: if no agent is left to export.
-            ExportError: if it is not finite, or does not compute what the network computes.
+            DivergedError: if every agent diverged.
+            ExportError: if a weight is not finite, or the exported model computes something else than the network.
         """
         from dqn.networks.onnx import ModelProperties, by_reference, export_onnx
 
@@ -155,11 +154,11 @@ _CPU: Final = torch.device("cpu")
 
 
 def result_of(state: TrainingState, judged: Mapping[int, float]) -> TrainingResult:
-    """What a training that is over gives, on the CPU.
+    """The result of a finished training, on the CPU.
 
     Args:
         state: of the training.
-        judged: mean returns on the episodes of the final choice, by agent.
+        judged: mean returns in the final comparison, by agent.
     """
     agents = tuple(
         AgentResult(

@@ -1,8 +1,8 @@
-"""Which networks are kept: greedy evaluation of the population, acceptance, who leaves it, and who is the best.
+"""Greedy evaluation of the population: acceptance, best networks, divergence, and the final comparison.
 
-Selection has two stages. Cheap evaluations while training nominate: each agent keeps the network of its best one. Their
-means over a few episodes are lucky ones, the more so the more of them are compared, so that at the end the nominees of
-the population are judged on the same fresh episodes. Solved agents go through two such stages under stress.
+Selection has two rounds. During training, cheap evaluations determine each agent's best network. Their maximum over
+many evaluations is biased upwards. At the end, the best networks of the leading agents therefore play the same fresh
+episodes. Solved agents play two more rounds under stress (`dqn.stress.finalists`).
 """
 
 import torch
@@ -18,14 +18,14 @@ NOMINEES = 8
 
 
 def evaluation_due(config: DQNConfig, updates: int) -> bool:
-    """Whether the population is evaluated after this many updates."""
+    """Whether the population is evaluated after this number of updates."""
     return updates >= config.eval_start and (updates - config.eval_start) % config.eval_interval == 0
 
 
 def evaluate(state: TrainingState) -> None:
-    """Greedy evaluation on selection seeds: keeps the best networks, and lets solved agents leave.
+    """Evaluate the agents in training on selection seeds, update their best networks, and remove solved agents.
 
-    Agents whose weights, Q-values or returns are not finite leave as diverged.
+    Agents with non-finite weights, Q-values or returns leave as diverged.
     """
     if state.evaluated_at == state.learner.updates:
         return
@@ -38,11 +38,11 @@ def evaluate(state: TrainingState) -> None:
     state.evaluations += 1
     seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
     returns = greedy_returns(networks, config.env_id, config.training_world, episodes=config.eval_episodes, seed=seed)
-    mean_return = look = returns.mean(1)
+    mean_return = eval_mean = returns.mean(1)
     ceiling = torch.inf if config.acceptance_return is None else config.acceptance_return
     sound = returns.isfinite().all(1)
     passed = ((returns >= ceiling).all(1) & sound).nonzero().squeeze(1)
-    # First undisturbed; then, where the configuration asks for it, with some of the actions random.
+    # The second trial, if configured, makes some of the actions random.
     for trial, epsilon in enumerate([0.0] + [config.acceptance_epsilon] * bool(config.acceptance_epsilon), start=1):
         if not passed.numel():
             break
@@ -52,23 +52,23 @@ def evaluate(state: TrainingState) -> None:
             networks.select(passed), config.env_id, config.training_world, episodes=episodes, seed=seed, epsilon=epsilon
         )
         if not epsilon:
-            mean_return = look.index_copy(0, passed, returns.mean(1))
+            mean_return = eval_mean.index_copy(0, passed, returns.mean(1))
         sound[passed] &= returns.isfinite().all(1)
         passed = passed[(returns >= ceiling).all(1)]
     if not bool(sound.all()):
         passed = (sound.cumsum(0) - 1)[passed[sound[passed]]]
-        mean_return, look = mean_return[sound], look[sound]
+        mean_return, eval_mean = mean_return[sound], eval_mean[sound]
         diverge(state, sound, "a return of its evaluation is not finite")
         if not state.agents.numel():
             return
         networks = state.learner.evaluated
     state.record("eval/mean_return", mean_return)
     state.last_return[state.agents] = mean_return
-    better = look >= state.best_return[state.agents]  # equal evidence: as many episodes each
-    better[passed] = True  # what was accepted is exported, whatever an earlier network returned in its few episodes
+    better = eval_mean >= state.best_return[state.agents]  # each is the mean of eval_episodes returns
+    better[passed] = True  # an accepted network is exported, whatever an earlier one returned
     better = better.nonzero().squeeze(1)
     state.best.assign(state.agents[better], networks.select(better))
-    state.best_return[state.agents[better]] = look[better]
+    state.best_return[state.agents[better]] = eval_mean[better]
     state.solved[state.agents[passed]] = True
     state.record_population("eval/iqm_return", interquartile_mean(state.last_return[state.sound].numpy()))
     state.record_population("eval/solved_fraction", float(state.solved.double().mean()))
@@ -76,11 +76,10 @@ def evaluate(state: TrainingState) -> None:
 
 
 def judge(state: TrainingState) -> dict[int, float]:
-    """Mean greedy returns of the population's nominees on the same fresh episodes, by agent.
+    """Mean greedy returns of the leading agents' best networks on the same fresh episodes, by agent.
 
-    Nominated are the agents that are solved before those that are not, by the return of their best evaluation, and of
-    equals those that needed the fewest updates. They are judged in this order until one reaches the ceiling in every
-    episode, which no other can surpass. Agents that diverged are not among them.
+    The order is: solved agents first, then by the return of their best evaluation, then by fewest updates. The
+    comparison ends early at an agent that reaches the acceptance return in every episode. Diverged agents are excluded.
     """
     config = state.config
 
@@ -95,7 +94,7 @@ def judge(state: TrainingState) -> dict[int, float]:
             network, config.env_id, config.training_world, episodes=config.acceptance_episodes, seed=seed
         )
         if not bool(returns.isfinite().all()):
-            state.diverged[agent] = int(state.updates[agent]), "a return it was judged by is not finite"
+            state.diverged[agent] = int(state.updates[agent]), "a return of the final comparison is not finite"
             continue
         judged[agent] = float(returns.mean())
         if config.acceptance_return is not None and bool((returns >= config.acceptance_return).all()):
@@ -104,7 +103,7 @@ def judge(state: TrainingState) -> dict[int, float]:
 
 
 def retire(state: TrainingState) -> None:
-    """Agents that have used up their episodes leave after a last evaluation."""
+    """Evaluate, then remove agents that have reached `max_episodes`."""
     limit = state.config.max_episodes
     if limit and bool((state.episodes[state.agents] >= limit).any()):
         evaluate(state)
@@ -112,9 +111,9 @@ def retire(state: TrainingState) -> None:
 
 
 def diverge(state: TrainingState, sound: Tensor, reason: str) -> None:
-    """The agents in training of which `sound` `[K]`, or one value for all, is false leave the population as diverged.
+    """Remove the agents in training for which `sound` is false; they count as diverged.
 
-    The others go on as after any `leave`. What is kept of an agent that diverged is its best network by then.
+    `sound` is `[K]`, or one value for all. The best network of a diverged agent remains, also as its last one.
     """
     if bool(sound.all()):
         return
@@ -133,7 +132,7 @@ def _check_q_values(state: TrainingState) -> None:
 
 
 def leave(state: TrainingState, rows: Tensor) -> None:
-    """The agents in `rows` `[K]` of the current population leave it; the others go on undisturbed."""
+    """Remove the agents in `rows`, an index tensor into the agents in training; the others are unaffected."""
     if not rows.numel():
         return
     leaving = state.agents[rows]

@@ -1,6 +1,6 @@
-"""Everything a training run is at one moment: what a checkpoint holds."""
+"""Everything that a training run consists of at one moment: the content of a checkpoint."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -21,118 +21,103 @@ from dqn.training.milestones import Milestone, load_milestones, milestone_due
 
 
 class TrainingState:
-    """The population in training and the record of the agents that have left it.
+    """The agents in training, and a record of all agents.
 
-    `agents` `[K]` names the K agents still in training; their networks, replay, environments and optimizer state have
-    K on the agent axis. What is kept of every agent, in training or not, has all A.
+    `agents` `[K]` are the indices of the K agents that are still in training. Their networks, optimizer state, replay
+    buffers and environments have length K on the agent axis. The record of all agents has length A.
     """
 
     def __init__(
         self,
         config: DQNConfig,
-        hyperparameters: HyperParameters | None = None,
         *,
-        start: QNetworks | None = None,
+        environment: VectorEnvironment,
+        accumulator: NStepAccumulator,
+        replay: ReplayBuffer,
+        learner: Learner,
+        generator: torch.Generator,
     ) -> None:
-        """Start afresh.
+        """Start at update 0 with parts for all A agents; `begin` builds them from a configuration.
 
-        Args:
-            config: what is trained.
-            hyperparameters: what agents differ in; it takes the place of the configuration's values of the same names.
-            start: one network that every agent starts from, of the configuration's shape; none draws each its own.
-
-        Raises:
-            ConfigError: if this machine does not have the device, or what is given does not fit the environment.
-            EnvironmentUnsupportedError: if the environment is unknown or of a kind that is not supported.
-            MemoryError: if training would not fit this machine.
+        `generator` draws the exploration, and the batches as well if `replay` was given the same one.
         """
         A = config.num_agents
-        device = require_device(config.device)
-        require_memory(config, observation_size=1, num_actions=2)  # at least: before as many environments are made
         self.config = config
-        self.hyperparameters = hyperparameters or HyperParameters.of([config])
-        self.hyperparameters.require_fit(config)
-        self.agents = torch.arange(A)
-        self.generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
-        self.environment = VectorEnvironment(
-            config.env_id,
-            config.training_world,
-            num_agents=A,
-            num_envs=config.num_envs,
-            seed=stream_seed(config.seed, TRAINING, 1),
-        )
-        observation_size, num_actions = self.environment.observation_size, self.environment.num_actions
-        try:
-            require_memory(config, observation_size=observation_size, num_actions=num_actions)
-            require_scale(config, observation_size)
-            if start is not None:
-                require_start(config, start, observation_size=observation_size, num_actions=num_actions)
-        except BaseException:
-            self.environment.close()
-            raise
-        self.accumulator = NStepAccumulator(
-            n_step=config.n_step,
-            gamma=self.hyperparameters.gamma,
-            reward_scale=self.hyperparameters.reward_scale,
-            bootstrap_on_truncation=config.bootstrap_on_truncation,
-            num_agents=A,
-            num_envs=config.num_envs,
-            obs=observation_size,
-        )
-        priorities = None
-        if config.priority_exponent:
-            priorities = Priorities(num_agents=A, capacity=config.replay_capacity, exponent=config.priority_exponent)
-        self.replay = ReplayBuffer(
-            num_agents=A,
-            capacity=config.replay_capacity,
-            obs=observation_size,
-            generator=self.generator,
-            priorities=priorities,
-            device=device,
-        )
-        if start is not None:
-            networks = start.select(torch.zeros(A, dtype=torch.int64))
-        else:
-            networks = QNetworks.initialised(
-                seeds=[stream_seed(config.seed, TRAINING, 2, agent) for agent in range(A)],
-                observation_size=observation_size,
-                hidden_sizes=config.hidden_sizes,
-                num_actions=num_actions,
-                observation_scale=config.observation_scale,
-                initial_q=self.hyperparameters.initial_q,
-                dueling=config.dueling,
-                num_quantiles=config.num_quantiles,
-            )
-        networks = networks.on(device)
-        self.learner = Learner(config, networks, self.hyperparameters)
+        self.hyperparameters = learner.hyperparameters
+        self.environment, self.accumulator, self.replay = environment, accumulator, replay
+        self.learner, self.generator = learner, generator
         self.metrics = MetricHistory()
         self.milestones: list[Milestone] = []
+        self.agents = torch.arange(A)
         self.epsilon = torch.ones(A)
         self.persisting = torch.full((A, config.num_envs), -1)
         self.last_step_valid = True
-        self.environment_steps = 0
-        self.evaluations = 0
+        self.environment_steps = self.evaluations = 0
         self.evaluated_at = -1
-        self.seconds = 0.0
-        self.cpu_seconds = 0.0
-
-        self.best = networks
-        self.final = networks.select(self.agents)
+        self.seconds = self.cpu_seconds = 0.0
+        self.best = learner.online.select(self.agents)
+        self.final = learner.online.select(self.agents)
         self.best_return = torch.full((A,), -torch.inf, dtype=torch.float64)
-        self.last_return = torch.zeros(A, dtype=torch.float64)
+        self.last_return, self.unrecorded_return = (torch.zeros(A, dtype=torch.float64) for _ in range(2))
         self.solved = torch.zeros(A, dtype=torch.bool)
-        self.episodes = torch.zeros(A, dtype=torch.int64)
-        self.unrecorded = torch.zeros(A, dtype=torch.int64)
-        self.unrecorded_return = torch.zeros(A, dtype=torch.float64)
-        self.updates = torch.zeros(A, dtype=torch.int64)
-        self.steps = torch.zeros(A, dtype=torch.int64)
+        self.episodes, self.unrecorded, self.updates, self.steps = (torch.zeros(A, dtype=torch.int64) for _ in range(4))
         self.diverged: dict[int, tuple[int, str]] = {}
-        """Agents that left because they diverged, with the update at which it happened and the reason."""
-        self.observed = torch.tensor([torch.inf, -torch.inf]).repeat(A, observation_size, 1)
+        """For each diverged agent, the update at which it left and the reason."""
+        self.observed = torch.tensor([torch.inf, -torch.inf]).repeat(A, environment.observation_size, 1)
+
+    @classmethod
+    def begin(
+        cls, config: DQNConfig, hyperparameters: HyperParameters | None = None, *, start: QNetworks | None = None
+    ) -> Self:
+        """Begin a training.
+
+        Args:
+            config: what to train.
+            hyperparameters: values that differ between agents; they replace the configuration's values of those names.
+            start: one network, of the configuration's shape, that every agent starts from; by default each agent draws
+                its own.
+
+        Raises:
+            ConfigError: if this machine does not have the device, or an argument does not fit the environment.
+            EnvironmentUnsupportedError: if the environment is unknown or not supported.
+            MemoryError: if training needs more memory than this machine has.
+        """
+        device = require_device(config.device)
+        require_memory(config, observation_size=1, num_actions=2)  # a lower bound, before the environments are made
+        hyperparameters = hyperparameters or HyperParameters.of([config])
+        hyperparameters.require_fit(config)
+        generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
+        environment = VectorEnvironment(
+            config.env_id,
+            config.training_world,
+            num_agents=config.num_agents,
+            num_envs=config.num_envs,
+            seed=stream_seed(config.seed, TRAINING, 1),
+        )
+        try:
+            sizes = {"observation_size": environment.observation_size, "num_actions": environment.num_actions}
+            require_memory(config, **sizes)
+            require_scale(config, environment.observation_size)
+            if start is not None:
+                require_start(config, start, **sizes)
+                networks = start.select(torch.zeros(config.num_agents, dtype=torch.int64))
+            else:
+                networks = _initialised(config, hyperparameters, **sizes)
+            return cls(
+                config,
+                environment=environment,
+                accumulator=_accumulator(config, hyperparameters, environment.observation_size),
+                replay=_replay(config, environment.observation_size, generator, device),
+                learner=Learner(config, networks.on(device), hyperparameters),
+                generator=generator,
+            )
+        except BaseException:
+            environment.close()
+            raise
 
     @property
     def sound(self) -> Tensor:
-        """The agents that have not diverged, in training or not, `[N]`."""
+        """Indices of the agents that have not diverged, whether in training or not, `[N]`."""
         return torch.tensor([k for k in range(self.config.num_agents) if k not in self.diverged], dtype=torch.int64)
 
     def record(self, name: MetricName, value: Tensor) -> None:
@@ -141,7 +126,7 @@ class TrainingState:
         self.metrics.append(name, agent=self.agents, step=step, value=value)
 
     def record_returns(self, agents: Tensor) -> None:
-        """Record what agents `[N]` returned on average in their episodes since the last time, where they had any."""
+        """Record the mean return of the episodes that each of `agents` `[N]` finished since its last record, if any."""
         agents = agents[self.unrecorded[agents] > 0]
         step = torch.full((len(agents),), self.environment_steps)
         value = self.unrecorded_return[agents] / self.unrecorded[agents]
@@ -159,20 +144,16 @@ class TrainingState:
         )
 
     def keep_milestone(self) -> None:
-        """Keep the networks that are evaluated, where it is time to."""
+        """Store the evaluated networks as a milestone if one is due."""
         updates = self.learner.updates
         if milestone_due(self.config, updates) and all(kept.updates < updates for kept in self.milestones):
-            everyone = torch.arange(len(self.agents))
-            milestone = Milestone(
-                updates=updates,
-                environment_steps=self.environment_steps,
-                agents=self.agents,
-                networks=self.learner.evaluated.select(everyone),
-            )
-            self.milestones.append(milestone)
+            networks = self.learner.evaluated.select(torch.arange(len(self.agents)))
+            steps = self.environment_steps
+            kept = Milestone(updates=updates, environment_steps=steps, agents=self.agents, networks=networks)
+            self.milestones.append(kept)
 
     def select(self, rows: Tensor) -> None:
-        """Keep the agents in `rows`, an index tensor `[K]` into those in training."""
+        """Keep only the agents in `rows`, an index tensor `[K]` into the agents in training."""
         self.agents = self.agents[rows]
         self.epsilon = self.epsilon[rows]
         self.persisting = self.persisting[rows]
@@ -184,14 +165,14 @@ class TrainingState:
         self.environment.select(rows)
 
     def adopt(self, hyperparameters: HyperParameters) -> None:
-        """Go on with other hyper-parameters, given for all A agents; what is replayed stays as it is."""
+        """Continue with other hyper-parameters, given for all A agents; the replay buffers are unchanged."""
         self.hyperparameters = hyperparameters
         mine = hyperparameters.select(self.agents) if len(self.agents) < self.config.num_agents else hyperparameters
         self.learner.adopt(mine)
         self.accumulator.adopt(gamma=mine.gamma, reward_scale=mine.reward_scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as nested plain data and tensors: all but the transitions, which `replay.chunks` gives."""
+        """The state as nested plain data and tensors, without the transitions, which `replay.chunks` returns."""
         return {
             "learner": self.learner.state_dict(),
             "replay": self.replay.state_dict(),
@@ -206,10 +187,10 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Continue from a captured state of the same configuration, into a state that was just started.
+        """Continue from a captured state of the same configuration; `self` must be newly begun.
 
         Returns:
-            False if the environments' state could not be captured, so that their episodes start afresh.
+            False if the environments' state could not be captured; their episodes then start again.
 
         Raises:
             SnapshotError: if the environment's code has changed since.
@@ -238,3 +219,42 @@ _PLAIN = (
     "seconds", "cpu_seconds", "best_return", "last_return", "solved", "episodes", "updates", "steps",
     "observed", "unrecorded", "unrecorded_return", "diverged",
 )  # fmt: skip
+
+
+def _initialised(
+    config: DQNConfig, hyperparameters: HyperParameters, *, observation_size: int, num_actions: int
+) -> QNetworks:
+    return QNetworks.initialised(
+        seeds=[stream_seed(config.seed, TRAINING, 2, agent) for agent in range(config.num_agents)],
+        observation_size=observation_size,
+        hidden_sizes=config.hidden_sizes,
+        num_actions=num_actions,
+        observation_scale=config.observation_scale,
+        initial_q=hyperparameters.initial_q,
+        dueling=config.dueling,
+        num_quantiles=config.num_quantiles,
+    )
+
+
+def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, observation_size: int) -> NStepAccumulator:
+    return NStepAccumulator(
+        n_step=config.n_step,
+        gamma=hyperparameters.gamma,
+        reward_scale=hyperparameters.reward_scale,
+        bootstrap_on_truncation=config.bootstrap_on_truncation,
+        num_agents=config.num_agents,
+        num_envs=config.num_envs,
+        obs=observation_size,
+    )
+
+
+def _replay(config: DQNConfig, observation_size: int, generator: torch.Generator, device: torch.device) -> ReplayBuffer:
+    A, capacity, exponent = config.num_agents, config.replay_capacity, config.priority_exponent
+    return ReplayBuffer(
+        num_agents=A,
+        capacity=capacity,
+        obs=observation_size,
+        generator=generator,
+        priorities=Priorities(num_agents=A, capacity=capacity, exponent=exponent) if exponent else None,
+        device=device,
+    )

@@ -1,4 +1,4 @@
-"""The two steps of a training: act in the environments, and learn from what was observed."""
+"""The two steps of training: act in the environments, and update the networks."""
 
 from collections.abc import Callable
 from typing import Final
@@ -15,25 +15,25 @@ from dqn.training.selection import diverge
 from dqn.training.state import TrainingState
 
 _RELEASE_INTERVAL: Final = 200
-"""Updates between two times that free memory is given back, which takes milliseconds."""
+"""Updates between two calls of `release_memory`, which takes milliseconds."""
 
 
 def advance(
     state: TrainingState, updates: int, *, loss: Loss | None = None, on_step: Callable[[], None] = lambda: None
 ) -> None:
-    """Train the agents that are left until they have taken as many gradient updates; nothing is evaluated.
+    """Train the remaining agents until they have taken `updates` gradient updates, without evaluation.
 
-    Agents that diverge leave; those whose weights are not finite at the end do so too.
+    Agents that diverge leave, including those whose weights are not finite at the end.
 
     Args:
-        state: what is trained; nothing happens where it has taken them.
-        updates: where to stop.
-        loss: one of one's own in place of the configuration's.
+        state: the training state; unchanged if it already has that many updates.
+        updates: number of updates to stop at.
+        loss: replaces the configuration's loss.
         on_step: called after each step of the vector environment.
 
     Raises:
-        ConfigError: if the networks give quantiles and there is no loss that learns them, or if that loss does not give
-            one number a transition.
+        ConfigError: if the networks output quantiles and no `loss` is given, or if `loss` does not return one number
+            per transition.
     """
     config = state.config
     require_loss(config, loss)
@@ -51,16 +51,16 @@ def advance(
 
 @torch.no_grad()
 def collect(state: TrainingState) -> None:
-    """Act once in every sub-environment and store the transitions that are complete.
+    """Take one step in every sub-environment and store the completed transitions.
 
     Agents whose Q-values are not finite leave as diverged before they act.
 
     Raises:
-        EnvironmentFaultError: if the environment gives what is not finite.
+        EnvironmentFaultError: if the environment returns a value that is not finite.
     """
     config = state.config
     epsilon, persistence = _epsilon(state), state.learner.hyperparameters.exploration_persistence
-    going_on = (state.persisting >= 0).sum(1)
+    num_persisting = (state.persisting >= 0).sum(1)
     q_values = state.learner.online(state.environment.observation.to(config.device)).cpu()
     if not all_finite(q_values) and not bool((sound := q_values.isfinite().flatten(1).all(1)).all()):
         diverge(state, sound, "Q-values are not finite")
@@ -75,9 +75,9 @@ def collect(state: TrainingState) -> None:
         persisting=state.persisting,
     )
     transition = state.environment.step(action)
-    # Exploration ends with its episode, and what is chosen while a sub-environment is reset is no action.
+    # A repeated action ends with its episode. Actions are ignored while a sub-environment is reset.
     state.persisting[transition.terminated | transition.truncated | ~transition.valid] = -1
-    share = torch.as_tensor(persistence).float() * going_on / transition.valid.sum(1).clamp_min(1)
+    share = torch.as_tensor(persistence).float() * num_persisting / transition.valid.sum(1).clamp_min(1)
     state.epsilon = epsilon + (1 - epsilon) * share
     state.replay.insert(*state.accumulator.push(transition))
     _count_episodes(state, transition)
@@ -86,7 +86,7 @@ def collect(state: TrainingState) -> None:
 
 
 def learn(state: TrainingState, loss: Loss | None = None) -> None:
-    """One gradient update of every agent, by the configuration's loss or the given one.
+    """Take one gradient update of every agent, with the configuration's loss or the given one.
 
     Agents whose loss or Q-values are not finite leave as diverged.
     """
@@ -96,14 +96,14 @@ def learn(state: TrainingState, loss: Loss | None = None) -> None:
     batch = state.replay.sample(config.batch_size, importance_exponent=importance_exponent)
     statistics = state.learner.update(batch, loss)
     state.replay.prioritise(batch, statistics.priority)
-    loss_seen, q_value = statistics.loss, statistics.q_value
-    if not (statistics.finite and (loss is None or all_finite(q_value))):  # a TD error has the Q-value in it
-        sound = (loss_seen.sum(1) + q_value.sum(1)).isfinite().cpu()
+    losses, q_value = statistics.loss, statistics.q_value
+    if not (statistics.finite and (loss is None or all_finite(q_value))):  # TD losses contain the Q-value
+        sound = (losses.sum(1) + q_value.sum(1)).isfinite().cpu()
         diverge(state, sound, "TD errors, loss or Q-values are not finite")
-        loss_seen, q_value = loss_seen[sound], q_value[sound]
+        losses, q_value = losses[sound], q_value[sound]
     if state.learner.updates % config.log_interval == 0:
         state.record_returns(state.agents)
-        state.record("train/td_loss", loss_seen.mean(-1))
+        state.record("train/td_loss", losses.mean(-1))
         state.record("train/q_value", q_value.mean(-1))
         state.record("train/epsilon", state.epsilon)
     if state.learner.updates % _RELEASE_INTERVAL == 0:
@@ -111,7 +111,7 @@ def learn(state: TrainingState, loss: Loss | None = None) -> None:
 
 
 def may_learn(state: TrainingState) -> bool:
-    """Whether agents are left, and the replay buffer holds what a batch needs."""
+    """Whether agents remain and their replay buffers contain enough transitions."""
     config = state.config
     if not state.agents.numel():
         return False
@@ -129,7 +129,7 @@ def _epsilon(state: TrainingState) -> Tensor:
 
 
 def _count_episodes(state: TrainingState, transition: Transition) -> None:
-    """Take account of the episodes that ended."""
+    """Count the episodes that ended and their returns, and copy target networks that are due."""
     ended = transition.terminated | transition.truncated
     if not bool(ended.any()):
         return

@@ -235,7 +235,7 @@ def _preferable(champion: Champion, stress: StressTest | None, at_home: bool) ->
         return "at home"
     if stress is None or champion.stress is None:
         return ""
-    difference = stress.held.ravel().astype(np.float64) - champion.stress.held.ravel()
+    difference = stress.balanced.ravel().astype(np.float64) - champion.stress.balanced.ravel()
     if not surely_above(difference, RELEVANT_ROBUSTNESS, -1.0):
         return ""
     return f"more robust ({stress.robustness:.1%}, the champion {champion.stress.robustness:.1%})"

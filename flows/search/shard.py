@@ -179,7 +179,7 @@ def _populations(
 
 
 def _state(path: Path, config: DQNConfig, values: HyperParameters) -> TrainingState:
-    return load_checkpoint(path, config)[0] if path.exists() else TrainingState(config, values)
+    return load_checkpoint(path, config)[0] if path.exists() else TrainingState.begin(config, values)
 
 
 def _advance(population: _Population, updates: int, show: Callable[[int], None]) -> None:

@@ -49,8 +49,8 @@ class Learned:
 def keep_learning(fenced: FencedClient, result: TrainingResult) -> None:
     """Log the milestones of the best agent to the run, and their mean returns as a metric."""
     config, best = result.config, result.agents[result.best_agent]
-    way = result.way_of(best.agent)
-    if not way:  # the agent was accepted untrained
+    way = result.milestones_of(best.agent)
+    if not way:  # it was accepted untrained
         return
     networks = together([kept.networks for kept in way])
     seed = stream_seed(config.seed, SELECTION, 0, 2)

@@ -222,7 +222,7 @@ def read_curves(client: MlflowClient, run_id: str) -> Curves:
 
 def _start(config: DQNConfig, checkpoint: Path, start: QNetworks | None) -> TrainingState:
     if not checkpoint.exists():
-        state = TrainingState(config, start=start)
+        state = TrainingState.begin(config, start=start)
         if reason := state.environment.not_capturable:
             logger.warning(
                 "the state of %s cannot be saved (%s): if this run is resumed, its episodes start afresh",

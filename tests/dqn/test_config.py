@@ -43,8 +43,8 @@ from dqn.training.steps import advance
         ({"tau": "0.1"}, r"tau must be a finite number, got '0\.1'"),
         ({"initial_q": float("-inf")}, "initial_q must be a finite number, got -inf"),
         ({"acceptance_return": float("nan")}, "acceptance_return must be a finite number or none, got nan"),
-        ({"env_id": None}, "env_id must be a text, got None"),
-        ({"device": 0}, "device must be a text, got 0"),
+        ({"env_id": None}, "env_id must be a string, got None"),
+        ({"device": 0}, "device must be a string, got 0"),
         ({"hidden_sizes": "64"}, "hidden_sizes must be a tuple, each entry a whole number .*, got '64'"),
         ({"hidden_sizes": [64]}, r"hidden_sizes must be a tuple, .*, got \[64\]"),
         ({"hidden_sizes": (64.0,)}, "hidden_sizes must be a tuple, each entry a whole number"),
@@ -57,25 +57,25 @@ from dqn.training.steps import advance
         ({"adam_betas": (-0.1, 0.9)}, "adam_betas must be from 0 to below 1"),
         ({"epsilon_end": -0.1}, "epsilon_end must be from 0 to 1"),
         ({"replay_capacity": 1_279}, "min_replay_batches x batch_size = 1280"),
-        ({"num_envs": 100_001}, "replay_capacity must hold one step of 100001 envs, got 100000"),
+        ({"num_envs": 100_001}, "replay_capacity must be at least num_envs = 100001, got 100000"),
         ({"adam_betas": (0.9, "0.99")}, "adam_betas must be a tuple of 2"),
         (
             {"gamma": 1},
-            "gamma must be below 1 in float32: at 1 the values of episodes that go on have no bound; take 0",
+            "gamma must be below 1 in float32: at 1 the value of an unending episode is unbounded; use 0",
         ),
         ({"gamma": 1 - 1e-9}, "gamma must be below 1 in float32"),
         ({"adam_betas": (0.9, 1 - 1e-9)}, "adam_betas must be from 0 to below 1"),
-        ({"adam_eps": 1e-300}, "adam_eps must be from 1e-19 to 3.4.*, as float32 holds no square below it"),
+        ({"adam_eps": 1e-300}, "adam_eps must be from 1e-19 to 3.4.*, because its square must be a float32"),
         (
             {"weight_decay": 1e-300},
-            "weight_decay must be 0 or have a size from 1.2e-38 to 3.4e.38, which float32 holds",
+            "weight_decay must be 0 or have a size from 1.2e-38 to 3.4e.38, the range of float32",
         ),
         ({"max_gradient_norm": 1e300}, "max_gradient_norm must be 0 or have a size"),
         ({"tau": 1e-39, "target_update_interval": 0}, "tau must be 0 or have a size"),
         ({"observation_scale": (1.0, 1e300)}, "observation_scale must be 0 or have a size"),
         ({"observation_scale": (1.0, 1e-9)}, "observation_scale must be 1e-06 or above"),
         ({"weight_decay": 2e3}, "weight_decay times the learning rate must be at most 1"),
-        ({"learning_rate": 1.5}, "learning_rate must be from 0 to 1, the step of a weight"),
+        ({"learning_rate": 1.5}, "learning_rate must be from 0 to 1, because a step"),
         ({"reward_scale": 1e30}, "reward_scale must be from 0 to 1e.09, so that its square"),
         ({"num_threads": 10**6}, "num_threads must be from 1 to 256, .* got 1000000"),
         ({"learning_rate_end": 1e-5}, "learning_rate_end needs learning_rate_decay_updates above 0"),
@@ -160,7 +160,7 @@ def test_a_number_however_extreme_trains_to_finite_weights_or_is_refused_by_its_
     except ConfigError as error:
         assert name in str(error)  # noqa: PT017 # either is right
         return
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     advance(state, 3)
     assert all(bool(parameter.isfinite().all()) for parameter in state.learner.evaluated.parameters())
     for metric in ("train/td_loss", "train/q_value"):

@@ -36,7 +36,7 @@ square = torch.from_numpy(generator.normal(size=(4, 128, 64)).astype(np.float32)
 product = torch.bmm(square, square.transpose(1, 2))
 found = {"machine": digest(np.sin(values), np.cos(values), np.exp(values), product.numpy(), product.exp().numpy())}
 for preset in sys.argv[1:]:
-    state = TrainingState(dataclasses.replace(PRESETS[preset], num_agents=2))
+    state = TrainingState.begin(dataclasses.replace(PRESETS[preset], num_agents=2))
     advance(state, 100)
     found[preset] = digest(*(tensor.detach().numpy() for tensor in state.learner.online.parameters()))
 print(json.dumps(found))

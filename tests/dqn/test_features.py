@@ -59,7 +59,7 @@ def test_a_warm_start_goes_on_where_another_training_ended() -> None:
     config = dataclasses.replace(BASE, env_id="ProbeOutliers-v0", loss="huber", max_updates=80)
     teacher = train(config)
     short = dataclasses.replace(config, max_updates=5, seed=1)
-    warm = TrainingState(short, start=teacher.final.select(torch.tensor([3])))
+    warm = TrainingState.begin(short, start=teacher.final.select(torch.tensor([3])))
     observation = torch.randn(1, 7, 1).expand(8, -1, 1)
     torch.testing.assert_close(warm.learner.online(observation), teacher.final(observation)[3].expand(8, -1, -1))
     values = [-1.0, 1.0]

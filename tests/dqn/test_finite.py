@@ -145,7 +145,7 @@ def test_an_agent_that_diverges_leaves_and_the_others_never_notice(
     if name == "cartpole" and kind in ("weight", "moment"):
         name = "plain"  # in CartPole all draw from one generator when an episode ends: who acts otherwise is noticed
     config = CONFIGS[name]
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     injected(state, kind, agent, update, value, entry)
     faulty = train(config, state=state)
     nothing_else_is(faulty, agent, tmp_path_factory.mktemp("finite"))
@@ -217,7 +217,7 @@ def test_what_an_environment_gives_is_finite_or_ends_the_run_in_a_sentence(
     name: str, field: str, agent: int, env: int, step: int, value: float
 ) -> None:
     config = CONFIGS[name]
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     envs, taken = state.environment._envs, list[int]()
     original = envs.step
 
@@ -233,7 +233,7 @@ def test_what_an_environment_gives_is_finite_or_ends_the_run_in_a_sentence(
     with pytest.raises(EnvironmentFaultError) as caught:
         train(config, state=state)
     said = str(caught.value)
-    assert f"environment {config.env_id!r} gave the {field} {value}" in said
+    assert f"environment {config.env_id!r} returned the {field} {value}" in said
     assert f"in sub-environment {env} of agent {agent:02d} at step {step}: look at its step()" in said
 
 
@@ -254,11 +254,11 @@ def test_an_episode_of_an_evaluation_is_finite_too(field: str, value: float, mon
 
         monkeypatch.setattr(RandomLength, "step", step)
     act: Callable[..., Any] = lambda observation: np.zeros(len(observation), dtype=np.int64)  # noqa: E731
-    with pytest.raises(EnvironmentFaultError, match=r"'ProbeRandomLength-v0' gave the (obs|rew).* of 3 at (step|its)"):
+    with pytest.raises(EnvironmentFaultError, match=r"'ProbeRandomLength-v0' returned the .* of 3 at (step|its)"):
         episodic_returns(act, "ProbeRandomLength-v0", num_episodes=3, seed=0)
     if field == "reset":
         with pytest.raises(EnvironmentFaultError, match="of agent 00 at its reset: look at its reset"):
-            TrainingState(CONFIGS["plain"])
+            TrainingState.begin(CONFIGS["plain"])
 
 
 @pytest.mark.parametrize("value", [*VALUES, 3e38])
@@ -308,7 +308,7 @@ def test_a_population_that_diverged_as_a_whole_is_an_error(factor: float) -> Non
 
 def test_a_checkpoint_keeps_who_diverged(tmp_path: Path) -> None:
     config = CONFIGS["prioritised"]
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     advance(state, 3)
     diverge(state, torch.tensor([True, False, True]), "the loss is not finite")
     save_checkpoint(tmp_path / "run.ckpt", state)
@@ -322,7 +322,7 @@ def test_a_checkpoint_keeps_who_diverged(tmp_path: Path) -> None:
 
 
 def test_the_sub_environment_is_named_by_its_agent_after_others_left() -> None:
-    state = TrainingState(CONFIGS["plain"])
+    state = TrainingState.begin(CONFIGS["plain"])
     collect(state)
     leave(state, torch.tensor([0]))
     state.environment._envs.step = lambda actions: (  # type: ignore[method-assign]
@@ -334,7 +334,7 @@ def test_the_sub_environment_is_named_by_its_agent_after_others_left() -> None:
 
 def test_all_that_hides_behind_relu_is_found_at_an_evaluation_or_where_a_rung_ends() -> None:
     for look in (evaluate, lambda state: advance(state, 1)):
-        state = TrainingState(CONFIGS["plain"])
+        state = TrainingState.begin(CONFIGS["plain"])
         advance(state, 1)
         state.learner.online.biases[0][2, 0] = -torch.inf
         look(state)
@@ -342,7 +342,7 @@ def test_all_that_hides_behind_relu_is_found_at_an_evaluation_or_where_a_rung_en
 
 
 def test_huge_finite_sums_are_no_divergence() -> None:
-    state = TrainingState(CONFIGS["plain"])
+    state = TrainingState.begin(CONFIGS["plain"])
     advance(state, 1)
     original = state.learner.update
 
@@ -376,7 +376,7 @@ def test_what_is_not_finite_wins_nothing(value: float, field: str) -> None:
 @pytest.mark.parametrize("value", VALUES)
 def test_weights_that_are_not_finite_are_not_exported(value: float) -> None:
     config = CONFIGS["plain"]
-    networks = TrainingState(config).learner.online
+    networks = TrainingState.begin(config).learner.online
     networks.biases[0][1, 0] = value  # minus infinity never shows in a Q-value
     properties = ModelProperties.of(config, num_actions=2, run_id="", agent=1)
     with pytest.raises(ExportError, match="the network of agent 01 has weights that are not finite"):

@@ -202,7 +202,7 @@ def test_each_agent_persists_by_its_own_chance() -> None:
 
 def test_training_in_stretches_is_training_at_once(small_config: Make) -> None:
     config = small_config(updates_per_step=3)
-    at_once, stretched = TrainingState(config), TrainingState(config)
+    at_once, stretched = TrainingState.begin(config), TrainingState.begin(config)
     advance(at_once, 30)
     steps: list[int] = []
     for updates in (12, 12, 30):  # whole steps of the vector environment

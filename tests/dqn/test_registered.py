@@ -170,7 +170,7 @@ def counted(registered: Callable[..., str]) -> str:
 
 
 def test_a_state_makes_no_environment_but_those_it_trains_in(counted: str, small_config: Make) -> None:
-    state = TrainingState(small_config(env_id=counted, num_agents=1, num_envs=1))
+    state = TrainingState.begin(small_config(env_id=counted, num_agents=1, num_envs=1))
     assert len(Counted.made) == 1
     state.environment.close()
     assert not Counted.open
@@ -209,7 +209,7 @@ def test_environments_are_closed_after_an_error(options: dict[str, Any], counted
 )
 def test_a_refused_training_leaves_none_open(fields: dict[str, Any], counted: str, small_config: Make) -> None:
     with pytest.raises((ValueError, MemoryError)):
-        TrainingState(small_config(env_id=counted, **fields))
+        TrainingState.begin(small_config(env_id=counted, **fields))
     assert not Counted.open
 
 
@@ -285,12 +285,12 @@ class Masked(Probe):
 @pytest.mark.parametrize("kind", ["OneAction", "NoObservation"])
 def test_nothing_to_choose_or_to_see_is_refused(kind: str, registered: Callable[..., str], small_config: Make) -> None:
     env_id = registered(f"tests.dqn.test_registered:{kind}")
-    for attempt in (lambda: describe(env_id), lambda: TrainingState(small_config(env_id=env_id))):
+    for attempt in (lambda: describe(env_id), lambda: TrainingState.begin(small_config(env_id=env_id))):
         with pytest.raises(EnvironmentUnsupportedError, match=r"at least one number.* a Discrete .* of at least two"):
             attempt()
 
 
 def test_a_mask_of_actions_is_not_ignored_in_silence(registered: Callable[..., str], small_config: Make) -> None:
     env_id = registered("tests.dqn.test_registered:Masked", max_episode_steps=5)
-    with pytest.warns(UserWarning, match=r"says which actions are possible .*, and that is not respected"):
+    with pytest.warns(UserWarning, match=r"has an action mask .*, which is ignored"):
         train(small_config(env_id=env_id, max_updates=2))

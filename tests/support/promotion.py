@@ -78,4 +78,4 @@ def returns_of(version: int, episodes: int = 100) -> Any:
 
 
 def stress_of(version: int) -> StressTest:
-    return StressTest(held=np.full((len(CELLS), 100), version == 3), push=10 * version)
+    return StressTest(balanced=np.full((len(CELLS), 100), version == 3), push=10 * version)

@@ -331,7 +331,7 @@ def test_other_environments_change_by_their_own_attributes() -> None:
 @pytest.mark.parametrize(
     ("env_id", "world", "sentence"),
     [
-        ("Acrobot-v1", World(gravity=1.0), "Acrobot-v1 has no gravity that a world could change; it has action_delay,"),
+        ("Acrobot-v1", World(gravity=1.0), "Acrobot-v1 has no gravity for a world to change; it has action_delay,"),
         ("MountainCar-v0", World(wind=1.0, push_force=2.0), "has no wind and no push_force"),
         ("LunarLander-v3", World(length=1.0), "has no length"),
         ("CartPole-v1", World(inertia=1.0), "has no inertia"),
@@ -434,7 +434,7 @@ def test_some_of_the_worlds_go_on_as_they_were() -> None:
 
 
 def test_worlds_stand_side_by_side_where_the_environment_is_in_arrays() -> None:
-    with pytest.raises(EnvironmentUnsupportedError, match="Acrobot-v1 can be in one world at a time, not in 2"):
+    with pytest.raises(EnvironmentUnsupportedError, match="Acrobot-v1 supports one world at a time, not 2"):
         make_vec("Acrobot-v1", (NOMINAL, World(length=2.0)), num_envs=1)
 
 

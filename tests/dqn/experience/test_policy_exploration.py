@@ -82,7 +82,7 @@ EPISODES = ["ProbeEndlessReward-v0", "ProbeActionReward-v0", "CartPole-v1"]
 def test_exploration_ends_with_its_episode(
     env_id: str, small_config: Callable[..., DQNConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = TrainingState(small_config(env_id=env_id, exploration_persistence=1.0, num_envs=50))
+    state = TrainingState.begin(small_config(env_id=env_id, exploration_persistence=1.0, num_envs=50))
     valid = watched(state, monkeypatch)
     began = 0
     for _ in range(60):
@@ -98,10 +98,10 @@ def test_the_share_of_random_actions_is_what_is_recorded(
     env_id: str, small_config: Callable[..., DQNConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fixed = {"env_id": env_id, "epsilon_start": 0.05, "epsilon_end": 0.05}
-    once = TrainingState(small_config(**fixed))
+    once = TrainingState.begin(small_config(**fixed))
     collect(once)
     assert torch.equal(once.epsilon, torch.full((3,), 0.05))
-    state = TrainingState(small_config(**fixed, exploration_persistence=0.9, num_envs=200))
+    state = TrainingState.begin(small_config(**fixed, exploration_persistence=0.9, num_envs=200))
     random: list[torch.Tensor] = []
     step = state.environment.step
 

@@ -207,9 +207,9 @@ def test_agents_that_leave_give_back_their_memory_and_the_others_keep_their_tran
     assert torch.equal(replay._rows, before[[1, 3]])
     assert replay.size.tolist() == [capacity] * 2
     assert resident_bytes(address, size) == pytest.approx(size / 2, rel=0.01)
-    with pytest.raises(ValueError, match=r"rising order, got \[1, 0\]"):
+    with pytest.raises(ValueError, match=r"ascending order, got \[1, 0\]"):
         replay.select(torch.tensor([1, 0]))
-    with pytest.raises(ValueError, match=r"rising order, got \[0, 0\]"):
+    with pytest.raises(ValueError, match=r"ascending order, got \[0, 0\]"):
         replay.select(torch.tensor([0, 0]))
     replay.select(torch.tensor([], dtype=torch.int64))
     assert resident_bytes(address, size) == 0

@@ -141,7 +141,7 @@ def test_a_loss_is_given_the_quantiles_of_every_action(dueling: bool) -> None:
 
 def test_quantiles_without_a_loss_that_learns_them_are_refused() -> None:
     config = dataclasses.replace(CONFIG, num_quantiles=5)
-    with pytest.raises(ConfigError, match="num_quantiles is 5, and the squared loss learns one number an action"):
+    with pytest.raises(ConfigError, match="num_quantiles is 5, but the squared loss learns one number per action"):
         require_loss(config)
     require_loss(config, squared)
     require_loss(CONFIG)

@@ -115,7 +115,7 @@ def test_pytorchs_exporter_gives_the_same_function(shape: dict[str, Any]) -> Non
 
 
 def test_a_layer_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ExportError, match=r"no operator for a layer Tanh\(\)"):
+    with pytest.raises(ExportError, match=r"no operator for the layer Tanh\(\)"):
         to_onnx(torch.nn.Sequential(torch.nn.Tanh()), PROPERTIES, observation_size=4)
 
 

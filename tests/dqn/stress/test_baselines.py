@@ -11,7 +11,7 @@ from dqn.environments.world import NOMINAL, World
 from dqn.evaluation.returns import Act, episodic_returns
 from dqn.stress import baselines
 from dqn.stress.baselines import SEARCHED_IN, linear_policy, lqr, search_linear, stressed_baselines
-from dqn.stress.robustness import CELLS, Cell, StressTest, holds
+from dqn.stress.robustness import CELLS, Cell, StressTest, balances
 
 
 def one_step(state: np.ndarray, force: float, world: World) -> np.ndarray:
@@ -45,7 +45,8 @@ def test_the_lqr_is_the_optimum_of_gymnasiums_own_steps(world: World) -> None:
 
 def test_a_reversed_motor_reverses_the_lqr() -> None:
     np.testing.assert_allclose(lqr(World(force_mag=-10.0)), -lqr())
-    held = holds(linear_policy(lqr(World(force_mag=-10.0))), World(force_mag=-10.0), CELLS[1:2], episodes=20, seed=0)
+    world = World(force_mag=-10.0)
+    held = balances(linear_policy(lqr(world)), world, CELLS[1:2], episodes=20, seed=0)
     assert held.all()
 
 
@@ -137,7 +138,7 @@ def test_what_stands_beside_a_version_is_played_in_its_world(monkeypatch: pytest
         leaning = np.array([[0.0, 0.0, 0.1, 0.0], [5.0, 0.0, -0.1, 0.0]], dtype=np.float32)
         rows = np.concatenate([np.tile(row, (policies * episodes, 1)) for row in leaning])
         played.append((act(rows).reshape(2, policies, episodes), world, episodes))
-        return [StressTest(held=np.ones((len(CELLS), 1), dtype=np.bool_), push=push) for push in (2, 4)]
+        return [StressTest(balanced=np.ones((len(CELLS), 1), dtype=np.bool_), push=push) for push in (2, 4)]
 
     monkeypatch.setattr(baselines, "search_linear", search)
     monkeypatch.setattr(baselines, "stress_tests", stress_tests)
@@ -161,7 +162,7 @@ def test_what_stands_beside_a_version_is_played_in_its_world(monkeypatch: pytest
 def test_what_four_numbers_withstand() -> None:
     pushed = Cell(name="pushes 80 N", change=World(push_force=80.0, push_interval=100))
     cells = [*CELLS, pushed]
-    held = holds(linear_policy(lqr()), NOMINAL, cells, episodes=50, seed=0).mean((1, 2))
+    held = balances(linear_policy(lqr()), NOMINAL, cells, episodes=50, seed=0).mean((1, 2))
     shares = {cell.name: share for cell, share in zip(cells, held, strict=True)}
     assert shares["pushes 60 N"] == 1.0
     assert shares["gravity 30"] == 1.0

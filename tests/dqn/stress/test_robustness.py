@@ -16,7 +16,7 @@ from dqn.stress import finalists as choice
 from dqn.stress import robustness
 from dqn.stress.baselines import linear_policy
 from dqn.stress.finalists import balanced_share, finalists, stressed
-from dqn.stress.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, holds, single_push, stress_test, stress_tests
+from dqn.stress.robustness import CELLS, SINGLE_PUSH, Cell, StressTest, balances, single_push, stress_test, stress_tests
 from dqn.training.metrics import MetricHistory
 from dqn.training.result import AgentResult, TrainingResult
 
@@ -32,7 +32,7 @@ def push_left(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
 
 def test_a_controller_holds_what_it_can_and_a_constant_push_nothing() -> None:
     tested = stress_test(balance, World(), episodes=20, seed=0)
-    assert tested.held.shape == (len(CELLS), 20)
+    assert tested.balanced.shape == (len(CELLS), 20)
     assert tested.shares["10,000 steps"] == 1.0
     assert tested.shares["pushes 40 N"] == 1.0
     assert tested.shares["gravity 30"] < 0.6
@@ -47,7 +47,7 @@ def test_a_controller_holds_what_it_can_and_a_constant_push_nothing() -> None:
 def test_the_greatest_push_is_found_to_two_newtons(limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     cells: list[Cell] = []
 
-    def holds(
+    def balances(
         act: Act, world: World, played: Sequence[Cell], *, policies: int, episodes: int, seed: int
     ) -> npt.NDArray[np.bool_]:
         held = np.ones((len(played), policies, episodes), dtype=np.bool_)
@@ -59,7 +59,7 @@ def test_the_greatest_push_is_found_to_two_newtons(limits: tuple[int, int], monk
                     of_policy[: 1 if force == limit else 2] = force < limit  # 99 of 100 are enough, 98 are not
         return held
 
-    monkeypatch.setattr(robustness, "holds", holds)
+    monkeypatch.setattr(robustness, "balances", balances)
     found = stress_tests(balance, World(), policies=2, episodes=100, seed=0)
     assert tuple(tested.push for tested in found) == tuple(min(limit, 126) for limit in limits)
     assert {cell.change.push_interval for cell in cells} == {SINGLE_PUSH}
@@ -73,10 +73,10 @@ def test_cells_and_policies_side_by_side_meet_the_episodes_that_each_would_alone
     cells.append(Cell(name="", change=World(push_force=(50.0, 80.0), push_interval=(30, 90), wind=1.0), steps=300))
     weights = np.array([[0.1, 0.3, 1.0, 0.9], [0.0, 0.0, 1.0, 0.6]])
     both = linear_policy(np.repeat(weights, 20, axis=0))
-    together = holds(both, randomised, cells, policies=2, episodes=20, seed=5)
+    together = balances(both, randomised, cells, policies=2, episodes=20, seed=5)
     for policy, mine in enumerate(weights):
         for cell, held in zip(cells, together, strict=True):
-            alone = holds(linear_policy(mine), randomised, [cell], episodes=20, seed=5)
+            alone = balances(linear_policy(mine), randomised, [cell], episodes=20, seed=5)
             assert alone.shape == (1, 1, 20)
             assert np.array_equal(held[policy], alone[0, 0])
             world = randomised.altered(cell.change)
@@ -102,7 +102,8 @@ def test_a_cell_that_is_over_is_played_no_further() -> None:
 
     cells = [Cell(name="", change=World(), steps=steps) for steps in (3, 7, 5)]
     falling = Cell(name="", change=World(force_mag=1e-9, sensor_bias=(0.0, 0.0, 9.0, 0.0)), steps=400)
-    assert holds(act, World(), [*cells, falling], episodes=2, seed=0)[:, 0].tolist() == [[True] * 2] * 3 + [[False] * 2]
+    balanced = balances(act, World(), [*cells, falling], episodes=2, seed=0)[:, 0]
+    assert balanced.tolist() == [[True] * 2] * 3 + [[False] * 2]
     fallen = len(rows)
     assert rows == [8] * 3 + [6] * 2 + [4] * 2 + [2] * (fallen - 7)
     assert 20 < fallen < 400
@@ -119,13 +120,13 @@ def test_a_cell_replaces_what_it_names_in_the_world_that_was_trained_in() -> Non
 def test_a_test_is_told_in_a_line_and_survives_json() -> None:
     held = np.ones((len(CELLS), 4), dtype=np.bool_)
     held[2, 0] = held[4, :2] = False
-    tested = StressTest(held=held, push=64)
+    tested = StressTest(balanced=held, push=64)
     assert str(tested) == "robustness 0.917, worst at gravity 30 (50%), single push 64 N"
-    one = dataclasses.replace(tested, held=np.ones_like(tested.held))
-    assert str(one).startswith("robustness 1.000, every episode held, single push")
+    one = dataclasses.replace(tested, balanced=np.ones_like(tested.balanced))
+    assert str(one).startswith("robustness 1.000, every episode balanced, single push")
     again = StressTest.from_dict(json.loads(json.dumps(tested.to_dict())))
     assert again.push == 64
-    assert np.array_equal(again.held, held)
+    assert np.array_equal(again.balanced, held)
 
 
 def test_agents_are_told_apart_in_every_cell_on_the_same_selection_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def test_agents_are_told_apart_in_every_cell_on_the_same_selection_seeds(monkeyp
         of_agents = np.stack([np.zeros(20, dtype=np.bool_), np.ones(20, dtype=np.bool_), half])
         return np.tile(of_agents, (len(cells), 1, 1))
 
-    monkeypatch.setattr(choice, "holds", held)
+    monkeypatch.setattr(choice, "balances", held)
     networks = QNetworks.initialised(seeds=[0, 1, 2], observation_size=4, hidden_sizes=(), num_actions=2)
     with torch.no_grad():
         networks.weights[0].zero_()

@@ -32,7 +32,7 @@ Make = Callable[..., DQNConfig]
 @pytest.fixture
 def checkpoint(small_config: Make, tmp_path: Path) -> Path:
     path = tmp_path / "run.ckpt"
-    save_checkpoint(path, TrainingState(small_config()))
+    save_checkpoint(path, TrainingState.begin(small_config()))
     return path
 
 
@@ -75,7 +75,7 @@ def test_what_others_could_have_written_is_not_unpickled(
     checkpoint: Path, mode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checkpoint.parent)
-    state = TrainingState(load_checkpoint(checkpoint)[0].config)
+    state = TrainingState.begin(load_checkpoint(checkpoint)[0].config)
     state.environment._envs = Mine()  # type: ignore[assignment] # stands for whatever a stranger would have run
     save_checkpoint(checkpoint, state)
     assert stat.S_IMODE(checkpoint.stat().st_mode) == 0o600
@@ -104,7 +104,7 @@ def test_environments_of_another_version_are_refused(
 ) -> None:
     gym.register("Text-v1", awkward.Text, max_episode_steps=20)  # type: ignore[arg-type] # takes no arguments
     try:
-        save_checkpoint(tmp_path / "run.ckpt", TrainingState(small_config(env_id="Text-v1")))
+        save_checkpoint(tmp_path / "run.ckpt", TrainingState.begin(small_config(env_id="Text-v1")))
         monkeypatch.delattr(awkward, "Text")
         with pytest.raises(CheckpointError, match="environments that this version of Text-v1 cannot continue: Attrib"):
             load_checkpoint(tmp_path / "run.ckpt")
@@ -121,7 +121,7 @@ def test_what_dead_writers_left_is_removed_and_what_is_being_written_stays(
     living = directory / ".run.ckpt.456"
     with living.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        save_checkpoint(checkpoint, TrainingState(small_config()))
+        save_checkpoint(checkpoint, TrainingState.begin(small_config()))
     assert sorted(path.name for path in directory.iterdir()) == [".other.ckpt.123", ".run.ckpt.456", "run.ckpt"]
 
 
@@ -132,14 +132,15 @@ def test_a_checkpoint_that_is_being_written_is_locked(checkpoint: Path, small_co
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
 
-    save_checkpoint(checkpoint, TrainingState(small_config()), may_replace=another_writer)
+    save_checkpoint(checkpoint, TrainingState.begin(small_config()), may_replace=another_writer)
     assert [path.name for path in checkpoint.parent.iterdir()] == ["run.ckpt"]
 
 
 def test_a_checkpoint_is_on_disk_before_it_takes_its_place(
     tmp_path: Path, small_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, state, order = tmp_path / "new" / "deep" / "run.ckpt", TrainingState(small_config()), list[tuple[str, bool]]()
+    path, state = tmp_path / "new" / "deep" / "run.ckpt", TrainingState.begin(small_config())
+    order = list[tuple[str, bool]]()
 
     def fsync(descriptor: int) -> None:
         status = os.fstat(descriptor)
@@ -204,7 +205,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(checkpoint: Path) -> None:
 def test_who_is_interrupted_while_writing_is_interrupted_and_keeps_the_previous_checkpoint(
     checkpoint: Path, small_config: Make, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
-    before, state, written = checkpoint.read_bytes(), TrainingState(small_config()), 0
+    before, state, written = checkpoint.read_bytes(), TrainingState.begin(small_config()), 0
     writes = _Digesting.write
 
     def interrupted(file: _Digesting, data: Any) -> None:
@@ -225,12 +226,12 @@ def test_who_is_interrupted_while_writing_is_interrupted_and_keeps_the_previous_
 def test_an_unwritable_place_is_one_sentence(tmp_path: Path, small_config: Make) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match=r"file/run\.ckpt could not be written .*there was none before"):
-        save_checkpoint(tmp_path / "file" / "run.ckpt", TrainingState(small_config()))
+        save_checkpoint(tmp_path / "file" / "run.ckpt", TrainingState.begin(small_config()))
 
 
 def test_episodes_start_afresh_where_the_environment_cannot_be_captured(small_config: Make, tmp_path: Path) -> None:
     config = small_config(env_id="LunarLander-v3", num_agents=1, num_envs=2, max_updates=5)
-    save_checkpoint(tmp_path / "run.ckpt", TrainingState(config))
+    save_checkpoint(tmp_path / "run.ckpt", TrainingState.begin(config))
     state, continues = load_checkpoint(tmp_path / "run.ckpt", config)
     assert not continues
     assert train(config, state=state).agents[0].updates == 5
@@ -248,12 +249,12 @@ def test_trained_networks_survive_saving(small_config: Make, tmp_path: Path, num
 
 
 def test_networks_that_are_not_there_or_torn_are_refused(small_config: Make, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no trained networks"):
+    with pytest.raises(CheckpointError, match="has no trained networks"):
         load_networks(tmp_path)
     result = train(small_config(max_updates=1))
     save_networks(tmp_path, result.best, result.config)
     tensors = tmp_path / "networks.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="holds no trained networks"):
+    with pytest.raises(CheckpointError, match="has no trained networks"):
         load_networks(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["num_agents"] == 3

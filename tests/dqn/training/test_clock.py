@@ -29,7 +29,7 @@ def saves_in(config: DQNConfig, *, seconds: int, cost: float) -> list[float]:
         started.append(time.seconds - 1_000.0)
         time.seconds += cost
 
-    clock = Clock(TrainingState(config), save, now=time)
+    clock = Clock(TrainingState.begin(config), save, now=time)
     while time.seconds < 1_000 + seconds:
         clock.save_if_due()
         time.seconds += 1
@@ -62,7 +62,7 @@ def test_a_save_that_gets_faster_shortens_the_pause(small_config: Make) -> None:
         started.append(time.seconds - 1_000)
         time.seconds += next(costs)
 
-    clock = Clock(TrainingState(small_config(checkpoint_interval=5.0)), save, now=time)
+    clock = Clock(TrainingState.begin(small_config(checkpoint_interval=5.0)), save, now=time)
     while time.seconds < 1_055:
         clock.save_if_due()
         time.seconds += 1

@@ -43,7 +43,7 @@ def test_a_loss_gives_one_number_a_transition(given: Any, message: str, small_co
 
 
 def test_quantiles_need_a_loss_that_learns_them_wherever_they_are_trained(small_config: Make) -> None:
-    state = TrainingState(small_config(num_quantiles=5))
+    state = TrainingState.begin(small_config(num_quantiles=5))
     with pytest.raises(ConfigError, match="num_quantiles is 5"):
         advance(state, 1)
     with pytest.raises(ConfigError, match="num_quantiles is 5"):
@@ -69,7 +69,7 @@ def test_quantiles_need_a_loss_that_learns_them_wherever_they_are_trained(small_
 )
 def test_a_state_goes_on_by_its_own_configuration(changes: dict[str, Any], small_config: Make) -> None:
     (name,) = changes
-    state = TrainingState(small_config())
+    state = TrainingState.begin(small_config())
     with pytest.raises(ConfigError, match=f"^state belongs to another configuration: it has {name} = .*, not "):
         train(small_config(**changes), state=state)
     assert state.environment_steps == 0
@@ -80,9 +80,9 @@ def test_a_state_goes_on_by_its_own_hyperparameters(small_config: Make) -> None:
     own = HyperParameters.of([dataclasses.replace(config, gamma=gamma) for gamma in (0.5, 0.6, 0.7)])
     for given in (HyperParameters.of([config]), HyperParameters.of([dataclasses.replace(config, gamma=0.5)])):
         with pytest.raises(ConfigError, match=r"^hyperparameters differ from .* in gamma;"):
-            train(config, given, state=TrainingState(config, own))
+            train(config, given, state=TrainingState.begin(config, own))
     same = HyperParameters.from_state_dict(own.state_dict())
-    assert train(config, same, state=TrainingState(config, own)).agents[0].updates == 3
+    assert train(config, same, state=TrainingState.begin(config, own)).agents[0].updates == 3
 
 
 def test_hyperparameters_are_of_as_many_agents_and_of_the_same_rules(small_config: Make) -> None:
@@ -110,9 +110,9 @@ def test_hyperparameters_are_of_as_many_agents_and_of_the_same_rules(small_confi
 )
 def test_a_network_to_start_from_fits(fields: dict[str, Any], message: str, small_config: Make) -> None:
     shape: dict[str, Any] = {"seeds": [0], "observation_size": 4, "hidden_sizes": (16,), "num_actions": 2}
-    TrainingState(small_config(), start=QNetworks.initialised(**shape))
+    TrainingState.begin(small_config(), start=QNetworks.initialised(**shape))
     with pytest.raises(ConfigError, match=f"^start does not fit .*{message}"):
-        TrainingState(small_config(), start=QNetworks.initialised(**(shape | fields)))
+        TrainingState.begin(small_config(), start=QNetworks.initialised(**(shape | fields)))
 
 
 def test_a_scale_of_other_observations_is_a_configuration_error(small_config: Make) -> None:
@@ -136,7 +136,7 @@ def test_every_network_of_a_result_comes_back_to_the_cpu(small_config: Make, mon
         return arrived
 
     kept: list[QNetworks] = []
-    state = TrainingState(small_config(max_updates=20))
+    state = TrainingState.begin(small_config(max_updates=20))
     monkeypatch.setattr(QNetworks, "on", on)
     result = loop.train(state.config, state=state)
     networks = [result.best, result.final, *(milestone.networks for milestone in result.milestones)]

@@ -74,7 +74,7 @@ def fill(state):
         state.replay.insert(batch, torch.ones(shape, dtype=torch.bool))
 
 def run(config, path):
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     fill(state)
     save_checkpoint(path, state)
     train(config, state=state)
@@ -178,7 +178,7 @@ def test_memory_that_is_not_in_use_is_given_back() -> None:
 
 def test_a_long_training_gives_memory_back_every_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     released: list[int] = []
-    state = TrainingState(dataclasses.replace(SMALL, num_agents=1))
+    state = TrainingState.begin(dataclasses.replace(SMALL, num_agents=1))
     monkeypatch.setattr("dqn.training.steps.release_memory", lambda: released.append(state.learner.updates))
     advance(state, 450)
     assert released == [200, 400]

@@ -38,7 +38,7 @@ def test_the_way_of_an_agent_begins_untrained_and_ends_before_it_leaves(small_co
     result = train(config)
     assert len({agent.updates for agent in result.agents}) > 1
     for agent in result.agents:
-        way = result.way_of(agent.agent)
+        way = result.milestones_of(agent.agent)
         passed = [updates for updates in range(agent.updates) if milestone_due(config, updates)]
         assert [kept.updates for kept in way] == passed
         assert way[0].environment_steps == 0
@@ -47,7 +47,7 @@ def test_the_way_of_an_agent_begins_untrained_and_ends_before_it_leaves(small_co
         assert steps[-1] < agent.environment_steps
     observation = torch.randn(1, 5, 4)
     start = QNetworks.initialised(seeds=[0], observation_size=4, hidden_sizes=config.hidden_sizes, num_actions=2)
-    first, last = result.way_of(1)[0].networks, result.way_of(1)[-1].networks
+    first, last = result.milestones_of(1)[0].networks, result.milestones_of(1)[-1].networks
     assert first.num_agents == start.num_agents == 1
     assert not torch.equal(first(observation), last(observation))
 

@@ -36,7 +36,7 @@ def prefer(networks: QNetworks, actions: list[int]) -> None:
 
 def test_the_solved_leave_with_their_networks_and_the_others_stay(small_config: Make) -> None:
     config = small_config(env_id="ProbeActionReward-v0", acceptance_return=1.0, **CONSTANT)
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     prefer(state.learner.online, [1, 0, 1])
     evaluate(state)
     assert state.agents.tolist() == [1]
@@ -53,7 +53,7 @@ def test_luck_in_a_few_episodes_is_not_acceptance(small_config: Make) -> None:
     config = small_config(
         env_id="ProbeObservedReward-v0", num_agents=20, acceptance_return=1.0, **(CONSTANT | {"eval_episodes": 1})
     )
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     evaluate(state)
     assert len(state.agents) == 20
     assert not state.solved.any()
@@ -66,7 +66,7 @@ def test_luck_in_a_few_episodes_is_not_acceptance(small_config: Make) -> None:
 @pytest.mark.parametrize(("epsilon", "left"), [(0.0, []), (0.5, [0, 1, 2])])
 def test_who_holds_the_ceiling_only_undisturbed_stays(small_config: Make, epsilon: float, left: list[int]) -> None:
     config = small_config(env_id="ProbeActionReward-v0", acceptance_return=1.0, acceptance_epsilon=epsilon, **CONSTANT)
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     prefer(state.learner.online, [1, 1, 1])
     evaluate(state)
     assert state.agents.tolist() == left
@@ -74,7 +74,7 @@ def test_who_holds_the_ceiling_only_undisturbed_stays(small_config: Make, epsilo
 
 
 def test_each_agent_plays_its_own_policy(small_config: Make) -> None:
-    state = TrainingState(small_config(env_id="ProbeActionReward-v0", **CONSTANT))
+    state = TrainingState.begin(small_config(env_id="ProbeActionReward-v0", **CONSTANT))
     prefer(state.learner.online, [0, 1, 0])
     returns = greedy_returns(state.learner.online, "ProbeActionReward-v0", episodes=5, seed=0)
     assert returns.tolist() == [[-1.0] * 5, [1.0] * 5, [-1.0] * 5]
@@ -83,7 +83,7 @@ def test_each_agent_plays_its_own_policy(small_config: Make) -> None:
 
 
 def test_the_best_network_by_evaluation_is_kept(small_config: Make) -> None:
-    state = TrainingState(small_config(env_id="ProbeActionReward-v0", **CONSTANT))
+    state = TrainingState.begin(small_config(env_id="ProbeActionReward-v0", **CONSTANT))
     prefer(state.learner.online, [1, 0, 1])
     evaluate(state)
     state.learner.updates += 1
@@ -98,7 +98,7 @@ def test_what_is_accepted_takes_the_place_of_a_luckier_look(small_config: Make) 
     """A threshold of -1 is no maximum: an earlier network has returned more, and was not accepted."""
     env_id = "ProbeActionReward-v0"
     config = small_config(env_id=env_id, acceptance_return=-1.0, acceptance_epsilon=0.5, **CONSTANT)
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     prefer(state.learner.online, [1, 1, 0])
     state.best.assign(torch.arange(3), state.learner.online)
     state.best_return[:] = torch.tensor([2.0, 1.0, 2.0])
@@ -113,7 +113,7 @@ def test_what_is_accepted_takes_the_place_of_a_luckier_look(small_config: Make) 
 
 
 def test_of_equal_evaluations_the_later_network_is_kept(small_config: Make) -> None:
-    state = TrainingState(small_config(env_id="ProbeActionReward-v0", **CONSTANT))
+    state = TrainingState.begin(small_config(env_id="ProbeActionReward-v0", **CONSTANT))
     for update in (1, 2):
         state.learner.updates = update
         prefer(state.learner.online, [1, 1, 1])
@@ -132,7 +132,7 @@ def test_evaluations_come_at_their_interval_from_their_start(small_config: Make)
 
 def test_who_has_used_up_its_episodes_leaves_after_a_last_evaluation(small_config: Make) -> None:
     config = small_config(env_id="ProbeActionReward-v0", max_episodes=10, num_agents=4, **CONSTANT)
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     prefer(state.learner.online, [1, 1, 0, 1])
     state.learner.updates, state.environment_steps = 7, 70
     state.episodes[:] = torch.tensor([9, 9, 9, 9])
@@ -153,7 +153,7 @@ def test_who_has_used_up_its_episodes_leaves_after_a_last_evaluation(small_confi
 
 
 def test_episodes_without_end_retire_nobody(small_config: Make) -> None:
-    state = TrainingState(small_config(env_id="ProbeActionReward-v0", max_episodes=0, **CONSTANT))
+    state = TrainingState.begin(small_config(env_id="ProbeActionReward-v0", max_episodes=0, **CONSTANT))
     state.episodes[:] = 1_000_000
     retire(state)
     assert (state.evaluations, len(state.agents)) == (0, 3)
@@ -185,7 +185,7 @@ def test_playing_a_few_agents_at_once_changes_no_episode(monkeypatch: pytest.Mon
 
 def test_every_evaluation_draws_new_episodes(small_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(env_id="ProbeActionReward-v0", acceptance_return=1.0, acceptance_epsilon=0.5, **CONSTANT)
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     prefer(state.learner.online, [1, 1, 0])
     seeds: list[int] = []
 
@@ -214,7 +214,7 @@ def test_every_evaluation_draws_new_episodes(small_config: Make, monkeypatch: py
         seeds.append(seed)
         return np.ones((len(cells), policies, episodes), dtype=np.bool_)
 
-    monkeypatch.setattr(choice, "holds", held)
+    monkeypatch.setattr(choice, "balances", held)
     finalists(state.best, config)
     assert len(set(seeds)) == len(seeds) == 3 * 3 + 3
 
@@ -238,7 +238,7 @@ def judging(
 
 
 def test_nominees_are_judged_on_the_same_fresh_episodes(small_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = TrainingState(small_config(num_agents=12, hidden_sizes=(), acceptance_episodes=100))
+    state = TrainingState.begin(small_config(num_agents=12, hidden_sizes=(), acceptance_episodes=100))
     state.best_return = torch.tensor([9.0, 1.0, 8.0, 7.0, 6.0, 6.0, 5.0, 4.0, 3.0, 2.0, 0.0, 0.0], dtype=torch.float64)
     state.updates[4] = 1
     state.solved[11] = True
@@ -252,7 +252,7 @@ def test_nominees_are_judged_on_the_same_fresh_episodes(small_config: Make, monk
 def test_who_reaches_the_ceiling_in_every_episode_is_not_surpassed(
     small_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = TrainingState(small_config(num_agents=4, hidden_sizes=(), acceptance_return=1.0))
+    state = TrainingState.begin(small_config(num_agents=4, hidden_sizes=(), acceptance_return=1.0))
     state.solved[:] = True
     judged, _ = judging(state, monkeypatch, {0: [1.0, 0.5], 1: [1.0, 1.0], 2: [1.0, 1.0], 3: [1.0, 1.0]})
     assert judged == {0: 0.75, 1: 1.0}
@@ -261,7 +261,7 @@ def test_who_reaches_the_ceiling_in_every_episode_is_not_surpassed(
 def test_the_return_of_the_best_is_no_lucky_one(small_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on LunarLander: 16 agents of returns 230 to 270 and a standard deviation of 100, ten looks of ten episodes."""
     generator = torch.Generator().manual_seed(0)
-    state = TrainingState(small_config(num_agents=16, hidden_sizes=()))
+    state = TrainingState.begin(small_config(num_agents=16, hidden_sizes=()))
     truth = torch.linspace(230.0, 270.0, 16, dtype=torch.float64)
     looks = truth[:, None, None] + 100 * torch.randn(16, 10, 10, dtype=torch.float64, generator=generator)
     state.best_return = looks.mean(2).amax(1)
@@ -279,7 +279,7 @@ def test_selection_plays_in_the_world_that_was_trained_in(small_config: Make, mo
         "world": World(force_mag=-10.0, push_force=5.0),
         "randomisation": World(push_force=20.0),
     }
-    state = TrainingState(small_config(**randomised, acceptance_return=1.0, acceptance_epsilon=0.5))
+    state = TrainingState.begin(small_config(**randomised, acceptance_return=1.0, acceptance_epsilon=0.5))
     worlds: list[World] = []
     played = episodic_returns
 

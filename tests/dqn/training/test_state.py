@@ -9,6 +9,9 @@ import torch
 
 from dqn.config import DQNConfig
 from dqn.environments.world import World
+from dqn.experience.buffer import ReplayBuffer
+from dqn.experience.vector import VectorEnvironment
+from dqn.learning.learner import Learner
 from dqn.networks.population import QNetworks
 from dqn.training import state as state_module
 from dqn.training.metrics import POPULATION
@@ -40,7 +43,7 @@ def train_for(state: TrainingState, steps: int) -> None:
 
 def test_a_training_begins_with_nothing_done_and_nobody_judged(small_config: Make) -> None:
     config = small_config()
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     assert state.config == config
     assert state.agents.tolist() == [0, 1, 2]
     assert state.epsilon.tolist() == [1.0] * 3
@@ -58,12 +61,12 @@ def test_a_training_begins_with_nothing_done_and_nobody_judged(small_config: Mak
 
 
 def test_a_training_plays_in_the_world_that_is_randomised(small_config: Make) -> None:
-    envs: Any = TrainingState(small_config(randomisation=World(length=(2.0, 3.0)))).environment
+    envs: Any = TrainingState.begin(small_config(randomisation=World(length=(2.0, 3.0)))).environment
     assert (envs._envs.unwrapped.length >= 2.0).all()
 
 
 def test_what_is_kept_is_no_view_of_what_learns(small_config: Make) -> None:
-    state = TrainingState(small_config())
+    state = TrainingState.begin(small_config())
     before = [weight.clone() for weight in (*state.best.weights, *state.final.weights)]
     train_for(state, 60)
     assert state.learner.updates > 0
@@ -80,9 +83,10 @@ def test_no_two_parts_of_a_training_share_a_stream(small_config: Make, monkeypat
         return len(drawn)
 
     monkeypatch.setattr(state_module, "stream_seed", seed)
-    state = TrainingState(small_config(env_id="Lock-v0", seed=9))
+    state = TrainingState.begin(small_config(env_id="Lock-v0", seed=9))
     state.environment_steps = 1
-    TrainingState(small_config(env_id="Lock-v0", seed=9)).load_state_dict(state.state_dict())  # begins new episodes
+    other = TrainingState.begin(small_config(env_id="Lock-v0", seed=9))
+    other.load_state_dict(state.state_dict())  # begins new episodes
     assert all(key[0] == 9 for key in drawn)
     once = drawn[: len(drawn) // 2]
     assert drawn[: len(once)] == once
@@ -91,7 +95,7 @@ def test_no_two_parts_of_a_training_share_a_stream(small_config: Make, monkeypat
 
 
 def test_a_milestone_is_kept_once_with_the_networks_of_then(small_config: Make) -> None:
-    state = TrainingState(small_config())
+    state = TrainingState.begin(small_config())
     untrained = state.learner.evaluated.weights[0].clone()
     state.select(torch.tensor([0, 2]))
     state.environment_steps = 12
@@ -105,23 +109,23 @@ def test_a_milestone_is_kept_once_with_the_networks_of_then(small_config: Make) 
 
 def test_every_agent_may_start_from_one_network(small_config: Make) -> None:
     start = QNetworks.initialised(seeds=[5], observation_size=4, hidden_sizes=(16,), num_actions=2)
-    state = TrainingState(small_config(), start=start)
+    state = TrainingState.begin(small_config(), start=start)
     observation = torch.randn(1, 6, 4)
     expected = start(observation).expand(3, 6, 2)
     for networks in (state.learner.online, state.learner.target, state.best, state.final):
         assert torch.equal(networks(observation.expand(3, 6, 4)), expected)
-    drawn = TrainingState(small_config()).learner.online.weights[0]
+    drawn = TrainingState.begin(small_config()).learner.online.weights[0]
     assert not torch.equal(drawn[0], drawn[1]), "without one each draws its own"
 
 
 def test_priorities_are_kept_where_they_are_asked_for(small_config: Make) -> None:
     for exponent, keys in ((0.0, set()), (0.6, {"priorities"})):
-        replay = TrainingState(small_config(priority_exponent=exponent)).replay.state_dict()
+        replay = TrainingState.begin(small_config(priority_exponent=exponent)).replay.state_dict()
         assert {name for name in replay if replay[name] is not None} & {"priorities"} == keys
 
 
 def test_metrics_are_recorded_at_their_environment_step_of_those_in_training(small_config: Make) -> None:
-    state = TrainingState(small_config())
+    state = TrainingState.begin(small_config())
     state.environment_steps = 70
     state.select(torch.tensor([0, 2]))
     state.record("train/td_loss", torch.tensor([0.5, 0.25]))
@@ -134,7 +138,7 @@ def test_metrics_are_recorded_at_their_environment_step_of_those_in_training(sma
 
 
 def test_who_stays_goes_on_with_what_was_its_own(small_config: Make) -> None:
-    state = TrainingState(small_config(**FEATURES))
+    state = TrainingState.begin(small_config(**FEATURES))
     train_for(state, 60)
     state.epsilon = torch.tensor([0.1, 0.2, 0.3])
     state.persisting = torch.tensor([[0], [1], [-1]]).repeat(1, 4)
@@ -154,7 +158,7 @@ def test_who_stays_goes_on_with_what_was_its_own(small_config: Make) -> None:
 
 def test_a_state_goes_on_in_another_process_as_it_would_have_here(small_config: Make) -> None:
     config = small_config(**FEATURES)
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     state.keep_milestone()
     train_for(state, 60)
     state.select(torch.tensor([0, 2]))
@@ -164,7 +168,7 @@ def test_a_state_goes_on_in_another_process_as_it_would_have_here(small_config: 
     state.best.assign(torch.tensor([1]), state.learner.online.select(torch.tensor([0])))
     state.final.assign(torch.tensor([2]), state.learner.online.select(torch.tensor([1])))
     saved, rows = copy.deepcopy(state.state_dict()), [chunk.clone() for chunk in state.replay.chunks()]
-    restored = TrainingState(config)
+    restored = TrainingState.begin(config)
     assert restored.load_state_dict(saved) is True
     for chunk, content in zip(restored.replay.chunks(), rows, strict=True):
         chunk.copy_(content)
@@ -184,10 +188,10 @@ def without_environments(state: TrainingState) -> dict[str, Any]:
 
 def test_episodes_that_cannot_go_on_begin_anew_and_nothing_joins_them_to_the_old(small_config: Make) -> None:
     config = small_config(env_id="Lock-v0", n_step=3)
-    state = TrainingState(config)
+    state = TrainingState.begin(config)
     for _ in range(2):  # fewer than an n-step transition takes: they are pending
         collect(state)
-    restored = TrainingState(config)
+    restored = TrainingState.begin(config)
     begun = restored.environment.observation.clone()
     assert restored.load_state_dict(state.state_dict()) is False
     assert restored.environment_steps == state.environment_steps
@@ -198,4 +202,37 @@ def test_episodes_that_cannot_go_on_begin_anew_and_nothing_joins_them_to_the_old
 
 def test_what_this_machine_cannot_hold_is_refused_before_it_is_made(small_config: Make) -> None:
     with pytest.raises(MemoryError, match="lower replay_capacity or num_agents"):
-        TrainingState(small_config(replay_capacity=10**13))
+        TrainingState.begin(small_config(replay_capacity=10**13))
+
+
+def test_a_state_trains_with_the_parts_that_it_is_handed(small_config: Make) -> None:
+    config = small_config()
+    begun = TrainingState.begin(config)
+    replay = ReplayBuffer(num_agents=3, capacity=config.replay_capacity, obs=4, generator=torch.Generator())
+    learner = Learner(config, begun.learner.online)
+    state = TrainingState(
+        config,
+        environment=begun.environment,
+        accumulator=begun.accumulator,
+        replay=replay,
+        learner=learner,
+        generator=begun.generator,
+    )
+    before = learner.online.weights[0].clone()
+    train_for(state, 60)
+    assert state.hyperparameters is learner.hyperparameters
+    assert replay.size.min() > 0
+    assert not torch.equal(learner.online.weights[0], before)
+    assert torch.equal(state.best.weights[0], before)
+    assert begun.replay.size.max() == begun.learner.updates == 0
+
+
+def test_the_environments_are_closed_if_a_later_part_cannot_be_built(
+    small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[VectorEnvironment] = []
+    monkeypatch.setattr(VectorEnvironment, "close", lambda self: closed.append(self))
+    monkeypatch.setattr(state_module, "Learner", lambda *_: [][0])
+    with pytest.raises(IndexError):
+        TrainingState.begin(small_config())
+    assert len(closed) == 1

@@ -167,7 +167,7 @@ def test_the_article_updates_once_a_step() -> None:
 def test_importance_weights_count_in_full_at_the_end_of_the_budget(
     small_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = TrainingState(small_config(priority_exponent=0.6, importance_exponent=0.4, max_updates=100))
+    state = TrainingState.begin(small_config(priority_exponent=0.6, importance_exponent=0.4, max_updates=100))
     advance(state, 1)
     exponents: list[float] = []
     sample = state.replay.sample
@@ -193,7 +193,7 @@ def test_importance_weights_count_in_full_at_the_end_of_the_budget(
 def test_exploration_falls_by_updates_or_by_episodes(
     small_config: Make, schedule: dict[str, Any], expected: list[float]
 ) -> None:
-    state = TrainingState(small_config(num_agents=2, epsilon_start=1.0, epsilon_end=0.05, **schedule))
+    state = TrainingState.begin(small_config(num_agents=2, epsilon_start=1.0, epsilon_end=0.05, **schedule))
     state.learner.updates = 20
     state.episodes[:] = torch.tensor([2, 3])
     collect(state)
@@ -208,7 +208,7 @@ def test_the_budget_is_met_exactly(small_config: Make, updates_per_step: int, ma
 
 def test_a_replay_buffer_beyond_the_machine_is_refused(small_config: Make) -> None:
     with pytest.raises(MemoryError, match="lower replay_capacity or num_agents"):
-        TrainingState(small_config(replay_capacity=10**13))
+        TrainingState.begin(small_config(replay_capacity=10**13))
 
 
 def test_streams_never_meet() -> None:

@@ -202,7 +202,7 @@ def stress(lost: int, cells: int = 9) -> StressTest:
     """Of 100 episodes in each cell the first `lost` are not held."""
     held = np.ones((cells, 100), dtype=np.bool_)
     held[:, :lost] = False
-    return StressTest(held=held, push=60)
+    return StressTest(balanced=held, push=60)
 
 
 @pytest.mark.parametrize(
@@ -254,8 +254,8 @@ def test_trainings_of_one_configuration_do_not_replace_each_other(
             mine, its = generator.random((2, 9, 100))
             rival = None
             if champion is not None:
-                rival = Champion(version=version, returns=returns, stress=StressTest(held=its < champion, push=60))
-            if should_promote(returns, 475.0, rival, StressTest(held=mine < robustness, push=60)).promote:
+                rival = Champion(version=version, returns=returns, stress=StressTest(balanced=its < champion, push=60))
+            if should_promote(returns, 475.0, rival, StressTest(balanced=mine < robustness, push=60)).promote:
                 promoted, champion = promoted + 1, robustness
         champions.append(promoted)
     assert (max(champions) <= 2) == settles

@@ -173,11 +173,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def held(act: Act, world: World, *, episodes: int, seed: int) -> StressTest:
         returns = episodic_returns(act, "CartPole-v1", world, num_episodes=episodes, seed=seed)
-        return StressTest(held=np.tile(returns == 500, (len(CELLS), 1)), push=60)
+        return StressTest(balanced=np.tile(returns == 500, (len(CELLS), 1)), push=60)
 
     monkeypatch.setattr("flows.registry.evaluation.stress_test", held)
     monkeypatch.setattr(
-        "flows.registry.evaluation.stressed_baselines", lambda *_, **__: {"LQR": StressTest(held=LOST, push=0)}
+        "flows.registry.evaluation.stressed_baselines", lambda *_, **__: {"LQR": StressTest(balanced=LOST, push=0)}
     )
     monkeypatch.setattr(animations, "episode_gif", lambda *_, **__: None)
 

@@ -17,7 +17,9 @@ def test_learning_curves_of_agents_that_end_before_an_episode_does() -> None:
 def test_a_stress_test_is_a_row_of_cells_a_version() -> None:
     held = np.ones((len(CELLS), 4), dtype=np.bool_)
     held[1, 0] = False
-    figure = stress_cells({"version 2": StressTest(held=held, push=64), "version 1": StressTest(held=~held, push=0)})
+    figure = stress_cells(
+        {"version 2": StressTest(balanced=held, push=64), "version 1": StressTest(balanced=~held, push=0)}
+    )
     (axes,) = figure.axes
     shares = [text.get_text() for text in axes.texts]
     assert shares == ["100%", "75%", *["100%"] * 7, "0%", "25%", *["0%"] * 7]

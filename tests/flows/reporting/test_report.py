@@ -89,10 +89,10 @@ def test_what_was_withstood_stands_beside_what_four_numbers_withstand() -> None:
     held = np.ones((len(CELLS), 4), dtype=np.bool_)
     half = held.copy()
     half[1, 2:] = False
-    stress, baselines = StressTest(held=held, push=64), {"LQR": StressTest(held=half, push=60)}
+    stress, baselines = StressTest(balanced=held, push=64), {"LQR": StressTest(balanced=half, push=60)}
     tested = report([[500.0]], env_id="CartPole-v1", acceptance_return=500.0, stress=stress, baselines=baselines)
     assert (
-        "\nunder stress: robustness 1.000, every episode held, single push 64 N\n"
+        "\nunder stress: robustness 1.000, every episode balanced, single push 64 N\n"
         "  LQR: robustness 0.944, worst at pushes 40 N (50%), single push 60 N\n"
     ) in tested.text()
     cells = tested.markdown().split("\n\n")[2].splitlines()

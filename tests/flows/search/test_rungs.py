@@ -206,7 +206,7 @@ def test_what_cannot_be_trained_has_failed_and_counts_for_nothing(
 
 def test_a_population_is_where_its_checkpoint_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_checkpoint", lambda *what: (("loaded", *what), "others"))
-    monkeypatch.setattr(module, "TrainingState", lambda *what: ("new", *what))
+    monkeypatch.setattr("dqn.training.state.TrainingState.begin", lambda *what: ("new", *what))
     values = HyperParameters.of([SMALL])
     path = tmp_path / "a.ckpt"
     assert module._state(path, SMALL, values) == ("new", SMALL, values)  # type: ignore[comparison-overlap] # stand-ins

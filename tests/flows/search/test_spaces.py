@@ -126,7 +126,7 @@ def test_a_value_is_inside_of_a_range_from_end_to_end(outside: float) -> None:
         ({"n_step": [3]}, "the choices of n_step must be two or more"),
         ({"n_step": [3, "five"]}, "the space of n_step holds 'five', which cannot be trained"),
         ({"n_step": {"low": 1, "high": 5}}, "the space of n_step holds 1.0, which cannot be trained"),
-        ({"replay_capacity": [100, 10_000]}, "must hold min_replay_batches x batch_size"),
+        ({"replay_capacity": [100, 10_000]}, "must be at least min_replay_batches x batch_size"),
     ],
     ids=lambda value: str(value)[:40],
 )

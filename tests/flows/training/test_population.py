@@ -287,7 +287,7 @@ def version(store: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(versions, "model_id_of", lambda version: "m")
     monkeypatch.setattr(evaluation, "require_playable", lambda artifact, env_id: None)
     monkeypatch.setattr(evaluation, "play", play)
-    monkeypatch.setattr(evaluation, "under_stress", lambda *_, seed: StressTest(held=held, push=64))
+    monkeypatch.setattr(evaluation, "under_stress", lambda *_, seed: StressTest(balanced=held, push=64))
     monkeypatch.setattr(evaluation, "log_test", lambda *given, model_id: found.logged.append((given[1], model_id)))
     store.version({}, run_id)
     return found
