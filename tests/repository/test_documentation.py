@@ -17,6 +17,7 @@ from stack import PORTS, print_places, read_env
 
 import serving.arguments
 import serving.models.advice
+from benchmarks import rooms
 from dqn.config import DQNConfig
 from dqn.presets import PRESETS
 from flows.cli import sweep, train
@@ -39,6 +40,8 @@ COMMANDS: Final = {
     "make": RUN,
     'make train ARGS="--help"': RUN,
     "make train": READ,
+    ".venv/bin/python -m flows train": READ,
+    ".venv/bin/python -m flows sweep": READ,
     'make train ARGS="--seed 7 --num-agents 4"': READ,
     'make train ARGS="--preset article"': READ,
     'make train ARGS="--preset robust"': READ,
@@ -84,12 +87,15 @@ COMMANDS: Final = {
     "make watch": READ,
     'make record ARGS="--seed 7 --push 100:60"': READ,
     "make test": "is what runs this test",
+    "make test-all": "runs this test too",
     "make lint": "is part of make test",
     "make types": "is part of make test",
     "make install": "every other verb does it",
     "make test-stack": "needs a Docker engine; .ci/run does it where there is one",
     "make constraints": "resolves every dependency anew, from the network",
-    ".venv/bin/pytest tests/dqn/learning/test_learner.py": "is part of make test",
+    ".venv/bin/pytest -n 0 tests/serving/page/test_page.py -k greatest_angle": "runs a test that the reader writes",
+    'make train ARGS="--preset heavy --num-agents 4"': "trains a preset that the reader writes",
+    ".venv/bin/python -m benchmarks.rooms": "tests/repository/test_documentation.py holds the picture against the code",
     ".venv/bin/python -m benchmarks.mutants dqn/learning/learner.py": LONG,
     ".venv/bin/python -m benchmarks.mutants MODULE --sample SHARE --tests ...": LONG,
     'make bench ARGS="--quick"': LONG,
@@ -306,6 +312,23 @@ def test_lines_are_as_wide_as_those_of_code(document: Path) -> None:
     """Tables, code blocks and addresses may be wider."""
     lines = re.sub(r"https?://\S+", "", FENCE.sub("", document.read_text())).splitlines()
     assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_of_python_that_is_named_exists(document: Path) -> None:
+    named = re.findall(r"\b(?:dqn|flows|serving|docker|benchmarks|tests)/[\w/]+\.py\b", document.read_text())
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_the_picture_of_the_rooms_is_of_todays_imports() -> None:
+    assert rooms.PICTURE.read_text() == rooms.picture(), "draw it anew: .venv/bin/python -m benchmarks.rooms"
+
+
+@pytest.mark.parametrize("package", rooms.COLOURS)
+def test_the_design_says_what_every_room_is_for(package: str) -> None:
+    _, table = (ROOT / "docs/design.md").read_text().split(f"| `{package}/` | what |\n")
+    described = re.findall(r"^\| `(\w+)/` \|", table.split("\n\n")[0], re.MULTILINE)
+    assert sorted(described) == sorted(path.parent.name for path in (ROOT / package).glob("*/__init__.py"))
 
 
 def test_serving_names_the_preset_of_an_environment() -> None:
