@@ -15,7 +15,7 @@ import grimp
 ROOT: Final = Path(__file__).parent.parent
 PICTURE: Final = ROOT / "docs/rooms.svg"
 COLOURS: Final = {"flows": "#c2410c", "serving": "#0f766e", "dqn": "#1d4ed8"}
-WIDTH, ROW, BOX, CHARACTER, MARGIN, TITLE = 500, 54, 26, 7.2, 16, 46  # px, the fourth that of a letter in a box
+WIDTH, ROW, BOX, CHARACTER, MARGIN, TITLE = 520, 54, 26, 7.7, 16, 46  # px, the fourth that of a letter in a box
 
 Arrows = dict[str, set[str]]
 """What each room imports directly."""

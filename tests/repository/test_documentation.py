@@ -17,6 +17,7 @@ from stack import PORTS, print_places, read_env
 
 import serving.arguments
 import serving.models.advice
+from benchmarks import rooms
 from dqn.config import DQNConfig
 from dqn.presets import PRESETS
 from flows.cli import sweep, train
@@ -311,6 +312,23 @@ def test_lines_are_as_wide_as_those_of_code(document: Path) -> None:
     """Tables, code blocks and addresses may be wider."""
     lines = re.sub(r"https?://\S+", "", FENCE.sub("", document.read_text())).splitlines()
     assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_of_python_that_is_named_exists(document: Path) -> None:
+    named = re.findall(r"\b(?:dqn|flows|serving|docker|benchmarks|tests)/[\w/]+\.py\b", document.read_text())
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_the_picture_of_the_rooms_is_of_todays_imports() -> None:
+    assert rooms.PICTURE.read_text() == rooms.picture(), "draw it anew: .venv/bin/python -m benchmarks.rooms"
+
+
+@pytest.mark.parametrize("package", rooms.COLOURS)
+def test_the_design_says_what_every_room_is_for(package: str) -> None:
+    _, table = (ROOT / "docs/design.md").read_text().split(f"| `{package}/` | what |\n")
+    described = re.findall(r"^\| `(\w+)/` \|", table.split("\n\n")[0], re.MULTILINE)
+    assert sorted(described) == sorted(path.parent.name for path in (ROOT / package).glob("*/__init__.py"))
 
 
 def test_serving_names_the_preset_of_an_environment() -> None:
