@@ -26,7 +26,7 @@ size_all := 240 packages, 2.2 GB, 2 to 6 minutes
 needs = .venv/.$(if $(wildcard .venv/.all),all,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train sweep ui serve watch record secrets up down destroy backup restore stack lint types test test-stack bench constraints clean
+.PHONY: help install train sweep ui serve watch record secrets up down destroy backup restore stack lint types test test-all test-stack bench constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -93,8 +93,13 @@ lint: .venv/.all ## ruff, formatting, import contracts
 types: .venv/.all ## mypy, strict
 	$(BIN)/mypy
 
-test: lint types ## lint, types and every test that needs no Docker engine
-	$(BIN)/pytest -m "not stack" --numprocesses auto --dist loadgroup $(ARGS)
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadgroup
+
+test: lint types ## lint, types and the quick tests, in two minutes
+	$(PYTEST) -m "not slow and not stack" $(ARGS)
+
+test-all: test ## the same, and then the tests that start servers, browsers and whole trainings
+	$(PYTEST) -m "slow and not stack" $(ARGS)
 
 test-stack: .venv/.all ## the containers, from building to a killed worker (needs a Docker engine)
 	$(BIN)/pytest -m stack $(ARGS)

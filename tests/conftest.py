@@ -24,6 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         alone = "prefect_api" in getattr(item, "fixturenames", ())
+        if alone:
+            item.add_marker(pytest.mark.slow)
         item.add_marker(pytest.mark.xdist_group("prefect" if alone else item.path.name))
 
 

@@ -36,6 +36,7 @@ def error(result: TrainingResult, observations: Sequence[float], values: Sequenc
     return float((result.final(observation) - torch.tensor(values)[:, None]).abs().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("helps", "probe", "updates", "observations", "values"),
     [

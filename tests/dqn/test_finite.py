@@ -130,6 +130,7 @@ def injected(state: TrainingState, kind: str, agent: int, update: int, value: fl
     learner.update = wrapped  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     name=configs,
@@ -158,6 +159,7 @@ def test_an_agent_that_diverges_leaves_and_the_others_never_notice(
         others_alike(faulty, train(config), agent)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(name=configs, agent=agents, look=st.integers(0, 2), value=values)
 def test_a_return_that_is_not_finite_is_never_the_best(

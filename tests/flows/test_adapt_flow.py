@@ -188,6 +188,7 @@ def adaptation_run(client: MlflowClient, drift: str) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_who_knows_the_world_is_remembered_and_who_it_was_is_remembered_again(
     playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,7 +395,7 @@ def test_a_failure_is_told_and_kept(playing: Playing, store: MlflowClient, monke
     assert adaptation_run(store, "failing").info.status == "FAILED"
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_for_a_world_nobody_knows_a_version_is_trained(
     playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

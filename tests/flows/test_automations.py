@@ -151,7 +151,7 @@ def test_of_two_that_were_made_of_one_a_paused_one_decides() -> None:
     assert len(server.kept) == 1
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_run_that_could_not_be_started_is_scheduled_again_once(prefect_api: str) -> None:
     with SyncPrefectClient(prefect_api) as client, installed(client, AUTOMATIONS):
         create_pool(client)
@@ -166,7 +166,7 @@ def test_a_run_that_could_not_be_started_is_scheduled_again_once(prefect_api: st
         assert client.read_flow_run(flow_run.id).state_name == "Crashed"
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_schedule_makes_runs(prefect_api: str) -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     [cleanup] = [each for each in deployments if each["name"] == "daily"]

@@ -122,7 +122,7 @@ def test_a_tracking_server_that_is_away_removes_nothing(tmp_path: Path) -> None:
         unneeded_checkpoints(cast("MlflowClient", Tracking(code=TEMPORARILY_UNAVAILABLE)), tmp_path, set(), OLDEST)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_the_flow_says_what_it_removed(
     prefect_api: str, store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

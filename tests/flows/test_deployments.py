@@ -70,7 +70,7 @@ def test_a_deployment_copies_no_hyper_parameter() -> None:
         assert set(deployment.get("parameters", {})) <= {"preset", "spread_to"}
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize(("package", "pool"), [("prefect-docker", "docker"), ("prefect-kubernetes", "kubernetes")])
 def test_a_container_pool_needs_one_override(package: str, pool: str, prefect_api: str) -> None:
     metadata = Path(prefect.__file__).parent / "server/api/collections_data/views/aggregate-worker-metadata.json"

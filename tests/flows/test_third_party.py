@@ -19,7 +19,7 @@ from serving.models.source import ModelURI
 ENVIRONMENT = "boing_gym:Boing-v0"
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*The infos returned by")  # Gymnasium's checker, of that package
 def test_an_environment_of_another_package_is_trained_registered_and_served(
     small_config: Callable[..., DQNConfig], store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -53,7 +53,7 @@ def networks(client: MlflowClient, run_id: str, directory: Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # five trainings, each in a process that loads everything
 def test_killed_and_resumed_a_run_ends_as_an_unbroken_one(
     config: DQNConfig, store: MlflowClient, store_directory: Path, prefect_api: str, tmp_path: Path

@@ -254,6 +254,7 @@ def test_every_python_block_is_run_or_has_a_reason_why_not() -> None:
     assert sorted(block.splitlines()[0] for block in python_blocks()) == sorted(PYTHON)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [first for first, how in PYTHON.items() if how == RUN])
 def test_a_python_block_runs(
     first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -272,6 +273,7 @@ def test_a_python_block_runs(
 NOTEBOOK: Final = ROOT / "docs/from-python.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_it_gave(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

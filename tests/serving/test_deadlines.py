@@ -230,6 +230,7 @@ def test_a_trial_or_a_download_that_hangs_ends_neither_the_following_nor_the_loo
     assert not models._fetching
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_ends_a_server_in_which_an_episode_hangs(number: signal.Signals, tmp_path: Path) -> None:
     properties = PROPERTIES | {"env_id": "tests.support.hangs:Hanging-v0"}

@@ -130,6 +130,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(damaged())
 def test_whatever_onnx_reads_as_external_is_refused(content: bytes) -> None:

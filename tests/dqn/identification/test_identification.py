@@ -54,6 +54,7 @@ def test_a_delay_is_exact(delay: int) -> None:
     assert_close(found.world, world)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     changes=st.fixed_dictionaries(
@@ -250,6 +251,7 @@ def exploring(seed: int = 0) -> Any:
     return balancing(exploring=0.1, seed=seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("second", "first"),
     [
@@ -297,12 +299,14 @@ POISONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("poison", "sentence"), POISONS.values(), ids=POISONS.keys())
 def test_what_no_world_explains_is_refused_in_a_sentence(poison: Any, sentence: str) -> None:
     with pytest.raises(UnexplainedError, match=sentence):
         identify(as_one_episode(poison(np.random.default_rng(0))), NOMINAL)
 
 
+@pytest.mark.slow
 def test_a_forged_record_is_refused() -> None:
     lived = live(NOMINAL, exploring(), 200)
     shuffled = dataclasses.replace(lived, action=np.random.default_rng(0).permutation(lived.action))

@@ -23,12 +23,14 @@ def observed(*values: float) -> torch.Tensor:
     return torch.tensor(values).view(1, -1, 1).expand(2, -1, 1)
 
 
+@pytest.mark.slow
 def test_quantiles_of_a_return_are_learned() -> None:
     networks = trained("RareWin", partial(quantile_huber, kappa=0.02), num_quantiles=5)
     expected = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0]).expand(2, 1, 2, 5)  # at 0.1, 0.3, 0.5, 0.7 and 0.9
     torch.testing.assert_close(networks.outputs(observed(0.0)), expected, rtol=0, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("probe", "observations", "expected"),
     [
@@ -109,6 +111,7 @@ def test_munchausen_values_of_equal_actions(temperature: float, floor: float) ->
     torch.testing.assert_close(networks(observed(0.0, 1.0)), expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_munchausen_widens_the_gap_between_actions() -> None:
     networks = trained("ActionReward", partial(munchausen, alpha=0.9, temperature=1.0, floor=-1.0))
     better = 1.0

@@ -103,6 +103,7 @@ def by_torch(network: torch.nn.Sequential, width: int) -> bytes:
     return bytes(program.model_proto.SerializeToString())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [{}, {"dueling": True}, {"num_quantiles": 3}, {"hidden_sizes": ()}], ids=str)
 def test_pytorchs_exporter_gives_the_same_function(shape: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"hidden_sizes": (32, 16), "num_actions": 2, "observation_scale": (2.4, 2.0, 0.2, 2.0)}
@@ -119,6 +120,7 @@ def test_a_layer_that_is_not_known_is_refused() -> None:
         to_onnx(torch.nn.Sequential(torch.nn.Tanh()), PROPERTIES, observation_size=4)
 
 
+@pytest.mark.slow
 def test_training_and_exporting_load_no_compiler(tmp_path: Path) -> None:
     code = (
         "import sys; from dqn import DQNConfig, train;"

@@ -44,6 +44,7 @@ def test_a_torn_checkpoint_is_refused_by_name(checkpoint: Path, share: float) ->
         load_checkpoint(checkpoint)
 
 
+@pytest.mark.slow
 def test_whichever_byte_is_damaged_cut_off_or_added_the_checkpoint_is_refused(checkpoint: Path) -> None:
     whole = checkpoint.read_bytes()
     pickled = whole.index(b"CartPoles")

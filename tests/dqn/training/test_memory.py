@@ -140,6 +140,7 @@ def test_what_takes_all_of_the_memory_is_trained_and_a_byte_more_is_not(
         require_memory(SMALL, observation_size=4, num_actions=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

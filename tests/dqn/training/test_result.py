@@ -31,6 +31,7 @@ print("torch" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_the_package_loads_torch_when_somebody_trains() -> None:
     ran = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["False", "True"]

@@ -21,6 +21,7 @@ from tests.support.probes import QUICK
 from tests.support.training import Make, equal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("probe", "observation", "expected"),
     [
@@ -77,6 +78,7 @@ def test_the_seed_decides_everything(small_config: Make) -> None:
 LEAVING = {"acceptance_return": 9.0, "acceptance_episodes": 3, "eval_interval": 10, "max_updates": 200}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     [

@@ -73,6 +73,7 @@ def adapted(page: Page, **options: Any) -> tuple[str, str]:
     return adapt_policy("d", MODEL, "1", 7, page.url, finding="odd", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "mode", "outcome", "taken"),
     [

@@ -21,7 +21,7 @@ from flows.training.population import checkpoint_path
 from tests.support.processes import as_arguments, in_mid_training, process, runs_of
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "code", "word"),
     [(signal.SIGTERM, interrupts.TERMINATED, "terminated"), (signal.SIGINT, interrupts.INTERRUPTED, "interrupted")],

@@ -21,6 +21,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waited
 
 
+@pytest.mark.slow
 def test_a_training_loads_neither_prefect_nor_what_draws() -> None:
     assert subprocess.check_output([sys.executable, "-c", LOADED], text=True, cwd=ROOT) == "[]\n"
 

@@ -187,6 +187,7 @@ def files_of(store: MlflowClient, name: str, version: int) -> set[str]:
     return {file.path for file in store.list_artifacts(run_id)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_what_is_better_is_promoted_told_and_shown_beside_the_champion(
     empty_store: MlflowClient, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -234,6 +235,7 @@ def test_what_is_better_is_promoted_told_and_shown_beside_the_champion(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_person_promotes_whatever_the_gate_says_and_a_champion_again(
     empty_store: MlflowClient, events: list[dict[str, Any]]
@@ -265,6 +267,7 @@ def test_a_tie_in_the_world_that_is_goes_to_the_challenger(empty_store: MlflowCl
     assert aliases(empty_store, name)[0] == equal
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_promotion_says_the_same_whichever_of_its_writes_failed(
     empty_store: MlflowClient, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -295,6 +298,7 @@ def test_a_promotion_says_the_same_whichever_of_its_writes_failed(
     assert nth > 5  # the token, the tag, three aliases, the figure
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_every_write_of_a_promotion_is_preceded_by_a_look_at_whose_turn_it_is(
     empty_store: MlflowClient, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -347,7 +351,7 @@ def test_what_environment_is_named_decides_where_a_version_is_looked_for(store: 
         find_model.fn(99, "Acrobot-v1")
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_one_promotion_at_a_time_holds_the_lock_of_a_model(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.registry.lock.flow_run_id", lambda: "a flow run")
     with SyncPrefectClient(prefect_api) as client:
@@ -384,7 +388,7 @@ def test_without_prefect_one_promotion_at_a_time_holds_the_lock_on_this_machine(
         assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
     empty_store: MlflowClient, prefect_api: str, monkeypatch: pytest.MonkeyPatch
@@ -429,7 +433,7 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
     assert "returns 500 in each of 100 episodes that no other" in str(page.description)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_broken_champion_gives_way_and_a_broken_challenger_does_not_get_in(
     store: MlflowClient, prefect_api: str

@@ -35,7 +35,9 @@ from flows.registry.champion import (
 from flows.registry.lock import PROMOTION_TAG, OvertakenError, promotion_lock
 from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 from tests.support.in_memory import Store
-from tests.support.promotion import NAME, evaluated, returns_of
+from tests.support.promotion import NAME, evaluated, returns_of, store
+
+__all__ = ["store"]  # the fixture
 
 
 class Registry(Store):

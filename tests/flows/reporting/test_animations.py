@@ -77,6 +77,7 @@ def test_who_falls_turns_pale_while_the_others_go_on() -> None:
     assert len(gif) < 150_000
 
 
+@pytest.mark.slow
 def test_other_environments_are_shown_without_pushes() -> None:
     policy = OnnxPolicy.load(linear_model(SWINGS, actions=3, properties=ACROBOT))
     gif = learning_gif([Learned(label=str(k), mean_return=k, policy=policy) for k in range(4)])

@@ -203,6 +203,7 @@ def outcome(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
     return [(t.number, t.user_attrs["shard"], t.params, t.state, t.values, t.intermediate_values) for t in trials]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_decides_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     ranges: dict[str, Any] = {"learning_rate": Range(low=1e-3, high=1e-2, log=True), "gamma": Range(low=0.9, high=0.99)}
     settings = sweep(method="random", space=Space(dimensions=ranges), trials=6, shard_trials=6)
@@ -219,6 +220,7 @@ def test_a_killed_worker_decides_as_if_it_had_not_been_killed(tmp_path: Path) ->
     assert not list(tmp_path.glob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_it_enters_its_trials_enters_the_others_later(tmp_path: Path) -> None:
     settings = sweep(method="random")
     swept = begin_study("swept", settings)
@@ -230,6 +232,7 @@ def test_a_worker_killed_while_it_enters_its_trials_enters_the_others_later(tmp_
     assert all(trial.state.is_finished() for trial in trials)
 
 
+@pytest.mark.slow
 def test_workers_at_once_try_every_shard_once(tmp_path: Path) -> None:
     settings = sweep(method="random", trials=20, shard_trials=4)
     study = begin_study("swept", settings)

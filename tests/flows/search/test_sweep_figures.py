@@ -13,6 +13,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_in_memory(monkeypatch)
 
 
+@pytest.mark.slow
 def test_every_figure_of_a_study_is_drawn() -> None:
     returns = [[float(k)] + [float(k * k)] * (k > 4) + [float(50 * k)] * (k > 8) for k in range(12)]
     settings = sweep(trials=12, shard_trials=12, space=SPACES["small"])

@@ -34,6 +34,7 @@ def confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confirming, "TEST_EPISODES", 3)
 
 
+@pytest.mark.slow
 def test_a_study_is_one_run_with_every_trial_and_the_best_few(
     store: MlflowClient, confirmed: None, tmp_path: Path
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_study_is_one_run_with_every_trial_and_the_best_few(
     assert {"rungs.png", "history.png", "importances.png", "slice.png", "winner.json", "space.json"} <= files
 
 
+@pytest.mark.slow
 def test_a_sweep_from_its_beginning_to_a_saved_preset(
     store: MlflowClient, confirmed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

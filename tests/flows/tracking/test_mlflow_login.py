@@ -19,7 +19,7 @@ from flows.tracking.store import connect
 from serving.errors import RegistryUnavailableError
 from serving.models.mlflow import RegistrySource
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,7 @@ def test_whatever_a_directory_is_called_its_files_are_found(
         assert location is None or local_path(location) == directory / "mlruns" / "dqn-ALE/Pong-v5"
 
 
+@pytest.mark.slow
 def test_runs_and_studies_are_kept_in_a_directory_whatever_it_is_called(
     awkward: Path, small_config: Callable[..., DQNConfig]
 ) -> None:
@@ -89,6 +90,7 @@ def test_runs_and_studies_are_kept_in_a_directory_whatever_it_is_called(
     assert {path.name for path in awkward.iterdir()} <= {"mlruns", "mlflow.db", "optuna.db", *WRITE_AHEAD}
 
 
+@pytest.mark.slow
 def test_a_store_with_a_query_is_used_and_leaves_no_stray_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_config: Callable[..., DQNConfig]
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_store_with_a_query_is_used_and_leaves_no_stray_file(
     assert {path.name for path in tmp_path.iterdir()} == {"kept.db", "mlruns"}
 
 
+@pytest.mark.slow
 def test_a_directory_that_was_moved_is_named_and_not_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_config: Callable[..., DQNConfig]
 ) -> None:

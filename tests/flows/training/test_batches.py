@@ -54,6 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
+@pytest.mark.slow
 def test_a_hundred_agents_make_three_calls_each(
     store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path, calls: Counter[str]
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_batch_is_checked_before_its_first_write_and_after_ten_seconds(monkeyp
     assert written == list(range(8))
 
 
+@pytest.mark.slow
 def test_first_trainings_side_by_side_all_begin(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     processes = [

@@ -76,7 +76,7 @@ def test_what_is_about_reaching_a_server_is_tried_again(error: Exception, transi
     assert may_pass(nothing, nothing, Failed(data=error)) is transient
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_attempts_share_the_results_of_stages_and_each_begins_anew(prefect_api: str) -> None:
     calls = []
 
@@ -151,6 +151,7 @@ def models_of(store: MlflowClient, run_id: str) -> list[LoggedModel]:
     return store.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
 
 
+@pytest.mark.slow
 def test_stages_pass_on_what_they_leave_and_do_nothing_twice(
     store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path, shown: list[float]
 ) -> None:
@@ -255,6 +256,7 @@ def test_progress_is_shown_and_an_adaptation_waits_for_no_stress_test(
         assert kept == [("learning", "trained, stressed"), ("result", "trained, stressed")]
 
 
+@pytest.mark.slow
 def test_an_agent_whose_run_was_deleted_is_left_out_of_the_tests(
     store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path, shown: list[float]
 ) -> None:

@@ -68,6 +68,7 @@ def test_the_page_contains_all_it_needs(replay: Replay) -> None:
     assert not re.search(r"""(src|href)=["']""", text)
 
 
+@pytest.mark.slow
 def test_another_environment_is_recorded_at_its_own_pace() -> None:
     """Acrobot-v1 has 15 steps a second, and the page holds pictures of what it cannot draw."""
     policy = OnnxPolicy.load(linear_model(SWINGS, properties=ACROBOT, actions=3))

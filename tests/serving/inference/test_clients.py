@@ -25,7 +25,7 @@ from tests.serving.conftest import running_server
 from tests.support.inprocess import MODEL, MemoryRegistry, Serving, serving
 from tests.support.policies import BALANCES, linear_model
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

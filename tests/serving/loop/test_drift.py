@@ -79,6 +79,7 @@ def test_a_version_at_home_raises_no_alarm_however_it_is_pushed(own: World) -> N
     assert (played.alarms, played.episode_alarms) == ((), 0)
 
 
+@pytest.mark.slow
 def test_noise_that_the_stress_test_demands_is_no_alarm_in_any_of_some_minutes() -> None:
     played = play(balance, NOMINAL, real=NOISY, steps=20_000, seed=7)
     assert (played.alarms, played.episode_alarms) == ((), 0)

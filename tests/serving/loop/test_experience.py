@@ -1,5 +1,7 @@
 """What policy and world really produced, as it is kept and handed out. In process."""
 
+import pytest
+
 from serving.loop.experience import CAPACITY, Experience
 from serving.show.commands import PushCart
 from tests.support.stepped import Stepped
@@ -34,6 +36,7 @@ def test_the_real_world_is_not_told_to_who_adapts(stepped: Stepped) -> None:
     assert not any('"gravity":31.25' in text or '"changed"' in text for text in told)
 
 
+@pytest.mark.slow
 def test_experience_is_a_ring_of_transitions_in_order() -> None:
     experience = Experience()
     for number in range(CAPACITY + 10):

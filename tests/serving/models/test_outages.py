@@ -14,7 +14,7 @@ import pytest
 from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server, until_ready
 from tests.support.inprocess import serving
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 INFER = {"inputs": [{"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0.1, 0]}]}
 
 

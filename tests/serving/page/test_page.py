@@ -25,7 +25,7 @@ from tests.support.policies import ACROBOT, BALANCES, PROPERTIES, SWINGS, linear
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
-    pytest.mark.e2e,
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium (.ci/run does)"),
 ]
 

@@ -99,6 +99,7 @@ def refused(client: TestClient, method: str, path: str, **options: Any) -> None:
         assert not VALIDATORS.search(answer.json()["error"]), answer.text
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=JSONS.map(json.dumps).map(str.encode))
 @example(body=b"{")

@@ -78,7 +78,7 @@ def behind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_changes_are_admitted_from_the_proxys_own_pages_alone(behind: str) -> None:
     episode: dict[str, Any] = {"url": f"{behind}api/episodes", "json": {"seed": 1}}
     host = {"Host": "balance.example"}
@@ -91,7 +91,7 @@ def test_changes_are_admitted_from_the_proxys_own_pages_alone(behind: str) -> No
     assert httpx.get(behind, headers={"Host": "elsewhere.example"}).status_code == 421
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium (.ci/run does)")
 def test_the_page_plays_below_a_prefix(behind: str) -> None:
     failed: list[str] = []

@@ -103,6 +103,7 @@ def test_a_request_of_each_kind_is_answered_as_it_should_be(separately: dict[str
             assert name == "half a head" or head in answer, name
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(
     names=st.lists(st.sampled_from(sorted(REQUESTS)), min_size=1, max_size=6),
@@ -151,6 +152,7 @@ BEHIND = {"nothing": b"", "one": REQUESTS["metadata"], "many": REQUESTS["metadat
 BEHIND |= {"another": STREAMS["private"], "viewer": STREAMS["viewer"], "nonsense": b"\x00\r\n\r\n"}
 
 
+@pytest.mark.slow
 @BOUNDED
 @given(
     sessions=st.lists(
@@ -281,6 +283,7 @@ def test_a_wrong_token_after_the_right_one_takes_back_what_was_allowed() -> None
         until_nothing_is_left(server)
 
 
+@pytest.mark.slow
 def test_a_server_stops_though_its_streams_are_not_read(caplog: pytest.LogCaptureFixture) -> None:
     with serving() as server, ExitStack() as clients:
         for sent in (STREAMS["shared"], STREAMS["private"], upgrade(), STREAMS["shared"]):
@@ -301,6 +304,7 @@ def test_a_server_stops_though_its_streams_are_not_read(caplog: pytest.LogCaptur
         assert not connections
 
 
+@pytest.mark.slow
 def test_a_stopping_server_ends_what_will_not_end(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever the application waits for: uvicorn cancels it, and its client's connection ends without a traceback."""
 
