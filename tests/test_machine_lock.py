@@ -90,7 +90,7 @@ def test_what_is_no_regular_file_is_refused_and_left_alone(kind: str, directory:
 
 def test_a_directory_in_which_nothing_can_be_made_is_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DIRECTORY", directory / "gone")
-    with pytest.raises(InputError, match=r"cannot be made .* writable"), machine_lock(STORE, "m"):
+    with pytest.raises(InputError, match=r"cannot be created .* writable"), machine_lock(STORE, "m"):
         pass
 
 
