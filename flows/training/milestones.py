@@ -33,7 +33,7 @@ _EPISODES: Final = 20
 
 SEED: Final = 0
 PUSHES: Final[Mapping[int, float]] = {150: 40.0, 300: -40.0}
-"""Newtons by step. The episode is the one that the server shows of every milestone (`serving.episodes.milestones`)."""
+"""Newtons by step. Every milestone plays the episode that the server shows of it (`serving.episodes.milestones`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

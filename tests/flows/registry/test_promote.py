@@ -430,7 +430,7 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
         rollback_policy()
     page = versions.get_version(store, name, good)
     assert {"test/mean_return", "test/min_return"} <= versions.metrics_of(store, page)
-    assert "returns 500 in each of 100 episodes that no other" in str(page.description)
+    assert "returns 500 in each of 100 episodes that neither another" in str(page.description)
 
 
 @pytest.mark.slow
