@@ -172,7 +172,7 @@ def resolve(source: ModelSource, uri: ModelURI, cache: Cache | None, environment
         return models.current
 
     served = asyncio.run(find())
-    for notice in filter(None, (models.notice, models.disk_notice)):
+    for notice in filter(None, (models.notice, models.loader.disk_notice)):
         sys.stderr.write(f"{notice}\n")
     return served
 

@@ -13,6 +13,7 @@ from serving.model_file import read_model_file
 _URI: Final = re.compile(r"models:/(?P<name>[\w.~-]+)(?:@(?P<alias>[A-Za-z0-9_.-]+)|/(?P<version>[0-9]+))")
 DIGEST_TAG: Final = "sha256"
 _NEAR: Final = 3
+Identity = tuple[str, str, int, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Version:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def identity(self) -> tuple[str, str, int, str]:
+    def identity(self) -> Identity:
         """What makes it another version: numbers are reused where a version or a whole store is begun anew."""
         return self.number, self.source, self.created_ms, self.sha256
 

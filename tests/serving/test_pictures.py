@@ -87,7 +87,7 @@ def model_of(name: str, folder: Path) -> str:
 
 def app_of(name: str, folder: Path) -> tuple[App, TestClient]:
     models = models_of(folder, (1.0,), properties=PROPERTIES | {"env_id": f"{name}-v0"})
-    models._environments = frozenset([f"{name}-v0"])
+    models.loader._environments = frozenset([f"{name}-v0"])
     asyncio.run(models.poll())
     assert models.current, models.notice
     app = App(models)
