@@ -1,10 +1,8 @@
 """The live show: one or two policies that play from one seed, watched and pushed by any number of viewers."""
 
-import asyncio
 import logging
 import random
 from collections import Counter
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -18,9 +16,10 @@ from serving.loop.closed_loop import ClosedLoop
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
 from serving.models.served import ServedModel
+from serving.show.audience import Audience
 from serving.show.commands import Command, Pause, PushCart, Restart, Resume, SingleStep, Speed
 from serving.show.pace import Pace
-from serving.show.player import Player, _believed
+from serving.show.player import Player, frame
 from serving.show.viewer import Viewer
 from serving.show.world import RealWorld
 
@@ -29,8 +28,6 @@ _BREAK_SECONDS: Final = 1.2
 _DRIFTING_BREAK_SECONDS: Final = 0.4
 """While a drift lasts: who adapts to it waits for transitions, and a policy that falls makes ten an episode."""
 _TICKS_A_COUNT: Final = 25  # between two changes of the number of viewers that is shown
-_LATEST_NEWS: Final = 0.1
-"""Seconds after which news is told though no tick came."""
 _LOG: Final = logging.getLogger("serving")
 
 
@@ -48,7 +45,7 @@ class Show:
     ) -> None:
         self.models = models
         self.references = references
-        self.viewers: set[Viewer[str]] = set()
+        self.audience = Audience(self._status_text)
         self.players: list[Player] = []
         self.episode = 0
         self.frame = ""
@@ -56,7 +53,6 @@ class Show:
         self.real_world = real_world or RealWorld()
         self._loop = loop
         self._metrics = metrics
-        self._watched = asyncio.Event()
         self._seed = random.randrange(100_000)  # noqa: S311 -- a show, not a secret
         self._step = 0
         self._paused = False
@@ -70,33 +66,29 @@ class Show:
         self._restart = True
         self._break_left = 0.0
         self._steps_due = 0.0
-        self._viewers_changed = False
-        self._announced = False
-        self._news = False
         self._ticks = 0
-        models.listeners.append(self.announce)
+        models.listeners.append(self.audience.announce)
         if loop:
-            loop.listeners.append(self.announce)
+            loop.listeners.append(self.audience.announce)
         models.watched.update(filter(None, references))
 
+    @property
+    def viewers(self) -> set[Viewer[str]]:
+        """Those that are sent frames."""
+        return self.audience.viewers
+
     def join(self, viewer: Viewer[str]) -> None:
-        """Add a viewer, who gets the status and the latest frame at once."""
-        self.viewers.add(viewer)
-        self._watched.set()
-        viewer.offer(frame=self.frame or None, status=self._status_text())
-        self._viewers_changed = True  # told at a later step, once however many came
+        """Add a viewer and offer it the status and the latest frame at once."""
+        self.audience.join(viewer, self.frame)
 
     def leave(self, viewer: Viewer[str]) -> None:
-        """Remove a viewer; the show sleeps when the last one left."""
-        self.viewers.discard(viewer)
-        if not self.viewers:
-            self._watched.clear()
-        self._viewers_changed = True
+        """Remove a viewer; the show pauses when the last one left."""
+        self.audience.leave(viewer)
 
     def close(self) -> None:
         """End the show for every viewer."""
         self.closed = True
-        self.models.listeners.remove(self.announce)
+        self.models.listeners.remove(self.audience.announce)
         self.models.watched -= Counter(filter(None, self.references))
         for viewer in self.viewers:
             viewer.dismiss()
@@ -125,7 +117,7 @@ class Show:
             case Restart(seed):
                 self._seed = self._seed if seed is None else seed
                 self._restart = True
-        self.announce()
+        self.audience.announce()
 
     def enter_world(self) -> None:
         """Play on in what the real world is now.
@@ -138,12 +130,12 @@ class Show:
             if world != player.simulation.world:
                 player.simulation.change(world)
                 self._changes[self._step] = world
-        self.announce()
+        self.audience.announce()
 
     async def run(self, pace: Pace) -> None:
         """Play until cancelled, fifty steps a second, and not at all without viewers."""
         while True:
-            await self._watched.wait()
+            await self.audience.watched.wait()
             period = 1 / (self.players[0].simulation.fps if self.players else 10)
             try:
                 self._tick(period)
@@ -152,27 +144,6 @@ class Show:
                 self._restart = True
                 period = 1.0
             await pace.wait(period)
-
-    def announce(self) -> None:
-        """Offer the status to every viewer: now, or with the next tick where that was done since the last one."""
-        if self._announced:
-            if not self._news:
-                self._news = True
-                with suppress(RuntimeError):  # without an event loop there are only the ticks
-                    asyncio.get_running_loop().call_later(_LATEST_NEWS, self._tell_news)
-            return
-        self._announced, self._news = True, False
-        if not self.viewers:
-            return
-        self._viewers_changed = False
-        status = self._status_text()
-        for viewer in self.viewers:
-            viewer.offer(status=status)
-
-    def _tell_news(self) -> None:
-        self._announced = False
-        if self._news:
-            self.announce()
 
     def _status_text(self) -> str:
         return msgspec.json.encode({"type": "status"} | self.status()).decode()
@@ -214,13 +185,10 @@ class Show:
 
     def _tick(self, period: float) -> None:
         self._ticks += 1
-        self._announced = True  # what this tick has to tell is told at once, at its end
-        if self._viewers_changed and self._ticks % _TICKS_A_COUNT == 0:
-            self.announce()
-        try:
+        with self.audience.one_announcement():
+            if self.audience.changed and self._ticks % _TICKS_A_COUNT == 0:
+                self.audience.announce()
             self._play(period)
-        finally:
-            self._tell_news()
 
     def _play(self, period: float) -> None:
         if not self._update_players():
@@ -271,7 +239,7 @@ class Show:
                 self.real_world.settle(new)
             player.served, self._swapped = served, True
             player.history.clear()  # another version's returns are not this one's
-            self.announce()
+            self.audience.announce()
         return True
 
     def _player(self, reference: str, served: ServedModel) -> Player:
@@ -290,13 +258,13 @@ class Show:
             player.simulation.reset(self._seed)
             player.last, player.episodic_return = None, 0.0
         self._show_frame()
-        self.announce()
+        self.audience.announce()
 
     def _advance(self) -> None:
         force, self._push = self._push, 0.0
         if force:
             self._pushes.append((self._step, force))
-            self.announce()
+            self.audience.announce()
         for player in self.players:
             if player.simulation.over:
                 continue
@@ -320,22 +288,8 @@ class Show:
                     player.history.append(player.episodic_return)
                 version = player.served.version.number
                 self._metrics.returns.observe(version, player.episodic_return, disturbed=disturbed)
-            self.announce()
+            self.audience.announce()
 
     def _show_frame(self) -> None:
-        last = [player.last for player in self.players]
-        self.frame = msgspec.json.encode(
-            {
-                "e": self.episode,
-                "k": self._step,
-                "s": [[round(value, 4) for value in player.simulation.state] for player in self.players],
-                "b": [_believed(player.simulation) for player in self.players],
-                "q": [[round(value, 5) for value in step.q_values] if step else None for step in last],
-                "a": [step.action if step else None for step in last],
-                "r": [player.episodic_return for player in self.players],
-                "o": [player.simulation.over for player in self.players],
-                "p": max((step.push for step in last if step and step.index == self._step - 1), default=0.0, key=abs),
-            }
-        ).decode()
-        for viewer in self.viewers:
-            viewer.offer(frame=self.frame)
+        self.frame = frame(self.players, episode=self.episode, step=self._step)
+        self.audience.show(self.frame)

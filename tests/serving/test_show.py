@@ -180,7 +180,7 @@ def test_a_show_that_is_closed_lets_go_of_its_viewers_and_of_what_it_followed(tm
     show.close()
     assert show.closed
     assert models.watched == {"4": 1}
-    assert models.listeners == [other.announce]
+    assert models.listeners == [other.audience.announce]
     with pytest.raises(ShowOverError):
         asyncio.run(viewer.take())
 

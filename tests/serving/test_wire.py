@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.web.server import MAX_HEAD
+from serving.web.connections import MAX_HEAD
 from tests.serving.inprocess import MODEL, Serving, serving
 from tests.serving.wire import (
     command,
