@@ -131,7 +131,7 @@ class InferenceAPI:
             work.answered - work.inferred,
         )
         statistics.of(number).add(len(work.observation), parts)
-        self._metrics.seen.of(served, "requests").add(work.observation, work.q_values)
+        self._metrics.inputs.of(served, "requests").add(work.observation, work.q_values)
         return work
 
     def _compute(self, served: ServedModel, body: bytes, header_length: str | None, accepted: bytes) -> _Work:

@@ -22,7 +22,7 @@ from serving.models.served import ServedModel
 from serving.show import pixels
 from serving.show.commands import DECODER, Allowance, Authorize
 from serving.show.show import Show
-from serving.show.stage import Shows
+from serving.show.stage import Stage
 from serving.show.viewer import ShowOverError, Viewer
 from serving.web.decoding import decode, fit
 from serving.web.operations import Operation, route
@@ -47,15 +47,15 @@ class LiveAPI:
     """Every route of the show; `close` ends its streams, so that a server can drain."""
 
     def __init__(self, models: Models, metrics: Metrics, *, token: str | None) -> None:
-        self.shows = Shows(models, metrics)
-        self.feed = pixels.PixelFeed(self.shows.main, metrics)
+        self.stage = Stage(models, metrics)
+        self.feed = pixels.PixelFeed(self.stage.main, metrics)
         self._models = models
         self._token = token
 
     def close(self) -> None:
         """End every stream and show, now."""
         self.feed.close()
-        self.shows.close()
+        self.stage.close()
 
     def routes(self) -> list[BaseRoute]:
         """The world, pictures, and the WebSocket."""
@@ -76,8 +76,8 @@ class LiveAPI:
         ]
 
     async def _world(self, scope: Scope, values: dict[str, Any]) -> dict[str, Any]:
-        self.shows.change_world(values)
-        return self.shows.real_world.changed
+        self.stage.change_world(values)
+        return self.stage.real_world.changed
 
     async def _frame(self, scope: Scope, body: None) -> Response:
         try:
@@ -105,7 +105,7 @@ class LiveAPI:
         await socket.accept()
         async with AsyncExitStack() as stack:
             try:
-                show = await stack.enter_async_context(self.shows.watching(references, viewer))
+                show = await stack.enter_async_context(self.stage.watching(references, viewer))
             except (ValueError, LookupError, RuntimeError, OSError) as error:
                 await _tell(socket, error)
                 await socket.close(1008)

@@ -269,8 +269,8 @@ class Show:
             if player.simulation.over:
                 continue
             player.last = player.simulation.step(player.served.policy, force)
-            seen = self._metrics.seen.of(player.served, "show")
-            seen.add(np.array([player.last.observation], np.float32), np.array([player.last.q_values], np.float32))
+            inputs = self._metrics.inputs.of(player.served, "show")
+            inputs.add(np.array([player.last.observation], np.float32), np.array([player.last.q_values], np.float32))
             player.episodic_return = player.last.episodic_return
         first = self.players[0]
         if self._loop and first.last:

@@ -18,7 +18,7 @@ from serving.show.world import RealWorld
 _SHOWS: Final = 8
 
 
-class Shows:
+class Stage:
     """The main show, and one for every other choice of versions that somebody watches."""
 
     def __init__(self, models: Models, metrics: Metrics) -> None:

@@ -88,7 +88,7 @@ def test_series_by_version_are_bounded_and_lose_no_count(tmp_path: Path) -> None
         app.metrics.inference.of(str(number)).add(3, (1, 2, 3, 4))
         app.metrics.inference.of(str(number)).fail(1)
         app.metrics.returns.observe(str(number), float(number), disturbed=False)
-        seen = app.metrics.seen.of(replace(app.models.current, version=version), "requests")
+        seen = app.metrics.inputs.of(replace(app.models.current, version=version), "requests")
         seen.add(np.zeros((2, 4), np.float32), np.zeros((2, 2), np.float32))
         lengths.append(len(client.get("/metrics").text.splitlines()))
     assert lengths[-1] == lengths[20] < 2000

@@ -115,7 +115,7 @@ def test_a_push_moves_the_pole(page: Page, stepped: Serving) -> None:
     stepped_to(page, stepped, 3)
     step, before = page.evaluate("[page.frame.k, page.frame.s[0][1]]")
     page.keyboard.press("ArrowRight")
-    show = stepped.app.live.shows.main if stepped.app.live else None
+    show = stepped.app.live.stage.main if stepped.app.live else None
     assert show
     until_true(page, lambda: show._push == 60)
     stepped_to(page, stepped, 1)
@@ -132,7 +132,7 @@ def test_keys_pause_step_and_change_speed(page: Page, stepped: Serving) -> None:
     before = page.evaluate("page.frame.k")
     stepped.step(5)
     page.keyboard.press(".")
-    show = stepped.app.live.shows.main if stepped.app.live else None
+    show = stepped.app.live.stage.main if stepped.app.live else None
     assert show
     until_true(page, lambda: show._single)
     stepped.step(5)
@@ -176,7 +176,7 @@ def test_an_ending_is_called_what_it_was(page: Page, stepped: Serving, state: tu
     opened(page, stepped)
     stepped_to(page, stepped, 2)
     assert stepped.app.live
-    cartpole = stepped.app.live.shows.main.players[0].simulation.env.unwrapped
+    cartpole = stepped.app.live.stage.main.players[0].simulation.env.unwrapped
     assert isinstance(cartpole, CartPoleEnv)
     cartpole.state = np.array(state)
     steps = page.evaluate("page.frame.k")

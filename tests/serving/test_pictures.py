@@ -162,7 +162,7 @@ def test_a_stream_ends_where_pictures_do(tmp_path: Path) -> None:
 
     async def story() -> None:
         assert app.live
-        app.live.shows.start()
+        app.live.stage.start()
         async with asyncio.timeout(30):
             assert [part async for part in app.live.feed.shared()] == []
         app.close()

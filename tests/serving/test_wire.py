@@ -202,7 +202,7 @@ def test_places_are_given_back_so_that_others_are_admitted(server: Serving, stre
 
 def test_a_stream_ends_while_the_show_is_paused_and_writes_nothing(server: Serving) -> None:
     assert server.app.live
-    show = server.app.live.shows.main
+    show = server.app.live.stage.main
     show._paused = True
     try:
         for behind in BEHIND.values():
