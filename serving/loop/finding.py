@@ -24,9 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 MAX_LAG: Final = 10
 """Longest delay that is tried, in environment steps."""
-_ENOUGH: Final = (
-    10.0  # difference in the criterion by which an explanation must beat having none, and the next best one
-)
+_ENOUGH: Final = 10.0  # difference in the criterion by which an explanation must beat none, and the next best one
 _FLOOR: Final = 1e-4  # mean squared residual, in squared standard deviations, below which explanations are equal
 _NOISE_ALONE: Final = 1.5  # mean squared residual up to which the tolerated noise explains the rest
 _MOST: Final = 0.8  # share of the residual that is enough if noise remains: a noisy angle matters more on a short pole
@@ -76,7 +74,7 @@ class _Observed:
         return np.where(actions == 1, 1.0, -1.0)
 
     def residual(self, cartpole: CartPole, delay: int, lean: float = 0.0) -> Floats:
-        """Errors of the predicted velocities `[N, 2]` in standard deviations; `lean` is subtracted from the angle, rad."""
+        """Errors of predicted velocities `[N, 2]` in standard deviations; `lean` (rad) is subtracted from the angle."""
         force = self.sides(delay) * cartpole.force_mag + self.wind + self.push
         theta = self.theta - lean
         x_acc, theta_acc = cartpole.accelerations(np.sin(theta), np.cos(theta), self.theta_dot, force)
