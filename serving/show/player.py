@@ -1,4 +1,4 @@
-"""One policy that plays in a show."""
+"""One policy that plays in a show, and the frame that shows it."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _HISTORY: Final = 60
 
 @dataclass
 class Player:
-    """One policy of the show, in an environment of its own."""
+    """One policy of a show, in an environment of its own."""
 
     reference: str
     """Version number or alias; empty for the current version."""

@@ -1,4 +1,4 @@
-"""The live show: one or two policies that play from one seed, watched and pushed by any number of viewers."""
+"""The live show: one or two policies that play from one seed; any number of viewers watch and push them."""
 
 import logging
 import random
@@ -26,13 +26,13 @@ from serving.show.world import RealWorld
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 _BREAK_SECONDS: Final = 1.2
 _DRIFTING_BREAK_SECONDS: Final = 0.4
-"""While a drift lasts: who adapts to it waits for transitions, and a policy that falls makes ten an episode."""
-_TICKS_A_COUNT: Final = 25  # between two changes of the number of viewers that is shown
+"""During a drift: the adaptation waits for transitions, and a policy that falls makes ten an episode."""
+_TICKS_A_COUNT: Final = 25  # between two updates of the shown number of viewers
 _LOG: Final = logging.getLogger("serving")
 
 
 class Show:
-    """Plays episode after episode while somebody watches."""
+    """Plays episode after episode while there are viewers."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Show:
 
     @property
     def viewers(self) -> set[Viewer[str]]:
-        """Those that are sent frames."""
+        """The viewers of this show."""
         return self.audience.viewers
 
     def join(self, viewer: Viewer[str]) -> None:
@@ -94,10 +94,10 @@ class Show:
             viewer.dismiss()
 
     def command(self, command: Command) -> None:
-        """Do what a viewer asks.
+        """Carry out a command of a viewer.
 
         Raises:
-            ValueError: with a sentence, if it makes no sense here.
+            ValueError: with a sentence, if this show cannot do it.
         """
         match command:
             case PushCart(force):
@@ -120,10 +120,10 @@ class Show:
         self.audience.announce()
 
     def enter_world(self) -> None:
-        """Play on in what the real world is now.
+        """Continue in the present real world.
 
         Raises:
-            ValueError: if an environment cannot be what it says.
+            ValueError: if an environment does not support it.
         """
         for player in self.players:
             world = self.real_world.of(player.served.policy.metadata)
@@ -133,13 +133,13 @@ class Show:
         self.audience.announce()
 
     async def run(self, pace: Pace) -> None:
-        """Play until cancelled, fifty steps a second, and not at all without viewers."""
+        """Play until cancelled, in real time, and only while there are viewers."""
         while True:
             await self.audience.watched.wait()
             period = 1 / (self.players[0].simulation.fps if self.players else 10)
             try:
                 self._tick(period)
-            except Exception:  # one bad episode must not end the show; the log says what it was
+            except Exception:  # one bad episode must not end the show
                 _LOG.exception("a step of the show failed; a new episode begins")
                 self._restart = True
                 period = 1.0
@@ -149,7 +149,7 @@ class Show:
         return msgspec.json.encode({"type": "status"} | self.status()).decode()
 
     def status(self) -> dict[str, Any]:
-        """Everything about the show that does not change fifty times a second."""
+        """The state of the show, except what changes at every step."""
         return {
             "model": self.models.name,
             "ready": self.models.current is not None,
@@ -214,7 +214,7 @@ class Show:
         self._show_frame()
 
     def _update_players(self) -> bool:
-        """Let the versions that are current now play; False if there is none yet."""
+        """Give each player its present version; False if there is none yet."""
         for index, reference in enumerate(self.references):
             served = self.models.peek(reference) if reference else self.models.current
             if index == len(self.players):
@@ -225,7 +225,7 @@ class Show:
                 continue
             player = self.players[index]
             if served is None or served is player.served:
-                continue  # a version that left the cache plays on from here
+                continue  # a version that is no longer loaded plays on
             new, old = served.policy.metadata, player.served.policy.metadata
             world = self.real_world.of(new)
             if new.env_id != old.env_id:
@@ -238,7 +238,7 @@ class Show:
             if not reference:
                 self.real_world.settle(new)
             player.served, self._swapped = served, True
-            player.history.clear()  # another version's returns are not this one's
+            player.history.clear()  # the returns of the version before
             self.audience.announce()
         return True
 

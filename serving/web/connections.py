@@ -22,40 +22,40 @@ _OWN_FILES: Final = 128
 
 
 def _connection_limit() -> int:
-    """As many as there are descriptors, less those that the server needs itself."""
+    """The number of file descriptors, less those that the server needs itself."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, min(descriptors, 8192) - _OWN_FILES)
 
 
 class ClientGoneError(OSError):
-    """The connection is closed: what would be written is read by nothing."""
+    """The connection is closed, so an answer would reach no client."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HTTP with bounds on a request's head and on connections, whose answers leave in one piece and in order.
+    """HTTP with limits on heads and connections, whose answers leave in one piece and in order.
 
-    uvicorn writes an answer's head and its body apart, and uvloop makes of each a system call, a packet, and a
-    client that wakes up and asks for the processor: a seventh of the time of a short request.
+    uvicorn writes the head and the body of an answer separately. uvloop sends each with its own system call and packet,
+    which takes a seventh of the time of a short request.
 
-    The parser is fed up to the end of a head or of a body at a time, so that each request is bounded as it would be
-    on a connection of its own. A refusal waits for the answers to earlier requests.
+    The parser gets data up to the end of one head or body at a time, so that the limits hold for each request of a
+    connection. A refusal waits for the answers to earlier requests.
     """
 
     head_seconds: ClassVar[float] = 10.0
     max_connections: ClassVar[int] = _connection_limit()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own is
-        """Put the gathering transport between uvicorn and the socket; one connection too many is told so."""
+        """Put the gathering transport between uvicorn and the socket; refuse a connection above the limit."""
         super().connection_made(cast("asyncio.Transport", _GatheringTransport(transport, self.loop)))
         self._head_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
-        self._end_begun = b""  # the last bytes that were read, of which the end of a head may be the next ones
+        self._end_begun = b""  # the last bytes read: the end of a head may begin in them
         self._body_left = 0
-        self._unread = b""  # requests beyond those that wait for their turn
+        self._unread = b""  # data of requests beyond the limit of waiting ones
         self._running: RequestResponseCycle | None = None
-        self._last_words = b""  # a refusal that waits for the answers before it
-        self._deaf = False  # nothing more is answered: what comes is thrown away
+        self._refusal = b""  # waits for the answers before it
+        self._ignoring = False  # nothing more is answered, and received data is dropped
         self._half_closed = False  # the client sends nothing more
         self._upgraded = False
         if len(self.connections) > self.max_connections:
@@ -64,32 +64,32 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the answer that is being written; uvicorn tells the last request that came, which may wait behind it."""
+        """Notify the running request. uvicorn notifies the last one received, which may still wait for its turn."""
         self._stop_timer()
-        self._deafen()
+        self._ignore_rest()
         if self._running:
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
 
-    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's own returns nothing, and loses the answers
-        """The client sends no more: what it asked for is answered, and a stream, which has no end, ends."""
+    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's returns None, which loses the answers
+        """The client sends no more: its requests are still answered, and a stream ends."""
         self._half_closed = True
         self._stop_timer()
         if self._running is None:
-            self.transport.close()  # with what is held back, which returning False would lose
+            self.transport.close()  # sends the gathered data, which returning False would lose
         else:
             self._running.message_event.set()
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, piece by piece; count what comes before a head is complete, of which it holds parts back."""
+        """Feed the parser piece by piece, and count the bytes of a head that is not complete."""
         if self._unread:
             self._unread += data
             self.flow.pause_reading()
             return
         start = 0
-        while start < len(data) and not self._deaf and not self.transport.is_closing():
+        while start < len(data) and not self._ignoring and not self.transport.is_closing():
             if len(self.pipeline) >= _PIPELINED:
                 self._unread = data[start:]
                 self.flow.pause_reading()
@@ -107,7 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
                     self._refuse(431, f"a request's head may have at most {MAX_HEAD} bytes")
 
     def _boundary(self, data: bytes, start: int) -> int:
-        """Where the head or body that is being read ends in `data`, or may end; its length where it does not."""
+        """The position in `data` after the present head or body; the length of `data` if it ends later."""
         if self._body_left:
             self._end_begun = b""
             return min(len(data), start + self._body_left)
@@ -134,23 +134,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
             self._refuse(431, f"a request's head may have at most {MAX_HEAD} bytes")
-            raise ValueError("head too long")  # ends the parsing
+            raise ValueError("head too long")  # stops the parser
         length = next((value for name, value in self.headers if name == b"content-length"), b"")
         self._body_left = int(length) if length.isdigit() else 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Count what is left of it."""
+        """Count the rest of the body."""
         self._body_left = max(0, self._body_left - len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The next byte is another request's."""
+        """The next byte belongs to another request."""
         self._body_left = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request; after the last one, say and do what waited for it."""
+        """Begin the next request; after the last one, send a waiting refusal and close."""
         self._running = None
         super().on_response_complete()
         if self._unread and not self.pipeline and not self.transport.is_closing():
@@ -158,19 +158,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self.data_received(unread)
         if self._running is not None or self.transport.is_closing():
             return
-        if self._last_words or self._half_closed:
-            self.transport.write(self._last_words)
+        if self._refusal or self._half_closed:
+            self.transport.write(self._refusal)
             self.transport.close()
         elif self._in_head:  # the next one has begun: its own timer runs
             self._unset_keepalive_if_required()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, as everything is refused here: in JSON."""
+        """Refuse data that is not HTTP, in JSON like every refusal."""
         if not self.transport.is_closing():
             self._refuse(400, msg)
 
     def handle_websocket_upgrade(self) -> None:
-        """Frames come in one piece already: they go to the socket itself."""
+        """Give the WebSocket the socket itself: its frames are already written in one piece."""
         if self._running:
             self._refuse(400, "a WebSocket begins when all earlier requests of its connection are answered")
             return
@@ -183,7 +183,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, cast("ASGIApplication", partial(self._answer, cycle, app)))
 
     async def _answer(self, cycle: RequestResponseCycle, app: Any, scope: Any, receive: Receive, send: Send) -> None:
-        """Run the application, which ends when its client is gone."""
+        """Run the application, and end it when the client is gone."""
         body_read = False
 
         async def receive_or_end() -> Message:
@@ -198,23 +198,23 @@ class BoundedProtocol(HttpToolsProtocol):
             if cycle.disconnected or self.transport.is_closing():
                 raise ClientGoneError("the client is gone")
             await send(message)
-            if not cycle.keep_alive and not self._deaf and cycle.response_started:
-                self._deafen()  # this is the connection's last answer
+            if not cycle.keep_alive and not self._ignoring and cycle.response_started:
+                self._ignore_rest()  # this is the last answer of the connection
 
         try:
             await app(scope, receive_or_end, send_or_end)
         except ClientGoneError:
             cycle.disconnected = True
-        except asyncio.CancelledError:  # by a server that stops, which has waited: uvicorn would log a traceback
+        except asyncio.CancelledError:  # the server stops and has waited; uvicorn would log a traceback
             cycle.disconnected = True
             self.transport.abort()
         if self._half_closed and not cycle.response_complete:
             cycle.disconnected = True
             self.transport.close()
 
-    def _deafen(self) -> None:
-        """Answer nothing more; a client that leaves is noticed only while reading goes on."""
-        self._deaf = True
+    def _ignore_rest(self) -> None:
+        """Answer nothing more, but keep reading: otherwise a client that leaves is not noticed."""
+        self._ignoring = True
         self.pipeline.clear()
         self._unread = b""
         self._stop_timer()
@@ -222,7 +222,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self._running:  # reading may be paused for it
+        if self._running:  # reading may be paused until it ends
             self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
         elif not self.transport.is_closing():
             self._refuse(408, f"the request's head did not end within {self.head_seconds:g} seconds")
@@ -233,12 +233,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, status: int, error: str) -> None:
-        """Answer in place of the application, once the requests before this one are answered; then close."""
-        if self._deaf:
+        """Answer instead of the application after the answers to earlier requests; then close."""
+        if self._ignoring:
             return
         cycle, waiting = self.cycle, self.pipeline.copy()
-        self._deafen()
-        if cycle and cycle.more_body and not cycle.response_complete:  # its own body is what is refused
+        self._ignore_rest()
+        if cycle and cycle.more_body and not cycle.response_complete:  # the refused body is its own
             cycle.disconnected = True
             cycle.message_event.set()
             if waiting:
@@ -253,7 +253,7 @@ class BoundedProtocol(HttpToolsProtocol):
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         words = b"%s%s\r\n%s" % (STATUS_LINE[status], lines, body)
         if self._running:
-            self.pipeline, self._last_words = waiting, words
+            self.pipeline, self._refusal = waiting, words
             return
         if not (cycle and cycle.disconnected and cycle.response_started):
             self.transport.write(words)
@@ -261,7 +261,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _GatheringTransport:
-    """Holds writes back until the event loop's turn ends, or until there is a packet's fill of them."""
+    """Gathers writes until the turn of the event loop ends, or until a packet is full."""
 
     def __init__(self, socket: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self.socket = socket
@@ -284,5 +284,5 @@ class _GatheringTransport:
 
     def _release(self) -> None:
         held, self._held = self._held, b""
-        if held and not self.socket.is_closing():  # a client may have left since
+        if held and not self.socket.is_closing():  # the client may have left since
             self.socket.write(held)

@@ -1,4 +1,4 @@
-"""uvicorn, tuned to what it serves here: small answers, and streams that would never end by themselves."""
+"""uvicorn, set up for small answers and for streams that end only when the server stops."""
 
 import asyncio
 import logging
@@ -18,24 +18,24 @@ from serving.web.proxies import Forwarded, Network
 from serving.web.sockets import BoundedSocket
 
 _UNREAD_SECONDS: Final = 1.0
-"""That a server which stops waits for a client to read what was written."""
+"""Time for clients to read what was written, when the server stops."""
 _LAST_SECONDS: Final = 4.0
 _LOG: Final = logging.getLogger("serving")
 
 
 class Application(Protocol):
-    """What is served."""
+    """The served application."""
 
     @property
     def asgi(self) -> Any:
         """The ASGI application."""
 
     def close(self) -> None:
-        """End every stream, now."""
+        """End every stream now."""
 
 
 class Server(uvicorn.Server):
-    """A server on one listening socket that says where it is, and whose streams end when it is told to stop."""
+    """A server on one listening socket. It prints its address, and ends all streams when it stops."""
 
     def __init__(self, app: Application, url: str, *, proxies: Sequence[Network] = ()) -> None:
         config = uvicorn.Config(
@@ -44,7 +44,7 @@ class Server(uvicorn.Server):
             loop="uvloop",
             http=BoundedProtocol,
             ws=BoundedSocket,
-            ws_per_message_deflate=False,  # frames are 150 bytes: it costs more than it saves
+            ws_per_message_deflate=False,  # frames have 150 bytes: compression costs more than it saves
             ws_max_size=4096,
             log_config=None,
             access_log=False,
@@ -56,23 +56,23 @@ class Server(uvicorn.Server):
         self._url = url
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say so."""
+        """Start, then print the address."""
         await super().startup(sockets)
         sys.stdout.write(f"{self._url}  (Ctrl-C stops)\n")
         sys.stdout.flush()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; what hangs in a thread then, and would be waited for, is left behind."""
+        """Begin to stop. After some seconds the process ends even if a thread hangs."""
         super().handle_exit(sig, frame)
         last_resort = threading.Timer(_LAST_SECONDS, _leave, [sig])
         last_resort.daemon = True
         last_resort.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams first: uvicorn waits for connections, and a stream would never end by itself."""
+        """End the streams first: uvicorn waits for all connections, and a stream has no end."""
         self._app.close()
         for connection in list(self.server_state.connections):
-            # uvicorn would close a WebSocket that its peer has just closed: an error, with which it stops half-way.
+            # If the client has just closed a WebSocket, closing it again is an error that stops uvicorn half-way.
             if isinstance(connection, WebSocketsSansIOProtocol) and connection.transport.is_closing():
                 connection.transport.abort()
         await asyncio.sleep(0)
