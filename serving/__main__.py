@@ -77,7 +77,7 @@ def run() -> NoReturn:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError as error:  # a full disk behind a redirection, or a pipe whose reader has ended
+    except OSError as error:  # a full disk behind a redirection, or a closed pipe
         status = status or 1
         with suppress(OSError):
             os.write(2, f"error: {sentence(error)}\n".encode())

@@ -1,8 +1,8 @@
-"""Errors whose message is one sentence for a client, with the HTTP status that goes with it."""
+"""Errors with a message of one sentence for a client, and the HTTP status of the answer."""
 
 
 class ServingError(Exception):
-    """An error whose message is for the client; any other exception is a fault of the server."""
+    """An error with a message for the client; any other exception is a fault of the server."""
 
     status = 500
 

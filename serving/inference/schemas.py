@@ -63,7 +63,7 @@ class InferRequest(Struct, frozen=True, gc=False):
 
 
 class BinaryData(Struct, frozen=True, gc=False):
-    """Parameters of an output whose data follows the JSON."""
+    """Parameters of an output with its data after the JSON."""
 
     binary_data_size: int
 

@@ -59,7 +59,7 @@ class _Observed:
         bias = [middle(value) for value in world.sensor_bias] or [0.0] * 4
         self.scales = StepTest(world).scales
         rows = np.arange(len(columns["id"]))
-        # keep steps whose delayed action is in the same episode and in the columns
+        # keep steps for which the delayed action is in the same episode and in the columns
         kept = (columns["id"] > since) & (rows - np.minimum(columns["step"], max(MAX_LAG, self.delay)) >= 0)
         self.rows, self._step, self._action = rows[kept], columns["step"], columns["action"]
         before, after = columns["observation"][kept] - bias, columns["next_observation"][kept] - bias
@@ -126,7 +126,7 @@ def explain(columns: dict[str, Any], world: World, since: int) -> Finding:
 def _explanations(observed: _Observed, residual: Floats) -> Iterator[_Explanation]:
     count, cartpole = len(observed.rows), observed.cartpole
 
-    def told(rest: Floats, sentence: str, **evidence: float) -> _Explanation:
+    def explained_by(rest: Floats, sentence: str, **evidence: float) -> _Explanation:
         square = _square(rest)
         return _Explanation(
             quantities=frozenset(evidence),
@@ -141,23 +141,23 @@ def _explanations(observed: _Observed, residual: Floats) -> Iterator[_Explanatio
             late = delay - observed.delay
             steps = f"{abs(late)} step{'' if abs(late) == 1 else 's'}"
             sentence = f"actions arrive {steps} {'late' if late > 0 else 'early'}"
-            yield told(observed.residual(cartpole, delay), sentence, delay=float(delay))
+            yield explained_by(observed.residual(cartpole, delay), sentence, delay=float(delay))
     rest, ratio = _without(residual, _effect(observed, cartpole, "force_mag"))
-    yield told(rest, _motor(1 + ratio), force_ratio=1 + ratio)
+    yield explained_by(rest, _motor(1 + ratio), force_ratio=1 + ratio)
     rest, gravity = _without(residual, _effect(observed, cartpole, "gravity"))
     if gravity > -1:
         pull = cartpole.gravity * (1 + gravity)
-        yield told(rest, _gravity(pull, cartpole), gravity=pull)
+        yield explained_by(rest, _gravity(pull, cartpole), gravity=pull)
     rest, wind = _without(residual, _effect(observed, cartpole, "wind"))
     side = "right" if wind > 0 else "left"
-    yield told(rest, f"a wind of {abs(wind):.1f} N blows to the {side}", wind=wind)
+    yield explained_by(rest, f"a wind of {abs(wind):.1f} N blows to the {side}", wind=wind)
     rest, lean = _without(residual, _effect(observed, cartpole, "lean"))
     rest = observed.residual(cartpole, observed.delay, lean)
-    yield told(rest, f"the pole's angle reads {abs(math.degrees(lean)):.0f}° off", bias_rad=lean)
+    yield explained_by(rest, f"the pole's angle reads {abs(math.degrees(lean)):.0f}° off", bias_rad=lean)
     for name in _GRIDS:
         value = _search(name, lambda changed: _square(observed.residual(changed, observed.delay)), cartpole)
         changed = dataclasses.replace(cartpole, **{name: value})
-        yield told(observed.residual(changed, observed.delay), _size(name, value, cartpole), **{name: value})
+        yield explained_by(observed.residual(changed, observed.delay), _size(name, value, cartpole), **{name: value})
     for name in ("force_mag", "gravity"):
 
         def remaining(changed: CartPole, name: str = name) -> tuple[Floats, float]:
@@ -167,7 +167,7 @@ def _explanations(observed: _Observed, residual: Floats) -> Iterator[_Explanatio
         rest, more = remaining(dataclasses.replace(cartpole, length=length))
         beside = _motor(1 + more) if name == "force_mag" else _gravity(cartpole.gravity * (1 + more), cartpole)
         found = {"force_ratio": 1 + more} if name == "force_mag" else {"gravity": cartpole.gravity * (1 + more)}
-        yield told(rest, f"{_size('length', length, cartpole)}, and {beside}", length=length, **found)
+        yield explained_by(rest, f"{_size('length', length, cartpole)}, and {beside}", length=length, **found)
 
 
 def _effect(observed: _Observed, cartpole: CartPole, name: str) -> Floats:

@@ -78,7 +78,7 @@ class InferenceStatistics(Collector):
         return self._recent.of(version)
 
     def versions(self) -> list[str]:
-        """The versions whose statistics are kept."""
+        """The versions with statistics of their own."""
         return self._recent.versions()
 
     def collect(self) -> Iterator[Metric]:

@@ -32,7 +32,7 @@ class Cache:
         self.folder = cache_dir / _short_hash(registry) / name
 
     def read(self, version: Version) -> bytes | None:
-        """The version's copy; None without a copy whose digest matches its name and the version's tag."""
+        """The version's copy; None unless its digest matches its name and the version's tag."""
         for path in self.folder.glob(f"{_stem(version)}-*.onnx"):
             content = read_model_file(path)
             digest = hashlib.sha256(content).hexdigest()

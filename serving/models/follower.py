@@ -11,7 +11,7 @@ from typing import Final
 from serving.errors import RegistryUnavailableError, UnknownModelError
 from serving.models.advice import how_to_train
 from serving.models.cache import Cache
-from serving.models.loader import Loader, aside, describe
+from serving.models.loader import Loader, describe, in_thread
 from serving.models.served import Description, ServedModel
 from serving.models.source import ModelSource, Snapshot
 
@@ -190,7 +190,7 @@ class Models:
         return settled
 
     async def _follow(self) -> bool:
-        snapshot = await aside(self.source.snapshot, self._answer)
+        snapshot = await in_thread(self.source.snapshot, self._answer)
         self._reach(True)
         if snapshot != self._answer:
             await self.loader.from_disk(lambda cache: cache.remember(snapshot))

@@ -139,7 +139,7 @@ class Loader:
         load = partial(ServedModel.load, self.source.name, version, content, environments=self._environments)
         try:
             async with asyncio.timeout(_TRIAL_SECONDS) as limit:
-                return await aside(load)
+                return await in_thread(load)
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -153,7 +153,7 @@ class Loader:
         if self._cache is None:
             return None
         try:
-            return await aside(use, self._cache)
+            return await in_thread(use, self._cache)
         except OSError as error:
             self._disk_fails(self._cache, error)
             return None
@@ -213,7 +213,7 @@ class Loader:
             _LOG.warning(sentence)
 
 
-async def aside(function: Callable[..., T], *arguments: Any) -> T:
+async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     """The function's result, from a thread that does not delay the end of the process."""
     return await asyncio.wrap_future(begin(partial(function, *arguments)))
 

@@ -29,7 +29,7 @@ class Audience:
         self.viewers.add(viewer)
         self.watched.set()
         viewer.offer(frame=frame or None, status=self._status())
-        self.changed = True  # the others are told at a later tick, once however many joined
+        self.changed = True  # the others get the new number at a later tick, once for all that joined
 
     def leave(self, viewer: Viewer[str]) -> None:
         """Remove a viewer."""

@@ -32,7 +32,7 @@ class ClientGoneError(OSError):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HTTP with limits on heads and connections, whose answers leave in one piece and in order.
+    """HTTP with limits on heads and connections. Answers leave in one piece and in order.
 
     uvicorn writes the head and the body of an answer separately. uvloop sends each with its own system call and packet,
     which takes a seventh of the time of a short request.

@@ -221,6 +221,12 @@ def test_a_trial_or_a_download_that_hangs_ends_neither_the_following_nor_the_loo
         assert hung(models, "3") == "1"
         assert models.notice == "version 3 cannot be fetched (it was not there within 0.1 s); version 1 plays on"
     assert len(models.loader._fetching) == 1, "it is waited for again, and not begun anew"
+    monkeypatch.setattr("serving.models.loader._FETCHES_AT_ONCE", 1)
+    assert hung(models, "4") == "1"
+    assert models.notice == (
+        "version 4 cannot be fetched (1 versions are being fetched already: ask again); version 1 plays on"
+    )
+    monkeypatch.setattr("serving.models.loader._FETCHES_AT_ONCE", 8)
     with pytest.raises(RegistryUnavailableError, match="was not there"):
         asyncio.run(models.get("3"))
     monkeypatch.setattr("serving.models.loader._FETCH_SECONDS", 60.0)

@@ -13,6 +13,7 @@ from serving.episodes.limits import MAX_SEED
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
 from serving.policy import OnnxPolicy
+from serving.show.audience import Audience
 from serving.show.commands import Pause, PushCart, Restart, Resume, SingleStep, Speed
 from serving.show.pace import RealTime
 from serving.show.show import Show
@@ -29,6 +30,18 @@ def show_of(folder: Path, gains: tuple[float, ...] = FALLS) -> tuple[Show, Viewe
     viewer: Viewer[str] = Viewer()
     show.join(viewer)
     return show, viewer
+
+
+def test_what_is_announced_in_a_tick_is_sent_once_at_its_end() -> None:
+    statuses = iter("123")
+    audience, viewer = Audience(lambda: next(statuses)), Viewer[str]()
+    audience.join(viewer, "")
+    with audience.one_announcement():
+        audience.announce()
+        audience.announce()
+        assert viewer._status == "1", "nothing is sent inside"
+    assert viewer._status == "2"
+    assert next(statuses) == "3"
 
 
 def play_to_the_end(show: Show) -> None:
