@@ -31,7 +31,7 @@ from serving.models.follower import Models
 from serving.models.source import FileSource
 from serving.policy import OnnxPolicy
 from serving.show.commands import Restart
-from serving.show.stage import Shows
+from serving.show.stage import Stage
 from serving.show.viewer import Viewer
 
 STEPS_A_SECOND: Final = 50
@@ -150,22 +150,22 @@ def in_show(models: Models, changed: World, *, seed: int) -> tuple[float, str]:
 
     The change is made at a random step; nan if nothing is noticed in 20 seconds.
     """
-    shows = Shows(models, Metrics())
-    show = shows.main
+    stage = Stage(models, Metrics())
+    show = stage.main
     show.command(Restart(1000 * seed))
     show.join(Viewer())
     for _ in range(int(np.random.default_rng(seed).integers(20, 800))):
         show._tick(1 / STEPS_A_SECOND)
-    shows.change_world(changed.to_dict())
+    stage.change_world(changed.to_dict())
     ticks = 0
-    while shows.loop.drift is None and ticks < 20 * STEPS_A_SECOND:
+    while stage.loop.drift is None and ticks < 20 * STEPS_A_SECOND:
         show._tick(1 / STEPS_A_SECOND)
         ticks += 1
-    noticed = ticks / STEPS_A_SECOND if shows.loop.drift else float("nan")
+    noticed = ticks / STEPS_A_SECOND if stage.loop.drift else float("nan")
     for _ in range(8 * STEPS_A_SECOND):
         show._tick(1 / STEPS_A_SECOND)
     show.close()
-    return noticed, shows.loop.latest.finding if shows.loop.latest else "nothing"
+    return noticed, stage.loop.latest.finding if stage.loop.latest else "nothing"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`python -m serving [serve | watch | record]`: arguments and wiring."""
+"""`python -m serving [serve | watch | record]`: runs a verb of the command line."""
 
 import asyncio
 import errno
@@ -37,9 +37,9 @@ from serving.web.server import Server
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
     for name, value in (("MAX_RETRIES", "2"), ("BACKOFF_FACTOR", "1"), ("TIMEOUT", "5")):
-        # MLflow's own defaults let a dead registry block a call for minutes; it reads these when it is first used
+        # MLflow's defaults let a call to a dead registry block for minutes; it reads these variables at its first use
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # its place is among log lines of JSON
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # standard error holds log lines in JSON
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         verb, options = parse(arguments)
@@ -69,15 +69,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """The process: a verb, and an end that waits for no thread in which something hangs."""
+    """Run a verb and end the process without waiting for threads that hang."""
     try:
         status = main()
-    except SystemExit as asked:  # for help
+    except SystemExit as asked:  # by --help
         status = int(asked.code or 0)
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError as error:  # a full disk behind a redirection, or a reader that has left
+    except OSError as error:  # a full disk behind a redirection, or a closed pipe
         status = status or 1
         with suppress(OSError):
             os.write(2, f"error: {sentence(error)}\n".encode())
@@ -85,7 +85,7 @@ def run() -> NoReturn:
 
 
 def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Namespace) -> int:
-    """Serve until told to stop."""
+    """Serve until a signal stops the process."""
     token = options.token or os.environ.get("SERVING_TOKEN") or None
     local = options.host in (*LOOPBACK, "::1")
     if not local and token is None:
@@ -122,27 +122,27 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Name
 
 
 def require_environments(env_ids: Sequence[str]) -> None:
-    """Import the modules of admitted environments, and refuse what they do not register.
+    """Import the modules of the allowed environments, and refuse ids that they do not register.
 
     Raises:
-        UsageError: naming the environment and why.
+        UsageError: with the environment and the reason.
     """
-    for env_id in sorted(env_ids, key=lambda env_id: ":" not in env_id):  # a module may register another's too
+    for env_id in sorted(env_ids, key=lambda env_id: ":" not in env_id):  # a module may register several ids
         try:
             environment_spec(env_id)
         except EnvironmentUnsupportedError as error:
             raise UsageError(f"--allow-env: {error}") from error
-        except (Exception, SystemExit) as error:  # importing a module runs what is in it
+        except (Exception, SystemExit) as error:  # importing a module runs its code
             raise UsageError(
                 f"--allow-env: the module of {env_id!r} cannot be imported ({type(error).__name__}: {error})"
             ) from error
 
 
 def require_registered(uri: ModelURI, cache: Cache) -> None:
-    """Refuse a version that a registry on this machine has not, and that did not play here before.
+    """Refuse a version that is not in the local registry and has not played here before.
 
     Raises:
-        UnknownModelError: naming those there are.
+        UnknownModelError: with the versions that exist.
     """
     reference = uri.version or uri.alias or ""
     known = glance(uri.name)
@@ -159,9 +159,9 @@ def require_registered(uri: ModelURI, cache: Cache) -> None:
 
 
 def resolve(source: ModelSource, uri: ModelURI, cache: Cache | None, environments: frozenset[str]) -> ServedModel:
-    """The version a URI names, from the registry or, if that does not answer, the one that played last."""
+    """The version that a URI names: from the registry, or the one that played last if the registry does not answer."""
     models = Models(source, alias=uri.alias, version=uri.version, cache=cache, environments=environments)
-    logging.getLogger("serving").addHandler(logging.NullHandler())  # the notice, below, says what it would
+    logging.getLogger("serving").addHandler(logging.NullHandler())  # the notice below says the same
 
     async def find() -> ServedModel:
         await models.poll()
@@ -172,7 +172,7 @@ def resolve(source: ModelSource, uri: ModelURI, cache: Cache | None, environment
         return models.current
 
     served = asyncio.run(find())
-    for notice in filter(None, (models.notice, models.disk_notice)):
+    for notice in filter(None, (models.notice, models.loader.disk_notice)):
         sys.stderr.write(f"{notice}\n")
     return served
 

@@ -1,4 +1,4 @@
-"""The application: one router over every room's routes, and what lives as long as the server does."""
+"""The application: one router over the routes of all rooms, and the tasks that run as long as the server."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from serving.inference.routes import InferenceAPI
 from serving.loop.events import EventSender
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode
 from serving.loop.routes import LoopAPI
-from serving.metrics.inputs_by_version import VersionSeen
+from serving.metrics.inputs_by_version import VersionInputs
 from serving.metrics.metrics import CONTENT_TYPE, Metrics
 from serving.models.follower import Models
 from serving.models.served import Description
@@ -33,12 +33,12 @@ from serving.web.webhooks import WEBHOOK_PATH, Webhooks
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """What plays, and how the registry is followed."""
+    """The version that plays, and the state of following the registry."""
 
     model: str
     ready: bool
     notice: str
-    """What a person should know; empty while all is well."""
+    """A sentence about a problem; empty if there is none."""
     current: Description | None
     aliases: dict[str, str]
     versions: list[str]
@@ -49,7 +49,7 @@ class Status(Struct, frozen=True, kw_only=True):
     """Since the registry last answered; None before it first did."""
     registry_reachable: bool
     drift: Drift | None
-    """The one that lasts."""
+    """The drift that is not over."""
     recent_episodes: list[PlayedEpisode]
     """The last 32, oldest first."""
     episode: PresentEpisode | None
@@ -59,13 +59,13 @@ class Status(Struct, frozen=True, kw_only=True):
 
 
 class Accepted(Struct, frozen=True):
-    """A delivery was taken note of."""
+    """A delivery was accepted."""
 
     accepted: bool = True
 
 
 class App:
-    """An ASGI application that serves one model; without `show` it holds nothing that another replica would miss."""
+    """An ASGI application that serves one model. Without `show` it has no state, so replicas are interchangeable."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class App:
         self.live = LiveAPI(models, self.metrics, token=token) if show else None
         self.events: EventSender | None = None
         if self.live and prefect_url:
-            loop = self.live.shows.loop
+            loop = self.live.stage.loop
             self.events = EventSender(
                 loop, models, self.metrics, api_url=prefect_url, auth=prefect_auth, serving_url=serving_url
             )
@@ -98,7 +98,7 @@ class App:
         episodes = EpisodesAPI(self.replays, Learning(models), keep=show)
         page: list[BaseRoute] = [Route("/", self._no_show)]
         if self.live:
-            page = [*Page().routes(), *self.live.routes(), *LoopAPI(self.live.shows.loop, models).routes()]
+            page = [*Page().routes(), *self.live.routes(), *LoopAPI(self.live.stage.loop, models).routes()]
         router = Router(
             [*inference.routes(), *self._routes(), *episodes.routes(), *page],
             redirect_slashes=False,
@@ -108,7 +108,7 @@ class App:
         self.asgi = Guard(router, count=self.metrics.requests.count, hosts=hosts, token=token)
 
     def close(self) -> None:
-        """End every stream and show, now, so that a server can drain."""
+        """End every stream and show now, so that the server can stop."""
         if self.live:
             self.live.close()
 
@@ -116,7 +116,7 @@ class App:
         webhook = Operation(
             "POST",
             self._webhook,
-            "MLflow's webhook: look at the registry now",
+            "MLflow's webhook: read the registry now",
             body=dict,
             decoded=False,
             answer=Accepted,
@@ -127,7 +127,10 @@ class App:
             Route("/openapi.json", self._openapi),
             route("/metrics", Operation("GET", self._expose, "Prometheus metrics", media="text/plain")),
             route("/api/status", Operation("GET", self._status, "What plays", answer=Status)),
-            route("/api/seen", Operation("GET", self._seen, "What the version that plays saw", answer=VersionSeen)),
+            route(
+                "/api/seen",
+                Operation("GET", self._inputs, "The inputs of the version that plays", answer=VersionInputs),
+            ),
             route(WEBHOOK_PATH, webhook),
         ]
 
@@ -137,7 +140,7 @@ class App:
         if self.events:
             tasks.append(asyncio.create_task(self.events.run()))
         if self.live:
-            self.live.shows.start()
+            self.live.stage.start()
         try:
             yield
         finally:
@@ -161,7 +164,7 @@ class App:
 
     async def _status(self, scope: Scope, body: None) -> Status:
         models, current = self.models, self.models.current
-        loop = self.live.shows.loop if self.live else None
+        loop = self.live.stage.loop if self.live else None
         return Status(
             model=models.name,
             ready=current is not None,
@@ -181,8 +184,8 @@ class App:
             mlflow_url=self._mlflow_url,
         )
 
-    async def _seen(self, scope: Scope, body: None) -> VersionSeen:
-        return self.metrics.seen.summary(self.models.current)
+    async def _inputs(self, scope: Scope, body: None) -> VersionInputs:
+        return self.metrics.inputs.summary(self.models.current)
 
     async def _webhook(self, scope: Scope, body: bytes) -> Accepted:
         if self._webhooks is None:

@@ -1,4 +1,4 @@
-"""The command line of `python -m serving`: verbs, options, and a sentence for what is neither."""
+"""The command line of `python -m serving`: verbs, options, and messages for mistakes."""
 
 import argparse
 import difflib
@@ -19,14 +19,14 @@ _NEAR: Final = 3
 
 
 class UsageError(ValueError):
-    """A command line that cannot be followed; the message says what was given and what is expected."""
+    """A wrong command line; the message says what was given and what is expected."""
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
-    """The verb, `serve` where none is given, and its options.
+    """The verb (`serve` by default) and its options.
 
     Raises:
-        UsageError: if there is no such verb or option, with the nearest names, or a value does not fit.
+        UsageError: for an unknown verb or option, with the nearest names, or for an invalid value.
         SystemExit: with code 0, for `--help`.
     """
     verb, rest = "serve", list(arguments)
@@ -62,7 +62,7 @@ def _require_once(given: Sequence[str], parser: argparse.ArgumentParser) -> None
 
 
 def _did_you_mean(given: str, known: Collection[str]) -> str:
-    """The end of a sentence: known names that are spelled alike, or that hold the given one."""
+    """The end of a sentence: known names that are spelled similarly, or that contain the given one."""
     names, part = {name.lstrip("-"): name for name in known}, given.lstrip("-")
     near = difflib.get_close_matches(part, names, n=_NEAR)
     near = near or [name for name in names if len(part) > 2 and part in name][:_NEAR]
@@ -133,29 +133,31 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         action="append",
         default=[name.strip() for name in os.environ.get("SERVING_ALLOWED_ENVS", "").split(",") if name.strip()],
         metavar="ID",
-        help="an environment to admit beside Gymnasium's own, imported if it is package:ID; repeatable",
+        help="an environment to allow besides Gymnasium's own, imported if it is package:ID; repeatable",
     )
     if verb == "serve":
-        parser.add_argument("--host", default="127.0.0.1", help="address to bind; others than loopback need a token")
+        parser.add_argument(
+            "--host", default="127.0.0.1", help="address to bind; any other than loopback needs a token"
+        )
         parser.add_argument("--port", type=_port, default=8000)
-        parser.add_argument("--no-show", action="store_true", help="inference, episodes, metrics and status alone")
-        parser.add_argument("--token", help="bearer token for what changes things (or SERVING_TOKEN)")
+        parser.add_argument("--no-show", action="store_true", help="serve only inference, episodes, metrics and status")
+        parser.add_argument("--token", help="bearer token for requests that change something (or SERVING_TOKEN)")
         parser.add_argument(
             "--allowed-hosts",
             default=os.environ.get("SERVING_ALLOWED_HOSTS", ""),
-            help="further Host names to answer to, comma-separated (or SERVING_ALLOWED_HOSTS)",
+            help="more Host names to accept, comma-separated (or SERVING_ALLOWED_HOSTS)",
         )
         parser.add_argument(
             "--trusted-proxies",
             type=_networks,
             default=os.environ.get("SERVING_TRUSTED_PROXIES", ""),
-            help="reverse proxies whose X-Forwarded headers are believed, comma-separated addresses or networks "
+            help="trust the X-Forwarded headers of these reverse proxies, comma-separated addresses or networks "
             "(or SERVING_TRUSTED_PROXIES)",
         )
         parser.add_argument(
             "--mlflow-url",
             default=os.environ.get("SERVING_MLFLOW_URL", ""),
-            help="where a browser finds MLflow, for links to runs (or SERVING_MLFLOW_URL)",
+            help="address of MLflow for a browser, for links to runs (or SERVING_MLFLOW_URL)",
         )
         return parser
     parser.add_argument("--seed", type=_seed, default=0, help="seed of the (first) episode")

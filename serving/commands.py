@@ -1,4 +1,4 @@
-"""The commands that are printed: what a person types next, as it works where this process was started."""
+"""Commands for messages, as they work in the directory where this process was started."""
 
 import re
 import shlex
@@ -13,16 +13,16 @@ _PROGRAMS: Final = {
     "record": "python -m serving record",
     "ui": "mlflow ui",
 }
-"""By verb of the Makefile what it runs."""
+"""The program behind each verb of the Makefile."""
 _SCRIPTS: Final = {"train": "dqn-train", "serve": "dqn-serve", "record": "dqn-serve record"}
 _PLAIN: Final = re.compile(r"[\w@%+=:,./-][\w@%+=:,./~-]*")
 
 
 def command(verb: str, *options: str) -> str:
-    """What runs a verb with options: `make` where this project's Makefile lies in the current directory.
+    """The command for a verb with options: `make` if this project's Makefile is in the current directory.
 
-    Elsewhere it is the console script, if this process is one, or Python with the module. Make and its shell each take
-    a level of quotes off.
+    Elsewhere it is the console script, if this process is one, or Python with the module. Make and its shell each
+    remove one level of quotes.
     """
     words = " ".join(word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in options)
     if not _makefile_is_here():

@@ -1,4 +1,4 @@
-"""What comes from outside may never end: threads that hold up nothing, and runs of a model that are called off."""
+"""Time limits for calls that may never return: threads that delay nothing, and model runs that are cancelled."""
 
 import threading
 import time
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def begin(function: Callable[[], T]) -> Future[T]:
-    """Call a function in a thread of its own, which ends with the process whatever it does.
+    """Call a function in a new daemon thread, which ends with the process even if the call hangs.
 
-    A StopIteration would be waited for for ever: no asyncio future takes one, and CPython 3.11 does not say so.
+    A StopIteration becomes a RuntimeError: no asyncio future takes it, and CPython 3.11 would wait for ever.
     """
     future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # whoever waits may give up; the function goes on
+    future.set_running_or_notify_cancel()  # a waiter may give up; the function runs to its end
 
     def call() -> None:
         try:
@@ -36,13 +36,13 @@ def begin(function: Callable[[], T]) -> Future[T]:
 
 
 class _Run:
-    """A run that is under way."""
+    """A run in progress."""
 
     def __init__(self) -> None:
         self.options = ort.RunOptions()
         self.options.log_severity_level = 4
         self.ticks = 0
-        """Seen by the watch so often: a process that was stopped for an hour finds no run an hour old."""
+        """Ticks of the watch since the start. The clock does not serve: a process may have been stopped for an hour."""
 
 
 _runs: set[_Run] = set()
@@ -50,28 +50,28 @@ _watch: threading.Thread | None = None
 
 
 def run(session: ort.InferenceSession, outputs: list[str], inputs: dict[str, Any]) -> list[Any]:
-    """Run a model, and call it off after `RUN_SECONDS`: between two of its nodes, a single one runs to its end.
+    """Run a model and cancel it after `RUN_SECONDS`. It stops between two nodes; a single node runs to its end.
 
     Raises:
-        TimeoutError: if it was called off.
+        TimeoutError: if it was cancelled.
     """
     global _watch
     if _watch is None or not _watch.is_alive():  # the first run, or a process that was forked
-        _watch = threading.Thread(target=_call_off, daemon=True, name="serving-deadlines")
+        _watch = threading.Thread(target=_cancel_late, daemon=True, name="serving-deadlines")
         _watch.start()
-    under_way = _Run()
-    _runs.add(under_way)
+    running = _Run()
+    _runs.add(running)
     try:
-        return list(session.run(outputs, inputs, under_way.options))
+        return list(session.run(outputs, inputs, running.options))
     except Exception as error:
-        if under_way.options.terminate:
+        if running.options.terminate:
             raise TimeoutError(f"it did not answer within {RUN_SECONDS:g} s") from error
         raise
     finally:
-        _runs.discard(under_way)
+        _runs.discard(running)
 
 
-def _call_off() -> None:
+def _cancel_late() -> None:
     while True:
         time.sleep(_TICK)
         for each in _runs.copy():

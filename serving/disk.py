@@ -1,4 +1,4 @@
-"""What is written to a disk, and the sentence where that is full or refuses."""
+"""Writing files, and sentences for a disk that is full or cannot be written to."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ class DiskError(OSError):
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: one that is there stays as it is until it is replaced.
+    """Write a file whole or not at all: an existing file is unchanged until it is replaced.
 
     Raises:
         DiskError: if it cannot be written.
@@ -39,7 +39,7 @@ def write_new(path: Path, content: bytes) -> None:
 
 
 def sentence(error: OSError) -> str:
-    """An error of the system that leaves a verb; one that names no file comes of printing."""
+    """A sentence for an OSError that ends a verb; an error without a file name comes from printing."""
     if isinstance(error, DiskError) or error.errno is None:
         return str(error)
     if error.filename is None:
@@ -48,14 +48,14 @@ def sentence(error: OSError) -> str:
 
 
 def reason(error: OSError) -> str:
-    """What the system says, without the name of a temporary file that nobody asked for."""
+    """The system's words, without the name of a temporary file."""
     return error.strerror or str(error) or type(error).__name__
 
 
 def full(error: BaseException | None) -> str | None:
-    """Of an error that comes of this machine's full or read-only disk, what the system says; None of another one."""
+    """The system's words if an error was caused by a full or read-only disk of this machine, else None."""
     while error is not None:
-        if isinstance(error, OSError):  # shutil's holds those of several files as text
+        if isinstance(error, OSError):  # shutil.Error holds the errors of several files as text
             said = str(error)
             if found := next((os.strerror(code) for code in _CODES if os.strerror(code) in said), None):
                 return found
@@ -64,7 +64,7 @@ def full(error: BaseException | None) -> str | None:
 
 
 def scratch() -> str:
-    """Where temporary files are written, for a sentence."""
+    """The directory of temporary files, for a sentence."""
     try:
         return tempfile.gettempdir()
     except OSError:

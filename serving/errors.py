@@ -1,14 +1,14 @@
-"""Errors whose message is one sentence for a client, with the HTTP status that goes with it."""
+"""Errors with a message of one sentence for a client, and the HTTP status of the answer."""
 
 
 class ServingError(Exception):
-    """What a client is told; every other error is the server's own."""
+    """An error with a message for the client; any other exception is a fault of the server."""
 
     status = 500
 
 
 class RequestError(ServingError, ValueError):
-    """A request that cannot be answered: what was given and what is expected."""
+    """A request that cannot be answered; the message says what was given and what is expected."""
 
     status = 400
 
@@ -26,17 +26,17 @@ class UnknownModelError(ServingError, LookupError):
 class PolicyError(ServingError, ValueError):
     """A file is not a policy that this project can play; the message says what is wrong with it."""
 
-    status = 503  # of a version that was refused: another one may take its place
+    status = 503  # a version was refused; another one may be promoted
 
 
 class RegistryUnavailableError(ServingError, RuntimeError):
-    """The registry did not answer; what is on disk is all there is."""
+    """The registry did not answer; only versions on the disk can be played."""
 
     status = 503
 
 
 class NoPicturesError(ServingError, ValueError):
-    """An environment that can be played, and not drawn; the message says why."""
+    """An environment can be played but not drawn; the message says why."""
 
     status = 501
 

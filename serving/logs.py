@@ -1,4 +1,4 @@
-"""Log lines, as text for a terminal and as JSON elsewhere."""
+"""Log lines: text on a terminal, JSON elsewhere."""
 
 import logging
 import sys
@@ -40,7 +40,7 @@ class TerminalFormatter(logging.Formatter):
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send every log line to standard error: for a person on a terminal, as JSON elsewhere."""
+    """Send every log line to standard error: text on a terminal, JSON elsewhere."""
     handler = logging.StreamHandler()
     handler.setFormatter(TerminalFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

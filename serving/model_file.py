@@ -1,8 +1,8 @@
-"""What is asked of an ONNX file's bytes before onnxruntime sees them: they are small, and need no other file.
+"""Checks on the bytes of an ONNX file before onnxruntime reads them: bounded size, and no references to other files.
 
-onnxruntime reads whatever file a tensor with external data names, relative to the working directory. The package onnx,
-which could look for such tensors, is not installed where models are served: the fields that lead to tensors are
-followed in protobuf's wire format, https://protobuf.dev/programming-guides/encoding/, without recursion.
+onnxruntime reads any file that a tensor with external data names, relative to the working directory. The package onnx,
+which could find such tensors, is not installed where models are served. So the fields that lead to tensors are followed
+in protobuf's wire format, https://protobuf.dev/programming-guides/encoding/, without recursion.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Final
 
 MAX_BYTES: Final = 64 << 20
 _MAX_FIELDS: Final = 1_000_000
-"""A second's work; a network of three layers has about a hundred."""
+"""Takes about a second to read; a network of three layers has about a hundred fields."""
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 """Fields of TensorProto."""
@@ -27,11 +27,11 @@ TENSORS: Final[dict[str, dict[int, str]]] = {
     "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
     "TensorProto": {},
 }  # fmt: skip
-"""Of each message the fields in which tensors lie, and what these fields hold."""
+"""For each message, the fields that may contain tensors and the type of each."""
 
 
 def read_model_file(path: Path) -> bytes:
-    """The bytes of a file, of too large a one as many as make `check_model_file` refuse it.
+    """The bytes of a file; of one that is too large, as many as make `check_model_file` refuse it.
 
     Raises:
         OSError: if it cannot be read.
@@ -41,10 +41,10 @@ def read_model_file(path: Path) -> bytes:
 
 
 def check_model_file(model: bytes) -> None:
-    """Refuse a model that is too large, or that is not complete in itself.
+    """Refuse a model that is too large or refers to other files.
 
     Raises:
-        ValueError: saying which, or that the bytes are no protobuf message.
+        ValueError: with the reason, also if the bytes are not a protobuf message.
     """
     if len(model) > MAX_BYTES:
         raise ValueError(f"it has more than the {MAX_BYTES:,} bytes that are loaded")
@@ -72,7 +72,7 @@ def check_model_file(model: bytes) -> None:
 
 
 def _varint(model: bytes, at: int, end: int) -> tuple[int, int]:
-    """A number and the place after it."""
+    """A number and the position after it."""
     value = 0
     for index in range(10):
         if at + index >= end:

@@ -1,4 +1,4 @@
-"""A trained policy as it is served: an ONNX file, its contract, and how it acts."""
+"""A trained policy for serving: loads an ONNX file, checks its contract, and acts greedily."""
 
 import json
 import math
@@ -23,14 +23,14 @@ INPUT: Final = "observation"
 OUTPUT: Final = "q_values"
 LOAD_SECONDS: Final = 20.0
 _MAX_MEMORY: Final = 1 << 30
-"""Bytes that all models together may take for what they compute."""
+"""Bytes that all models together may allocate for their computations."""
 _MAX_OVERRUNS: Final = 3
 _REQUIRED_PROPERTIES: Final = ("env_id", "action_meanings", "run_id", "seed", "config_sha256")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyMetadata:
-    """What a policy file says about itself (model properties of the ONNX contract)."""
+    """The metadata of a policy file (model properties of the ONNX contract)."""
 
     env_id: str
     action_meanings: tuple[str, ...]
@@ -39,7 +39,7 @@ class PolicyMetadata:
     config_sha256: str
     observation_size: int
     world: World = NOMINAL
-    """What it was trained for."""
+    """The world that it was trained for."""
     observed: tuple[tuple[float, float], ...] = ()
     """Least and greatest value of each entry of the observations in training; empty if the file does not say."""
 
@@ -52,21 +52,21 @@ class PolicyMetadata:
 class OnnxPolicy:
     """The greedy policy of one Q-network, run by onnxruntime on one thread.
 
-    A batch of one takes about 15 microseconds: a second thread costs more than it brings.
+    A batch of one takes about 15 microseconds: a second thread costs more than it saves.
     """
 
     def __init__(self, session: ort.InferenceSession, metadata: PolicyMetadata) -> None:
         self._session = session
         self.metadata = metadata
         self.overruns = 0
-        """Runs that were called off because they took too long."""
+        """Runs that were cancelled because they took too long."""
 
     @classmethod
     def load(cls, source: Path | bytes) -> "OnnxPolicy":
         """Read a policy from a file or from its bytes and check it against the contract.
 
         Raises:
-            PolicyError: if it is no ONNX model or breaks the contract.
+            PolicyError: if it is not an ONNX model or breaks the contract.
             FileNotFoundError: if there is no such file.
         """
         model = read_model_file(source) if isinstance(source, Path) else source
@@ -78,7 +78,7 @@ class OnnxPolicy:
         starting = deadlines.begin(partial(_start, model, options))
         try:
             session = starting.result(LOAD_SECONDS)
-        except Exception as error:  # onnxruntime raises a dozen unrelated classes for unreadable bytes
+        except Exception as error:  # onnxruntime raises many unrelated classes for unreadable bytes
             options.set_load_cancellation_flag(True)
             late = not starting.done()
             what = f"it did not load within {LOAD_SECONDS:g} s" if late else f"not a loadable ONNX model: {error}"
@@ -90,7 +90,7 @@ class OnnxPolicy:
 
         Raises:
             ValueError: if the observation's shape is not `[batch, obs]`.
-            PolicyError: if it takes too long, or did so too often.
+            PolicyError: if it takes too long, or did so too often before.
         """
         width = self.metadata.observation_size
         if observation.ndim != 2 or observation.shape[1] != width:
@@ -113,16 +113,18 @@ class OnnxPolicy:
 def _options() -> ort.SessionOptions:
     _bound_memory()
     options = ort.SessionOptions()
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # ORT's own was not checked for other files
+    options.add_session_config_entry(
+        "session.load_model_format", "ONNX"
+    )  # the ORT format is not checked for references to other files
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what fails is raised, and told by who asked
+    options.log_severity_level = 4  # failures are raised, and reported by the caller
     return options
 
 
 def _start(model: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
-    # Folding computes while it loads, where nothing can be called off; what training exports has nothing to fold.
+    # Constant folding computes during loading, which cannot be cancelled; exported policies have nothing to fold.
     unwanted = ["ConstantFolding"]
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted)
 
@@ -130,8 +132,8 @@ def _start(model: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
 @cache
 def _bound_memory() -> None:
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    as_asked = {"max_mem": _MAX_MEMORY, "arena_extend_strategy": 1}  # 1: as much as is asked for, without doubling
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(as_asked))
+    limits = {"max_mem": _MAX_MEMORY, "arena_extend_strategy": 1}  # 1: allocate exactly what is requested
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(limits))
 
 
 def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:

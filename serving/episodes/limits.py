@@ -1,4 +1,4 @@
-"""What a viewer does to an episode: its seed, pushes on the cart, and another world."""
+"""What a request may set in an episode: its seed, pushes on the cart, and the world, each within limits."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
@@ -27,7 +27,7 @@ LIMITS: Final[dict[str, tuple[float, float]]] = {
     "sensor_bias": (-5.0, 5.0),
     "sensor_noise": (0.0, 5.0),
 }
-"""Least and greatest value of a world's fields where a stranger may choose them."""
+"""Least and greatest value of each field of a world that a request may set."""
 
 
 def _schema(name: str) -> dict[str, Any]:
@@ -44,12 +44,12 @@ WorldValues = Annotated[
     dict[str, Any],
     Meta(
         title="World",
-        description="what differs from the environment as Gymnasium has it; a range [low, high] in place of a number "
-        "is drawn from at the start of each episode",
+        description="the differences from Gymnasium's environment; for a range [low, high] a number is drawn from it "
+        "at the start of each episode",
         extra_json_schema={"properties": {name: _schema(name) for name in LIMITS}, "additionalProperties": False},
     ),
 ]
-"""A world as JSON has it (`World.to_dict`)."""
+"""A world in JSON (`World.to_dict`)."""
 
 
 class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,7 +77,7 @@ def parse_world(values: object) -> World:
     """A world from JSON values, within `LIMITS`.
 
     Raises:
-        WorldError: naming the first field that is unknown, of another type or out of range.
+        WorldError: with the first field that is unknown, of another type or out of range.
     """
     try:
         world = World.from_dict(values)

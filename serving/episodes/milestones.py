@@ -1,4 +1,4 @@
-"""The agent that is served on its way from untrained to accepted: every milestone plays the same episode."""
+"""Milestones of the training of the version that plays, from untrained to accepted. All play the same episode."""
 
 import asyncio
 from typing import Annotated, Final
@@ -21,17 +21,17 @@ _CARTPOLE: Final = "CartPole"
 
 
 class Milestone(Struct, frozen=True, kw_only=True):
-    """How far training was when a network was kept, and how good that network is."""
+    """The progress of training when a network was saved, and the return of that network."""
 
     file: str
     updates: int
     environment_steps: int
     mean_return: float
-    """Greedy, over the episodes that training looked at it with."""
+    """Of the greedy policy, over the evaluation episodes of training."""
 
 
 class Way(Struct, frozen=True, kw_only=True):
-    """The milestones of the version that plays, oldest first; none where its run keeps none."""
+    """The milestones of the version that plays, oldest first; empty if its run has none."""
 
     version: str
     seed: int
@@ -40,7 +40,7 @@ class Way(Struct, frozen=True, kw_only=True):
 
 
 class Learning:
-    """Milestones of the current version, fetched and played once each. Lives on one event loop."""
+    """Milestones of the current version, each fetched and played once. Belongs to one event loop."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
@@ -51,12 +51,12 @@ class Learning:
         self._replays: dict[int, Replay] = {}
 
     async def way(self) -> Way:
-        """What there is to play.
+        """The milestones that can be played.
 
         Raises:
             UnknownModelError: if nothing plays.
-            RegistryUnavailableError: if its milestones cannot be had now.
-            PolicyError: if they are none.
+            RegistryUnavailableError: if its milestones cannot be fetched now.
+            PolicyError: if they are invalid.
         """
         async with self._working:
             served = await self._load()
@@ -64,7 +64,7 @@ class Learning:
             return Way(version=number, seed=SEED, pushes=pushes, milestones=self._milestones)
 
     async def play(self, index: int) -> Replay:
-        """The episode of a milestone; of the version itself after the last. Errors as of `way`."""
+        """The episode of a milestone, or of the version itself after the last milestone. Raises what `way` raises."""
         async with self._working:
             served = await self._load()
             if index > len(self._policies):

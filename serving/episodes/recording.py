@@ -19,7 +19,7 @@ from serving.errors import RecordingError
 from serving.page import STATIC
 
 _PUSH_STEPS: Final = 25
-"""Steps for which a push is shown; it lasts one."""
+"""A push lasts one step and is drawn for so many."""
 _PUSH_COLOUR: Final = (200, 60, 30)
 _CODECS: Final = {
     "mp4": ("libx264", {"crf": "23", "preset": "veryfast"}),
@@ -28,7 +28,7 @@ _CODECS: Final = {
 
 
 def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]]:
-    """Gymnasium's pictures `[height, width, 3]` of every `stride`-th step, played again; a push is marked."""
+    """Gymnasium's pictures `[height, width, 3]` of every `stride`-th step of the replay, with pushes marked."""
     changed, forces = by_step(replay.pushes, replay.changes)
     simulation = Simulation(replay.env_id, World.from_dict(replay.world), render_mode="rgb_array")
     shown = {
@@ -65,7 +65,7 @@ def _with_push(picture: npt.NDArray[np.uint8], step: int, force: float) -> npt.N
 
 def encode(picture: npt.NDArray[np.uint8], kind: str) -> bytes:
     """A picture `[height, width, 3]` as "JPEG" or "PNG"."""
-    from PIL import Image  # 2 MB that a server without pictures does without
+    from PIL import Image  # takes 2 MB, which a server without pictures saves
 
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format=kind, quality=75)
@@ -94,10 +94,10 @@ def to_video(replay: Replay, container: str) -> bytes:
     """A video in real time, with every step: "mp4" (H.264) or "webm" (VP9).
 
     Raises:
-        RecordingError: if PyAV, or the codec in it, is not there.
+        RecordingError: if PyAV is not installed or lacks the codec.
     """
     try:
-        import av  # an extra: the server runs without it
+        import av  # an optional dependency
     except ImportError as error:
         raise RecordingError(f"{container} needs PyAV: pip install 'dqn-pipeline[record]', or take .gif") from error
     codec, options = _CODECS[container]
@@ -117,10 +117,10 @@ def to_video(replay: Replay, container: str) -> bytes:
 
 
 def to_html(replay: Replay) -> bytes:
-    """One page with everything in it: it plays from a disk, without a network.
+    """One page with everything in it, which plays from a file without a network.
 
-    CartPole is drawn from its states; of other environments the page holds up to 250 of Gymnasium's pictures.
-    Its content security policy admits its own script and style, by their hashes, and nothing else.
+    CartPole is drawn from its states; for other environments the page has up to 250 pictures by Gymnasium.
+    Its content security policy allows its own script and style, by their hashes, and nothing else.
     """
     script = "\n".join(
         _without_modules((STATIC / name).read_text()) for name in ("cartpole.js", "charts.js", "replay.js")
@@ -143,7 +143,7 @@ def _pictures(replay: Replay, most: int = 250) -> list[str]:
 
 
 def replay_csp(page: bytes) -> str:
-    """The content security policy that a page of `to_html` carries, to be sent as a header too."""
+    """The content security policy in a page of `to_html`, for sending it as a header too."""
     match = re.search(rb'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
     if match is None:
         raise RecordingError("the replay page has no content security policy")

@@ -1,4 +1,4 @@
-"""A finished episode, kept with the request it answers."""
+"""A finished episode with the request that it answers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from serving.policy import OnnxPolicy
 
 
 class Replay(Struct, frozen=True, kw_only=True):
-    """A finished episode and the request it answers, one column a quantity; the same request gives the same replay."""
+    """A finished episode in columns, and the request that it answers. The same request gives the same replay."""
 
     id: str
     model: str
@@ -25,7 +25,7 @@ class Replay(Struct, frozen=True, kw_only=True):
     run_id: str
     seed: int
     world: WorldValues
-    """What it began in."""
+    """The world in which it began."""
     pushes: tuple[Push, ...]
     changes: tuple[Change, ...]
     episodic_return: float
@@ -33,13 +33,13 @@ class Replay(Struct, frozen=True, kw_only=True):
     terminated: bool
     truncated: bool
     observations: list[tuple[float, ...]]
-    """From the first to the one after the last step, `[steps + 1, obs]`."""
+    """`[steps + 1, obs]`, including the observation after the last step."""
     q_values: list[tuple[float, ...]]
     actions: list[int]
     rewards: list[float]
 
     def to_json(self) -> bytes:
-        """The whole replay."""
+        """The replay as JSON."""
         return msgspec.json.encode(self)
 
 
@@ -53,7 +53,7 @@ def record(
     world: World | None = None,
     changes: Sequence[Change] = (),
 ) -> Replay:
-    """Play an episode to its end and keep it; arguments as of `play`."""
+    """Play an episode to its end. The arguments are those of `play`."""
     steps = list(play(policy, seed=seed, pushes=pushes, world=world, changes=changes))
     metadata = policy.metadata
     began = (metadata.world if world is None else world).to_dict()

@@ -1,4 +1,4 @@
-"""Replays kept in memory: played headless on request, turned into files when asked for, the oldest forgotten."""
+"""Replays in memory: episodes are played on request and rendered to files on demand; the oldest are dropped."""
 
 import asyncio
 from collections import OrderedDict
@@ -27,13 +27,13 @@ FORMATS: Final[dict[str, tuple[str, Callable[[Replay], bytes]]]] = {
 
 
 class EpisodeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An episode to play: the same one for the same request and version."""
+    """An episode to play. The same request and version give the same episode."""
 
     seed: Seed = 0
     version: Annotated[str | int | None, Meta(description="number or alias; null is the current one")] = None
     pushes: Pushes = ()
     world: WorldValues | None = None
-    """None is what the version was trained for."""
+    """None: the world that the version was trained for."""
     changes: Changes = ()
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class EpisodeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """What a replay is and where its files are."""
+    """A replay in short, with the paths of its files."""
 
     id: str
     model: str
@@ -56,7 +56,7 @@ class Summary(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, replay: Replay) -> "Summary":
-        """A replay's."""
+        """The summary of a replay."""
         return cls(
             id=replay.id,
             model=replay.model,
@@ -71,7 +71,7 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 class Replays:
-    """Bounded in number and in bytes. Lives on one event loop; one replay is played or rendered at a time."""
+    """Keeps a bounded number of replays and bytes. Belongs to one event loop; plays or renders one replay at a time."""
 
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self._models = models
@@ -81,7 +81,7 @@ class Replays:
         self._working = asyncio.Semaphore(1)
 
     async def create(self, request: EpisodeRequest) -> Replay:
-        """Play the episode a request describes, and keep it; errors as of `play`."""
+        """Play the episode that a request describes, and keep it. Raises what `play` raises."""
         replay = await self.play(request)
         self._replays[replay.id] = replay
         self._replays.move_to_end(replay.id)
@@ -90,7 +90,7 @@ class Replays:
         return replay
 
     async def play(self, request: EpisodeRequest) -> Replay:
-        """Play the episode a request describes.
+        """Play the episode that a request describes.
 
         Raises:
             UnknownModelError, RegistryUnavailableError: if there is no such version to play.
@@ -119,11 +119,11 @@ class Replays:
         """A replay in one of `FORMATS`, rendered once.
 
         Raises:
-            RecordingError: if a library it needs is not installed.
+            RecordingError: if a library that it needs is not installed.
         """
         if (replay.id, kind) not in self._files:
             async with self._working:
-                if content := self._files.get((replay.id, kind)):  # somebody who asked before waited for the same
+                if content := self._files.get((replay.id, kind)):  # another request rendered it meanwhile
                     return content
                 content = await asyncio.to_thread(FORMATS[kind][1], replay)
             self._files[replay.id, kind] = content

@@ -1,4 +1,4 @@
-"""Episodes on request: played headless, kept as replays, and given as files."""
+"""Routes that play episodes on request, keep their replays, and return them as files."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ from serving.web.ranges import ranged
 class EpisodesAPI:
     """Routes of /api/episodes and /api/learning.
 
-    With `keep` off a replay is the answer itself, and nothing is remembered.
+    Without `keep` the answer is the replay itself, and the server stores nothing.
     """
 
     def __init__(self, replays: Replays, learning: Learning, *, keep: bool) -> None:
@@ -28,7 +28,7 @@ class EpisodesAPI:
         self._keep = keep
 
     def routes(self) -> list[Route]:
-        """To play, and where replays are kept to list and to fetch."""
+        """Routes to play, and to list and fetch if replays are kept."""
         errors = (400, 401, 404, 408, 413, 415, 503)
         if not self._keep:
             play = Operation("POST", self._play, "Play an episode", body=EpisodeRequest, answer=Replay, errors=errors)
@@ -43,7 +43,9 @@ class EpisodesAPI:
             errors=errors,
         )
         file = Operation("GET", self._file, "A replay as a file", media="*/*", errors=(404, 416, 501))
-        way = Operation("GET", self._way, "How the agent that plays learned", answer=Way, errors=(404, 503))
+        way = Operation(
+            "GET", self._way, "The training milestones of the version that plays", answer=Way, errors=(404, 503)
+        )
         milestone = Operation(
             "GET", self._milestone, "An episode of a milestone; after the last comes the version itself", answer=Replay,
             errors=(404, 503),

@@ -1,4 +1,4 @@
-"""Episodes as they are played: a policy, an environment, and what viewers do to both."""
+"""Plays episodes: a policy in an environment that can be pushed and changed."""
 
 import os
 import threading
@@ -20,11 +20,11 @@ from serving.policy import OnnxPolicy
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One environment step: what the policy saw, its Q-values, its action, and what came of it."""
+    """One environment step: observation, Q-values, action and outcome."""
 
     index: int
     observation: tuple[float, ...]
-    """What the policy saw."""
+    """The policy's input, `[obs]`."""
     q_values: tuple[float, ...]
     action: int
     reward: float
@@ -38,7 +38,7 @@ class Step:
 
 
 _MODES: Final = {"rgb_array": {"rgb_array"}, "human": {"human", "rgb_array"}}
-"""Of a way to draw those that an environment's metadata have to name one of: Gymnasium shows arrays in a window too."""
+"""Render modes, one of which an environment must declare: Gymnasium also shows arrays in a window."""
 _PLAYED: Final = "it is played without pictures"
 _USUAL_FPS: Final = 50
 _MOST_FPS: Final = 1000
@@ -46,13 +46,13 @@ _SURFARRAY_LOCK = threading.Lock()
 
 
 def _load_surfarray() -> None:
-    """Load for good the module that pygame loads at its first use.
+    """Load the module that pygame loads lazily.
 
-    importlib's lazy loader fails where two threads use a module first at once (CPython issue 114763), as two streams
-    that begin together do.
+    importlib's lazy loader fails if two threads use a module for the first time at once (CPython issue 114763), as two
+    streams that begin together do.
     """
     with _SURFARRAY_LOCK:
-        from pygame import surfarray  # here, because episodes without pictures do without pygame
+        from pygame import surfarray  # episodes without pictures need no pygame
 
         surfarray.__dict__  # noqa: B018 # a lazy module loads at the first access to an attribute
 
@@ -61,8 +61,8 @@ class Simulation:
     """One environment that can be pushed and changed while a policy plays. Not thread-safe.
 
     Raises:
-        ValueError: for an environment that is unknown, or cannot be what the world says.
-        NoPicturesError: for one that cannot be drawn as `render_mode` says.
+        ValueError: for an unknown environment, or one that does not support the world.
+        NoPicturesError: for one that does not support `render_mode`.
     """
 
     def __init__(self, env_id: str, world: World = NOMINAL, *, render_mode: str | None = None) -> None:
@@ -96,21 +96,21 @@ class Simulation:
 
     @property
     def world(self) -> World:
-        """What the episodes are like at this moment."""
+        """The present world."""
         return self.env.world
 
     @property
     def state(self) -> tuple[float, ...]:
-        """What is really there, whatever the sensors say: of a cart its state, of others the latest observation."""
+        """CartPole's true state, without sensor errors; for other environments the latest observation."""
         if not self.can_be_pushed:
             return self.observation
         return tuple(float(value) for value in cast("Any", self.env.unwrapped).state)
 
     def change(self, world: World) -> None:
-        """Another world from the next step on.
+        """Use another world from the next step on.
 
         Raises:
-            ValueError: if the environment cannot be what the world says; it stays as it was.
+            ValueError: if the environment does not support the world; it is then unchanged.
         """
         self.env.change(world)
 
@@ -154,14 +154,14 @@ class Simulation:
         """Gymnasium's own picture of the present state, `[height, width, 3]`; needs render_mode "rgb_array".
 
         Raises:
-            NoPicturesError: if there is none.
+            NoPicturesError: if the environment cannot draw.
         """
         if not self._draws:
             raise NoPicturesError(why_no_pictures(self.env_id))
         _load_surfarray()
         try:
             picture = np.asarray(cast("Any", self.env.render()))
-        except Exception as error:  # an environment's own code
+        except Exception as error:  # from the environment's code
             said = f"{type(error).__name__}: {error}"
             raise NoPicturesError(f"environment {self.env_id!r} failed in its render ({said}); {_PLAYED}") from error
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -178,7 +178,7 @@ class Simulation:
 
 @lru_cache(maxsize=64)
 def why_no_pictures(env_id: str) -> str:
-    """Why an environment cannot be drawn, as a sentence; empty where its constructor and its metadata let it be."""
+    """Why an environment cannot be drawn, as a sentence; empty if it can be."""
     try:
         Simulation(env_id, render_mode="rgb_array").close()
     except NoPicturesError as error:
@@ -201,14 +201,14 @@ def _drawn(env_id: str, world: World, mode: str) -> WorldEnv:
 
 
 def frames_per_second(env_id: str) -> int:
-    """Environment steps in a second of real time, as an environment's own metadata say."""
+    """Environment steps in a second of real time, from the environment's metadata."""
     simulation = Simulation(env_id)
     simulation.close()
     return simulation.fps
 
 
 def by_step(pushes: Sequence[Push], changes: Sequence[Change]) -> tuple[dict[int, World], dict[int, float]]:
-    """The worlds that hold from a step on, the last of several, and the force of all pushes during one."""
+    """The world from each changed step on (the last of several changes), and the total push during each step."""
     forces: dict[int, float] = {}
     for push in pushes:
         forces[push.step] = forces.get(push.step, 0.0) + push.force
@@ -225,8 +225,8 @@ def play(
 ) -> Iterator[Step]:
     """Steps of one episode, the same for the same arguments.
 
-    Without a `world` it is the one the policy was trained for. Pushes on one step add up; of several changes on one
-    step the last holds.
+    The default world is the one that the policy was trained for. Pushes on one step add up; of several changes on one
+    step the last one is used.
     """
     changed, forces = by_step(pushes, changes)
     simulation = Simulation(policy.metadata.env_id, policy.metadata.world if world is None else world)

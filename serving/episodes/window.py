@@ -1,4 +1,4 @@
-"""The champion in Gymnasium's own window, to watch and to push."""
+"""Plays a policy in Gymnasium's window."""
 
 import itertools
 import sys
@@ -13,16 +13,16 @@ _PUSH: Final = 60.0
 
 
 class NoDisplayError(RuntimeError):
-    """There is no screen to open a window on."""
+    """There is no display for a window."""
 
 
 def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None) -> None:
     """Play in a window until it is closed; the arrow keys push, q quits.
 
     Raises:
-        NoDisplayError: if SDL would draw into the void.
+        NoDisplayError: if SDL has no display.
     """
-    import pygame  # heavy, and of no use to the server
+    import pygame  # slow to import and not used by the server
 
     simulation = Simulation(policy.metadata.env_id, policy.metadata.world, render_mode="human")
     pushing = f"the left and right arrow keys push with {_PUSH:g} N, " if simulation.can_be_pushed else ""
@@ -33,7 +33,7 @@ def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None) -> None
             driver = pygame.display.get_driver()
             if driver in ("dummy", "offscreen"):
                 raise NoDisplayError(
-                    f"there is no display here (SDL draws to its '{driver}' driver, which nobody sees): "
+                    f"there is no display here (SDL draws to its '{driver}' driver, which shows no window): "
                     f"run `{command('serve')}` and open the page, or `{command('record')}` for a video"
                 )
             total = 0.0

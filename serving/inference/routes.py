@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's endpoints: lean, for they are what is called most."""
+"""The endpoints of the Open Inference Protocol. They are called most often, so they do little."""
 
 import asyncio
 import time
@@ -39,7 +39,7 @@ _WAITING_LIMIT: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """An answer, as an ASGI application, what it is about, and when its parts were done by `perf_counter_ns`."""
+    """An answer as an ASGI application, with its batch and the times of its parts by `perf_counter_ns`."""
 
     observation: FloatArray
     q_values: FloatArray
@@ -70,7 +70,7 @@ class InferenceAPI:
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self._models = models
         self._metrics = metrics
-        self._working = asyncio.Semaphore(1)  # the processor is one resource: two at once would each take twice as long
+        self._working = asyncio.Semaphore(1)  # two computations at once would each take twice as long
         self._waiting = 0
 
     def routes(self) -> list[Route]:
@@ -131,7 +131,7 @@ class InferenceAPI:
             work.answered - work.inferred,
         )
         statistics.of(number).add(len(work.observation), parts)
-        self._metrics.seen.of(served, "requests").add(work.observation, work.q_values)
+        self._metrics.inputs.of(served, "requests").add(work.observation, work.q_values)
         return work
 
     def _compute(self, served: ServedModel, body: bytes, header_length: str | None, accepted: bytes) -> _Work:
@@ -150,7 +150,7 @@ class InferenceAPI:
     async def _compute_aside(
         self, served: ServedModel, body: bytes, header_length: str | None, accepted: bytes
     ) -> _Work:
-        """In a thread: what takes milliseconds would hold up everybody else's requests and the show."""
+        """Compute in a thread: a computation of milliseconds would delay other requests and the show."""
         if self._waiting >= _WAITING_LIMIT:
             raise RequestError(f"{_WAITING_LIMIT} large requests wait already: ask again in a second", 503)
         self._waiting += 1
@@ -189,7 +189,7 @@ class InferenceAPI:
         return protocol.model_config(self._models.name, (await self._find(scope)).policy.metadata)
 
     async def statistics(self, scope: Scope, body: None) -> Statistics:
-        """The statistics extension: of one version, of the model, or of all."""
+        """The statistics extension, for one version, the model, or all."""
         statistics = self._metrics.inference
         numbers = sorted(statistics.versions(), key=int)
         if "version" in scope["path_params"]:

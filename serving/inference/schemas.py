@@ -1,8 +1,8 @@
-"""What the Open Inference Protocol's clients send and get, as JSON.
+"""JSON messages of the Open Inference Protocol.
 
 The protocol is https://github.com/open-inference/open-inference-protocol (specification/protocol/inference_rest.md);
 the extensions are NVIDIA Triton's (extension_binary_data.md, _statistics.md, _model_configuration.md,
-_model_repository.md). Fields and parameters that these do not name are ignored: KServe's client sends `model_name`.
+_model_repository.md). Fields and parameters that they do not define are ignored: KServe's client sends `model_name`.
 """
 
 from typing import Annotated, Any, Final
@@ -10,35 +10,35 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 LARGEST: Final = (2 - 2**-23) * 2.0**127
-"""Of float32's finite numbers; checked where JSON is decoded, where it costs a third of asking numpy afterwards."""
+"""The largest finite float32. Checked while JSON is decoded, at a third of the cost of a check by numpy."""
 Float32 = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 
-# gc=False: objects of one request, without cycles; the collector need not look at them.
+# gc=False: these objects have no cycles, so the garbage collector need not track them.
 
 
 class OutputParameters(Struct, frozen=True, gc=False):
-    """How one output is wanted."""
+    """Parameters of one output."""
 
     binary_data: bool | None = None
     classification: Any = None
 
 
 class OutputRequest(Struct, frozen=True, gc=False):
-    """One output that is wanted."""
+    """One requested output."""
 
     name: Annotated[str, Meta(description="q_values or action")]
     parameters: OutputParameters | None = None
 
 
 class InputParameters(Struct, frozen=True, gc=False):
-    """How the input comes."""
+    """Parameters of the input."""
 
     binary_data_size: Annotated[int, Meta(ge=0)] | None = None
     shared_memory_region: Any = None
 
 
 class InputTensor(Struct, frozen=True, gc=False):
-    """A batch of observations, its data here or in the bytes that follow the JSON."""
+    """A batch of observations, with its data here or in the bytes after the JSON."""
 
     name: Annotated[str, Meta(description="observation")]
     shape: Annotated[list[int], Meta(description="[batch, obs]")]
@@ -48,13 +48,13 @@ class InputTensor(Struct, frozen=True, gc=False):
 
 
 class RequestParameters(Struct, frozen=True, gc=False):
-    """How all outputs are wanted that do not say it themselves."""
+    """Defaults for outputs without parameters of their own."""
 
     binary_data_output: bool = False
 
 
 class InferRequest(Struct, frozen=True, gc=False):
-    """A request for inference; without `outputs` it is for all of them."""
+    """A request for inference; without `outputs`, for all of them."""
 
     inputs: Annotated[list[InputTensor], Meta(min_length=1, max_length=1)]
     id: str | None = None
@@ -63,7 +63,7 @@ class InferRequest(Struct, frozen=True, gc=False):
 
 
 class BinaryData(Struct, frozen=True, gc=False):
-    """Where an output's data follows the JSON."""
+    """Parameters of an output with its data after the JSON."""
 
     binary_data_size: int
 
@@ -100,7 +100,7 @@ class Ready(Struct, frozen=True):
 
 
 class ServerMetadata(Struct, frozen=True, kw_only=True):
-    """Who this is."""
+    """The server's name, version and protocol extensions."""
 
     name: str = "dqn-pipeline"
     version: str = "0.1.0"
@@ -124,7 +124,7 @@ class TensorMetadata(Struct, frozen=True):
 
 
 class ModelMetadata(Struct, frozen=True, kw_only=True):
-    """What a model takes and gives."""
+    """Inputs and outputs of a model."""
 
     name: str
     versions: list[str]
@@ -143,7 +143,7 @@ class TensorConfig(Struct, frozen=True):
 
 
 class InstanceGroup(Struct, frozen=True):
-    """Where it runs."""
+    """Device and number of instances."""
 
     kind: str = "KIND_CPU"
     count: int = 1
@@ -162,7 +162,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
 
 
 class Duration(Struct, frozen=True):
-    """How often something was done, and its nanoseconds in all."""
+    """A count and the total time in nanoseconds."""
 
     count: int
     ns: int
@@ -180,7 +180,7 @@ class InferStatistics(Struct, frozen=True, kw_only=True):
 
 
 class ModelStatistics(Struct, frozen=True, kw_only=True):
-    """The statistics extension, of one version since the start; `inference_count` is rows."""
+    """The statistics extension for one version since the start; `inference_count` counts rows."""
 
     name: str
     version: str

@@ -7,7 +7,8 @@ from serving.metrics.inference import VersionStatistics
 def extension(statistics: VersionStatistics, model: str, version: str) -> ModelStatistics:
     """The statistics of one version, as the protocol's extension has them."""
     statistics.count()
-    queue, parse, compute, answer = (Duration(statistics.requests, ns) for ns in statistics.sums.tolist())
+    nanoseconds = [int(part.sum) for part in statistics.parts]
+    queue, parse, compute, answer = (Duration(statistics.requests, each) for each in nanoseconds)
     return ModelStatistics(
         name=model,
         version=version,
@@ -15,7 +16,7 @@ def extension(statistics: VersionStatistics, model: str, version: str) -> ModelS
         inference_count=statistics.rows,
         execution_count=statistics.requests,
         inference_stats=InferStatistics(
-            success=Duration(statistics.requests, int(statistics.sums.sum())),
+            success=Duration(statistics.requests, sum(nanoseconds)),
             fail=Duration(statistics.failed, statistics.failed_ns),
             queue=queue,
             compute_input=parse,

@@ -1,1 +1,1 @@
-"""The closed loop: drift, what explains it, and what is reported about it."""
+"""The closed loop: notices drift, explains it, and records the adaptation to it."""

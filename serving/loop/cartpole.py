@@ -1,4 +1,4 @@
-"""What CartPole does in a step, by its own equations."""
+"""One step of CartPole by its equations of motion."""
 
 import math
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ def middle(value: Value) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class CartPole:
-    """The parameters of the equations, and what they make of a state; SI units."""
+    """The parameters of the equations of motion, in SI units."""
 
     length: float
-    """Half the pole's."""
+    """Half the length of the pole."""
     masspole: float
     masscart: float
     gravity: float
@@ -30,13 +30,13 @@ class CartPole:
 
     @classmethod
     def of(cls, world: World) -> Self:
-        """A world's, ranges by their middle; what it does not say is Gymnasium's."""
+        """The parameters of a world: a range counts as its middle, and a missing field has Gymnasium's value."""
         own = CartPoleEnv()
         given = {name: getattr(world, name) for name in _FIELDS}
         return cls(**{name: getattr(own, name) if value is None else middle(value) for name, value in given.items()})
 
     def accelerations(self, sine: Any, cosine: Any, theta_dot: Any, force: Any) -> tuple[Any, Any]:
-        """Of cart and pole (m/s², rad/s²), for numbers or arrays.
+        """Accelerations of cart and pole (m/s², rad/s²), for numbers or arrays.
 
         Source: Florian 2007, Correct equations for the dynamics of the cart-pole system, as in
         gymnasium.envs.classic_control.cartpole.
@@ -50,6 +50,6 @@ class CartPole:
         return pull - moment * theta_acc * cosine / total, theta_acc
 
     def velocities(self, x_dot: float, theta: float, theta_dot: float, force: float) -> tuple[float, float]:
-        """Of cart and pole one Euler step later, under a force in newtons."""
+        """Velocities of cart and pole one Euler step later, under a force in newtons."""
         x_acc, theta_acc = self.accelerations(math.sin(theta), math.cos(theta), theta_dot, force)
         return x_dot + self.tau * x_acc, theta_dot + self.tau * theta_acc

@@ -1,4 +1,4 @@
-"""What the show lived through, what was noticed in it, and what was done about it."""
+"""Watches the steps of the show, notices drift, and records the stages of the adaptation to it."""
 
 import asyncio
 import logging
@@ -18,40 +18,40 @@ from serving.episodes.simulation import Step
 from serving.loop.drift import EpisodeTest, StepTest, can_predict
 from serving.loop.experience import Experience
 from serving.loop.finding import Finding, explain
-from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, Stage
+from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, StageReport
 from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
 EXPLAINED_AT: Final = (10, 20, 40, 80, 160)
-"""Transitions after a change at which it is looked at what has changed; noticed it is at the first, or at a fall."""
+"""A change is explained after so many transitions, and noticed at the first number or when the pole falls."""
 CALM_STEPS: Final = 250
-"""Steps as predicted after which a drift is over, and at least three times those it took to notice."""
+"""A drift is over after so many steps as predicted, and at least three times as many as it took to notice."""
 _CALM_EPISODES: Final = 3
-_BEFORE: Final = 128  # transitions before a change that are looked at too: late actions lie there
+_BEFORE: Final = 128  # transitions before a change that are read too: delayed actions were chosen there
 _STAGES: Final = 40
 _LOG: Final = logging.getLogger("serving")
 
 
 class Sender(Protocol):
-    """What the page wants to know of who tells of a drift."""
+    """The sender of drift events, as far as the page shows it."""
 
     trouble: str
 
 
 class ClosedLoop:
-    """Watches one player's steps. `clock` gives seconds since 1970."""
+    """Watches the steps of one player. `clock` gives seconds since 1970."""
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
         self.experience = Experience()
         self.episodes: deque[PlayedEpisode] = deque(maxlen=32)
         self.playing: PresentEpisode | None = None
         self.latest: Drift | None = None
-        """The latest drift, also when it is over."""
-        self.stages: list[Stage] = []
+        """The latest drift, even if it is over."""
+        self.stages: list[StageReport] = []
         self.trouble = ""
-        """Why nothing is watched, where watching failed."""
+        """Why watching failed; empty if it did not."""
         self.sender: Sender | None = None
-        """Who tells an orchestrator of a drift; None where there is none."""
+        """Sends drifts to an orchestrator; None without one."""
         self.listeners: list[Callable[[], None]] = []
         self.untold = asyncio.Event()
         """Set while there is a drift that no adaptation has acknowledged."""
@@ -74,7 +74,7 @@ class ClosedLoop:
         self._looks_again = False
 
     def status(self) -> dict[str, Any]:
-        """The latest drift and what was done about it, as the page shows it."""
+        """The latest drift and the stages of the adaptation, as the page shows them."""
         return {
             "drift": self.latest,
             "over": self._over,
@@ -86,16 +86,16 @@ class ClosedLoop:
 
     @property
     def drift(self) -> Drift | None:
-        """The one that lasts."""
+        """The drift that is not over."""
         return None if self._over else self.latest
 
     @property
     def drifting(self) -> bool:
-        """Whether a drift lasts, or is being looked at."""
+        """Whether there is a drift that is not over, or one is being explained."""
         return self.drift is not None or self._looking is not None
 
     def observe(self, served: ServedModel, episode: int, step: Step) -> None:
-        """Take note of a step; whatever fails here is told, and the show goes on."""
+        """Record a step. A failure here is reported, and the show continues."""
         try:
             self._observe(served, episode, step)
         except Exception as error:
@@ -104,11 +104,11 @@ class ClosedLoop:
             self.trouble = ""
 
     def report(self, report: Report) -> None:
-        """Take note of a stage; the first one acknowledges the drift.
+        """Record a stage; the first one acknowledges the drift.
 
         Raises:
-            HTTPException: 409 for another drift than the latest, and for more stages than an adaptation has.
-            WorldError: if its world is none.
+            HTTPException: 409 for a drift other than the latest, and for more stages than an adaptation may have.
+            WorldError: if its world is invalid.
         """
         world = None if report.world is None else World.from_dict(report.world)
         if self.latest is None or report.drift != self.latest.id:
@@ -122,7 +122,7 @@ class ClosedLoop:
         else:
             began = self._clock()
         self.stages.append(
-            Stage(stage=report.stage, text=report.text, at=began, progress=report.progress, links=report.links)
+            StageReport(stage=report.stage, text=report.text, at=began, progress=report.progress, links=report.links)
         )
         if report.stage == "identified":
             self._identified = world
@@ -147,7 +147,7 @@ class ClosedLoop:
         if self._onset is not None:
             count = newest - self._onset
             unnoticed = self.drift is None or self.drift.version != number
-            # the break after a fall would pass without a word
+            # do not wait for the break after a fall: look at once
             if count in EXPLAINED_AT or (unnoticed and (count > EXPLAINED_AT[0] or step.terminated)):
                 self._look(served)
         self._calm = 0 if lasted else self._calm + 1
@@ -166,7 +166,7 @@ class ClosedLoop:
         self._tell()
 
     def _begin_watching(self, world: World | None = None) -> None:
-        """Expect the version's own world, or the one that a run has found: who copes with it is at home there too."""
+        """Expect the version's own world, or the one that a run identified and that this version now plays in."""
         assert self._served
         metadata = self._served.policy.metadata
         self._expected = world or metadata.world
@@ -176,7 +176,7 @@ class ClosedLoop:
         self._onset, self._calm, self._sure = None, 0, False
 
     def _look(self, served: ServedModel) -> None:
-        """Find out what has changed, as far as that can be told by now: in a thread, for it takes some 50 ms."""
+        """Explain what has changed from the steps so far, in a thread because that takes about 50 ms."""
         assert self._onset is not None
         onset = self._onset
         if self._looking:
@@ -185,7 +185,7 @@ class ClosedLoop:
         looking = partial(explain, self.experience.columns(onset - _BEFORE), self._expected, onset)
         try:
             asyncio.get_running_loop()
-        except RuntimeError:  # nothing to hold up
+        except RuntimeError:  # no event loop to block
             self._say(served, looking())
             return
         self._looking = asyncio.wrap_future(begin(looking))
@@ -194,7 +194,7 @@ class ClosedLoop:
     def _looked(self, served: ServedModel, onset: int, looking: asyncio.Future[Finding]) -> None:
         self._looking, again, self._looks_again = None, self._looks_again, False
         if looking.cancelled() or served is not self._served or onset != self._onset:
-            return  # it is over, or of another version
+            return  # the drift is over, or another version plays
         try:
             self._say(served, looking.result())
         except Exception as error:
@@ -271,7 +271,7 @@ class ClosedLoop:
         self._metrics.drift.set(0)
 
     def _add(self, stage: str, text: str) -> None:
-        self.stages.append(Stage(stage=stage, text=text, at=self._clock()))
+        self.stages.append(StageReport(stage=stage, text=text, at=self._clock()))
         del self.stages[:-_STAGES]
 
     def _tell(self) -> None:

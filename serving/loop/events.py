@@ -1,4 +1,4 @@
-"""Tells Prefect's API of a drift, until an adaptation has acknowledged it."""
+"""Sends Prefect an event for a drift, until an adaptation acknowledges it."""
 
 import asyncio
 import base64
@@ -22,20 +22,20 @@ _LOG: Final = logging.getLogger("serving")
 
 
 class EventSender:
-    """Sends `dqn.policy.drifted` by plain HTTP; lives on one event loop, requests run in a thread.
+    """Sends `dqn.policy.drifted` by plain HTTP. Belongs to one event loop; requests run in a thread.
 
     Args:
-        loop: whose drift is told.
-        models: whose name is told.
-        metrics: where failures are counted.
+        loop: the source of drifts.
+        models: the source of the model's name.
+        metrics: counts failures.
         api_url: Prefect's API, as PREFECT_API_URL has it.
         auth: user and password, as PREFECT_API_AUTH_STRING has them; empty for none.
         serving_url: where a worker reaches this server.
-        again_seconds: from one event to the next.
+        again_seconds: time from one event to the next.
         post: sends bytes to a URL with headers; blocks.
 
     Raises:
-        ValueError: if the API's URL is none.
+        ValueError: if the API's address is not an HTTP URL.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class EventSender:
         self._post = post or _post
 
     async def run(self) -> None:
-        """Send until cancelled; whatever fails is told and tried again."""
+        """Send events until cancelled; a failed event is reported and sent again."""
         while True:
             await self._loop.untold.wait()
             await self.send()
@@ -74,11 +74,11 @@ class EventSender:
                 await asyncio.wait_for(self._acknowledged(), self._again_seconds)
 
     async def send(self) -> None:
-        """Send one event of the drift that lasts, if there is one."""
+        """Send one event for the present drift, if there is one."""
         try:
             if event := self.event():
                 await asyncio.to_thread(self._post, self._url, msgspec.json.encode([event]), self._headers)
-        except Exception as error:  # a sender that ended would leave every later drift untold
+        except Exception as error:  # a sender that ended would report no later drift
             self._metrics.event_errors.inc()
             trouble = f"Prefect's API does not take the event ({error}); it is sent again"
             if trouble != self.trouble:
@@ -88,7 +88,7 @@ class EventSender:
             self.trouble = ""
 
     def event(self) -> dict[str, Any] | None:
-        """What is sent now; None if there is no drift."""
+        """The event of the present drift; None if there is no drift."""
         drift, current = self._loop.drift, self._models.current
         if drift is None or current is None:
             return None

@@ -1,4 +1,4 @@
-"""The latest transitions of the show, as the policy saw them."""
+"""The latest transitions of the show, as the policy observed them."""
 
 from typing import Any, Final
 
@@ -23,14 +23,14 @@ class Transitions(Struct, frozen=True, kw_only=True):
     """Columns of one length, oldest first; the transitions of an episode follow each other."""
 
     id: list[int]
-    """Counts from 1, without gaps, as long as the server runs."""
+    """Counts from 1 without gaps while the server runs."""
     version: list[str]
     episode: list[int]
     step: list[int]
     """In the episode, from 0."""
     observation: list[list[float]]
     action: list[int]
-    """What the policy chose; a delay of the world does not show in it."""
+    """The action that the policy chose; a world with a delay applies it later."""
     push: list[float]
     """Outside force by spectators in newtons, positive to the right."""
     next_observation: list[list[float]]
@@ -39,7 +39,7 @@ class Transitions(Struct, frozen=True, kw_only=True):
 
 
 class Experience:
-    """A ring of the last `CAPACITY` transitions, in arrays that are allocated once."""
+    """A ring buffer of the last `CAPACITY` transitions, in arrays that are allocated once."""
 
     def __init__(self) -> None:
         self.newest = 0
@@ -48,7 +48,7 @@ class Experience:
         self._shape_for(0)
 
     def add(self, *, version: int, episode: int, step: Step) -> int:
-        """Keep a transition in place of the oldest; returns its id."""
+        """Store a transition in place of the oldest; returns its id."""
         if len(step.observation) != self._width:
             self._shape_for(len(step.observation))
         row = self.newest % CAPACITY
@@ -66,19 +66,19 @@ class Experience:
         return self.newest
 
     def columns(self, since: int) -> dict[str, Any]:
-        """Arrays `[N]` and `[N, obs]` of what came after the transition `since` and is still here, oldest first."""
+        """Arrays `[N]` and `[N, obs]` of the kept transitions after the one with id `since`, oldest first."""
         first = max(since, self._forgotten, self.newest - CAPACITY)
         ids = np.arange(first + 1, self.newest + 1)
         rows = (ids - 1) % CAPACITY
         return {"id": ids} | {name: column[rows] for name, column in self._columns.items()}
 
     def since(self, since: int) -> Transitions:
-        """The same, for JSON."""
+        """The same transitions for JSON."""
         columns = {name: column.tolist() for name, column in self.columns(since).items()}
         return Transitions(**columns | {"version": list(map(str, columns["version"]))})
 
     def _shape_for(self, width: int) -> None:
-        """Make room for observations of another environment; those of the one before are forgotten."""
+        """Allocate room for observations of another width; earlier transitions are dropped."""
         self._width = width
         self._forgotten = self.newest
         self._columns["observation"] = np.zeros((CAPACITY, width))

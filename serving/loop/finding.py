@@ -1,10 +1,10 @@
-"""What has changed about CartPole's world, from some steps that it was not predicted to take.
+"""Finds what has changed about CartPole's world, from steps that differ from the prediction.
 
 Every explanation is one quantity, or two: the motor's force, wind, gravity and the angle's bias move the velocities
-after a step in proportion, so least squares gives them in closed form; delay, lengths and masses are tried. The best by
-the Bayesian information criterion is told if it explains what was seen and no other does; otherwise the sentence says
-that it is not sure. This is for a person: in what a policy is trained anew is identified, with intervals, by who trains
-it.
+after a step in proportion, so least squares gives them in closed form; delay, lengths and masses are found by search.
+The best explanation by the Bayesian information criterion is reported if it fits the steps and no other one does;
+otherwise the sentence says that it is not sure. The sentence is for a person: training identifies the world itself,
+with intervals (`dqn.identification`).
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from serving.loop.drift import StepTest
 Floats = npt.NDArray[np.float64]
 
 MAX_LAG: Final = 10
-"""Environment steps of delay that are tried."""
-_ENOUGH: Final = 10.0  # in the criterion, by which an explanation has to beat none, and the next best one
+"""Longest delay that is tried, in environment steps."""
+_ENOUGH: Final = 10.0  # difference in the criterion by which an explanation must beat none, and the next best one
 _FLOOR: Final = 1e-4  # mean squared residual, in squared standard deviations, below which explanations are equal
 _NOISE_ALONE: Final = 1.5  # mean squared residual up to which the tolerated noise explains the rest
-_MOST: Final = 0.8  # share explained that is enough where it does not: a noisy angle weighs more on a short pole
+_MOST: Final = 0.8  # share of the residual that is enough if noise remains: a noisy angle matters more on a short pole
 _GRIDS: Final = {"length": (0.05, 2.0), "masspole": (0.01, 5.0), "masscart": (0.1, 10.0), "tau": (0.002, 0.1)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One sentence, and the numbers behind it."""
+    """One sentence and its numbers."""
 
     sentence: str
     evidence: dict[str, float]
@@ -49,8 +49,8 @@ class _Explanation:
     evidence: dict[str, float]
 
 
-class _Seen:
-    """Steps as the detector sees them, `[N]` each, in the world a version was trained for."""
+class _Observed:
+    """Columns `[N]` of the steps after a change, less the sensor bias of the world that a version was trained for."""
 
     def __init__(self, columns: dict[str, Any], world: World, since: int) -> None:
         self.cartpole = CartPole.of(world)
@@ -59,7 +59,7 @@ class _Seen:
         bias = [middle(value) for value in world.sensor_bias] or [0.0] * 4
         self.scales = StepTest(world).scales
         rows = np.arange(len(columns["id"]))
-        # an action that took effect late lies in the same episode, as far back as the columns go
+        # keep steps for which the delayed action is in the same episode and in the columns
         kept = (columns["id"] > since) & (rows - np.minimum(columns["step"], max(MAX_LAG, self.delay)) >= 0)
         self.rows, self._step, self._action = rows[kept], columns["step"], columns["action"]
         before, after = columns["observation"][kept] - bias, columns["next_observation"][kept] - bias
@@ -69,12 +69,12 @@ class _Seen:
         self.episode = columns["episode"][kept]
 
     def sides(self, delay: int) -> Floats:
-        """The motor's direction, 1 to the right, where actions take effect this many steps late."""
+        """The motor's direction, 1 to the right, if actions take effect this many steps late."""
         actions = self._action[self.rows - np.minimum(self._step[self.rows], delay)]
         return np.where(actions == 1, 1.0, -1.0)
 
     def residual(self, cartpole: CartPole, delay: int, lean: float = 0.0) -> Floats:
-        """Standard deviations `[N, 2]` by which the velocities are off; `lean` is taken from the angle, in rad."""
+        """Errors of predicted velocities `[N, 2]` in standard deviations; `lean` (rad) is subtracted from the angle."""
         force = self.sides(delay) * cartpole.force_mag + self.wind + self.push
         theta = self.theta - lean
         x_acc, theta_acc = cartpole.accelerations(np.sin(theta), np.cos(theta), self.theta_dot, force)
@@ -87,18 +87,18 @@ def explain(columns: dict[str, Any], world: World, since: int) -> Finding:
 
     Args:
         columns: as of `Experience.columns`, with some transitions before `since` too.
-        world: what steps were predicted in.
+        world: the world of the prediction.
         since: id of the last transition before the change.
     """
     count = int(np.sum(columns["id"] > since))
     if count < 2:
         return Finding(sentence="the cart moves unlike predicted", evidence={"transitions": count}, sure=False)
-    seen = _Seen(columns, world, since)
-    count = len(seen.rows)
-    residual = seen.residual(seen.cartpole, seen.delay)
+    observed = _Observed(columns, world, since)
+    count = len(observed.rows)
+    residual = observed.residual(observed.cartpole, observed.delay)
     square = _square(residual)
     nothing = _criterion(square, count, 0)
-    found = sorted(_explanations(seen, residual), key=lambda each: each.criterion + _ENOUGH * len(each.quantities))
+    found = sorted(_explanations(observed, residual), key=lambda each: each.criterion + _ENOUGH * len(each.quantities))
     best = found[0]
     second = next(each for each in found if not each.quantities >= best.quantities)
     explained = 1.0 - best.mean_square / max(square, 1e-12)
@@ -110,9 +110,9 @@ def explain(columns: dict[str, Any], world: World, since: int) -> Finding:
     if fits:
         either = f"not sure yet: {best.sentence}, or {second.sentence}"
         return Finding(sentence=either, evidence=evidence | best.evidence, sure=False)
-    cart, pole = np.sqrt(np.mean(residual**2, axis=0)) * seen.scales
+    cart, pole = np.sqrt(np.mean(residual**2, axis=0)) * observed.scales
     evidence = {"transitions": float(count), "cart_m_s": float(cart), "pole_rad_s": float(pole)}
-    if square > 2 * _NOISE_ALONE and _alternates(residual, seen.episode):
+    if square > 2 * _NOISE_ALONE and _alternates(residual, observed.episode):
         noise = float(pole) / math.sqrt(2)
         sentence = f"the sensors are noisier than the policy knows: about {noise:.2g} rad/s on the pole's turning"
         return Finding(sentence=sentence, evidence=evidence | {"sensor_noise": noise}, sure=True)
@@ -123,10 +123,10 @@ def explain(columns: dict[str, Any], world: World, since: int) -> Finding:
     return Finding(sentence=sentence, evidence=evidence, sure=False)
 
 
-def _explanations(seen: _Seen, residual: Floats) -> Iterator[_Explanation]:
-    count, cartpole = len(seen.rows), seen.cartpole
+def _explanations(observed: _Observed, residual: Floats) -> Iterator[_Explanation]:
+    count, cartpole = len(observed.rows), observed.cartpole
 
-    def told(rest: Floats, sentence: str, **evidence: float) -> _Explanation:
+    def explained_by(rest: Floats, sentence: str, **evidence: float) -> _Explanation:
         square = _square(rest)
         return _Explanation(
             quantities=frozenset(evidence),
@@ -137,59 +137,61 @@ def _explanations(seen: _Seen, residual: Floats) -> Iterator[_Explanation]:
         )
 
     for delay in range(MAX_LAG + 1):
-        if delay != seen.delay:
-            late = delay - seen.delay
+        if delay != observed.delay:
+            late = delay - observed.delay
             steps = f"{abs(late)} step{'' if abs(late) == 1 else 's'}"
             sentence = f"actions arrive {steps} {'late' if late > 0 else 'early'}"
-            yield told(seen.residual(cartpole, delay), sentence, delay=float(delay))
-    rest, ratio = _without(residual, _effect(seen, cartpole, "force_mag"))
-    yield told(rest, _motor(1 + ratio), force_ratio=1 + ratio)
-    rest, gravity = _without(residual, _effect(seen, cartpole, "gravity"))
+            yield explained_by(observed.residual(cartpole, delay), sentence, delay=float(delay))
+    rest, ratio = _without(residual, _effect(observed, cartpole, "force_mag"))
+    yield explained_by(rest, _motor(1 + ratio), force_ratio=1 + ratio)
+    rest, gravity = _without(residual, _effect(observed, cartpole, "gravity"))
     if gravity > -1:
         pull = cartpole.gravity * (1 + gravity)
-        yield told(rest, _gravity(pull, cartpole), gravity=pull)
-    rest, wind = _without(residual, _effect(seen, cartpole, "wind"))
+        yield explained_by(rest, _gravity(pull, cartpole), gravity=pull)
+    rest, wind = _without(residual, _effect(observed, cartpole, "wind"))
     side = "right" if wind > 0 else "left"
-    yield told(rest, f"a wind of {abs(wind):.1f} N blows to the {side}", wind=wind)
-    rest, lean = _without(residual, _effect(seen, cartpole, "lean"))
-    rest = seen.residual(cartpole, seen.delay, lean)
-    yield told(rest, f"the pole's angle reads {abs(math.degrees(lean)):.0f}° off", bias_rad=lean)
+    yield explained_by(rest, f"a wind of {abs(wind):.1f} N blows to the {side}", wind=wind)
+    rest, lean = _without(residual, _effect(observed, cartpole, "lean"))
+    rest = observed.residual(cartpole, observed.delay, lean)
+    yield explained_by(rest, f"the pole's angle reads {abs(math.degrees(lean)):.0f}° off", bias_rad=lean)
     for name in _GRIDS:
-        value = _search(name, lambda changed: _square(seen.residual(changed, seen.delay)), cartpole)
+        value = _search(name, lambda changed: _square(observed.residual(changed, observed.delay)), cartpole)
         changed = dataclasses.replace(cartpole, **{name: value})
-        yield told(seen.residual(changed, seen.delay), _size(name, value, cartpole), **{name: value})
+        yield explained_by(observed.residual(changed, observed.delay), _size(name, value, cartpole), **{name: value})
     for name in ("force_mag", "gravity"):
 
         def remaining(changed: CartPole, name: str = name) -> tuple[Floats, float]:
-            return _without(seen.residual(changed, seen.delay), _effect(seen, changed, name))
+            return _without(observed.residual(changed, observed.delay), _effect(observed, changed, name))
 
         length = _search("length", lambda changed: _square(remaining(changed)[0]), cartpole)
         rest, more = remaining(dataclasses.replace(cartpole, length=length))
         beside = _motor(1 + more) if name == "force_mag" else _gravity(cartpole.gravity * (1 + more), cartpole)
         found = {"force_ratio": 1 + more} if name == "force_mag" else {"gravity": cartpole.gravity * (1 + more)}
-        yield told(rest, f"{_size('length', length, cartpole)}, and {beside}", length=length, **found)
+        yield explained_by(rest, f"{_size('length', length, cartpole)}, and {beside}", length=length, **found)
 
 
-def _effect(seen: _Seen, cartpole: CartPole, name: str) -> Floats:
-    """What a unit of a quantity adds to the residuals `[N, 2]`: as much again of force or gravity, 1 N, 1 rad."""
+def _effect(observed: _Observed, cartpole: CartPole, name: str) -> Floats:
+    """What a unit of a quantity adds to the residuals `[N, 2]`: 100% of force or gravity, 1 N of wind, 1 rad."""
     if name == "lean":
         small = 1e-5
-        return (seen.residual(cartpole, seen.delay) - seen.residual(cartpole, seen.delay, small)) / small
-    more = {"force_mag": seen.sides(seen.delay) * cartpole.force_mag, "wind": 1.0, "gravity": 0.0}[name]
-    weight = cartpole.gravity * np.sin(seen.theta) if name == "gravity" else 0.0
+        return (
+            observed.residual(cartpole, observed.delay) - observed.residual(cartpole, observed.delay, small)
+        ) / small
+    more = {"force_mag": observed.sides(observed.delay) * cartpole.force_mag, "wind": 1.0, "gravity": 0.0}[name]
+    weight = cartpole.gravity * np.sin(observed.theta) if name == "gravity" else 0.0
     still = dataclasses.replace(cartpole, gravity=1.0)
-    x_acc, theta_acc = still.accelerations(weight, np.cos(seen.theta), 0.0, more + 0.0 * seen.theta)
-    return np.asarray(np.stack([x_acc, theta_acc], axis=1) * cartpole.tau / seen.scales)
+    x_acc, theta_acc = still.accelerations(weight, np.cos(observed.theta), 0.0, more + 0.0 * observed.theta)
+    return np.asarray(np.stack([x_acc, theta_acc], axis=1) * cartpole.tau / observed.scales)
 
 
 def _without(residual: Floats, effect: Floats) -> tuple[Floats, float]:
-    """Least squares: how often the effect is in the residual, and what is left."""
+    """Least squares: the residual without the effect, and the factor of the effect."""
     share = float(np.sum(residual * effect) / max(float(np.sum(effect**2)), 1e-12))
     return residual - share * effect, share
 
 
 def _search(name: str, square: Callable[[CartPole], float], cartpole: CartPole) -> float:
-    """The value of a field with the smallest square, within a thousandth, by ever finer grids."""
+    """The value of a field with the smallest square, to a thousandth, on finer and finer grids."""
     low, high = _GRIDS[name]
     best = low
     for points in (21, 15, 15, 15):
@@ -205,12 +207,12 @@ def _square(residual: Floats) -> float:
 
 
 def _criterion(square: float, count: int, numbers: int) -> float:
-    """Bayesian information criterion of an explanation by some numbers; a residual has two normal entries a step."""
+    """Bayesian information criterion of an explanation with so many parameters; a step has two normal residuals."""
     return 2 * count * math.log(square + _FLOOR) + numbers * math.log(2 * count)
 
 
 def _alternates(residual: Floats, episode: npt.NDArray[np.int64]) -> bool:
-    """Whether what is off in one step is taken back in the next, as noise on a velocity is."""
+    """Whether the error of one step is reversed in the next, as noise on a velocity is."""
     same = episode[1:] == episode[:-1]
     if same.sum() < 10:
         return False

@@ -1,4 +1,4 @@
-"""What the closed loop reports, and what is reported to it."""
+"""What the closed loop reports, and what an adaptation reports to it."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,16 +13,16 @@ Reported = Literal[
 
 
 class Drift(Struct, frozen=True, kw_only=True):
-    """The world is no longer the one that a version was trained for."""
+    """A noticed change: the world is no longer the one that a version was trained for."""
 
     id: str
     version: str
     noticed_at: float
     """Seconds since 1970."""
     since: int
-    """Id of a transition that is surely after the change."""
+    """Id of a transition that is certainly after the change."""
     finding: str
-    """What has changed, in a sentence for a person."""
+    """What has changed, as a sentence for a person."""
     evidence: dict[str, float]
 
 
@@ -32,7 +32,7 @@ class PlayedEpisode(Struct, frozen=True, kw_only=True):
     version: str
     episodic_return: float
     disturbed: bool
-    """Whether a spectator pushed."""
+    """Whether a viewer pushed."""
     ended_at: float
     truncated: bool
 
@@ -46,7 +46,7 @@ class PresentEpisode(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far an adaptation is, by the run that does it."""
+    """The progress of an adaptation, reported by the run that carries it out."""
 
     drift: str
     stage: Reported
@@ -54,12 +54,12 @@ class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     progress: Annotated[float, Meta(ge=0, le=1)] | None = None
     links: Annotated[dict[Text, Link], Meta(max_length=8)] = {}
     world: dict[str, Any] | None = None
-    """Of `identified`, what is expected of a version that is swapped in for it; of `recovered`, what is expected of the
-    one that plays."""
+    """With `identified`, the world that the next swapped-in version is expected to play in; with `recovered`, the world
+    that the version now playing is expected to play in."""
 
 
-class Stage(Struct, frozen=True, kw_only=True):
-    """A stage of an adaptation: one that was reported, or what this server saw itself (swapped, as predicted)."""
+class StageReport(Struct, frozen=True, kw_only=True):
+    """A stage of an adaptation: a reported one, or one that this server observed itself (swapped, as predicted)."""
 
     stage: str
     text: str
@@ -70,7 +70,7 @@ class Stage(Struct, frozen=True, kw_only=True):
 
 
 class Adaptation(Struct, frozen=True, kw_only=True):
-    """The latest drift, also when it is over, and what was done about it."""
+    """The latest drift, even if it is over, and the stages of the adaptation to it."""
 
     drift: Drift | None
-    stages: list[Stage]
+    stages: list[StageReport]

@@ -18,21 +18,21 @@ from serving.web.operations import Operation, route
 
 
 class Observed(Struct, frozen=True, kw_only=True):
-    """What policy and world really produced, as the policy observed it."""
+    """Transitions of the main show, as the policy observed them."""
 
     model: str
     version: str
-    """That plays now."""
+    """The version that plays now."""
     env_id: str
     world: WorldValues
-    """What this version was trained for, whatever the world really is."""
+    """The world that this version was trained for; the real one may differ."""
     next: int
-    """Id of the newest transition: to be asked for later with `since`."""
+    """Id of the newest transition, for `since` in the next request."""
     transitions: Transitions
 
 
 class _Since(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The query of an experience."""
+    """The query of /api/experience."""
 
     since: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
@@ -45,20 +45,20 @@ class LoopAPI:
         self._models = models
 
     def routes(self) -> list[Route]:
-        """The experience and the adaptation."""
+        """Routes of the experience and of the adaptation."""
         experience = Operation(
             "GET",
             self._experience,
-            "The show's latest transitions, of ?since=ID those after it; the last 4,096 are kept",
+            "The show's latest transitions, with ?since=ID those after that one; the last 4,096 are kept",
             answer=Observed,
             errors=(400, 503),
         )
-        summary = "The latest drift and what was done about it"
+        summary = "The latest drift and the stages of the adaptation to it"
         adaptation = Operation("GET", self._adaptation, summary, answer=Adaptation)
         report = Operation(
             "POST",
             self._report,
-            "Tell how far the adaptation to a drift is; the first report acknowledges the drift",
+            "Report the progress of an adaptation; the first report acknowledges the drift",
             body=Report,
             answer=Adaptation,
             errors=(400, 401, 408, 409, 413, 415),

@@ -1,19 +1,18 @@
-"""How much of inference was done and how long its parts took, by version."""
+"""Counts of inference requests and the time that their parts took, by version."""
 
 import time
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serving.metrics.histogram import Histogram, buckets
 from serving.metrics.recent import Recent
 
 PARTS: Final = ("queue", "parse", "compute", "answer")
-_BOUNDS: Final = np.array([10e3, 20e3, 50e3, 100e3, 200e3, 500e3, 1e6, 2e6, 5e6, 10e6, 100e6, 1e9])
+_BOUNDS: Final = (10e3, 20e3, 50e3, 100e3, 200e3, 500e3, 1e6, 2e6, 5e6, 10e6, 100e6, 1e9)
 """Nanoseconds."""
 _AT_ONCE: Final = 256
 Durations = tuple[int, int, int, int]
@@ -22,7 +21,7 @@ Durations = tuple[int, int, int, int]
 class VersionStatistics:
     """Counts and durations of one version's inference since the start. For one thread.
 
-    Durations are put aside, and sorted into their histograms by numpy some hundred at a time.
+    Durations are collected and added to their histograms by numpy, 256 at a time.
     """
 
     def __init__(self) -> None:
@@ -30,14 +29,13 @@ class VersionStatistics:
         self.requests = 0
         self.failed = 0
         self.last_ms = 0
-        self.sums: npt.NDArray[np.int64] = np.zeros(len(PARTS), dtype=np.int64)
+        self.parts = [Histogram(_BOUNDS) for _ in PARTS]
         """Nanoseconds of each of `PARTS`."""
-        self.counts: npt.NDArray[np.int64] = np.zeros((len(PARTS), len(_BOUNDS) + 1), dtype=np.int64)
         self.failed_ns = 0
         self._waiting: list[Durations] = []
 
     def add(self, rows: int, durations: Durations) -> None:
-        """A request that was answered, and the nanoseconds of its `PARTS`."""
+        """Count an answered request with so many rows, and the nanoseconds of its `PARTS`."""
         self.rows += rows
         self.requests += 1
         self.last_ms = time.time_ns() // 1_000_000
@@ -46,7 +44,7 @@ class VersionStatistics:
             self.count()
 
     def fail(self, nanoseconds: int) -> None:
-        """A request that was refused."""
+        """Count a refused request."""
         self.failed += 1
         self.failed_ns += nanoseconds
 
@@ -56,33 +54,31 @@ class VersionStatistics:
         self.rows += other.rows
         self.requests += other.requests
         self.failed += other.failed
-        self.sums += other.sums
-        self.counts += other.counts
+        for ours, theirs in zip(self.parts, other.parts, strict=True):
+            ours.add_all(theirs)
         self.failed_ns += other.failed_ns
 
     def count(self) -> None:
-        """Count what was put aside."""
+        """Add the collected durations to the histograms."""
         if not self._waiting:
             return
-        durations = np.array(self._waiting)
+        for histogram, durations in zip(self.parts, np.array(self._waiting).T, strict=True):
+            histogram.observe_all(durations)
         self._waiting.clear()
-        self.sums += durations.sum(axis=0)
-        for part, bins in enumerate(np.searchsorted(_BOUNDS, durations).T):
-            self.counts[part] += np.bincount(bins, minlength=len(_BOUNDS) + 1)
 
 
 class InferenceStatistics(Collector):
-    """The statistics of the versions that were asked last, and the sum of the others."""
+    """The statistics of the versions that answered last, and the sum of those of all others."""
 
     def __init__(self) -> None:
         self._recent = Recent(VersionStatistics, VersionStatistics.add_all)
 
     def of(self, version: str) -> VersionStatistics:
-        """Those of one version; to be asked for anew after every wait, as a version may leave."""
+        """The statistics of one version. Do not keep them over an await: the version may leave meanwhile."""
         return self._recent.of(version)
 
     def versions(self) -> list[str]:
-        """Those whose statistics are kept."""
+        """The versions with statistics of their own."""
         return self._recent.versions()
 
     def collect(self) -> Iterator[Metric]:
@@ -94,13 +90,12 @@ class InferenceStatistics(Collector):
         seconds = HistogramMetricFamily(
             "serving_inference_seconds", "Time of the parts of a request", labels=["version", "part"]
         )
-        bounds = [*(f"{bound / 1e9:g}" for bound in _BOUNDS), "+Inf"]
+        bounds = [f"{bound / 1e9:g}" for bound in _BOUNDS]
         for version, statistics in self._recent.items():
             statistics.count()
             requests.add_metric([version, "answered"], statistics.requests)
             requests.add_metric([version, "refused"], statistics.failed)
             rows.add_metric([version], statistics.rows)
-            for part, counts, total in zip(PARTS, statistics.counts, statistics.sums, strict=True):
-                buckets = list(zip(bounds, map(float, accumulate(counts.tolist())), strict=True))
-                seconds.add_metric([version, part], buckets, total / 1e9)
+            for part, histogram in zip(PARTS, statistics.parts, strict=True):
+                seconds.add_metric([version, part], buckets(bounds, histogram.counts), histogram.sum / 1e9)
         yield from (requests, rows, seconds)

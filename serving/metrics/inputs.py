@@ -1,6 +1,6 @@
-"""What a version is shown and what it answers: distributions that cost a request next to nothing.
+"""Distributions of the observations that a version is given, and of its answers, at little cost a request.
 
-What comes is put aside and counted by numpy some hundred rows at a time, or when somebody asks.
+Rows are collected and counted by numpy, some hundred at a time or when the counts are read.
 """
 
 from typing import Final
@@ -8,44 +8,44 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from serving.metrics.histogram import Histogram
 from serving.policy import FloatArray, IntArray, PolicyMetadata
 
 BINS: Final = 20
-"""Between the least and the greatest value that training saw, and one to each side of them."""
+"""Equal parts between the least and the greatest value in training; there is one more on each side."""
 GAPS: Final = tuple(digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5))
 _ROWS_AT_ONCE: Final = 512
 _CALLS_AT_ONCE: Final = 256
 
 
-class Seen:
+class Inputs:
     """Observations, Q-gaps and actions of one version, from one source. For one thread."""
 
     def __init__(self, metadata: PolicyMetadata) -> None:
         self.metadata = metadata
         self.rows = 0
         self.outside = 0
-        """Rows with an entry outside what training saw; 0 where that is not known."""
+        """Rows with an entry outside the range of training; 0 where that is not known."""
         self.entries: IntArray = np.zeros((len(metadata.observed), BINS + 2), dtype=np.int64)
-        """Counts of each entry's values: below what training saw, in `BINS` equal parts of it, above."""
-        self.gaps: IntArray = np.zeros(len(GAPS) + 1, dtype=np.int64)
-        """Counts of best less second-best Q-value: up to each of `GAPS`, and beyond."""
-        self.gap_sum = 0.0
+        """Counts of values `[obs, BINS + 2]`: below the range of training, in `BINS` equal parts of it, above it."""
+        self.gaps = Histogram(GAPS)
+        """The best Q-value less the second best."""
         self.actions: IntArray = np.zeros(metadata.num_actions, dtype=np.int64)
         self._low, high = np.array(metadata.observed, dtype=np.float64).reshape(-1, 2, 1).transpose(1, 0, 2)
-        # A little less, so that the greatest value falls into the last part of what was seen, and the next above it.
+        # Slightly smaller, so that the greatest value of training falls into the last part and the next one above it.
         self._bins_a_unit = (1 - 1e-9) * BINS / np.maximum(high - self._low, np.finfo(np.float32).tiny)
         self._waiting: list[tuple[FloatArray, FloatArray]] = []
         self._rows_waiting = 0
 
     def add(self, observation: FloatArray, q_values: FloatArray) -> None:
-        """Observations `[batch, obs]` and the Q-values `[batch, actions]` that answered them."""
+        """Add observations `[batch, obs]` and the Q-values `[batch, actions]` of the answer."""
         self._waiting.append((observation, q_values))
         self._rows_waiting += len(observation)
         if self._rows_waiting >= _ROWS_AT_ONCE or len(self._waiting) >= _CALLS_AT_ONCE:
             self.count()
 
     def count(self) -> None:
-        """Count what was put aside."""
+        """Count the collected rows."""
         if not self._waiting:
             return
         observation = np.concatenate([each for each, _ in self._waiting])
@@ -65,8 +65,7 @@ class Seen:
         for value in q_values.T[1:]:  # a sort along so short an axis takes forty times as long
             best, second = np.maximum(best, value), np.maximum(second, np.minimum(best, value))
         gap = np.subtract(best, second, dtype=np.float64)
-        self.gaps += np.bincount(np.searchsorted(GAPS, gap), minlength=len(self.gaps))
-        self.gap_sum += float(gap.sum())
+        self.gaps.observe_all(gap)
 
     def _count_entries(self, observation: FloatArray) -> None:
         values = np.ascontiguousarray(observation.T, dtype=np.float64)

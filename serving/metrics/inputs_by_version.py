@@ -1,15 +1,15 @@
-"""What every version saw, from requests and in the show, as metrics and as the page's panel wants it."""
+"""The inputs of each version, from requests and from the show, as metrics and for the page."""
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.metrics.inputs import GAPS, Seen
+from serving.metrics.histogram import buckets
+from serving.metrics.inputs import Inputs
 from serving.metrics.recent import Recent
 from serving.models.served import ServedModel
 
@@ -17,7 +17,7 @@ Source = Literal["requests", "show"]
 SOURCES: Final[tuple[Source, ...]] = ("show", "requests")
 
 
-class EntrySeen(Struct, frozen=True, kw_only=True):
+class EntryInputs(Struct, frozen=True, kw_only=True):
     """One entry of the observation."""
 
     low: float
@@ -26,60 +26,60 @@ class EntrySeen(Struct, frozen=True, kw_only=True):
     counts: Annotated[list[int], Meta(description="below low, in equal parts from low to high, above high")]
 
 
-class SourceSeen(Struct, frozen=True, kw_only=True):
-    """What came from one source."""
+class SourceInputs(Struct, frozen=True, kw_only=True):
+    """The inputs from one source."""
 
     source: Source
     rows: int
-    outside: Annotated[int | None, Meta(description="rows outside what training saw; null where that is not known")]
-    entries: list[EntrySeen]
+    outside: Annotated[int | None, Meta(description="rows outside the range of training; null where that is not known")]
+    entries: list[EntryInputs]
     actions: Annotated[dict[str, int], Meta(description="rows by action")]
-    mean_gap: Annotated[float | None, Meta(description="mean of best less second-best Q-value")]
+    mean_gap: Annotated[float | None, Meta(description="mean of the best Q-value less the second best")]
 
 
-class VersionSeen(Struct, frozen=True, kw_only=True):
-    """What the version that plays saw."""
+class VersionInputs(Struct, frozen=True, kw_only=True):
+    """The inputs of the version that plays."""
 
     version: str | None
-    sources: list[SourceSeen]
+    sources: list[SourceInputs]
 
 
-class _SeenOfVersion:
-    """One `Seen` a source; of the versions that are not kept what can be summed up."""
+class _OfVersion:
+    """The `Inputs` of each source; sums for the versions that are not kept."""
 
     def __init__(self) -> None:
-        self.sources: dict[Source, Seen] = {}
+        self.sources: dict[Source, Inputs] = {}
         self.rows: Counter[Source] = Counter()
         self.outside: Counter[Source] = Counter()
 
-    def add_all(self, other: "_SeenOfVersion") -> None:
-        """Sum up what leaves; its distributions are over a range of its own."""
-        for source, seen in other.sources.items():
-            seen.count()
-            self.rows[source] += seen.rows
-            self.outside[source] += seen.outside
+    def add_all(self, other: "_OfVersion") -> None:
+        """Add the sums of a version that leaves. Its distributions are dropped: their ranges are its own."""
+        for source, inputs in other.sources.items():
+            inputs.count()
+            self.rows[source] += inputs.rows
+            self.outside[source] += inputs.outside
 
 
-class SeenByVersion(Collector):
-    """Of the versions used last; one that was begun anew under its number begins anew here."""
+class InputsByVersion(Collector):
+    """The inputs of the versions used last. A version that was registered again under its number begins at 0."""
 
     def __init__(self) -> None:
-        self._recent = Recent(_SeenOfVersion, _SeenOfVersion.add_all)
+        self._recent = Recent(_OfVersion, _OfVersion.add_all)
 
-    def of(self, served: ServedModel, source: Source) -> Seen:
-        """Where to add what a version sees."""
+    def of(self, served: ServedModel, source: Source) -> Inputs:
+        """Where to add the inputs of a version."""
         sources, metadata = self._recent.of(served.version.number).sources, served.policy.metadata
-        seen = sources.get(source)
-        if seen is None or (seen.metadata is not metadata and seen.metadata != metadata):
-            seen = sources[source] = Seen(metadata)
-        return seen
+        inputs = sources.get(source)
+        if inputs is None or (inputs.metadata is not metadata and inputs.metadata != metadata):
+            inputs = sources[source] = Inputs(metadata)
+        return inputs
 
-    def summary(self, served: ServedModel | None) -> VersionSeen:
-        """For the page."""
+    def summary(self, served: ServedModel | None) -> VersionInputs:
+        """The inputs of a version for the page."""
         if served is None:
-            return VersionSeen(version=None, sources=[])
+            return VersionInputs(version=None, sources=[])
         sources = [_describe(source, self.of(served, source)) for source in SOURCES]
-        return VersionSeen(version=served.version.number, sources=sources)
+        return VersionInputs(version=served.version.number, sources=sources)
 
     def collect(self) -> Iterator[Metric]:
         """Families of the text format."""
@@ -91,45 +91,40 @@ class SeenByVersion(Collector):
         actions = CounterMetricFamily("serving_seen_actions", "Greedy actions", labels=[*labels, "action"])
         gaps = HistogramMetricFamily("serving_seen_q_gap", "Best less second-best Q-value", labels=labels)
         entries = HistogramMetricFamily("serving_seen_observation", "Observations", labels=[*labels, "entry"])
-        for version, source, seen in self._each():
-            seen.count()
-            rows.add_metric([version, source], seen.rows)
-            for meaning, count in zip(seen.metadata.action_meanings, seen.actions.tolist(), strict=True):
+        for version, source, inputs in self._each():
+            inputs.count()
+            rows.add_metric([version, source], inputs.rows)
+            for meaning, count in zip(inputs.metadata.action_meanings, inputs.actions.tolist(), strict=True):
                 actions.add_metric([version, source, meaning], count)
-            bounds = [*map(str, GAPS), "+Inf"]
-            gaps.add_metric([version, source], _cumulative(bounds, seen.gaps.tolist()), seen.gap_sum)
-            if seen.metadata.observed:
-                outside.add_metric([version, source], seen.outside)
-            for entry, counts in enumerate(seen.entries.tolist()):
-                bounds = [*(f"{edge:.6g}" for edge in seen.edges(entry)), "+Inf"]
-                entries.add_metric([version, source, str(entry)], _cumulative(bounds, counts), None)
+            inputs.gaps.write(gaps, [version, source])
+            if inputs.metadata.observed:
+                outside.add_metric([version, source], inputs.outside)
+            for entry, counts in enumerate(inputs.entries.tolist()):
+                bounds = (f"{edge:.6g}" for edge in inputs.edges(entry))
+                entries.add_metric([version, source, str(entry)], buckets(bounds, counts), None)
         for version, of_version in self._recent.items():
             for source in of_version.rows:
                 rows.add_metric([version, source], of_version.rows[source])
                 outside.add_metric([version, source], of_version.outside[source])
         yield from (rows, outside, actions, gaps, entries)
 
-    def _each(self) -> Iterator[tuple[str, Source, Seen]]:
+    def _each(self) -> Iterator[tuple[str, Source, Inputs]]:
         for version, of_version in self._recent.items():
-            for source, seen in of_version.sources.items():
-                yield version, source, seen
+            for source, inputs in of_version.sources.items():
+                yield version, source, inputs
 
 
-def _cumulative(bounds: list[str], counts: list[int]) -> list[tuple[str, float]]:
-    return list(zip(bounds, map(float, accumulate(counts)), strict=True))
-
-
-def _describe(source: Source, seen: Seen) -> SourceSeen:
-    seen.count()
-    ranges = seen.metadata.observed
-    return SourceSeen(
+def _describe(source: Source, inputs: Inputs) -> SourceInputs:
+    inputs.count()
+    ranges = inputs.metadata.observed
+    return SourceInputs(
         source=source,
-        rows=seen.rows,
-        outside=seen.outside if ranges else None,
+        rows=inputs.rows,
+        outside=inputs.outside if ranges else None,
         entries=[
-            EntrySeen(low=low, high=high, counts=counts)
-            for (low, high), counts in zip(ranges, seen.entries.tolist(), strict=True)
+            EntryInputs(low=low, high=high, counts=counts)
+            for (low, high), counts in zip(ranges, inputs.entries.tolist(), strict=True)
         ],
-        actions=dict(zip(seen.metadata.action_meanings, seen.actions.tolist(), strict=True)),
-        mean_gap=seen.gap_sum / seen.rows if seen.rows else None,
+        actions=dict(zip(inputs.metadata.action_meanings, inputs.actions.tolist(), strict=True)),
+        mean_gap=inputs.gaps.sum / inputs.rows if inputs.rows else None,
     )

@@ -1,18 +1,17 @@
-"""What Prometheus reads at /metrics, and the log lines a machine reads."""
+"""What Prometheus reads at /metrics."""
 
-from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serving.metrics.histogram import Histogram
 from serving.metrics.inference import InferenceStatistics
-from serving.metrics.inputs_by_version import SeenByVersion
+from serving.metrics.inputs_by_version import InputsByVersion
 from serving.metrics.recent import Recent
 from serving.models.follower import Models
 
@@ -21,35 +20,11 @@ _LATENCY: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 _RETURNS: Final = (10.0, 25.0, 50.0, 100.0, 200.0, 300.0, 400.0, 475.0, 499.5, 500.0)
 
 
-class Distribution:
-    """A histogram, for one thread: prometheus_client's own locks, which costs four times as much."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def add_all(self, other: "Distribution") -> None:
-        """Count what another one of the same bounds counted."""
-        self._counts = [ours + theirs for ours, theirs in zip(self._counts, other._counts, strict=True)]
-        self._sum += other._sum
-
-    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str] = ()) -> None:
-        """Write down what was observed, cumulatively as Prometheus wants it."""
-        names = [*map(str, self._bounds), "+Inf"]
-        family.add_metric(labels, list(zip(names, accumulate(self._counts), strict=True)), self._sum)
-
-
 class Requests(Collector):
-    """What is counted at every request."""
+    """Counts and times of HTTP requests."""
 
     def __init__(self) -> None:
-        self._latency: dict[str, Distribution] = {}
+        self._latency: dict[str, Histogram] = {}
         self._counts: Tally[tuple[str, str, int]] = Tally()
 
     def count(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -57,7 +32,7 @@ class Requests(Collector):
         self._counts[route, method, status] += 1
         latency = self._latency.get(route)
         if latency is None:
-            latency = self._latency[route] = Distribution(_LATENCY)
+            latency = self._latency[route] = Histogram(_LATENCY)
         latency.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
@@ -67,18 +42,18 @@ class Requests(Collector):
             requests.add_metric([route, method, str(status)], count)
         latency = HistogramMetricFamily("serving_request_seconds", "Time from request to answer", labels=["route"])
         for route, durations in self._latency.items():
-            durations.add_to(latency, [route])
+            durations.write(latency, [route])
         yield from (requests, latency)
 
 
 class Returns(Collector):
-    """Episodic returns of the show, of the versions that played last and of all others together."""
+    """Episodic returns of the show, for each of the versions that played last and for all others together."""
 
     def __init__(self) -> None:
-        self._recent = {flag: Recent(partial(Distribution, _RETURNS), Distribution.add_all) for flag in (False, True)}
+        self._recent = {flag: Recent(partial(Histogram, _RETURNS), Histogram.add_all) for flag in (False, True)}
 
     def observe(self, version: str, episodic_return: float, *, disturbed: bool) -> None:
-        """Count one episode's."""
+        """Count the return of one episode."""
         self._recent[disturbed].of(version).observe(episodic_return)
 
     def collect(self) -> Iterator[Metric]:
@@ -88,12 +63,12 @@ class Returns(Collector):
         )
         for disturbed, recent in self._recent.items():
             for version, counted in recent.items():
-                counted.add_to(returns, [version, str(disturbed).lower()])
+                counted.write(returns, [version, str(disturbed).lower()])
         yield returns
 
 
 class Following(Collector):
-    """How the registry is followed."""
+    """Swaps, failures and the age of what is known of the model registry."""
 
     models: Models | None = None
 
@@ -112,7 +87,7 @@ class Following(Collector):
 
 
 class Metrics:
-    """One registry an app, so that two apps in one process do not mix."""
+    """All metrics of one application, in a registry of its own: two applications in one process do not mix."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -120,9 +95,9 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.requests = Requests()
         self.inference = InferenceStatistics()
-        self.seen = SeenByVersion()
+        self.inputs = InputsByVersion()
         self.returns = Returns()
-        for collector in (self.requests, self.inference, self.seen, self.returns):
+        for collector in (self.requests, self.inference, self.inputs, self.returns):
             registry.register(collector)
         self.episodes = Counter("serving_episodes", "Episodes played to their end", ["kind"], registry=registry)
         self.viewers = Gauge("serving_viewers", "Connected viewers", ["kind"], registry=registry)
@@ -139,11 +114,11 @@ class Metrics:
         self._reachable = Gauge("serving_registry_reachable", "1 if the registry answered last time", registry=registry)
 
     def expose(self, models: Models) -> bytes:
-        """The text format, with the models's state as of now."""
+        """The text format, with the present state of the models."""
         return self.collect(models).write()
 
     def collect(self, models: Models) -> "Collected":
-        """All families with the models's state as of now, to be written in another thread."""
+        """All families with the present state of the models, for writing in another thread."""
         self._model.clear()
         if served := models.current:
             self._model.labels(models.name, served.version.number, served.version.run_id).set(1)
@@ -154,15 +129,15 @@ class Metrics:
 
 
 class Collected(Collector):
-    """Families of one moment."""
+    """Metric families as they were at one moment."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
 
     def collect(self) -> list[Metric]:
-        """As they were."""
+        """The families as they were collected."""
         return self._families
 
     def write(self) -> bytes:
-        """The text format, which takes longer than collecting."""
+        """The text format. Writing it takes longer than collecting."""
         return bytes(generate_latest(self))

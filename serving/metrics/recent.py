@@ -1,4 +1,4 @@
-"""Values by version of which a bounded number is kept, however many versions there are."""
+"""Values by version, for a bounded number of versions."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -7,11 +7,11 @@ from typing import Final, Generic, TypeVar
 Value = TypeVar("Value")
 KEPT_VERSIONS: Final = 8
 OTHER: Final = "other"
-"""What stands in a version's place for all that are not kept."""
+"""Label for all versions that are not kept."""
 
 
 class Recent(Generic[Value]):
-    """The values of the versions that were used last, and one in which those that leave are summed up."""
+    """The values of the versions that were used last, and one sum of the values of all others."""
 
     def __init__(self, make: Callable[[], Value], add: Callable[[Value, Value], None]) -> None:
         self._make = make
@@ -20,7 +20,7 @@ class Recent(Generic[Value]):
         self._other: Value | None = None
 
     def of(self, version: str) -> Value:
-        """A version's value, which is kept from now on; a new one if it is not kept yet."""
+        """The value of a version, a new one if there is none. The version then counts as the one used last."""
         value = self._values.get(version)
         if value is not None:
             self._values.move_to_end(version)
@@ -33,11 +33,11 @@ class Recent(Generic[Value]):
         return value
 
     def versions(self) -> list[str]:
-        """Those that are kept."""
+        """The versions that are kept."""
         return list(self._values)
 
     def items(self) -> Iterator[tuple[str, Value]]:
-        """Versions and their values, and `OTHER` where a version has left."""
+        """Versions and their values, with `OTHER` last if a version has left."""
         yield from list(self._values.items())
         if self._other is not None:
             yield OTHER, self._other

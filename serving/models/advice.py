@@ -1,4 +1,4 @@
-"""What trains a version of a model that has none."""
+"""The command that trains a version of a model that has none."""
 
 from typing import Final
 
@@ -11,11 +11,11 @@ PRESETS: Final = {
     "MountainCar-v0": ("--preset", "mountaincar"),
     "LunarLander-v3": ("--preset", "lunarlander"),
 }
-"""By environment the options of training; of another environment they are its id."""
+"""Options of training by environment; for any other environment, `--env-id`."""
 
 
 def how_to_train(name: str) -> str:
-    """What to run for a version under a model's name, as a part of a sentence.
+    """The command that registers a version under a model's name, as a part of a sentence.
 
     Training names a model after its environment; `~0`, `~1` and `~2` in it stand for `~`, `/` and `:`.
     """

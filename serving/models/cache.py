@@ -1,4 +1,4 @@
-"""Copies of versions on this disk, whole or not at all, and what the server knew when it last ran."""
+"""Copies of versions on the disk, and the last known state of the registry and of what played."""
 
 import hashlib
 import os
@@ -23,8 +23,8 @@ _ABANDONED_SECONDS: Final = 3600
 class Cache:
     """One model's folder, `cache_dir/<registry>/<name>/`, where registry is a hash of the store's address.
 
-    A copy's name holds its version's number, a hash of where that came from, and the digest of its bytes: a store that
-    was begun anew reuses numbers, and what a broken disk or another hand left there is not what was accepted.
+    The name of a copy contains its version number, a hash of its origin, and the digest of its bytes: a new store
+    reuses numbers, and a file on the disk may be damaged or replaced.
     """
 
     def __init__(self, cache_dir: Path, name: str) -> None:
@@ -32,18 +32,18 @@ class Cache:
         self.folder = cache_dir / _short_hash(registry) / name
 
     def read(self, version: Version) -> bytes | None:
-        """The version's copy; None if there is none whose digest is the one in its name and the version's tag."""
+        """The version's copy; None unless its digest matches its name and the version's tag."""
         for path in self.folder.glob(f"{_stem(version)}-*.onnx"):
             content = read_model_file(path)
             digest = hashlib.sha256(content).hexdigest()
             if path.stem.endswith(f"-{digest}") and version.sha256 in ("", digest):
-                with suppress(OSError):  # a disk that cannot be written to
+                with suppress(OSError):  # the disk may be read-only
                     os.utime(path)
                 return content
         return None
 
     def keep(self, version: Version, content: bytes) -> None:
-        """Put a copy on the disk, in the place of others of this version and of the least recently used."""
+        """Write a copy to the disk, then remove other copies of this version and the least recently used ones."""
         digest = hashlib.sha256(content).hexdigest()
         kept = self.folder / f"{_stem(version)}-{digest}.onnx"
         _write(kept, content)
@@ -53,18 +53,18 @@ class Cache:
         self._trim(kept)
 
     def remember(self, snapshot: Snapshot) -> None:
-        """Note what the registry said."""
+        """Write the registry's answer to the disk."""
         _write(self.folder / "snapshot.json", msgspec.json.encode(snapshot))
 
     def snapshot(self) -> Snapshot | None:
-        """What the registry said last, if that can be read."""
+        """The registry's last answer, if it can be read."""
         try:
             return msgspec.json.decode((self.folder / "snapshot.json").read_bytes(), type=Snapshot)
         except (OSError, ValueError):
-            return None  # nothing there, damaged, or from another release: the registry is asked anew
+            return None  # missing, damaged, or from another release: the registry is asked again
 
     def remember_played(self, reference: str, version: Version) -> None:
-        """Note which version plays under an alias or a number."""
+        """Write down which version plays under an alias or a number."""
         _write(self._played(reference), msgspec.json.encode(version))
 
     def played(self, reference: str) -> Version | None:
@@ -78,7 +78,7 @@ class Cache:
             return None  # as above
 
     def _trim(self, kept: Path) -> None:
-        """Remove copies beyond the limits, the least recently used first; `kept` and what played last stay."""
+        """Remove copies beyond the limits, least recently used first, but never `kept` or versions that played last."""
         notes = _newest(self.folder.glob("played-*.json"))
         for note in notes[_KEPT_NOTES:]:
             note.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ class Cache:
                     path.unlink()
         for path in self.folder.glob(".*"):
             with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:  # a write that was killed left it
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:  # left by a killed process
                     path.unlink()
 
     def _played(self, reference: str) -> Path:
@@ -105,7 +105,7 @@ def _stem(version: Version) -> str:
 
 
 def _newest(paths: Iterable[Path]) -> list[Path]:
-    """Those that are still there, the last used one first."""
+    """The files that still exist, the last used one first."""
     used = {}
     for path in paths:
         with suppress(FileNotFoundError):  # another server on this disk removes copies too

@@ -1,4 +1,4 @@
-"""What a registry in a local file holds, asked without MLflow, whose import takes longer than a typo should."""
+"""Reads a registry in a local file without MLflow: a typo is reported before MLflow's slow import."""
 
 import os
 import re
@@ -11,12 +11,12 @@ from urllib.parse import quote, unquote
 
 DEFAULT_URI: Final = "sqlite:///mlflow.db"
 _SQLITE: Final = re.compile(r"sqlite(?:\+\w+)?:///(?P<file>[^?]+)", re.DOTALL)
-_DELETED: Final = "Deleted_Internal"  # the stage by which MLflow marks a version that was deleted
+_DELETED: Final = "Deleted_Internal"  # the stage of a deleted version in MLflow's tables
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """What there is of one model, and of others."""
+    """The versions and aliases of one model, and the names of all models."""
 
     models: tuple[str, ...]
     """Names of all models."""
@@ -24,14 +24,14 @@ class Registered:
     aliases: tuple[str, ...]
 
     def holds(self, reference: str) -> bool:
-        """Whether there is such a version or alias."""
+        """Whether the model has this version or alias."""
         return reference in (*self.versions, *self.aliases)
 
 
 def store_file(uri: str) -> Path | None:
-    """The file of an SQLite store, absolute; None where the URI names none.
+    """The absolute path of an SQLite store; None if the URI names no SQLite file.
 
-    SQLAlchemy takes it literally, up to a `?`: nothing is percent-encoded in it, unless it is SQLite's own `file:` URI.
+    SQLAlchemy takes the path literally up to a `?`. Only in SQLite's own `file:` URI is it percent-encoded.
     """
     match = _SQLITE.match(uri)
     if match is None or match["file"] == ":memory:":
@@ -41,9 +41,9 @@ def store_file(uri: str) -> Path | None:
 
 
 def glance(name: str) -> Registered | None:
-    """What is registered under a model's name; None where that is for MLflow to say.
+    """What is registered under a model's name; None if only MLflow can tell.
 
-    It is where the store is no local file, does not exist yet, or has tables other than today's MLflow writes.
+    That is so if the store is not a local file, does not exist yet, or has tables that this MLflow does not write.
     """
     file = None if os.environ.get("MLFLOW_REGISTRY_URI") else _file()
     if not file:
@@ -69,18 +69,18 @@ def glance(name: str) -> Registered | None:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownRun:
-    """What a tracking store says of a run."""
+    """A run in a tracking store."""
 
     store: Path
     exists: bool
     status: str
     population: bool
-    """Whether it is a population's, which has a checkpoint."""
+    """Whether it is the run of a population, which has a checkpoint."""
     trained: bool
 
 
 def glance_run(run_id: str) -> KnownRun | None:
-    """What a local file has of a run; None where that is for MLflow to say, as of `glance`."""
+    """A run from a local file; None if only MLflow can tell, as in `glance`."""
     file = _file()
     if not file:
         return None
@@ -100,7 +100,7 @@ def glance_run(run_id: str) -> KnownRun | None:
 
 
 def _file() -> Path | None:
-    """The tracking store's file, if it is one that exists."""
+    """The file of the tracking store, if there is one."""
     file = store_file(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
     return file if file and file.is_file() else None
 

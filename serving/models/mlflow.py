@@ -1,4 +1,4 @@
-"""From a model URI to the bytes of a version: a file, or the registry."""
+"""Versions of a model from MLflow's model registry."""
 
 import os
 import tempfile
@@ -23,7 +23,7 @@ from serving.models.source import DIGEST_TAG, Snapshot, Version, no_model
 _LEARNING: Final = "learning"
 _PAGE: Final = 200
 _FEW: Final = 2
-_ALL: Final = 3  # ViewType.ALL of MLflow, which is not imported yet when this file is
+_ALL: Final = 3  # mlflow.entities.ViewType.ALL; MLflow is not imported yet
 _KEPT_TAGS: Final = (
     DIGEST_TAG,
     "git_commit",
@@ -36,7 +36,7 @@ _KEPT_TAGS: Final = (
 
 
 class RegistrySource:
-    """An MLflow registered model in the store that `MLFLOW_TRACKING_URI` names (MLflow's own default else)."""
+    """An MLflow registered model in the store that `MLFLOW_TRACKING_URI` names, or in MLflow's default store."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -45,7 +45,7 @@ class RegistrySource:
         self._listed = 0.0
 
     def snapshot(self, last: Snapshot | None) -> Snapshot:
-        """What the registry knows now; versions are listed anew when an alias moved, and every 30 s.
+        """The present versions and aliases. Versions are listed again when an alias moved, and every 30 s.
 
         Raises:
             UnknownModelError: if the registry has no such model.
@@ -61,7 +61,7 @@ class RegistrySource:
             experiments = _experiments(client, [version.run_id for version in found if version.run_id], last)
         except UnknownModelError:
             raise
-        except Exception as error:  # mlflow, requests, urllib3 and sqlalchemy each have their own
+        except Exception as error:  # mlflow, requests, urllib3 and sqlalchemy have unrelated classes
             raise RegistryUnavailableError(_sentence(error)) from error
         self._listed = time.monotonic()
         versions = {
@@ -82,7 +82,7 @@ class RegistrySource:
 
         Raises:
             RegistryUnavailableError: if it cannot be downloaded now.
-            PolicyError: if the artifact is not one single .onnx file.
+            PolicyError: if the artifact is not a single .onnx file.
         """
         try:
             self._connect()
@@ -91,7 +91,7 @@ class RegistrySource:
             with tempfile.TemporaryDirectory(prefix="model-") as scratch:
                 download_artifacts(artifact_uri=f"models:/{self.name}/{version.number}", dst_path=f"{scratch}/artifact")
                 found = {path.name: read_model_file(path) for path in Path(scratch).rglob("*.onnx")}
-        except Exception as error:  # an artifact store fails in its own library's ways
+        except Exception as error:  # each artifact store has exceptions of its own
             raise RegistryUnavailableError(f"downloading version {version.number}: {_sentence(error)}") from error
         if len(found) != 1:
             raise PolicyError(f"version {version.number} should hold one .onnx file, it holds {sorted(found)}")
@@ -118,7 +118,7 @@ class RegistrySource:
     def _model(self, client: "MlflowClient") -> "RegisteredModel":
         try:
             return client.get_registered_model(self.name)
-        except Exception as error:  # of mlflow, which is not imported yet when this file is
+        except Exception as error:  # an MlflowException; MLflow is not imported at the top
             if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
                 raise
             known = [model.name for model in client.search_registered_models(max_results=_PAGE)]
@@ -135,28 +135,28 @@ class RegistrySource:
                 return found
 
     def _connect(self) -> "MlflowClient":
-        with self._connecting:  # a poll and a download may come first at once, from two threads
+        with self._connecting:  # a poll and a download may connect at once from two threads
             if self._client is None:
-                import mlflow  # takes seconds: the last good copy is playing by then
+                import mlflow  # takes seconds; the last good copy plays meanwhile
 
                 uri = mlflow.get_registry_uri()
                 named = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
                 if not named and uri.startswith("sqlite:") and "%" in uri:
-                    # MLflow percent-encodes the directory in its default, which SQLAlchemy takes literally
+                    # MLflow percent-encodes the directory in its default, but SQLAlchemy takes it literally
                     os.environ["MLFLOW_TRACKING_URI"] = uri = DEFAULT_URI
                 file = store_file(uri)
                 if file and not file.is_file():
-                    # MLflow would create and migrate the store, in a race with the first training run
+                    # MLflow would create and migrate the store, racing with the first training run
                     raise UnknownModelError(f"there is no registry at {uri} yet")
                 self._client = mlflow.MlflowClient()
             return self._client
 
 
 def _experiments(client: "MlflowClient", runs: Sequence[str], last: Snapshot | None) -> dict[str, str]:
-    """The experiments of runs by run id; of many new ones they are asked for by the page."""
+    """Experiment ids by run id. Many new runs are searched by the page, a few are fetched one by one."""
     found = {version.run_id: version.experiment_id for version in last.versions.values()} if last else {}
     asked = [run for run in runs if run not in found]
-    with suppress(Exception):  # of mlflow; a model plays all the same, only without a link to its run
+    with suppress(Exception):  # any error of MLflow: the model then plays without a link to its run
         if len(asked) > _FEW:
             experiments = [each.experiment_id for each in client.search_experiments(view_type=_ALL, max_results=1000)]
             for start in range(0, len(asked), _PAGE):
@@ -165,7 +165,7 @@ def _experiments(client: "MlflowClient", runs: Sequence[str], last: Snapshot | N
                 found |= {run.info.run_id: str(run.info.experiment_id) for run in page}
             return found
     for run in asked[:_FEW]:
-        with suppress(Exception):  # it was deleted
+        with suppress(Exception):  # the run was deleted
             found[run] = str(client.get_run(run).info.experiment_id)
     return found
 
@@ -176,4 +176,4 @@ def _sentence(error: BaseException) -> str:
     if disk := full(error):
         return f"{disk} in {scratch()}: make room there, or name another directory in TMPDIR"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line.split(" with exception")[0][:200]  # what urllib3 adds after that is a stack in words
+    return line.split(" with exception")[0][:200]  # urllib3 appends a nested description of the cause

@@ -1,4 +1,4 @@
-"""A version that may play: its bytes are those that were judged, and it runs in an environment this server knows."""
+"""A version that may play: its digest is that of the evaluated artifact, and its environment is allowed here."""
 
 import hashlib
 import math
@@ -17,7 +17,7 @@ from serving.policy import OnnxPolicy
 
 _ROWS: Final = 64
 _STEP_SECONDS: Final = 0.05
-"""At most for one observation: a show asks for an action every 20 ms, beside everything else that is served."""
+"""Longest time for one observation: a show needs an action every 20 ms, besides everything else that is served."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,10 @@ class ServedModel:
     def load(
         cls, name: str, version: Version, content: bytes, *, environments: frozenset[str] = frozenset()
     ) -> "ServedModel":
-        """Check the bytes of a version and what they do; `environments` are those admitted beside Gymnasium's own.
+        """Check the bytes of a version and try it; `environments` are allowed besides Gymnasium's own.
 
         Raises:
-            PolicyError: if it is not the artifact that was judged, breaks the contract, or does not run.
+            PolicyError: if it is not the evaluated artifact, breaks the contract, or does not run.
         """
         digest = hashlib.sha256(content).hexdigest()
         if version.sha256 not in ("", digest):
@@ -70,7 +70,7 @@ def _check_environment(policy: OnnxPolicy, admitted: frozenset[str]) -> None:
     spec = gym.registry.get(env_id)
     own = spec is not None and str(spec.entry_point).startswith("gymnasium.envs.")
     if not own and env_id not in admitted:
-        # gymnasium.make imports whatever module an id names: what a file says must not choose that
+        # gymnasium.make imports the module that an id names: a model file must not choose that module
         raise PolicyError(
             f"environment {env_id[:80]!r} is not one of Gymnasium's: start serving with --allow-env to admit it"
         )
@@ -97,11 +97,11 @@ def _check_answers(policy: OnnxPolicy) -> None:
     try:
         answers = policy.q_values(batch)
         seconds = math.inf
-        for row in batch[:10]:  # onnxruntime's first runs of a shape are its slowest
+        for row in batch[:10]:  # the first runs of a shape are the slowest
             began = time.perf_counter()
             policy.q_values(row[np.newaxis])
             seconds = min(seconds, time.perf_counter() - began)
-    except Exception as error:  # onnxruntime's own classes have no common one
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         raise PolicyError(f"it fails on a batch of {_ROWS} observations: {error}") from error
     if seconds > _STEP_SECONDS:
         raise PolicyError(f"it takes {1000 * seconds:.0f} ms for an observation, at most {1000 * _STEP_SECONDS:.0f} ms")

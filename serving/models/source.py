@@ -1,4 +1,4 @@
-"""Where models come from: a file or a registry, behind one protocol."""
+"""Sources of models, a file or a registry, behind one protocol."""
 
 import difflib
 import re
@@ -13,11 +13,12 @@ from serving.model_file import read_model_file
 _URI: Final = re.compile(r"models:/(?P<name>[\w.~-]+)(?:@(?P<alias>[A-Za-z0-9_.-]+)|/(?P<version>[0-9]+))")
 DIGEST_TAG: Final = "sha256"
 _NEAR: Final = 3
+Identity = tuple[str, str, int, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelURI:
-    """Which version of which registered model: by `alias`, or by `version` number."""
+    """A version of a registered model, by `alias` or by `version` number."""
 
     name: str
     alias: str | None = None
@@ -48,19 +49,19 @@ class Version:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def identity(self) -> tuple[str, str, int, str]:
-        """What makes it another version: numbers are reused where a version or a whole store is begun anew."""
+    def identity(self) -> Identity:
+        """Differs for different versions, also if a number is reused for a new version or in a new store."""
         return self.number, self.source, self.created_ms, self.sha256
 
     @property
     def sha256(self) -> str:
-        """Digest of the artifact that passed the gate; empty if none was noted."""
+        """Digest of the artifact that passed the gate; empty if there is no such tag."""
         return self.tags.get(DIGEST_TAG, "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What the registry knew of one model at one moment."""
+    """The registry's versions and aliases of one model at one moment."""
 
     aliases: Mapping[str, str]
     """Alias to version number."""
@@ -68,18 +69,18 @@ class Snapshot:
 
 
 class ModelSource(Protocol):
-    """Where versions of one model come from. Every method may block: call it from a thread."""
+    """A source of the versions of one model. Every method may block: call it from a thread."""
 
     name: str
 
     def snapshot(self, last: Snapshot | None) -> Snapshot:
-        """What the registry knows now; the versions of `last` are reused where its aliases did not move."""
+        """The present versions and aliases; the versions of `last` may be reused if its aliases did not move."""
 
     def fetch(self, version: Version) -> bytes:
-        """The version's ONNX file, read anew."""
+        """The bytes of the version's ONNX file."""
 
     def learning(self, version: Version) -> dict[str, bytes]:
-        """What its run keeps of the agent on its way there, by file name; empty where that is nothing."""
+        """The milestones of its training run by file name; empty if the run has none."""
 
 
 class FileSource:
@@ -96,7 +97,7 @@ class FileSource:
         return last or Snapshot(aliases={}, versions={"1": Version(number="1", source=str(self.path))})
 
     def fetch(self, version: Version) -> bytes:
-        """The file as it is now.
+        """The present bytes of the file.
 
         Raises:
             RegistryUnavailableError: if it cannot be read.
@@ -107,11 +108,11 @@ class FileSource:
             raise RegistryUnavailableError(f"{self.path} cannot be read: {error.strerror}") from error
 
     def learning(self, version: Version) -> dict[str, bytes]:
-        """Nothing: a file knows no run."""
+        """Nothing: a file has no run."""
         return {}
 
 
 def no_model(name: str, known: Sequence[str]) -> str:
-    """The sentence that refuses a model's name, with those it may stand for."""
+    """The sentence for an unknown model name, with similar known names."""
     near = difflib.get_close_matches(name, known, n=_NEAR) or known[:_NEAR]
     return f"the registry has no model {name}" + (f" but {', '.join(near)}" if near else "")

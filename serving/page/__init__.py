@@ -1,4 +1,4 @@
-"""The page: files without a build step."""
+"""The page: static files without a build step."""
 
 from pathlib import Path
 from typing import Final

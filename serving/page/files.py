@@ -15,7 +15,7 @@ _TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascri
 
 
 class Page:
-    """The page as it was when the server started."""
+    """The files of the page, read when the server starts."""
 
     def __init__(self) -> None:
         self._files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _TYPES}

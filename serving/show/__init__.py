@@ -1,1 +1,1 @@
-"""The shows: policies that play on a stage, and viewers that watch them."""
+"""Shows: policies that play, and viewers that watch them."""

@@ -1,4 +1,4 @@
-"""What a viewer may ask of a show, as JSON objects told apart by `do`."""
+"""The commands of a viewer: JSON objects with a tag in `do`."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -10,11 +10,11 @@ from serving.episodes.limits import Force, Seed
 
 
 class _Command(Struct, frozen=True, tag_field="do", forbid_unknown_fields=True):
-    """Told apart by `do`."""
+    """A command; its tag is in `do`."""
 
 
 class Authorize(_Command, frozen=True, tag="authorize"):
-    """Show the server's token; whatever else is shown, or nothing, takes back what was allowed."""
+    """Present the server's token; a wrong or missing token withdraws the permission."""
 
     token: Any = None
 
@@ -26,15 +26,15 @@ class PushCart(_Command, frozen=True, tag="push"):
 
 
 class Pause(_Command, frozen=True, tag="pause"):
-    """Stand still."""
+    """Stop playing."""
 
 
 class Resume(_Command, frozen=True, tag="resume"):
-    """Play on."""
+    """Continue playing."""
 
 
 class SingleStep(_Command, frozen=True, tag="step"):
-    """Take one step, then stand still."""
+    """Take one step, then stop."""
 
 
 class Speed(_Command, frozen=True, tag="speed"):
@@ -44,7 +44,7 @@ class Speed(_Command, frozen=True, tag="speed"):
 
 
 class Restart(_Command, frozen=True, tag="reset"):
-    """Begin a new episode, from the present seed or another one."""
+    """Begin a new episode from the present seed or another one."""
 
     seed: Seed | None = None
 
@@ -54,7 +54,7 @@ DECODER: Final = msgspec.json.Decoder(Command | Authorize)
 
 
 class Allowance:
-    """How many commands one connection may send: so many a second, and some at once after a rest."""
+    """Limits the commands of one connection: so many a second, and so many at once after a rest (token bucket)."""
 
     def __init__(self, a_second: float, at_once: float, clock: Callable[[], float]) -> None:
         self._a_second = a_second
@@ -64,7 +64,7 @@ class Allowance:
         self._counted_at = clock()
 
     def take(self) -> bool:
-        """Whether one more is within the allowance."""
+        """Whether one more command is within the limit."""
         now = self._clock()
         self._left = min(self._at_once, self._left + (now - self._counted_at) * self._a_second)
         self._counted_at = now

@@ -1,4 +1,4 @@
-"""Gymnasium's own picture of the show: rendered once a step, however many watch."""
+"""Gymnasium's pictures of the show, rendered once a step for all viewers."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
@@ -21,7 +21,7 @@ PRIVATE_LIMIT: Final = 4
 
 
 class PixelFeed:
-    """JPEG frames of the main show; renders only while somebody takes them."""
+    """JPEG frames of the main show, rendered only while there are viewers."""
 
     def __init__(self, show: Show, metrics: Metrics) -> None:
         self._show = show
@@ -32,7 +32,7 @@ class PixelFeed:
         self._picture: asyncio.Task[bytes] | None = None
 
     async def shared(self) -> AsyncGenerator[bytes]:
-        """The main show as MJPEG parts; a slow reader gets the newest frame, never a queue."""
+        """The main show as MJPEG parts; a slow client gets the newest frame, never a queue."""
         viewer: Viewer[bytes] = Viewer()
         self._viewers.add(viewer)
         self._gauge.inc()
@@ -49,11 +49,11 @@ class PixelFeed:
             self._viewers.discard(viewer)
             if not self._viewers and self._task:
                 self._task.cancel()
-                self._task = None  # who joins before it has ended starts another
+                self._task = None  # a viewer that joins before it has ended starts another task
 
     @contextmanager
     def private_place(self) -> Iterator[None]:
-        """One of the places for private sessions, while inside.
+        """Take one of the places for private sessions while inside.
 
         Raises:
             RequestError: if all are taken.
@@ -67,7 +67,7 @@ class PixelFeed:
             self._private -= 1
 
     async def private(self, policy: OnnxPolicy, seed: int) -> AsyncGenerator[bytes]:
-        """One viewer's own episodes as MJPEG parts, from a seed on; take a `private_place` first."""
+        """Episodes for one viewer as MJPEG parts, beginning with a seed; take a `private_place` first."""
         simulation = Simulation(policy.metadata.env_id, policy.metadata.world, render_mode="rgb_array")
         self._gauge.inc()
         pace = RealTime()
@@ -85,7 +85,7 @@ class PixelFeed:
             self._gauge.dec()
 
     async def snapshot(self) -> bytes:
-        """The present state as PNG; the show runs for it. Who asks while one is drawn gets that one.
+        """The present state as PNG; the show runs for it. Concurrent calls share one picture.
 
         Raises:
             TimeoutError: if nothing plays.
@@ -131,7 +131,7 @@ class PixelFeed:
                     viewer.offer(frame=jpeg)
         except ShowOverError:
             return
-        except NoPicturesError:  # another version plays now, or the environment has ceased to draw
+        except NoPicturesError:  # another version plays now, or the environment can no longer draw
             for viewer in self._viewers:
                 viewer.dismiss()
         finally:

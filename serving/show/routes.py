@@ -1,4 +1,4 @@
-"""The page, and what it shows: the show's WebSocket, and Gymnasium's pictures of it."""
+"""Routes of the show: its WebSocket, its world, and Gymnasium's pictures of it."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -22,7 +22,7 @@ from serving.models.served import ServedModel
 from serving.show import pixels
 from serving.show.commands import DECODER, Allowance, Authorize
 from serving.show.show import Show
-from serving.show.stage import Shows
+from serving.show.stage import Stage
 from serving.show.viewer import ShowOverError, Viewer
 from serving.web.decoding import decode, fit
 from serving.web.operations import Operation, route
@@ -30,40 +30,42 @@ from serving.web.security import admits
 
 _FRESH: Final = {"Cache-Control": "no-store"}
 _ENDLESS: Final = {"Cache-Control": "no-store", "Connection": "close"}
-"""Of a stream: no answer follows it, and what a client sends after its request is not kept."""
+"""Headers of a stream: no answer follows it on its connection, and later requests are dropped."""
 _COMMANDS_A_SECOND: Final = 50
 _COMMANDS_AT_ONCE: Final = 100
 _TOO_MANY: Final = f"a connection may send {_COMMANDS_A_SECOND} commands a second: connect again, and send fewer"
 
 
 class _PrivateSession(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The query of a session of one's own."""
+    """The query of a private session."""
 
     seed: Seed = 0
     version: str = ""
 
 
 class LiveAPI:
-    """Every route of the show; `close` ends its streams, so that a server can drain."""
+    """Every route of the show; `close` ends its streams so that the server can stop."""
 
     def __init__(self, models: Models, metrics: Metrics, *, token: str | None) -> None:
-        self.shows = Shows(models, metrics)
-        self.feed = pixels.PixelFeed(self.shows.main, metrics)
+        self.stage = Stage(models, metrics)
+        self.feed = pixels.PixelFeed(self.stage.main, metrics)
         self._models = models
         self._token = token
 
     def close(self) -> None:
-        """End every stream and show, now."""
+        """End every stream and show now."""
         self.feed.close()
-        self.shows.close()
+        self.stage.close()
 
     def routes(self) -> list[BaseRoute]:
         """The world, pictures, and the WebSocket."""
-        frame = Operation("GET", self._frame, "This step, by Gymnasium", media="image/png", errors=(501, 503))
+        frame = Operation(
+            "GET", self._frame, "The present step, rendered by Gymnasium", media="image/png", errors=(501, 503)
+        )
         world = Operation(
             "PUT",
             self._world,
-            "Change the world that the show plays in, over what it is at home; {} puts it right again",
+            "Change fields of the world that the show plays in; {} undoes all changes",
             body=WorldValues,
             answer=WorldValues,
             errors=(400, 401, 408, 413, 415, 503),
@@ -76,8 +78,8 @@ class LiveAPI:
         ]
 
     async def _world(self, scope: Scope, values: dict[str, Any]) -> dict[str, Any]:
-        self.shows.change_world(values)
-        return self.shows.real_world.changed
+        self.stage.change_world(values)
+        return self.stage.real_world.changed
 
     async def _frame(self, scope: Scope, body: None) -> Response:
         try:
@@ -105,7 +107,7 @@ class LiveAPI:
         await socket.accept()
         async with AsyncExitStack() as stack:
             try:
-                show = await stack.enter_async_context(self.shows.watching(references, viewer))
+                show = await stack.enter_async_context(self.stage.watching(references, viewer))
             except (ValueError, LookupError, RuntimeError, OSError) as error:
                 await _tell(socket, error)
                 await socket.close(1008)
@@ -160,7 +162,7 @@ async def _nothing() -> AsyncGenerator[bytes]:
 
 
 class _Stream(StreamingResponse):
-    """Pictures, whose generator ends and whose place is given back however the answer ends."""
+    """A stream of pictures. However it ends, its generator is closed and its place is released."""
 
     def __init__(self, pictures: AsyncGenerator[bytes], place: AbstractContextManager[None]) -> None:
         self._pictures = pictures
@@ -182,7 +184,7 @@ async def _send_news(socket: WebSocket, viewer: Viewer[str]) -> None:
     except ShowOverError:
         await socket.close(1012, "the server is stopping")
     except (WebSocketDisconnect, RuntimeError):
-        return  # the receiving side notices too, and cleans up
+        return  # `_obey` notices this too, and cleans up
 
 
 async def _tell(socket: WebSocket, error: Exception) -> None:

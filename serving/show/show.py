@@ -1,10 +1,8 @@
-"""The live show: one or two policies that play from one seed, watched and pushed by any number of viewers."""
+"""The live show: one or two policies that play from one seed; any number of viewers watch and push them."""
 
-import asyncio
 import logging
 import random
 from collections import Counter
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -18,24 +16,23 @@ from serving.loop.closed_loop import ClosedLoop
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
 from serving.models.served import ServedModel
+from serving.show.audience import Audience
 from serving.show.commands import Command, Pause, PushCart, Restart, Resume, SingleStep, Speed
 from serving.show.pace import Pace
-from serving.show.player import Player, _believed
+from serving.show.player import Player, frame
 from serving.show.viewer import Viewer
 from serving.show.world import RealWorld
 
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 _BREAK_SECONDS: Final = 1.2
 _DRIFTING_BREAK_SECONDS: Final = 0.4
-"""While a drift lasts: who adapts to it waits for transitions, and a policy that falls makes ten an episode."""
-_TICKS_A_COUNT: Final = 25  # between two changes of the number of viewers that is shown
-_LATEST_NEWS: Final = 0.1
-"""Seconds after which news is told though no tick came."""
+"""During a drift: the adaptation waits for transitions, and a policy that falls makes ten an episode."""
+_TICKS_A_COUNT: Final = 25  # between two updates of the shown number of viewers
 _LOG: Final = logging.getLogger("serving")
 
 
 class Show:
-    """Plays episode after episode while somebody watches."""
+    """Plays episode after episode while there are viewers."""
 
     def __init__(
         self,
@@ -48,7 +45,7 @@ class Show:
     ) -> None:
         self.models = models
         self.references = references
-        self.viewers: set[Viewer[str]] = set()
+        self.audience = Audience(self._status_text)
         self.players: list[Player] = []
         self.episode = 0
         self.frame = ""
@@ -56,7 +53,6 @@ class Show:
         self.real_world = real_world or RealWorld()
         self._loop = loop
         self._metrics = metrics
-        self._watched = asyncio.Event()
         self._seed = random.randrange(100_000)  # noqa: S311 -- a show, not a secret
         self._step = 0
         self._paused = False
@@ -70,42 +66,38 @@ class Show:
         self._restart = True
         self._break_left = 0.0
         self._steps_due = 0.0
-        self._viewers_changed = False
-        self._announced = False
-        self._news = False
         self._ticks = 0
-        models.listeners.append(self.announce)
+        models.listeners.append(self.audience.announce)
         if loop:
-            loop.listeners.append(self.announce)
+            loop.listeners.append(self.audience.announce)
         models.watched.update(filter(None, references))
 
+    @property
+    def viewers(self) -> set[Viewer[str]]:
+        """The viewers of this show."""
+        return self.audience.viewers
+
     def join(self, viewer: Viewer[str]) -> None:
-        """Add a viewer, who gets the status and the latest frame at once."""
-        self.viewers.add(viewer)
-        self._watched.set()
-        viewer.offer(frame=self.frame or None, status=self._status_text())
-        self._viewers_changed = True  # told at a later step, once however many came
+        """Add a viewer and offer it the status and the latest frame at once."""
+        self.audience.join(viewer, self.frame)
 
     def leave(self, viewer: Viewer[str]) -> None:
-        """Remove a viewer; the show sleeps when the last one left."""
-        self.viewers.discard(viewer)
-        if not self.viewers:
-            self._watched.clear()
-        self._viewers_changed = True
+        """Remove a viewer; the show pauses when the last one left."""
+        self.audience.leave(viewer)
 
     def close(self) -> None:
         """End the show for every viewer."""
         self.closed = True
-        self.models.listeners.remove(self.announce)
+        self.models.listeners.remove(self.audience.announce)
         self.models.watched -= Counter(filter(None, self.references))
         for viewer in self.viewers:
             viewer.dismiss()
 
     def command(self, command: Command) -> None:
-        """Do what a viewer asks.
+        """Carry out a command of a viewer.
 
         Raises:
-            ValueError: with a sentence, if it makes no sense here.
+            ValueError: with a sentence, if this show cannot do it.
         """
         match command:
             case PushCart(force):
@@ -125,60 +117,39 @@ class Show:
             case Restart(seed):
                 self._seed = self._seed if seed is None else seed
                 self._restart = True
-        self.announce()
+        self.audience.announce()
 
     def enter_world(self) -> None:
-        """Play on in what the real world is now.
+        """Continue in the present real world.
 
         Raises:
-            ValueError: if an environment cannot be what it says.
+            ValueError: if an environment does not support it.
         """
         for player in self.players:
             world = self.real_world.of(player.served.policy.metadata)
             if world != player.simulation.world:
                 player.simulation.change(world)
                 self._changes[self._step] = world
-        self.announce()
+        self.audience.announce()
 
     async def run(self, pace: Pace) -> None:
-        """Play until cancelled, fifty steps a second, and not at all without viewers."""
+        """Play until cancelled, in real time, and only while there are viewers."""
         while True:
-            await self._watched.wait()
+            await self.audience.watched.wait()
             period = 1 / (self.players[0].simulation.fps if self.players else 10)
             try:
                 self._tick(period)
-            except Exception:  # one bad episode must not end the show; the log says what it was
+            except Exception:  # one bad episode must not end the show
                 _LOG.exception("a step of the show failed; a new episode begins")
                 self._restart = True
                 period = 1.0
             await pace.wait(period)
 
-    def announce(self) -> None:
-        """Offer the status to every viewer: now, or with the next tick where that was done since the last one."""
-        if self._announced:
-            if not self._news:
-                self._news = True
-                with suppress(RuntimeError):  # without an event loop there are only the ticks
-                    asyncio.get_running_loop().call_later(_LATEST_NEWS, self._tell_news)
-            return
-        self._announced, self._news = True, False
-        if not self.viewers:
-            return
-        self._viewers_changed = False
-        status = self._status_text()
-        for viewer in self.viewers:
-            viewer.offer(status=status)
-
-    def _tell_news(self) -> None:
-        self._announced = False
-        if self._news:
-            self.announce()
-
     def _status_text(self) -> str:
         return msgspec.json.encode({"type": "status"} | self.status()).decode()
 
     def status(self) -> dict[str, Any]:
-        """Everything about the show that does not change fifty times a second."""
+        """The state of the show, except what changes at every step."""
         return {
             "model": self.models.name,
             "ready": self.models.current is not None,
@@ -214,13 +185,10 @@ class Show:
 
     def _tick(self, period: float) -> None:
         self._ticks += 1
-        self._announced = True  # what this tick has to tell is told at once, at its end
-        if self._viewers_changed and self._ticks % _TICKS_A_COUNT == 0:
-            self.announce()
-        try:
+        with self.audience.one_announcement():
+            if self.audience.changed and self._ticks % _TICKS_A_COUNT == 0:
+                self.audience.announce()
             self._play(period)
-        finally:
-            self._tell_news()
 
     def _play(self, period: float) -> None:
         if not self._update_players():
@@ -246,7 +214,7 @@ class Show:
         self._show_frame()
 
     def _update_players(self) -> bool:
-        """Let the versions that are current now play; False if there is none yet."""
+        """Give each player its present version; False if there is none yet."""
         for index, reference in enumerate(self.references):
             served = self.models.peek(reference) if reference else self.models.current
             if index == len(self.players):
@@ -257,7 +225,7 @@ class Show:
                 continue
             player = self.players[index]
             if served is None or served is player.served:
-                continue  # a version that left the cache plays on from here
+                continue  # a version that is no longer loaded plays on
             new, old = served.policy.metadata, player.served.policy.metadata
             world = self.real_world.of(new)
             if new.env_id != old.env_id:
@@ -270,8 +238,8 @@ class Show:
             if not reference:
                 self.real_world.settle(new)
             player.served, self._swapped = served, True
-            player.history.clear()  # another version's returns are not this one's
-            self.announce()
+            player.history.clear()  # the returns of the version before
+            self.audience.announce()
         return True
 
     def _player(self, reference: str, served: ServedModel) -> Player:
@@ -290,19 +258,19 @@ class Show:
             player.simulation.reset(self._seed)
             player.last, player.episodic_return = None, 0.0
         self._show_frame()
-        self.announce()
+        self.audience.announce()
 
     def _advance(self) -> None:
         force, self._push = self._push, 0.0
         if force:
             self._pushes.append((self._step, force))
-            self.announce()
+            self.audience.announce()
         for player in self.players:
             if player.simulation.over:
                 continue
             player.last = player.simulation.step(player.served.policy, force)
-            seen = self._metrics.seen.of(player.served, "show")
-            seen.add(np.array([player.last.observation], np.float32), np.array([player.last.q_values], np.float32))
+            inputs = self._metrics.inputs.of(player.served, "show")
+            inputs.add(np.array([player.last.observation], np.float32), np.array([player.last.q_values], np.float32))
             player.episodic_return = player.last.episodic_return
         first = self.players[0]
         if self._loop and first.last:
@@ -320,22 +288,8 @@ class Show:
                     player.history.append(player.episodic_return)
                 version = player.served.version.number
                 self._metrics.returns.observe(version, player.episodic_return, disturbed=disturbed)
-            self.announce()
+            self.audience.announce()
 
     def _show_frame(self) -> None:
-        last = [player.last for player in self.players]
-        self.frame = msgspec.json.encode(
-            {
-                "e": self.episode,
-                "k": self._step,
-                "s": [[round(value, 4) for value in player.simulation.state] for player in self.players],
-                "b": [_believed(player.simulation) for player in self.players],
-                "q": [[round(value, 5) for value in step.q_values] if step else None for step in last],
-                "a": [step.action if step else None for step in last],
-                "r": [player.episodic_return for player in self.players],
-                "o": [player.simulation.over for player in self.players],
-                "p": max((step.push for step in last if step and step.index == self._step - 1), default=0.0, key=abs),
-            }
-        ).decode()
-        for viewer in self.viewers:
-            viewer.offer(frame=self.frame)
+        self.frame = frame(self.players, episode=self.episode, step=self._step)
+        self.audience.show(self.frame)

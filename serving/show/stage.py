@@ -1,4 +1,4 @@
-"""All shows that run at once."""
+"""The stage: all shows that run at once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -18,8 +18,8 @@ from serving.show.world import RealWorld
 _SHOWS: Final = 8
 
 
-class Shows:
-    """The main show, and one for every other choice of versions that somebody watches."""
+class Stage:
+    """The main show, and one for each other choice of versions that has viewers."""
 
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self.real_world = RealWorld()
@@ -32,16 +32,16 @@ class Shows:
         self._shows: dict[tuple[str, ...], tuple[Show, asyncio.Task[None]]] = {}
 
     def start(self) -> None:
-        """Begin to run the main show."""
+        """Start the main show."""
         self._shows[self.main.references] = (self.main, asyncio.create_task(self.main.run(self.pace())))
 
     @asynccontextmanager
     async def watching(self, references: tuple[str, ...], viewer: Viewer[str]) -> AsyncIterator[Show]:
-        """A viewer of the show of these versions or aliases, while inside; unless it is the main one it ends with them.
+        """Watch the show of these versions or aliases while inside. Any but the main show ends with its last viewer.
 
         Raises:
             ValueError: for more than two, or when too many different shows run already.
-            UnknownModelError, RegistryUnavailableError: if a version cannot be had.
+            UnknownModelError, RegistryUnavailableError: if a version cannot be loaded.
         """
         show = await self._show(references)
         with self._gauge.track_inprogress():
@@ -68,10 +68,10 @@ class Shows:
         return self._shows[references][0]
 
     def change_world(self, values: object) -> None:
-        """Change the world that every show plays in, as of `RealWorld.change`.
+        """Change the world of every show, as `RealWorld.change` does.
 
         Raises:
-            ValueError: if the values are no world, or none that the environment can be.
+            ValueError: if the values are not a world, or the environment does not support it.
             RegistryUnavailableError: if nothing plays yet.
         """
         served = self.main.players[0].served if self.main.players else self._models.current

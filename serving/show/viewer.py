@@ -1,4 +1,4 @@
-"""One viewer of a show, who is sent the newest frame, never a queue of them."""
+"""One viewer of a show. It is sent the newest frame, never a queue of frames."""
 
 import asyncio
 from typing import Generic, TypeVar
@@ -7,13 +7,13 @@ Frame = TypeVar("Frame", str, bytes)
 
 
 class ShowOverError(Exception):
-    """The server is stopping: nothing more will come."""
+    """The show has ended."""
 
 
 class Viewer(Generic[Frame]):
-    """What one viewer has not been sent yet: only ever the newest frame and the newest status.
+    """Holds the newest frame and status until they are sent.
 
-    What takes frames for others, as the pixel feed does, is not `counted` among the viewers.
+    The pixel feed takes frames for others and is not `counted` as a viewer.
     """
 
     def __init__(self, *, counted: bool = True) -> None:
@@ -24,13 +24,13 @@ class Viewer(Generic[Frame]):
         self._news = asyncio.Event()
 
     def offer(self, *, frame: Frame | None = None, status: str | None = None) -> None:
-        """Replace what waits to be sent."""
+        """Replace the frame or status that waits to be sent."""
         self._frame = frame or self._frame
         self._status = status or self._status
         self._news.set()
 
     def dismiss(self) -> None:
-        """End this viewer's wait."""
+        """End the show for this viewer."""
         self._over = True
         self._news.set()
 

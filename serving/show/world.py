@@ -1,4 +1,4 @@
-"""The world that the shows really play in: each version's own, until somebody changes it."""
+"""The real world of the shows: each version's own world until a viewer changes it."""
 
 import dataclasses
 import time
@@ -10,37 +10,37 @@ from dqn.environments.world import World
 from serving.episodes.limits import parse_world
 from serving.policy import PolicyMetadata
 
-_ONE_CHANGE: Final = 2.0  # seconds: what a slider asks for on its way is one change
+_ONE_CHANGE: Final = 2.0  # seconds; the requests of a moving slider count as one change
 
 
 class RealWorld:
-    """What a viewer has made of the world; policies, detector and trainer never read it.
+    """Changes of the world by viewers. Policies, drift detector and trainer never read it.
 
-    The first change fixes what it is laid over, the world of the version that plays then: whoever takes over plays in
-    the changed world, and in that one again once it is put right. `clock` gives seconds since 1970.
+    The first change fixes the world under the changes: that of the version playing then. A version that is swapped in
+    plays in the changed world, and in that fixed world after the changes are undone. `clock` gives seconds since 1970.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.changed: dict[str, Any] = {}
-        """The fields that were changed, with their values."""
+        """The changed fields with their values."""
         self.history: deque[tuple[float, bool]] = deque(maxlen=8)
-        """When it was changed, and whether that put it right; the latest last."""
+        """Time of each change, and whether it undid all changes; the latest last."""
         self._home: tuple[str, World] | None = None
         self._clock = clock
 
     def preview(self, values: object, played: PolicyMetadata) -> World:
-        """What a change would lead to while a version plays.
+        """The world after a change while a version plays.
 
         Raises:
-            WorldError: if it names what is unknown, of another type or out of `serving.episodes.limits.LIMITS`.
+            WorldError: for an unknown field, another type, or a value out of `serving.episodes.limits.LIMITS`.
         """
         return dataclasses.replace(self.home(played), **_given(values))
 
     def change(self, values: object, played: PolicyMetadata) -> None:
-        """Lay the fields in `values` over the world there was at first, in place of an earlier change; {} for none.
+        """Replace all earlier changes by the fields in `values`; {} undoes them.
 
         Raises:
-            WorldError: as of `preview`.
+            WorldError: as in `preview`.
         """
         self.changed = _given(values)
         self._home = (played.env_id, self.home(played))
@@ -52,18 +52,18 @@ class RealWorld:
         self.settle(played)
 
     def of(self, metadata: PolicyMetadata) -> World:
-        """What a version plays in."""
+        """The world that a version plays in."""
         if self._home is None or self._home[0] != metadata.env_id:
             return metadata.world
         return dataclasses.replace(self._home[1], **self.changed)
 
     def settle(self, played: PolicyMetadata) -> None:
-        """Follow the versions' own worlds again once nothing is changed and the one that plays is at home."""
+        """Use each version's own world again, if nothing is changed and the playing version's own is the fixed one."""
         if not self.changed and self._home == (played.env_id, played.world):
             self._home = None
 
     def home(self, played: PolicyMetadata) -> World:
-        """What it is where nothing was changed, while a version plays."""
+        """The world without the changes while a version plays."""
         return self._home[1] if self._home and self._home[0] == played.env_id else played.world
 
 

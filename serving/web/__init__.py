@@ -1,1 +1,1 @@
-"""HTTP: server, security, bodies, decoding, operations. This room knows none of the others."""
+"""HTTP: server, security, bodies, decoding, operations. Imports no other room of serving."""

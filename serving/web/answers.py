@@ -1,4 +1,4 @@
-"""How this server answers: JSON, and refusals for exceptions."""
+"""JSON answers, and refusals for exceptions."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -10,25 +10,25 @@ from starlette.types import Scope, Send
 
 from serving.errors import ServingError
 
-_CLOSE: Final = (b"connection", b"close")  # what was not read of a body must not be taken for the next request
+_CLOSE: Final = (b"connection", b"close")  # the unread rest of a body must not be taken for the next request
 _HEADERS: Final = {408: _CLOSE, 413: _CLOSE, 503: (b"retry-after", b"1")}
 Header = tuple[bytes, bytes]
 
 
 class Error(Struct, frozen=True):
-    """What was wrong, in one sentence."""
+    """The reason of a refusal, in one sentence."""
 
     error: str
 
 
 def refusal(error: Exception, scope: Scope) -> tuple[int, str, list[Header]]:
-    """Status, sentence and headers that answer an exception; 500 for an unforeseen one."""
+    """Status, sentence and headers for an exception; status 500 for an unforeseen one."""
     headers: list[Header] = []
     sentence = str(error)
     if isinstance(error, HTTPException):
         status, sentence = error.status_code, error.detail
         headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
-        if status == 404 and sentence == "Not Found":  # the router's own words
+        if status == 404 and sentence == "Not Found":  # starlette's router raised it
             sentence = f"there is nothing at {scope['path'][:120]!r}; /openapi.json lists what there is"
         elif status == 405:
             sentence = f"{scope['method']} is not allowed at {scope['path'][:120]!r}"

@@ -40,7 +40,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
 
 
 def _received(receive: Receive) -> Message | None:
-    """A message that has come already: most bodies have, and a timer costs a twentieth of a short request."""
+    """The message if it has already arrived. Most bodies have, and a timer takes a twentieth of a short request."""
     receiving = receive().__await__()
     try:
         next(receiving)
@@ -83,7 +83,7 @@ def _decompress(body: bytes, encoding: bytes) -> bytes:
 
 
 def compress(body: bytes, accept_encoding: bytes) -> tuple[bytes, bytes]:
-    """The body as a client's Accept-Encoding allows, and the Content-Encoding; short ones stay as they are."""
+    """The body in an encoding that the client accepts, and the Content-Encoding. Short bodies are not compressed."""
     if len(body) < 1024:
         return body, b""
     accepted = [name for name, weight in map(_weighed, accept_encoding.lower().split(b",")) if weight > 0]
@@ -95,7 +95,7 @@ def compress(body: bytes, accept_encoding: bytes) -> tuple[bytes, bytes]:
 
 
 def _weighed(part: bytes) -> tuple[bytes, float]:
-    """A coding of Accept-Encoding and its weight, 0 to 1 (RFC 9110, 12.4.2); one that is no number counts as 0."""
+    """A coding of Accept-Encoding and its weight, 0 to 1 (RFC 9110, 12.4.2). An invalid weight counts as 0."""
     name, *parameters = (piece.strip() for piece in part.split(b";"))
     weight = next((piece[2:] for piece in parameters if piece.startswith(b"q=")), b"1")
     try:

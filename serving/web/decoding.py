@@ -1,4 +1,4 @@
-"""JSON from outside, checked against the schema it must fit, and one sentence about what does not."""
+"""Decodes JSON of clients against a schema; an error is one sentence about the first field that does not fit."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import msgspec
 from serving.errors import RequestError
 
 T = TypeVar("T")
-_LONGEST: Final = 40  # of what a client chose and is repeated to it
+_LONGEST: Final = 40  # characters of a client's text that a message repeats
 _KINDS: Final = {
     "int": "a whole number",
     "float": "a number",
@@ -26,7 +26,7 @@ _FIELD: Final = re.compile(r"Object (?P<fault>missing required|contains unknown)
 
 
 def decode(decoder: msgspec.json.Decoder[T], text: bytes | str) -> T:
-    """What a client sent, as the decoder's type.
+    """The text of a client, as the decoder's type.
 
     Raises:
         RequestError: with one sentence that names the first field that does not fit.
@@ -42,7 +42,7 @@ def decode(decoder: msgspec.json.Decoder[T], text: bytes | str) -> T:
 
 
 def fit(values: object, kind: type[T]) -> T:
-    """Words of a query, as `kind`; numbers may be text.
+    """The values of a query, as `kind`; numbers may be text.
 
     Raises:
         RequestError: as `decode`.
@@ -65,7 +65,7 @@ def _malformed(error: Exception) -> str:
 
 
 def _sentence(error: str, given: Any, kind: Any, whole: str) -> str:
-    """What msgspec says, for whatever sent the request: which field, what it must be, and what it is."""
+    """An error of msgspec as a sentence: the field, what it must be, and what it is."""
     said, _, path = error.partition(" - at `$")
     path = path.removesuffix("`")
     name = path.removeprefix(".") or whole
@@ -82,18 +82,20 @@ def _sentence(error: str, given: Any, kind: Any, whole: str) -> str:
         return f"{name} must be {kinds}{_bound(match['bound'])}, got {_shown(given)}"
     if said.startswith("Invalid"):
         return f"{name} must be one of {', '.join(_choices(kind, name))}, got {_shown(given)}"
-    return f"{name} is too large a number" if said.endswith("out of range") else said  # of a type's own check
+    return (
+        f"{name} is too large a number" if said.endswith("out of range") else said
+    )  # raised by a check of the type itself
 
 
 def _choices(kind: Any, field: str) -> tuple[str, ...]:
-    """Of commands, what tells them apart; of a message, what the field may be."""
+    """The tags of a union of commands, or the values that a field may have."""
     if isinstance(kind, UnionType):
         return tuple(member.__struct_config__.tag for member in get_args(kind))
     return get_args(get_type_hints(kind)[field])
 
 
 def _bound(bound: str) -> str:
-    """As ` of at most 200`, from ` <= 200.0`."""
+    """Turns ` <= 200.0` into ` of at most 200`."""
     for sign, words in _BOUNDS.items():
         bound = bound.replace(f" {sign} ", f" {words} ")
     number = re.sub(r"\d+\.\d+(e\+\d+)?$", lambda match: f"{float(match[0]):g}", bound)

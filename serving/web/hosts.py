@@ -1,4 +1,4 @@
-"""Which names in a request's Host header are this server's own: a page of another name could be anybody's."""
+"""Checks the Host header against this server's names: a page under another name may belong to an attacker."""
 
 import re
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ _REMEMBERED: Final = 256
 
 
 class Hosts:
-    """Names, addresses and networks, with a port or for every one; `*` is any host, `*.example.org` any below it.
+    """Names, addresses (each with or without a port) and networks; `*` is any host, `*.example.org` any name below it.
 
     Raises:
-        ValueError: for an entry that is none of these.
+        ValueError: for any other entry.
     """
 
     def __init__(self, allowed: Iterable[str]) -> None:
@@ -24,7 +24,7 @@ class Hosts:
         self._networks: list[IPv4Network | IPv6Network] = []
         for entry in allowed:
             self._add(entry.strip().lower())
-        self.admit = lru_cache(_REMEMBERED)(self._admit)  # clients repeat their few names
+        self.admit = lru_cache(_REMEMBERED)(self._admit)  # clients send few different names
 
     def _add(self, entry: str) -> None:
         if entry == "*":
@@ -49,7 +49,7 @@ class Hosts:
             self._exact.add((_normal(name), port))
 
     def _admit(self, host: str) -> bool:
-        """Whether a Host header, in small letters, names this server."""
+        """Whether a Host header, in lower case, names this server."""
         if self._any:
             return True
         name, port = _split(host)
@@ -65,7 +65,7 @@ class Hosts:
 
 
 def _split(host: str) -> tuple[str, str]:
-    """Name and port, which may be empty; an IPv6 address stays in its brackets."""
+    """Name and port, which may be empty; an IPv6 address keeps its brackets."""
     if host.startswith("["):
         address, bracket, rest = host.partition("]")
         return (address + bracket, rest[1:]) if rest[:1] in ("", ":") else (host, "")
@@ -78,7 +78,7 @@ def _is_number(port: str) -> bool:
 
 
 def _address(name: str) -> IPv4Address | IPv6Address | None:
-    """The address that a name is, if it is one: IPv6 in brackets, IPv4 without."""
+    """The IP address in a name (IPv6 in brackets), or None."""
     in_brackets = name.startswith("[") and name.endswith("]")
     try:
         return IPv6Address(name[1:-1]) if in_brackets else IPv4Address(name)
@@ -87,7 +87,7 @@ def _address(name: str) -> IPv4Address | IPv6Address | None:
 
 
 def _normal(name: str) -> str:
-    """An address in its one usual form, so that every spelling of it is the same."""
+    """The name, with an IPv6 address in its canonical form."""
     address = _address(name)
     return f"[{address}]" if isinstance(address, IPv6Address) else name
 

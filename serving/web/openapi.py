@@ -1,4 +1,4 @@
-"""What /openapi.json says: OpenAPI 3.1 of every declared operation. Streams and the page are not part of it."""
+"""The document /openapi.json: OpenAPI 3.1 of all declared operations, without streams and the page."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""One declaration an operation: the code that answers it, and what /openapi.json says of it."""
+"""Declares operations: the code that answers each, and its description in /openapi.json."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, dataclass
@@ -21,19 +21,19 @@ class Operation:
 
     method: str
     answering: Callable[[Scope, Any], Awaitable[object]]
-    """Takes the scope and the body; returns what the answer's JSON says, or an ASGI application that answers."""
+    """Takes the scope and the body; returns the value of the JSON answer, or an ASGI application that answers."""
     summary: str
     _: KW_ONLY
     body: Any = None
-    """The type that the body's JSON must fit; a body without a byte counts as `{}`. None leaves it unread."""
+    """The type of the body's JSON; an empty body counts as `{}`. With None the body is not read."""
     decoded: bool = True
-    """Whether the body is decoded here; otherwise `answering` takes its bytes."""
+    """Whether the body is decoded before `answering` takes it; otherwise it takes the bytes."""
     answer: Any = None
-    """The type of the answer's JSON; None says no more of it."""
+    """The type of the JSON answer; None leaves it undocumented."""
     media: str = JSON
     status: int = 200
     errors: tuple[int, ...] = ()
-    """Statuses of refusals, all of which are JSON."""
+    """Statuses of refusals; they are answered in JSON."""
 
 
 class Resource:
@@ -52,7 +52,7 @@ class Resource:
             self._methods["HEAD"] = self._methods["GET"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer by the method's operation; the router lets no other method through."""
+        """Answer by the operation of the method; the router admits no other method."""
         operation, decoder = self._methods[scope["method"]]
         body: Any = await read_body(scope, receive) if operation.body else None
         if decoder:
@@ -65,5 +65,5 @@ class Resource:
 
 
 def route(path: str, *operations: Operation) -> Route:
-    """A path, and all that can be done there."""
+    """The route of a path with all its operations."""
     return Route(path, Resource(operations), methods=[operation.method for operation in operations])

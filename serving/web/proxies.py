@@ -1,4 +1,4 @@
-"""What a trusted reverse proxy says of the request that it passes on."""
+"""X-Forwarded headers of trusted reverse proxies."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -10,10 +10,10 @@ Network = IPv4Network | IPv6Network
 
 
 def networks(text: str) -> tuple[Network, ...]:
-    """Addresses and networks from a list with commas.
+    """Addresses and networks from a comma-separated list.
 
     Raises:
-        ValueError: naming the entry that is neither.
+        ValueError: with the entry that is neither.
     """
     found = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
@@ -27,14 +27,14 @@ def networks(text: str) -> tuple[Network, ...]:
 
 
 class Forwarded:
-    """Takes host, scheme and client from the X-Forwarded headers of trusted proxies, and of no other peer."""
+    """Takes host, scheme and client from the X-Forwarded headers of trusted proxies only."""
 
     def __init__(self, app: ASGIApp, proxies: Sequence[Network]) -> None:
         self._app = ProxyHeadersMiddleware(app, trusted_hosts=[str(network) for network in proxies])  # type: ignore[arg-type]
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one connection on as the client made it."""
+        """Pass a connection on with the host, scheme and address that the client used."""
         if scope["type"] in ("http", "websocket") and self._trusts(scope):
             given = dict(scope["headers"])
             if host := given.get(b"x-forwarded-host"):

@@ -1,4 +1,4 @@
-"""Parts of a file, as players of videos ask for them (RFC 9110, 14)."""
+"""Range requests, which video players send (RFC 9110, 14)."""
 
 import re
 from typing import Final
@@ -14,10 +14,10 @@ _DIGITS: Final = 18
 
 
 def ranged(request: Request, content: bytes, media_type: str, headers: dict[str, str]) -> Response:
-    """The file, or the one part of it that the request's Range asks for; 416 where the file does not reach so far.
+    """The file, or the part of it in the request's Range; 416 if the range begins after the end of the file.
 
-    Several ranges, other units and what is no range are ignored, as the RFC allows. So is a range on the condition
-    that the file is unchanged (If-Range): files have no validator.
+    Several ranges, other units and invalid ranges are ignored, as the RFC allows. So is a range with If-Range: the
+    files have no validator.
     """
     headers = headers | {"Accept-Ranges": "bytes"}
     asked = request.headers.get("range", "") if request.method == "GET" and "if-range" not in request.headers else ""

@@ -1,4 +1,4 @@
-"""The outermost layer: who may ask, what every answer carries, and how every answer is counted."""
+"""The outermost layer: checks each request, adds security headers to each answer, and counts it."""
 
 import hmac
 import logging
@@ -27,16 +27,16 @@ HEADERS: Final = [
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
 _PROBED: Final = frozenset(("/v2/health/live", "/v2/health/ready", "/metrics"))
-"""Answered under any Host: what probes and scrapes by address changes nothing, and is told nothing of anybody."""
+"""Answered under any Host: probes and scrapers use an address, change nothing, and read nothing private."""
 _LOG: Final = logging.getLogger("serving")
 
 
 Count = Callable[[str, str, int, float], None]
-"""Takes route, method, status and seconds of an answer."""
+"""Called with route, method, status and seconds of each answer."""
 
 
 class Guard:
-    """Checks Host, Origin and the bearer token; adds security headers; counts and times; no traceback leaves."""
+    """Checks Host, Origin and bearer token; adds security headers; counts and times; sends no traceback."""
 
     def __init__(self, app: ASGIApp, *, count: Count, hosts: Iterable[str], token: str | None) -> None:
         self._app = app
@@ -45,11 +45,13 @@ class Guard:
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one connection through, or answer it here."""
+        """Pass a request to the application, or refuse it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        scope["app"] = self._app  # starlette's router then raises what it refuses, and the table answers it
+        scope["app"] = (
+            self._app
+        )  # with an app in the scope starlette's router raises its refusals, and `refusal` answers them
         if scope["type"] == "websocket":
             try:
                 self._check(scope)
@@ -71,7 +73,7 @@ class Guard:
         try:
             self._check(scope)
             await self._app(scope, receive, finish)
-        except Exception as error:  # whatever it was, the client gets JSON and the log gets the trace
+        except Exception as error:  # the client gets JSON, and the log gets the traceback
             if status:
                 raise
             code, sentence, headers = refusal(error, scope)
@@ -115,7 +117,7 @@ class Guard:
 
 
 def admits(expected: str | None, given: object) -> bool:
-    """Compare tokens in constant time; no expected token admits everybody."""
+    """Compare tokens in constant time; without an expected token every request is admitted."""
     if expected is None:
         return True
     return isinstance(given, str) and hmac.compare_digest(expected.encode(), given.encode())
@@ -124,5 +126,5 @@ def admits(expected: str | None, given: object) -> bool:
 def _netloc(origin: str) -> str | None:
     try:
         return urlsplit(origin).netloc.lower()
-    except ValueError:  # no URL at all: nobody's origin
+    except ValueError:  # not a URL, so the origin of no page
         return None

@@ -1,60 +1,41 @@
-"""uvicorn, tuned to what it serves here: small answers, and streams that would never end by themselves."""
+"""uvicorn, set up for small answers and for streams that end only when the server stops."""
 
 import asyncio
 import logging
 import os
-import resource
 import socket
 import sys
 import threading
 from collections.abc import Sequence
-from functools import partial
 from types import FrameType
-from typing import Any, ClassVar, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
-import msgspec
 import uvicorn
-from starlette.types import Message, Receive, Send
-from uvicorn._types import ASGI3Application as ASGIApplication
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from serving.web.answers import Error
+from serving.web.connections import BoundedProtocol
 from serving.web.proxies import Forwarded, Network
-from serving.web.security import HEADERS
 from serving.web.sockets import BoundedSocket
 
-MAX_HEAD: Final = 16 << 10
-_HEAD_END: Final = b"\r\n\r\n"
-_PIPELINED: Final = 16
-"""Requests of a connection that wait for their turn; what follows is read later."""
 _UNREAD_SECONDS: Final = 1.0
-"""That a server which stops waits for a client to read what was written."""
-_PACKET: Final = 1 << 16
-_OWN_FILES: Final = 128
+"""Time for clients to read what was written, when the server stops."""
 _LAST_SECONDS: Final = 4.0
 _LOG: Final = logging.getLogger("serving")
 
 
-def _connection_limit() -> int:
-    """As many as there are descriptors, less those that the server needs itself."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(16, min(descriptors, 8192) - _OWN_FILES)
-
-
 class Application(Protocol):
-    """What is served."""
+    """The served application."""
 
     @property
     def asgi(self) -> Any:
         """The ASGI application."""
 
     def close(self) -> None:
-        """End every stream, now."""
+        """End every stream now."""
 
 
 class Server(uvicorn.Server):
-    """A server on one listening socket that says where it is, and whose streams end when it is told to stop."""
+    """A server on one listening socket. It prints its address, and ends all streams when it stops."""
 
     def __init__(self, app: Application, url: str, *, proxies: Sequence[Network] = ()) -> None:
         config = uvicorn.Config(
@@ -63,7 +44,7 @@ class Server(uvicorn.Server):
             loop="uvloop",
             http=BoundedProtocol,
             ws=BoundedSocket,
-            ws_per_message_deflate=False,  # frames are 150 bytes: it costs more than it saves
+            ws_per_message_deflate=False,  # frames have 150 bytes: compression costs more than it saves
             ws_max_size=4096,
             log_config=None,
             access_log=False,
@@ -75,23 +56,23 @@ class Server(uvicorn.Server):
         self._url = url
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say so."""
+        """Start, then print the address."""
         await super().startup(sockets)
         sys.stdout.write(f"{self._url}  (Ctrl-C stops)\n")
         sys.stdout.flush()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; what hangs in a thread then, and would be waited for, is left behind."""
+        """Begin to stop. After some seconds the process ends even if a thread hangs."""
         super().handle_exit(sig, frame)
         last_resort = threading.Timer(_LAST_SECONDS, _leave, [sig])
         last_resort.daemon = True
         last_resort.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams first: uvicorn waits for connections, and a stream would never end by itself."""
+        """End the streams first: uvicorn waits for all connections, and a stream has no end."""
         self._app.close()
         for connection in list(self.server_state.connections):
-            # uvicorn would close a WebSocket that its peer has just closed: an error, with which it stops half-way.
+            # If the client has just closed a WebSocket, closing it again is an error that stops uvicorn half-way.
             if isinstance(connection, WebSocketsSansIOProtocol) and connection.transport.is_closing():
                 connection.transport.abort()
         await asyncio.sleep(0)
@@ -107,267 +88,6 @@ class Server(uvicorn.Server):
                 connection.transport.abort()
 
 
-class ClientGoneError(OSError):
-    """The connection is closed: what would be written is read by nothing."""
-
-
 def _leave(sig: int) -> None:
     _LOG.warning("something still hangs %g s after the signal to stop; the process ends without it", _LAST_SECONDS)
     os._exit(128 + sig)
-
-
-class BoundedProtocol(HttpToolsProtocol):
-    """HTTP with bounds on a request's head and on connections, whose answers leave in one piece and in order.
-
-    uvicorn writes an answer's head and its body apart, and uvloop makes of each a system call, a packet, and a
-    client that wakes up and asks for the processor: a seventh of the time of a short request.
-
-    The parser is fed up to the end of a head or of a body at a time, so that each request is bounded as it would be
-    on a connection of its own. A refusal waits for the answers to earlier requests.
-    """
-
-    head_seconds: ClassVar[float] = 10.0
-    max_connections: ClassVar[int] = _connection_limit()
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own is
-        """Put the gathering transport between uvicorn and the socket; one connection too many is told so."""
-        super().connection_made(cast("asyncio.Transport", _GatheringTransport(transport, self.loop)))
-        self._head_bytes = 0
-        self._in_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._end_begun = b""  # the last bytes that were read, of which the end of a head may be the next ones
-        self._body_left = 0
-        self._unread = b""  # requests beyond those that wait for their turn
-        self._running: RequestResponseCycle | None = None
-        self._last_words = b""  # a refusal that waits for the answers before it
-        self._deaf = False  # nothing more is answered: what comes is thrown away
-        self._half_closed = False  # the client sends nothing more
-        self._upgraded = False
-        if len(self.connections) > self.max_connections:
-            self._refuse(503, f"{self.max_connections} connections are open already: try again in a second")
-            return
-        self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the answer that is being written; uvicorn tells the last request that came, which may wait behind it."""
-        self._stop_timer()
-        self._deafen()
-        if self._running:
-            self._running.disconnected = True
-            self._running.message_event.set()
-        super().connection_lost(exc)
-
-    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's own returns nothing, and loses the answers
-        """The client sends no more: what it asked for is answered, and a stream, which has no end, ends."""
-        self._half_closed = True
-        self._stop_timer()
-        if self._running is None:
-            self.transport.close()  # with what is held back, which returning False would lose
-        else:
-            self._running.message_event.set()
-        return True
-
-    def data_received(self, data: bytes) -> None:
-        """Feed the parser, piece by piece; count what comes before a head is complete, of which it holds parts back."""
-        if self._unread:
-            self._unread += data
-            self.flow.pause_reading()
-            return
-        start = 0
-        while start < len(data) and not self._deaf and not self.transport.is_closing():
-            if len(self.pipeline) >= _PIPELINED:
-                self._unread = data[start:]
-                self.flow.pause_reading()
-                return
-            end = self._boundary(data, start)
-            piece, start = data[start:end], end
-            super().data_received(piece)
-            if self._upgraded:
-                if start < len(data):
-                    cast("asyncio.Protocol", self.transport.get_protocol()).data_received(data[start:])
-                return
-            if self._in_head:
-                self._head_bytes += len(piece)
-                if self._head_bytes > MAX_HEAD:
-                    self._refuse(431, f"a request's head may have at most {MAX_HEAD} bytes")
-
-    def _boundary(self, data: bytes, start: int) -> int:
-        """Where the head or body that is being read ends in `data`, or may end; its length where it does not."""
-        if self._body_left:
-            self._end_begun = b""
-            return min(len(data), start + self._body_left)
-        begun = len(self._end_begun)
-        found = (self._end_begun + data[start : start + 3]).find(_HEAD_END) if begun else -1
-        if found >= 0:
-            end = start + found + len(_HEAD_END) - begun
-        else:
-            found = data.find(_HEAD_END, start)
-            end = found + len(_HEAD_END) if found >= 0 else len(data)
-        self._end_begun = b"" if found >= 0 else (self._end_begun + data[max(start, end - 3) : end])[-3:]
-        return end
-
-    def on_message_begin(self) -> None:
-        """Begin to count a head."""
-        super().on_message_begin()
-        self._head_bytes, self._in_head = 0, True
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
-
-    def on_headers_complete(self) -> None:
-        """Begin the request if its head is not too long."""
-        self._stop_timer()
-        self._in_head = False
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
-            self._refuse(431, f"a request's head may have at most {MAX_HEAD} bytes")
-            raise ValueError("head too long")  # ends the parsing
-        length = next((value for name, value in self.headers if name == b"content-length"), b"")
-        self._body_left = int(length) if length.isdigit() else 0
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """Count what is left of it."""
-        self._body_left = max(0, self._body_left - len(body))
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """The next byte is another request's."""
-        self._body_left = 0
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """Go on with the next request; after the last one, say and do what waited for it."""
-        self._running = None
-        super().on_response_complete()
-        if self._unread and not self.pipeline and not self.transport.is_closing():
-            unread, self._unread = self._unread, b""
-            self.data_received(unread)
-        if self._running is not None or self.transport.is_closing():
-            return
-        if self._last_words or self._half_closed:
-            self.transport.write(self._last_words)
-            self.transport.close()
-        elif self._in_head:  # the next one has begun: its own timer runs
-            self._unset_keepalive_if_required()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, as everything is refused here: in JSON."""
-        if not self.transport.is_closing():
-            self._refuse(400, msg)
-
-    def handle_websocket_upgrade(self) -> None:
-        """Frames come in one piece already: they go to the socket itself."""
-        if self._running:
-            self._refuse(400, "a WebSocket begins when all earlier requests of its connection are answered")
-            return
-        self._upgraded = True
-        self.transport = cast("_GatheringTransport", self.transport).socket
-        super().handle_websocket_upgrade()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApplication) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, cast("ASGIApplication", partial(self._answer, cycle, app)))
-
-    async def _answer(self, cycle: RequestResponseCycle, app: Any, scope: Any, receive: Receive, send: Send) -> None:
-        """Run the application, which ends when its client is gone."""
-        body_read = False
-
-        async def receive_or_end() -> Message:
-            nonlocal body_read
-            message = None if self._half_closed and (body_read or cycle.more_body) else await receive()
-            if message is None or (self._half_closed and (body_read or cycle.more_body)):
-                return {"type": "http.disconnect"}
-            body_read = not message.get("more_body", False)
-            return message
-
-        async def send_or_end(message: Message) -> None:
-            if cycle.disconnected or self.transport.is_closing():
-                raise ClientGoneError("the client is gone")
-            await send(message)
-            if not cycle.keep_alive and not self._deaf and cycle.response_started:
-                self._deafen()  # this is the connection's last answer
-
-        try:
-            await app(scope, receive_or_end, send_or_end)
-        except ClientGoneError:
-            cycle.disconnected = True
-        except asyncio.CancelledError:  # by a server that stops, which has waited: uvicorn would log a traceback
-            cycle.disconnected = True
-            self.transport.abort()
-        if self._half_closed and not cycle.response_complete:
-            cycle.disconnected = True
-            self.transport.close()
-
-    def _deafen(self) -> None:
-        """Answer nothing more; a client that leaves is noticed only while reading goes on."""
-        self._deaf = True
-        self.pipeline.clear()
-        self._unread = b""
-        self._stop_timer()
-        self.flow.resume_reading()
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if self._running:  # reading may be paused for it
-            self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
-        elif not self.transport.is_closing():
-            self._refuse(408, f"the request's head did not end within {self.head_seconds:g} seconds")
-
-    def _stop_timer(self) -> None:
-        if self._head_timer:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _refuse(self, status: int, error: str) -> None:
-        """Answer in place of the application, once the requests before this one are answered; then close."""
-        if self._deaf:
-            return
-        cycle, waiting = self.cycle, self.pipeline.copy()
-        self._deafen()
-        if cycle and cycle.more_body and not cycle.response_complete:  # its own body is what is refused
-            cycle.disconnected = True
-            cycle.message_event.set()
-            if waiting:
-                waiting.popleft()
-            else:
-                self._running = None
-        body = msgspec.json.encode(Error(error))
-        headers = [*self.server_state.default_headers, *HEADERS, (b"content-type", b"application/json")]
-        headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-        if status == 503:
-            headers.append((b"retry-after", b"1"))
-        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-        words = b"%s%s\r\n%s" % (STATUS_LINE[status], lines, body)
-        if self._running:
-            self.pipeline, self._last_words = waiting, words
-            return
-        if not (cycle and cycle.disconnected and cycle.response_started):
-            self.transport.write(words)
-        self.transport.close()
-
-
-class _GatheringTransport:
-    """Holds writes back until the event loop's turn ends, or until there is a packet's fill of them."""
-
-    def __init__(self, socket: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self.socket = socket
-        self._loop = loop
-        self._held = b""
-
-    def write(self, data: bytes) -> None:
-        if not self._held:
-            self._loop.call_soon(self._release)
-        self._held += data
-        if len(self._held) > _PACKET:
-            self._release()
-
-    def close(self) -> None:
-        self._release()
-        self.socket.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.socket, name)
-
-    def _release(self) -> None:
-        held, self._held = self._held, b""
-        if held and not self.socket.is_closing():  # a client may have left since
-            self.socket.write(held)

@@ -1,4 +1,4 @@
-"""WebSockets whose messages are read as fast as they are taken, however fast they come."""
+"""WebSockets that read messages no faster than the application takes them."""
 
 import asyncio
 from typing import Any, Final
@@ -6,27 +6,27 @@ from typing import Any, Final
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _SLICE: Final = 1 << 10
-"""Bytes that are parsed in a turn of the event loop: some hundred frames, a millisecond or two."""
+"""Bytes that are parsed in one turn of the event loop: some hundred frames, one or two milliseconds."""
 _AFTER_CLOSE: Final = 16 << 10
-"""Bytes in which a client may answer a close: what it had sent before comes first."""
+"""Bytes within which a client must answer a close; what it sent before arrives first."""
 
 
 class BoundedSocket(WebSocketsSansIOProtocol):
-    """uvicorn parses whatever a read brings at once: of a flood 256 kB, which hold the event loop for 160 ms."""
+    """Parses a little at a time: uvicorn parses up to 256 kB at once, which blocks the event loop for 160 ms."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin with nothing unparsed."""
+        """Begin with an empty buffer."""
         self._unparsed = b""
         self._after_close = 0
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """What a client sent before it left is not done any more."""
+        """Drop what the client sent before it left."""
         self._unparsed = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse a little, and the rest when that was taken."""
+        """Parse a little, and the rest after that was taken."""
         if not self.handshake_initiated:
             super().data_received(data)
             return
@@ -40,14 +40,14 @@ class BoundedSocket(WebSocketsSansIOProtocol):
             self._parse()
 
     def shutdown(self) -> None:
-        """Close, unless the client has just closed: uvicorn would close again, an error that ends its shutdown."""
+        """Close, unless the client has just closed: a second close by uvicorn is an error that ends its shutdown."""
         if self.transport.is_closing():
             self.transport.abort()
         else:
             super().shutdown()
 
     async def receive(self) -> Any:
-        """The next message; reading goes on once all are taken."""
+        """The next message; reading resumes when all are taken."""
         if self.queue.empty():
             self._parse()
         message = await self.queue.get()

@@ -17,10 +17,10 @@ class Webhooks:
 
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
-        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._handled: OrderedDict[str, float] = OrderedDict()
 
     def check(self, headers: dict[str, str], payload: bytes, now: float) -> None:
-        """Take note of a delivery.
+        """Check a delivery and remember its id.
 
         Raises:
             HTTPException: if it is not genuine, recent and new.
@@ -34,8 +34,8 @@ class Webhooks:
             raise HTTPException(
                 401, f"the delivery's timestamp is more than {_WEBHOOK_WINDOW} seconds away from this clock"
             )
-        if delivery in self._seen:
+        if delivery in self._handled:
             raise HTTPException(409, "this delivery was handled already")
-        self._seen[delivery] = now
-        while self._seen and next(iter(self._seen.values())) < now - 2 * _WEBHOOK_WINDOW:
-            self._seen.popitem(last=False)
+        self._handled[delivery] = now
+        while self._handled and next(iter(self._handled.values())) < now - 2 * _WEBHOOK_WINDOW:
+            self._handled.popitem(last=False)

@@ -122,7 +122,7 @@ def test_what_takes_long_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytes
         transport = httpx.ASGITransport(app.asgi)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             assert app.live
-            app.live.shows.start()
+            app.live.stage.start()
             waiting = [asyncio.create_task(client.post("/v2/models/p/infer", json=infer(4096)))]
             waiting += [asyncio.create_task(client.get("/api/frame.png")) for _ in range(8)]
             for _ in range(2):

@@ -210,24 +210,30 @@ def test_a_trial_or_a_download_that_hangs_ends_neither_the_following_nor_the_loo
         return fetch(version)
 
     monkeypatch.setattr(ServedModel, "load", hanging_load)
-    monkeypatch.setattr("serving.models.follower._TRIAL_SECONDS", 0.1)
+    monkeypatch.setattr("serving.models.loader._TRIAL_SECONDS", 0.1)
     assert hung(models, "2") == "1"
     assert models.notice == "version 2 was refused: loading and trying it took more than 0.1 s; version 1 plays on"
     assert models.failed_swaps == 1
-    monkeypatch.setattr("serving.models.follower._TRIAL_SECONDS", 20.0)
-    monkeypatch.setattr("serving.models.follower._FETCH_SECONDS", 0.1)
+    monkeypatch.setattr("serving.models.loader._TRIAL_SECONDS", 20.0)
+    monkeypatch.setattr("serving.models.loader._FETCH_SECONDS", 0.1)
     registry.fetch = hanging_fetch  # type: ignore[method-assign]
     for _ in range(2):
         assert hung(models, "3") == "1"
         assert models.notice == "version 3 cannot be fetched (it was not there within 0.1 s); version 1 plays on"
-    assert len(models._fetching) == 1, "it is waited for again, and not begun anew"
+    assert len(models.loader._fetching) == 1, "it is waited for again, and not begun anew"
+    monkeypatch.setattr("serving.models.loader._FETCHES_AT_ONCE", 1)
+    assert hung(models, "4") == "1"
+    assert models.notice == (
+        "version 4 cannot be fetched (1 versions are being fetched already: ask again); version 1 plays on"
+    )
+    monkeypatch.setattr("serving.models.loader._FETCHES_AT_ONCE", 8)
     with pytest.raises(RegistryUnavailableError, match="was not there"):
         asyncio.run(models.get("3"))
-    monkeypatch.setattr("serving.models.follower._FETCH_SECONDS", 60.0)
+    monkeypatch.setattr("serving.models.loader._FETCH_SECONDS", 60.0)
     assert hung(models, "4") == "4"
     released.set()
     assert hung(models, "3") == "3"
-    assert not models._fetching
+    assert not models.loader._fetching
 
 
 @pytest.mark.slow

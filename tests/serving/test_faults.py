@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from serving.errors import RegistryUnavailableError, UnknownModelError
 from serving.models.cache import Cache
 from serving.models.follower import Models
+from serving.models.loader import Loader
 from serving.models.served import ServedModel
 from serving.models.source import Version
 from tests.support.faulty import BAD, FAULTS, GOOD, BrittleCache, Registry, following
@@ -221,13 +222,13 @@ def test_a_bad_version_is_refused_once_and_its_repaired_artifact_played(kind: st
 
 def test_bytes_that_were_refused_are_not_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
-    load = Models._load
+    load = Loader.load
 
-    async def counted(self: Models, version: Version, content: bytes) -> ServedModel:
+    async def counted(self: Loader, version: Version, content: bytes) -> ServedModel:
         loads.append(version.number)
         return await load(self, version, content)
 
-    monkeypatch.setattr(Models, "_load", counted)
+    monkeypatch.setattr(Loader, "load", counted)
 
     async def story() -> None:
         registry = Registry(BAD["garbage"])

@@ -126,7 +126,7 @@ def serving(
     pace: Pace = StepByStep() if stepped else RealTime()
     if app.live:
         paces = iter([pace])  # the main show comes first
-        app.live.shows.pace = lambda: next(paces, RealTime())
+        app.live.stage.pace = lambda: next(paces, RealTime())
     server = _Server(app, "in process", proxies=proxies)
     server.started_event, server.ended = threading.Event(), threading.Event()
     with socket.create_server(("127.0.0.1", port)) as listener:

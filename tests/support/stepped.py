@@ -16,7 +16,7 @@ from tests.support.policies import PROPERTIES, linear_model
 
 def joined(app: App) -> Show:
     assert app.live
-    show = app.live.shows.main
+    show = app.live.stage.main
     show.join(Viewer())
     show._tick(0.02)
     return show
@@ -28,7 +28,7 @@ class Stepped:
     def __init__(self, folder: Path, **options: Any) -> None:
         self.app, self.client = client_of(folder, **options)
         assert self.app.live
-        self.loop = self.app.live.shows.loop
+        self.loop = self.app.live.stage.loop
         self.now = 1000.0
         self.loop._clock = lambda: self.now
         self.show: Show = joined(self.app)

@@ -94,8 +94,8 @@ def left(server: Serving) -> dict[str, Any]:
         "private": live.feed._private,
         "pixels": len(live.feed._viewers),
         "rendering": live.feed._task is not None,
-        "viewers": len(live.shows.main.viewers),
-        "shows": len(live.shows._shows) - 1,
+        "viewers": len(live.stage.main.viewers),
+        "shows": len(live.stage._shows) - 1,
         "tasks": len(server.server.server_state.tasks),
         "connections": len(server.server.server_state.connections),
     }

@@ -1,7 +1,7 @@
-// Draws CartPole as Gymnasium does: the geometry of CartPoleEnv.render, in its 600 x 400 pixels.
+// Draws CartPole with the geometry of Gymnasium's CartPoleEnv.render, 600 x 400 pixels.
 
 export const SIZE = { width: 600, height: 400 };
-const SCALE = SIZE.width / 4.8; // pixels a metre: the track is twice x_threshold wide
+const SCALE = SIZE.width / 4.8; // pixels per metre: the track is twice x_threshold wide
 const CART = { width: 50, height: 30, y: 100 };
 const POLE_WIDTH = 10;
 const AXLE_OFFSET = CART.height / 4;
@@ -14,7 +14,7 @@ export const GYMNASIUM_COLOURS = {
   guide: "transparent", push: "transparent",
 };
 
-// Pygame fills whole pixels, edges included, and counts rows from below.
+// Pygame fills whole pixels including edges; Gymnasium flips the picture, so rows count from below.
 const X = (x) => x + 0.5;
 const Y = (y) => SIZE.height - 0.5 - y;
 
@@ -29,7 +29,7 @@ function polygon(context, points, colour) {
 }
 
 // state: [x, x_dot, theta, theta_dot]; options: colours, half pole length in metres, push in newtons, ratio of pixels,
-// believed: the observation where sensors say something else
+// believed: the observation if sensor errors make it differ from the state
 export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, length = 0.5, push = 0, ratio = 1, believed = null } = {}) {
   const width = Math.round(SIZE.width * ratio);
   if (canvas.width !== width) {
@@ -41,7 +41,7 @@ export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, lengt
   context.fillStyle = colours.background;
   context.fillRect(0, 0, SIZE.width, SIZE.height);
   if (!state) return;
-  const zoom = Math.min(1, ROOM / (SCALE * 2 * length)); // a pole too long for the picture is seen from further away
+  const zoom = Math.min(1, ROOM / (SCALE * 2 * length)); // zoom out for a pole that is too long for the picture
   context.translate(SIZE.width / 2, Y(CART.y));
   context.scale(zoom, zoom);
   context.translate(-SIZE.width / 2, -Y(CART.y));
@@ -70,7 +70,7 @@ export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, lengt
   if (push) drawPush(context, cartX, push, colours.push);
 }
 
-// How far the pole may lean before the episode ends; nothing in Gymnasium's own colours.
+// Lines at the angles that end the episode; not drawn in Gymnasium's colours.
 function drawGuides(context, cartX, axleY, reach, colours) {
   if (colours.guide === "transparent") return;
   context.strokeStyle = colours.guide;
@@ -85,7 +85,7 @@ function drawGuides(context, cartX, axleY, reach, colours) {
   context.setLineDash([]);
 }
 
-// The pole as the policy sees it.
+// The pole as the policy observes it.
 function drawBelieved(context, [x, , theta], axleY, reach, colours) {
   const cartX = x * SCALE + SIZE.width / 2;
   context.strokeStyle = colours.push;
@@ -115,7 +115,7 @@ function drawPush(context, cartX, push, colour) {
   context.fill();
 }
 
-// How Gymnasium ended an episode by its state, which has four decimals here; nothing where that was the time limit.
+// Why the state ended an episode, as a word; empty for the time limit. States have four decimals here.
 export function fallen([x, , theta]) {
   if (Math.abs(x) >= 2.4) return "Left the track";
   return Math.abs(theta) >= 0.2094 ? "Fell" : "";

@@ -1,4 +1,4 @@
-// "Knock it over": what the policy survived, and how little it took to fell it.
+// "Knock it over": the strongest push that the policy survived, and the smallest sum of pushes that felled it.
 
 import { fallen } from "./cartpole.js";
 
@@ -12,7 +12,7 @@ export class Challenge {
     $("challenge-restart").onclick = () => send({ do: "reset", seed: null });
   }
 
-  // Judges the episode that plays by its pushes; called with every frame.
+  // Updates the score of the present episode; called with every frame.
   take(frame, status) {
     if (frame.e !== this.episode) {
       [this.episode, this.over, this.survived] = [frame.e, false, 0];
@@ -39,7 +39,7 @@ export class Challenge {
     if (!fallen(frame.s[0])) {
       $("challenge-result").textContent = `It stood to the end and took ${spent} N.`;
     } else if (altered(status)) {
-      $("challenge-result").textContent = `Down with ${spent} N, in an altered world: that is not counted.`;
+      $("challenge-result").textContent = `Down with ${spent} N, in an altered world: this does not count.`;
     } else {
       const record = !this.best(status) || spent < this.best(status);
       if (record) localStorage.setItem(key(status), spent);
@@ -56,13 +56,13 @@ const key = (status) => `felled ${status.model} ${status.players[0]?.version}`;
 
 const altered = ({ changes, altered: began, swapped }) => swapped || began || changes.length > 0;
 
-// A link that anybody can open on this server: the episode is played again from its seed and pushes.
+// A link to this server that plays the episode again from its seed and pushes.
 export function shareLink({ seed, version, pushes }) {
   const query = new URLSearchParams({ seed, version, pushes: pushes.map(({ step, force }) => `${step}:${force}`).join() });
   return `${location.origin}${location.pathname}?${query}`;
 }
 
-// The episode that the page's address asks for, as POST /api/episodes wants it; null where it asks for none.
+// The episode in the page's address, as a request for POST /api/episodes; null without one.
 export function sharedEpisode(search) {
   const query = new URLSearchParams(search);
   if (!query.has("seed")) return null;

@@ -5,13 +5,13 @@ export const COLOURS = ["--first", "--second", "--third", "--fourth", "--fifth",
 const values = new Map();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => values.clear());
 
-// A custom property of the page, looked up once: asking for it makes the browser compute styles.
+// A custom property of the page, cached because a lookup makes the browser compute styles.
 export function css(name) {
   if (!values.has(name)) values.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
   return values.get(name);
 }
 
-// A return: whole where it is whole, else with one decimal.
+// A return: without decimals if it is an integer, else with one.
 export function short(value) {
   return Number.isInteger(value) ? `${value}` : value.toFixed(1);
 }
@@ -31,19 +31,19 @@ function prepare(canvas) {
   return { context, width, height };
 }
 
-// A difference of Q-values: two significant digits, as many decimals as that takes.
+// A difference of Q-values with two significant digits.
 export function small(value) {
   return String(Number(Math.abs(value).toPrecision(2)));
 }
 
-// The end of an axis: the smallest of 1, 2, 5 times a power of ten that holds a value.
+// The end of an axis: the smallest 1, 2 or 5 times a power of ten that is not below a value.
 function axisEnd(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1e-5)));
   return power * [1, 2, 5, 10].find((factor) => factor * power >= value * 0.999);
 }
 
-// What the policy prefers, and by how much, on an axis with its ends written beneath. Of two actions the difference grows
-// from the middle towards the preferred one; of more, each bar is how far an action lies behind the best.
+// Shows which action the policy prefers and by how much, on an axis with labelled ends. For two actions, a bar grows from
+// the middle towards the preferred one; for more, each bar is the distance of an action from the best.
 export class Preference {
   constructor(root, names) {
     this.names = names;
@@ -64,7 +64,7 @@ export class Preference {
     this.ends = [...root.querySelectorAll(".axis span")];
   }
 
-  // Shows Q-values and the action that was taken, on an axis up to `end`; returns the sentence, "prefers right by 0.004".
+  // Shows Q-values and the chosen action on an axis up to `end`; returns a sentence like "prefers right by 0.004".
   show(values, action, end) {
     if (!values) return "";
     const behind = values.map((value) => values[action] - value);
@@ -87,7 +87,7 @@ export class Preference {
   }
 }
 
-// The last `length` differences of Q-values: of two actions right minus left, of more each minus the best.
+// The last `length` differences of Q-values: for two actions right minus left, for more each one minus the best.
 export class Trace {
   constructor(canvas, length = 300) {
     this.canvas = canvas;
@@ -107,7 +107,7 @@ export class Trace {
     if (this.samples.length > this.length) this.samples.shift();
   }
 
-  // Returns the end of its axis.
+  // Draws the lines; returns the end of the axis.
   draw() {
     const { context, width, height } = prepare(this.canvas);
     const end = axisEnd(Math.max(...this.samples.flatMap((sample) => sample.lines.map(Math.abs)), 0));
@@ -142,7 +142,7 @@ export class Trace {
   }
 }
 
-// One column an episode, the newest at the right, up from zero or, where returns are negative, down from it.
+// One column an episode, the newest on the right; negative returns go down from zero.
 export function drawHistory(canvas, returns, ceiling, slots = 40) {
   const { context, width, height } = prepare(canvas);
   const shown = returns.slice(-slots);

@@ -1,10 +1,10 @@
-// "See it learn": the same episode, played by the agent as it was at each milestone of its training.
+// "See it learn": the same episode, played by the network of each training milestone.
 
 import { css, short } from "./charts.js";
 import { drawCartPole } from "./cartpole.js";
 
 const $ = (id) => document.getElementById(id);
-const PAUSE_STEPS = 50; // between an episode's end and its beginning anew
+const PAUSE_STEPS = 50; // before the episode is repeated
 
 export class LearningPanel {
   constructor({ api }) {
@@ -13,14 +13,14 @@ export class LearningPanel {
     $("learning").ontoggle = () => $("learning").open && this.open();
   }
 
-  // Offers itself where the version that plays has milestones; called with every status.
+  // Shows the panel if the version that plays has milestones; called with every status.
   async show(status) {
     const [player] = status.players;
     if (!player || player.version === this.version) return;
     Object.assign(this, { version: player.version, way: null, replay: null, replays: new Map() });
     $("learning").hidden = true;
     if (!player.env_id.startsWith("CartPole")) return;
-    const way = await this.api("api/learning").catch(() => null); // an older registry, or it is away: no panel
+    const way = await this.api("api/learning").catch(() => null); // without an answer there is no panel
     if (!way?.milestones.length || way.version !== this.version) return;
     this.way = way;
     $("milestone").max = way.milestones.length;
@@ -38,7 +38,7 @@ export class LearningPanel {
     const milestone = milestones[index];
     if (!this.replays.has(index)) this.replays.set(index, this.api(`api/learning/${index}`));
     const replay = await this.replays.get(index);
-    if (Number($("milestone").value) !== index) return; // the slider has moved on
+    if (Number($("milestone").value) !== index) return; // the slider was moved meanwhile
     Object.assign(this, { replay, position: 0 });
     const when = !milestone ? "The version that plays" : milestone.updates ? `After ${milestone.updates} updates` : "Untrained";
     const mean = milestone ? `; mean return ${short(Math.round(milestone.mean_return * 10) / 10)}` : "";

@@ -1,4 +1,4 @@
-// The closed loop's timeline: the world changed, it was noticed, and what was done about it, with the seconds between.
+// The timeline of the closed loop: change of the world, drift, and stages of the adaptation, with the seconds between.
 
 const $ = (id) => document.getElementById(id);
 const NAMES = {
@@ -12,7 +12,7 @@ const BAD = new Set(["refused", "rolled back", "failed"]);
 
 export class LoopPanel {
   constructor() {
-    this.clock = 0; // of the server, against this browser's
+    this.clock = 0; // the server's clock relative to this browser's, seconds
     setInterval(() => this.status && this.showElapsed(), 1000);
   }
 
@@ -35,7 +35,7 @@ export class LoopPanel {
   }
 
   headline({ drift, over, stages }) {
-    if (!drift) return "The world was changed. Nothing is noticed yet.";
+    if (!drift) return "The world was changed. No drift is noticed yet.";
     const found = drift.finding[0].toUpperCase() + drift.finding.slice(1);
     if (!over) return `Drift: ${drift.finding}`;
     const end = stages.findLast(({ stage }) => GOOD.has(stage));
@@ -48,7 +48,7 @@ export class LoopPanel {
     item.innerHTML = '<strong></strong> <span class="after"></span><span class="text"></span>';
     item.querySelector("strong").textContent = entry.name;
     item.querySelector(".after").textContent = before ? `+${seconds(entry.at - before.at)}` : "";
-    item.querySelector(".text").textContent = item.title = entry.text; // the page cuts what is long
+    item.querySelector(".text").textContent = item.title = entry.text; // the style cuts long text
     if (typeof entry.progress === "number" && entry === this.entries.at(-1)) {
       const bar = Object.assign(document.createElement("progress"), { value: entry.progress });
       bar.setAttribute("aria-label", `${entry.name}: ${Math.round(100 * entry.progress)}%`);
@@ -61,7 +61,7 @@ export class LoopPanel {
     return item;
   }
 
-  // The sum of all seconds, which goes on while something is to come.
+  // The time since the first entry; it counts up while the next stage is awaited.
   showElapsed() {
     if (!this.entries?.length) return;
     const end = this.open ? Date.now() / 1000 - this.clock : this.entries.at(-1).at;

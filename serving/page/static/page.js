@@ -1,12 +1,12 @@
-// The page: one WebSocket brings status and frames; buttons, keys and sliders send commands back.
+// The page: one WebSocket receives status and frames; buttons, keys and sliders send commands on it.
 
 import { Challenge, sharedEpisode } from "./challenge.js";
 import { drawHistory } from "./charts.js";
+import { InputsPanel } from "./inputs.js";
 import { LearningPanel } from "./learning.js";
 import { LoopPanel } from "./loop.js";
 import { Player } from "./player.js";
 import { Panels } from "./panels.js";
-import { SeenPanel } from "./seen.js";
 import { WorldPanel, whole } from "./world.js";
 
 const $ = (id) => document.getElementById(id);
@@ -14,9 +14,9 @@ const SPEEDS = [0.25, 0.5, 1, 2, 4];
 
 const page = {
   socket: null, players: [], status: null, frame: null, versions: new URLSearchParams(location.search).get("compare") || "", mlflow: "", locked: false, retry: 500, dirty: true,
-  token: sessionStorage.getItem("token") || "", pixels: false, framesSeen: 0,
+  token: sessionStorage.getItem("token") || "", pixels: false, frames: 0,
 };
-window.page = page; // for the curious, and for tests
+window.page = page; // for the browser's console and for tests
 
 function send(command) {
   if (page.socket?.readyState === WebSocket.OPEN) page.socket.send(JSON.stringify(command));
@@ -38,7 +38,7 @@ async function api(path, options = {}) {
 }
 
 function connect() {
-  const address = new URL(`api/show?versions=${encodeURIComponent(page.versions)}`, location.href); // below any prefix
+  const address = new URL(`api/show?versions=${encodeURIComponent(page.versions)}`, location.href); // works below any path prefix
   address.protocol = address.protocol.replace("http", "ws");
   const socket = new WebSocket(address);
   page.socket = socket;
@@ -66,7 +66,7 @@ function connect() {
   socket.onclose = ({ code }) => {
     if (page.socket !== socket) return;
     if (code === 1008 && page.versions) {
-      compare(""); // these versions cannot be had: the reason is shown
+      compare(""); // these versions cannot be loaded; the toast shows why
       return;
     }
     linkState("gone", "server gone, trying again");
@@ -114,25 +114,25 @@ function showStatus(status) {
   page.dirty = true;
 }
 
-// Until the registry was asked nobody knows whether there is a champion: no advice then.
+// Without an answer of the registry it is unknown whether there is a champion, so no advice is shown.
 function showNothing({ looking, model, notice }) {
   $("nothing-title").textContent = looking ? "Looking for the champion" : "Nothing plays yet";
   const command = /: run `([^`]+)`/.exec(notice);
-  $("nothing-why").textContent = looking ? "The registry is being asked." : notice.slice(0, command?.index); // said below
+  $("nothing-why").textContent = looking ? "Waiting for the registry." : notice.slice(0, command?.index); // the command is shown below
   $("nothing-advice").hidden = looking || !command;
   if (command) $("nothing-command").textContent = command[1];
   const env = model.replace(/^dqn-/, "").replaceAll("~2", ":").replaceAll("~1", "/").replaceAll("~0", "~");
-  if (!model.startsWith("dqn-") || env.startsWith("CartPole")) return; // a file has a name of its own
+  if (!model.startsWith("dqn-") || env.startsWith("CartPole")) return; // a file may have any name
   $("subtitle").textContent = `A small neural network plays ${env}.`;
   $("nothing-train").textContent = "Train one:";
 }
 
-// Only CartPole can be drawn here, pushed and changed; of other environments there are Gymnasium's pictures.
+// Only CartPole can be drawn by the page, pushed and changed; other environments are shown as Gymnasium's pictures.
 function showEnvironment({ players, no_pictures: why }) {
   const other = players.find((player) => !player.env_id.startsWith("CartPole"))?.env_id;
   document.body.classList.toggle("watch-only", Boolean(other));
   $("watch-only").hidden = !other;
-  $("watch-only").textContent = why || `${other} is shown as Gymnasium renders it. Pushes, other worlds and comparing are for CartPole.`;
+  $("watch-only").textContent = why || `${other} is shown as Gymnasium renders it. Pushes, other worlds and comparisons work only for CartPole.`;
   $("pixels").hidden = Boolean(other);
   $("keep").textContent = other ? "Keep this episode" : "Keep this episode, pushes and all";
   $("pixels").disabled = page.versions !== "";
@@ -146,7 +146,7 @@ function showEnvironment({ players, no_pictures: why }) {
 
 function showFrame(frame) {
   page.frame = frame;
-  page.framesSeen += 1;
+  page.frames += 1;
   page.players.forEach((player, index) => player.take(frame, index));
   if (page.players[0]?.cartpole && page.status) challenge.take(frame, page.status);
   page.dirty = true;
@@ -179,7 +179,7 @@ function showPixels(on) {
   page.dirty = true;
 }
 
-// An episode that somebody shared by a link is played again, and shown by itself.
+// Opens the replay of an episode that was shared by a link.
 async function showShared() {
   const episode = sharedEpisode(location.search);
   if (!episode) return;
@@ -200,7 +200,7 @@ function compare(versions) {
 const panels = new Panels({ api, compare, toast, page });
 const world = new WorldPanel({ api, toast });
 const loop = new LoopPanel();
-new SeenPanel({ api, page });
+new InputsPanel({ api, page });
 const learning = new LearningPanel({ api });
 const challenge = new Challenge({ send, page });
 
@@ -238,11 +238,11 @@ const keys = {
 };
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input:not([type=radio], [type=checkbox]), select") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === " " && event.target.matches("button, a, input")) return; // space presses what has the focus
-  if (event.key.startsWith("Arrow") && event.target.closest("#speeds")) return; // they choose in a group
+  if (event.key === " " && event.target.matches("button, a, input")) return; // space presses the focused element
+  if (event.key.startsWith("Arrow") && event.target.closest("#speeds")) return; // arrows choose in this group
   const action = keys[event.key];
   if (!action || !$("shortcuts").checked) return;
-  if (event.repeat && !event.key.startsWith("Arrow")) return; // held down is asked for once
+  if (event.repeat && !event.key.startsWith("Arrow")) return; // a key that is held down counts once, except arrows
   event.preventDefault();
   action();
 });

@@ -1,4 +1,4 @@
-// Versions to compare and replays: the panels beneath the players.
+// The panels below the players: versions to compare, and replays.
 
 import { short } from "./charts.js";
 
@@ -27,7 +27,7 @@ export class Panels {
   }
 
   show(status) {
-    const first = status.players[0]?.aliases[0]; // what plays is the natural first choice
+    const first = status.players[0]?.aliases[0]; // list the alias that plays first
     const sorted = Object.entries(status.aliases).sort(([a], [b]) => (b === first) - (a === first) || (a > b ? 1 : -1));
     const aliases = sorted.map(([alias, version]) => [alias, `${alias} (v${version})`]);
     const versions = status.versions.map((version) => [version, `version ${version}`]);
@@ -48,7 +48,7 @@ export class Panels {
     select.dataset.filled = "yes";
   }
 
-  // A broken world is played in by replays too; one that is whole is each version's own.
+  // A replay is played in the changed world; without changes, in the version's own world.
   world() {
     const { world, changed } = this.page.status ?? {};
     return Object.keys(changed ?? {}).length ? { world } : {};

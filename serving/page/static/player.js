@@ -19,7 +19,7 @@ export class Player {
     return this.root.querySelector(selector);
   }
 
-  // Who plays: version, aliases, run.
+  // Shows version, aliases and run.
   describe(status, player, mlflow) {
     this.find(".version").textContent = `Version ${player.version}`;
     this.find(".aliases").replaceChildren(...player.aliases.map((alias) => {
@@ -29,7 +29,7 @@ export class Player {
     }));
     const run = document.createElement(mlflow && player.experiment_id ? "a" : "span");
     if (run.localName === "a") run.href = `${mlflow}/#/experiments/${player.experiment_id}/runs/${player.run_id}`;
-    run.textContent = player.run_id && `run ${player.run_id.slice(0, 8)}`; // a file from Python has none
+    run.textContent = player.run_id && `run ${player.run_id.slice(0, 8)}`; // a file without MLflow has no run
     run.title = Object.entries(player.tags).map(([name, value]) => `${name} = ${value}`).join("\n") || player.run_id;
     this.find(".run").replaceChildren(run);
     this.find(".seed").textContent = status.seed;

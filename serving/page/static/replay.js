@@ -1,4 +1,4 @@
-// Plays one recorded episode from the page's own data; inlined into the page after cartpole.js and charts.js.
+// Plays one recorded episode from data in the page. Inlined into the page after cartpole.js and charts.js.
 
 import { css, Preference, short, Trace } from "./charts.js";
 import { drawCartPole } from "./cartpole.js";

@@ -1,4 +1,4 @@
-// The world that everybody's show plays in: broken with one word, or field by field.
+// The world of all shows: changed by one word, or field by field.
 
 const $ = (id) => document.getElementById(id);
 const NOMINAL = {
@@ -7,7 +7,7 @@ const NOMINAL = {
 };
 const DEGREES = 180 / Math.PI;
 
-// id, word, the field it changes, what it makes of it, and whether it has been said.
+// id, word, the field that it changes, its new value, and whether it is in effect.
 const WORDS = [
   ["reverse", "Reverse the motor", "force_mag", (world) => -world.force_mag, (world, home) => world.force_mag * home.force_mag < 0],
   ["bend", "Bend the sensor by 5°", "sensor_bias", () => [0, 0, 5 / DEGREES, 0], (world, home) => world.sensor_bias[2] !== home.sensor_bias[2]],
@@ -19,7 +19,7 @@ const WORDS = [
 ];
 
 const SLIDERS = [
-  // field, its entry, label, least, most, step, unit, what to multiply by to show
+  // field, its entry, label, least, most, step, unit, factor for display
   ["length", null, "Pole length", 0.05, 2, 0.05, "m", 2],
   ["masspole", null, "Pole mass", 0.01, 2, 0.01, "kg", 1],
   ["masscart", null, "Cart mass", 0.1, 10, 0.1, "kg", 1],
@@ -28,8 +28,8 @@ const SLIDERS = [
   ["action_delay", null, "Lag of actions", 0, 10, 1, "steps", 1],
   ["tau", null, "Time of a step", 0.002, 0.1, 0.002, "ms", 1000],
   ["wind", null, "Wind", -10, 10, 0.1, "N", 1],
-  ["push_force", null, "Pushes of its own", 0, 200, 5, "N", 1],
-  ["push_interval", null, "One push in", 10, 500, 10, "steps", 1],
+  ["push_force", null, "Random pushes", 0, 200, 5, "N", 1],
+  ["push_interval", null, "Push interval", 10, 500, 10, "steps", 1],
   ["sensor_bias", 0, "Position reads off by", -1, 1, 0.05, "m", 1],
   ["sensor_bias", 1, "Speed reads off by", -1, 1, 0.05, "m/s", 1],
   ["sensor_bias", 2, "Angle reads off by", -0.2, 0.2, 0.005, "°", DEGREES],
@@ -40,7 +40,7 @@ const SLIDERS = [
   ["sensor_noise", 3, "Noise on turning", 0, 0.5, 0.01, "rad/s", 1],
 ];
 
-// A world with every field in it, ranges by their middle.
+// A world with all fields; a range is replaced by its middle.
 export function whole(values) {
   const world = { ...NOMINAL };
   for (const [name, value] of Object.entries(values)) {
@@ -86,7 +86,7 @@ export class WorldPanel {
     return element;
   }
 
-  // One request at a time: of what a moving slider asks for meanwhile only the latest is sent.
+  // Sends one request at a time; of the changes made meanwhile, only the latest is sent.
   async put(values) {
     this.changed = values;
     if (this.busy) {

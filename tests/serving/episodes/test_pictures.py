@@ -89,7 +89,7 @@ def model_of(name: str, folder: Path) -> str:
 
 def app_of(name: str, folder: Path) -> tuple[App, TestClient]:
     models = models_of(folder, (1.0,), properties=PROPERTIES | {"env_id": f"{name}-v0"})
-    models._environments = frozenset([f"{name}-v0"])
+    models.loader._environments = frozenset([f"{name}-v0"])
     asyncio.run(models.poll())
     assert models.current, models.notice
     app = App(models)
@@ -164,7 +164,7 @@ def test_a_stream_ends_where_pictures_do(tmp_path: Path) -> None:
 
     async def story() -> None:
         assert app.live
-        app.live.shows.start()
+        app.live.stage.start()
         async with asyncio.timeout(30):
             assert [part async for part in app.live.feed.shared()] == []
         app.close()

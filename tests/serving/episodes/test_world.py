@@ -159,16 +159,16 @@ def test_every_show_is_in_the_same_world(app_and_client: tuple[App, TestClient])
 
     async def story() -> None:
         assert app.live
-        shows = app.live.shows
-        shows.start()
-        async with shows.watching(("1", "1"), Viewer()) as pair:
+        stage = app.live.stage
+        stage.start()
+        async with stage.watching(("1", "1"), Viewer()) as pair:
             pair._tick(0.02)
-            shows.change_world({"wind": 3.0})
+            stage.change_world({"wind": 3.0})
             assert [player.simulation.world for player in pair.players] == [World(wind=3.0)] * 2
-            async with shows.watching(("1",), Viewer()) as later:
+            async with stage.watching(("1",), Viewer()) as later:
                 later._tick(0.02)
                 assert later.players[0].simulation.world == World(wind=3.0)
-        shows.close()
+        stage.close()
 
     asyncio.run(story())
 

@@ -136,7 +136,7 @@ def test_events_are_sent_where_prefect_is_known(tmp_path: Path) -> None:
     app, _ = client_of(tmp_path, prefect_url="http://127.0.0.1:9/api", serving_url="http://s")
     assert app.events
     assert app.live
-    assert app.live.shows.loop.status()["heals"]
+    assert app.live.stage.loop.status()["heals"]
     with pytest.raises(ValueError, match="PREFECT_API_URL must be an address"):
         client_of(tmp_path, prefect_url="ftp://x")
 
@@ -204,7 +204,7 @@ def test_a_drift_is_told_by_a_server_that_runs(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("serving.loop.events._post", post)
     with serving(prefect_url="http://127.0.0.1:9/api") as server:
         assert server.app.live
-        loop, models = server.app.live.shows.loop, server.models
+        loop, models = server.app.live.stage.loop, server.models
         assert models.current
         finding = Finding(sentence="it is windy", evidence={}, sure=True)
         server.server.loop.call_soon_threadsafe(loop._notice, models.current, finding)

@@ -48,14 +48,14 @@ def test_requests_are_counted_as_prometheus_client_would() -> None:
 def test_what_is_served_is_told_with_how_the_registry_is_followed(tmp_path: Path) -> None:
     app, client = client_of(tmp_path)
     models = app.models
-    models.swaps, models.failed_swaps, models.errors, models.reachable = 3, 2, 1, False
+    models.swaps, models.loader.refusals, models.loader.disk_errors, models.reachable = 3, 2, 1, False
     told = samples(client.get("/metrics").text, "serving_")
     run = ("run_id", "0" * 32) if models.current and models.current.version.run_id else ("run_id", "")
     assert told["serving_model_info", ("model", "p"), run, ("version", "1")] == 1
     names = ("model_version", "swaps_total", "swaps_failed_total", "follower_errors_total", "registry_reachable")
     assert [told[f"serving_{name}",] for name in names] == [1, 3, 2, 1, 0]
     assert told["serving_registry_age_seconds",] >= 0
-    models.current, models.reachable, models._seen_at = None, True, None
+    models.current, models.reachable, models._answered_at = None, True, None
     told = samples(client.get("/metrics").text, "serving_")
     assert told["serving_registry_reachable",] == 1
     assert not any(name in ("serving_model_info", "serving_registry_age_seconds") for name, *_ in told)
@@ -78,7 +78,7 @@ def test_series_by_version_are_bounded_and_lose_no_count(tmp_path: Path) -> None
         app.metrics.inference.of(str(number)).add(3, (1, 2, 3, 4))
         app.metrics.inference.of(str(number)).fail(1)
         app.metrics.returns.observe(str(number), float(number), disturbed=False)
-        seen = app.metrics.seen.of(replace(app.models.current, version=version), "requests")
+        seen = app.metrics.inputs.of(replace(app.models.current, version=version), "requests")
         seen.add(np.zeros((2, 4), np.float32), np.zeros((2, 2), np.float32))
         lengths.append(len(client.get("/metrics").text.splitlines()))
     assert lengths[-1] == lengths[20] < 2000

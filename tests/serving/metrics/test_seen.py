@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from serving.application import App
 from serving.inference.statistics import extension
 from serving.metrics.inference import VersionStatistics
-from serving.metrics.inputs import BINS, GAPS, Seen
+from serving.metrics.inputs import BINS, GAPS, Inputs
 from serving.policy import OnnxPolicy, PolicyMetadata
 from tests.support.clients import client_of, infer, samples
 from tests.support.policies import ACROBOT, BALANCES, PROPERTIES, SWINGS, linear_model
@@ -26,14 +26,14 @@ def metadata(**properties: str) -> PolicyMetadata:
     return OnnxPolicy.load(linear_model(BALANCES, properties=PROPERTIES | properties)).metadata
 
 
-def shown(seen: Seen, *rows: list[float], q_values: list[float] | None = None) -> None:
+def shown(seen: Inputs, *rows: list[float], q_values: list[float] | None = None) -> None:
     observation = np.array(rows, dtype=np.float32)
     seen.add(observation, np.array([q_values or [0.0, 1.0]] * len(rows), dtype=np.float32))
     seen.count()
 
 
 def test_an_entry_falls_into_its_part_of_what_training_saw() -> None:
-    seen = Seen(metadata(observed=RANGES))
+    seen = Inputs(metadata(observed=RANGES))
     shown(seen, [-2, -1, -0.25, 0], [2, 3, 0.25, 0], [0.1, 1.1, 0.0125, 0])
     assert seen.outside == 0, "what lies on the bounds was seen in training"
     assert np.flatnonzero(seen.entries[0]).tolist() == [1, BINS // 2 + 1, BINS]
@@ -43,7 +43,7 @@ def test_an_entry_falls_into_its_part_of_what_training_saw() -> None:
 
 
 def test_a_row_is_outside_once_however_many_of_its_entries_are() -> None:
-    seen = Seen(metadata(observed=RANGES))
+    seen = Inputs(metadata(observed=RANGES))
     shown(seen, [-2.000001, 9, 0, 0], [0, 0, 0, 1e-9], [1e38, -1e38, 0, 0], [0, 0, 0, 0])
     shown(seen, [2.000001, 0, 0, 0], [2, 0, 0, 0])
     assert (seen.rows, seen.outside) == (6, 4)
@@ -63,22 +63,22 @@ def test_a_row_is_outside_once_however_many_of_its_entries_are() -> None:
     ],
 )
 def test_the_gap_of_two_q_values_has_a_part(q_values: list[float], action: int, part: int) -> None:
-    seen = Seen(metadata())
+    seen = Inputs(metadata())
     shown(seen, [0, 0, 0, 0], q_values=q_values)
-    assert np.flatnonzero(seen.gaps).tolist() == [part]
-    assert seen.gap_sum == pytest.approx(abs(q_values[0] - q_values[1]))
+    assert np.flatnonzero(seen.gaps.counts).tolist() == [part]
+    assert seen.gaps.sum == pytest.approx(abs(q_values[0] - q_values[1]))
     assert np.flatnonzero(seen.actions).tolist() == [action]
 
 
 def test_of_three_actions_the_gap_is_between_the_best_two() -> None:
-    seen = Seen(OnnxPolicy.load(linear_model(SWINGS, properties=ACROBOT, actions=3)).metadata)
+    seen = Inputs(OnnxPolicy.load(linear_model(SWINGS, properties=ACROBOT, actions=3)).metadata)
     shown(seen, [0] * 6, q_values=[4.0, -9.0, 1.0])
-    assert seen.gap_sum == 3.0
+    assert seen.gaps.sum == 3.0
     assert seen.actions.tolist() == [1, 0, 0]
 
 
 def test_an_older_version_does_not_say_what_training_saw() -> None:
-    seen = Seen(metadata())
+    seen = Inputs(metadata())
     shown(seen, [1e9, 0, 0, 0])
     assert (seen.rows, seen.outside, seen.entries.shape) == (1, 0, (0, BINS + 2))
 
@@ -89,7 +89,7 @@ def test_nothing_is_lost_or_counted_twice_however_it_comes(batches: list[int]) -
     generator = np.random.default_rng(0)
     rows = generator.normal(0, 2, (sum(batches), 4)).astype(np.float32)
     q_values = generator.normal(0, 1, (sum(batches), 2)).astype(np.float32)
-    together, apart = Seen(KNOWN), Seen(KNOWN)
+    together, apart = Inputs(KNOWN), Inputs(KNOWN)
     if batches:
         together.add(rows, q_values)
     for end, batch in zip(np.cumsum(batches), batches, strict=True):
@@ -97,7 +97,8 @@ def test_nothing_is_lost_or_counted_twice_however_it_comes(batches: list[int]) -
     for seen in (together, apart):
         seen.count()
     assert (together.rows, together.outside) == (apart.rows, apart.outside) == (len(rows), together.outside)
-    for name in ("entries", "gaps", "actions"):
+    assert together.gaps.counts == apart.gaps.counts
+    for name in ("entries", "actions"):
         np.testing.assert_array_equal(getattr(together, name), getattr(apart, name))
     low, high = np.array(KNOWN.observed).T
     assert together.outside == int(((rows < low) | (rows > high)).any(axis=1).sum())
@@ -108,7 +109,7 @@ KNOWN = metadata(observed=RANGES)
 
 @pytest.mark.parametrize(("calls", "rows"), [(255, 1), (1, 511)])
 def test_what_comes_is_put_aside_until_it_is_worth_counting(calls: int, rows: int) -> None:
-    seen = Seen(KNOWN)
+    seen = Inputs(KNOWN)
     row, q_values = np.zeros((rows, 4), np.float32), np.zeros((rows, 2), np.float32)
     for _ in range(calls):
         seen.add(row, q_values)
@@ -122,7 +123,7 @@ def test_durations_are_sorted_into_their_histograms_and_the_protocols_statistics
     for _ in range(300):
         statistics.add(2, (0, 15_000, 1_000_000, 2_000_000_000))
     statistics.fail(7)
-    assert statistics.counts[0].sum() == 256
+    assert sum(statistics.parts[0].counts) == 256
     found = extension(statistics, "m", "3")
     assert (found.name, found.version) == ("m", "3")
     assert 1000 * begun - 1 <= found.last_inference <= 1000 * time.time()
@@ -132,7 +133,7 @@ def test_durations_are_sorted_into_their_histograms_and_the_protocols_statistics
     assert (parts.fail.count, parts.fail.ns) == (1, 7)
     assert [parts.queue.ns, parts.compute_input.ns] == [0, 300 * 15_000]
     assert [parts.compute_infer.ns, parts.compute_output.ns] == [300 * 1_000_000, 300 * 2_000_000_000]
-    assert [np.flatnonzero(counts).tolist() for counts in statistics.counts] == [[0], [1], [6], [12]]
+    assert [np.flatnonzero(part.counts).tolist() for part in statistics.parts] == [[0], [1], [6], [12]]
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_requests_are_exposed_by_version(app_and_client: tuple[App, TestClient])
     for part in ("queue", "parse", "compute", "answer"):
         assert requests["serving_inference_seconds_count", ("part", part), version] == 3
     statistics = app.metrics.inference.of("1")
-    assert requests["serving_inference_seconds_sum", ("part", "compute"), version] == statistics.sums[2] / 1e9
+    assert requests["serving_inference_seconds_sum", ("part", "compute"), version] == statistics.parts[2].sum / 1e9
     bounds = [str(labels[0][1]) for name, *labels in requests if name.endswith("_bucket") and labels[1][1] == "queue"]
     expected = "1e-05 2e-05 5e-05 0.0001 0.0002 0.0005 0.001 0.002 0.005 0.01 0.1 1 +Inf"
     assert bounds == expected.split()
@@ -191,7 +192,7 @@ def test_the_page_is_told_what_the_version_that_plays_saw(client: TestClient) ->
 def test_what_the_show_plays_is_seen(tmp_path: Path) -> None:
     app, client = client_of(tmp_path, properties=KNOWING)
     assert app.live
-    show = app.live.shows.main
+    show = app.live.stage.main
     for _ in range(10):
         show._tick(0.02)
     assert client.get("/api/seen").json()["sources"][0]["rows"] == 10

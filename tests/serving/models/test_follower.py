@@ -320,7 +320,7 @@ def test_a_copy_on_the_disk_spares_the_download(tmp_path: Path) -> None:
 def test_a_copy_that_is_not_accepted_any_more_is_fetched_anew(tmp_path: Path) -> None:
     registry = Registry(GOOD[0])
     models = following(registry, tmp_path)
-    models._cache.keep(registry.versions["1"], BAD["garbage"])  # type: ignore[union-attr] # it has one
+    models.loader._cache.keep(registry.versions["1"], BAD["garbage"])  # type: ignore[union-attr] # it has one
     assert poll(models)
     assert (playing(models), registry.fetched, models.failed_swaps) == ("1", 1, 0)
 
@@ -328,7 +328,7 @@ def test_a_copy_that_is_not_accepted_any_more_is_fetched_anew(tmp_path: Path) ->
 def test_a_disk_that_cannot_be_read_is_counted_and_the_registry_asked(tmp_path: Path) -> None:
     registry = Registry(GOOD[0])
     models = following(registry, tmp_path)
-    models._cache.fault = OSError(5, "Input/output error")  # type: ignore[union-attr] # it has one
+    models.loader._cache.fault = OSError(5, "Input/output error")  # type: ignore[union-attr] # it has one
     assert poll(models)
     assert (playing(models), models.errors) == ("1", 4), "the snapshot, the copy twice, and what plays"
 
@@ -339,7 +339,7 @@ def test_a_disk_that_fails_is_one_sentence_in_the_log(
 ) -> None:
     registry = Registry(*GOOD[:3])
     models = following(registry, tmp_path)
-    cache = models._cache
+    cache = models.loader._cache
     assert cache
     cache.fault = OSError(code, os.strerror(code), "/tmp/x")  # type: ignore[attr-defined] # it has one
     asyncio.run(models.restore())
@@ -349,8 +349,8 @@ def test_a_disk_that_fails_is_one_sentence_in_the_log(
         assert playing(models) == champion
     [said] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert said.exc_info is None
-    assert said.getMessage() == models.disk_notice
-    assert models.disk_notice == (
+    assert said.getMessage() == models.loader.disk_notice
+    assert models.loader.disk_notice == (
         f"fetched versions cannot be kept in {cache.folder} ({os.strerror(code)}): make room there, or name another "
         "--cache-dir; what plays plays on, and is fetched anew after a restart"
     )
@@ -373,7 +373,7 @@ def test_what_the_registry_says_is_noted_when_it_is_new(tmp_path: Path, monkeypa
 
 
 def test_as_many_refusals_are_remembered_as_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.models.follower._REFUSED_LIMIT", 2)
+    monkeypatch.setattr("serving.models.loader._REFUSED_LIMIT", 2)
     registry = Registry(*[BAD["garbage"]] * 3)
     models = following(registry, tmp_path)
 

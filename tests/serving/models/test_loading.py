@@ -97,7 +97,7 @@ def test_a_failure_is_remembered_for_five_seconds(
 
 
 def test_as_many_failures_are_remembered_as_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.models.follower._REFUSED_LIMIT", 2)
+    monkeypatch.setattr("serving.models.loader._REFUSED_LIMIT", 2)
     registry = Registry(GOOD[0], *[BAD["garbage"]] * 3)
     models = following(registry, tmp_path)
     poll(models)
@@ -120,7 +120,7 @@ def test_the_least_recently_used_version_leaves(tmp_path: Path) -> None:
         get(models, str(number))
     assert models.peek("1")
     get(models, "8")  # the ninth: the champion itself was used least recently, and plays on all the same
-    assert len(models._loaded) == 8
+    assert len(models.loader._loaded) == 8
     get(models, "9")
     assert models.peek("2") is None
     assert models.peek("1")
@@ -132,7 +132,7 @@ def test_the_least_recently_used_version_leaves(tmp_path: Path) -> None:
     assert asyncio.run(models.get("1")).sha256 == sha256(GOOD[2]).hexdigest()
     del registry.versions["1"]
     poll(models)
-    assert not [identity for identity in models._loaded if identity[0] == "1"]
+    assert not [identity for identity in models.loader._loaded if identity[0] == "1"]
     with pytest.raises(UnknownModelError):
         get(models, "1")
 
@@ -155,7 +155,7 @@ def test_versions_that_hang_hold_up_neither_a_swap_nor_those_that_are_loaded(tmp
         release()
         assert [served.version.number for served in await asyncio.gather(*waiting)] == list("2322")
         assert registry.fetched == 4, "who asks for what is being fetched waits for the same"
-        assert not models._loading
+        assert not models.loader._loading
 
     asyncio.run(story())
 
@@ -164,7 +164,7 @@ def test_versions_that_hang_hold_up_neither_a_swap_nor_those_that_are_loaded(tmp
 def test_who_waited_too_long_asks_again_and_nothing_is_left_behind(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.models.follower._LOAD_SECONDS", 0)
+    monkeypatch.setattr("serving.models.loader._LOAD_SECONDS", 0)
     complaints: list[dict[str, object]] = []
 
     async def story() -> None:
@@ -176,7 +176,7 @@ def test_who_waited_too_long_asks_again_and_nothing_is_left_behind(
         with pytest.raises(RegistryUnavailableError, match=r"^version 2 is still being fetched: ask again$"):
             await models.get("2")
         release()
-        while models._loading:
+        while models.loader._loading:
             await asyncio.sleep(0)
         assert (models.peek("2") is not None) is (content == GOOD[1])
         gc.collect()  # a failure that nobody looked at would be complained of now
@@ -195,9 +195,9 @@ def test_a_load_that_ends_with_the_server_is_no_complaint(tmp_path: Path) -> Non
         await models.poll()
         release = hanging(registry, "2")
         asking = asyncio.create_task(models.get("2"))
-        while not models._loading:
+        while not models.loader._loading:
             await asyncio.sleep(0)
-        for loading in models._loading.values():
+        for loading in models.loader._loading.values():
             loading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking

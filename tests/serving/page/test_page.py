@@ -75,16 +75,16 @@ def until_true(page: Page, condition: Callable[[], bool], seconds: float = 60) -
 
 def opened(page: Page, server: Serving) -> Page:
     page.goto(server.url, wait_until="domcontentloaded")
-    until(page, "window.page?.framesSeen > 0")
+    until(page, "window.page?.frames > 0")
     return page
 
 
 def stepped_to(page: Page, server: Serving, steps: int) -> None:
     """Take steps one by one, each of which the page has drawn before the next one is taken."""
     for _ in range(steps):
-        seen = page.evaluate("page.framesSeen")
+        seen = page.evaluate("page.frames")
         server.step()
-        until(page, f"page.framesSeen > {seen} && !page.dirty")
+        until(page, f"page.frames > {seen} && !page.dirty")
 
 
 def test_every_step_is_shown(page: Page, stepped: Serving) -> None:
@@ -101,7 +101,7 @@ def test_a_push_moves_the_pole(page: Page, stepped: Serving) -> None:
     stepped_to(page, stepped, 3)
     step, before = page.evaluate("[page.frame.k, page.frame.s[0][1]]")
     page.keyboard.press("ArrowRight")
-    show = stepped.app.live.shows.main if stepped.app.live else None
+    show = stepped.app.live.stage.main if stepped.app.live else None
     assert show
     until_true(page, lambda: show._push == 60)
     stepped_to(page, stepped, 1)
@@ -118,7 +118,7 @@ def test_keys_pause_step_and_change_speed(page: Page, stepped: Serving) -> None:
     before = page.evaluate("page.frame.k")
     stepped.step(5)
     page.keyboard.press(".")
-    show = stepped.app.live.shows.main if stepped.app.live else None
+    show = stepped.app.live.stage.main if stepped.app.live else None
     assert show
     until_true(page, lambda: show._single)
     stepped.step(5)
@@ -162,7 +162,7 @@ def test_an_ending_is_called_what_it_was(page: Page, stepped: Serving, state: tu
     opened(page, stepped)
     stepped_to(page, stepped, 2)
     assert stepped.app.live
-    cartpole = stepped.app.live.shows.main.players[0].simulation.env.unwrapped
+    cartpole = stepped.app.live.stage.main.players[0].simulation.env.unwrapped
     assert isinstance(cartpole, CartPoleEnv)
     cartpole.state = np.array(state)
     steps = page.evaluate("page.frame.k")
@@ -187,14 +187,14 @@ def test_what_it_sees_is_shown_where_it_is_asked_for(page: Page, stepped: Servin
     stepped.step(30)
     rows = {"inputs": [{"name": "observation", "shape": [4, 4], "datatype": "FP32", "data": [0.0, 0.0, 0.3, 0.0] * 4}]}
     assert stepped.post(f"/v2/models/{MODEL}/infer", json=rows).status_code == 200
-    assert page.locator("#seen-sources").is_hidden()
-    page.locator("#seen > summary").click()
-    page.locator("#seen-sources section").nth(1).wait_for()
-    shown, requests = page.locator("#seen-sources section").all()
+    assert page.locator("#inputs-sources").is_hidden()
+    page.locator("#inputs > summary").click()
+    page.locator("#inputs-sources section").nth(1).wait_for()
+    shown, requests = page.locator("#inputs-sources section").all()
     assert "In the show: " in shown.inner_text()
     assert re.search(r"In requests: 4 observations\s+100% outside", requests.inner_text())
     assert "Actions: left 0%, right 100%" in requests.inner_text()
-    assert shown.locator(".seen-entry").count() == 4
+    assert shown.locator(".inputs-entry").count() == 4
 
 
 def test_the_world_is_broken_by_a_word_and_by_a_slider_and_put_right_again(page: Page, shown: Serving) -> None:
@@ -453,7 +453,7 @@ def test_the_show_begins_when_a_champion_is_promoted(
         assert page.locator("#nothing-command").inner_text() == "python -m flows train"
         assert page.locator("#notice").is_hidden(), "what is wrong is said once"
         registry.aliases["champion"] = "1"
-        until(page, "window.page?.framesSeen > 5")
+        until(page, "window.page?.frames > 5")
         assert page.locator("#nothing").is_hidden()
         assert page.locator("#compare").is_hidden(), "there is one version, and nothing to compare it with"
         assert server.get("/v2/health/ready").status_code == 200

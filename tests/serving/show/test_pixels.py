@@ -43,7 +43,7 @@ def test_who_joins_as_the_last_one_leaves_gets_pictures(tmp_path: Path) -> None:
         app = App(models_of(tmp_path))
         assert app.live
         await app.models.poll()
-        app.live.shows.start()
+        app.live.stage.start()
         async with asyncio.timeout(60):
             first = app.live.feed.shared()
             await anext(first)
@@ -122,7 +122,7 @@ def test_a_picture_of_nothing_is_waited_for_two_seconds(tmp_path: Path, monkeypa
     assert (answer.status_code, answer.json()["error"], limits) == (503, "nothing plays: none yet", [2])
     assert client.get("/api/live.mjpeg").status_code == 503
     assert app.live
-    assert not app.live.shows.main.viewers
+    assert not app.live.stage.main.viewers
 
 
 def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:
@@ -130,12 +130,12 @@ def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:
         app = App(models_of(tmp_path))
         assert app.live
         await app.models.poll()
-        app.live.shows.start()
+        app.live.stage.start()
         async with asyncio.timeout(60):
             stream = app.live.feed.shared()
             assert b"image/jpeg" in await anext(stream)
             assert 'kind="pixels"} 1.0' in app.metrics.expose(app.models).decode()
-            assert sum(viewer.counted for viewer in app.live.shows.main.viewers) == 0
+            assert sum(viewer.counted for viewer in app.live.stage.main.viewers) == 0
             app.close()
             assert [part async for part in stream] == []
         assert 'kind="pixels"} 0.0' in app.metrics.expose(app.models).decode()

@@ -13,6 +13,7 @@ from serving.episodes.limits import MAX_SEED
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
 from serving.policy import OnnxPolicy
+from serving.show.audience import Audience
 from serving.show.commands import Pause, PushCart, Restart, Resume, SingleStep, Speed
 from serving.show.pace import RealTime
 from serving.show.show import Show
@@ -32,6 +33,27 @@ def show_of(folder: Path, gains: tuple[float, ...] = FALLS) -> tuple[Show, Viewe
     return show, viewer
 
 
+<<<<<<< HEAD:tests/serving/show/test_show.py
+=======
+def test_what_is_announced_in_a_tick_is_sent_once_at_its_end() -> None:
+    statuses = iter("123")
+    audience, viewer = Audience(lambda: next(statuses)), Viewer[str]()
+    audience.join(viewer, "")
+    with audience.one_announcement():
+        audience.announce()
+        audience.announce()
+        assert viewer._status == "1", "nothing is sent inside"
+    assert viewer._status == "2"
+    assert next(statuses) == "3"
+
+
+def play_to_the_end(show: Show) -> None:
+    show._tick(0.02)
+    while not show._break_left:
+        show._tick(0.02)
+
+
+>>>>>>> hserv:tests/serving/test_show.py
 def test_a_step_that_fails_is_logged_and_the_show_goes_on_while_somebody_watches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -175,7 +197,7 @@ def test_a_show_that_is_closed_lets_go_of_its_viewers_and_of_what_it_followed(tm
     show.close()
     assert show.closed
     assert models.watched == {"4": 1}
-    assert models.listeners == [other.announce]
+    assert models.listeners == [other.audience.announce]
     with pytest.raises(ShowOverError):
         asyncio.run(viewer.take())
 

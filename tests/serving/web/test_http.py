@@ -169,7 +169,7 @@ def test_a_show_that_cannot_be_joined_leaves_nothing_behind(
         for _ in range(9):
             with client.websocket_connect(SHOW + "?versions=1") as viewer:
                 assert orjson.loads(viewer.receive_text())["error"] == "no status"
-        assert set(app.live.shows._shows) == {("",)}
+        assert set(app.live.stage._shows) == {("",)}
     assert 'serving_viewers{kind="state"} 0.0' in client.get("/metrics").text
 
 
@@ -177,7 +177,7 @@ def test_an_episode_is_kept_as_it_was_seen(app_and_client: tuple[App, TestClient
     """Pushes and changes of the world made live, in the middle of an episode, lead a replay to the same state."""
     app, client = app_and_client
     assert app.live
-    show = app.live.shows.main
+    show = app.live.stage.main
     show.join(Viewer())
 
     def play(steps: int) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def test_a_delivery_is_taken_once_within_five_minutes_of_this_clock() -> None:
     assert [deliver(str(now), "1000", now) for now in (699.0, 700.0, 1300.0, 1301.0)] == [401, 200, 200, 401]
     assert deliver("a", "soon", 1000.0) == deliver("a", "-1", 0.0) == deliver("a", "1000", 1000.0, "v2") == 401
     assert [deliver("a", str(int(now)), now) for now in (2000.0, 2000.0, 2300.0)] == [200, 409, 409]
-    assert len(webhooks._seen) == 1, "those of ten minutes ago are forgotten, whose timestamp would be refused"
+    assert len(webhooks._handled) == 1, "those of ten minutes ago are forgotten, whose timestamp would be refused"
     assert [deliver(name, "2600", 2600.0) for name in ("b", "a")] == [200, 409]
     assert [deliver(name, "2601", 2601.0) for name in ("c", "a")] == [200, 200]
 
@@ -291,30 +291,30 @@ def test_eight_shows_run_at_once_and_one_without_viewers_ends(app_and_client: tu
 
     async def story() -> None:
         assert app.live
-        shows = app.live.shows
-        shows.start()
+        stage = app.live.stage
+        stage.start()
         async with AsyncExitStack() as stack:
             for number in range(7):
                 show = Show(app.models, app.metrics, (f"show {number}",))
-                shows._shows[show.references] = (show, asyncio.create_task(asyncio.sleep(0)))
+                stage._shows[show.references] = (show, asyncio.create_task(asyncio.sleep(0)))
             with pytest.raises(ValueError, match="8 different shows are running already: join one of them or wait"):
-                await stack.enter_async_context(shows.watching(("1",), Viewer()))
-            await stack.enter_async_context(shows.watching(("",), Viewer()))
-            del shows._shows["show 0",]
+                await stack.enter_async_context(stage.watching(("1",), Viewer()))
+            await stack.enter_async_context(stage.watching(("",), Viewer()))
+            del stage._shows["show 0",]
             for references in ((), ("1", "1", "1")):
                 with pytest.raises(ValueError, match="one or two versions"):
-                    await stack.enter_async_context(shows.watching(references, Viewer()))
-            first = await stack.enter_async_context(shows.watching(("1",), Viewer()))
-            async with shows.watching(("1",), Viewer()) as second:
+                    await stack.enter_async_context(stage.watching(references, Viewer()))
+            first = await stack.enter_async_context(stage.watching(("1",), Viewer()))
+            async with stage.watching(("1",), Viewer()) as second:
                 assert first is second
                 assert 'kind="state"} 3.0' in app.metrics.expose(app.models).decode()
             assert not first.closed
         assert first.closed
-        assert ("1",) not in shows._shows
-        assert ("",) in shows._shows
-        shows.close()
-        assert shows.main.closed
-        assert shows._shows == {}
+        assert ("1",) not in stage._shows
+        assert ("",) in stage._shows
+        stage.close()
+        assert stage.main.closed
+        assert stage._shows == {}
 
     asyncio.run(story())
 

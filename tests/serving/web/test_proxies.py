@@ -100,10 +100,10 @@ def test_the_page_plays_below_a_prefix(behind: str) -> None:
         page = browser.new_page()
         page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
         page.goto(f"{behind}?compare=champion,2", wait_until="domcontentloaded")
-        until(page, "window.page?.framesSeen > 20")
+        until(page, "window.page?.frames > 20")
         assert page.url == f"{behind}?compare=champion,2"
         page.goto(behind, wait_until="domcontentloaded")
-        until(page, "window.page?.framesSeen > 5")
+        until(page, "window.page?.frames > 5")
         page.click("#pixels")
         until(page, "document.querySelector('.pixels').naturalWidth > 0")
         page.goto(f"{behind}?seed=3&pushes=", wait_until="domcontentloaded")

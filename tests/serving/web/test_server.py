@@ -12,7 +12,8 @@ from uvicorn.server import ServerState
 
 from serving.application import App
 from serving.models.follower import Models
-from serving.web.server import MAX_HEAD, BoundedProtocol, Server, _connection_limit, _GatheringTransport
+from serving.web.connections import MAX_HEAD, BoundedProtocol, _connection_limit, _GatheringTransport
+from serving.web.server import Server
 from serving.web.sockets import BoundedSocket
 from tests.support.inprocess import two_versions
 from tests.support.wire import upgrade
@@ -160,7 +161,7 @@ def test_ten_seconds_a_head_and_as_many_connections_as_there_are_files() -> None
     assert BoundedProtocol.head_seconds == 10
     for descriptors, connections in ((100, 16), (144, 16), (145, 17), (1024, 896), (1 << 20, 8064)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("serving.web.server.resource.getrlimit", lambda kind, soft=descriptors: (soft, soft))
+            patch.setattr("serving.web.connections.resource.getrlimit", lambda kind, soft=descriptors: (soft, soft))
             assert _connection_limit() == connections
 
 

@@ -13,9 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+<<<<<<< HEAD:tests/serving/web/test_wire.py
 from serving.web.server import MAX_HEAD
 from tests.support.inprocess import MODEL, Serving, serving
 from tests.support.wire import (
+=======
+from serving.web.connections import MAX_HEAD
+from tests.serving.inprocess import MODEL, Serving, serving
+from tests.serving.wire import (
+>>>>>>> hserv:tests/serving/test_wire.py
     command,
     connect,
     exchange,
@@ -204,7 +210,7 @@ def test_places_are_given_back_so_that_others_are_admitted(server: Serving, stre
 
 def test_a_stream_ends_while_the_show_is_paused_and_writes_nothing(server: Serving) -> None:
     assert server.app.live
-    show = server.app.live.shows.main
+    show = server.app.live.stage.main
     show._paused = True
     try:
         for behind in BEHIND.values():

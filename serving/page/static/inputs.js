@@ -1,37 +1,37 @@
-// What it sees: the observations of the version that plays, against those of its training. Asked for while it is open.
+// "What it sees": the observations of the version that plays beside the range of its training. Updated while it is open.
 
 const $ = (id) => document.getElementById(id);
 const NAMES = { "CartPole-v1": ["Position, m", "Velocity, m/s", "Angle, rad", "Angular velocity, rad/s"] };
 const SOURCES = { show: "In the show", requests: "In requests" };
 const share = (part, all) => `${((100 * part) / all).toFixed(part && part / all < 0.1 ? 1 : 0)}%`;
 
-export class SeenPanel {
+export class InputsPanel {
   constructor({ api, page }) {
     Object.assign(this, { api, page });
-    $("seen").ontoggle = () => this.refresh();
+    $("inputs").ontoggle = () => this.refresh();
   }
 
   async refresh() {
     clearTimeout(this.timer);
-    if (!$("seen").open) return;
+    if (!$("inputs").open) return;
     this.timer = setTimeout(() => this.refresh(), 2000);
     if (document.hidden) return;
     try {
       this.show(await this.api("api/seen"));
     } catch {
-      // the pill at the top says that the server is gone; this asks again
+      // the pill at the top says that the server is gone; the timer tries again
     }
   }
 
   show({ version, sources }) {
-    const seen = sources.filter(({ rows }) => rows > 0);
-    const unknown = seen.some(({ outside }) => outside === null);
-    $("seen-hint").textContent = !seen.length
+    const used = sources.filter(({ rows }) => rows > 0);
+    const unknown = used.some(({ outside }) => outside === null);
+    $("inputs-hint").textContent = !used.length
       ? "Nothing yet."
       : unknown
-        ? `Version ${version} does not say what its training saw: it was exported before that was noted.`
-        : `Version ${version}. Each row spans what its training saw; red is outside of it, where its answers are guesses.`;
-    $("seen-sources").replaceChildren(...seen.map((source) => this.source(source)));
+        ? `Version ${version} does not contain the range of its training: it was exported before this was recorded.`
+        : `Version ${version}. Each row spans the range of its training. Red values are outside of it, where its answers are guesses.`;
+    $("inputs-sources").replaceChildren(...used.map((source) => this.source(source)));
   }
 
   source({ source, rows, outside, entries, actions, mean_gap: gap }) {
@@ -58,15 +58,15 @@ function element(tag, className, text) {
 }
 
 function histogram(name, { low, high, counts }) {
-  const row = element("div", "seen-entry", "");
-  const bars = element("div", "seen-bars", "");
+  const row = element("div", "inputs-entry", "");
+  const bars = element("div", "inputs-bars", "");
   const most = Math.max(...counts);
   const all = counts.reduce((sum, count) => sum + count, 0);
   bars.setAttribute("role", "img");
   bars.setAttribute("aria-label", `${share(counts[0] + counts.at(-1), all)} of values outside ${low.toPrecision(2)} to ${high.toPrecision(2)}`);
   bars.append(...counts.map((count, index) => {
     const bar = element("i", index === 0 || index === counts.length - 1 ? "beyond" : "", "");
-    bar.style.height = `${count ? Math.max(4, (100 * count) / most) : 0}%`; // what is rare is still seen
+    bar.style.height = `${count ? Math.max(4, (100 * count) / most) : 0}%`; // a rare value is still visible
     return bar;
   }));
   row.append(element("span", "", name), element("span", "bound", low.toPrecision(2)), bars, element("span", "bound", high.toPrecision(2)));
