@@ -33,8 +33,6 @@ def show_of(folder: Path, gains: tuple[float, ...] = FALLS) -> tuple[Show, Viewe
     return show, viewer
 
 
-<<<<<<< HEAD:tests/serving/show/test_show.py
-=======
 def test_what_is_announced_in_a_tick_is_sent_once_at_its_end() -> None:
     statuses = iter("123")
     audience, viewer = Audience(lambda: next(statuses)), Viewer[str]()
@@ -47,13 +45,6 @@ def test_what_is_announced_in_a_tick_is_sent_once_at_its_end() -> None:
     assert next(statuses) == "3"
 
 
-def play_to_the_end(show: Show) -> None:
-    show._tick(0.02)
-    while not show._break_left:
-        show._tick(0.02)
-
-
->>>>>>> hserv:tests/serving/test_show.py
 def test_a_step_that_fails_is_logged_and_the_show_goes_on_while_somebody_watches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

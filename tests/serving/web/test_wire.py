@@ -13,15 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-<<<<<<< HEAD:tests/serving/web/test_wire.py
-from serving.web.server import MAX_HEAD
+from serving.web.connections import MAX_HEAD
 from tests.support.inprocess import MODEL, Serving, serving
 from tests.support.wire import (
-=======
-from serving.web.connections import MAX_HEAD
-from tests.serving.inprocess import MODEL, Serving, serving
-from tests.serving.wire import (
->>>>>>> hserv:tests/serving/test_wire.py
     command,
     connect,
     exchange,
