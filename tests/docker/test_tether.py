@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DOCKER = Path(__file__).parents[2] / "docker"
 PARENT = """
 import subprocess, sys

@@ -14,6 +14,8 @@ import pytest
 
 from dqn.presets import PRESETS
 
+pytestmark = pytest.mark.slow
+
 LEAST_COMMON: Final = {
     "ATEN_CPU_CAPABILITY": "default",
     "MKL_CBWR": "COMPATIBLE",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WHERE = "import dqn, flows, serving; print(*(module.__path__[0] for module in (dqn, flows, serving)))"
 

@@ -13,6 +13,8 @@ from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.loop import train
 from tests.support.training import equal
 
+pytestmark = pytest.mark.slow
+
 
 def short(preset: PresetName) -> DQNConfig:
     """The preset with all it switches on, made short and small."""

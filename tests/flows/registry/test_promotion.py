@@ -124,7 +124,9 @@ def test_what_is_given_away_of_the_margin_is_written_before_the_alias_and_read_w
     store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.aliases = {CHAMPION: 2}
-    monkeypatch.setattr(f"{__name__}.returns_of", lambda version, n=100: np.full(n, 499.0 if version == 3 else 500.0))
+    monkeypatch.setattr(
+        "tests.support.promotion.returns_of", lambda version, n=100: np.full(n, 499.0 if version == 3 else 500.0)
+    )
     assert promote.fn(NAME, 3, evaluated(store, 3)).startswith("passed: not worse and more robust")
     assert store.versions[3].tags[MARGIN_USED_TAG] == "0.100"
     calls = [call for call, *_ in store.written]
@@ -148,7 +150,9 @@ def test_both_play_the_same_further_episodes_and_none_twice(store: Any, monkeypa
 
     monkeypatch.setattr(module, "play", play)
     monkeypatch.setattr("flows.registry.evaluation.play", play)
-    monkeypatch.setattr(f"{__name__}.returns_of", lambda version: play(SimpleNamespace(version=2), NOMINAL, seed=20))
+    monkeypatch.setattr(
+        "tests.support.promotion.returns_of", lambda version: play(SimpleNamespace(version=2), NOMINAL, seed=20)
+    )
     assert promote.fn(NAME, 2, evaluated(store, 2, stressed=False)).startswith("refused: tie")
     assert played[1] == played[2]
     assert [len(block) for block in played[1]] == [500, 400]
