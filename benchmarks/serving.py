@@ -31,7 +31,7 @@ import orjson
 import uvloop
 
 from benchmarks.load import HANDSHAKE, Load, arrive, command, hammer, watch
-from tests.support.policies import BALANCES, linear_model
+from tests.support.serving.policies import BALANCES, linear_model
 
 MODEL = "dqn-CartPole-v1"
 SECRET = "benchmark"  # noqa: S105 -- of a server that lives for a minute

@@ -16,7 +16,7 @@ from flows.adaptation.known_worlds import remembered
 from flows.adaptation.retrain import trained
 from flows.adaptation.timeline import Adaptation, RefusedError, TakenError, begin_adaptation, end_adaptation
 from flows.adaptation.watch import champion_of, elsewhere, is_over, watched
-from flows.errors import InputError, one_line
+from flows.failures.errors import InputError, one_line
 from flows.names import environment_of
 from flows.orchestration.flow_run import flow_run_id
 from flows.registry.champion import promote

@@ -11,7 +11,7 @@ import numpy as np
 
 from dqn.identification.record import Experience, UnexplainedError
 from dqn.training.state import TrainingState
-from flows.errors import one_line
+from flows.failures.errors import one_line
 
 ADAPTATION_TAG: Final = "adaptation.drift"
 """Tag of runs that an adaptation has begun: the id of the drift."""

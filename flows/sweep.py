@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dqn.presets import PresetName
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.orchestration.flow_run import api_is_named, flow_run_id
 from flows.orchestration.step import step
-from flows.parameters import ConfigOverrides
-from flows.saved_presets import check_name, save_preset
+from flows.request.parameters import ConfigOverrides
+from flows.request.saved_presets import check_name, save_preset
 from flows.search.bar import Bar
 from flows.search.confirm import Confirmation, confirm, fresh
 from flows.search.record import record

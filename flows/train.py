@@ -7,13 +7,11 @@ from contextlib import ExitStack
 
 from mlflow import MlflowClient
 
-from flows.errors import InputError
-from flows.general import StartName
-from flows.interrupts import held, released
+from flows.failures.errors import InputError
+from flows.failures.interrupts import held, released
 from flows.orchestration.console import say
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
-from flows.parameters import ConfigOverrides, check_trainable
 from flows.registry.challenger import register
 from flows.registry.champion import promote
 from flows.registry.evaluation import evaluate
@@ -21,6 +19,8 @@ from flows.registry.gate_tag import undecided_if_ended
 from flows.registry.versions import model_name
 from flows.reporting.draw import draw_population, draw_version
 from flows.reporting.report import report
+from flows.request.general import StartName
+from flows.request.parameters import ConfigOverrides, check_trainable
 from flows.tracking.attempt import Attempt, FencedClient, begin
 from flows.tracking.endings import failing
 from flows.tracking.runs import complete_runs, find_run, open_run, read_config

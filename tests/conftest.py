@@ -7,7 +7,7 @@ import pytest
 
 from dqn.config import DQNConfig
 from flows.cli.terminal import ENVIRONMENT
-from tests.support import awkward, probes
+from tests.support.dqn import awkward, probes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

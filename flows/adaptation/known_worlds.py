@@ -12,7 +12,7 @@ from dqn.identification.identify import values_of
 from dqn.identification.trajectories import SCALES
 from dqn.seeding import SELECTION, stream_seed
 from flows.adaptation.timeline import Adaptation
-from flows.errors import RegistryError
+from flows.failures.errors import RegistryError
 from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.evaluation import play, require_playable, threshold_of

@@ -11,7 +11,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
-from flows.errors import FlowError, one_line
+from flows.failures.errors import FlowError, one_line
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.serving_client import ADAPTATION_TAG, SHOW_TAG, Show

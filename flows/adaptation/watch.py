@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from dqn.environments.world import NOMINAL
 from dqn.seeding import TEST, stream_seed
 from flows.adaptation.timeline import Adaptation
-from flows.errors import one_line
+from flows.failures.errors import one_line
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.registry import versions

@@ -13,7 +13,7 @@ import tyro
 
 from dqn.config import WORLDS, ConfigError, DQNConfig
 from dqn.environments.world import World, WorldError
-from flows.suggestions import did_you_mean, expected
+from flows.request.suggestions import did_you_mean, expected
 
 _HELP: Final = "--help lists all"
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
-from flows.interrupts import end_at_once, leave
+from flows.failures.interrupts import end_at_once, leave
 
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")

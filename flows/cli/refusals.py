@@ -9,11 +9,11 @@ import gymnasium as gym
 from dqn.config import ConfigError
 from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
 from dqn.presets import PRESETS
-from flows.faults import named
-from flows.general import GENERAL, StartName
+from flows.failures.environments import named
 from flows.names import model_name, no_version
-from flows.saved_presets import own_presets
-from flows.suggestions import did_you_mean
+from flows.request.general import GENERAL, StartName
+from flows.request.saved_presets import own_presets
+from flows.request.suggestions import did_you_mean
 from serving.models.glance import glance, glance_run
 
 _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")

@@ -13,7 +13,7 @@ from flows.cli.program import prepare
 from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
 from flows.orchestration.console import phase
 from flows.orchestration.flow_run import api_is_named
-from flows.suggestions import did_you_mean
+from flows.request.suggestions import did_you_mean
 
 SPACES: Final = ("small", "arlbench")
 _OF_A_RUN: Final = ("resume", "save", "promote", "spread_to", "checkpoint_dir")
@@ -104,7 +104,7 @@ def run(arguments: Arguments) -> int:
     with phase("load Optuna, MLflow and PyTorch"):
         import optuna
 
-        from flows.cli.failures import reported
+        from flows.cli.exits import reported
         from flows.search.study import ShardError, read_study
         from flows.sweep import request, sweep_dqn
 

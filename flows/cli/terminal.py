@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from flows.errors import InputError
-from flows.interrupts import INTERRUPTED, TERMINATED, Terminated, raised
+from flows.failures.errors import InputError
+from flows.failures.interrupts import INTERRUPTED, TERMINATED, Terminated, raised
 from flows.uris import redacted
 
 BAD_INPUT: Final = InputError.exit_code

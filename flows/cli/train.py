@@ -25,10 +25,10 @@ from flows.cli.refusals import (
     require_version,
 )
 from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
-from flows.general import GENERAL, StartName, budget, general, has_preset, start_of
 from flows.orchestration.console import note, phase
 from flows.orchestration.flow_run import api_is_named
-from flows.saved_presets import read_preset
+from flows.request.general import GENERAL, StartName, budget, general, has_preset, start_of
+from flows.request.saved_presets import read_preset
 from flows.uris import redacted
 
 
@@ -144,8 +144,8 @@ def run(arguments: Arguments) -> int:
     """Train: as a flow run if a Prefect API is named, otherwise without Prefect."""
     # Imported here: Prefect reads the environment on import, and wrong arguments are refused without waiting for it.
     with phase("load MLflow and PyTorch"):
-        from flows.cli.failures import reported
-        from flows.parameters import ConfigOverrides
+        from flows.cli.exits import reported
+        from flows.request.parameters import ConfigOverrides
         from flows.train import check_request, train_dqn
 
     quieten()

@@ -6,7 +6,7 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
-from flows.errors import InputError, PrefectError
+from flows.failures.errors import InputError, PrefectError
 from flows.uris import redacted
 
 _TIMEOUT: Final = 10.0

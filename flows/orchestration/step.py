@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
 
-from flows.errors import one_line
+from flows.failures.errors import one_line
+from flows.failures.outages import is_transient
 from flows.orchestration import console
 from flows.orchestration.flow_run import flow_run_id
-from flows.outages import is_transient
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun

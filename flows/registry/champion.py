@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from dqn.environments.world import World
 from dqn.stress.robustness import StressTest
-from flows.errors import InputError, RegistryError
+from flows.failures.errors import InputError, RegistryError
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.registry import versions

@@ -14,8 +14,8 @@ from dqn.experience.vector import describe
 from dqn.seeding import further_seed, version_seed
 from dqn.stress.baselines import stressed_baselines
 from dqn.stress.robustness import ENVIRONMENT, StressTest, stress_test
-from flows.errors import RegistryError
-from flows.faults import of_environment
+from flows.failures.environments import of_environment
+from flows.failures.errors import RegistryError
 from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.gate import LOOKS

@@ -7,7 +7,7 @@ from typing import Final
 
 from mlflow import MlflowClient
 
-from flows.errors import one_line
+from flows.failures.errors import one_line
 from flows.registry import versions
 from flows.tracking.attempt import FencedClient, StaleAttemptError
 

@@ -9,7 +9,7 @@ from typing import Final
 import mlflow
 from mlflow import MlflowClient
 
-from flows.errors import FlowError, one_line
+from flows.failures.errors import FlowError, one_line
 from flows.orchestration.flow_run import flow_run_id
 from flows.registry.machine_lock import machine_lock
 

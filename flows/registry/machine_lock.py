@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.orchestration.console import note
 
 DIRECTORY: Final = Path("/tmp")  # noqa: S108 # TMPDIR may differ between users

@@ -17,10 +17,10 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from dqn.config import DQNConfig
-from flows.errors import RegistryError
+from flows.failures.errors import RegistryError
+from flows.failures.outages import is_transient
 from flows.names import environment_of
 from flows.names import model_name as model_name
-from flows.outages import is_transient
 from serving.commands import command
 from serving.errors import PolicyError
 from serving.policy import INPUT, OUTPUT, OnnxPolicy, PolicyMetadata

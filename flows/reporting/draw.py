@@ -9,7 +9,7 @@ from typing import Final
 import mlflow
 import numpy as np
 
-from flows.errors import one_line
+from flows.failures.errors import one_line
 from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.champion import read_champion_stress

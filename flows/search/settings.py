@@ -6,8 +6,8 @@ from typing import Any, Final, Literal, get_args
 
 from dqn.config import DQNConfig
 from dqn.presets import PRESETS, PresetName
-from flows.errors import InputError
-from flows.parameters import check_trainable
+from flows.failures.errors import InputError
+from flows.request.parameters import check_trainable
 from flows.search.spaces import Space, check_space
 
 Method = Literal["tpe", "random"]

@@ -10,7 +10,7 @@ from typing import Any, Final
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from dqn.config import ConfigError, DQNConfig
-from flows.errors import InputError
+from flows.failures.errors import InputError
 
 Value = float | int | bool | str
 _UNSEARCHED: Final = ("env_id", "world", "seed", "num_agents", "device", "num_threads")

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.search.study import ShardError
 
 _POLL_SECONDS: Final = 2.0

@@ -19,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.seeding import TRAINING, stream_seed
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.search.settings import FINAL_SEEDS, SweepConfig
 from flows.search.trials import DIVERGED, FINALIST, SHARD, ranking
 from flows.uris import connect_args, redacted, sqlite_uri

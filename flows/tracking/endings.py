@@ -10,8 +10,8 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from dqn.finite import DivergedError
-from flows.errors import one_line
-from flows.interrupts import ending
+from flows.failures.errors import one_line
+from flows.failures.interrupts import ending
 from flows.orchestration.flow_run import deployment_id, flow_run_id
 from flows.tracking.attempt import FencedClient, StaleAttemptError
 from flows.tracking.runs import TRAINED_TAG, PopulationRuns, unless_deleted

@@ -9,7 +9,7 @@ from typing import Final
 from mlflow.entities import Param
 
 from dqn.config import WORLDS, DQNConfig
-from flows.general import StartName, start_of
+from flows.request.general import StartName, start_of
 
 _LONGEST_NAME: Final = 250
 """Characters; MLflow's limit."""

@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param, Run
 from torch import Tensor
 
 from dqn.training.metrics import POPULATION, Metrics
-from flows.errors import TrackingError, is_full, one_line
+from flows.failures.errors import TrackingError, is_full, one_line
 from flows.tracking.attempt import CHECKED_SECONDS, StaleAttemptError
 from flows.tracking.runs import unless_deleted
 

@@ -22,8 +22,8 @@ from mlflow.utils.mlflow_tags import (
 
 from dqn.config import DQNConfig
 from dqn.training.metrics import POPULATION
-from flows.errors import InputError, is_full, one_line
-from flows.general import StartName
+from flows.failures.errors import InputError, is_full, one_line
+from flows.request.general import StartName
 from flows.tracking.attempt import FencedClient
 from flows.tracking.labels import description, git_commit, params, run_name, user
 from flows.tracking.store import require_artifacts

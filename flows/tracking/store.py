@@ -17,7 +17,7 @@ from mlflow.store.db.db_types import DATABASE_ENGINES
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.errors import InputError, TrackingError, one_line
+from flows.failures.errors import InputError, TrackingError, one_line
 from flows.uris import connect_args, local_path, redacted, sqlite_uri
 from serving.models.glance import store_file
 

@@ -23,7 +23,7 @@ from dqn.training.machine import require_memory
 from dqn.training.metrics import Metrics
 from dqn.training.result import AgentResult, TrainingResult
 from dqn.training.state import TrainingState
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.orchestration.console import Estimate, say
 from flows.tracking.attempt import FencedClient
 from flows.tracking.endings import end_diverged, end_runs

@@ -24,8 +24,8 @@ from dqn.stress.finalists import stressed
 from dqn.training.machine import torch_threads
 from dqn.training.result import TrainingResult
 from dqn.training.state import TrainingState
-from flows.errors import one_line
-from flows.faults import of_environment
+from flows.failures.environments import of_environment
+from flows.failures.errors import one_line
 from flows.orchestration.console import Estimate, say
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step

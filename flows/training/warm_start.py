@@ -8,7 +8,7 @@ from mlflow.entities import Run
 
 from dqn.config import DQNConfig
 from dqn.networks.population import QNetworks
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.names import no_version
 from flows.registry import versions
 from flows.tracking.runs import read_config

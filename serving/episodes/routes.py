@@ -9,11 +9,11 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from serving.episodes.milestones import Learning, Way
+from serving.episodes.ranges import ranged
 from serving.episodes.recording import replay_csp
 from serving.episodes.replay import Replay
 from serving.episodes.replays import FORMATS, EpisodeRequest, Replays, Summary
 from serving.web.operations import Operation, route
-from serving.web.ranges import ranged
 
 
 class EpisodesAPI:

@@ -242,7 +242,7 @@ def test_what_an_environment_gives_is_finite_or_ends_the_run_in_a_sentence(
 @pytest.mark.parametrize("field", ["observation", "reward", "reset"])
 @pytest.mark.parametrize("value", VALUES)
 def test_an_episode_of_an_evaluation_is_finite_too(field: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.support.probes import RandomLength
+    from tests.support.dqn.probes import RandomLength
 
     original = RandomLength.step
     if field == "reset":

@@ -17,8 +17,8 @@ from dqn.training.loop import train
 from dqn.training.metrics import MetricName
 from dqn.training.state import TrainingState
 from dqn.training.steps import advance
-from tests.support.learning import CONFIG, batch, networks, part_of, rows_of
-from tests.support.training import equal
+from tests.support.dqn.learning import CONFIG, batch, networks, part_of, rows_of
+from tests.support.dqn.training import equal
 
 Make = Callable[..., DQNConfig]
 

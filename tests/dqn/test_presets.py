@@ -8,7 +8,7 @@ import pytest
 
 from dqn.presets import PRESETS
 from flows.cli.train import parse
-from flows.saved_presets import own_presets, read_preset, save_preset
+from flows.request.saved_presets import own_presets, read_preset, save_preset
 
 
 def test_a_saved_preset_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

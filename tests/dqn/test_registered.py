@@ -24,7 +24,7 @@ from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.loop import train
 from dqn.training.state import TrainingState
 from serving.episodes.simulation import Simulation
-from tests.support.probes import Observation, Probe, Step
+from tests.support.dqn.probes import Observation, Probe, Step
 
 Make = Callable[..., DQNConfig]
 SINGLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"

@@ -22,14 +22,14 @@ from flows.adapt import adapt_policy
 from flows.adaptation import identify, known_worlds, retrain, watch
 from flows.adaptation import timeline as adaptation
 from flows.adaptation.timeline import EXPERIMENT, OUTCOME_TAG, TIMELINE, RefusedError, TakenError
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.registry import versions as registry
 from flows.registry.evaluation import evaluate
 from flows.registry.versions import CHAMPION, PREVIOUS, WORLD_TAG
 from flows.serving_client import Show
 from flows.tracking.attempt import Attempt
-from tests.support.living import balancing, live
-from tests.support.policies import BALANCES, PROPERTIES, linear_model
+from tests.support.dqn.living import balancing, live
+from tests.support.serving.policies import BALANCES, PROPERTIES, linear_model
 
 MODEL = "dqn-CartPole-v1"
 REVERSED = World(force_mag=-10.0)

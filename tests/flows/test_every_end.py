@@ -20,9 +20,9 @@ from flows.registry.lock import PROMOTION_TAG, OvertakenError
 from flows.registry.versions import CHALLENGER, CHAMPION
 from flows.serving_client import ADAPTATION_TAG
 from flows.tracking.attempt import ATTEMPT_TAG, Attempt, StaleAttemptError, begin
-from tests.support.adapting import MODEL, REVERSED, Page
-from tests.support.in_memory import Store
-from tests.support.promotion import NAME, evaluated, store
+from tests.support.flows.adapting import MODEL, REVERSED, Page
+from tests.support.flows.in_memory import Store
+from tests.support.flows.promotion import NAME, evaluated, store
 
 __all__ = ["store"]  # the fixture
 

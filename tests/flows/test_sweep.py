@@ -11,13 +11,13 @@ import pytest
 from dqn.config import ConfigError
 from dqn.presets import PRESETS
 from flows import sweep as flow
-from flows.errors import InputError
-from flows.saved_presets import read_preset
+from flows.failures.errors import InputError
+from flows.request.saved_presets import read_preset
 from flows.search.confirm import fresh
 from flows.search.settings import SweepConfig
 from flows.search.study import begin_study, read_study
 from flows.search.trials import configuration
-from tests.support.sweeps import keep_in_memory, sweep, told
+from tests.support.flows.sweeps import keep_in_memory, sweep, told
 
 
 @pytest.fixture(autouse=True)

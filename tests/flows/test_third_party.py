@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from dqn.config import DQNConfig
-from flows.parameters import ConfigOverrides
+from flows.request.parameters import ConfigOverrides
 from flows.train import train_dqn
 from serving.__main__ import resolve
 from serving.episodes.replay import record

@@ -20,12 +20,12 @@ from dqn.environments.world import World
 from flows.cli import train
 from flows.cli.terminal import BAD_INPUT
 from flows.deployed import train_dqn
-from flows.errors import InputError
-from flows.parameters import ConfigOverrides
+from flows.failures.errors import InputError
 from flows.registry import versions
+from flows.request.parameters import ConfigOverrides
 from flows.training.population import checkpoint_path, read_networks, read_summary
 from flows.training.warm_start import WARM_START_TAG, find_version, starting_network
-from tests.support.processes import as_arguments, in_mid_training, population, process, runs_of
+from tests.support.flows.processes import as_arguments, in_mid_training, population, process, runs_of
 
 
 @pytest.fixture

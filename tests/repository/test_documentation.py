@@ -74,7 +74,7 @@ COMMANDS: Final = {
     'make sweep ARGS="--promote"': READ,
     'make sweep ARGS="--resume STUDY"': READ,
     ".venv/bin/prefect deployment run sweep-dqn/default -p trials=1024 --watch": (
-        "tests/flows/test_deployments.py holds the parameters of a deployment against its flow"
+        "tests/docker/test_deployments.py holds the parameters of a deployment against its flow"
     ),
     ".venv/bin/python -m benchmarks.sweep cost": LONG,
     ".venv/bin/python -m benchmarks.sweep peer": LONG,
@@ -116,7 +116,7 @@ COMMANDS: Final = {
     "make ui": "is MLflow's own, and runs until it is stopped",
     "make clean": "removes the environment that this test runs in",
     "make train TORCH=cpu": "tests/repository/test_setup.py reads what it installs",
-    "make secrets": "tests/flows/test_deployments.py does it, in another directory",
+    "make secrets": "tests/docker/test_deployments.py does it, in another directory",
     "make up": CONTAINERS,
     'make up ARGS="--scale worker=3"': CONTAINERS,
     "make down": CONTAINERS,
@@ -133,14 +133,14 @@ COMMANDS: Final = {
         "tests/serving/inference/test_protocol.py sends such requests"
     ),
     "docker-compose -f docker/compose.yaml --profile inference up -d --scale inference=3": (
-        "tests/flows/test_deployments.py reads the profile"
+        "tests/docker/test_deployments.py reads the profile"
     ),
     ".venv/bin/pip install -c constraints.txt prefect-kubernetes": ELSEWHERE + "Kubernetes",
     ".venv/bin/prefect work-pool create --type kubernetes --base-job-template docker/kubernetes.json k8s": (
         "tests/docker/test_kubernetes.py holds the template against Prefect's own"
     ),
     ".venv/bin/prefect --no-prompt deploy --name train-dqn/cartpole --pool k8s "
-    "--job-variable image=REGISTRY/dqn-pipeline:TAG": "tests/flows/test_deployments.py does it, with another pool",
+    "--job-variable image=REGISTRY/dqn-pipeline:TAG": "tests/docker/test_deployments.py does it, with another pool",
     ".venv/bin/prefect worker start --pool k8s": ELSEWHERE + "Kubernetes",
     "docker inspect": "is Docker's own",
     "docker logs": "is Docker's own",

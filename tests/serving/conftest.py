@@ -14,8 +14,8 @@ import onnx
 import pytest
 
 from serving.policy import OnnxPolicy
-from tests.support.policies import BALANCES, FALLS, linear_model
-from tests.support.stepped import Stepped
+from tests.support.serving.policies import BALANCES, FALLS, linear_model
+from tests.support.serving.stepped import Stepped
 
 MODEL = "dqn-CartPole-v1"
 

@@ -16,7 +16,7 @@ from serving.episodes.limits import MAX_PUSHES
 from serving.episodes.replay import Replay
 from serving.episodes.replays import EpisodeRequest
 from serving.policy import FloatArray, OnnxPolicy
-from tests.support.clients import client_of, infer
+from tests.support.serving.clients import client_of, infer
 
 
 @pytest.fixture

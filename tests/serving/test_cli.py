@@ -21,7 +21,7 @@ from serving.models.cache import Cache
 from serving.models.glance import Registered, glance
 from serving.models.source import Version
 from tests.serving.conftest import LocalRegistry
-from tests.support.policies import BALANCES, FALLS, linear_model
+from tests.support.serving.policies import BALANCES, FALLS, linear_model
 
 
 @pytest.fixture
@@ -223,8 +223,8 @@ def help_of(verb: str) -> set[str]:
     [
         ("nopkg:Foo-v0", "environment 'nopkg:Foo-v0' cannot be made: No module named 'nopkg'. Expected"),
         (
-            "tests.support.registers_on_import:Foo-v0",
-            "environment 'tests.support.registers_on_import:Foo-v0' cannot be made: ",
+            "tests.support.dqn.registers_on_import:Foo-v0",
+            "environment 'tests.support.dqn.registers_on_import:Foo-v0' cannot be made: ",
         ),
         ("Foo-v0", "environment 'Foo-v0' cannot be made: "),
         (":Foo-v0", "environment ':Foo-v0' cannot be made: "),
@@ -262,7 +262,7 @@ def test_an_environment_that_another_ones_module_registers_is_admitted(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.__main__.serve", lambda *_: 0)
-    admitted = ("RegisteredOnImport-v0", "tests.support.registers_on_import:RegisteredOnImport-v0", "CartPole-v1")
+    admitted = ("RegisteredOnImport-v0", "tests.support.dqn.registers_on_import:RegisteredOnImport-v0", "CartPole-v1")
     assert main(["--model", model, *(word for env_id in admitted for word in ("--allow-env", env_id))]) == 0
 
 

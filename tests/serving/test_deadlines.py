@@ -20,9 +20,9 @@ from serving.models.served import ServedModel
 from serving.models.source import Version
 from serving.policy import OnnxPolicy
 from tests.serving.conftest import running_server
-from tests.support.faulty import GOOD, Registry, following
-from tests.support.inprocess import MemoryRegistry, serving
-from tests.support.policies import BALANCES, PROPERTIES, linear_model
+from tests.support.serving.faulty import GOOD, Registry, following
+from tests.support.serving.inprocess import MemoryRegistry, serving
+from tests.support.serving.policies import BALANCES, PROPERTIES, linear_model
 
 LATE = r"it did not answer within 0\.25 s"
 
@@ -239,9 +239,9 @@ def test_a_trial_or_a_download_that_hangs_ends_neither_the_following_nor_the_loo
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_ends_a_server_in_which_an_episode_hangs(number: signal.Signals, tmp_path: Path) -> None:
-    properties = PROPERTIES | {"env_id": "tests.support.hangs:Hanging-v0"}
+    properties = PROPERTIES | {"env_id": "tests.support.serving.hangs:Hanging-v0"}
     (tmp_path / "p.onnx").write_bytes(linear_model(BALANCES, properties=properties))
-    arguments = ("--model", str(tmp_path / "p.onnx"), "--allow-env", "tests.support.hangs:Hanging-v0")
+    arguments = ("--model", str(tmp_path / "p.onnx"), "--allow-env", "tests.support.serving.hangs:Hanging-v0")
     with running_server(tmp_path, *arguments) as server:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.url}/api/episodes", json={}, timeout=1)

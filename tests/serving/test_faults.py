@@ -18,7 +18,7 @@ from serving.models.follower import Models
 from serving.models.loader import Loader
 from serving.models.served import ServedModel
 from serving.models.source import Version
-from tests.support.faulty import BAD, FAULTS, GOOD, BrittleCache, Registry, following
+from tests.support.serving.faulty import BAD, FAULTS, GOOD, BrittleCache, Registry, following
 
 
 class Following(RuleBasedStateMachine):

@@ -16,7 +16,7 @@ from serving import model_file
 from serving.errors import PolicyError
 from serving.model_file import TENSORS, check_model_file
 from serving.policy import OnnxPolicy
-from tests.support.policies import BALANCES, linear_model
+from tests.support.serving.policies import BALANCES, linear_model
 
 ELSEWHERE = "it keeps tensors in other files"
 Place = Callable[[Any], Any]

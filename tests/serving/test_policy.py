@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from dqn.environments.world import NOMINAL, World
 from serving.errors import PolicyError
 from serving.policy import OnnxPolicy
-from tests.support.policies import PROPERTIES, linear_model
+from tests.support.serving.policies import PROPERTIES, linear_model
 
 
 def test_policy_acts_greedily_on_batches() -> None:

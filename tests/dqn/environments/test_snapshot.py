@@ -11,8 +11,8 @@ from dqn.experience.vector import VectorEnvironment
 from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.state import TrainingState
 from flows.training.population import _start
-from tests.support.training import Make
-from tests.support.vector import make, play, same
+from tests.support.dqn.training import Make
+from tests.support.dqn.vector import make, play, same
 
 CAPTURED = (
     "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "AliasedGenerator-v0", "Text-v0", "IntegerKeys-v0",

@@ -67,7 +67,7 @@ class Untimed(CartPoleVectorEnv):
 
 def test_an_evaluation_ends_at_the_time_limit_whatever_the_environment_does() -> None:
     gym.register("Untimed-v0", vector_entry_point="tests.dqn.evaluation.test_evaluation:Untimed", max_episode_steps=7)
-    gym.register("Endless-v0", "tests.support.probes:EndlessReward", disable_env_checker=True)
+    gym.register("Endless-v0", "tests.support.dqn.probes:EndlessReward", disable_env_checker=True)
     try:
         assert episodic_returns(always(0), "Untimed-v0", num_episodes=3, seed=0).tolist() == [7.0] * 3
         with pytest.raises(EnvironmentUnsupportedError, match="no time limit"):

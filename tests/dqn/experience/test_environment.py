@@ -13,7 +13,7 @@ from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.environments.world import World
 from dqn.experience.vector import VectorEnvironment, describe
 from dqn.training.loop import train
-from tests.support.vector import make, play, same
+from tests.support.dqn.vector import make, play, same
 
 OWN_VECTOR, SYNC, SYNC_TUPLE_STATE = "CartPole-v1", "Acrobot-v1", "MountainCar-v0"
 
@@ -98,7 +98,7 @@ class _Offset(gym.Env[np.ndarray, np.int64]):
         ("nomodule:Env-v0", "environment 'nomodule:Env-v0' cannot be made: No module named 'nomodule'"),
         (":Env-v0", "environment ':Env-v0' cannot be made"),
         (".relative:Env-v0", "cannot be made"),
-        ("tests.support.registers_on_import:NoSuch-v0", "cannot be made: Environment `NoSuch` doesn't exist"),
+        ("tests.support.dqn.registers_on_import:NoSuch-v0", "cannot be made: Environment `NoSuch` doesn't exist"),
         ("Endless-v0", r"'Endless-v0' has no time limit.*register\(..., max_episode_steps=1000\)"),
     ],
 )
@@ -106,7 +106,7 @@ def test_unsupported_environments_are_refused(env_id: str, message: str) -> None
     gym.register(
         "Image-v0", "tests.dqn.experience.test_environment:_Image", disable_env_checker=True, max_episode_steps=9
     )
-    gym.register("Endless-v0", "tests.support.probes:EndlessReward", disable_env_checker=True)
+    gym.register("Endless-v0", "tests.support.dqn.probes:EndlessReward", disable_env_checker=True)
     try:
         with pytest.raises(EnvironmentUnsupportedError, match=message):
             describe(env_id)
@@ -117,8 +117,8 @@ def test_unsupported_environments_are_refused(env_id: str, message: str) -> None
 
 def test_a_module_before_the_colon_registers_its_environment(small_config: Callable[..., DQNConfig]) -> None:
     gym.registry.pop("RegisteredOnImport-v0", None)
-    sys.modules.pop("tests.support.registers_on_import", None)
-    env_id = "tests.support.registers_on_import:RegisteredOnImport-v0"
+    sys.modules.pop("tests.support.dqn.registers_on_import", None)
+    env_id = "tests.support.dqn.registers_on_import:RegisteredOnImport-v0"
     assert describe(env_id) == (1, 2)
     assert train(small_config(env_id=env_id)).agents[0].selection_return == 5.0
 

@@ -12,7 +12,7 @@ from dqn.identification import trajectories
 from dqn.identification.identify import LEAST_TRANSITIONS, Estimate, _rounded, identify, values_of
 from dqn.identification.record import MAX_DELAY, Experience, UnexplainedError, Windows, cut
 from dqn.identification.trajectories import SCALES, Fit, play
-from tests.support.living import balancing, joined, live
+from tests.support.dqn.living import balancing, joined, live
 
 BIAS = 0.0873
 """Five degrees."""

@@ -10,7 +10,7 @@ from dqn.experience.transitions import Batch
 from dqn.learning.learner import Learner, clip_gradients
 from dqn.learning.losses import require_loss, td_gradient, td_loss, td_target
 from dqn.networks.population import QNetworks
-from tests.support.learning import CONFIG, batch, networks, part_of, rows_of
+from tests.support.dqn.learning import CONFIG, batch, networks, part_of, rows_of
 
 
 @pytest.mark.parametrize(

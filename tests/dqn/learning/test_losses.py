@@ -11,7 +11,7 @@ from dqn.experience.transitions import Batch
 from dqn.learning.losses import Loss, munchausen, quantile_huber
 from dqn.networks.population import QNetworks
 from dqn.training.loop import train
-from tests.support.probes import QUICK
+from tests.support.dqn.probes import QUICK
 
 
 def trained(probe: str, loss: Loss, num_quantiles: int = 1) -> QNetworks:

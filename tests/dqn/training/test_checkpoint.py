@@ -24,7 +24,7 @@ from dqn.training.checkpoint import (
 from dqn.training.loop import train
 from dqn.training.state import TrainingState
 from dqn.training.steps import advance
-from tests.support import awkward
+from tests.support.dqn import awkward
 
 Make = Callable[..., DQNConfig]
 

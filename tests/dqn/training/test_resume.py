@@ -11,7 +11,7 @@ from dqn.config import DQNConfig
 from dqn.presets import PRESETS, PresetName
 from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.loop import train
-from tests.support.training import equal
+from tests.support.dqn.training import equal
 
 pytestmark = pytest.mark.slow
 

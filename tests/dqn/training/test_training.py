@@ -17,8 +17,8 @@ from dqn.training.loop import train
 from dqn.training.metrics import POPULATION, MetricName, Metrics
 from dqn.training.state import TrainingState
 from dqn.training.steps import advance, collect, learn
-from tests.support.probes import QUICK
-from tests.support.training import Make, equal
+from tests.support.dqn.probes import QUICK
+from tests.support.dqn.training import Make, equal
 
 
 @pytest.mark.slow

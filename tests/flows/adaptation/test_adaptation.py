@@ -25,8 +25,8 @@ from flows.adaptation.timeline import (
 )
 from flows.serving_client import ADAPTATION_TAG, Show
 from flows.tracking.attempt import ATTEMPT_TAG, Attempt
-from tests.support.adapting import MODEL, REVERSED, Page
-from tests.support.in_memory import Store, in_memory
+from tests.support.flows.adapting import MODEL, REVERSED, Page
+from tests.support.flows.in_memory import Store, in_memory
 
 
 @dataclasses.dataclass

@@ -25,14 +25,14 @@ from flows.adaptation.known_worlds import remembered
 from flows.adaptation.retrain import begin_training, trained
 from flows.adaptation.timeline import Adaptation, RefusedError
 from flows.adaptation.watch import champion_of, elsewhere, is_over, roll_back_from, watched
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.registry import versions
 from flows.registry.lock import PROMOTION_TAG
 from flows.registry.versions import CHAMPION, PREVIOUS
 from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError
 from flows.tracking.runs import read_config
-from tests.support.adapting import MODEL, REVERSED, Page
-from tests.support.in_memory import Store, in_memory
+from tests.support.flows.adapting import MODEL, REVERSED, Page
+from tests.support.flows.in_memory import Store, in_memory
 
 
 def adapting(page: Any) -> Adaptation:

@@ -11,7 +11,7 @@ from dqn.environments.world import NOMINAL, World
 from dqn.seeding import SELECTION, stream_seed
 from flows.adaptation import known_worlds
 from flows.adaptation.known_worlds import TRIED, distance, near_versions, passing_version
-from flows.errors import RegistryError
+from flows.failures.errors import RegistryError
 from flows.registry import versions
 from flows.registry.versions import WORLD_TAG
 

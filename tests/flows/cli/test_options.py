@@ -11,8 +11,8 @@ from dqn.config import ConfigError, DQNConfig
 from flows.cli import options, sweep, train
 from flows.cli.refusals import require_version
 from flows.cli.terminal import BAD_INPUT
+from flows.request.suggestions import expected
 from flows.search.spaces import SPACES
-from flows.suggestions import expected
 from serving.models.glance import Registered
 
 

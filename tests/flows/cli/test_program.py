@@ -13,10 +13,10 @@ import requests
 from dqn.config import DQNConfig
 from flows.cli import train
 from flows.cli.program import prepare, without_proxy
-from flows.general import budget, general
-from flows.parameters import ConfigOverrides
+from flows.request.general import budget, general
+from flows.request.parameters import ConfigOverrides
 from serving.commands import command
-from tests.support.probes import Probe
+from tests.support.dqn.probes import Probe
 
 
 @pytest.fixture

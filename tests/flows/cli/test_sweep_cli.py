@@ -15,9 +15,9 @@ from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.finite import DivergedError, EnvironmentFaultError
 from dqn.training.checkpoint import CheckpointError
 from flows.cli import sweep as sweep_cli
-from flows.errors import InputError, PrefectError, TrackingError
+from flows.failures.errors import InputError, PrefectError, TrackingError
 from flows.search.study import ShardError, begin_study
-from tests.support.sweeps import keep_in_memory, sweep
+from tests.support.flows.sweeps import keep_in_memory, sweep
 
 
 @pytest.fixture(autouse=True)

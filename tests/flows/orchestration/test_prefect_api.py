@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.errors import InputError, PrefectError
+from flows.failures.errors import InputError, PrefectError
 from flows.orchestration.api import require_api
 
 

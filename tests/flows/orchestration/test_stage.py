@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.errors import TrackingError
+from flows.failures.errors import TrackingError
 from flows.orchestration.step import RETRY_SECONDS, step
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.registry import machine_lock as module
 from flows.registry.machine_lock import machine_lock, store_key
 

@@ -18,7 +18,7 @@ from dqn.evaluation.returns import Act, episodic_returns
 from dqn.seeding import version_seed
 from dqn.stress.robustness import CELLS, StressTest
 from flows.deployed import promote_policy, rollback_policy
-from flows.errors import InputError, RegistryError
+from flows.failures.errors import InputError, RegistryError
 from flows.promotion import find_model
 from flows.registry import machine_lock, versions
 from flows.registry.champion import move_champion, play_champion, promote, remove_challenger, return_to_previous
@@ -28,9 +28,9 @@ from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 from flows.reporting import animations, figures
 from flows.reporting.draw import STRESS, draw_version
 from flows.tracking.attempt import StaleAttemptError, begin
-from tests.support.faults import Breaking
-from tests.support.policies import ACROBOT, FALLS, PROPERTIES, SWINGS, linear_model
-from tests.support.registering import BALANCING, DRIFTING, FALLING, damage, registered
+from tests.support.flows.faults import Breaking
+from tests.support.flows.registering import BALANCING, DRIFTING, FALLING, damage, registered
+from tests.support.serving.policies import ACROBOT, FALLS, PROPERTIES, SWINGS, linear_model
 
 LOST = np.zeros((len(CELLS), 100), dtype=np.bool_)
 

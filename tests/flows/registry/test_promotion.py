@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectAlreadyExists
 
 from dqn.environments.world import NOMINAL, World
 from dqn.seeding import further_seed
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.registry import champion as module
 from flows.registry import lock
 from flows.registry.champion import (
@@ -34,8 +34,8 @@ from flows.registry.champion import (
 )
 from flows.registry.lock import PROMOTION_TAG, OvertakenError, promotion_lock
 from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
-from tests.support.in_memory import Store
-from tests.support.promotion import NAME, evaluated, returns_of, store
+from tests.support.flows.in_memory import Store
+from tests.support.flows.promotion import NAME, evaluated, returns_of, store
 
 __all__ = ["store"]  # the fixture
 
@@ -125,7 +125,7 @@ def test_what_is_given_away_of_the_margin_is_written_before_the_alias_and_read_w
 ) -> None:
     store.aliases = {CHAMPION: 2}
     monkeypatch.setattr(
-        "tests.support.promotion.returns_of", lambda version, n=100: np.full(n, 499.0 if version == 3 else 500.0)
+        "tests.support.flows.promotion.returns_of", lambda version, n=100: np.full(n, 499.0 if version == 3 else 500.0)
     )
     assert promote.fn(NAME, 3, evaluated(store, 3)).startswith("passed: not worse and more robust")
     assert store.versions[3].tags[MARGIN_USED_TAG] == "0.100"
@@ -151,7 +151,7 @@ def test_both_play_the_same_further_episodes_and_none_twice(store: Any, monkeypa
     monkeypatch.setattr(module, "play", play)
     monkeypatch.setattr("flows.registry.evaluation.play", play)
     monkeypatch.setattr(
-        "tests.support.promotion.returns_of", lambda version: play(SimpleNamespace(version=2), NOMINAL, seed=20)
+        "tests.support.flows.promotion.returns_of", lambda version: play(SimpleNamespace(version=2), NOMINAL, seed=20)
     )
     assert promote.fn(NAME, 2, evaluated(store, 2, stressed=False)).startswith("refused: tie")
     assert played[1] == played[2]

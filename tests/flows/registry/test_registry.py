@@ -6,9 +6,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
 
-from flows.errors import RegistryError
+from flows.failures.errors import RegistryError
 from flows.registry import versions
-from tests.support.registering import BALANCING, damage, registered
+from tests.support.flows.registering import BALANCING, damage, registered
 
 
 def test_a_logged_model_is_registered_once(store: MlflowClient) -> None:

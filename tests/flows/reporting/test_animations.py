@@ -9,8 +9,8 @@ from flows.reporting.animations import PANELS, episode_gif, learning_gif, spread
 from flows.training.milestones import PUSHES, SEED, Learned
 from serving.episodes import milestones as served
 from serving.policy import OnnxPolicy
-from tests.support.policies import ACROBOT, BALANCES, FALLS, PROPERTIES, SWINGS, linear_model
-from tests.support.probes import Probe
+from tests.support.dqn.probes import Probe
+from tests.support.serving.policies import ACROBOT, BALANCES, FALLS, PROPERTIES, SWINGS, linear_model
 
 FELL = OnnxPolicy.load(linear_model(FALLS))
 HELD = OnnxPolicy.load(linear_model(BALANCES))

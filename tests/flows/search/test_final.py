@@ -16,7 +16,7 @@ from flows.search.shard import run_shard
 from flows.search.spaces import Choice, Range, Space
 from flows.search.study import begin_study, claim
 from flows.search.trials import FINALIST, final_returns, ranking, returns_by_rung
-from tests.support.sweeps import SMALL, SPACE, keep_in_memory, sweep, told
+from tests.support.flows.sweeps import SMALL, SPACE, keep_in_memory, sweep, told
 
 WITH_PRESET = Space(
     dimensions={**SPACE.dimensions, "gamma": Range(low=0.9, high=0.999), "n_step": Choice(values=(1, 5))}

@@ -22,7 +22,7 @@ from flows.search.shard import Progress, run_shard
 from flows.search.spaces import Choice, Range, Space
 from flows.search.study import begin_study, claim, report, tell
 from flows.search.trials import configuration
-from tests.support.sweeps import SMALL, keep_in_memory, sweep
+from tests.support.flows.sweeps import SMALL, keep_in_memory, sweep
 
 ONE = Space(dimensions={"learning_rate": Range(low=1e-3, high=1e-2, log=True)})
 """All of its trials are one population."""

@@ -21,7 +21,7 @@ from flows.search.shard import Progress, run_shard
 from flows.search.spaces import Choice, Range, Space
 from flows.search.study import begin_study, claim, read_study
 from flows.search.trials import DIVERGED, configuration, ranking, returns_by_rung
-from tests.support.sweeps import SMALL, sweep
+from tests.support.flows.sweeps import SMALL, sweep
 
 ONE = Space(dimensions={"gamma": Range(low=0.9, high=0.99)})
 
@@ -148,7 +148,7 @@ import dataclasses, json, os, signal, sys
 from pathlib import Path
 from dqn.presets import PRESETS
 from flows.search import shard as shards, study as studies
-from tests.support.sweeps import SMALL
+from tests.support.flows.sweeps import SMALL
 
 PRESETS["cartpole"] = dataclasses.replace(SMALL, checkpoint_interval=0.0)
 

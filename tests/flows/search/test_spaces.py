@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from dqn.presets import PRESETS
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.search.spaces import SPACES, Choice, Range, Space, check_space, read_space
 
 CARTPOLE = PRESETS["cartpole"]

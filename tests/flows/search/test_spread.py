@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
 
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.search import spread as module
 from flows.search.spread import spread
 from flows.search.study import ShardError

@@ -9,7 +9,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from dqn.seeding import TRAINING
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.search import study as module
 from flows.search.study import (
     _sampler,
@@ -22,7 +22,7 @@ from flows.search.study import (
     storage_url,
     tell,
 )
-from tests.support.sweeps import keep_in_memory, sweep, told
+from tests.support.flows.sweeps import keep_in_memory, sweep, told
 
 PRAGMAS = {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 60_000}
 

@@ -5,7 +5,7 @@ import pytest
 
 from flows.search.figures import figures, over_rungs
 from flows.search.spaces import SPACES
-from tests.support.sweeps import keep_in_memory, sweep, told
+from tests.support.flows.sweeps import keep_in_memory, sweep, told
 
 
 @pytest.fixture(autouse=True)

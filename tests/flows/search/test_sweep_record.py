@@ -14,8 +14,8 @@ from flows.search.settings import SweepConfig
 from flows.search.spaces import Choice, Range, Space
 from flows.search.trials import configuration, ranking
 from flows.tracking.labels import git_commit
-from tests.support.in_memory import Store
-from tests.support.sweeps import keep_in_memory, sweep, told
+from tests.support.flows.in_memory import Store
+from tests.support.flows.sweeps import keep_in_memory, sweep, told
 
 NOW = 5_000
 

@@ -17,7 +17,7 @@ from flows.search.bar import Bar
 from flows.search.record import searched
 from flows.search.report import markdown, text
 from flows.search.shard import Progress
-from tests.support.sweeps import SMALL, keep_in_memory, sweep, told
+from tests.support.flows.sweeps import SMALL, keep_in_memory, sweep, told
 
 AGENT: Any = SimpleNamespace(solved=True, updates=40, diverged=None)
 

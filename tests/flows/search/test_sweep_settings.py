@@ -11,11 +11,11 @@ import pytest
 from dqn.config import DQNConfig
 from dqn.presets import PRESETS
 from flows.cli.sweep import parse
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.search.settings import RUNGS, SweepConfig, batch_size
 from flows.search.spaces import SPACES, Choice, Range, Space
 from flows.sweep import request, sweep_dqn
-from tests.support.sweeps import SPACE, sweep
+from tests.support.flows.sweeps import SPACE, sweep
 
 CHOICES = Space(dimensions={"n_step": Choice(values=(1, 3))})
 

@@ -8,7 +8,7 @@ from optuna.trial import TrialState, create_trial
 from dqn.presets import PRESETS
 from flows.search.study import begin_study
 from flows.search.trials import configuration, final_returns, order, ranking, returns_by_rung
-from tests.support.sweeps import SPACE, keep_in_memory, sweep, told
+from tests.support.flows.sweeps import SPACE, keep_in_memory, sweep, told
 
 PARAMS = {"learning_rate": 2e-3, "gamma": 0.95, "n_step": 3}
 

@@ -13,7 +13,7 @@ from mlflow.entities import Metric, Param
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from dqn.training.metrics import POPULATION, MetricName, Metrics
-from flows.errors import TrackingError
+from flows.failures.errors import TrackingError
 from flows.tracking import metric_writer
 from flows.tracking.attempt import StaleAttemptError
 from flows.tracking.metric_writer import MetricWriter, Watermark, read_watermarks

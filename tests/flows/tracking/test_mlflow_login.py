@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from processes import MLFLOW_LOGIN, mlflow_command, mlflow_environment, process, wait_for
 
-from flows.errors import InputError
-from flows.outages import is_transient
+from flows.failures.errors import InputError
+from flows.failures.outages import is_transient
 from flows.tracking.store import connect
 from serving.errors import RegistryUnavailableError
 from serving.models.mlflow import RegistrySource

@@ -2,7 +2,7 @@ import dataclasses
 
 from dqn.environments.world import World
 from dqn.presets import PRESETS
-from flows.general import general
+from flows.request.general import general
 from flows.tracking.labels import params, run_name
 
 CARTPOLE = PRESETS["cartpole"]

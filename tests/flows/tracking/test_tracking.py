@@ -9,14 +9,14 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from dqn.config import ConfigError, DQNConfig
-from flows.errors import InputError
-from flows.general import general
+from flows.failures.errors import InputError
+from flows.request.general import general
 from flows.tracking import store
 from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError, begin
 from flows.tracking.endings import end_runs, failing
 from flows.tracking.runs import CONFIG_FILE, complete_runs, find_run, open_run, read_config, read_runs
 from flows.tracking.store import _alone
-from tests.support.faults import Breaking
+from tests.support.flows.faults import Breaking
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 from dqn.config import DQNConfig
 from flows.cli import train
 from flows.cli.terminal import fail
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.search.settings import SweepConfig
 from flows.search.spaces import read_space
 from flows.search.study import begin_study, read_study

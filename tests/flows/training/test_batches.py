@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from dqn.config import DQNConfig
-from flows.errors import InputError
+from flows.failures.errors import InputError
 from flows.registry.returns import read_returns
 from flows.tracking.attempt import Attempt, FencedClient, StaleAttemptError, begin
 from flows.tracking.runs import complete_runs, experiment_of, open_run, read_runs

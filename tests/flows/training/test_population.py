@@ -15,7 +15,7 @@ from dqn.environments.world import NOMINAL, World
 from dqn.finite import DivergedError, none_left
 from dqn.seeding import version_seed
 from dqn.stress.robustness import CELLS, StressTest
-from flows.errors import InputError, RegistryError, one_line
+from flows.failures.errors import InputError, RegistryError, one_line
 from flows.registry import evaluation, versions
 from flows.registry.evaluation import evaluate, evaluate_elsewhere, read_stress, threshold_of, under_stress
 from flows.tracking.attempt import ATTEMPT_TAG, Attempt, FencedClient
@@ -25,7 +25,7 @@ from flows.training import population, warm_start
 from flows.training.population import check_resumable, check_writable, checkpoint_path, train_population
 from flows.training.warm_start import find_version, starting_network
 from serving.policy import PolicyMetadata
-from tests.support.in_memory import Store, in_memory
+from tests.support.flows.in_memory import Store, in_memory
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ from dqn.evaluation.greedy import greedy_returns
 from dqn.seeding import TEST, stream_seed
 from dqn.training.checkpoint import CheckpointError
 from dqn.training.state import TrainingState
-from flows.errors import InputError, TrackingError
+from flows.failures.errors import InputError, TrackingError
+from flows.failures.outages import is_transient
 from flows.orchestration.step import RETRY_SECONDS, Step, may_pass, step
-from flows.outages import is_transient
 from flows.registry import versions
 from flows.registry.challenger import register
 from flows.registry.returns import read_returns

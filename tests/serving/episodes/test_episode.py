@@ -17,7 +17,7 @@ from serving.episodes.simulation import Simulation, play
 from serving.errors import RequestError
 from serving.policy import OnnxPolicy
 from serving.web.decoding import decode, fit
-from tests.support.policies import BALANCES, FALLS, PROPERTIES, linear_model
+from tests.support.serving.policies import BALANCES, FALLS, PROPERTIES, linear_model
 
 
 def test_an_episode_is_gymnasiums(champion: OnnxPolicy) -> None:

@@ -14,8 +14,8 @@ from serving.models.follower import Models
 from serving.models.mlflow import RegistrySource
 from serving.models.source import Snapshot, Version
 from tests.serving.conftest import MODEL, LocalRegistry
-from tests.support.milestones import FILES, WAY
-from tests.support.policies import ACROBOT, BALANCES, SWINGS, linear_model
+from tests.support.serving.milestones import FILES, WAY
+from tests.support.serving.policies import ACROBOT, BALANCES, SWINGS, linear_model
 
 
 class RunSource:

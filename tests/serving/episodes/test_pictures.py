@@ -15,9 +15,9 @@ from serving.episodes.simulation import Simulation, why_no_pictures
 from serving.errors import NoPicturesError
 from serving.metrics.metrics import Metrics
 from serving.show.show import Show
-from tests.support.clients import models_of
-from tests.support.policies import PROPERTIES, linear_model
-from tests.support.probes import Probe, Step
+from tests.support.dqn.probes import Probe, Step
+from tests.support.serving.clients import models_of
+from tests.support.serving.policies import PROPERTIES, linear_model
 
 
 class Undrawn(Probe):

@@ -13,7 +13,7 @@ from serving.episodes.limits import Push
 from serving.episodes.recording import frames, replay_csp, to_gif, to_html, to_video
 from serving.episodes.replay import Replay, record
 from serving.policy import OnnxPolicy
-from tests.support.policies import ACROBOT, FALLS, SWINGS, linear_model
+from tests.support.serving.policies import ACROBOT, FALLS, SWINGS, linear_model
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from serving.policy import PolicyMetadata
 from serving.show.show import Show
 from serving.show.viewer import Viewer
 from serving.show.world import RealWorld
-from tests.support.clients import client_of
-from tests.support.policies import BALANCES, PROPERTIES, linear_model
-from tests.support.stepped import joined
+from tests.support.serving.clients import client_of
+from tests.support.serving.policies import BALANCES, PROPERTIES, linear_model
+from tests.support.serving.stepped import joined
 
 
 def metadata(world: World = NOMINAL, env_id: str = "CartPole-v1") -> PolicyMetadata:

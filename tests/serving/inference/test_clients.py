@@ -22,8 +22,8 @@ from tritonclient.utils import InferenceServerException
 from websockets.sync.client import connect
 
 from tests.serving.conftest import running_server
-from tests.support.inprocess import MODEL, MemoryRegistry, Serving, serving
-from tests.support.policies import BALANCES, linear_model
+from tests.support.serving.inprocess import MODEL, MemoryRegistry, Serving, serving
+from tests.support.serving.policies import BALANCES, linear_model
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from serving.application import App
 from serving.models.follower import Models
 from serving.policy import FloatArray, OnnxPolicy
-from tests.support.clients import infer
-from tests.support.faulty import BAD, GOOD, Registry
+from tests.support.serving.clients import infer
+from tests.support.serving.faulty import BAD, GOOD, Registry
 
 INFER = "/v2/models/dqn/infer"
 

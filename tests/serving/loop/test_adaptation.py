@@ -7,8 +7,8 @@ import pytest
 
 from dqn.environments.world import World
 from serving.loop.closed_loop import CALM_STEPS
-from tests.support.policies import BALANCES
-from tests.support.stepped import Stepped, reversed_motor
+from tests.support.serving.policies import BALANCES
+from tests.support.serving.stepped import Stepped, reversed_motor
 
 
 def test_an_adaptation_is_reported_stage_by_stage(stepped: Stepped) -> None:

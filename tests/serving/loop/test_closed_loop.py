@@ -13,9 +13,9 @@ from serving.loop.closed_loop import CALM_STEPS
 from serving.loop.finding import Finding
 from serving.loop.reports import PlayedEpisode
 from serving.show.commands import PushCart
-from tests.support.policies import ACROBOT, FALLS, SWINGS
-from tests.support.stage import play_to_the_end
-from tests.support.stepped import Stepped, reversed_motor
+from tests.support.serving.policies import ACROBOT, FALLS, SWINGS
+from tests.support.serving.stage import play_to_the_end
+from tests.support.serving.stepped import Stepped, reversed_motor
 
 
 def test_a_reversed_motor_is_noticed_and_said(stepped: Stepped) -> None:

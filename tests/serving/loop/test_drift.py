@@ -10,7 +10,7 @@ from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
 from serving.loop.cartpole import CartPole
 from serving.loop.drift import EpisodeTest, Rise, StepTest, _capped, can_predict
-from tests.support.steps import step
+from tests.support.serving.steps import step
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -18,9 +18,9 @@ from prefect.events import Event
 from serving.loop.events import EventSender
 from serving.loop.finding import Finding
 from serving.loop.reports import Report
-from tests.support.clients import client_of
-from tests.support.inprocess import serving
-from tests.support.stepped import Stepped, reversed_motor
+from tests.support.serving.clients import client_of
+from tests.support.serving.inprocess import serving
+from tests.support.serving.stepped import Stepped, reversed_motor
 
 
 class Prefect(BaseHTTPRequestHandler):

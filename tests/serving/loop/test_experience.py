@@ -4,8 +4,8 @@ import pytest
 
 from serving.loop.experience import CAPACITY, Experience
 from serving.show.commands import PushCart
-from tests.support.stepped import Stepped
-from tests.support.steps import step
+from tests.support.serving.stepped import Stepped
+from tests.support.serving.steps import step
 
 
 def test_experience_is_what_policy_and_world_produced(stepped: Stepped) -> None:

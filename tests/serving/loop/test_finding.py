@@ -12,7 +12,7 @@ from dqn.environments.world import NOMINAL, World
 from serving.loop.cartpole import CartPole
 from serving.loop.experience import Experience
 from serving.loop.finding import MAX_LAG, Finding, _alternates, _criterion, _motor, _search, _size, _without, explain
-from tests.support.steps import step
+from tests.support.serving.steps import step
 
 
 def found(change: World, *, steps: int, real: World = NOMINAL, own: World = NOMINAL) -> Finding:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.logs import JsonFormatter, configure_logging
 from serving.metrics.metrics import Metrics, Requests
-from tests.support.clients import client_of, samples
+from tests.support.serving.clients import client_of, samples
 
 
 def test_names_say_what_is_counted_and_what_is_measured(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from serving.inference.statistics import extension
 from serving.metrics.inference import VersionStatistics
 from serving.metrics.inputs import BINS, GAPS, Inputs
 from serving.policy import OnnxPolicy, PolicyMetadata
-from tests.support.clients import client_of, infer, samples
-from tests.support.policies import ACROBOT, BALANCES, PROPERTIES, SWINGS, linear_model
+from tests.support.serving.clients import client_of, infer, samples
+from tests.support.serving.policies import ACROBOT, BALANCES, PROPERTIES, SWINGS, linear_model
 
 RANGES = "[[-2, 2], [-1, 3], [-0.25, 0.25], [0, 0]]"
 KNOWING = PROPERTIES | {"observed": RANGES}

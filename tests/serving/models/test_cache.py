@@ -9,7 +9,7 @@ import pytest
 
 from serving.models.cache import Cache
 from serving.models.source import Snapshot, Version
-from tests.support.faulty import GOOD
+from tests.support.serving.faulty import GOOD
 
 VERSION = Version(number="1", source="s3://1", run_id="r", experiment_id="e", tags={"gate": "passed"})
 

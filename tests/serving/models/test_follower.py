@@ -12,8 +12,8 @@ from serving.errors import RegistryUnavailableError, UnknownModelError
 from serving.models.follower import Models
 from serving.models.served import Description
 from serving.models.source import Snapshot
-from tests.support.faulty import BAD, GOOD, BrittleCache, Registry, following
-from tests.support.policies import PROPERTIES
+from tests.support.serving.faulty import BAD, GOOD, BrittleCache, Registry, following
+from tests.support.serving.policies import PROPERTIES
 
 BEGIN = (
     "training registers models as dqn-ENVIRONMENT, so name one of those with --model, or set the alias 'champion' on a "

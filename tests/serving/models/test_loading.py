@@ -12,7 +12,7 @@ import pytest
 from serving.errors import PolicyError, RegistryUnavailableError, UnknownModelError
 from serving.models.follower import Models
 from serving.models.source import Version
-from tests.support.faulty import BAD, GOOD, Registry, following
+from tests.support.serving.faulty import BAD, GOOD, Registry, following
 
 
 def poll(models: Models) -> None:

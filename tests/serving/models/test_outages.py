@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from tests.serving.conftest import MODEL, LocalRegistry, RunningServer, running_server, until_ready
-from tests.support.inprocess import serving
+from tests.support.serving.inprocess import serving
 
 pytestmark = pytest.mark.slow
 INFER = {"inputs": [{"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0.1, 0]}]}

@@ -21,7 +21,7 @@ from serving.models.glance import glance, store_file
 from serving.models.mlflow import RegistrySource
 from serving.models.source import FileSource, ModelURI, Snapshot, Version
 from tests.serving.conftest import MODEL, LocalRegistry
-from tests.support.policies import linear_model
+from tests.support.serving.policies import linear_model
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")

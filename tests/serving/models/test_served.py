@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 from serving.errors import PolicyError
 from serving.models.served import ServedModel
 from serving.models.source import Version
-from tests.support.faulty import GOOD
-from tests.support.policies import BALANCES, PROPERTIES, linear_model
-from tests.support.probes import Probe
+from tests.support.dqn.probes import Probe
+from tests.support.serving.faulty import GOOD
+from tests.support.serving.policies import BALANCES, PROPERTIES, linear_model
 
 VERSION = Version(number="1", source="s")
 NAN, INF = float("nan"), float("inf")
@@ -88,7 +88,7 @@ def test_another_artifact_than_the_judged_one_is_refused() -> None:
     ("content", "sentence"),
     [
         (
-            of("tests.support.registers_on_import:Registered-v0"),
+            of("tests.support.dqn.registers_on_import:Registered-v0"),
             "is not one of Gymnasium's: start serving with --allow-env",
         ),
         (of("x" * 100), "environment '" + "x" * 80 + "' is not one"),
@@ -117,7 +117,7 @@ def test_what_cannot_play_is_refused_in_a_sentence(content: bytes, sentence: str
 
 
 def test_an_environment_that_was_admitted_is_played() -> None:
-    env_id = "tests.support.registers_on_import:RegisteredOnImport-v0"
+    env_id = "tests.support.dqn.registers_on_import:RegisteredOnImport-v0"
     assert load(of(env_id, width=1), environments=[env_id]).policy.metadata.env_id == env_id
     assert load(of("Offset-v0", width=1), environments=["Offset-v0"]).policy.metadata.num_actions == 2
     with pytest.raises(PolicyError, match=r"chooses among 3 actions, Offset-v0 has Discrete\(2\)"):

@@ -18,10 +18,10 @@ from serving.episodes.recording import to_html
 from serving.episodes.replay import record
 from serving.episodes.simulation import Simulation
 from serving.policy import OnnxPolicy
-from tests.support.browser import becomes, until
-from tests.support.inprocess import MODEL, MemoryRegistry, Serving, serving, two_versions
-from tests.support.milestones import FILES
-from tests.support.policies import ACROBOT, BALANCES, PROPERTIES, SWINGS, linear_model
+from tests.support.serving.browser import becomes, until
+from tests.support.serving.inprocess import MODEL, MemoryRegistry, Serving, serving, two_versions
+from tests.support.serving.milestones import FILES
+from tests.support.serving.policies import ACROBOT, BALANCES, PROPERTIES, SWINGS, linear_model
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from serving.show.show import Show
-from tests.support.clients import client_of, infer
+from tests.support.serving.clients import client_of, infer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from serving.application import App
 from serving.episodes.limits import MAX_SEED
-from tests.support.clients import client_of, models_of
+from tests.support.serving.clients import client_of, models_of
 
 
 def test_a_private_session_that_fails_gives_its_place_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

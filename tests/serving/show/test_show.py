@@ -18,10 +18,10 @@ from serving.show.commands import Pause, PushCart, Restart, Resume, SingleStep, 
 from serving.show.pace import RealTime
 from serving.show.show import Show
 from serving.show.viewer import ShowOverError, Viewer
-from tests.support.clients import models_of
-from tests.support.inprocess import two_versions
-from tests.support.policies import ACROBOT, BALANCES, FALLS, SWINGS, linear_model
-from tests.support.stage import play_to_the_end
+from tests.support.serving.clients import models_of
+from tests.support.serving.inprocess import two_versions
+from tests.support.serving.policies import ACROBOT, BALANCES, FALLS, SWINGS, linear_model
+from tests.support.serving.stage import play_to_the_end
 
 
 def show_of(folder: Path, gains: tuple[float, ...] = FALLS) -> tuple[Show, Viewer[str]]:

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from serving.errors import RequestError
 from serving.show.commands import DECODER as COMMANDS
 from serving.web.decoding import decode, fit
-from tests.support.clients import client_of
+from tests.support.serving.clients import client_of
 
 
 class Push(Struct, forbid_unknown_fields=True):

@@ -20,14 +20,14 @@ from starlette.websockets import WebSocketDisconnect
 
 from serving.application import App
 from serving.episodes import replays as replays_module
+from serving.episodes.ranges import ranged
 from serving.episodes.replay import Replay
 from serving.episodes.replays import FORMATS, EpisodeRequest
 from serving.show.commands import Pause, PushCart, Restart, SingleStep
 from serving.show.show import Show
 from serving.show.viewer import Viewer
-from serving.web.ranges import ranged
 from serving.web.webhooks import Webhooks
-from tests.support.clients import client_of, infer
+from tests.support.serving.clients import client_of, infer
 
 SHOW = "ws://localhost/api/show"
 MODEL = "p"

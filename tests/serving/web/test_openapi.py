@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from tests.support.clients import client_of
+from tests.support.serving.clients import client_of
 
 STATUSES = {
     "POST /api/webhooks/registry": (202, 401, 404, 408, 409, 413, 415),

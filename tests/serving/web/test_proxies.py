@@ -17,8 +17,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serving.arguments import UsageError, parse
 from serving.web.proxies import Forwarded, networks
-from tests.support.browser import until
-from tests.support.inprocess import serving
+from tests.support.serving.browser import until
+from tests.support.serving.inprocess import serving
 
 DOCKER: Final = Path(__file__).parents[3] / "docker/proxy"
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -10,7 +10,7 @@ from starlette.websockets import WebSocketDisconnect
 from serving.metrics.metrics import Metrics
 from serving.web.security import Guard, admits
 from serving.web.webhooks import WEBHOOK_PATH
-from tests.support.clients import samples
+from tests.support.serving.clients import samples
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:

@@ -15,8 +15,8 @@ from serving.models.follower import Models
 from serving.web.connections import MAX_HEAD, BoundedProtocol, _connection_limit, _GatheringTransport
 from serving.web.server import Server
 from serving.web.sockets import BoundedSocket
-from tests.support.inprocess import two_versions
-from tests.support.wire import upgrade
+from tests.support.serving.inprocess import two_versions
+from tests.support.serving.wire import upgrade
 
 
 class Wire(asyncio.Transport):

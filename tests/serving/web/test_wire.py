@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.web.connections import MAX_HEAD
-from tests.support.inprocess import MODEL, Serving, serving
-from tests.support.wire import (
+from tests.support.serving.inprocess import MODEL, Serving, serving
+from tests.support.serving.wire import (
     command,
     connect,
     exchange,

@@ -53,7 +53,7 @@ def in_mid_training(victim: "subprocess.Popen[str]", client: MlflowClient, known
     return str(run.info.run_id)
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMMAND = (
     "from flows.cli.train import main; from flows.tracking import metric_writer; "
     "metric_writer.FLUSH_SECONDS = 0.2; raise SystemExit(main())"

@@ -10,8 +10,8 @@ from serving.application import App
 from serving.models.served import ServedModel
 from serving.show.show import Show
 from serving.show.viewer import Viewer
-from tests.support.clients import client_of
-from tests.support.policies import PROPERTIES, linear_model
+from tests.support.serving.clients import client_of
+from tests.support.serving.policies import PROPERTIES, linear_model
 
 
 def joined(app: App) -> Show:

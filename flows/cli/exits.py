@@ -13,7 +13,7 @@ from dqn.finite import DivergedError, EnvironmentFaultError
 from dqn.networks.onnx import ExportError
 from dqn.training.checkpoint import CheckpointError
 from flows.cli.terminal import BAD_INPUT, DIVERGED, fail
-from flows.errors import FlowError, one_line
+from flows.failures.errors import FlowError, one_line
 from flows.tracking.attempt import StaleAttemptError
 
 _CODES: Final[dict[type[BaseException], int]] = {

@@ -7,7 +7,7 @@ from serving.errors import RegistryUnavailableError, UnknownModelError
 from serving.models.cache import Cache
 from serving.models.follower import Models
 from serving.models.source import Snapshot, Version
-from tests.support.policies import ACROBOT, BALANCES, PROPERTIES, linear_model
+from tests.support.serving.policies import ACROBOT, BALANCES, PROPERTIES, linear_model
 
 GOOD = [linear_model(BALANCES, bias=bias) for bias in range(4)]
 BAD = {
@@ -19,7 +19,7 @@ BAD = {
     "another environment": linear_model(BALANCES, properties=PROPERTIES | {"env_id": ACROBOT["env_id"]}),
     "no such environment": linear_model(BALANCES, properties=PROPERTIES | {"env_id": "NoSuch-v0"}),
     "imports": linear_model(
-        BALANCES, properties=PROPERTIES | {"env_id": "tests.support.registers_on_import:Registered-v0"}
+        BALANCES, properties=PROPERTIES | {"env_id": "tests.support.dqn.registers_on_import:Registered-v0"}
     ),
     "not finite": linear_model(BALANCES, bias=float("nan")),
 }

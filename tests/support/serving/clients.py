@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from serving.application import App
 from serving.models.follower import Models
 from serving.models.source import FileSource
-from tests.support.policies import BALANCES, PROPERTIES, linear_model
+from tests.support.serving.policies import BALANCES, PROPERTIES, linear_model
 
 
 def samples(text: str, name: str) -> dict[tuple[Any, ...], float]:

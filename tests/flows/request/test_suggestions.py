@@ -1,6 +1,6 @@
 import pytest
 
-from flows.suggestions import did_you_mean, nearest
+from flows.request.suggestions import did_you_mean, nearest
 
 OPTIONS = ("learning-rate", "learning-rate-end", "loss", "num-agents", "num-envs", "gamma", "world.length")
 ENVIRONMENTS = ("CartPole-v0", "CartPole-v1", "Acrobot-v1", "LunarLander-v3", "LunarLanderContinuous-v3")

@@ -17,7 +17,7 @@ from serving.models.source import Snapshot, Version
 from serving.show.pace import Pace, RealTime
 from serving.web.proxies import Network
 from serving.web.server import Server
-from tests.support.policies import BALANCES, FALLS, PROPERTIES, linear_model
+from tests.support.serving.policies import BALANCES, FALLS, PROPERTIES, linear_model
 
 MODEL = "dqn-CartPole-v1"
 SEEN = PROPERTIES | {"observed": "[[-2, 2], [-2, 2], [-0.25, 0.25], [-3, 3]]"}

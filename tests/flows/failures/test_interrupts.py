@@ -14,11 +14,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from dqn.config import DQNConfig
 from dqn.training.checkpoint import load_checkpoint
-from flows import interrupts
+from flows.failures import interrupts
 from flows.tracking.attempt import FencedClient, begin
 from flows.tracking.endings import failing
 from flows.training.population import checkpoint_path
-from tests.support.processes import as_arguments, in_mid_training, process, runs_of
+from tests.support.flows.processes import as_arguments, in_mid_training, process, runs_of
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def interrupted(body: str, *, signals: int = 1) -> "subprocess.CompletedProcess[
     """A program that interrupts itself, as many times in a row, where its body says `now()`."""
     program = f"""
         import os, signal, threading, time
-        from flows import interrupts
+        from flows.failures import interrupts
         from flows.cli.terminal import attended
         interrupts._LOST_SECONDS = interrupts._LEAVE_SECONDS = 0.3
         interrupts._RAISE_AGAIN_SECONDS = 0.2

@@ -24,9 +24,9 @@ from dqn.learning.losses import require_loss
 from dqn.presets import PRESETS
 from dqn.training.fits import require_scale
 from dqn.training.machine import policy_bytes, require_device, require_memory
-from flows.faults import of_environment
-from flows.general import GENERAL, StartName, start_of
-from flows.suggestions import did_you_mean, expected
+from flows.failures.environments import of_environment
+from flows.request.general import GENERAL, StartName, start_of
+from flows.request.suggestions import did_you_mean, expected
 from serving.model_file import MAX_BYTES
 
 _LONGEST: Final = 40  # characters of a value that a message repeats

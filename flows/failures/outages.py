@@ -4,7 +4,7 @@ import httpx
 import requests
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
-from flows.errors import TrackingError, is_full
+from flows.failures.errors import TrackingError, is_full
 
 
 def is_transient(error: object) -> bool:

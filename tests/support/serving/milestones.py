@@ -2,7 +2,7 @@
 
 import json
 
-from tests.support.policies import BALANCES, FALLS, linear_model
+from tests.support.serving.policies import BALANCES, FALLS, linear_model
 
 WAY = [
     {"file": "a.onnx", "updates": 0, "environment_steps": 0, "mean_return": 9.5},

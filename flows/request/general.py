@@ -9,7 +9,7 @@ import numpy as np
 from dqn.config import DQNConfig
 from dqn.environments.spec import environment_spec
 from dqn.presets import PRESETS, PresetName
-from flows.faults import of_environment
+from flows.failures.environments import of_environment
 
 GENERAL: Final = "general"
 StartName = Literal[PresetName, "general"]

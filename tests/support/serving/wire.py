@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import orjson
 
-from tests.support.inprocess import Serving
+from tests.support.serving.inprocess import Serving
 
 _SECONDS = 60.0
 

@@ -3,5 +3,5 @@
 import gymnasium as gym
 
 gym.register(
-    "RegisteredOnImport-v0", "tests.support.probes:EndlessReward", max_episode_steps=5, disable_env_checker=True
+    "RegisteredOnImport-v0", "tests.support.dqn.probes:EndlessReward", max_episode_steps=5, disable_env_checker=True
 )

@@ -11,13 +11,13 @@ from optuna.trial import TrialState
 
 from dqn.presets import PRESETS
 from flows import sweep as flow
-from flows.saved_presets import read_preset
+from flows.request.saved_presets import read_preset
 from flows.search import confirm as confirming
 from flows.search.record import BEST, record
 from flows.search.shard import run_shard
 from flows.search.study import read_study
 from flows.search.trials import configuration, ranking
-from tests.support.sweeps import SMALL, SPACE, keep_in_memory, sweep, told
+from tests.support.flows.sweeps import SMALL, SPACE, keep_in_memory, sweep, told
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.environments.world import World
 from dqn.presets import PRESETS, PresetName
 from flows.deployed import train_dqn
-from flows.parameters import ConfigOverrides, check_trainable
+from flows.request.parameters import ConfigOverrides, check_trainable
 
 
 def overrides(value: Any) -> ConfigOverrides:
@@ -127,7 +127,7 @@ def test_a_world_is_part_of_the_form_and_is_checked_against_the_environment() ->
 def test_a_policy_that_serving_would_not_load_is_refused_before_training(
     hidden_sizes: tuple[int, ...], fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.parameters.require_memory", lambda *_, **__: None)
+    monkeypatch.setattr("flows.request.parameters.require_memory", lambda *_, **__: None)
     config = DQNConfig(num_agents=1, hidden_sizes=hidden_sizes)
     if fits:
         check_trainable(config)

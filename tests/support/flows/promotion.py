@@ -8,13 +8,13 @@ import pytest
 
 from dqn.environments.world import World
 from dqn.stress.robustness import CELLS, StressTest
-from flows.errors import RegistryError
+from flows.failures.errors import RegistryError
 from flows.registry import champion as module
 from flows.registry import versions
 from flows.registry.evaluation import SEED_TAG
 from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG
 from serving.policy import PolicyMetadata
-from tests.support.in_memory import ROOT, in_memory
+from tests.support.flows.in_memory import ROOT, in_memory
 
 NAME = "dqn-CartPole-v1"
 

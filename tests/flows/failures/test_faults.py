@@ -14,18 +14,18 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.experience.vector import VectorEnvironment
 from dqn.finite import DivergedError
-from flows.cli.failures import reported
+from flows.cli.exits import reported
 from flows.cli.refusals import require_environment
 from flows.cli.terminal import BAD_INPUT, DIVERGED
-from flows.errors import InputError, TrackingError, one_line
-from flows.faults import of_environment
-from flows.outages import is_transient
-from flows.parameters import check_trainable
+from flows.failures.environments import of_environment
+from flows.failures.errors import InputError, TrackingError, one_line
+from flows.failures.outages import is_transient
 from flows.registry.lock import OvertakenError
+from flows.request.parameters import check_trainable
 from flows.tracking.attempt import StaleAttemptError
 from flows.tracking.metric_writer import MetricWriter
 from flows.tracking.store import connect
-from tests.support.probes import Probe
+from tests.support.dqn.probes import Probe
 
 
 class Odd(Probe):
@@ -77,7 +77,7 @@ FAULTS = {
 for name in FAULTS:
     gym.register(
         f"Odd-{name.replace(' ', '-')}-v0",
-        "tests.flows.test_faults:Odd",
+        "tests.flows.failures.test_faults:Odd",
         max_episode_steps=9,
         kwargs={"fault": name},
         disable_env_checker=True,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.presets import PRESETS, PresetName
-from flows.general import GENERAL
+from flows.request.general import GENERAL
 
 FILE: Final = Path("presets.json")
 

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.envs.registration import WrapperSpec
 from gymnasium.wrappers import TransformObservation
 
-from tests.support.probes import Probe, Step
+from tests.support.dqn.probes import Probe, Step
 
 SHARED = np.random.default_rng(0)
 
@@ -147,16 +147,16 @@ def register() -> None:
     ):  # fmt: skip
         gym.register(
             f"{kind.__name__}-v0",
-            f"tests.support.awkward:{kind.__name__}",
+            f"tests.support.dqn.awkward:{kind.__name__}",
             max_episode_steps=20,
             disable_env_checker=True,
         )
     gym.register(
         "Wrapped-v0",
-        "tests.support.awkward:Text",
+        "tests.support.dqn.awkward:Text",
         max_episode_steps=20,
         additional_wrappers=(
             WrapperSpec("PassiveEnvChecker", "gymnasium.wrappers:PassiveEnvChecker", {}),
-            WrapperSpec("Halved", "tests.support.awkward:Halved", {}),
+            WrapperSpec("Halved", "tests.support.dqn.awkward:Halved", {}),
         ),
     )

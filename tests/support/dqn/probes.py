@@ -185,10 +185,10 @@ def register() -> None:
     ):
         gym.register(
             f"Probe{probe.__name__}-v0",
-            f"tests.support.probes:{probe.__name__}",
+            f"tests.support.dqn.probes:{probe.__name__}",
             max_episode_steps=50,
             disable_env_checker=True,
         )
     gym.register(
-        "ProbeEndlessReward-v0", "tests.support.probes:EndlessReward", max_episode_steps=5, disable_env_checker=True
+        "ProbeEndlessReward-v0", "tests.support.dqn.probes:EndlessReward", max_episode_steps=5, disable_env_checker=True
     )

@@ -1,0 +1,1 @@
+"""What can go wrong, in sentences: errors, outages, environments that fail, and interruptions."""
