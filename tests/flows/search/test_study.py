@@ -48,7 +48,7 @@ def test_a_study_by_a_method_that_is_gone_is_refused() -> None:
         read_study("former")
 
 
-def test_a_storage_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:////nowhere/at/all.db")
     named = r"sqlite:////nowhere/at/all\.db cannot be used \([^\n]*unable to open database file\); set OPTUNA_STORAGE"
     with pytest.raises(InputError, match=named):
@@ -56,7 +56,8 @@ def test_a_storage_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match=named):
         read_study("any")
     monkeypatch.delenv("OPTUNA_STORAGE")
-    assert storage_url() == f"sqlite:///{Path.cwd()}/optuna.db"
+    monkeypatch.chdir(tmp_path)
+    assert storage_url() == f"sqlite:///{tmp_path}/optuna.db"
 
 
 def test_a_file_of_studies_is_written_ahead_and_waits_for_other_workers(
