@@ -88,7 +88,7 @@ def test_the_build_without_cuda_comes_from_its_own_index_alone(clone: Path) -> N
 
 def test_an_old_python_is_refused_with_the_one_that_is_needed(clone: Path) -> None:
     old = clone / "old"
-    script(old, f'#!/bin/sh\nexec '{sys.executable}' -c "import sys; sys.version_info = (3, 10); $(echo "$2")"\n')
+    script(old, f'#!/bin/sh\nexec "{sys.executable}" -c "import sys; sys.version_info = (3, 10); $(echo "$2")"\n')
     refused = make(clone, "train", "PYTHON=./old")
     assert refused.returncode != 0
     assert "This is Python 3.10, and 3.11 to 3.13 is needed: choose one, make train PYTHON=python3.12" in refused.stderr
