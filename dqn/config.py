@@ -212,7 +212,7 @@ class DQNConfig:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "DQNConfig":
-        """Inverse of `to_dict`, also after a round trip through JSON.
+        """Inverse of `to_dict`, also after a round trip through JSON; a missing field takes its default.
 
         Raises:
             ConfigError: if a field is unknown, has a wrong type or is out of range.

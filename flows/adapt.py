@@ -161,9 +161,10 @@ def ending_training(training: Attempt | None, model: str, version: int, checkpoi
 
 
 def wait_for_approval(adaptation: Adaptation, model: str, version: int) -> None:
-    """Pause the flow run until a person resumes it on its page.
+    """Pause the flow run until a person resumes it on its page in Prefect; the serving page says so.
 
     Raises:
+        InputError: if there is no flow run to pause.
         RefusedError: if it is not resumed within an hour.
     """
     if not flow_run_id():

@@ -57,14 +57,14 @@ class Show:
         links: dict[str, str] | None = None,
         world: dict[str, Any] | None = None,
     ) -> None:
-        """Report progress to the page. If that fails, a warning is logged and the adaptation continues.
+        """Report progress to the serving page. If the server cannot be reached or refuses it, a warning is logged.
 
         Args:
-            stage: the state of the adaptation; the name of the field in the request.
-            text: a sentence about it.
+            stage: the state of the adaptation.
+            text: a sentence about it; a long one is cut.
             progress: from 0 to 1, if it is known.
             links: pages about it, by name.
-            world: the world that was identified or recovered in: the server expects it from then on.
+            world: the identified world, as JSON values; from then on the server expects it.
         """
         report = {
             "drift": self.drift,

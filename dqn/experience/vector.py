@@ -127,16 +127,20 @@ class VectorEnvironment:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Continue from a captured state; return False if the episodes cannot be restored.
+        """Continue from a captured state.
+
+        Returns:
+            False if the capture holds no episodes. Then only the number of steps is restored, and episodes start anew.
 
         Raises:
-            SnapshotError: if the environment's code has changed since.
+            SnapshotError: if the environment's code has changed since the capture; nothing is restored.
         """
-        self._steps = state["steps"]
         if state["envs"] is None:
+            self._steps = state["steps"]
             return False
+        restored = restore(state["envs"])
         self._envs.close()
-        self._envs = restore(state["envs"])
+        self._envs, self._steps = restored, state["steps"]
         self.observation = state["observation"]
         self._previous_ended = state["previous_ended"]
         self.episodic_return = state["episodic_return"]

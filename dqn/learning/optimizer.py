@@ -48,7 +48,11 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, updates: int) -> None:
-        """Take a step with the parameters' gradients; `updates` is the number of steps before."""
+        """Take one AdamW step with the gradients of the parameters.
+
+        Args:
+            updates: number of steps before this one, 0 for the first; it decides the learning rate.
+        """
         rate = self.learning_rate(updates)
         torch._foreach_add_(self._steps, 1)
         if self._alike:

@@ -129,13 +129,14 @@ class TrainingResult:
             return greedy_returns(self.best, config.env_id, config.world, episodes=episodes, seed=seed).numpy()
 
     def export(self, path: str | Path) -> None:
-        """Write the best agent's policy as an ONNX file for any runtime, including this project's server.
+        """Write the policy of `best_agent` as an ONNX file for any runtime, including this project's server.
 
-        The exported model is compared with the network in ONNX's reference implementation.
+        The exported model is first compared with the network in ONNX's reference implementation. Nothing is written if
+        this raises.
 
         Raises:
             DivergedError: if every agent diverged.
-            ExportError: if a weight is not finite, or the exported model computes something else than the network.
+            ExportError: if a weight is not finite, or if the exported model computes other Q-values than the network.
         """
         from dqn.networks.onnx import ModelProperties, by_reference, export_onnx
 

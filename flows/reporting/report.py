@@ -107,7 +107,7 @@ class Report:
 
     @property
     def compared(self) -> str:
-        """The numbers of the gate's comparison; or nothing."""
+        """A sentence that compares candidate and champion; empty if the gate compared nothing."""
         found = self.comparison
         if not found:
             return ""

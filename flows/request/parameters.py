@@ -56,11 +56,11 @@ class _Overrides(BaseModel):
         return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
     def applied_to(self, preset: StartName) -> DQNConfig:
-        """The preset with these overrides.
+        """The preset with the fields that are set here; without an acceptance return, without acceptance epsilon.
 
         Raises:
             ConfigError: if the preset does not exist, or the result cannot be trained.
-            EnvironmentUnsupportedError: if general values are requested for an unknown environment.
+            EnvironmentUnsupportedError: if the preset is `general` and the environment is unknown.
         """
         if preset not in (*PRESETS, GENERAL):
             raise ConfigError(f"preset must be one of {', '.join((*PRESETS, GENERAL))}, got {preset!r}")

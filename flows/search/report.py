@@ -27,7 +27,7 @@ def text(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_id: s
 
 
 def markdown(study: Study, sweep: SweepConfig, confirmation: Confirmation, run_id: str) -> str:
-    """The report in Markdown."""
+    """The report of a sweep in Markdown, with its plot; `run_id` is the MLflow run of the sweep."""
     headings = _headings(sweep)
     rows = "\n".join(f"| {' | '.join(line)} |" for line in (headings, ["---:"] * len(headings), *_rows(study, sweep)))
     picture = base64.b64encode(png(over_rungs(study.get_trials(deepcopy=False), sweep))).decode()

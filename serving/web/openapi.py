@@ -20,7 +20,7 @@ _PARAMETERS: Final = {
 
 
 def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
-    """The document of the operations behind these routes."""
+    """The OpenAPI document of the operations at these routes; a route without operations is left out."""
     components: dict[str, Any] = {}
     paths: dict[str, Any] = {}
     for item in routes:
