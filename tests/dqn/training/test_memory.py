@@ -61,7 +61,7 @@ from dqn.config import DQNConfig
 from dqn.experience.transitions import Batch
 from dqn.training.state import TrainingState
 from dqn.training.loop import train
-from tests import probes
+from tests.support.dqn import probes
 
 def fill(state):
     config, obs = state.config, state.environment.observation_size
