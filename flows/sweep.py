@@ -138,7 +138,7 @@ def resumable(study: str, checkpoint_dir: str = "checkpoints") -> Iterator[None]
     try:
         yield
     except BaseException as error:
-        error.add_note(f"the study is kept; go on with: {command('sweep', '--resume', study, *elsewhere)}")
+        error.add_note(f"the study is kept; resume it with: {command('sweep', '--resume', study, *elsewhere)}")
         raise
 
 
