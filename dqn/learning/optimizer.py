@@ -1,4 +1,4 @@
-"""AdamW for a population whose agents may have different hyper-parameters."""
+"""AdamW for a population of agents that may have different hyper-parameters."""
 
 from typing import Any, Self
 
