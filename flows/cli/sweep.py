@@ -44,7 +44,7 @@ class Arguments:
     seed: int = 0
     """Seed for sampling, training and comparisons."""
     resume: str | None = None
-    """Name of the study to continue; it keeps its own settings."""
+    """Name of the study to resume; it keeps its own settings."""
     save: str | None = None
     """Name of the preset to save the winner as, in this directory, for `--preset NAME`."""
     promote: bool = False

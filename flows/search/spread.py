@@ -33,7 +33,7 @@ def spread(deployment: str, study: str, shards: Iterable[int], *, checkpoint_dir
         names = ", ".join(f"{run.name} ({run.state_name})" for run in bad)
         raise ShardError(
             f"{len(bad)} of {len(ended)} shards of study {study} did not end well: {names}. Retry their runs, then "
-            f"resume the study with resume={study}; its finished trials are kept"
+            f"resume the study with resume={study}; its trials are kept"
         )
 
 
