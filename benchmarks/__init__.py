@@ -4,7 +4,7 @@ from types import TracebackType
 
 
 def _end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """End a measurement that was interrupted without a traceback; what it began has been cleaned up by now."""
+    """End an interrupted measurement without a traceback. Its `finally` blocks have run by now."""
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
         return
@@ -14,5 +14,5 @@ def _end(kind: type[BaseException], error: BaseException, traceback: TracebackTy
     os._exit(130)
 
 
-if sys.argv[0] == "-m":  # the package is imported to run one of its modules, which is before those they import
+if sys.argv[0] == "-m":  # one of the package's modules is being run, not imported
     sys.excepthook = _end

@@ -1,6 +1,6 @@
 """`make bench`: this project, the article's loop and Stable-Baselines3, in turn, on one thread each.
 
-`--quick` takes two minutes and trains one agent of each peer; a full run trains eight. Nothing is cached.
+`--quick` takes two minutes and trains one agent of each peer. A full run trains eight. Nothing is cached.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """One row a contestant, over all its agents; intervals are 95% bootstrap ones over agents or populations."""
+    """One row for each contestant, over all its agents, with 95% bootstrap intervals over agents."""
     rows = []
     for name in dict.fromkeys(outcome.contestant for outcome in outcomes):
         mine = [outcome for outcome in outcomes if outcome.contestant == name]

@@ -1,10 +1,11 @@
-"""What each difference between the article and the preset `cartpole` is worth, 16 seeds each.
+"""The effect of each difference between the article and the preset `cartpole`, with 16 seeds each.
 
     python -m benchmarks.ablation
 
-Every variant changes one thing of the preset, and all are evaluated early and often. What a change is worth shows in
-the updates an agent needs until it is accepted; one that never is counts with all it spent. The article itself trains
-as written. Networks that would be registered are judged on 100 unseen episodes each.
+Every variant differs from the preset in one respect, and all are evaluated early and often. The effect of a change
+is measured in the updates that an agent needs until it is accepted. An agent that is never accepted counts with all its
+updates. The article's preset is trained unchanged. The networks that would be registered are judged on 100 unseen
+episodes each.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def configuration(name: str) -> DQNConfig:
-    """A variant; the article is evaluated often enough for a curve."""
+    """The configuration of a variant. The article is evaluated often enough for a curve."""
     common: dict[str, Any] = {"num_agents": SEEDS, "seed": secrets.randbits(31)}
     if name == ARTICLE:
         return dataclasses.replace(PRESETS["article"], **common, eval_interval=500)
@@ -78,13 +79,13 @@ def configuration(name: str) -> DQNConfig:
 
 
 def evaluated_often() -> DQNConfig:
-    """The preset for a curve: nobody leaves."""
+    """The preset, evaluated often enough for a curve. All agents train to the end."""
     often: dict[str, Any] = {"eval_start": 25, "eval_interval": 25, "eval_episodes": 20, "max_updates": 1_000}
     return dataclasses.replace(configuration(TUNED), **often, acceptance_return=None, acceptance_epsilon=0.0)
 
 
 def judge(result: TrainingResult) -> dict[str, Any]:
-    """Interquartile means of the updates spent, with its interval, and of the return; and how many solve the task."""
+    """Interquartile means of updates (with its interval) and return, and the number of agents that solve the task."""
     with torch.no_grad(), torch_threads(1):
         returns = greedy_returns(result.best, ENV_ID, episodes=EPISODES, seed=secrets.randbits(28)).numpy()
     updates = np.array([agent.updates for agent in result.agents], dtype=np.float64)

@@ -1,9 +1,9 @@
-"""How often a training of the same configuration takes the place of the one before, by the gate as it decides.
+"""How often the gate replaces the champion by another training of the same configuration.
 
     python -m benchmarks.champions                              # 20 versions, seeds 0 to 19
     python -m benchmarks.champions --num-agents 16
 
-Each version plays its own test episodes, and the champion plays them too. No server takes part.
+Each version plays its own test episodes, and the champion plays the same. No server is needed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from serving.policy import OnnxPolicy
 
 
 def main() -> None:
-    """Train, judge, print one row a version and write them to `results/champions.json`."""
+    """Train, judge, print one row for each version and write them to `results/champions.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--versions", type=int, default=20)
     parser.add_argument("--num-agents", type=int, default=4)

@@ -1,9 +1,9 @@
-"""Seconds from a change of the world to a version that stands, stage by stage, against a running stack.
+"""Seconds from a change of the world to a version that balances, stage by stage, against a running stack.
 
     python -m benchmarks.closed_loop --serving http://127.0.0.1:8001
 
-Breaks the world of the show, watches it as a viewer without a screen, and puts it right again, for each kind of change.
-All five are ten adaptations, which the deployment's `most_an_hour` must admit.
+For each kind of change, this changes the world of the show, watches the show as a viewer without a screen, and restores
+the world. All five kinds are ten adaptations; the deployment's `most_an_hour` must allow them.
 """
 
 import argparse
@@ -27,7 +27,7 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
 ENDS: Final = ("recovered", "as predicted", "refused", "rolled back", "failed", "waiting")
 PATIENCE: Final = 300.0
 QUIET: Final = 20.0
-"""Seconds without a drift after which nothing is wrong: who holds many worlds need not be replaced."""
+"""If there is no drift for so many seconds, the version balances in the changed world too."""
 
 
 def main() -> None:
@@ -40,13 +40,13 @@ def main() -> None:
 
 
 async def measure(options: argparse.Namespace) -> None:
-    """Every change, each put right again before the next."""
+    """Make every change, and restore the world after each."""
     server = Server(options.serving, options.token)
     viewer = asyncio.create_task(watch(options.serving))
     times: dict[bool, list[float]] = {True: [], False: []}
     try:
         for kind in options.kinds:
-            for name, world in ((kind, KINDS[kind]), (f"{kind}, put right", {})):
+            for name, world in ((kind, KINDS[kind]), (f"{kind}, restored", {})):
                 steps = await asyncio.to_thread(heal, server, world)
                 seconds = ", ".join(f"{stage} {at:.1f}" for stage, at in steps)
                 print(f"{name}: {seconds}", flush=True)
@@ -72,7 +72,7 @@ def heal(server: "Server", world: dict[str, Any]) -> list[tuple[str, float]]:
         drift, stages = now["drift"], now["stages"]
         if drift is None or (before and drift["id"] == before["id"]):
             if time.time() - changed > QUIET:
-                return [("stands", 0.0)]
+                return [("balances", 0.0)]
             continue
         if not stages:
             continue
@@ -83,7 +83,7 @@ def heal(server: "Server", world: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 async def watch(url: str) -> None:
-    """A viewer who looks at the show and does nothing."""
+    """Watch the show, as one viewer without commands."""
     while True:
         with contextlib.suppress(OSError):
             async with connect(f"ws{url.removeprefix('http')}/api/show", max_size=None) as socket:
@@ -100,7 +100,7 @@ class Server:
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
     def ask(self, path: str, body: dict[str, Any] | None = None, *, method: str = "GET") -> Any:
-        """Send JSON, or nothing; returns the JSON that is answered."""
+        """Send JSON, or no body. Returns the JSON of the answer."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, self._headers, method=method)  # noqa: S310 -- of a stack here
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 -- as above

@@ -1,7 +1,7 @@
-"""Who is measured on CartPole-v1: this project, its fixed-budget variant, the article's loop and Stable-Baselines3.
+"""Contestants on CartPole-v1: this project, its fixed-budget variant, the article's loop and Stable-Baselines3.
 
-Each trains once, and all are judged alike: a greedy policy solves the task if it holds 500 in every one of 100 episodes
-whose seeds the operating system draws after training.
+Each trains once, and all are judged alike: a greedy policy solves the task if it returns 500 in each of 100 episodes.
+The operating system draws their seeds after training.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ FIXED_BUDGET: Final = dataclasses.replace(
     acceptance_return=None,
     acceptance_epsilon=0.0,
 )
-"""No choosing: every agent trains for as long, and its last averaged network is judged whatever it is worth."""
+"""Nothing is selected: all agents train equally long, and the last averaged network of each is judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +56,13 @@ class Outcome:
     contestant: str
     seed: int
     cpu_seconds: float
-    """Of training alone: no imports, no judging."""
+    """Of training alone, without imports and without judging."""
     returns: npt.NDArray[np.float64]
     """`[A, episodes]` of its A agents"""
 
     @property
     def solved(self) -> int:
-        """Agents that held the ceiling in every episode."""
+        """Number of agents that returned the maximum in every episode."""
         return int((self.returns >= CEILING).all(1).sum())
 
 
@@ -100,7 +100,7 @@ def cpu_time(work: Callable[[], Any]) -> float:
 
 
 def warm_up() -> None:
-    """Pay for what PyTorch imports at its first optimizer, once and outside every measurement."""
+    """Train briefly, so that no measurement includes PyTorch's imports on first use."""
     train(dataclasses.replace(PRESETS["cartpole"], num_agents=1, max_updates=2))
 
 

@@ -1,12 +1,12 @@
-"""The drift detector: false alarms in nominal worlds, how soon a change is noticed, and what a step of it costs.
+"""The drift detector: false alarms in nominal worlds, steps until a change is noticed, and the cost of a step.
 
     python -m benchmarks.drift                      # 24 simulated hours, each change 20 times; about five minutes
     python -m benchmarks.drift --hours 0.5
     python -m benchmarks.drift --model FILE.onnx    # an exported policy in place of the linear controller
 
-The hours are played step by step, by the environment and the detector that serving uses, 50 steps a second: a third of
-them with perfect sensors, two thirds with the noise that the stress test demands (0.05 on every entry). Every two
-seconds on average a spectator pushes the cart, with up to 60 N. A run of 24 hours is written to results/drift.json.
+The hours are simulated step by step, 50 steps a second, with serving's environment and detector: a third of them with
+perfect sensors, two thirds with the noise of the stress test (0.05 on every entry). The cart is pushed every two
+seconds on average, with up to 60 N. The results of at least 24 hours are written to results/drift.json.
 """
 
 import argparse
@@ -52,10 +52,10 @@ Act = Callable[[np.ndarray], int]
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """What came of some steps."""
+    """The alarms of some steps, and what the detector cost."""
 
     alarms: tuple[int, ...]
-    """Steps at which the step test told of a change."""
+    """Numbers of the steps at which the step test raised an alarm."""
     episode_alarms: int
     episodes: int
     detector_seconds: float
@@ -63,7 +63,7 @@ class Played:
 
 
 def balance(observation: np.ndarray) -> int:
-    """A linear controller that holds CartPole-v1."""
+    """A linear controller that balances CartPole-v1."""
     x, x_dot, theta, theta_dot = observation.tolist()
     return int(0.05 * x + 0.3 * x_dot + 6.0 * theta + 1.2 * theta_dot > 0)
 
@@ -78,15 +78,15 @@ def play(
     change: tuple[int, World] | None = None,
     until_alarm: bool = False,
 ) -> Played:
-    """Play a policy trained for `own` in the world `real`, with pushes, past both tests.
+    """Play a policy trained for `own` in the world `real`, with pushes, and give every step to both tests.
 
     Args:
         act: observation `[4]` to action.
-        own: what the detector predicts.
-        steps: how many.
+        own: the world that the detector expects.
+        steps: number of steps.
         seed: of episodes and pushes.
-        real: what is played in; None for `own`.
-        change: the step from which on another world is played in, and that world.
+        real: the world to play in; None for `own`.
+        change: number of the step at which the world changes, and the new world.
         until_alarm: stop at the first alarm after the change.
     """
     generator = np.random.default_rng(seed)
@@ -137,7 +137,7 @@ def play(
 
 
 def delay(act: Act, changed: World, *, real: World, seed: int, most: int = 500) -> int | None:
-    """Steps from a change at step 200 to the alarm; None if there was none in `most`, or one before."""
+    """Steps from a change at step 200 to the alarm; None if there is none in `most` steps, or one before the change."""
     world = World(**{**real.to_dict(), **changed.to_dict()})
     played = play(act, NOMINAL, real=real, change=(200, world), steps=200 + most, seed=seed, until_alarm=True)
     if not played.alarms or played.alarms[0] < 200:
@@ -146,9 +146,9 @@ def delay(act: Act, changed: World, *, real: World, seed: int, most: int = 500) 
 
 
 def in_show(models: Models, changed: World, *, seed: int) -> tuple[float, str]:
-    """Seconds of a show, breaks between episodes included, from a change to its being noticed, and what is said then.
+    """Seconds from a change until a show notices it, breaks between episodes included, and the finding.
 
-    The change is made at a random step; nan if nothing is noticed in 20 seconds.
+    The change is made at a random step. The seconds are nan if nothing is noticed in 20 seconds.
     """
     stage = Stage(models, Metrics())
     show = stage.main
@@ -183,7 +183,7 @@ def main() -> None:
     if options.model:
         models = Models(FileSource(options.model), alias=None, version="1")
         asyncio.run(models.poll())
-        print("seconds of the show from a change to its being noticed: median, most; and what was said 8 seconds later")
+        print("seconds of the show from a change to the alarm: median, most; and the finding 8 seconds later")
         for name, changed in CHANGES.items():
             told = [in_show(models, changed, seed=options.seed + k) for k in range(options.times)]
             said = Counter(sentence for _, sentence in told)

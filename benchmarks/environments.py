@@ -1,9 +1,9 @@
-"""The presets beyond CartPole: 16 seeds each, beside one agent of Stable-Baselines3 with rl-zoo's settings.
+"""The presets beyond CartPole: 16 seeds each, and one agent of Stable-Baselines3 with rl-zoo's settings.
 
     python -m benchmarks.environments [--only acrobot]
 
-Returns are of 100 episodes an agent, on seeds the operating system draws after training; an agent is judged by the
-network that would be registered.
+Each agent plays 100 episodes with the network that would be registered. The operating system draws their seeds after
+training.
 """
 
 import argparse

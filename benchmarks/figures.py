@@ -17,7 +17,7 @@ _INK, _MINE, _OTHER, _BAND = "#222222", "#1f4e8c", "#8a6d3b", "#c9d8ec"
 
 
 def costs(rows: Sequence[Mapping[str, Any]]) -> Path:
-    """CPU-seconds an agent costs each contestant, on a logarithmic axis, and how many of its agents solve the task."""
+    """CPU-seconds per agent of each contestant, on a logarithmic axis, and how many of its agents solve the task."""
     figure, axes = _figure("What one agent costs on CartPole-v1, and how many solve it", height=0.8 + 0.55 * len(rows))
     for position, row in enumerate(reversed(rows)):
         colour = _MINE if row["contestant"].startswith("this project") else _OTHER
@@ -37,7 +37,7 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def ablation(rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Updates an agent of each variant spends, on a logarithmic axis: interquartile mean and its interval."""
+    """Updates per agent of each variant, on a logarithmic axis: interquartile mean and its interval."""
     figure, axes = _figure("One change to the tuned training at a time, 16 seeds each", height=1.2 + 0.32 * len(rows))
     for position, row in enumerate(reversed(rows)):
         axes.plot([row["low"], row["high"]], [position] * 2, color=_MINE, linewidth=3, alpha=0.4)
@@ -76,7 +76,7 @@ def curves(results: Mapping[str, TrainingResult]) -> Path:
 
 
 def population_sizes(updates: Sequence[Mapping[str, Any]], trainings: Sequence[Mapping[str, Any]]) -> Path:
-    """What an agent costs in populations of different size: one update of its, and its whole training."""
+    """The cost of an agent in populations of different size: of one update, and of a whole training."""
     figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
     left, right = (_style(axes) for axes in figure.subplots(1, 2))
     left.set_title("One update", loc="left", fontsize=12, color=_INK)

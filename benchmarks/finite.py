@@ -1,9 +1,9 @@
-"""What it costs to look at every step and update whether it is finite: with the look and without, side by side.
+"""The cost of the check in every step and update that its numbers are finite: with and without it, side by side.
 
     python -m benchmarks.finite [--num-agents 16 64] [--pairs 1500]
 
-A step is one of the vector environment and the gradient updates that go with it, of the preset `cartpole`. CPU time of
-this process on one thread, of the same state, in turn.
+A step is one step of the vector environment and its gradient updates, with the preset `cartpole`. CPU time of this
+process is measured on one thread, from the same state, in turn.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from dqn.training.steps import advance, collect, learn
 
 STEPS: Final = 1
 SPENT: Final[list[float]] = []
-"""CPU-seconds of each look."""
+"""CPU-seconds of each check."""
 
 
 def main() -> None:
-    """Measure, print a row a size and write them to `results/finite.json`."""
+    """Measure, print a row for each size and write them to `results/finite.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-agents", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--pairs", type=int, default=1_500)
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def row(num_agents: int, pairs: int) -> dict[str, Any]:
-    """The cost in a population of one size, where an update takes all its agents."""
+    """The cost in a population of one size."""
     state = TrainingState.begin(dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents))
     advance(state, 20)
     pair: list[tuple[float, float]] = []
@@ -78,7 +78,7 @@ def steps(state: TrainingState, *, looking: bool) -> float:
 
 
 def timed(tensor: Tensor) -> bool:
-    """A look, and what it takes."""
+    """Check a tensor, and record the CPU-seconds of the check."""
     began = time.process_time()
     answer = all_finite(tensor)
     SPENT.append(time.process_time() - began)

@@ -1,11 +1,11 @@
-"""How often the gate errs: the probability of promotion for kinds of returns whose truth is known, by simulation.
+"""How often the gate errs: the probability of promotion for returns of known distribution, by simulation.
 
     python -m benchmarks.gate                                   # 2,000 comparisons a cell; a few minutes
     python -m benchmarks.gate --times 200
 
-Each challenger draws returns from the champion's distribution, changed by the gate's margin; both draw independently.
-*Preferred* is a challenger that takes the champion's place if it is not worse: it is at home, or more robust. No policy
-is played.
+The challenger's returns have the champion's distribution, changed by the gate's margin; both are drawn independently. A
+*preferred* challenger (one that is at home, or more robust) replaces the champion if it is not worse. No policy is
+played.
 """
 
 import argparse
@@ -22,19 +22,19 @@ from flows.registry.gate import LOOKS, Champion, Comparison, Decision, should_pr
 
 Draw = Callable[[np.random.Generator, int], Floats]
 VERSIONS: Final = 100
-"""Of a schedule of trainings."""
+"""Length of a series of trainings."""
 ROBUSTNESS: Final = (0.928, 0.971, 0.984, 0.993, 0.993, 0.994, 0.997, 0.998, 0.999, 1.0, 1.0)
 """Of eleven versions of the preset `cartpole`, seeds 0 to 10, each on 900 episodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What returns look like."""
+    """A distribution of returns."""
 
     name: str
     champion: Draw
     changed: Callable[[float], Draw]
-    """By so much in the mean return, negative for worse."""
+    """The distribution with another mean return, given the difference (negative for worse)."""
     improvable: bool = True
 
 
@@ -44,7 +44,7 @@ def failing(share: float, failure: float, otherwise: float) -> Draw:
 
 
 def shifted(draw: Draw) -> Callable[[float], Draw]:
-    """Every episode is better by as much."""
+    """Every return is changed by the same amount."""
     return lambda change: lambda generator, n: draw(generator, n) + change
 
 
@@ -68,7 +68,7 @@ def lander(generator: np.random.Generator, n: int) -> Floats:
 
 
 def skewed(change: float) -> Draw:
-    """5, and -300 in 2% of the episodes; worse by more of these, better by more than 5."""
+    """5, and -300 in 2% of the episodes. It is worse with more of the -300, and better with more than 5."""
     return lambda generator, n: failing(0.02 - min(change, 0.0) / 305, -300.0, 5.0)(generator, n) + max(change, 0.0)
 
 
@@ -93,7 +93,7 @@ KINDS: Final = (
 
 
 def main() -> None:
-    """Simulate, print one row a kind and write them to `results/gate.json`."""
+    """Simulate, print one row for each kind and write them to `results/gate.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=2_000, help="comparisons of each kind and truth")
     parser.add_argument("--series", type=int, default=50, help=f"series of {VERSIONS} versions")
@@ -124,14 +124,14 @@ def text(rows: list[dict[str, Any]]) -> str:
 
 
 def margin_of(kind: Kind) -> float:
-    """The margin, on average over champions that play all episodes."""
+    """The mean margin over champions that play all episodes."""
     generator = np.random.default_rng(0)
     played = [kind.champion(generator, LOOKS[-1]) for _ in range(100)]
     return float(np.mean([Comparison(challenger=one, champion=one, threshold=None).margin for one in played]))
 
 
 def row(kind: Kind, *, times: int) -> dict[str, Any]:
-    """Shares of so many challengers that are promoted, by how good they are in truth."""
+    """Share of challengers that are promoted, for each true difference from the champion."""
     margin = margin_of(kind)
     truths = {"worse": -margin, "equal": 0.0} | ({"better by 2": 2 * margin} if kind.improvable else {})
     found: dict[str, Any] = {"kind": kind.name, "margin": margin}
@@ -159,7 +159,7 @@ def settled(
     margin_used: float = 0.0,
     at_home: bool = False,
 ) -> Decision:
-    """The gate's last word on returns `[LOOKS[-1]]` of both, of which it sees as many as it asks for."""
+    """The gate's final decision. It gets as many of the returns `[LOOKS[-1]]` of both as it asks for."""
     episodes = LOOKS[0]
     while episodes:
         rival = Champion(version=1, returns=champion[:episodes], stress=champions, margin_used=margin_used)
@@ -169,7 +169,7 @@ def settled(
 
 
 def retrained(kind: Kind, *, series: int) -> dict[str, Any]:
-    """Of `VERSIONS` versions that are the champion's equals in returns and robustness, how many take its place."""
+    """How many of `VERSIONS` versions replace a champion of equal returns and robustness."""
     generator = np.random.default_rng(2)
     replaced = [sum(_equal(kind, generator).promote for _ in range(VERSIONS)) for _ in range(series)]
     return {"replaced of 100": float(np.mean(replaced)), "most replaced of 100": max(replaced)}
@@ -184,14 +184,14 @@ def _equal(kind: Kind, generator: np.random.Generator) -> Decision:
 
 
 def drifted(*, series: int, limited: bool = True) -> dict[str, Any]:
-    """How much worse the champion is after `VERSIONS` versions, in margins: what lowers returns a little at a time.
+    """How much lower the champion's mean return is after `VERSIONS` versions, in margins.
 
-    Returns have a deviation of 20 around 200, which makes small differences easy to tell. Each version returns a
-    quarter of the margin less than the champion that it meets, and withstands eight points more.
+    Returns have a deviation of 20 around 200, so that small differences are easy to detect. Each version returns a
+    quarter of the margin less than the present champion, and its robustness is eight percentage points greater.
 
     Args:
-        series: number of schedules.
-        limited: whether the margin that one champion used is missing to the next.
+        series: number of series of versions.
+        limited: whether the gate counts the margin that earlier promotions used up, as it does in a registry.
     """
     generator = np.random.default_rng(3)
     lost, champions, step = [], [], 2.0

@@ -1,13 +1,14 @@
-"""The table of Packer et al. (2018), "Assessing Generalization in Deep Reinforcement Learning": worlds not trained in.
+"""The table of Packer et al. (2018), "Assessing Generalization in Deep Reinforcement Learning".
 
     python -m benchmarks.generalization                                         # CartPole, 16 seeds
     python -m benchmarks.generalization --environment acrobot --seeds 4
 
-Worlds are D, Gymnasium's own; R, parameters in ranges; E, outside of these and within wider ones; drawn anew for each
-episode. An agent is trained in D or in R, by the preset and with its time limit, and plays 1,000 episodes of each.
-Default is DD (trained in D, played in D), Interpolation RR, Extrapolation the geometric mean of DR, DE and RE; all are
-percent of episodes that succeed. Our policies are greedy, the published ones sample their actions. On CartPole a linear
-policy searched for in the same worlds, with the table's time limit, stands beside them.
+There are three kinds of worlds. D is Gymnasium's own. In R the parameters are drawn from ranges for each episode, and
+in E from wider ranges without those of R. An agent is trained in D or in R, with the preset and its time limit, and
+plays 1,000 episodes in each kind. Default is DD (trained in D, played in D), Interpolation is RR, and Extrapolation is
+the geometric mean of DR, DE and RE. All three are percentages of successful episodes. Our policies are greedy; the
+published ones sample their actions. On CartPole the table also has linear policies that were searched for in the same
+worlds, with the table's time limit.
 """
 
 import argparse
@@ -46,18 +47,18 @@ _RESAMPLES: Final = 2_000
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What an environment is asked in the table."""
+    """The worlds of an environment, the definition of success, and the published results."""
 
     inner: dict[str, Interval]
-    """Ranges of R by the names that World has."""
+    """Ranges of R, by the names of the fields of World."""
     outer: dict[str, Interval]
-    """Ranges that E reaches to, without the inner ones."""
+    """Ranges of E; the inner ones are excluded."""
     max_episode_steps: int
-    """More than it takes to tell success from failure."""
+    """Enough to tell success from failure."""
     least_return: float
-    """Of an episode that succeeds."""
+    """Least return of a successful episode."""
     published: dict[str, tuple[float, float, float]]
-    """Default, Interpolation and Extrapolation of the paper's best of each kind."""
+    """Default, Interpolation and Extrapolation of the paper's best agent."""
 
 
 TASKS: Final[dict[Preset, Task]] = {
@@ -107,7 +108,7 @@ def main() -> None:
 
 
 def agents(preset: Preset, world: World, seeds: int) -> Play:
-    """A population trained in a world, each agent by the network that would be registered."""
+    """Train a population in a world. Returns its play, with the network of each agent that would be registered."""
     result = train(dataclasses.replace(PRESETS[preset], num_agents=seeds, world=world, seed=secrets.randbits(31)))
     task, env_id = TASKS[preset], result.config.env_id
 
@@ -127,7 +128,7 @@ def agents(preset: Preset, world: World, seeds: int) -> Play:
 
 
 def searched(task: Task, world: World, seeds: int) -> Play:
-    """As many linear policies on CartPole, each searched for in a world from a seed of its own."""
+    """Search for one linear policy on CartPole per seed, in a world. Returns their play."""
     limit = task.max_episode_steps
     weights = [search_linear(world, seed=secrets.randbits(28), max_episode_steps=limit) for _ in range(seeds)]
 
@@ -145,8 +146,8 @@ def searched(task: Task, world: World, seeds: int) -> Play:
     return play
 
 
-def row(who: str, task: Task, trained_in_d: Play, trained_in_r: Play) -> dict[str, Any]:
-    """One line of the table: percent by condition, the three summaries with 95% bootstrap intervals over seeds."""
+def row(name: str, task: Task, trained_in_d: Play, trained_in_r: Play) -> dict[str, Any]:
+    """One line of the table: percentages by condition, and the summaries with 95% bootstrap intervals over seeds."""
     worlds = {"D": [(1.0, NOMINAL)], "R": [(1.0, World.from_dict(task.inner))], "E": outside(task.inner, task.outer)}
     rates = {
         f"{trained}{played}": success_rates(play, boxes, task.least_return)
@@ -154,14 +155,14 @@ def row(who: str, task: Task, trained_in_d: Play, trained_in_r: Play) -> dict[st
         for played, boxes in worlds.items()
     }
     means = {condition: 100.0 * float(rate.mean()) for condition, rate in rates.items()}
-    return {"who": who, "seeds": len(rates["DD"]), **means, **summaries(rates, seed=0)}
+    return {"who": name, "seeds": len(rates["DD"]), **means, **summaries(rates, seed=0)}
 
 
 def outside(inner: dict[str, Interval], outer: dict[str, Interval]) -> list[tuple[float, World]]:
-    """Worlds with every parameter outside of its inner range, and the share of episodes each gets.
+    """Worlds with every parameter outside of its inner range, and the share of episodes that each gets.
 
-    Of each parameter there are two intervals, below and above the inner one, and a uniform draw falls into the longer
-    one more often: a share is a product of lengths.
+    Each parameter has two intervals, below and above the inner one. A uniform draw falls into the longer one more
+    often, so that a share is a product of lengths.
     """
     sides = [[(name, (outer[name][0], inner[name][0])), (name, (inner[name][1], outer[name][1]))] for name in inner]
     boxes = [dict(box) for box in itertools.product(*sides)]
@@ -170,7 +171,7 @@ def outside(inner: dict[str, Interval], outer: dict[str, Interval]) -> list[tupl
 
 
 def success_rates(play: Play, boxes: list[tuple[float, World]], least_return: float) -> Floats:
-    """Share `[A]` of episodes that succeed, `EPISODES` in all, divided among worlds by their shares."""
+    """Share `[A]` of successful episodes. `EPISODES` are divided among the worlds by their shares."""
     bounds = np.rint(EPISODES * np.cumsum([0.0] + [share for share, _ in boxes])).astype(int)
     counts = np.diff(bounds)
     succeeded = [
@@ -198,7 +199,7 @@ def summaries(rates: dict[str, Floats], *, seed: int) -> dict[str, float]:
 
 
 def _summary(rates: dict[str, Floats], d: Integers, r: Integers) -> tuple[float, float, float]:
-    """Of the agents `d` trained in D and the agents `r` trained in R."""
+    """The three summaries, as fractions, of the agents `d` trained in D and the agents `r` trained in R."""
     extrapolated = rates["DR"][d].mean() * rates["DE"][d].mean() * rates["RE"][r].mean()
     return float(rates["DD"][d].mean()), float(rates["RR"][r].mean()), float(np.cbrt(extrapolated))
 

@@ -1,4 +1,4 @@
-"""What every measurement shares: the machine it ran on, a table for people and a file for machines."""
+"""Shared by all measurements: a description of the machine, the table in the terminal and the file of results."""
 
 import json
 import platform
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, str]:
-    """Processor, Python and the versions of what is measured."""
+    """The processor, and the versions of Python and of the measured libraries."""
     model = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -25,7 +25,7 @@ def machine() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit that was measured; marked where files differ from it."""
+    """The measured commit, marked as dirty if files differ from it."""
     described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return described.stdout.strip() or "unknown"
 

@@ -1,4 +1,4 @@
-"""How close to the machine: what updates reach of its matmul rate, and cost by population size and threads.
+"""The share of the machine's matmul rate that updates reach, and their cost by population size and threads.
 
 python -m benchmarks.limits
 """
@@ -32,7 +32,7 @@ CEILING_SIZE = 1_024
 REPEATS = 5
 BATCHES = 32
 SLICE = 0.1
-"""Seconds each is measured at a stretch: long enough that the other's traces in the caches do not count."""
+"""Seconds of each measurement in a row: long enough that what the other one left in the caches does not matter."""
 
 
 def main() -> None:
@@ -54,10 +54,10 @@ def main() -> None:
 
 
 def share_of_ceiling(num_agents: int, hidden_sizes: tuple[int, ...], threads: int) -> dict[str, Any]:
-    """Time of one update, and its floating-point operations a second against those of a large matmul, in turn."""
+    """Time of one update, and its floating-point operations a second compared with those of a large matmul."""
     config = dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents, hidden_sizes=hidden_sizes)
     learner = Learner(config, _networks(config))
-    # One batch again and again would be learned by heart, and Adam's vanishing moments, denormal numbers, take longer.
+    # With a single batch, the error would vanish, and Adam's moments would become denormal numbers, which are slow.
     batches = cycle([_batch(config) for _ in range(BATCHES)])
     left, right = torch.randn(2, CEILING_SIZE, CEILING_SIZE)
     with torch_threads(threads):
@@ -83,8 +83,9 @@ def share_of_ceiling(num_agents: int, hidden_sizes: tuple[int, ...], threads: in
 def update_flops(config: DQNConfig) -> int:
     """Floating-point operations of the matrix products of one update, two for a multiplication and an addition.
 
-    Each layer is multiplied forward for the target and for the online network and backward for the weights, and all
-    but the first backward for their input; activations, optimizer and target networks are not counted.
+    Each layer has a product in the forward pass of the target network, one in that of the online network, and one in
+    the backward pass for its weights. All layers but the first have one more for the gradient of their input.
+    Activations, the optimizer and the move of the target networks are not counted.
     """
     sizes = (OBSERVATION, *config.hidden_sizes, ACTIONS)
     products = [3 * a * b for a, b in pairwise(sizes)] + [a * b for a, b in list(pairwise(sizes))[1:]]
@@ -92,7 +93,7 @@ def update_flops(config: DQNConfig) -> int:
 
 
 def shares_of_training(name: str, num_agents: int) -> dict[str, Any]:
-    """What part of a training's CPU time goes where."""
+    """The shares of a training's CPU time."""
     spent = {"collect": 0.0, "learn": 0.0, "evaluate": 0.0}
     config = dataclasses.replace(TRAININGS[name], num_agents=num_agents)
     with _timed(spent):
@@ -126,7 +127,7 @@ def _timed(spent: dict[str, float]) -> Iterator[None]:
 
 
 def _fastest(*works: Callable[[], Any]) -> list[float]:
-    """Seconds a call of each, the least of several rounds taken in turn."""
+    """Seconds per call of each: the least of several rounds, taken in turn."""
     counts = []
     for work in works:
         begin = time.perf_counter()

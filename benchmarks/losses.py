@@ -1,9 +1,9 @@
-"""QR-DQN and Munchausen DQN beside Double DQN on LunarLander: the same preset, seeds and budget, another loss.
+"""QR-DQN and Munchausen DQN beside Double DQN on LunarLander: the same preset, seeds and budget.
 
     python -m benchmarks.losses [--agents 4] [--updates 36000]
 
-All learn from single steps, as Munchausen DQN has to. Returns are of 100 episodes an agent on seeds the operating
-system draws after training, by the network that would be registered.
+All learn from one-step returns, because Munchausen DQN has to. Each agent plays 100 episodes with the network that
+would be registered. The operating system draws their seeds after training.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from dqn.training.loop import train
 from dqn.training.machine import torch_threads
 
 PRESET: Final = PRESETS["lunarlander"]
-# Rewards are scaled by 0.01: so are these, of Atari's clipped ones.
+# Rewards are scaled by 0.01, and so are these parameters, which were published for Atari's clipped rewards.
 LOSSES: Final[dict[str, tuple[Loss | None, int]]] = {
     "Double DQN": (None, 1),
     "QR-DQN, 16 quantiles": (partial(quantile_huber, kappa=0.01), 16),

@@ -1,14 +1,14 @@
-r"""Mutation testing: the lines that decide are broken one at a time; which breakages do no tests notice?
+r"""Mutation testing: break the lines of a module one at a time, and print the mutants that no test notices.
 
-    python -m benchmarks.mutants dqn/experience/buffer.py               # by the tests of its room, tests/dqn/experience
+    python -m benchmarks.mutants dqn/experience/buffer.py               # tested by tests/dqn/experience
     python -m benchmarks.mutants flows/registry/champion.py --tests tests/flows/registry/test_promotion.py \
         --then tests/flows/registry/test_promote.py
     python -m benchmarks.mutants dqn/learning/learner.py --sample 0.2   # a fifth of the mutants, drawn by --seed
 
 A mutant swaps a comparison or an operator, changes a number or a truth value, negates a condition, empties a return, or
-deletes a statement. Each is tested in a fork of one process that has imported the libraries, and its source gets there
-by an import hook: no file is written, and several of these may run at once. Processes that tests start themselves run
-the unbroken code.
+deletes a statement. Each is tested in a fork of one process that has imported the libraries. An import hook replaces
+the module's source there: no file is written, and several runs may share a checkout. Processes that tests start run the
+unbroken code.
 """
 
 import argparse
@@ -52,7 +52,7 @@ SWAPS: Final[dict[type[ast.AST], type[ast.AST]]] = {
 }  # fmt: skip
 DELETABLE: Final = (ast.Expr, ast.Assign, ast.AugAssign, ast.Raise, ast.Continue, ast.Break, ast.Delete)
 SLOWEST: Final = 5.0
-"""A mutant that takes this many times as long as the unbroken code runs for ever; by its own CPU if it computes."""
+"""A mutant that takes this many times the CPU or wall time of the unbroken code counts as an endless loop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def main() -> int:
     """Print the survivors and the share that was killed; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("module", type=Path)
-    parser.add_argument("--tests", nargs="+", help="by default those of its room in tests/")
+    parser.add_argument("--tests", nargs="+", help="by default those in the same folder of tests/")
     parser.add_argument("--then", nargs="+", default=[], help="slower tests, for what survives --tests")
     parser.add_argument("--lines", type=int, nargs=2, metavar=("FIRST", "LAST"), default=(1, sys.maxsize))
     parser.add_argument("--sample", type=float, default=1.0, help="share of the mutants to try")
@@ -134,7 +134,7 @@ def _annotations(tree: ast.Module) -> set[ast.AST]:
 
 
 def changes(node: Any) -> Iterator[Callable[[Any], ast.stmt | None]]:
-    """What can be broken in a node, each as a function that does so to a copy of it; returns a statement it deletes."""
+    """The changes of a node, as functions that change a copy of it. One that deletes a statement returns that."""
     match node:
         case ast.Compare():
             for position, operator in enumerate(node.ops):
@@ -160,7 +160,7 @@ def _delete(body: list[ast.stmt], position: int) -> ast.stmt:
 
 
 def tested(module: Path, source: str, tests: Sequence[str], *, seconds: float, cpu_seconds: float) -> int:
-    """Exit status of the tests in a forked process in which a module has this source; 124 where they take too long."""
+    """Exit status of the tests in a forked process in which a module has this source; 124 if they take too long."""
     child = os.fork()
     if not child:
         silence = os.open(os.devnull, os.O_WRONLY)

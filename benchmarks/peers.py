@@ -72,7 +72,7 @@ def stable_baselines3(env_id: str, seed: int) -> tuple[Act, float]:
         cpu_seconds = time.process_time() - before
 
     def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-        # Named, since its type is known only where the package is installed.
+        # Named, because its type is known only if the package is installed.
         action: npt.NDArray[np.integer] = model.predict(observation, deterministic=True)[0]
         return action
 

@@ -1,4 +1,4 @@
-"""Pictures of README and docs that are not of measurements, into `images/`: a stack's pages, and those in its runs.
+"""Pictures of README and docs, except those of measurements, into `images/`: pages and artifacts of a stack.
 
     python -m benchmarks.pictures
 
@@ -27,7 +27,7 @@ from benchmarks.figures import IMAGES
 
 MODEL: Final = "dqn-CartPole-v1"
 OF_THE_CHAMPION: Final = ("learning_curves.png", "learning.gif", "episode.gif")
-OF_THE_NEWEST: Final = ("stress_test.png",)  # which stands beside the champion in it
+OF_THE_NEWEST: Final = ("stress_test.png",)  # it compares the version with the champion
 CHANGE: Final = "world => void fetch('api/world', { method: 'PUT', body: JSON.stringify(world) })"
 PATIENCE: Final = 120.0
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def server_page(browser: Browser, url: str) -> Path:
-    """The page of the server, some time after a push, when an episode was balanced before."""
+    """The page of the server a second after a push, with at least one earlier episode."""
     page = browser.new_page(viewport={"width": 1180, "height": 985})
     page.goto(url, wait_until="domcontentloaded")
     until(page, "page.status?.players[0]?.history.length > 0")
@@ -137,7 +137,7 @@ def prefect_run(browser: Browser, url: str) -> Path:
     page.evaluate("login => localStorage.setItem('prefect-password', login)", login)
     page.goto(f"{url}/runs/flow-run/{run['id']}", wait_until="domcontentloaded")
     page.get_by_text("submitted to infrastructure").wait_for(timeout=1000 * PATIENCE)
-    page.wait_for_timeout(3000)  # the graph is drawn on a canvas, which says nothing when it is ready
+    page.wait_for_timeout(3000)  # the graph is drawn on a canvas, which does not tell when it is ready
     return taken(page, "prefect_run.png")
 
 

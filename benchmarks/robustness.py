@@ -1,10 +1,10 @@
-"""What populations of the presets `cartpole` and `robust` hold under stress, beside policies of four numbers.
+"""Stress tests of populations of the presets `cartpole` and `robust`, and of linear policies for comparison.
 
     python -m benchmarks.robustness                 # 16 agents of each, 100 episodes of each cell
 
-Percent of episodes held in CartPole changed cell by cell: the mean over agents, the agent that holds least, and the one
-that is exported, chosen on other seeds. The last lines are the greatest single push of the exported agent in newtons,
-and what training and choosing cost. The presets take turns, so that a busy machine is as busy for both.
+A line has the percentage of completed episodes in one changed world (a cell): the mean over agents, the least of the
+agents, and that of the exported agent, which was chosen on other seeds. The last lines are the greatest single push
+that the exported agent survives, in newtons, and the CPU time of training and choosing.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measured(preset: PresetName, *, num_agents: int, episodes: int) -> dict[str, list[float]]:
-    """Columns of a preset: mean, least and exported agent, a value a line."""
+    """The columns of a preset: mean, least and exported agent, with a value for each line."""
     begin = time.process_time()
     config = dataclasses.replace(PRESETS[preset], num_agents=num_agents, seed=secrets.randbits(31))
     result = stressed(train(config))
@@ -76,7 +76,7 @@ def measured(preset: PresetName, *, num_agents: int, episodes: int) -> dict[str,
 
 
 def shares(result: TrainingResult, *, episodes: int, seed: int) -> npt.NDArray[np.float64]:
-    """Share of episodes that each agent's kept network holds, `[cells, A]`."""
+    """Share of episodes that the best network of each agent completes, `[cells, A]`."""
     cells = [
         greedy_returns(
             result.best,

@@ -1,8 +1,8 @@
-"""The picture of the rooms in docs/design.md: what is in each package, and which room imports which.
+"""The picture of the rooms in docs/design.md: the rooms of each package, and their imports.
 
     python -m benchmarks.rooms
 
-It is drawn from the import graph by grimp, which import-linter brings. A test fails where it is not of today's code.
+It is drawn from the import graph that grimp, a dependency of import-linter, builds. A test fails if it is out of date.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import grimp
 ROOT: Final = Path(__file__).parent.parent
 PICTURE: Final = ROOT / "docs/rooms.svg"
 COLOURS: Final = {"flows": "#c2410c", "serving": "#0f766e", "dqn": "#1d4ed8"}
-WIDTH, ROW, BOX, CHARACTER, MARGIN, TITLE = 520, 54, 26, 7.7, 16, 46  # px, the fourth that of a letter in a box
+WIDTH, ROW, BOX, CHARACTER, MARGIN, TITLE = 520, 54, 26, 7.7, 16, 46  # px; CHARACTER is the width of a letter
 
 Arrows = dict[str, set[str]]
 """What each room imports directly."""
@@ -90,7 +90,7 @@ def rows(arrows: Arrows) -> list[list[str]]:
 
 
 def essential(arrows: Arrows) -> dict[str, list[str]]:
-    """The arrows that follow from no others: a room that a lower one imports too needs no line of its own."""
+    """The arrows that do not follow from others. An import that a room below has too needs no line."""
     reach = reached(arrows)
     return {
         room: sorted(b for b in below if not any(b in reach[other] for other in below - {b})) if below else []

@@ -1,11 +1,11 @@
-"""Many seeds: how many are solved, what each costs, and how long all of them take on several cores.
+"""Many seeds: the number that is solved, the cost of each, and the time of all on several cores.
 
     python -m benchmarks.seeds                                  # 256 seeds on one core
     python -m benchmarks.seeds --seeds 1024 --processes 2
     python -m benchmarks.seeds --seeds 16 --num-agents 1        # agents alone
-    python -m benchmarks.seeds --last-network                   # a fixed budget, nothing chosen
+    python -m benchmarks.seeds --last-network                   # a fixed budget, nothing is selected
 
-Wall-clock time is that of training and judging; the start of Python and PyTorch is not counted.
+Wall-clock time is that of training and judging, without the start of Python and PyTorch.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # with a terminal's Ctrl-C a process ends, and not its task alone
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in a terminal ends the process, not only its task
     warm_up()
 
 

@@ -1,8 +1,8 @@
-"""Serving beside `mlflow models serve`, under viewers and under swaps: `python -m benchmarks.serving [--quick]`.
+"""Serving compared with `mlflow models serve`, with viewers and with swaps: `python -m benchmarks.serving [--quick]`.
 
-SERVING_PYTHON names the interpreter that runs our server: resident memory depends on what is installed beside it, for
-MLflow imports pandas and more where they are there. On a machine with other work to do, `chrt -f 1 python -m ...` (as
-root) lets both servers and the client run as if it were idle.
+SERVING_PYTHON names the interpreter that runs our server. Resident memory depends on the packages installed there,
+because MLflow imports pandas and others if they are installed. On a busy machine, `chrt -f 1 python -m ...` (as root)
+gives both servers and the client priority over all other work.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def start(folder: Path, quick: bool) -> None:
-    """From exec to ready: first without, then with a cached model."""
+    """Time from the start of the process to ready: first without, then with a cached model."""
     for kind in ("empty cache", "cached model", "cached model"):
         began = time.perf_counter()
         with serving(folder) as (_, process):
@@ -68,7 +68,7 @@ def start(folder: Path, quick: bool) -> None:
 
 
 def infer(folder: Path, quick: bool) -> None:
-    """Single rows over 16 connections, the two servers by turns."""
+    """Single rows over 16 connections, both servers in turn."""
     seconds = 1.0 if quick else 4.0
     with serving(folder) as (port, process), mlflow_serving(folder) as (peer, peer_pid):
         pid, spent = process.pid, [0.0, 0.0]
@@ -102,7 +102,7 @@ def infer(folder: Path, quick: bool) -> None:
 
 
 def viewers(folder: Path, quick: bool) -> None:
-    """Viewers of one show: what each received, and what the server spent."""
+    """Viewers of one show: the frames that each received, and the CPU time of the server."""
     count, seconds = (50, 3.0) if quick else (300, 9.5)
     with serving(folder) as (port, process):
         pid = process.pid
@@ -119,7 +119,7 @@ def viewers(folder: Path, quick: bool) -> None:
 
 
 def beside(folder: Path, quick: bool) -> None:
-    """What is left to the show and liveness beside 16 connections of single rows, and beside one of large batches."""
+    """Frames of the show and latency of liveness, during 16 connections of single rows and one of large batches."""
     seconds, path = 2.0 if quick else 9.5, f"/v2/models/{MODEL}/infer"
     large = {"name": "observation", "shape": [4096, 4], "datatype": "FP32", "data": ROW * 4096}
     kinds = {"nothing": (b"", 0), "single rows": (OIP, 16), "4,096 rows": (orjson.dumps({"inputs": [large]}), 1)}
@@ -154,7 +154,7 @@ def beside(folder: Path, quick: bool) -> None:
 
 
 def join(folder: Path, quick: bool) -> None:
-    """What it costs that many come to watch, at once: of a show that is paused, or its frames would be counted too."""
+    """The cost of many viewers that join at once. The show is paused, so that its frames are not counted."""
     count = 50 if quick else 500
 
     async def scenario(port: int, pid: int) -> float:
@@ -184,7 +184,7 @@ def memory(folder: Path, quick: bool) -> None:
 
 
 def soak(folder: Path, quick: bool) -> None:
-    """Fifty viewers, inference, episodes and swaps for eleven minutes: errors, and whether memory stays."""
+    """Fifty viewers, inference, episodes and swaps for eleven minutes: errors, and whether memory grows."""
     minutes, client = 1.5 if quick else 11.0, mlflow.MlflowClient()
     errors: list[str] = []
     sizes: list[float] = []
@@ -246,7 +246,7 @@ def soak(folder: Path, quick: bool) -> None:
 
 
 def drain(folder: Path, quick: bool) -> None:
-    """From SIGTERM to the process's end, with streams of every kind open."""
+    """Time from SIGTERM to the end of the process, with streams of every kind open."""
     with serving(folder) as (port, process):
         pixels = (f"GET /api/live.mjpeg{query} HTTP/1.1\r\nHost: localhost\r\n\r\n" for query in ("", "?seed=1"))
         streams = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
@@ -295,7 +295,7 @@ def swaps(folder: Path, quick: bool) -> None:
 
 
 def names_its_version(body: bytes) -> bool:
-    """Version n adds 100 n to its Q-values."""
+    """Whether the named version answered: version n adds 100 n to its Q-values."""
     answer = orjson.loads(body)
     return bool(abs(answer["outputs"][0]["data"][0] - 100 * int(answer["model_version"])) < 10)
 
@@ -323,7 +323,7 @@ def register(folder: Path) -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """Our server, ready: its port and its process."""
+    """The port and the process of our server, once it is ready."""
     environment = os.environ | {"SERVING_WEBHOOK_SECRET": SECRET}
     python = os.environ.get("SERVING_PYTHON", sys.executable)
     command = [python, "-m", "serving", "--port", "0", "--cache-dir", str(folder / "cache")]
@@ -341,7 +341,7 @@ def serving(folder: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
 
 @contextmanager
 def mlflow_serving(folder: Path) -> Iterator[tuple[int, int]]:
-    """The peer with one worker: its port and the worker's process id."""
+    """The port and the process id of `mlflow models serve` with one worker, once it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     mlflow_command = str(Path(sys.executable).parent / "mlflow")
@@ -378,7 +378,7 @@ def wait_for(url: str) -> None:
 
 
 def refresh(port: int) -> None:
-    """What MLflow's webhook does."""
+    """Notify the server as MLflow's webhook does."""
     delivery, stamp = str(uuid.uuid4()), str(int(time.time()))
     digest = hmac.new(SECRET.encode(), f"{delivery}.{stamp}.{{}}".encode(), hashlib.sha256).digest()
     headers = {
@@ -397,13 +397,13 @@ def current(port: int) -> str:
 
 
 def family(pid: int) -> list[int]:
-    """A process and its children, which `mlflow models serve` does its work in."""
+    """A process and its descendants; `mlflow models serve` does its work in children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(member for child in children for member in family(int(child)))]
 
 
 def resident(pid: int) -> float:
-    """Megabytes of resident memory, of the largest process of a family."""
+    """Resident memory in megabytes, of the largest process of a family."""
     sizes = []
     for member in family(pid):
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{member}/status").read_text().splitlines())
@@ -412,7 +412,7 @@ def resident(pid: int) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Seconds of CPU a family has spent."""
+    """CPU-seconds that a family has spent."""
     ticks = 0
     for member in family(pid):
         fields = Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()

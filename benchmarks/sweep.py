@@ -1,14 +1,14 @@
-"""Sweeps: what a configuration costs, and whether search and winner are worth it.
+"""Sweeps: the cost of a configuration, and the gain by the search and by its winner.
 
     python -m benchmarks.sweep cost                       # 1,024 configurations beside one Stable-Baselines3 training
     python -m benchmarks.sweep peer                       # Optuna with Stable-Baselines3 for five minutes
     python -m benchmarks.sweep worth --studies 8 --trials 64 [--preset acrobot --updates 2000]
 
-`worth` holds the search against random search, and its winner against the preset, all trained anew on fresh seeds. On
-CartPole 16 a study are judged by the updates that they spend until they are accepted, looked at every 25 updates from
-the 50th on; who is never accepted counts with the whole budget. Elsewhere 4 are judged by what they return after the
-last rung, which `--updates` brings forward. Costs are CPU-seconds of this process on one thread,
-Optuna's storage (SQLite) included, imports not.
+`worth` compares the winners of the search with those of random search and with the preset, all trained again on new
+seeds. On CartPole, 16 agents of each are judged by the updates until they are accepted; they are evaluated every 25
+updates from the 50th on. An agent that is never accepted counts with the whole budget. In other environments, 4 agents
+are judged by their return after the last rung; `--updates` sets that rung. Costs are CPU-seconds of this process on one
+thread. They include Optuna's storage (SQLite), but no imports.
 """
 
 import argparse
@@ -47,7 +47,7 @@ _PEER_EVALUATIONS: Final = 10
 
 
 def main() -> None:
-    """Measure what is asked for, print it and write it to `results/sweep_<what>.json`."""
+    """Measure, print the table and write it to `results/sweep_<what>.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["cost", "peer", "worth"])
     parser.add_argument("--trials", type=int, default=1_024)
@@ -97,7 +97,7 @@ def cost(trials: int, directory: Path) -> list[dict[str, Any]]:
 def worth(
     studies: int, updates: int, directory: Path, *, preset: PresetName, trials: int, finalists: int
 ) -> list[dict[str, Any]]:
-    """Winners of either method, whose budgets are equal, and the preset: one population of each a study."""
+    """The winners of both methods, with equal budgets, and the preset: one population of each for each study."""
     rungs = tuple(updates // share for share in (8, 4, 2, 1)) if updates else RUNGS[preset]
     judged: dict[str, list[tuple[float, float]]] = {"tpe": [], "random": [], "preset": []}
     methods: tuple[Method, ...] = ("tpe", "random")
@@ -123,9 +123,10 @@ def worth(
 
 
 def peer(seconds: float) -> dict[str, Any]:
-    """Optuna with Stable-Baselines3's DQN: TPE and the median pruner as rl-baselines3-zoo sets them up.
+    """Optuna with Stable-Baselines3's DQN: TPE and the median pruner with the settings of rl-baselines3-zoo.
 
-    Ten startup trials, and no pruning before a third of a trial's evaluations. The budget is rl-zoo's own training.
+    There are ten startup trials, and no pruning before a third of a trial's evaluations. A trial has the budget of
+    rl-zoo's own training.
     """
     from stable_baselines3 import DQN
 
@@ -205,7 +206,7 @@ def _judged(config: DQNConfig, updates: int) -> tuple[float, float]:
 
 
 def _row(name: str, judged: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Of updates and returns `[studies, 2]`."""
+    """A row of the table, from updates and returns `[studies, 2]`."""
     row: dict[str, Any] = {"who": name, "studies": len(judged)}
     for what, values in zip(("updates", "return"), judged.T, strict=True):
         low, high = bootstrap_interval(values, seed=0)

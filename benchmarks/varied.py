@@ -1,8 +1,9 @@
-"""What it costs that the agents of a population differ in their hyper-parameters: pairs, side by side.
+"""The cost of different hyper-parameters within a population: measured in pairs, side by side.
 
     python -m benchmarks.varied [--num-agents 64] [--pairs 40]
 
-A step is one of the vector environment and one gradient update, of the preset `cartpole`. CPU time of this process.
+A step is one step of the vector environment and one gradient update, with the preset `cartpole`. CPU time of this
+process is measured.
 """
 
 import argparse
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def steps(state: TrainingState) -> float:
-    """CPU-seconds of a few steps, once there is enough to learn from."""
+    """CPU-seconds of `STEPS` steps, after the replay buffer has enough transitions."""
     config = state.config
     while not state.replay.can_sample(config.batch_size, config.min_replay_batches):
         collect(state)

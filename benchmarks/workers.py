@@ -1,8 +1,8 @@
-"""Two workers of a sweep against one: the same shards by one process on a core, and by two on a core each.
+"""Two workers of a sweep compared with one: the same shards by one process, and by two processes on a core each.
 
     python -m benchmarks.workers [--trials 512] [--rounds 2]
 
-Random search, for its shards do not depend on each other. Wall time is what is compared: nothing else may run.
+The search is random, because its shards do not depend on each other. Wall time is compared, so nothing else may run.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from flows.search.shard import run_shard
 from flows.search.study import begin_study, read_study
 
 _SHARD_TRIALS: Final = 32
-"""So few that it matters little who has the last shard."""
+"""So few that the last shard makes little difference."""
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 def workers(trials: int, rounds: int, directory: Path) -> list[dict[str, Any]]:
     """Wall seconds of the same shards by one process on a core and by two, in turn.
 
-    All have imported everything before. A worker takes the next shard when it is done with one, as in a work pool.
+    All have imported everything before. A worker takes the next shard when it has finished one, as in a work pool.
     """
     seconds: dict[int, list[float]] = {1: [], 2: []}
     spent: dict[int, list[float]] = {1: [], 2: []}
@@ -101,8 +101,8 @@ def _work(
     shard: "Synchronized[int]",
     spent: "SynchronizedArray[float]",
 ) -> None:
-    """Shards until there are none, on a core of its own; keeps the CPU-seconds that they took."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # with a terminal's Ctrl-C it ends, and says nothing
+    """Run shards on a core of its own until none is left. Writes their CPU-seconds to `spent`."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in a terminal ends it without a message
     ready, go, done = barriers
     try:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[worker]})
@@ -121,7 +121,7 @@ def _work(
         spent[worker] = time.process_time() - began
         done.wait()
     except BaseException:
-        for barrier in barriers:  # whoever waits there would wait for ever
+        for barrier in barriers:  # a process that waits there would wait for ever
             barrier.abort()
         raise
 

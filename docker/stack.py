@@ -240,11 +240,11 @@ def confirmed(consequence: str) -> bool:
     if not sys.stdin.isatty():
         raise StackError(f"{consequence} Add --yes to mean it")
     print(consequence)
-    return input("Type 'yes' to go on: ").strip() == "yes"
+    return input("Type 'yes' to continue: ").strip() == "yes"
 
 
 def require_env() -> None:
-    """Refuse to go on without the stack's secrets."""
+    """Require the file with the stack's secrets."""
     if not ENV_FILE.exists():
         raise StackError("docker/.env with the stack's secrets is missing: `make secrets` writes one")
 

@@ -75,7 +75,7 @@ class DQNConfig:
     gamma: float = 0.99
     """Discount factor."""
     n_step: int = 1
-    """Environment steps whose rewards are summed before bootstrapping."""
+    """Number of rewards that are summed before bootstrapping."""
     reward_scale: float = 1.0
     """Factor applied to rewards before learning; 1 - gamma keeps Q-values near 1."""
     bootstrap_on_truncation: bool = True

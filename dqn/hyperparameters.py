@@ -77,13 +77,6 @@ class HyperParameters:
         values = {name: getattr(self, name) for name in _NAMES}
         return type(self)(**{n: _shared(v[agents]) if isinstance(v, Tensor) else v for n, v in values.items()})
 
-    def agent(self, k: int, config: DQNConfig) -> DQNConfig:
-        """The configuration that trains agent k alone; `config` is the population's."""
-        values: dict[str, Any] = {name: _number(getattr(self, name), k) for name in _NAMES}
-        betas = (values.pop("adam_beta1"), values.pop("adam_beta2"))
-        values |= {name: int(values[name]) for name in _COUNTS}
-        return dataclasses.replace(config, adam_betas=betas, num_agents=1, **values)
-
     def state_dict(self) -> dict[str, Value]:
         """The values by name."""
         return {name: getattr(self, name) for name in _NAMES}
@@ -106,7 +99,6 @@ def column(value: Value, device: torch.device) -> Value:
 
 _NAMES: Final = tuple(field.name for field in dataclasses.fields(HyperParameters))
 _SHARED: Final = tuple(f.name for f in dataclasses.fields(DQNConfig) if f.name not in {*_NAMES, "adam_betas"})
-_COUNTS: Final = ("epsilon_decay_updates", "target_update_interval")
 # 0 turns off this rule or network, for the whole population.
 _SWITCHES: Final = ("tau", "target_update_interval", "average_rate")
 
@@ -115,10 +107,6 @@ def _read(config: DQNConfig, name: str) -> float:
     if name in ("adam_beta1", "adam_beta2"):
         return config.adam_betas[name == "adam_beta2"]
     return float(getattr(config, name))
-
-
-def _number(value: Value, k: int) -> float:
-    return float(value[k]) if isinstance(value, Tensor) else value
 
 
 def _shared(values: Tensor) -> Value:

@@ -49,7 +49,7 @@ def adapt_policy(
 
     Args:
         drift: id of the drift.
-        model: the registered model whose champion plays.
+        model: the registered model; its champion plays.
         version: the version that played when the drift was detected.
         since: id of the first transition that is certainly after the change.
         serving: URL of the server that detected the drift.

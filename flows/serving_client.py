@@ -103,7 +103,7 @@ def progress_of(tags: Mapping[str, str]) -> Callable[[TrainingState], None]:
 
 
 def as_experience(transitions: dict[str, Any], newest: int) -> Experience:
-    """The newest transitions of an answer, whose columns are lists.
+    """The newest transitions of an answer; its columns are lists.
 
     Raises:
         UnexplainedError: if a column is missing or not numeric, or the columns are no record of episodes.

@@ -61,7 +61,7 @@ def sweep_dqn(
         episodes: greedy episodes per comparison.
         finalists: best trials that are trained again, four agents each, to choose the winner; 0 takes the best trial.
         seed: for sampling, training and comparisons.
-        resume: name of the study to continue; it keeps its own settings.
+        resume: name of the study to resume; it keeps its own settings.
         spread_to: a deployment to run the shards, such as sweep-shard/default; None runs them in this process.
         save: name of the preset to save the winner as, in this directory, for `--preset NAME`.
         promote: train the winner through export, registry and gate, as train-dqn does.
@@ -133,12 +133,12 @@ def begin(sweep: SweepConfig, checkpoint_dir: str) -> str:
 
 @contextmanager
 def resumable(study: str, checkpoint_dir: str = "checkpoints") -> Iterator[None]:
-    """Add a note to errors of the block that says how to continue the study."""
+    """Add a note to errors of the block that says how to resume the study."""
     elsewhere = () if checkpoint_dir == "checkpoints" else ("--checkpoint-dir", checkpoint_dir)
     try:
         yield
     except BaseException as error:
-        error.add_note(f"the study is kept; go on with: {command('sweep', '--resume', study, *elsewhere)}")
+        error.add_note(f"the study is kept; resume it with: {command('sweep', '--resume', study, *elsewhere)}")
         raise
 
 

@@ -1,8 +1,8 @@
 """The URIs of stores and artifacts: from a path, to a path, and without passwords for printing.
 
 SQLAlchemy takes the path in a `sqlite:///` URI literally (`serving.models.glance.store_file`). MLflow percent-encodes
-the path of its default store, and decodes paths of artifacts that are not encoded. For a directory whose name needs
-encoding, both are therefore given URIs that they cannot misread.
+the path of its default store, and decodes paths of artifacts that are not encoded. For a directory with a name that
+needs encoding, both are therefore given URIs that they cannot misread.
 """
 
 import os

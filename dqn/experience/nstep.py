@@ -28,7 +28,8 @@ class NStepAccumulator:
         obs: int,
     ) -> None:
         self._n_step = n_step
-        self.adopt(gamma=gamma, reward_scale=reward_scale)
+        self._gamma = _of_each_start(gamma)
+        self._reward_scale = _of_each_start(reward_scale)
         self._bootstrap_on_truncation = bootstrap_on_truncation
         shape = (n_step, num_agents, num_envs)
         self._observation = torch.zeros(*shape, obs)
@@ -79,11 +80,6 @@ class NStepAccumulator:
             discount=torch.where(ongoing, self._weight[oldest], self._discount[oldest]),
         )
         return batch, self._valid[oldest]
-
-    def adopt(self, *, gamma: Value, reward_scale: Value) -> None:
-        """Use other values for future rewards."""
-        self._gamma = _of_each_start(gamma)
-        self._reward_scale = _of_each_start(reward_scale)
 
     def select(self, agents: Tensor) -> None:
         """Keep only the pending transitions of `agents`, an index tensor `[K]`."""

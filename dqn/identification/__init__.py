@@ -1,1 +1,1 @@
-"""Which world explains a record of transitions. Imports no PyTorch, because serving uses this package too."""
+"""Finds the world that explains a record of transitions. Imports no PyTorch."""

@@ -18,7 +18,7 @@ from dqn.identification.record import MAX_DELAY, Experience, Floats, Unexplained
 from dqn.identification.trajectories import BIASES, SCALES, Fit, Values, fit, play
 
 ENVIRONMENTS: Final = ("CartPole-v0", "CartPole-v1")
-"""Environments whose equations of motion `play` computes."""
+"""Environments with equations of motion that `play` computes."""
 ENTRIES: Final = ("cart position", "cart velocity", "pole angle", "pole angular velocity")
 LEAST_TRANSITIONS: Final = 30
 LEAST_EXPLAINED: Final = 0.6
@@ -31,7 +31,7 @@ _STANDARD_ERRORS: Final = 4.0
 
 _NOMINAL: Final = {"force_mag": 10.0, "length": 0.5, "masspole": 0.1, "masscart": 1.0, "gravity": 9.8, "tau": 0.02}
 _SCALED_BY_MASS: Final = ("force_mag", "masspole", "wind")
-"""Parameters whose joint change is equivalent to another mass of the cart if there are no pushes."""
+"""Without pushes, a joint change of these parameters is equivalent to another mass of the cart."""
 _WITHOUT_PUSHES: Final = tuple(name for name in SCALES if name != "masscart")
 _PLAUSIBLE: Final = 20.0
 """Greatest difference in -2 log-likelihood between the best delay and one that is still tried."""

@@ -34,7 +34,7 @@ SCALES: Final = {
 POSITIVE: Final = ("length", "masspole", "masscart", "tau")
 """Positive parameters, which are optimised by their logarithm."""
 BIASES: Final = {"bias 1": 1, "bias 2": 2, "bias 3": 3}
-"""Entries of the observation whose bias is identifiable; the bias of the cart position (entry 0) is not."""
+"""Entries of the observation that have an identifiable bias; the bias of the cart position (entry 0) is not."""
 
 _RESOLUTION: Final = 1e-4
 """Deviations below this count as 0, as observations are float32."""

@@ -81,17 +81,6 @@ class Learner:
         """Copy the online networks of `agents`, an index tensor `[K]`, to their target networks."""
         self.target.assign(agents, self.online.select(agents))
 
-    def copy(self, sources: Tensor, agents: Tensor) -> None:
-        """Overwrite networks and moments of `agents` `[K]` with those of `sources` `[K]`."""
-        for networks in filter(None, (self.online, self.target, self._average)):
-            networks.assign(agents, networks.select(sources))
-        self._optimizer.copy(sources, agents)
-
-    def adopt(self, hyperparameters: HyperParameters) -> None:
-        """Continue with other hyper-parameters."""
-        self.hyperparameters = hyperparameters
-        self._optimizer = self._optimizer.adopt(hyperparameters, self.online)
-
     def select(self, agents: Tensor) -> None:
         """Keep only `agents`, an index tensor `[K]`."""
         self.hyperparameters = self.hyperparameters.select(agents)

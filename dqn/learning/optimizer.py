@@ -1,4 +1,4 @@
-"""AdamW for a population whose agents may have different hyper-parameters."""
+"""AdamW for a population of agents that may have different hyper-parameters."""
 
 from typing import Any, Self
 
@@ -82,17 +82,6 @@ class Optimizer:
         selected._squares = [square[agents] for square in self._squares]
         selected._steps = [step.clone() for step in self._steps]
         return selected
-
-    def copy(self, sources: Tensor, agents: Tensor) -> None:
-        """Copy the moments of `sources` `[K]` to `agents` `[K]`."""
-        for moment in (*self._means, *self._squares):
-            moment[agents] = moment[sources]
-
-    def adopt(self, hyperparameters: HyperParameters, networks: QNetworks) -> Self:
-        """An optimizer of the same networks and moments with other hyper-parameters."""
-        changed = type(self)(networks, hyperparameters, decay_updates=self._decay_updates)
-        changed._means, changed._squares, changed._steps = self._means, self._squares, self._steps
-        return changed
 
     def state_dict(self) -> dict[str, Any]:
         """The moments and the number of steps."""

@@ -114,8 +114,8 @@ class QNetworks(nn.Module):
         return self._activations(observation, self._layers())
 
     def _activations(self, observation: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        # Features before batch: the long batch axis is innermost in every product, including the last one, whose output
-        # is only `actions` wide. This saves a third of a forward pass compared with `observation @ weight.mT`.
+        # Features before batch: the long batch axis is innermost in every product, including the last one, with an
+        # output only `actions` wide. This saves a third of a forward pass compared with `observation @ weight.mT`.
         activations = [(observation / self.observation_scale).mT]
         for weight, bias in layers[:-1]:
             activations.append(torch.baddbmm(bias, weight, activations[-1]).relu_())

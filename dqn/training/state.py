@@ -164,13 +164,6 @@ class TrainingState:
         self.accumulator.select(rows)
         self.environment.select(rows)
 
-    def adopt(self, hyperparameters: HyperParameters) -> None:
-        """Continue with other hyper-parameters, given for all A agents; the replay buffers are unchanged."""
-        self.hyperparameters = hyperparameters
-        mine = hyperparameters.select(self.agents) if len(self.agents) < self.config.num_agents else hyperparameters
-        self.learner.adopt(mine)
-        self.accumulator.adopt(gamma=mine.gamma, reward_scale=mine.reward_scale)
-
     def state_dict(self) -> dict[str, Any]:
         """The state as nested plain data and tensors, without the transitions, which `replay.chunks` returns."""
         return {

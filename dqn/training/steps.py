@@ -23,7 +23,7 @@ def advance(
 ) -> None:
     """Train the remaining agents until they have taken `updates` gradient updates, without evaluation.
 
-    Agents that diverge leave, including those whose weights are not finite at the end.
+    Agents that diverge leave, including those with weights that are not finite at the end.
 
     Args:
         state: the training state; unchanged if it already has that many updates.
@@ -53,7 +53,7 @@ def advance(
 def collect(state: TrainingState) -> None:
     """Take one step in every sub-environment and store the completed transitions.
 
-    Agents whose Q-values are not finite leave as diverged before they act.
+    Agents with Q-values that are not finite leave as diverged before they act.
 
     Raises:
         EnvironmentFaultError: if the environment returns a value that is not finite.
@@ -88,7 +88,7 @@ def collect(state: TrainingState) -> None:
 def learn(state: TrainingState, loss: Loss | None = None) -> None:
     """Take one gradient update of every agent, with the configuration's loss or the given one.
 
-    Agents whose loss or Q-values are not finite leave as diverged.
+    Agents with a loss or Q-values that are not finite leave as diverged.
     """
     config = state.config
     progress = state.learner.updates / config.max_updates

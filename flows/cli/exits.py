@@ -29,21 +29,14 @@ _CODES: Final[dict[type[BaseException], int]] = {
 """Of errors that have a sentence but no `exit_code` of their own."""
 
 
-def reported(work: Callable[[], None], *others: type[Exception]) -> int:
-    """Do the work of a verb, and print what ended it. Returns the exit code.
-
-    Args:
-        work: what is done.
-        others: further errors whose messages are sentences.
-    """
+def reported(work: Callable[[], None]) -> int:
+    """Do the work of a verb. Returns the exit code, and prints the error that ended the work, if any."""
     try:
         work()
     except FlowError as error:
         return fail(error, error.exit_code)
     except tuple(_CODES) as error:
         return fail(error, next(code for kind, code in _CODES.items() if isinstance(error, kind)))
-    except others as error:
-        return fail(error, 1)
     except MlflowException as error:
         return fail(error, 1, f"MLflow: {one_line(error)}")
     except (SQLAlchemyError, sqlite3.Error) as error:

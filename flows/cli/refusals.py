@@ -1,4 +1,4 @@
-"""Checks and warnings that need neither PyTorch nor MLflow, whose import takes seconds."""
+"""Checks and warnings that need neither PyTorch nor MLflow: importing those takes seconds."""
 
 import re
 from pathlib import Path
@@ -57,7 +57,7 @@ def require_preset(name: str) -> None:
 
 
 def require_device_name(name: str) -> None:
-    """Refuse a device whose name is mistyped. Whether this machine has the device is checked later, by PyTorch.
+    """Refuse a device with a mistyped name. Whether this machine has the device is checked later, by PyTorch.
 
     Raises:
         ConfigError: naming the nearest devices.

@@ -44,7 +44,7 @@ class Arguments:
     seed: int = 0
     """Seed for sampling, training and comparisons."""
     resume: str | None = None
-    """Name of the study to continue; it keeps its own settings."""
+    """Name of the study to resume; it keeps its own settings."""
     save: str | None = None
     """Name of the preset to save the winner as, in this directory, for `--preset NAME`."""
     promote: bool = False
@@ -91,7 +91,7 @@ def check(arguments: Arguments) -> None:
         given = [name for name in own if getattr(arguments, name) != getattr(Arguments(), name)]
         if given:
             named = ", ".join("--" + name.replace("_", "-") for name in given)
-            raise ConfigError(f"a study that goes on keeps its own settings: leave out {named}")
+            raise ConfigError(f"a resumed study keeps its own settings: leave out {named}")
     elif arguments.space not in SPACES and not Path(arguments.space).is_file():
         meant = did_you_mean(arguments.space, SPACES)
         expected = f"name one of {', '.join(SPACES)}, or a JSON file that holds one"
@@ -105,7 +105,7 @@ def run(arguments: Arguments) -> int:
         import optuna
 
         from flows.cli.exits import reported
-        from flows.search.study import ShardError, read_study
+        from flows.search.study import read_study
         from flows.sweep import request, sweep_dqn
 
     quieten()
@@ -132,4 +132,4 @@ def run(arguments: Arguments) -> int:
                 sweep = deployed
         print(sweep(**given))
 
-    return reported(work, ShardError)
+    return reported(work)

@@ -1,4 +1,4 @@
-"""Errors whose message is one sentence for a person, and how the errors of libraries are quoted."""
+"""Errors with a message of one sentence for a person, and how the errors of libraries are quoted."""
 
 import errno
 from typing import Final
@@ -7,7 +7,7 @@ from flows.uris import redacted
 
 
 class FlowError(Exception):
-    """A failure whose message is a sentence for a person."""
+    """A failure with a message of one sentence for a person."""
 
     exit_code = 1
     """Exit code of `python -m flows` if this error ends it."""

@@ -19,7 +19,7 @@ def heartbeats(flow_run_id: str | None = None, *, interval: float = ALIVE_SECOND
     """While the block runs, emit an event of the flow run every few seconds, in a background thread.
 
     Args:
-        flow_run_id: none takes the run of a deployment; one without is watched by the person who started it.
+        flow_run_id: None means the present run, if it is of a deployment; other runs have no heartbeats.
         interval: seconds between events.
     """
     if flow_run_id is None and prefect.runtime.deployment.id:

@@ -51,8 +51,8 @@ class Step(Generic[P, R]):
         from prefect import task
         from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE
 
-        # Without the task's source, two tasks of a run with the same arguments would share a result. Without the
-        # attempt, whose token is new each time, an attempt reuses the results of earlier ones.
+        # Without the task's source, two tasks of a run with the same arguments would share a result. The
+        # attempt is left out, as it has a new token each time: a later attempt reuses the results of earlier ones.
         kept: dict[str, Any] = {
             "persist_result": True,
             "result_serializer": "json",

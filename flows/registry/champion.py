@@ -158,7 +158,7 @@ def decide(
 def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int, stressed: bool) -> Champion:
     """Play the champion on the challenger's episodes, in the challenger's world.
 
-    A champion whose file is missing or damaged can be replaced: the store works, as it has just returned the
+    A champion with a missing or damaged file can be replaced: the store works, as it has just returned the
     challenger's file. A champion of another environment cannot: it works, and clients use it.
     """
     try:

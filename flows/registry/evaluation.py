@@ -64,7 +64,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
     policy = artifact.policy
     env_id = policy.metadata.env_id
     if versions.model_name(env_id) != name:  # first, as looking the environment up may import a module
-        raise RegistryError(f"{artifact} plays {env_id}, whose policies are versions of {versions.model_name(env_id)}")
+        raise RegistryError(f"{artifact} plays {env_id}; its policies are versions of {versions.model_name(env_id)}")
     require_playable(artifact, env_id)
     seed = version_seed(version, episodes=EPISODES)
     returns = play(policy, policy.metadata.world, seed=seed)
@@ -153,7 +153,7 @@ def baselines(world: World) -> dict[str, StressTest]:
 
 
 def require_playable(artifact: versions.Artifact, env_id: str) -> None:
-    """Refuse an artifact whose policy cannot play an environment.
+    """Refuse an artifact with a policy that cannot play an environment.
 
     Raises:
         RegistryError: naming the version and the mismatch.

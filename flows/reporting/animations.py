@@ -74,7 +74,7 @@ def learning_gif(way: Sequence[Learned]) -> bytes | None:
 
 
 def spread(way: Sequence[Learned]) -> list[Learned]:
-    """The first and the last milestone, and between them those whose mean returns are closest to evenly spaced."""
+    """The first and the last milestone, and between them those with mean returns closest to evenly spaced values."""
     first, *between, last = way
     chosen: set[int] = set()
     for target in np.linspace(first.mean_return, last.mean_return, PANELS)[1:-1]:

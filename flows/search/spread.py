@@ -32,8 +32,8 @@ def spread(deployment: str, study: str, shards: Iterable[int], *, checkpoint_dir
     if bad:
         names = ", ".join(f"{run.name} ({run.state_name})" for run in bad)
         raise ShardError(
-            f"{len(bad)} of {len(ended)} shards of study {study} did not end well: {names}. Retry their runs, then go "
-            f"on with resume={study}; what they tried is kept"
+            f"{len(bad)} of {len(ended)} shards of study {study} did not end well: {names}. Retry their runs, then "
+            f"resume the study with resume={study}; its trials are kept"
         )
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from dqn.seeding import TRAINING, stream_seed
-from flows.failures.errors import InputError
+from flows.failures.errors import FlowError, InputError
 from flows.search.settings import FINAL_SEEDS, SweepConfig
 from flows.search.trials import DIVERGED, FINALIST, SHARD, ranking
 from flows.uris import connect_args, redacted, sqlite_uri
@@ -27,7 +27,7 @@ from flows.uris import connect_args, redacted, sqlite_uri
 _SETTINGS: Final = "sweep"
 
 
-class ShardError(RuntimeError):
+class ShardError(FlowError):
     """Runs of shards that failed or were cancelled; the message names the runs."""
 
 

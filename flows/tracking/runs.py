@@ -211,14 +211,14 @@ def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
 
 
 def new_experiment(client: MlflowClient, name: str) -> str:
-    """Id of a new experiment. With an embedded store, its artifacts lie in a directory whose name needs no encoding."""
+    """Id of a new experiment. Artifacts of an embedded store lie in a directory with a name that needs no encoding."""
     embedded = not mlflow.get_tracking_uri().startswith("http")
     return client.create_experiment(name, artifact_location=artifact_location(name) if embedded else None)
 
 
 @contextmanager
 def _artifacts_of(run: Run) -> Iterator[None]:
-    """The first write to the artifacts of a run, whose place may be out of this process's reach."""
+    """The first write to the artifacts of a run. Their place may be out of this process's reach."""
     try:
         yield
     except (OSError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""The tracking store, whose URI, database and artifacts are checked before anything is written."""
+"""The tracking store. Its URI, database and artifacts are checked before anything is written."""
 
 import fcntl
 import math
@@ -34,7 +34,7 @@ _answered: dict[str, float] = {}
 
 
 def connect() -> MlflowClient:
-    """A client whose tracking store has answered a call within the last `_ANSWER_SECONDS`.
+    """A client of the tracking store, which has answered a call within the last `_ANSWER_SECONDS`.
 
     Raises:
         InputError: if the store refuses the login or needs a driver that is not installed.
@@ -70,7 +70,7 @@ def connect() -> MlflowClient:
 
 
 def require_artifacts(uri: str) -> None:
-    """Refuse artifacts of an embedded store whose directory was moved: MLflow would create the old path again.
+    """Refuse artifacts of an embedded store that was moved: MLflow would create the old path again.
 
     Args:
         uri: of the artifacts of an experiment or a run.

@@ -43,7 +43,7 @@ class PreloadError(RuntimeError):
 
 
 class PreloadedWorker(ProcessWorker):
-    """A process worker that forks. A run whose pool or deployment names a command is started by that command."""
+    """A process worker that forks. If the pool or the deployment of a run names a command, that command starts it."""
 
     @classmethod
     def __dispatch_key__(cls) -> str:

@@ -143,14 +143,14 @@ def test_a_varied_run_resumed_from_a_checkpoint_ends_as_the_unbroken_one(
         assert equal(train(configs[0], state=state), unbroken)
 
 
-def test_an_agents_own_configuration_comes_back() -> None:
+def test_selected_agents_keep_their_own_values() -> None:
     rates = {"target_update_interval": 0, "tau": 0.1, "average_rate": 0.1, "learning_rate_decay_updates": 9}
     configs = varied(dataclasses.replace(CONFIG, num_agents=1, **rates))  # type: ignore[arg-type]
-    values = HyperParameters.of(configs)
-    assert [values.agent(k, configs[0]) for k in range(3)] == configs
-    assert [values.select(torch.tensor([2, 0])).agent(k, configs[0]) for k in range(2)] == [configs[2], configs[0]]
-    again = HyperParameters.from_state_dict(values.state_dict())
-    assert [again.agent(k, configs[1]) for k in range(3)] == configs
+    values = HyperParameters.from_state_dict(HyperParameters.of(configs).state_dict())
+    for agents in ([0], [1], [2], [2, 0]):
+        mine, expected = values.select(torch.tensor(agents)), HyperParameters.of([configs[k] for k in agents])
+        for name, value in expected.state_dict().items():
+            torch.testing.assert_close(mine.state_dict()[name], value, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_whatever_stops_a_sweep_leaves_word_how_it_goes_on(
     monkeypatch.setattr(flow, "retrain", stopped)
     with pytest.raises(KeyboardInterrupt) as interrupt:
         flow.sweep_dqn()
-    assert interrupt.value.__notes__ == ["the study is kept; go on with: make sweep ARGS=\"--resume 'its begin'\""]
+    assert interrupt.value.__notes__ == ["the study is kept; resume it with: make sweep ARGS=\"--resume 'its begin'\""]
 
 
 def test_a_study_is_named_after_its_flow_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -452,7 +452,7 @@ def test_a_broken_champion_gives_way_and_a_broken_challenger_does_not_get_in(
         f"refused: the file of version {changed} of {name} is not the one that was evaluated any more"
     )
     damage(store, name, changed, linear_model(FALLS, properties=PROPERTIES | {"env_id": "this:CartPole-v1"}))
-    with pytest.raises(RegistryError, match="plays this:CartPole-v1, whose policies are versions of dqn-this~2"):
+    with pytest.raises(RegistryError, match="plays this:CartPole-v1; its policies are versions of dqn-this~2"):
         promote_policy(changed)
     damage(store, name, changed, b"garbage")
     with pytest.raises(RegistryError, match=f"the file of version {changed} of {name} is damaged"):

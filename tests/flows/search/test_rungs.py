@@ -46,7 +46,8 @@ class Population:
     @property
     def rates(self) -> list[float]:
         """Learning rates of the members that are left."""
-        return [self.hyperparameters.agent(k, self.config).learning_rate for k in self.agents.tolist()]
+        rates = torch.as_tensor(self.hyperparameters.learning_rate).expand(self.config.num_agents)
+        return [float(rate) for rate in rates[self.agents]]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -142,8 +143,8 @@ def test_a_population_is_what_its_trials_say_and_is_saved_until_it_is_over(machi
         configs = [c for c in (configuration(trial, settings) for trial in trials) if c.n_step == config.n_step]
         assert (config.num_agents, config.seed) == (len(configs), stream_seed(3, TRAINING, 1, number))
         assert population.path == tmp_path / f"rungs-001-{number:02d}.ckpt"
-        members = [population.hyperparameters.agent(k, configs[k]) for k in range(len(configs))]
-        assert members == [dataclasses.replace(mine, num_agents=1) for mine in configs]
+        members = [vars(population.hyperparameters.select(torch.tensor([k]))) for k in range(len(configs))]
+        assert members == [vars(HyperParameters.of([mine])) for mine in configs]
     assert {path for path, _ in machine.saved} == {population.path for population in machine.populations}
     assert all(asked is may_save for _, asked in machine.saved)
     assert not list(tmp_path.iterdir())

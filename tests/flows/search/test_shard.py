@@ -100,7 +100,8 @@ def test_a_member_of_a_shard_trains_what_its_trial_says(tmp_path: Path, monkeypa
 
     def watched(state: Any, updates: int, **options: Any) -> None:
         agents = state.agents.tolist()
-        advanced.append((updates, {a: state.hyperparameters.agent(a, state.config) for a in agents}))
+        own = [vars(state.hyperparameters.select(torch.tensor([a]))) for a in agents]
+        advanced.append((updates, {a: vars(state.config) | values for a, values in zip(agents, own, strict=True)}))
         advance(state, updates, **options)
 
     monkeypatch.setattr("flows.search.shard.advance", watched)
@@ -110,11 +111,11 @@ def test_a_member_of_a_shard_trains_what_its_trial_says(tmp_path: Path, monkeypa
     first = [config for updates, configs in advanced if updates == 4 for config in configs.values()]
     searched = ("learning_rate", "learning_rate_end", "gamma", "reward_scale", "n_step")
 
-    def values(config: Any) -> tuple[float, ...]:
-        return tuple(getattr(config, name) for name in searched)
+    def values(config: dict[str, Any]) -> tuple[float, ...]:
+        return tuple(config[name] for name in searched)
 
-    assert sorted(map(values, first)) == sorted(map(values, wanted))
-    assert len({config.n_step for config in first}) == 2  # two populations, and in each a structure
+    assert sorted(map(values, first)) == sorted(values(vars(config)) for config in wanted)
+    assert len({config["n_step"] for config in first}) == 2  # two populations, and in each a structure
 
 
 def test_what_cannot_be_trained_has_failed_and_the_others_go_on(tmp_path: Path) -> None:

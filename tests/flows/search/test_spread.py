@@ -87,7 +87,7 @@ def test_a_run_that_crashed_may_be_scheduled_again_within_a_minute(monkeypatch: 
 
 
 def test_shards_that_ended_badly_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    named = r"2 of 3 .*: s shard 0 \(Failed\), s shard 2 \(Cancelled\)\. Retry their runs, then go on with resume=s"
+    named = r"2 of 3 .*: s shard 0 \(Failed\), s shard 2 \(Cancelled\)\. .* resume the study with resume=s"
     with pytest.raises(ShardError, match=named):
         spread_to(Api([Failed()], [Completed()], [Cancelled()]), monkeypatch)
 
