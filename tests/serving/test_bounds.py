@@ -19,11 +19,6 @@ from serving.policy import FloatArray, OnnxPolicy
 from tests.support.serving.clients import client_of, infer
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> TestClient:
-    return client_of(tmp_path)[1]
-
-
 def nested(depth: int) -> str:
     return "[" * depth + "]" * depth
 

@@ -90,11 +90,6 @@ def test_another_environment_is_left_alone() -> None:
     assert real.of(metadata(env_id="Acrobot-v1")) == NOMINAL
 
 
-@pytest.fixture
-def app_and_client(tmp_path: Path) -> tuple[App, TestClient]:
-    return client_of(tmp_path)
-
-
 def test_the_show_plays_in_what_is_put(app_and_client: tuple[App, TestClient]) -> None:
     app, client = app_and_client
     show = joined(app)

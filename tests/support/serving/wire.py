@@ -7,8 +7,9 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import orjson
+import pytest
 
-from tests.support.serving.inprocess import Serving
+from tests.support.serving.inprocess import Serving, serving
 
 _SECONDS = 60.0
 
@@ -106,3 +107,9 @@ def until_nothing_is_left(server: Serving) -> None:
     while any((running := left(server)).values()):
         assert time.monotonic() < deadline, running
         time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Serving]:
+    with serving() as running:
+        yield running
