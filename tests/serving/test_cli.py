@@ -70,7 +70,7 @@ def test_a_typo_is_refused_with_the_nearest_names(
 
 
 @pytest.mark.parametrize("verb", ["serve", "watch", "record"])
-def test_whatever_cannot_be_repeated_is_refused_the_second_time(verb: str) -> None:
+def test_an_option_that_takes_one_value_is_refused_the_second_time(verb: str) -> None:
     options = {option for option in help_of(verb) if option not in ("--help", "--allow-env", "--push")}
     assert len(options) > 3
     for option in options:
@@ -128,7 +128,7 @@ def test_an_environment_that_cannot_be_admitted_is_refused_at_the_start(
     assert said.count("\n") == 1
 
 
-def test_an_environment_that_another_ones_module_registers_is_admitted(
+def test_an_environment_that_the_module_of_another_registers_is_admitted(
     model_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.__main__.serve", lambda *_: 0)
@@ -153,7 +153,7 @@ def test_a_push_is_refused_with_an_example(wrong: str, capsys: pytest.CaptureFix
         (["watch", "--episodes", "1"], {"episodes": 1, "seed": 0}),
     ],
 )
-def test_the_greatest_and_the_least_are_numbers_too(arguments: list[str], options: dict[str, int]) -> None:
+def test_an_option_may_be_at_its_limit(arguments: list[str], options: dict[str, int]) -> None:
     verb, parsed = parse(arguments)
     assert verb == arguments[0]
     assert vars(parsed).items() >= options.items()
@@ -184,7 +184,7 @@ def test_a_registry_that_is_not_there_says_what_to_run(
     assert "run `python -m flows train`" in capsys.readouterr().err
 
 
-def test_a_registry_that_is_away_holds_nobody_up_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_a_registry_that_is_away_time_out_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("MAX_RETRIES", "BACKOFF_FACTOR", "TIMEOUT")
     for name in names:
         monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}", raising=False)

@@ -61,7 +61,7 @@ def no_room(*_: object, **__: object) -> None:
         ("folder.gif", "", "Is a directory"),
     ],
 )
-def test_a_video_that_cannot_be_written_is_said_and_costs_none_that_is_there(
+def test_a_video_that_cannot_be_written_is_reported_and_leaves_older_files_alone(
     out: str,
     step: str,
     why: str,
@@ -87,7 +87,9 @@ def test_a_video_that_cannot_be_written_is_said_and_costs_none_that_is_there(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, Linux's file that is always full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_what_cannot_be_printed_is_no_traceback(unbuffered: str, model_path: str, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_an_error_without_a_traceback(
+    unbuffered: str, model_path: str, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "serving", "record", "--model", model_path, "--out", str(tmp_path / "a.gif")]
     with open("/dev/full", "w") as full:
         environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
@@ -96,7 +98,7 @@ def test_what_cannot_be_printed_is_no_traceback(unbuffered: str, model_path: str
     assert done.returncode == 1
 
 
-def test_a_disk_without_room_for_copies_is_said_and_the_version_recorded(
+def test_a_disk_without_room_for_copies_is_reported_and_the_version_recorded(
     registry: LocalRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "models").touch()

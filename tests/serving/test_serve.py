@@ -47,7 +47,7 @@ def test_serve_is_the_verb_and_binds_to_this_machine(model_path: str, started: C
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])  # with a token, for the time of a test
-def test_what_the_environment_says_reaches_the_application(
+def test_environment_variables_reach_the_application(
     model_path: str, host: str, started: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
@@ -64,7 +64,7 @@ def test_what_the_environment_says_reaches_the_application(
     assert told["url"].startswith("http://localhost:" if host == "localhost" else "http://127.0.0.1:")
 
 
-def test_a_port_that_is_taken_is_said(
+def test_a_port_that_is_taken_is_reported(
     model_path: str, started: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -74,7 +74,7 @@ def test_a_port_that_is_taken_is_said(
     assert capsys.readouterr().err == expected
 
 
-def test_a_host_that_is_not_this_one_is_said(
+def test_an_address_of_another_machine_is_reported(
     model_path: str, started: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -94,7 +94,7 @@ def test_a_port_is_a_number_up_to_65535(text: str, fits: bool) -> None:
         parse(["--port", text])
 
 
-def test_a_key_that_interrupts_is_130(model_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_exits_with_130(model_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 

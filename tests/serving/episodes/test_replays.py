@@ -36,7 +36,7 @@ def test_the_same_episode_is_the_same_replay(client: TestClient) -> None:
     assert client.post("/api/episodes", json={"version": "nine"}).status_code == 404
 
 
-def test_an_episode_is_kept_as_it_was_seen(app_and_client: tuple[App, TestClient]) -> None:
+def test_a_replay_of_a_live_episode_reaches_the_same_state(app_and_client: tuple[App, TestClient]) -> None:
     """Pushes and changes of the world made live, in the middle of an episode, lead a replay to the same state."""
     app, client = app_and_client
     assert app.live
@@ -146,7 +146,7 @@ FILE = bytes(range(100))
         ("", FILE),
     ],
 )
-def test_a_part_of_a_file_is_what_was_asked_for(asked: str, part: tuple[int, int] | bytes | None) -> None:
+def test_a_range_request_gets_that_part_of_a_file(asked: str, part: tuple[int, int] | bytes | None) -> None:
     headers = [(b"range", asked.encode())] if asked else []
     for method, more in (("GET", []), ("HEAD", []), ("GET", [(b"if-range", b"x")])):
         request = Request({"type": "http", "method": method, "headers": headers + more})

@@ -90,7 +90,7 @@ def test_the_largest_batch_is_taken() -> None:
     assert parse({}, shape=[4096, 4], data=[0] * 4 * 4096).observation.shape == (4096, 4)
 
 
-def test_a_model_says_what_it_takes_and_gives(champion: OnnxPolicy) -> None:
+def test_metadata_and_config_state_inputs_and_outputs(champion: OnnxPolicy) -> None:
     metadata = json.loads(msgspec.json.encode(model_metadata("m", ["1", "2"], champion.metadata)))
     assert metadata == {
         "name": "m",
@@ -125,7 +125,7 @@ def test_a_model_says_what_it_takes_and_gives(champion: OnnxPolicy) -> None:
 
 
 @pytest.mark.parametrize("request_", [{"name": "x" * 50}, {"datatype": "x" * 50}, {"outputs": [{"name": "x" * 50}]}])
-def test_what_a_client_sent_is_repeated_up_to_forty_letters(request_: dict[str, object]) -> None:
+def test_input_of_a_client_is_repeated_up_to_forty_letters(request_: dict[str, object]) -> None:
     outputs = {"outputs": request_.pop("outputs")} if "outputs" in request_ else {}
     with pytest.raises(RequestError, match=r"'x{40}'"):
         parse(outputs, **request_)
@@ -206,7 +206,7 @@ DEEP = b'{"parameters": {"x": %s}}' % (b"[" * 100_000 + b"]" * 100_000)
 @pytest.mark.parametrize(
     "body", [b"", b"{", b'{"inputs": [NaN]}', b"\xff\xfe", b'{"inputs": [{"name": "x\xff"}]}', DEEP]
 )
-def test_what_is_not_json_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError, match="not valid JSON"):
         parse_infer(body, None, 4)
 
@@ -238,7 +238,7 @@ def test_sizes_that_disagree_are_named(size: object, extra: bytes, header_length
         parse_infer(header + extra, stated, 4)  # type: ignore[arg-type] # the table mixes types on purpose
 
 
-def test_an_answer_that_is_not_finite_is_not_given() -> None:
+def test_q_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(RequestError, match="not finite"):
         answer_infer(parse({}), np.array([[np.inf, 0]], dtype=np.float32), model="m", version="1")
 
@@ -255,7 +255,7 @@ JSON = st.recursive(
     shape=JSON | st.just([1, 4]), datatype=JSON | st.just("FP32"), parameters=JSON, data=JSON, outputs=JSON, id_=JSON,
     extra=st.binary(max_size=64), shift=st.integers(-3, 3),
 )  # fmt: skip
-def test_nothing_but_a_protocol_error_comes_out(
+def test_no_request_raises_anything_but_a_request_error(
     shape: Any, datatype: Any, parameters: Any, data: Any, outputs: Any, id_: Any, extra: bytes, shift: int
 ) -> None:
     tensor = {"name": "observation", "shape": shape, "datatype": datatype, "parameters": parameters, "data": data}

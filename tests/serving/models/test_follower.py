@@ -12,7 +12,7 @@ from tests.support.serving.faulty import BAD, GOOD, BrittleCache, Registry, foll
 from tests.support.serving.policies import PROPERTIES
 
 
-def test_it_waits_swaps_refuses_and_plays_on(tmp_path: Path) -> None:
+def test_the_follower_waits_swaps_and_keeps_the_last_good_version(tmp_path: Path) -> None:
     registry = Registry()
     models = following(registry, tmp_path)
     assert (models.notice, models.reachable, models.registry_age) == ("looking for a model", None, None)
@@ -45,7 +45,7 @@ def test_it_waits_swaps_refuses_and_plays_on(tmp_path: Path) -> None:
     assert models.errors == 0
 
 
-def test_what_plays_is_described(tmp_path: Path) -> None:
+def test_the_version_that_plays_is_described(tmp_path: Path) -> None:
     registry = Registry(GOOD[0])
     models = following(registry, tmp_path)
     poll(models)
@@ -64,7 +64,7 @@ def test_what_plays_is_described(tmp_path: Path) -> None:
     )
 
 
-def test_the_registry_is_seen_when_it_answers(tmp_path: Path) -> None:
+def test_the_age_of_the_registry_counts_from_its_last_answer(tmp_path: Path) -> None:
     now = 100.0
     registry = Registry()
     models = following(registry, tmp_path, clock=lambda: now)
@@ -83,7 +83,7 @@ def test_the_registry_is_seen_when_it_answers(tmp_path: Path) -> None:
     ("poll_seconds", "failures", "delay"),
     [(2, 1, 2), (2, 2, 4), (2, 3, 8), (2, 4, 10), (2, 5000, 10), (60, 5, 60), (0.01, 5000, 2.56)],
 )
-def test_what_fails_is_tried_again_later_and_later(
+def test_a_failure_is_retried_at_growing_intervals(
     poll_seconds: float, failures: int, delay: float, tmp_path: Path
 ) -> None:
     models = following(Registry(), tmp_path, poll_seconds=poll_seconds)
@@ -101,7 +101,7 @@ def test_the_loop_waits_until_the_next_poll_or_until_it_is_woken(
     faults = iter([RuntimeError("locked"), UnknownModelError("no model"), registry.fault])
 
     async def wait_for(woken: object, delay: float) -> None:
-        woken.close()  # type: ignore[attr-defined] # a coroutine that nobody awaits
+        woken.close()  # type: ignore[attr-defined] # a coroutine that is never awaited
         waited.append((delay, playing(models), models._refresh.is_set()))
         registry.fault = next(faults, None)
         if len(waited) == 4:
@@ -116,10 +116,10 @@ def test_the_loop_waits_until_the_next_poll_or_until_it_is_woken(
         asyncio.run(models.run())
     assert [delay for delay, _, _ in waited] == [2, 4, 2, 2], "longer after each failure in a row"
     assert [number for _, number, _ in waited] == ["1"] * 4, "what played last plays before the registry answers"
-    assert not any(woken for _, _, woken in waited), "who was woken waits again"
+    assert not any(woken for _, _, woken in waited), "after waking the loop waits again"
 
 
-def test_what_the_registry_says_is_noted_when_it_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_is_written_when_it_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[Snapshot] = []
     monkeypatch.setattr(BrittleCache, "remember", lambda cache, snapshot: noted.append(snapshot))
     registry = Registry(GOOD[0])
@@ -145,7 +145,7 @@ def test_as_many_refusals_are_remembered_as_there_is_room_for(tmp_path: Path, mo
     assert [refused(number) for number in "321"] == [3, 3, 4], "the oldest one is forgotten"
 
 
-def test_the_registry_is_told_what_was_seen_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_registry_is_given_the_last_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Snapshot | None] = []
     registry = Registry(GOOD[0])
     answer = registry.snapshot(None)

@@ -59,7 +59,7 @@ def test_a_version_that_is_not_there_is_refused_without_mlflow(
     assert said.count("\n") == 1
 
 
-def test_what_a_glance_finds_or_cannot_tell_is_left_to_mlflow(
+def test_mlflow_is_asked_for_a_version_that_is_in_the_tables_or_cannot_be_looked_up(
     tables: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def asked(*_: object) -> None:

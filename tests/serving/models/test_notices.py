@@ -37,7 +37,7 @@ BEGIN = (
         ),
     ],
 )
-def test_a_registry_that_fails_is_told(
+def test_a_registry_that_fails_is_reported(
     fault: Exception, sentence: str, without: str, with_one: str, settled: bool, reachable: bool | None, tmp_path: Path
 ) -> None:
     registry = Registry(GOOD[0])
@@ -56,7 +56,7 @@ def test_a_registry_that_fails_is_told(
 
 
 @pytest.mark.parametrize("fault", [RegistryUnavailableError("gone"), ValueError("two files")])
-def test_a_version_that_cannot_be_had_is_told(fault: Exception, tmp_path: Path) -> None:
+def test_a_version_that_cannot_be_fetched_is_reported(fault: Exception, tmp_path: Path) -> None:
     what = "cannot be fetched (gone)" if isinstance(fault, RegistryUnavailableError) else "was refused: two files"
     registry = Registry(GOOD[0], GOOD[1])
     models = following(registry, tmp_path)
@@ -72,7 +72,7 @@ def test_a_version_that_cannot_be_had_is_told(fault: Exception, tmp_path: Path) 
     assert models.failed_swaps == (2 if isinstance(fault, ValueError) else 0), "of each version once"
 
 
-def test_an_alias_that_is_not_there_is_told_beside_the_versions_that_are(tmp_path: Path) -> None:
+def test_a_missing_alias_is_reported_with_the_versions_that_exist(tmp_path: Path) -> None:
     registry = Registry(GOOD[0], GOOD[1])
     registry.add("10", GOOD[2])
     registry.aliases = {"other": "10", "challenger": "2"}
@@ -89,7 +89,7 @@ def test_an_alias_that_is_not_there_is_told_beside_the_versions_that_are(tmp_pat
 
 
 @pytest.mark.parametrize(("number", "notice"), [("2", ""), ("9", "model dqn has no version 9 but 1 @champion, 2")])
-def test_a_version_that_is_named_by_its_number_plays_wherever_aliases_are(
+def test_a_version_that_is_named_by_its_number_plays_whatever_the_aliases(
     number: str, notice: str, tmp_path: Path
 ) -> None:
     registry, cache = Registry(GOOD[0], GOOD[1]), BrittleCache(tmp_path, "dqn")
@@ -100,7 +100,7 @@ def test_a_version_that_is_named_by_its_number_plays_wherever_aliases_are(
     assert cache.played(number) == (models.current.version if models.current else None)
 
 
-def test_who_listens_is_told_of_swaps_and_of_news_alone(tmp_path: Path) -> None:
+def test_listeners_are_called_for_swaps_and_new_notices_alone(tmp_path: Path) -> None:
     registry = Registry(GOOD[0], GOOD[1])
     models = following(registry, tmp_path)
     told: list[tuple[str | None, str]] = []
@@ -117,7 +117,7 @@ def test_who_listens_is_told_of_swaps_and_of_news_alone(tmp_path: Path) -> None:
     assert told[2:] == [("2", "")]
 
 
-def test_what_happens_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_event_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "serving")
     registry = Registry(BAD["garbage"], GOOD[1])
     models = following(registry, tmp_path)

@@ -231,7 +231,7 @@ def test_a_version_holds_one_onnx_file(client: Client, names: list[str]) -> None
     assert str(caught.value) == f"version 1 should hold one .onnx file, it holds {found}"
 
 
-def test_what_a_run_keeps_of_its_learning_is_downloaded_if_there_is_any(client: Client) -> None:
+def test_the_learning_files_of_a_run_are_downloaded_if_it_has_any(client: Client) -> None:
     source = RegistrySource(MODEL)
     assert source.learning(Version(number="2", source="")) == {}
     assert client.made == 0

@@ -13,7 +13,7 @@ from serving.models.follower import Models
 from tests.support.serving.faulty import BAD, GOOD, Registry, following, playing, poll
 
 
-def test_what_played_last_plays_after_a_restart_wherever_the_alias_is(tmp_path: Path) -> None:
+def test_the_version_that_played_last_plays_after_a_restart(tmp_path: Path) -> None:
     registry = Registry(GOOD[0], BAD["garbage"])
     models = following(registry, tmp_path)
     poll(models)
@@ -37,7 +37,7 @@ def test_what_played_last_plays_after_a_restart_wherever_the_alias_is(tmp_path: 
 
 
 @pytest.mark.parametrize("lost", ["snapshot.json", "played-*.json", "*.onnx", "*"])
-def test_a_restart_takes_what_is_left_on_the_disk(lost: str, tmp_path: Path) -> None:
+def test_a_restart_uses_the_files_that_are_left_on_the_disk(lost: str, tmp_path: Path) -> None:
     models = following(Registry(GOOD[0]), tmp_path)
     poll(models)
     for path in tmp_path.rglob(lost):

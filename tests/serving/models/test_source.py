@@ -21,7 +21,7 @@ def test_a_model_uri_names_an_alias_or_a_version(uri: str, alias: str | None, ve
 @pytest.mark.parametrize(
     "env_id", ["CartPole-v1", "boing_gym:Boing-v0", "a/b:c-v0", "ALE/Pong-v5", "Übung-v0", "a.b-c"]
 )
-def test_whatever_training_registers_can_be_named_and_is_trained_as_is_said(env_id: str) -> None:
+def test_every_name_that_training_registers_has_a_uri_and_a_training_command(env_id: str) -> None:
     name = model_name(env_id)
     assert ModelURI.parse(f"models:/{name}@champion") == ModelURI(name=name, alias="champion")
     assert ModelURI.parse(f"models:/{name}/3") == ModelURI(name=name, version="3")
@@ -47,7 +47,7 @@ def test_any_other_uri_is_refused(uri: str) -> None:
         ModelURI.parse(uri)
 
 
-def test_a_version_is_another_one_by_number_source_time_and_digest() -> None:
+def test_a_version_is_identified_by_number_source_time_and_digest() -> None:
     versions = [
         Version(number="1", source="s"),
         Version(number="2", source="s"),

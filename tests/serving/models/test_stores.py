@@ -61,7 +61,7 @@ def test_the_default_store_is_the_one_in_this_directory(
         ("postgresql://u@h/sqlite", None),
     ],
 )
-def test_which_file_a_store_is(uri: str, file: str | None) -> None:
+def test_the_file_of_a_store_uri(uri: str, file: str | None) -> None:
     assert store_file(uri) == (file and Path(file).absolute())
 
 
@@ -73,8 +73,8 @@ def test_versions_come_from_mlflow(registry: LocalRegistry) -> None:
     assert snapshot.versions["1"].tags == {"gate": "passed"}
     assert snapshot.versions["1"].experiment_id
     assert source.fetch(snapshot.versions["1"])[:1] == b"\x08"
-    with pytest.raises(UnknownModelError, match=f"^the registry has no model nobody but {MODEL}$"):
-        RegistrySource("nobody").snapshot(None)
+    with pytest.raises(UnknownModelError, match=f"^the registry has no model unknown but {MODEL}$"):
+        RegistrySource("unknown").snapshot(None)
 
 
 def test_a_registry_that_cannot_be_opened_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

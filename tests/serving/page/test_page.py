@@ -62,7 +62,7 @@ def test_keys_pause_step_and_change_speed(page: Page, stepped: Serving) -> None:
     until(page, "!page.status.paused && page.status.seed === 123 && page.status.speed === 1")
 
 
-def test_keys_do_what_they_are_for_and_only_there(page: Page, stepped: Serving) -> None:
+def test_keys_work_outside_of_controls_and_only_while_shortcuts_are_on(page: Page, stepped: Serving) -> None:
     opened(page, stepped)
     page.evaluate("""() => {
         page.sent = [];
@@ -86,7 +86,7 @@ def test_keys_do_what_they_are_for_and_only_there(page: Page, stepped: Serving) 
 @pytest.mark.parametrize(
     ("state", "ending"), [((2.39, 3.0, 0.0, 0.0), "Left the track"), ((0.0, 0.0, 0.2, 3.0), "Fell")]
 )
-def test_an_ending_is_called_what_it_was(page: Page, stepped: Serving, state: tuple[float, ...], ending: str) -> None:
+def test_the_end_of_an_episode_is_named(page: Page, stepped: Serving, state: tuple[float, ...], ending: str) -> None:
     opened(page, stepped)
     stepped_to(page, stepped, 2)
     assert stepped.app.live
@@ -122,7 +122,7 @@ def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, shown: Serving)
     page.close()
 
 
-def test_a_lost_server_is_said_and_found_again(browser: Browser) -> None:
+def test_a_lost_connection_is_shown_and_restored(browser: Browser) -> None:
     page = browser.new_page()
     with serving() as server:
         opened(page, server)

@@ -12,7 +12,7 @@ from tests.support.serving.milestones import FILES
 pytestmark = IN_A_BROWSER
 
 
-def test_what_it_sees_is_shown_where_it_is_asked_for(page: Page, stepped: Serving) -> None:
+def test_the_inputs_panel_shows_what_the_policy_was_given(page: Page, stepped: Serving) -> None:
     opened(page, stepped)
     stepped.step(30)
     rows = {"inputs": [{"name": "observation", "shape": [4, 4], "datatype": "FP32", "data": [0.0, 0.0, 0.3, 0.0] * 4}]}
@@ -46,7 +46,7 @@ def test_the_world_is_broken_by_a_word_and_by_a_slider_and_put_right_again(page:
     assert page.locator("#world-words [aria-pressed=true]").count() == 0
 
 
-def test_a_drift_is_said_and_the_adaptation_can_be_followed(page: Page, shown: Serving) -> None:
+def test_a_drift_and_the_stages_of_its_adaptation_are_shown(page: Page, shown: Serving) -> None:
     opened(page, shown)
     assert page.locator("#loop").is_hidden()
     page.get_by_role("button", name="Reverse the motor").click()
@@ -75,7 +75,7 @@ def test_compare_shows_two_versions_under_one_seed(page: Page, shown: Serving) -
     page.get_by_role("button", name="Compare").click()
     until(page, "page.frame?.s.length === 2")
     assert page.url.endswith("/?compare=champion,2")
-    page.goto(page.url, wait_until="domcontentloaded")  # as somebody who was sent the link
+    page.goto(page.url, wait_until="domcontentloaded")  # the link opens the same comparison
     until(page, "page.frame?.s.length === 2")
     until(page, "page.frame.o[1] && !page.frame.o[0]")  # the challenger falls, the champion does not
     assert page.locator(".player .version").all_inner_texts() == ["Version 1", "Version 2"]
@@ -107,7 +107,7 @@ def test_the_preference_is_drawn_true_to_its_axis(page: Page, stepped: Serving) 
     assert float(amount) == pytest.approx(abs(gap), rel=0.1)
 
 
-def test_what_a_q_value_is_can_be_asked(page: Page, shown: Serving) -> None:
+def test_q_values_are_explained_on_request(page: Page, shown: Serving) -> None:
     opened(page, shown)
     assert page.locator("#about-q").is_hidden()
     page.get_by_role("button", name="What is a Q-value?").click()
@@ -137,7 +137,7 @@ def test_the_challenge_counts_pushes_and_shares_the_episode(page: Page, shown: S
     assert f"seed {seed}: return {steps}" in page.title()
 
 
-def test_how_it_learned_is_shown_milestone_by_milestone(page: Page) -> None:
+def test_learning_is_shown_milestone_by_milestone(page: Page) -> None:
     registry = two_versions()
     registry.files_of_learning = FILES
     with serving(registry) as server:
@@ -162,7 +162,7 @@ def test_how_it_learned_is_shown_milestone_by_milestone(page: Page) -> None:
         ("40", "40", "Down with 60 N."),
     ],
 )
-def test_a_record_is_the_least_that_felled_it(
+def test_the_best_result_is_the_smallest_force_that_felled_the_pole(
     page: Page, stepped: Serving, before: str | None, after: str, said: str
 ) -> None:
     opened(page, stepped)
@@ -184,7 +184,7 @@ def test_a_record_is_the_least_that_felled_it(
     assert found == [after, said, f"{after} N"]
 
 
-def test_of_what_a_moving_slider_asks_for_only_the_latest_is_sent(page: Page, stepped: Serving) -> None:
+def test_only_the_latest_value_of_a_moving_slider_is_sent(page: Page, stepped: Serving) -> None:
     opened(page, stepped)
     sent = page.evaluate(
         """async () => {

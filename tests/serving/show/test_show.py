@@ -15,7 +15,7 @@ from serving.show.show import Show
 from tests.support.serving.stage import play_to_the_end, show_of
 
 
-def test_a_step_that_fails_is_logged_and_the_show_goes_on_while_somebody_watches(
+def test_a_step_that_fails_is_logged_and_the_show_goes_on_while_it_has_viewers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     show, viewer = show_of(tmp_path)
@@ -197,7 +197,7 @@ class Clock:
         self.now += max(0.0, seconds)
 
 
-def test_steps_come_at_their_times_and_catch_up_with_a_hiccup_not_with_more(
+def test_steps_keep_their_times_and_catch_up_after_a_short_delay_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(100.0)

@@ -65,7 +65,7 @@ def test_two_versions_play_one_seed_until_both_have_ended() -> None:
     assert (fallen["o"], fallen["r"][1] < 100) == ([False, True], True)
     show.command(PushCart(5.0))
     show._tick(0.02)
-    assert orjson.loads(show.frame)["p"] == 5.0, "of who still plays"
+    assert orjson.loads(show.frame)["p"] == 5.0, "the push of the player that still plays"
     play_to_the_end(show)
     last = orjson.loads(show.frame)
     assert (first["e"], last["e"], last["o"], last["k"]) == (1, 1, [True, True], 500)

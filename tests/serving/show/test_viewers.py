@@ -17,7 +17,7 @@ from tests.support.serving.policies import BALANCES
 from tests.support.serving.stage import show_of
 
 
-def test_what_is_announced_in_a_tick_is_sent_once_at_its_end() -> None:
+def test_announcements_of_one_tick_are_sent_once_at_its_end() -> None:
     statuses = iter("123")
     audience, viewer = Audience(lambda: next(statuses)), Viewer[str]()
     audience.join(viewer, "")
@@ -29,7 +29,7 @@ def test_what_is_announced_in_a_tick_is_sent_once_at_its_end() -> None:
     assert next(statuses) == "3"
 
 
-def test_joining_writes_the_status_to_the_one_who_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joining_sends_the_status_to_the_new_viewer_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     show, viewer = show_of(tmp_path)
     asyncio.run(viewer.take())
     offers = []
@@ -61,9 +61,7 @@ def test_a_viewer_is_sent_the_newest_of_each_once() -> None:
     asyncio.run(story())
 
 
-def test_who_comes_and_goes_is_counted_in_the_status_every_25_ticks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_status_counts_viewers_every_25_ticks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     show, viewer = show_of(tmp_path)
     other: Viewer[str] = Viewer()
     show.join(Viewer(counted=False))
@@ -85,7 +83,7 @@ def test_who_comes_and_goes_is_counted_in_the_status_every_25_ticks(
     assert told == [(25, 2), (75, 1)]
 
 
-def test_a_show_that_is_closed_lets_go_of_its_viewers_and_of_what_it_followed(tmp_path: Path) -> None:
+def test_a_closed_show_dismisses_its_viewers_and_stops_following_its_versions(tmp_path: Path) -> None:
     models = models_of(tmp_path)
     show, other = (Show(models, Metrics(), references) for references in (("", "4"), ("4",)))
     viewer: Viewer[str] = Viewer()
@@ -100,7 +98,7 @@ def test_a_show_that_is_closed_lets_go_of_its_viewers_and_of_what_it_followed(tm
         asyncio.run(viewer.take())
 
 
-def test_a_flood_of_commands_is_told_once_a_tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_commands_sends_one_status_a_tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     show, viewer = show_of(tmp_path)
     show._tick(0.02)
     told: list[bool] = []
@@ -123,7 +121,7 @@ def test_a_flood_of_commands_is_told_once_a_tick(tmp_path: Path, monkeypatch: py
     assert len(told) <= 2, "and not again"
 
 
-def test_news_is_told_though_no_tick_comes(tmp_path: Path) -> None:
+def test_a_status_is_sent_although_no_tick_follows(tmp_path: Path) -> None:
     show, viewer = show_of(tmp_path)
 
     async def story() -> None:
@@ -138,7 +136,7 @@ def test_news_is_told_though_no_tick_comes(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_a_swap_is_told_to_every_viewer_at_once(tmp_path: Path) -> None:
+def test_a_swap_is_sent_to_every_viewer_at_once(tmp_path: Path) -> None:
     """Without an episode's end or a command, which would tell of it too."""
     show, viewer = show_of(tmp_path, BALANCES)
     other: Viewer[str] = Viewer()

@@ -31,7 +31,7 @@ def test_the_show_streams_states_and_takes_commands(client: TestClient) -> None:
         message(viewer, speed=4.0)
 
 
-def test_a_version_that_is_not_there_is_said_and_no_show_stays(app_and_client: tuple[App, TestClient]) -> None:
+def test_an_unknown_version_is_reported_and_leaves_no_show(app_and_client: tuple[App, TestClient]) -> None:
     app, client = app_and_client
     assert app.live
     with client:

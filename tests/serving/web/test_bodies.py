@@ -127,7 +127,7 @@ def test_a_compressed_body_is_unpacked(encoding: str, packed: bytes) -> None:
         ("gzip", zlib.compress(b"{}"), "the body is not valid gzip: ", 400),
     ],
 )
-def test_what_cannot_be_unpacked_is_said(encoding: str, body: bytes, sentence: str, status: int) -> None:
+def test_a_body_that_cannot_be_unpacked_is_refused(encoding: str, body: bytes, sentence: str, status: int) -> None:
     with pytest.raises(RequestError) as refused:
         read(*chunks(body), encoding=encoding)
     assert str(refused.value).startswith(sentence)

@@ -151,7 +151,7 @@ def test_a_connection_that_is_lost_leaves_no_timer() -> None:
     asyncio.run(story())
 
 
-def test_ten_seconds_a_head_and_as_many_connections_as_there_are_files() -> None:
+def test_a_head_has_ten_seconds_and_connections_are_limited_by_file_descriptors() -> None:
     assert BoundedProtocol.head_seconds == 10
     for descriptors, connections in ((100, 16), (144, 16), (145, 17), (1024, 896), (1 << 20, 8064)):
         with pytest.MonkeyPatch.context() as patch:
@@ -159,7 +159,7 @@ def test_ten_seconds_a_head_and_as_many_connections_as_there_are_files() -> None
             assert _connection_limit() == connections
 
 
-def test_what_is_written_in_a_turn_leaves_in_one_piece_unless_it_is_long() -> None:
+def test_writes_of_one_turn_are_sent_in_one_piece_unless_they_are_long() -> None:
     async def story() -> None:
         wire = Wire()
         writes: list[int] = []
@@ -177,7 +177,7 @@ def test_what_is_written_in_a_turn_leaves_in_one_piece_unless_it_is_long() -> No
         gathering.write(b"last")
         gathering.close()
         assert (writes, wire.closed) == ([3, 65_537, 4], True)
-        gathering.write(b"to nobody")
+        gathering.write(b"too late")
         await asyncio.sleep(0)
         assert writes == [3, 65_537, 4]
 
@@ -214,7 +214,7 @@ def test_connections_are_bounded_and_a_later_one_is_let_in() -> None:
     asyncio.run(story())
 
 
-def test_what_is_not_http_is_refused_in_json() -> None:
+def test_bytes_that_are_not_http_are_refused_in_json() -> None:
     async def story() -> None:
         protocol, wire = connected(ServerState())
         protocol.data_received(b"nonsense\r\n\r\n")

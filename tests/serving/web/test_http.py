@@ -15,7 +15,7 @@ MODEL = "p"
     ("method", "path", "status"),
     [
         ("GET", "/nothing", 404),
-        ("GET", "/v2/models/nobody", 404),
+        ("GET", "/v2/models/unknown", 404),
         ("GET", f"/v2/models/{MODEL}/versions/9/ready", 404),
         ("GET", f"/v2/models/{MODEL}/versions/..%2f..%2fetc", 404),
         ("GET", f"/v2/models/{MODEL}/infer", 405),
@@ -65,7 +65,7 @@ def test_the_page_is_sent_once_and_then_confirmed(client: TestClient) -> None:
     assert client.get("/static/page.css", headers={"If-None-Match": page.headers["etag"]}).status_code == 200
 
 
-def test_a_token_guards_what_changes_things(tmp_path: Path) -> None:
+def test_a_token_guards_writes(tmp_path: Path) -> None:
     _, client = client_of(tmp_path, token="s3cret")
     with client:
         assert client.post("/api/episodes", json={}).status_code == 401

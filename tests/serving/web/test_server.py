@@ -28,11 +28,11 @@ def test_a_server_says_where_it_is_and_is_tuned_to_small_answers(
     assert [config.ws_per_message_deflate, config.access_log, config.server_header] == [False] * 3
 
 
-def test_a_viewer_who_is_just_leaving_is_not_told_to_leave() -> None:
-    asyncio.run(stop_with_a_viewer_who_leaves())
+def test_a_connection_that_is_closing_is_aborted_when_the_server_stops() -> None:
+    asyncio.run(stop_with_a_connection_that_is_closing())
 
 
-async def stop_with_a_viewer_who_leaves() -> None:
+async def stop_with_a_connection_that_is_closing() -> None:
     app = App(Models(two_versions(), alias="champion", version=None), show=False)
     server = Server(app, "in process")
     server.servers = []

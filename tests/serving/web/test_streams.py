@@ -53,9 +53,7 @@ BEHIND |= {"another": STREAMS["private"], "viewer": STREAMS["viewer"], "nonsense
         max_size=5,
     )
 )
-def test_a_stream_ends_with_its_client_whatever_was_sent_and_however_it_left(
-    server: Serving, sessions: list[tuple[str, str, str, int]]
-) -> None:
+def test_a_stream_ends_when_its_client_leaves(server: Serving, sessions: list[tuple[str, str, str, int]]) -> None:
     clients = []
     for stream, behind, leaving, until in sessions:
         client = connect(server)
@@ -80,7 +78,7 @@ def test_a_stream_ends_with_its_client_whatever_was_sent_and_however_it_left(
 
 @pytest.mark.parametrize("behind", sorted(BEHIND))
 @pytest.mark.parametrize("stream", sorted(STREAMS))
-def test_places_are_given_back_so_that_others_are_admitted(server: Serving, stream: str, behind: str) -> None:
+def test_a_place_is_free_again_after_its_client_left(server: Serving, stream: str, behind: str) -> None:
     for _ in range(5):  # there are four places
         client = connect(server)
         client.sendall(STREAMS[stream] + BEHIND[behind])
@@ -117,7 +115,7 @@ def test_head_of_a_stream_starts_none(server: Serving) -> None:
         assert (running["private"], running["pixels"]) == (0, 0)
 
 
-def test_commands_are_obeyed_however_they_are_cut(server: Serving) -> None:
+def test_commands_may_be_cut_at_any_byte(server: Serving) -> None:
     sent = upgrade() + command(do="speed", speed=3.0)
     for place in (1, len(upgrade()) - 1, len(upgrade()), len(upgrade()) + 1, len(sent) - 1, len(sent)):
         with viewing(server, sent[:place], sent[place:]) as (_, told):
@@ -126,7 +124,7 @@ def test_commands_are_obeyed_however_they_are_cut(server: Serving) -> None:
     until_nothing_is_left(server)
 
 
-def test_one_who_sends_too_many_commands_is_told_and_let_go_while_others_watch(server: Serving) -> None:
+def test_a_viewer_that_sends_too_many_commands_is_disconnected_and_others_are_not(server: Serving) -> None:
     sentence = "a connection may send 50 commands a second: connect again, and send fewer"
     with viewing(server, upgrade()) as (_, watched), viewing(server, upgrade()) as (flooding, told):
         flooding.sendall(command(do="resume") * 100)
@@ -147,7 +145,7 @@ def test_a_flood_that_is_never_read_ends_too(server: Serving) -> None:
         until_nothing_is_left(server)
 
 
-def test_a_wrong_token_after_the_right_one_takes_back_what_was_allowed() -> None:
+def test_a_wrong_token_after_the_right_one_revokes_the_permission() -> None:
     with serving(token="right") as server:
         for wrong in ({"token": "wrong"}, {"token": 7}, {"token": None}, {"token": ["right"]}, {}):
             asked = command(do="authorize", token="right") + command(do="speed", speed=3.0)
@@ -183,7 +181,7 @@ def test_a_server_stops_though_its_streams_are_not_read(caplog: pytest.LogCaptur
 
 
 @pytest.mark.slow
-def test_a_stopping_server_ends_what_will_not_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stopping_server_cancels_a_request_that_does_not_end(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever the application waits for: uvicorn cancels it, and its client's connection ends without a traceback."""
 
     async def wait(*_: object) -> None:

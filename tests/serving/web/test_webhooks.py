@@ -50,6 +50,8 @@ def test_a_delivery_is_taken_once_within_five_minutes_of_this_clock() -> None:
     assert [deliver(str(now), "1000", now) for now in (699.0, 700.0, 1300.0, 1301.0)] == [401, 200, 200, 401]
     assert deliver("a", "soon", 1000.0) == deliver("a", "-1", 0.0) == deliver("a", "1000", 1000.0, "v2") == 401
     assert [deliver("a", str(int(now)), now) for now in (2000.0, 2000.0, 2300.0)] == [200, 409, 409]
-    assert len(webhooks._handled) == 1, "those of ten minutes ago are forgotten, whose timestamp would be refused"
+    assert len(webhooks._handled) == 1, (
+        "deliveries of ten minutes ago are forgotten, because their timestamps would be refused"
+    )
     assert [deliver(name, "2600", 2600.0) for name in ("b", "a")] == [200, 409]
     assert [deliver(name, "2601", 2601.0) for name in ("c", "a")] == [200, 200]

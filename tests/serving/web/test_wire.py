@@ -96,7 +96,7 @@ def test_a_request_of_each_kind_is_answered_as_it_should_be(separately: dict[str
     names=st.lists(st.sampled_from(sorted(REQUESTS)), min_size=1, max_size=6),
     places=st.lists(st.integers(0, 1 << 20), max_size=6),
 )
-def test_requests_in_pieces_and_piled_up_are_answered_as_on_separate_connections(
+def test_pipelined_requests_in_pieces_are_answered_as_on_separate_connections(
     server: Serving, separately: dict[str, bytes], names: list[str], places: list[int]
 ) -> None:
     halves = [place for place, name in enumerate(names) if name.startswith("half")]
@@ -107,7 +107,7 @@ def test_requests_in_pieces_and_piled_up_are_answered_as_on_separate_connections
 
 
 @pytest.mark.parametrize("name", ["infer", "in chunks", "two hosts", "HEAD of a stream", "last", "nonsense"])
-def test_every_byte_is_where_a_request_may_be_cut(server: Serving, separately: dict[str, bytes], name: str) -> None:
+def test_requests_may_be_cut_at_every_byte(server: Serving, separately: dict[str, bytes], name: str) -> None:
     pair = ["infer", name]
     sent = b"".join(REQUESTS[each] for each in pair)
     for place in range(1, len(sent)):
@@ -126,7 +126,7 @@ def test_more_requests_than_wait_at_once_are_all_answered(server: Serving, separ
     assert exchange(server, [b"".join(REQUESTS[name] for name in names)]) == expected(names, separately)
 
 
-def test_an_answer_that_is_large_is_read_after_its_client_has_said_that_it_sends_no_more(server: Serving) -> None:
+def test_large_answers_are_sent_after_the_client_closed_its_sending_side(server: Serving) -> None:
     names = ["page"] * 30
     page = exchange(server, [REQUESTS["page"]])
     with connect(server) as client:

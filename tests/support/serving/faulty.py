@@ -1,4 +1,4 @@
-"""Models that play and such that do not, a registry in memory and a disk, both of which fail when they are told to."""
+"""Valid and invalid models, and a registry in memory and a cache on disk that fail when a test says so."""
 
 import asyncio
 from pathlib import Path

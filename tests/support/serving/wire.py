@@ -1,4 +1,4 @@
-"""Raw sockets to a server in this process, and what must be left of them: nothing."""
+"""Raw sockets to a server in this process, and waiting until nothing of them is left."""
 
 import socket
 import time
@@ -88,7 +88,7 @@ def viewing(server: Serving, *pieces: bytes) -> Iterator[tuple[socket.socket, It
 
 
 def left(server: Serving) -> dict[str, Any]:
-    """What runs for somebody."""
+    """What runs for clients."""
     live = server.app.live
     assert live
     return {
