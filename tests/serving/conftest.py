@@ -12,8 +12,11 @@ from typing import Any
 import httpx
 import onnx
 import pytest
+from starlette.testclient import TestClient
 
+from serving.application import App
 from serving.policy import OnnxPolicy
+from tests.support.serving.clients import client_of
 from tests.support.serving.policies import BALANCES, FALLS, linear_model
 from tests.support.serving.stepped import Stepped
 
@@ -126,3 +129,20 @@ def registry_store(tmp_path_factory: pytest.TempPathFactory) -> LocalRegistry:
 def registry(registry_store: LocalRegistry, monkeypatch: pytest.MonkeyPatch) -> LocalRegistry:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry_store.uri)
     return registry_store
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> str:
+    """The file of a policy that lets the pole fall."""
+    (tmp_path / "p.onnx").write_bytes(linear_model(FALLS))
+    return str(tmp_path / "p.onnx")
+
+
+@pytest.fixture
+def app_and_client(tmp_path: Path) -> tuple[App, TestClient]:
+    return client_of(tmp_path)
+
+
+@pytest.fixture
+def client(app_and_client: tuple[App, TestClient]) -> TestClient:
+    return app_and_client[1]

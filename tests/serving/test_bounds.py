@@ -19,11 +19,6 @@ from serving.policy import FloatArray, OnnxPolicy
 from tests.support.serving.clients import client_of, infer
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> TestClient:
-    return client_of(tmp_path)[1]
-
-
 def nested(depth: int) -> str:
     return "[" * depth + "]" * depth
 
@@ -96,7 +91,7 @@ def test_openapi_states_what_is_accepted(client: TestClient) -> None:
     assert client.post("/api/episodes", json={"version": None}).status_code == 201
 
 
-def test_what_takes_long_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_work_does_not_delay_other_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a large batch nor a picture is computed on the event loop."""
     app, _ = client_of(tmp_path)
     released, begun = threading.Event(), threading.Semaphore(0)
@@ -132,7 +127,7 @@ def test_what_takes_long_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytes
             released.set()
             assert [(await answer).status_code for answer in waiting] == [200] * 9
             app.close()
-        assert not begun.acquire(blocking=False), "eight who ask at once get one picture"
+        assert not begun.acquire(blocking=False), "eight requests at once share one picture"
 
     asyncio.run(story())
 

@@ -130,7 +130,7 @@ SLOW: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("kind", SLOW)
 @pytest.mark.usefixtures("quick")
-def test_what_never_ends_is_refused_while_the_old_version_plays_on(kind: str, tmp_path: Path) -> None:
+def test_a_model_that_never_ends_is_refused_and_the_old_version_goes_on(kind: str, tmp_path: Path) -> None:
     make, reason = SLOW[kind]
     registry = Registry(GOOD[0], make(), GOOD[1])
     models = following(registry, tmp_path)

@@ -95,8 +95,8 @@ class Following(RuleBasedStateMachine):
         self.registry.download_fault = fault
 
     @rule(reference=st.sampled_from(["1", "2", "3", "4", "champion", "5"]))
-    def somebody_asks_for(self, reference: str) -> None:
-        """A request for a version: it gets it or one of the errors that are answered, and harms nobody else."""
+    def request_version(self, reference: str) -> None:
+        """A request for a version: its result is the version or an error that has an answer."""
         with suppress(UnknownModelError, RegistryUnavailableError, ValueError):
             self.loop.run_until_complete(self.models.get(reference))
 
@@ -147,7 +147,7 @@ TestFollowing.settings = settings(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 @pytest.mark.parametrize("where", ["fault", "download_fault"])
-def test_whatever_is_raised_the_next_poll_follows(fault: Exception, where: str, tmp_path: Path) -> None:
+def test_the_next_poll_follows_after_any_exception(fault: Exception, where: str, tmp_path: Path) -> None:
     async def story() -> None:
         registry = Registry(GOOD[0])
         models = following(registry, tmp_path)
@@ -162,7 +162,7 @@ def test_whatever_is_raised_the_next_poll_follows(fault: Exception, where: str, 
     asyncio.run(story())
 
 
-def test_a_cache_that_cannot_be_costs_the_copy_and_nothing_else(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_created_costs_the_copy_and_nothing_else(tmp_path: Path) -> None:
     async def story() -> None:
         registry = Registry(GOOD[0])
         (tmp_path / "file").write_text("no directory")
@@ -175,7 +175,7 @@ def test_a_cache_that_cannot_be_costs_the_copy_and_nothing_else(tmp_path: Path) 
     asyncio.run(story())
 
 
-def test_the_loop_survives_what_nobody_foresaw(tmp_path: Path) -> None:
+def test_the_loop_survives_an_unexpected_exception(tmp_path: Path) -> None:
     async def story() -> None:
         registry = Registry(GOOD[0])
         registry.fault = KeyError("unforeseen")

@@ -1,4 +1,4 @@
-"""Models whose tensors lie in other files are refused, wherever in a model such a tensor is."""
+"""Models with external tensors are refused, wherever in a model such a tensor is."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -101,7 +101,7 @@ def test_every_way_to_a_tensor_is_followed() -> None:
     assert known == TENSORS
 
 
-def test_what_the_project_exports_is_accepted() -> None:
+def test_a_model_that_the_project_exports_is_accepted() -> None:
     check_model_file(linear_model())
     model = parsed(linear_model())
     for place in PLACES.values():
@@ -164,7 +164,7 @@ def test_a_location_in_another_spelling_is_the_same() -> None:
         check_model_file(content)
 
 
-def test_what_takes_too_long_to_look_through_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_takes_too_long_to_scan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_file, "_MAX_FIELDS", 5)
     with pytest.raises(ValueError, match="more than 5 fields"):
         check_model_file(linear_model())

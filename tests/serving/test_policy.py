@@ -41,7 +41,7 @@ def test_a_policy_is_read_from_a_file_and_runs_on_one_thread(tmp_path: Path) -> 
 
 
 def taking(shape: list[str | int]) -> bytes:
-    """A policy whose input has another shape than [batch, 4]."""
+    """A policy with an input of another shape than [batch, 4]."""
     given = helper.make_tensor_value_info("observation", TensorProto.FLOAT, shape)
     answer = helper.make_tensor_value_info("q_values", TensorProto.FLOAT, ["rows", 2])
     constant = helper.make_tensor("shape", TensorProto.INT64, [2], [-1, 2])

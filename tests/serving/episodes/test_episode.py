@@ -97,7 +97,7 @@ def test_the_same_request_is_the_same_replay(champion: OnnxPolicy) -> None:
     assert columns["episodic_return"] == sum(columns["rewards"])
 
 
-def test_a_policy_that_falls_falls() -> None:
+def test_a_policy_that_falls_ends_its_episode_early() -> None:
     steps = list(play(OnnxPolicy.load(linear_model(FALLS)), seed=0))
     assert steps[-1].terminated
     assert len(steps) < 100

@@ -19,7 +19,7 @@ from tests.support.serving.policies import ACROBOT, BALANCES, SWINGS, linear_mod
 
 
 class RunSource:
-    """Version 1, whose run keeps `files`, or fails to give them."""
+    """Version 1. Its run has `files`, or fails to return them."""
 
     name = "dqn-CartPole-v1"
 
@@ -81,7 +81,7 @@ def test_every_milestone_plays_the_same_episode_and_the_version_itself_comes_las
     assert source.asked == 1, "fetched once a version"
 
 
-def test_a_version_without_milestones_has_an_empty_way() -> None:
+def test_a_version_without_milestones_has_an_empty_list() -> None:
     with client_of(RunSource({}, linear_model(BALANCES))) as client:
         assert client.get("/api/learning").json()["milestones"] == []
         assert len(client.get("/api/learning/0").json()["actions"]) > 100
@@ -98,7 +98,7 @@ def test_a_version_without_milestones_has_an_empty_way() -> None:
         {**FILES, "a.onnx": linear_model(SWINGS, properties=ACROBOT, actions=3)},
     ],
 )
-def test_what_training_did_not_leave_is_refused_in_a_sentence(files: dict[str, bytes]) -> None:
+def test_unusable_learning_files_are_refused_in_a_sentence(files: dict[str, bytes]) -> None:
     with client_of(RunSource(files, linear_model(BALANCES))) as client:
         answer = client.get("/api/learning")
         assert answer.status_code == 503

@@ -97,7 +97,9 @@ def app_of(name: str, folder: Path) -> tuple[App, TestClient]:
 
 
 @pytest.mark.parametrize(("name", "why"), NEVER.items())
-def test_it_is_played_and_whoever_wants_a_picture_is_told(name: str, why: str, tmp_path: Path) -> None:
+def test_an_environment_without_pictures_is_played_and_requests_for_pictures_are_refused(
+    name: str, why: str, tmp_path: Path
+) -> None:
     _, client = app_of(name, tmp_path)
     played = client.post("/api/episodes", json={})
     assert played.status_code == 201
@@ -111,7 +113,7 @@ def test_it_is_played_and_whoever_wants_a_picture_is_told(name: str, why: str, t
 
 
 @pytest.mark.parametrize(("name", "why"), NEVER.items())
-def test_the_show_plays_it_and_says_why_there_is_no_picture(name: str, why: str, tmp_path: Path) -> None:
+def test_the_show_plays_an_environment_without_pictures_and_says_why(name: str, why: str, tmp_path: Path) -> None:
     app, _ = app_of(name, tmp_path)
     show = Show(app.models, Metrics())
     show._tick(0.02)
@@ -124,7 +126,7 @@ def test_the_show_plays_it_and_says_why_there_is_no_picture(name: str, why: str,
 
 @pytest.mark.parametrize("verb", ["record", "watch"])
 @pytest.mark.parametrize("name", NEVER)
-def test_record_and_watch_refuse_it_in_one_sentence(
+def test_record_and_watch_refuse_an_environment_without_pictures_in_one_sentence(
     verb: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -137,7 +139,7 @@ def test_record_and_watch_refuse_it_in_one_sentence(
 
 
 @pytest.mark.parametrize(("name", "why"), [(name, why) for name, (_, why) in FAULTY.items()])
-def test_a_picture_that_is_none_is_refused_in_one_sentence(
+def test_a_render_result_that_is_no_picture_is_refused_in_one_sentence(
     name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["record", "--model", model_of(name, tmp_path), "--allow-env", f"{name}-v0"]) == 1
@@ -150,12 +152,12 @@ def test_a_picture_that_is_none_is_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize(("name", "fps"), [("Undrawn", 50), ("Strict", 50), ("DrawingNone", 50), ("CartPole", 50)])
-def test_a_speed_that_is_none_is_the_usual_one(name: str, fps: int) -> None:
+def test_an_invalid_frame_rate_is_replaced_by_the_default(name: str, fps: int) -> None:
     env_id = "CartPole-v1" if name == "CartPole" else f"{name}-v0"
     assert Simulation(env_id).fps == fps
 
 
-def test_gymnasiums_own_are_drawn() -> None:
+def test_gymnasiums_environments_are_drawn() -> None:
     assert why_no_pictures("CartPole-v1") == why_no_pictures("Acrobot-v1") == ""
 
 

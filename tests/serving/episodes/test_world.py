@@ -44,7 +44,7 @@ def test_versions_play_in_their_own_worlds_until_it_is_changed() -> None:
     assert real.of(metadata()) == NOMINAL
 
 
-def test_whoever_takes_over_plays_in_the_changed_world_and_in_the_first_one_once_it_is_right_again() -> None:
+def test_a_version_that_takes_over_plays_in_the_changed_world_and_after_a_reset_in_the_first_one() -> None:
     real = RealWorld()
     real.change({"force_mag": -12}, metadata(World(wind=1.0)))
     healed = metadata(World(force_mag=(-12.5, -11.5), length=0.7))
@@ -69,7 +69,7 @@ def test_a_change_replaces_the_one_before_and_may_name_a_default() -> None:
     assert real.of(windy) == World(wind=2.0, length=0.7, gravity=5.0)
 
 
-def test_it_is_remembered_when_it_was_changed_and_a_moving_slider_is_one_change() -> None:
+def test_the_time_of_a_change_is_recorded_and_a_moving_slider_is_one_change() -> None:
     now = [0.0]
     real = RealWorld(clock=lambda: now[0])
     for at, values in (
@@ -90,12 +90,7 @@ def test_another_environment_is_left_alone() -> None:
     assert real.of(metadata(env_id="Acrobot-v1")) == NOMINAL
 
 
-@pytest.fixture
-def app_and_client(tmp_path: Path) -> tuple[App, TestClient]:
-    return client_of(tmp_path)
-
-
-def test_the_show_plays_in_what_is_put(app_and_client: tuple[App, TestClient]) -> None:
+def test_the_show_plays_in_the_world_that_was_put(app_and_client: tuple[App, TestClient]) -> None:
     app, client = app_and_client
     show = joined(app)
     assert client.put("/api/world", json={"force_mag": -10, "length": 0.1}).json() == {
@@ -112,7 +107,7 @@ def test_the_show_plays_in_what_is_put(app_and_client: tuple[App, TestClient]) -
     assert (cartpole.force_mag, cartpole.length) == (10.0, 0.5)
 
 
-def test_it_may_be_changed_before_anybody_watches(app_and_client: tuple[App, TestClient]) -> None:
+def test_the_world_may_be_changed_before_the_first_viewer(app_and_client: tuple[App, TestClient]) -> None:
     app, client = app_and_client
     assert client.put("/api/world", json={"gravity": 20}).status_code == 200
     assert joined(app).players[0].simulation.world == World(gravity=20)
@@ -128,7 +123,7 @@ def test_it_may_be_changed_before_anybody_watches(app_and_client: tuple[App, Tes
         ([], "the request must be an object, got a list of length 0"),
     ],
 )
-def test_what_cannot_be_is_refused_and_changes_nothing(
+def test_an_impossible_world_is_refused_and_changes_nothing(
     app_and_client: tuple[App, TestClient], body: object, sentence: str
 ) -> None:
     app, client = app_and_client
@@ -148,7 +143,7 @@ def test_a_token_protects_the_world(tmp_path: Path) -> None:
     assert client.put("/api/world", json={}, headers={"Authorization": "Bearer t"}).status_code == 200
 
 
-def test_nothing_plays_yet(tmp_path: Path) -> None:
+def test_the_world_cannot_be_changed_while_no_version_plays(tmp_path: Path) -> None:
     app, client = client_of(tmp_path)
     app.models.current = None
     assert client.put("/api/world", json={}).status_code == 503
@@ -198,7 +193,7 @@ def test_a_version_that_is_swapped_in_plays_on_in_the_changed_world(show_and_swa
     show.enter_world()
     swap(World(force_mag=(-11.0, -9.0)))
     assert show.players[0].simulation.world == REVERSED
-    assert show.episode == 1, "nothing has changed about the episode but who plays"
+    assert show.episode == 1, "the episode goes on with another version"
     show.real_world.change({}, show.players[0].served.policy.metadata)
     show.enter_world()
     assert show.players[0].simulation.world == NOMINAL
@@ -208,7 +203,7 @@ def test_a_version_that_is_swapped_in_plays_on_in_the_changed_world(show_and_swa
     assert show.episode == 2
 
 
-def test_what_the_sensors_say_is_told_apart_from_what_is(app_and_client: tuple[App, TestClient]) -> None:
+def test_a_frame_has_both_the_sensor_reading_and_the_state(app_and_client: tuple[App, TestClient]) -> None:
     app, _ = app_and_client
     show = joined(app)
     assert orjson.loads(show.frame)["b"] == [None]

@@ -63,8 +63,8 @@ def test_tritonclient_works_unmodified(server: Serving, binary: bool, compressio
         np.testing.assert_array_equal(result.as_numpy("action"), result.as_numpy("q_values").argmax(axis=1))
         (statistics,) = client.get_inference_statistics(MODEL, "1")["model_stats"]
         assert statistics["inference_count"] >= 300
-        with pytest.raises(InferenceServerException, match="there is no model 'nobody'"):
-            client.get_model_metadata("nobody")
+        with pytest.raises(InferenceServerException, match="there is no model 'unknown'"):
+            client.get_model_metadata("unknown")
         with pytest.raises(InferenceServerException, match="there is nothing at"):
             client.get_system_shared_memory_status()
 
@@ -81,8 +81,8 @@ def test_open_inference_openapi_works_unmodified(server: Serving) -> None:
     response = client.model_infer(MODEL, request=InferenceRequest.parse_obj({"id": "x", "inputs": [tensor]}))
     assert (response.id, response.model_version) == ("x", "1")
     assert [output.name for output in response.outputs] == ["q_values", "action"]
-    with pytest.raises(ApiError, match="there is no model 'nobody'"):
-        client.read_model_metadata("nobody")
+    with pytest.raises(ApiError, match="there is no model 'unknown'"):
+        client.read_model_metadata("unknown")
     client._client_wrapper.httpx_client.close()
 
 

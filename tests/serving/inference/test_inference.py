@@ -39,7 +39,9 @@ def client(models: Models) -> TestClient:
 @pytest.mark.parametrize("rows", [1, 4096])
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("accepted", ["", "gzip"])
-def test_an_answer_says_what_it_is(client: TestClient, rows: int, binary: bool, accepted: str) -> None:
+def test_an_answer_has_the_headers_of_its_format_and_compression(
+    client: TestClient, rows: int, binary: bool, accepted: str
+) -> None:
     request = infer(rows) | {"parameters": {"binary_data_output": binary}}
     answer = client.post(INFER, json=request, headers={"Accept-Encoding": accepted})
     assert answer.status_code == 200
@@ -55,7 +57,7 @@ def test_an_answer_says_what_it_is(client: TestClient, rows: int, binary: bool, 
     assert len(answer.content) - length == (16 * rows if binary else 0)
 
 
-def test_what_is_short_is_computed_at_once_and_the_rest_waits_where_there_is_room(
+def test_short_requests_are_computed_at_once_and_longer_ones_wait_if_there_is_room(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.inference.routes._WAITING_LIMIT", 0)
@@ -85,7 +87,7 @@ def test_large_requests_are_computed_one_by_one_and_at_most_32_wait(
     async def story() -> None:
         transport = httpx.ASGITransport(App(models, show=False).asgi)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            for _ in range(2):  # those who left give their places back
+            for _ in range(2):  # a client that left frees its place
                 asking = [asyncio.create_task(client.post(INFER, json=infer(1))) for _ in range(33)]
                 done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
                 (refused,) = done
@@ -144,7 +146,9 @@ def test_the_index_lists_versions_by_number_and_loads_none(client: TestClient) -
     assert client.get("/v2/models/dqn/versions/10/ready").status_code == 200
     assert index(ready=True) == [ready, ("dqn", "10", "READY", "")]
     assert client.post("/v2/repository/index", json={"ready": 1}).status_code == 400
-    assert client.post("/v2/repository/index", json={"all": True}).status_code == 200, "a field of somebody else's"
+    assert client.post("/v2/repository/index", json={"all": True}).status_code == 200, (
+        "a field of an extension is ignored"
+    )
 
 
 def test_the_server_and_its_model_are_described(client: TestClient) -> None:
@@ -164,14 +168,16 @@ def test_the_server_and_its_model_are_described(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "sentence"),
     [
-        ("/v2/models/nobody", 404, "there is no model 'nobody'; this server has 'dqn'"),
+        ("/v2/models/unknown", 404, "there is no model 'unknown'; this server has 'dqn'"),
         (f"/v2/models/{'x' * 81}", 404, f"there is no model '{'x' * 80}'; this server has 'dqn'"),
-        ("/v2/models/nobody/versions/1", 404, "there is no model 'nobody'; this server has 'dqn'"),
+        ("/v2/models/unknown/versions/1", 404, "there is no model 'unknown'; this server has 'dqn'"),
         ("/v2/models/dqn/versions/9", 404, "model dqn has no version or alias '9' but 1 @champion, 2, 3, 10"),
         ("/v2/models/dqn/versions/3", 503, "not a loadable ONNX model"),
     ],
 )
-def test_what_is_not_there_is_told(client: TestClient, what: str, path: str, status: int, sentence: str) -> None:
+def test_an_unknown_model_or_version_is_not_found(
+    client: TestClient, what: str, path: str, status: int, sentence: str
+) -> None:
     answer = client.get(path + what)
     assert answer.status_code == status
     assert answer.json()["error"].startswith(sentence)

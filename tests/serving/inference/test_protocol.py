@@ -1,8 +1,7 @@
-import asyncio
+"""Requests and answers of the Open Inference Protocol, in JSON and binary."""
+
 import gc
-import gzip
 import json
-import zlib
 from typing import Any
 
 import msgspec
@@ -11,13 +10,11 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.types import Message
 
 from serving.errors import RequestError
 from serving.inference.protocol import Inference, answer_infer, model_config, model_metadata, parse_infer
 from serving.inference.schemas import BinaryData, InferAnswer, InferRequest, OutputTensor
 from serving.policy import OnnxPolicy
-from serving.web.bodies import MAX_BODY, compress, read_body
 
 TENSOR: dict[str, Any] = {"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0, 0.5, -1, 2]}
 
@@ -93,7 +90,7 @@ def test_the_largest_batch_is_taken() -> None:
     assert parse({}, shape=[4096, 4], data=[0] * 4 * 4096).observation.shape == (4096, 4)
 
 
-def test_a_model_says_what_it_takes_and_gives(champion: OnnxPolicy) -> None:
+def test_metadata_and_config_state_inputs_and_outputs(champion: OnnxPolicy) -> None:
     metadata = json.loads(msgspec.json.encode(model_metadata("m", ["1", "2"], champion.metadata)))
     assert metadata == {
         "name": "m",
@@ -128,7 +125,7 @@ def test_a_model_says_what_it_takes_and_gives(champion: OnnxPolicy) -> None:
 
 
 @pytest.mark.parametrize("request_", [{"name": "x" * 50}, {"datatype": "x" * 50}, {"outputs": [{"name": "x" * 50}]}])
-def test_what_a_client_sent_is_repeated_up_to_forty_letters(request_: dict[str, object]) -> None:
+def test_input_of_a_client_is_repeated_up_to_forty_letters(request_: dict[str, object]) -> None:
     outputs = {"outputs": request_.pop("outputs")} if "outputs" in request_ else {}
     with pytest.raises(RequestError, match=r"'x{40}'"):
         parse(outputs, **request_)
@@ -209,7 +206,7 @@ DEEP = b'{"parameters": {"x": %s}}' % (b"[" * 100_000 + b"]" * 100_000)
 @pytest.mark.parametrize(
     "body", [b"", b"{", b'{"inputs": [NaN]}', b"\xff\xfe", b'{"inputs": [{"name": "x\xff"}]}', DEEP]
 )
-def test_what_is_not_json_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError, match="not valid JSON"):
         parse_infer(body, None, 4)
 
@@ -241,7 +238,7 @@ def test_sizes_that_disagree_are_named(size: object, extra: bytes, header_length
         parse_infer(header + extra, stated, 4)  # type: ignore[arg-type] # the table mixes types on purpose
 
 
-def test_an_answer_that_is_not_finite_is_not_given() -> None:
+def test_q_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(RequestError, match="not finite"):
         answer_infer(parse({}), np.array([[np.inf, 0]], dtype=np.float32), model="m", version="1")
 
@@ -258,7 +255,7 @@ JSON = st.recursive(
     shape=JSON | st.just([1, 4]), datatype=JSON | st.just("FP32"), parameters=JSON, data=JSON, outputs=JSON, id_=JSON,
     extra=st.binary(max_size=64), shift=st.integers(-3, 3),
 )  # fmt: skip
-def test_nothing_but_a_protocol_error_comes_out(
+def test_no_request_raises_anything_but_a_request_error(
     shape: Any, datatype: Any, parameters: Any, data: Any, outputs: Any, id_: Any, extra: bytes, shift: int
 ) -> None:
     tensor = {"name": "observation", "shape": shape, "datatype": datatype, "parameters": parameters, "data": data}
@@ -282,51 +279,3 @@ def test_the_binary_parser_takes_exact_sizes_only(rows: int, noise: bytes, size:
         assert not exact or not np.isfinite(np.frombuffer(noise, "<f4")).all()
     else:
         assert request.observation.tobytes() == noise
-
-
-def read(chunks: list[bytes], *headers: tuple[bytes, bytes], ends: bool = True) -> bytes:
-    async def receive() -> Message:
-        if not chunks:
-            await asyncio.sleep(60)
-        chunk = chunks.pop(0)
-        return {"type": "http.request", "body": chunk, "more_body": bool(chunks) or not ends}
-
-    return asyncio.run(read_body({"headers": list(headers)}, receive))
-
-
-def test_bodies_are_bounded_in_size_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.web.bodies.BODY_SECONDS", 0.05)
-    assert read([b"a", b"b"]) == b"ab"
-    assert read([b"x" * MAX_BODY]) == b"x" * MAX_BODY
-    gzipped, deflated = ((b"content-encoding", encoding) for encoding in (b"gzip", b"Deflate "))
-    assert read([gzip.compress(b"hello")], gzipped) == read([zlib.compress(b"hello")], deflated) == b"hello"
-    largest = b"x" * MAX_BODY
-    assert read([largest], (b"content-length", b"1048576")) == read([gzip.compress(largest)], gzipped) == largest
-    refused = [
-        (413, [b""], (b"content-length", b"1048577")),
-        (413, [b"x" * MAX_BODY, b"x"], (b"x", b"")),
-        (413, [gzip.compress(b"x" * (MAX_BODY + 1))], gzipped),
-        (400, [b"not gzip"], gzipped),
-        (400, [gzip.compress(b"hello")[:-3]], gzipped),
-        (400, [gzip.compress(b"hello") + b"more"], gzipped),
-        (415, [b""], (b"content-encoding", b"br")),
-    ]
-    for status, chunks, header in refused:
-        with pytest.raises(RequestError) as caught:
-            read(chunks, header)
-        assert caught.value.status == status
-    with pytest.raises(RequestError, match="this one has more"):  # nobody waits for the rest of it
-        read([largest, b"x"], ends=False)
-    with pytest.raises(RequestError, match="did not end within") as caught:
-        read([b"x"], ends=False)
-    assert caught.value.status == 408
-
-
-def test_long_answers_are_compressed_on_request() -> None:
-    long = b"x" * 2000
-    packed, encoding = compress(long, b"gzip, deflate")
-    assert (gzip.decompress(packed), encoding) == (long, b"gzip")
-    assert compress(long, b"br") == (long, b"")
-    short = b"x" * 1023
-    assert compress(short, b"gzip") == (short, b"")
-    assert compress(short + b"x", b"gzip")[1] == b"gzip"

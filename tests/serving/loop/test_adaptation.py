@@ -77,7 +77,9 @@ def test_a_version_that_is_swapped_in_for_a_world_is_expected_to_know_it(stepped
     stepped.swap(tuple(-gain for gain in BALANCES), World())
     stepped.play(600)
     latest = stepped.get("/api/adaptation")
-    assert latest["drift"]["id"] == drift, "there is no second one for who holds the world and was trained for another"
+    assert latest["drift"]["id"] == drift, (
+        "no second drift for a version that balances in this world and was trained for another"
+    )
     assert [stage["stage"] for stage in latest["stages"]] == ["identified", "swapped", "as predicted"]
     stepped.client.put("/api/world", json={})
     stepped.play(100)
@@ -161,7 +163,7 @@ def test_an_id_is_a_number_that_every_client_can_hold(stepped: Stepped, since: i
     assert stepped.client.get(f"/api/experience?since={since}").status_code == status
 
 
-def test_where_nothing_plays_there_is_no_experience_to_ask_for(stepped: Stepped) -> None:
+def test_experience_is_unavailable_while_no_version_plays(stepped: Stepped) -> None:
     stepped.app.models.current = None
     answer = stepped.client.get("/api/experience")
     assert (answer.status_code, answer.json()["error"]) == (503, "nothing plays: ")

@@ -74,7 +74,7 @@ class Noticing:
 
 
 @pytest.mark.parametrize(("lasted", "calm"), [(10, 250), (84, 252), (100, 300)])
-def test_what_took_long_to_notice_takes_three_times_as_long_to_be_over(
+def test_a_drift_that_was_noticed_late_takes_three_times_as_long_to_end(
     stepped: Stepped, lasted: int, calm: int
 ) -> None:
     stepped.play(120)
@@ -95,7 +95,7 @@ def test_what_took_long_to_notice_takes_three_times_as_long_to_be_over(
 @pytest.mark.parametrize(
     ("lasted", "looks"), [(1, [10, 20, 40, 80, 160]), (10, [10, 20, 40, 80, 160]), (30, [30, 40, 80, 160])]
 )
-def test_it_is_looked_at_what_has_changed_ever_more_seldom(
+def test_findings_are_computed_at_growing_intervals(
     stepped: Stepped, lasted: int, looks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sure = (False, False, True, False, True)
@@ -117,7 +117,9 @@ def test_it_is_looked_at_what_has_changed_ever_more_seldom(
             shown.append(stepped.loop.drift.finding)
             assert stepped.loop.drift.evidence == {"at": int(shown[-1][0])}
     assert seen == [(-127, count) for count in looks]
-    assert shown == ["0 False", "1 False", "2 True", "4 True"][: len(looks) - 1], "who is sure is not unsettled"
+    assert shown == ["0 False", "1 False", "2 True", "4 True"][: len(looks) - 1], (
+        "a finding that is sure is not replaced by one that is not"
+    )
 
 
 def test_while_a_drift_lasts_the_breaks_are_short(stepped: Stepped) -> None:
@@ -136,7 +138,7 @@ def test_while_a_drift_lasts_the_breaks_are_short(stepped: Stepped) -> None:
     assert lasting < break_after_a_fall() / 2
 
 
-def test_recent_episodes_tell_who_played_and_whether_it_was_pushed(stepped: Stepped) -> None:
+def test_recent_episodes_have_their_version_and_whether_the_cart_was_pushed(stepped: Stepped) -> None:
     play_to_the_end(stepped.show)
     stepped.play(3)
     stepped.show.command(PushCart(10.0))
@@ -173,7 +175,7 @@ def test_returns_that_fall_are_a_drift_in_any_environment(stepped: Stepped, monk
     assert stepped.loop.drift is None
     for push in [9.0] * 8 + [0.0] * 4 + [-9.0]:
         end_episode(push)
-    assert stepped.loop.drift is None, "who is pushed may fall"
+    assert stepped.loop.drift is None, "a fall after a push is no drift"
     for _ in range(2):
         end_episode()
     assert stepped.loop.drift
@@ -187,7 +189,7 @@ def test_returns_that_fall_are_a_drift_in_any_environment(stepped: Stepped, monk
     assert stepped.loop.stages[-1].text == "3 episodes as usual"
 
 
-def test_a_detector_that_fails_is_told_and_counted_and_the_show_goes_on(
+def test_a_detector_that_fails_is_reported_and_counted_and_the_show_goes_on(
     stepped: Stepped, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> int:
@@ -207,13 +209,15 @@ def test_a_detector_that_fails_is_told_and_counted_and_the_show_goes_on(
     assert stepped.show.status()["loop"]["trouble"] == ""
 
 
-def test_before_anything_is_noticed_all_is_over_and_well(stepped: Stepped) -> None:
+def test_the_status_before_the_first_drift(stepped: Stepped) -> None:
     status = stepped.loop.status()
     assert (status["drift"], status["over"], status["stages"], status["trouble"]) == (None, True, [], "")
     assert status["now"] == stepped.now
 
 
-def test_a_failure_without_words_is_told_by_its_class(stepped: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_without_a_message_is_reported_by_its_class(
+    stepped: Stepped, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> int:
         raise ArithmeticError
 
@@ -232,7 +236,7 @@ def test_the_last_thirty_two_episodes_are_kept(stepped: Stepped) -> None:
     assert [episode["episodic_return"] for episode in kept] == list(range(1, 33))
 
 
-def test_what_has_changed_is_found_out_beside_the_event_loop(stepped: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finding_is_computed_outside_the_event_loop(stepped: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     released, begun = threading.Event(), threading.Event()
 
@@ -266,7 +270,7 @@ def test_what_has_changed_is_found_out_beside_the_event_loop(stepped: Stepped, m
     assert len(asked) == 2
 
 
-def test_a_look_at_a_version_that_is_gone_says_nothing(stepped: Stepped) -> None:
+def test_a_finding_for_a_version_that_was_replaced_is_discarded(stepped: Stepped) -> None:
     async def story() -> None:
         stepped.play(1)
         stepped.client.put("/api/world", json={"force_mag": -10.0})

@@ -14,7 +14,7 @@ from tests.support.serving.steps import step
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_rise_is_told_when_numbers_in_a_row_exceed_what_is_allowed_by_the_threshold(seed: int) -> None:
+def test_a_rise_is_reported_when_the_excess_of_consecutive_numbers_reaches_the_threshold(seed: int) -> None:
     generator = np.random.default_rng(seed)
     series = np.concatenate([generator.normal(size=300), generator.normal(2.0, size=60)])
     test = Rise(allowed=0.3, threshold=12.0)
@@ -35,7 +35,7 @@ def test_a_rise_says_how_long_it_has_lasted() -> None:
     assert test.lasted == 4
 
 
-def test_a_rise_is_what_exceeds_its_threshold_from_the_first_number_on() -> None:
+def test_a_rise_may_begin_with_the_first_number() -> None:
     test = Rise(allowed=0.5, threshold=2.0)
     assert test.update(2.6)
     test.reset()
@@ -110,13 +110,13 @@ def test_a_version_of_another_world_notices_the_nominal_one(own: World) -> None:
     assert played.alarms
 
 
-def test_of_ranges_the_middle_is_predicted_and_what_is_not_said_is_gymnasiums() -> None:
+def test_a_range_is_predicted_by_its_middle_and_a_missing_value_by_gymnasiums_default() -> None:
     found = CartPole.of(World(length=(0.2, 0.8), force_mag=(-9.0, -3.0), tau=0.03))
     own = CartPole(length=0.5, masspole=0.1, masscart=1.0, gravity=9.8, force_mag=-6.0, tau=0.03)
     assert found == own
 
 
-def test_what_comes_at_random_is_not_predicted() -> None:
+def test_random_effects_are_not_predicted() -> None:
     assert can_predict("CartPole-v1", World(push_force=10.0, action_delay=2))
     assert not can_predict("CartPole-v1", World(action_delay=(0, 2)))
     assert not can_predict("CartPole-v1", World(push_force=10.0, push_interval=(50, 100)))
@@ -124,7 +124,7 @@ def test_what_comes_at_random_is_not_predicted() -> None:
     assert not can_predict("Acrobot-v1", NOMINAL)
 
 
-def test_a_residual_is_measured_in_what_noise_makes_of_it() -> None:
+def test_a_residual_is_divided_by_the_deviation_that_noise_causes() -> None:
     noise = (0.9, 0.1, 0.2, 0.3)
     still, leaning = (CartPole.of(NOMINAL).velocities(0.0, theta, 0.0, 0.0) for theta in (0.0, 1e-3))
     effects = [1e3 * abs(leaning[entry] - still[entry]) for entry in (0, 1)]
@@ -135,7 +135,7 @@ def test_a_residual_is_measured_in_what_noise_makes_of_it() -> None:
     assert StepTest(ranged).scales == StepTest(World(sensor_noise=noise)).scales
 
 
-def test_what_ranges_leave_open_is_let_pass() -> None:
+def test_a_residual_within_a_range_is_tolerated() -> None:
     """A newton more or less is the same whether wind or motor leaves it open, and two ranges leave open their sum."""
     own = CartPole.of(NOMINAL)
     one, other = (own.velocities(0.0, 0.2, 1.0, force) for force in (10.0, 11.0))
@@ -158,21 +158,21 @@ def test_what_ranges_leave_open_is_let_pass() -> None:
     ("residual", "slack", "size"),
     [(3.0, 1.0, 1.0), (-3.0, 1.0, -1.0), (1.0, 1.0, 0.0), (99.0, 1.0, 4.0), (-9.1, 1.0, -4.0)],
 )
-def test_a_residual_beyond_what_is_let_pass_counts_up_to_four_deviations(
+def test_a_residual_beyond_the_tolerance_counts_up_to_four_deviations(
     residual: float, slack: float, size: float
 ) -> None:
     assert _capped(residual, slack, 2.0) == size
 
 
 def off(test: StepTest, index: int, cart: float, pole: float) -> int:
-    """What the test says of a step whose velocities are off by so many standard deviations."""
+    """What the test returns for a step with velocities that are off by so many standard deviations."""
     velocities = CartPole.of(NOMINAL).velocities(0.0, 0.0, 0.0, 10.0)
     after = [0, velocities[0] + cart * test.scales[0], 0, velocities[1] + pole * test.scales[1]]
     return test.update(step(index, 1, [0] * 4, after))
 
 
 @pytest.mark.parametrize(("cart", "pole"), [(1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)])
-def test_a_deviation_that_stays_is_told_in_the_fifteenth_step(cart: float, pole: float) -> None:
+def test_a_lasting_deviation_is_reported_in_the_fifteenth_step(cart: float, pole: float) -> None:
     test = StepTest(NOMINAL)
     told = [off(test, index, cart, pole) for index in range(30)]
     assert told == [*[0] * 14, 15, *[0] * 14, 15], "0.17 a step are let pass, and 12 in all; then it begins anew"
@@ -185,7 +185,7 @@ def test_deviations_to_either_side_add_up_by_their_squares(square: float, told: 
     assert [off(test, index, *each) for index, each in enumerate([(4, 4), (-4, -4), last])] == told
 
 
-def test_what_was_counted_of_one_quantity_is_forgotten_when_another_told() -> None:
+def test_an_alarm_for_one_quantity_resets_the_sums_of_the_others() -> None:
     test = StepTest(NOMINAL)
     told = [off(test, index, 1.0, 0.9) for index in range(15)]
     assert told == [*[0] * 14, 15]
@@ -223,7 +223,7 @@ def test_returns_that_fall_are_noticed_and_one_bad_episode_is_not() -> None:
     assert test.usual > 480
 
 
-def test_the_first_ten_episodes_tell_what_is_usual() -> None:
+def test_the_first_ten_episodes_define_the_usual_return() -> None:
     test = EpisodeTest()
     assert not any(test.update(-80.0 - index % 3) for index in range(40))
     assert not any(test.update(-60.0) for _ in range(20)), "better is no alarm"
@@ -244,13 +244,13 @@ def test_a_fall_of_returns_is_measured_in_their_spread() -> None:
     assert [test.update(80.0) for _ in range(3)] == [False] * 3, "and it begins anew"
 
 
-def test_returns_about_nothing_have_a_spread_too() -> None:
+def test_returns_near_zero_have_a_spread_too() -> None:
     test = EpisodeTest()
     assert not any(test.update(0.0) for _ in range(10))
     assert [test.update(-1e-9 * 3) for _ in range(6)] == [False] * 5 + [True]
 
 
-def test_usual_are_the_hundred_episodes_before_the_last_ten() -> None:
+def test_the_usual_return_is_that_of_the_hundred_episodes_before_the_last_ten() -> None:
     test = EpisodeTest()
     returns = [110.0] + [100.0] * 105 + [0.0] * 4 + [97.0]
     assert [test.update(each) for each in returns] == [False] * 110 + [True]

@@ -28,7 +28,7 @@ def test_experience_is_what_policy_and_world_produced(stepped: Stepped) -> None:
     assert stepped.client.get("/api/experience?from=1").status_code == 400
 
 
-def test_the_real_world_is_not_told_to_who_adapts(stepped: Stepped) -> None:
+def test_no_answer_contains_the_real_world(stepped: Stepped) -> None:
     stepped.client.put("/api/world", json={"gravity": 31.25, "length": 0.1})
     stepped.play(100)
     assert stepped.get("/api/experience")["world"] == {}

@@ -66,14 +66,14 @@ def lived(change: World, *, steps: int, real: World = NOMINAL) -> Experience:
     ],
     ids=str,
 )
-def test_what_has_changed_is_said(change: World, sentence: str) -> None:
+def test_a_change_is_described_in_a_sentence(change: World, sentence: str) -> None:
     finding = found(change, steps=80)
     assert (finding.sentence, finding.sure) == (sentence, True)
     assert finding.evidence["transitions"] == 80
     assert finding.evidence["explained"] > 0.9
 
 
-def test_what_cannot_be_told_apart_is_said_to_be_unsure() -> None:
+def test_explanations_that_cannot_be_distinguished_are_reported_as_unsure() -> None:
     finding = found(World(masscart=3.0), steps=80)
     assert finding.sentence.startswith("not sure yet: ")
     assert "the cart moves like a heavier one (3 kg instead of 1 kg)" in finding.sentence
@@ -85,21 +85,21 @@ def test_noisy_sensors_are_told_from_a_world_that_moves_otherwise() -> None:
     assert finding.sentence.startswith("the sensors are noisier than the policy knows: about 0.3")
 
 
-def test_what_nothing_explains_is_said_to_be_unexplained() -> None:
+def test_a_record_that_no_change_explains_is_reported_as_unexplained() -> None:
     finding = found(World(push_force=50.0, push_interval=2), steps=80)
     assert finding.sentence.startswith("the cart moves unlike predicted: after a step its speed is off by")
     assert not finding.sure
     assert explain(Experience().columns(0), NOMINAL, 0).sentence == "the cart moves unlike predicted"
 
 
-def test_two_transitions_are_the_least_to_say_anything_of() -> None:
+def test_a_finding_needs_at_least_two_transitions() -> None:
     change = World(force_mag=0.0)
     one = found(change, steps=1)
     assert (one.sentence, one.evidence, one.sure) == ("the cart moves unlike predicted", {"transitions": 1}, False)
     assert found(change, steps=2).sentence != one.sentence
 
 
-def test_transitions_whose_late_action_is_forgotten_explain_nothing() -> None:
+def test_transitions_with_an_unknown_delayed_action_are_not_used() -> None:
     lately = lived(World(action_delay=3), steps=80)
     columns = lately.columns(200)
     assert columns["step"][0] > MAX_LAG
@@ -147,7 +147,7 @@ def test_a_size_is_said_beside_the_versions_own(name: str, value: float, sentenc
     assert _size(name, value, CartPole.of(NOMINAL)) == sentence
 
 
-def test_an_explanation_is_paid_for_by_its_numbers() -> None:
+def test_an_explanation_is_penalized_for_each_of_its_numbers() -> None:
     for numbers in (0, 1, 2):
         expected = 2 * 50 * math.log(3.0 + 1e-4) + numbers * math.log(100)
         assert _criterion(3.0, 50, numbers) == pytest.approx(expected)
@@ -184,7 +184,9 @@ def test_a_field_is_searched_to_a_thousandth_within_its_bounds(name: str, sought
         ([1, -1] * 6, [*range(12)], False),
     ],
 )
-def test_noise_is_what_the_next_step_takes_back(signs: list[int], episodes: list[int], alternates: bool) -> None:
+def test_a_deviation_that_the_next_step_reverses_is_noise(
+    signs: list[int], episodes: list[int], alternates: bool
+) -> None:
     residual = np.array(signs, dtype=np.float64)[:, np.newaxis] * [1.0, 2.0]
     assert _alternates(residual, np.array(episodes)) is alternates
 

@@ -45,7 +45,7 @@ def test_requests_are_counted_as_prometheus_client_would() -> None:
     )
 
 
-def test_what_is_served_is_told_with_how_the_registry_is_followed(tmp_path: Path) -> None:
+def test_metrics_contain_the_served_version_and_the_state_of_the_registry(tmp_path: Path) -> None:
     app, client = client_of(tmp_path)
     models = app.models
     models.swaps, models.loader.refusals, models.loader.disk_errors, models.reachable = 3, 2, 1, False
@@ -124,7 +124,7 @@ def test_a_line_of_the_log_is_an_object() -> None:
     assert "KeyError: 'why'" in json.loads(JsonFormatter().format(record))["exception"]
 
 
-def test_the_log_is_configured_once_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_is_configured_once_for_all_loggers(monkeypatch: pytest.MonkeyPatch) -> None:
     configured: dict[str, Any] = {}
     monkeypatch.setattr(logging, "basicConfig", lambda **options: configured.update(options))
     talkative = logging.getLogger("mlflow.store.db")

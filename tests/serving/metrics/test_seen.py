@@ -108,7 +108,7 @@ KNOWN = metadata(observed=RANGES)
 
 
 @pytest.mark.parametrize(("calls", "rows"), [(255, 1), (1, 511)])
-def test_what_comes_is_put_aside_until_it_is_worth_counting(calls: int, rows: int) -> None:
+def test_inputs_are_collected_and_counted_in_batches(calls: int, rows: int) -> None:
     seen = Inputs(KNOWN)
     row, q_values = np.zeros((rows, 4), np.float32), np.zeros((rows, 2), np.float32)
     for _ in range(calls):
@@ -177,7 +177,7 @@ def test_requests_are_exposed_by_version(app_and_client: tuple[App, TestClient])
     assert seen["serving_seen_observation_bucket", ("entry", "0"), ("le", "0.2"), source, version] == 6
 
 
-def test_the_page_is_told_what_the_version_that_plays_saw(client: TestClient) -> None:
+def test_the_status_contains_the_inputs_of_the_version_that_plays(client: TestClient) -> None:
     client.post("/v2/models/p/infer", json=infer(5))
     answer = client.get("/api/seen").json()
     assert answer["version"] == "1"
@@ -189,7 +189,7 @@ def test_the_page_is_told_what_the_version_that_plays_saw(client: TestClient) ->
     assert requests["mean_gap"] == pytest.approx(2 * 0.125 * sum(BALANCES), rel=1e-6)
 
 
-def test_what_the_show_plays_is_seen(tmp_path: Path) -> None:
+def test_observations_of_the_show_are_counted(tmp_path: Path) -> None:
     app, client = client_of(tmp_path, properties=KNOWING)
     assert app.live
     show = app.live.stage.main
@@ -198,7 +198,7 @@ def test_what_the_show_plays_is_seen(tmp_path: Path) -> None:
     assert client.get("/api/seen").json()["sources"][0]["rows"] == 10
 
 
-def test_nothing_plays_and_nothing_was_seen(tmp_path: Path) -> None:
+def test_no_inputs_are_counted_while_no_version_plays(tmp_path: Path) -> None:
     app, client = client_of(tmp_path)
     app.models.current = None
     assert client.get("/api/seen").json() == {"version": None, "sources": []}

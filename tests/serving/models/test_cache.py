@@ -14,7 +14,7 @@ from tests.support.serving.faulty import GOOD
 VERSION = Version(number="1", source="s3://1", run_id="r", experiment_id="e", tags={"gate": "passed"})
 
 
-def test_a_cached_copy_is_used_only_whole(tmp_path: Path) -> None:
+def test_an_incomplete_cached_copy_is_not_used(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "dqn")
     assert cache.read(VERSION) is None
     cache.keep(VERSION, GOOD[0])
@@ -59,7 +59,7 @@ def test_every_registry_and_every_model_has_a_folder(tmp_path: Path, monkeypatch
     assert all(tmp_path in each.parents for each in folders)
 
 
-def test_what_was_noted_is_read_again(tmp_path: Path) -> None:
+def test_a_snapshot_that_was_written_is_read_back(tmp_path: Path) -> None:
     snapshot = Snapshot(aliases={"champion": "1"}, versions={"1": VERSION})
     cache = Cache(tmp_path, "dqn")
     assert (cache.snapshot(), cache.played("champion")) == (None, None)
@@ -91,7 +91,7 @@ def test_a_write_that_fails_leaves_nothing_behind(step: str, tmp_path: Path, mon
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_the_least_recently_used_copies_leave_and_what_plays_stays(
+def test_the_least_recently_used_copies_are_removed_except_the_version_that_plays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Cache(tmp_path, "dqn")

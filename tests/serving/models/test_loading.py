@@ -43,7 +43,7 @@ def test_a_version_is_found_by_number_and_by_alias(tmp_path: Path) -> None:
     assert models.peek("champion") is models.peek("1") is None
     poll(models)
     assert models.peek("champion") is models.peek("1") is models.current
-    assert models.peek("2") is models.peek("challenger") is models.peek("nobody") is None
+    assert models.peek("2") is models.peek("challenger") is models.peek("unknown") is None
     assert [get(models, reference) for reference in ("challenger", "2", "champion", "1")] == ["2", "2", "1", "1"]
     assert registry.fetched == 2, "each once"
     registry.aliases["champion"] = "2"
@@ -56,7 +56,7 @@ def test_a_version_is_found_by_number_and_by_alias(tmp_path: Path) -> None:
     assert models.current
 
 
-def test_who_asks_for_what_is_not_there_is_told_what_is(tmp_path: Path) -> None:
+def test_an_unknown_reference_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     registry = Registry()
     models = following(registry, tmp_path)
     poll(models)
@@ -154,14 +154,14 @@ def test_versions_that_hang_hold_up_neither_a_swap_nor_those_that_are_loaded(tmp
         assert models.current.version.number == "4"
         release()
         assert [served.version.number for served in await asyncio.gather(*waiting)] == list("2322")
-        assert registry.fetched == 4, "who asks for what is being fetched waits for the same"
+        assert registry.fetched == 4, "a second request for a version waits for the same download"
         assert not models.loader._loading
 
     asyncio.run(story())
 
 
 @pytest.mark.parametrize("content", [GOOD[1], BAD["garbage"]])
-def test_who_waited_too_long_asks_again_and_nothing_is_left_behind(
+def test_a_wait_that_timed_out_may_be_repeated_and_leaves_nothing_behind(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.models.loader._LOAD_SECONDS", 0)
@@ -179,7 +179,7 @@ def test_who_waited_too_long_asks_again_and_nothing_is_left_behind(
         while models.loader._loading:
             await asyncio.sleep(0)
         assert (models.peek("2") is not None) is (content == GOOD[1])
-        gc.collect()  # a failure that nobody looked at would be complained of now
+        gc.collect()  # asyncio would report an exception that was never retrieved now
 
     asyncio.run(story())
     assert complaints == []
@@ -207,11 +207,11 @@ def test_a_load_that_ends_with_the_server_is_no_complaint(tmp_path: Path) -> Non
     assert complaints == []
 
 
-def test_a_moved_alias_is_loaded_for_those_who_watch_it(tmp_path: Path) -> None:
+def test_a_moved_alias_is_loaded_while_it_is_watched(tmp_path: Path) -> None:
     registry = Registry(*GOOD[:2])
     registry.aliases["challenger"] = "1"
     models = following(registry, tmp_path)
-    models.watched.update(["nobody", "challenger"])
+    models.watched.update(["unknown", "challenger"])
     poll(models)
     registry.aliases["challenger"] = "2"
     poll(models)

@@ -1,4 +1,4 @@
-"""From a model URI to the bytes of a version: by a client that does what a test says, and by MLflow itself."""
+"""Versions of a registered model and their files, from an MLflow client in memory."""
 
 import errno
 import os
@@ -14,82 +14,10 @@ from typing import Any
 import pytest
 from mlflow.entities import ViewType
 
-from flows.names import environment_of, model_name
 from serving.errors import PolicyError, RegistryUnavailableError, UnknownModelError
-from serving.models.advice import how_to_train
-from serving.models.glance import glance, store_file
 from serving.models.mlflow import RegistrySource
-from serving.models.source import FileSource, ModelURI, Snapshot, Version
-from tests.serving.conftest import MODEL, LocalRegistry
-from tests.support.serving.policies import linear_model
-
-# MLflow 3.17 uses what SQLAlchemy 2.1 deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
-
-@pytest.mark.parametrize(
-    ("uri", "alias", "version"), [("models:/a-b.c@champion", "champion", None), ("models:/a-b.c/12", None, "12")]
-)
-def test_a_model_uri_names_an_alias_or_a_version(uri: str, alias: str | None, version: str | None) -> None:
-    assert ModelURI.parse(uri) == ModelURI(name="a-b.c", alias=alias, version=version)
-
-
-@pytest.mark.parametrize(
-    "env_id", ["CartPole-v1", "boing_gym:Boing-v0", "a/b:c-v0", "ALE/Pong-v5", "Übung-v0", "a.b-c"]
-)
-def test_whatever_training_registers_can_be_named_and_is_trained_as_is_said(env_id: str) -> None:
-    name = model_name(env_id)
-    assert ModelURI.parse(f"models:/{name}@champion") == ModelURI(name=name, alias="champion")
-    assert ModelURI.parse(f"models:/{name}/3") == ModelURI(name=name, version="3")
-    options = "" if env_id == "CartPole-v1" else f' ARGS="--env-id {environment_of(name)}"'
-    assert how_to_train(name) == f"run `make train{options}` to train and promote one"
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "",
-        "models:/x",
-        "models:/../x@y",
-        "models:/..@y",
-        "runs:/1/x",
-        "models:/x/latest",
-        "models:/x/٣",
-        "models:/x y@z",
-    ],
-)
-def test_any_other_uri_is_refused(uri: str) -> None:
-    with pytest.raises(ValueError, match="expected models:/NAME@ALIAS"):
-        ModelURI.parse(uri)
-
-
-def test_a_version_is_another_one_by_number_source_time_and_digest() -> None:
-    versions = [
-        Version(number="1", source="s"),
-        Version(number="2", source="s"),
-        Version(number="1", source="t"),
-        Version(number="1", source="s", created_ms=1),
-        Version(number="1", source="s", tags={"sha256": "d"}),
-    ]
-    assert len({version.identity for version in versions}) == 5
-    assert [version.sha256 for version in versions] == ["", "", "", "", "d"]
-    assert Version(number="1", source="s", run_id="r", tags={"gate": "passed"}).identity == versions[0].identity
-
-
-def test_a_file_is_version_one(tmp_path: Path) -> None:
-    path = tmp_path / "policy.onnx"
-    path.write_bytes(linear_model())
-    source = FileSource(path)
-    snapshot = source.snapshot(None)
-    version = snapshot.versions["1"]
-    assert (source.name, dict(snapshot.aliases), list(snapshot.versions)) == ("policy", {}, ["1"])
-    assert source.snapshot(snapshot) is snapshot
-    assert (source.fetch(version), source.learning(version)) == (linear_model(), {})
-    path.unlink()
-    with pytest.raises(RegistryUnavailableError, match=r"policy\.onnx cannot be read: No such file or directory$"):
-        source.fetch(version)
-    with pytest.raises(ValueError, match="there is no file"):
-        FileSource(tmp_path / "missing.onnx")
+from serving.models.source import Snapshot, Version
+from tests.serving.conftest import MODEL
 
 
 class MlflowError(Exception):
@@ -303,7 +231,7 @@ def test_a_version_holds_one_onnx_file(client: Client, names: list[str]) -> None
     assert str(caught.value) == f"version 1 should hold one .onnx file, it holds {found}"
 
 
-def test_what_a_run_keeps_of_its_learning_is_downloaded_if_there_is_any(client: Client) -> None:
+def test_the_learning_files_of_a_run_are_downloaded_if_it_has_any(client: Client) -> None:
     source = RegistrySource(MODEL)
     assert source.learning(Version(number="2", source="")) == {}
     assert client.made == 0
@@ -332,91 +260,3 @@ def test_the_runs_of_many_versions_are_asked_for_by_the_page(client: Client, mon
     monkeypatch.setattr(source, "_listed", 0.0)
     assert source.snapshot(first).versions["301"].experiment_id == "7"
     assert (len(asked), client.runs_read) == (2, 0), "what is known of a run is not asked again"
-
-
-ODD = "a b#c%41d'ä+"
-
-
-@pytest.mark.parametrize("query", ["", "?timeout=60"])
-def test_a_store_is_found_in_a_directory_of_any_name(
-    query: str, registry_store: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / ODD
-    folder.mkdir()
-    shutil.copy(registry_store.uri.removeprefix("sqlite:///"), folder / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db{query}")
-    known = glance(MODEL)
-    assert known
-    assert known.holds("champion")
-    source = RegistrySource(MODEL)
-    snapshot = source.snapshot(None)
-    assert source.fetch(snapshot.versions[snapshot.aliases["champion"]])
-    assert [path.name for path in tmp_path.iterdir()] == [ODD], "nothing was created beside it"
-
-
-@pytest.mark.parametrize("name", [ODD, "what?"])
-def test_the_default_store_is_the_one_in_this_directory(
-    name: str, registry_store: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / name
-    folder.mkdir()
-    shutil.copy(registry_store.uri.removeprefix("sqlite:///"), folder / "mlflow.db")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert glance(MODEL)
-    assert "champion" in RegistrySource(MODEL).snapshot(None).aliases
-
-
-@pytest.mark.parametrize(
-    ("uri", "file"),
-    [
-        ("sqlite:///m.db", "m.db"),
-        ("sqlite:////a/m.db?timeout=60&x=y", "/a/m.db"),
-        ("sqlite+pysqlite:////a/m.db?timeout=60&cached_statements=9", "/a/m.db"),
-        ("sqlite:////a%20b/#/m.db", "/a%20b/#/m.db"),
-        ("sqlite:///file:/a%20b/m.db?uri=true", "/a b/m.db"),
-        ("sqlite://", None),
-        ("sqlite:///:memory:", None),
-        ("http://a/sqlite:///m.db", None),
-        ("postgresql://u@h/sqlite", None),
-    ],
-)
-def test_which_file_a_store_is(uri: str, file: str | None) -> None:
-    assert store_file(uri) == (file and Path(file).absolute())
-
-
-def test_versions_come_from_mlflow(registry: LocalRegistry) -> None:
-    source = RegistrySource(MODEL)
-    snapshot = source.snapshot(None)
-    assert {"champion": "1", "challenger": "2"}.items() <= dict(snapshot.aliases).items()
-    assert {"1", "2"} <= set(snapshot.versions)
-    assert snapshot.versions["1"].tags == {"gate": "passed"}
-    assert snapshot.versions["1"].experiment_id
-    assert source.fetch(snapshot.versions["1"])[:1] == b"\x08"
-    with pytest.raises(UnknownModelError, match=f"^the registry has no model nobody but {MODEL}$"):
-        RegistrySource("nobody").snapshot(None)
-
-
-def test_a_registry_that_cannot_be_opened_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mlflow.db").write_text("garbage")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    source = RegistrySource(MODEL)
-
-    def locked() -> None:
-        raise RuntimeError("database is locked")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("mlflow.MlflowClient", locked)
-        with pytest.raises(RegistryUnavailableError, match="database is locked"):
-            source.snapshot(None)
-    with pytest.raises(RegistryUnavailableError, match="database"):
-        source.snapshot(None)
-
-
-def test_no_store_is_created_where_none_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
-    with pytest.raises(UnknownModelError, match="no registry at sqlite"):
-        RegistrySource(MODEL).snapshot(None)
-    with pytest.raises(RegistryUnavailableError, match="downloading version 1: there is no registry at sqlite"):
-        RegistrySource(MODEL).fetch(VERSION)
-    assert not (tmp_path / "none.db").exists()

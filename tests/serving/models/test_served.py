@@ -69,7 +69,7 @@ def computing(*nodes: tuple[str, list[str]], **constants: Any) -> bytes:
 WEIGHT = np.ones((4, 2), dtype=np.float32)
 
 
-def test_what_is_accepted_knows_its_name_and_digest() -> None:
+def test_an_accepted_model_has_its_name_and_digest() -> None:
     digest = sha256(GOOD[0]).hexdigest()
     for tag in ("", digest):
         served = load(GOOD[0], tag)
@@ -111,7 +111,7 @@ def test_another_artifact_than_the_judged_one_is_refused() -> None:
         ),
     ],
 )
-def test_what_cannot_play_is_refused_in_a_sentence(content: bytes, sentence: str) -> None:
+def test_a_model_that_cannot_play_is_refused_in_a_sentence(content: bytes, sentence: str) -> None:
     with pytest.raises(PolicyError, match=sentence):
         load(content)
 

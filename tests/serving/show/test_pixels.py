@@ -38,7 +38,7 @@ def test_there_are_four_places_for_private_sessions(tmp_path: Path) -> None:
         pass
 
 
-def test_who_joins_as_the_last_one_leaves_gets_pictures(tmp_path: Path) -> None:
+def test_a_viewer_that_joins_while_the_last_one_leaves_gets_pictures(tmp_path: Path) -> None:
     async def story() -> None:
         app = App(models_of(tmp_path))
         assert app.live
@@ -108,7 +108,9 @@ def test_a_private_session_plays_from_its_seed_on(tmp_path: Path, monkeypatch: p
     assert 'serving_viewers{kind="pixels"} 0.0' in client.get("/metrics").text
 
 
-def test_a_picture_of_nothing_is_waited_for_two_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_for_a_picture_waits_two_seconds_for_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app, client = client_of(tmp_path)
     app.models.current, app.models.notice = None, "none yet"
     limits, timeout = [], asyncio.timeout

@@ -44,7 +44,7 @@ def test_a_long_path_is_cut(status: int) -> None:
 
 
 @pytest.mark.parametrize(("error", "logged"), [(KeyError("secret"), 1), (ValueError("wrong"), 0)])
-def test_what_nobody_foresaw_is_logged_and_not_told(
+def test_an_unexpected_exception_is_logged_and_not_sent(
     error: Exception, logged: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(*_: object) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
 from serving.errors import RequestError
-from serving.web.bodies import compress, read_body
+from serving.web.bodies import MAX_BODY, compress, read_body
 
 MIB = 1 << 20
 
@@ -126,7 +127,7 @@ def test_a_compressed_body_is_unpacked(encoding: str, packed: bytes) -> None:
         ("gzip", zlib.compress(b"{}"), "the body is not valid gzip: ", 400),
     ],
 )
-def test_what_cannot_be_unpacked_is_said(encoding: str, body: bytes, sentence: str, status: int) -> None:
+def test_a_body_that_cannot_be_unpacked_is_refused(encoding: str, body: bytes, sentence: str, status: int) -> None:
     with pytest.raises(RequestError) as refused:
         read(*chunks(body), encoding=encoding)
     assert str(refused.value).startswith(sentence)
@@ -157,3 +158,51 @@ def test_an_encoding_has_a_weight(accept: bytes, encoding: bytes) -> None:
 
 def test_a_short_answer_stays_as_it_is() -> None:
     assert compress(b"0" * 1023, b"gzip") == (b"0" * 1023, b"")
+
+
+def sent(chunks: list[bytes], *headers: tuple[bytes, bytes], ends: bool = True) -> bytes:
+    async def receive() -> Message:
+        if not chunks:
+            await asyncio.sleep(60)
+        chunk = chunks.pop(0)
+        return {"type": "http.request", "body": chunk, "more_body": bool(chunks) or not ends}
+
+    return asyncio.run(read_body({"headers": list(headers)}, receive))
+
+
+def test_bodies_are_bounded_in_size_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.web.bodies.BODY_SECONDS", 0.05)
+    assert sent([b"a", b"b"]) == b"ab"
+    assert sent([b"x" * MAX_BODY]) == b"x" * MAX_BODY
+    gzipped, deflated = ((b"content-encoding", encoding) for encoding in (b"gzip", b"Deflate "))
+    assert sent([gzip.compress(b"hello")], gzipped) == sent([zlib.compress(b"hello")], deflated) == b"hello"
+    largest = b"x" * MAX_BODY
+    assert sent([largest], (b"content-length", b"1048576")) == sent([gzip.compress(largest)], gzipped) == largest
+    refused = [
+        (413, [b""], (b"content-length", b"1048577")),
+        (413, [b"x" * MAX_BODY, b"x"], (b"x", b"")),
+        (413, [gzip.compress(b"x" * (MAX_BODY + 1))], gzipped),
+        (400, [b"not gzip"], gzipped),
+        (400, [gzip.compress(b"hello")[:-3]], gzipped),
+        (400, [gzip.compress(b"hello") + b"more"], gzipped),
+        (415, [b""], (b"content-encoding", b"br")),
+    ]
+    for status, chunks, header in refused:
+        with pytest.raises(RequestError) as caught:
+            sent(chunks, header)
+        assert caught.value.status == status
+    with pytest.raises(RequestError, match="this one has more"):  # without waiting for the rest
+        sent([largest, b"x"], ends=False)
+    with pytest.raises(RequestError, match="did not end within") as caught:
+        sent([b"x"], ends=False)
+    assert caught.value.status == 408
+
+
+def test_long_answers_are_compressed_on_request() -> None:
+    long = b"x" * 2000
+    packed, encoding = compress(long, b"gzip, deflate")
+    assert (gzip.decompress(packed), encoding) == (long, b"gzip")
+    assert compress(long, b"br") == (long, b"")
+    short = b"x" * 1023
+    assert compress(short, b"gzip") == (short, b"")
+    assert compress(short + b"x", b"gzip")[1] == b"gzip"

@@ -27,7 +27,7 @@ def test_words_may_be_numbers_and_json_may_not() -> None:
         decode(msgspec.json.Decoder(Push), b'{"step": "7"}')
 
 
-def test_what_a_client_chose_is_repeated_in_part() -> None:
+def test_input_of_a_client_is_repeated_in_part() -> None:
     with pytest.raises(RequestError) as asked:
         fit({"x" * 400: 1}, Push)
     with pytest.raises(RequestError) as sent:
@@ -64,7 +64,7 @@ class Odd(Struct):
         ('{"share": 0}', "share must be a number above 0, got 0"),
     ],
 )
-def test_every_refusal_says_what_must_be_and_what_is(text: str, sentence: str) -> None:
+def test_every_refusal_names_what_is_expected_and_what_was_sent(text: str, sentence: str) -> None:
     with pytest.raises(RequestError) as caught:
         decode(msgspec.json.Decoder(Odd), text)
     assert str(caught.value) == sentence

@@ -55,7 +55,7 @@ def test_every_status_of_an_answer_is_declared(client: TestClient) -> None:
     assert "requestBody" not in document["paths"]["/api/status"]["get"]
 
 
-def test_the_status_says_what_plays_and_how_the_registry_is_followed(client: TestClient) -> None:
+def test_the_status_has_the_version_that_plays_and_the_state_of_the_registry(client: TestClient) -> None:
     status = client.get("/api/status").json()
     assert status["current"]["version"] == "1"
     assert status["registry_age_seconds"] >= 0
@@ -79,7 +79,7 @@ def test_the_status_says_what_plays_and_how_the_registry_is_followed(client: Tes
     }
 
 
-def test_the_status_where_nothing_plays(tmp_path: Path) -> None:
+def test_the_status_while_no_version_plays(tmp_path: Path) -> None:
     app, client = client_of(tmp_path, show=False)
     app.models.current, app.models.reachable = None, None
     status = client.get("/api/status").json()
@@ -91,6 +91,6 @@ def test_the_status_where_nothing_plays(tmp_path: Path) -> None:
     ]
 
 
-def test_a_head_is_answered_where_there_is_something_to_get(client: TestClient) -> None:
+def test_head_is_answered_wherever_get_is(client: TestClient) -> None:
     assert client.head("/api/status").status_code == 200
     assert client.head("/api/world").status_code == 405

@@ -1,4 +1,4 @@
-"""Who is let in, what every answer carries, and how it is counted. In process."""
+"""Access to the server, headers of every answer, and counting of requests. In process."""
 
 import asyncio
 from typing import Any
@@ -113,7 +113,7 @@ def test_a_host_is_a_name_an_address_a_network_or_a_pattern(
         "[fd00::2]x",
     ],
 )
-def test_what_is_no_host_is_refused_at_the_start(allowed: str) -> None:
+def test_an_invalid_host_is_refused_at_the_start(allowed: str) -> None:
     with pytest.raises(ValueError, match=r"is no host to answer to \(--allowed-hosts\): give a name"):
         guarded(hosts=(allowed,))
 
@@ -169,7 +169,7 @@ def test_an_unknown_host_is_repeated_in_eighty_characters() -> None:
         ("OPTIONS", "http://evil.example", 204),
     ],
 )
-def test_what_changes_things_comes_from_our_own_page(method: str, origin: str, status: int) -> None:
+def test_writes_are_accepted_from_the_servers_own_page_alone(method: str, origin: str, status: int) -> None:
     headers = {"Origin": origin} if origin else {}
     assert guarded()[0].request(method, "/", headers=headers).status_code == status
 
@@ -184,7 +184,7 @@ def test_what_changes_things_comes_from_our_own_page(method: str, origin: str, s
         ("POST", WEBHOOK_PATH + "/more", 401),
     ],
 )
-def test_a_token_guards_what_changes_things_under_api(method: str, path: str, status: int) -> None:
+def test_a_token_guards_writes_under_api(method: str, path: str, status: int) -> None:
     assert guarded(token="t")[0].request(method, path).status_code == status
     assert guarded()[0].request(method, path).status_code == 204
 
@@ -193,7 +193,7 @@ def test_a_token_guards_what_changes_things_under_api(method: str, path: str, st
     ("expected", "given", "admitted"),
     [(None, "x", True), (None, 1, True), ("t", "t", True), ("t", "T", False), ("t", None, False), ("é", "é", True)],
 )
-def test_a_token_is_the_same_text_or_none_is_wanted(expected: str | None, given: object, admitted: bool) -> None:
+def test_a_token_must_match_if_one_is_set(expected: str | None, given: object, admitted: bool) -> None:
     assert admits(expected, given) is admitted
 
 
@@ -239,7 +239,7 @@ def _nothing() -> Any:
     return Nothing()
 
 
-def test_what_fails_after_its_answer_began_is_not_answered_twice() -> None:
+def test_a_failure_after_an_answer_began_is_not_answered_twice() -> None:
     sent: list[Any] = []
 
     async def half(scope: Any, receive: Any, send: Any) -> None:

@@ -1,5 +1,6 @@
-"""Models that play and such that do not, a registry in memory and a disk, both of which fail when they are told to."""
+"""Valid and invalid models, and a registry in memory and a cache on disk that fail when a test says so."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,11 @@ class BrittleCache(Cache):
 
 def following(registry: Registry, tmp_path: Path, **options: Any) -> Models:
     return Models(registry, alias="champion", version=None, cache=BrittleCache(tmp_path, "dqn"), **options)
+
+
+def poll(models: Models) -> bool:
+    return asyncio.run(models.poll())
+
+
+def playing(models: Models) -> str | None:
+    return models.current.version.number if models.current else None

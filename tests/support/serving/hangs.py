@@ -1,4 +1,4 @@
-"""An environment whose episodes begin never, for servers that admit it."""
+"""An environment with a reset that never returns, for servers that admit it."""
 
 import threading
 from typing import Any

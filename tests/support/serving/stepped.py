@@ -1,4 +1,4 @@
-"""An application whose show is stepped by hand."""
+"""An application with a show that a test steps by hand."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def joined(app: App) -> Show:
 
 
 class Stepped:
-    """An app whose show is stepped by hand."""
+    """An app with a show that a test steps by hand."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.app, self.client = client_of(folder, **options)

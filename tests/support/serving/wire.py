@@ -1,4 +1,4 @@
-"""Raw sockets to a server in this process, and what must be left of them: nothing."""
+"""Raw sockets to a server in this process, and waiting until nothing of them is left."""
 
 import socket
 import time
@@ -7,8 +7,9 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import orjson
+import pytest
 
-from tests.support.serving.inprocess import Serving
+from tests.support.serving.inprocess import Serving, serving
 
 _SECONDS = 60.0
 
@@ -87,7 +88,7 @@ def viewing(server: Serving, *pieces: bytes) -> Iterator[tuple[socket.socket, It
 
 
 def left(server: Serving) -> dict[str, Any]:
-    """What runs for somebody."""
+    """What runs for clients."""
     live = server.app.live
     assert live
     return {
@@ -106,3 +107,9 @@ def until_nothing_is_left(server: Serving) -> None:
     while any((running := left(server)).values()):
         assert time.monotonic() < deadline, running
         time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Serving]:
+    with serving() as running:
+        yield running
