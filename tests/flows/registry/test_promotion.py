@@ -3,25 +3,17 @@
 With them it is tested in test_promote.py, the decision itself in test_gate.py.
 """
 
-import threading
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
-import prefect.concurrency._leases as leases
-import prefect.concurrency.sync  # before a test replaces the client that its services take over as they are imported
 import pytest
-from prefect.exceptions import ObjectAlreadyExists
 
 from dqn.environments.world import NOMINAL, World
 from dqn.seeding import further_seed
 from flows.failures.errors import InputError
 from flows.registry import champion as module
-from flows.registry import lock
 from flows.registry.champion import (
     MARGIN_USED_TAG,
     ROLLBACK_TAG,
@@ -32,7 +24,7 @@ from flows.registry.champion import (
     read_comparison,
     return_to_previous,
 )
-from flows.registry.lock import PROMOTION_TAG, OvertakenError, promotion_lock
+from flows.registry.lock import PROMOTION_TAG, OvertakenError
 from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 from tests.support.flows.in_memory import Store
 from tests.support.flows.promotion import NAME, evaluated, returns_of, store
@@ -242,87 +234,6 @@ def test_a_champion_that_is_replaced_while_it_is_asked_about_moves_nothing(
     monkeypatch.setattr(module, "read_returns", replaced)
     assert promote.fn(NAME, 3, evaluated(store, 3), force=True)
     assert store.aliases == {CHAMPION: 2, PREVIOUS: 3}
-
-
-@pytest.mark.parametrize("error", [None, ValueError("of the block"), KeyboardInterrupt()])
-def test_a_lock_that_prefect_does_not_take_back_ends_no_promotion(
-    error: BaseException | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    @contextmanager
-    def concurrency(name: str, **_: Any) -> Iterator[None]:
-        yield
-        raise ConnectionError("away")
-
-    monkeypatch.setattr(lock, "flow_run_id", lambda: "a flow run")
-    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: nullcontext(MagicMock()))
-    monkeypatch.setattr(prefect.concurrency.sync, "concurrency", concurrency)
-    with pytest.raises(type(error)) if error else nullcontext(), promotion_lock(NAME):
-        if error:
-            raise error
-    assert f"promote-{NAME} was not released (away)" in caplog.text
-
-
-def test_a_lease_that_is_not_renewed_ends_no_promotion(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Prefect's own lock, of which only the calls of its server are replaced."""
-    failed = threading.Event()
-
-    def renew(*_: Any) -> bool:
-        raise ConnectionError("410")
-
-    def handled(*arguments: Any) -> None:
-        handle(*arguments)
-        failed.set()
-
-    handle = leases._handle_lease_renewal_failure
-    monkeypatch.setattr(lock, "flow_run_id", lambda: "a flow run")
-    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: nullcontext(MagicMock()))
-    monkeypatch.setattr(leases, "get_client", lambda sync_client: nullcontext(MagicMock()))
-    monkeypatch.setattr(leases, "_renew_concurrency_lease_with_retries", renew)
-    monkeypatch.setattr(leases, "_handle_lease_renewal_failure", handled)
-    granted = SimpleNamespace(limits=["one"], lease_id=uuid.uuid4())
-    for name, answer in (
-        ("acquire_concurrency_slots_with_lease", granted),
-        ("release_concurrency_slots_with_lease", None),
-    ):
-        monkeypatch.setattr(f"prefect.concurrency._sync.{name}", lambda *_, answer=answer, **__: answer)
-    for name in ("emit_concurrency_acquisition_events", "emit_concurrency_release_events"):
-        monkeypatch.setattr(f"prefect.concurrency._sync.{name}", lambda *_: None)
-    with promotion_lock(NAME):
-        assert failed.wait(30)
-        reached = True
-    assert reached
-
-
-@pytest.mark.parametrize("made", [True, False])
-def test_under_prefect_a_lock_is_one_slot_that_frees_itself(made: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    class Api:
-        def upsert_global_concurrency_limit_by_name(self, name: str, limit: int) -> None:
-            asked.append((name, limit))
-            if not made:
-                raise ObjectAlreadyExists(ValueError("another has"))
-
-    @contextmanager
-    def client(*, sync_client: bool) -> Iterator[Api]:
-        assert sync_client
-        yield Api()
-
-    @contextmanager
-    def concurrency(name: str, **options: Any) -> Iterator[None]:
-        asked.append((name, options))
-        yield
-        asked.append("freed")
-
-    monkeypatch.setattr(lock, "flow_run_id", lambda: "a flow run")
-    monkeypatch.setattr(lock, "machine_lock", lambda store, what: pytest.fail("it is not this machine's alone"))
-    monkeypatch.setattr("prefect.client.orchestration.get_client", client)
-    monkeypatch.setattr(prefect.concurrency.sync, "concurrency", concurrency)
-    with promotion_lock(NAME):
-        asked.append("held")
-    limit = f"promote-{NAME}"
-    taken = {"occupy": 1, "strict": True, "lease_duration": 60.0, "raise_on_lease_renewal_failure": False}
-    assert asked == [(limit, 1), (limit, taken), "held", "freed"]
 
 
 def test_a_promotion_that_was_overtaken_writes_nothing_more(store: Any) -> None:
