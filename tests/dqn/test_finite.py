@@ -91,7 +91,7 @@ def test_an_agent_that_diverges_leaves_and_the_others_never_notice(
     name: str, kind: str, agent: int, update: int, value: float, entry: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     if name == "cartpole" and kind in ("weight", "moment"):
-        name = "plain"  # in CartPole all draw from one generator when an episode ends: who acts otherwise is noticed
+        name = "plain"  # in CartPole all agents draw from one generator: what one does shows in the others
     config = CONFIGS[name]
     state = TrainingState.begin(config)
     injected(state, kind, agent, update, value, entry)
@@ -134,7 +134,7 @@ def test_a_return_that_is_not_finite_is_never_the_best(
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_who_is_judged_by_what_is_not_finite_is_named_and_not_the_best(
+def test_an_agent_with_an_acceptance_return_that_is_not_finite_is_named_and_not_the_best(
     value: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     original, judged = greedy_returns, list[int]()
@@ -198,7 +198,7 @@ def test_a_population_that_diverged_as_a_whole_is_an_error(factor: float) -> Non
     assert e.value.diverged.keys() == {0, 1, 2}
 
 
-def test_a_checkpoint_keeps_who_diverged(tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_which_agents_diverged(tmp_path: Path) -> None:
     config = CONFIGS["prioritised"]
     state = TrainingState.begin(config)
     advance(state, 3)

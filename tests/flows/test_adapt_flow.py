@@ -64,7 +64,7 @@ def adaptation_run(client: MlflowClient, drift: str) -> Any:
 
 
 @pytest.mark.slow
-def test_who_knows_the_world_is_remembered_and_who_it_was_is_remembered_again(
+def test_a_version_for_the_world_is_remembered_and_later_the_one_before_it(
     playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVING_TOKEN", "secret")
@@ -96,7 +96,7 @@ def test_who_knows_the_world_is_remembered_and_who_it_was_is_remembered_again(
     assert champion(store) == UPRIGHT
 
 
-def test_an_experience_that_no_world_explains_promotes_nobody(playing: Playing, store: MlflowClient) -> None:
+def test_an_experience_that_no_world_explains_promotes_no_version(playing: Playing, store: MlflowClient) -> None:
     noise = np.random.default_rng(0).normal(size=(101, 4))
     poison = Experience(
         observation=noise[:-1],
@@ -126,7 +126,7 @@ def test_a_world_that_changes_while_it_is_looked_at_is_looked_at_again(playing: 
     assert champion(store) == REVERSING
 
 
-def test_who_does_not_stand_goes_back(playing: Playing, store: MlflowClient) -> None:
+def test_a_version_that_does_not_stand_is_rolled_back(playing: Playing, store: MlflowClient) -> None:
     """A record that is forged well passes every test but this one."""
     playing.really = NOMINAL
     playing.status()  # the episode in which the drift is noticed counts for neither
@@ -137,7 +137,9 @@ def test_who_does_not_stand_goes_back(playing: Playing, store: MlflowClient) -> 
     assert registry.get_version(store, MODEL, REVERSING).tags["gate"] == f"rolled back to version {UPRIGHT}"
 
 
-def test_who_does_not_stand_stays_where_the_one_before_was_no_better(playing: Playing, store: MlflowClient) -> None:
+def test_a_version_that_does_not_stand_stays_where_the_one_before_was_no_better(
+    playing: Playing, store: MlflowClient
+) -> None:
     playing.really = World(length=0.05, gravity=60.0, force_mag=1.0)
     for _ in range(3):
         playing.status()
@@ -219,7 +221,7 @@ def test_a_timeline_is_told_in_seconds_from_its_first_event() -> None:
     assert timeline.markdown() == f"{head}\n| 0.0 | started | a / b |\n| 12.5 | gate | passed |"
 
 
-def test_a_world_that_is_as_it_was_again_needs_nobody(playing: Playing, store: MlflowClient) -> None:
+def test_a_world_that_is_as_it_was_again_needs_no_version(playing: Playing, store: MlflowClient) -> None:
     playing.over = True
     stage, text = run(playing, "over")
     assert (stage, champion(store)) == ("recovered", UPRIGHT)
@@ -271,7 +273,7 @@ def test_a_failure_is_told_and_kept(playing: Playing, store: MlflowClient, monke
 
 
 @pytest.mark.slow
-def test_for_a_world_nobody_knows_a_version_is_trained(
+def test_for_an_unknown_world_a_version_is_trained(
     playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrain, "NUM_AGENTS", 3)

@@ -118,7 +118,7 @@ def test_a_verdict_of_before_outlasts_a_promotion_that_comes_to_nothing(
     assert store.versions[3].tags["gate"] == "rolled back to version 1"
 
 
-def test_a_run_whose_attempt_cannot_begin_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_has_failed_if_its_attempt_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
     run_id = store.create_run("1", {}).info.run_id
     client: Any = Interfering(store, 1, error)

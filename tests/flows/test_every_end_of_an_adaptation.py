@@ -104,7 +104,7 @@ def test_at_whatever_step_an_adaptation_is_ended_all_that_it_began_ends(
         ({}, "passed: ", "recovered"),
     ],
 )
-def test_a_training_that_nobody_needs_any_more_is_finished_all_the_same(
+def test_a_training_that_is_no_longer_needed_is_finished_all_the_same(
     given: dict[str, Any], gate: str, outcome: str, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = adaptation_steps(store, monkeypatch, "", error, **given)

@@ -63,7 +63,7 @@ def test_a_vector_implementation_that_cannot_be_narrowed_is_not_used() -> None:
         gym.registry.pop("Opaque-v0")
 
 
-def test_an_environment_whose_code_is_missing_is_refused_in_a_sentence() -> None:
+def test_an_environment_without_its_code_is_refused_in_a_sentence() -> None:
     gym.register("Missing-v0", "nowhere:Env", max_episode_steps=9)
     try:
         for attempt in (lambda: make("Missing-v0"), lambda: make_vec("Missing-v0", num_envs=1)):

@@ -26,7 +26,7 @@ def test_narrowed_environments_go_on_as_they_were() -> None:
     source = pickle.loads(pickle.dumps(whole))
     kept = narrowed(source, np.array([4, 1]))
     assert kept.num_envs == kept.action_space.shape[0] == kept.observation_space.shape[0] == 2  # type: ignore[index]
-    for action in actions[3:4]:  # before the next push, whose side is drawn for as many as there are
+    for action in actions[3:4]:  # before the next push: its side is drawn for each of those that are left
         np.testing.assert_array_equal(kept.step(action[[4, 1]])[0], whole.step(action)[0][[4, 1]])
 
 
@@ -39,7 +39,7 @@ WORLDS = (
 
 
 def play(envs: Envs, actions: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Observations `[T + 1, N, 4]` and whose first episode is over by then, `[T + 1, N]`."""
+    """Observations `[T + 1, N, 4]`, and where the first episode is over by then, `[T + 1, N]`."""
     observations, over = [envs.reset(seed=3)[0]], [np.zeros(envs.num_envs, dtype=np.bool_)]
     for action in actions:
         observation, _, terminated, truncated, _ = envs.step(action)

@@ -42,7 +42,7 @@ def test_one_and_many_play_the_same_world(world: World) -> None:
 
 
 def forces(envs: Envs, action: int, steps: int) -> np.ndarray[Any, Any]:
-    """Newtons `[steps, N]` on carts of 1 kg whose poles weigh next to nothing, from what they gain in speed."""
+    """Newtons `[steps, N]` on carts of 1 kg with poles of next to no mass, from what they gain in speed."""
     envs.reset(seed=0)
     speeds = [envs.unwrapped.state[1].copy()]  # type: ignore[attr-defined]
     for _ in range(steps):
@@ -173,7 +173,7 @@ def test_what_a_seed_draws_stays_what_it_is() -> None:
     cart: Any = envs.unwrapped
     assert np.array_equal(cart.length, lengths.uniform(0.25, 0.75, 8))
     np.testing.assert_allclose(observation - cart.state.T, noise.standard_normal((8, 4), dtype=np.float32), atol=1e-6)
-    sides.integers(0, 2, 8, dtype=np.bool_)  # of the first step, in which nobody is pushed
+    sides.integers(0, 2, 8, dtype=np.bool_)  # of the first step, in which no cart is pushed
     right = np.where(sides.integers(0, 2, 8, dtype=np.bool_), 1, -1)
     envs.step(np.ones(8, dtype=np.int64))
     assert cart.force_mag == 10.0

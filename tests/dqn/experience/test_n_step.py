@@ -27,7 +27,7 @@ def steps_of(ends: list[int], rewards: list[float], *, truncate: bool) -> list[S
 
 
 def reference(steps: list[Step], n_step: int, *, bootstrap_on_truncation: bool) -> dict[int, tuple[float, int, float]]:
-    """For each valid start: return, step whose next observation is bootstrapped from, and its discount."""
+    """For each valid start: return, the step with the next observation to bootstrap from, and its discount."""
     expected = {}
     for start, (_, _, _, valid) in enumerate(steps[: max(len(steps) - n_step + 1, 0)]):
         if not valid:
@@ -127,7 +127,7 @@ def test_every_sub_environment_has_transitions_of_its_own(
 
 
 def step(reward: Tensor, terminated: Tensor, truncated: Tensor, valid: Tensor) -> Transition:
-    """A step whose observations and actions tell its reward."""
+    """A step with observations and actions that tell its reward."""
     return Transition(
         observation=reward.unsqueeze(-1),
         action=(reward % 5).long(),

@@ -147,7 +147,7 @@ def test_pushes_of_the_known_world_are_left_out() -> None:
         identify(lived, World(push_force=20.0, push_interval=(5, 15)))
 
 
-def test_an_episode_whose_beginning_is_missing_does_not_confuse_the_delay() -> None:
+def test_an_episode_without_its_beginning_does_not_confuse_the_delay() -> None:
     world = World(action_delay=4, gravity=2.0)
     lived = live(world, balancing(exploring=0.3), 120)
     assert lived.step[2] == 2
@@ -263,7 +263,7 @@ def test_a_forged_record_is_refused() -> None:
             dataclasses.replace(lived, **change)
 
 
-def test_strong_pushes_that_nobody_told_of_are_not_taken_for_another_world() -> None:
+def test_strong_unreported_pushes_are_not_taken_for_another_world() -> None:
     for world in (World(push_force=60.0, push_interval=20), World(push_force=30.0, push_interval=10)):
         with pytest.raises(UnexplainedError, match=r"contradicts itself|no world explains this"):
             identify(live(world, exploring(), 300), NOMINAL)

@@ -185,7 +185,7 @@ def test_however_it_ends_page_and_run_say_how(
     assert (page.told, ended) == (told, [status] if status else [])
 
 
-def test_who_plays_before_is_asked_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_previous_champion_is_read_from_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     store: Store = in_memory(monkeypatch, "flows.adaptation.watch")
     store.version({})
     attempt = Attempt(run_id="r", token="t")

@@ -40,7 +40,7 @@ def test_a_champion_leaves_a_way_back_and_it_is_taken_once(store: MlflowClient) 
     assert return_to_previous(store, name, token, "request") == first
     assert versions.version_of(store, name, CHAMPION) == first
     assert versions.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
-    assert return_to_previous(store, name, token, "request") == first  # whoever died right after its last write
+    assert return_to_previous(store, name, token, "request") == first  # as after a death right after the last write
     with pytest.raises(InputError, match="no previous champion to return to"):
         return_to_previous(store, name, token, "another request")
 

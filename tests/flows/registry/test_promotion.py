@@ -42,7 +42,7 @@ class Registry(Store):
 
 
 def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
-    """The gate's tag first, then whom to return to, then who is champion: each after a look at whose turn it is."""
+    """The gate's tag, then the previous champion, then the champion: each after a look at the latest promotion."""
     gate = promote.fn(NAME, 3, evaluated(store, 3))
     assert gate.startswith("passed: better")
     token = store.tags[PROMOTION_TAG]
@@ -152,7 +152,7 @@ def test_both_play_the_same_further_episodes_and_none_twice(store: Any, monkeypa
     assert read_comparison(store, store.versions[2].run_id, 2)["episodes"] == 1_000
 
 
-def test_a_challenger_whose_file_has_changed_is_refused(store: Any) -> None:
+def test_a_challenger_with_a_changed_file_is_refused(store: Any) -> None:
     store.broken.add(3)
     gate = promote.fn(NAME, 3, evaluated(store, 3))
     assert gate == f"refused: the file of version 3 of {NAME} is not the one that was evaluated any more"
@@ -160,7 +160,7 @@ def test_a_challenger_whose_file_has_changed_is_refused(store: Any) -> None:
 
 
 @pytest.mark.parametrize(("world", "said"), [(World(force_mag=-10.0), "force_mag -10"), (NOMINAL, "nominal")])
-def test_in_a_world_that_is_named_both_play_there_and_a_tie_goes_to_who_is_at_home(
+def test_in_a_named_world_both_play_there_and_a_tie_goes_to_the_version_at_home(
     world: World, said: str, store: Any
 ) -> None:
     store.aliases = {CHAMPION: 3}
@@ -173,7 +173,7 @@ def test_in_a_world_that_is_named_both_play_there_and_a_tie_goes_to_who_is_at_ho
     assert "in the world" not in promote.fn(NAME, 3, evaluated(store, 3))
 
 
-def test_nobody_is_held_against_itself(store: Any) -> None:
+def test_no_version_is_compared_with_itself(store: Any) -> None:
     assert play_rival(store, NAME, 3, None) is None
     assert play_rival(store, NAME, 3, 3) is None
     rival = play_rival(store, NAME, 3, 1)
@@ -201,7 +201,7 @@ def test_the_first_champion_leaves_no_way_back(store: Any) -> None:
 
 
 @pytest.mark.parametrize("champion", [3, 1, None])
-def test_whoever_is_returned_to_is_not_said_to_be_rolled_back(champion: int | None, store: Any) -> None:
+def test_the_version_that_is_returned_to_is_not_tagged_as_rolled_back(champion: int | None, store: Any) -> None:
     """Also where an earlier attempt died between its last two writes, and where the champion's alias is gone."""
     store.aliases = {PREVIOUS: 1} | ({CHAMPION: champion} if champion else {})
     store.tags[PROMOTION_TAG] = "mine"
@@ -244,7 +244,7 @@ def test_a_promotion_that_was_overtaken_writes_nothing_more(store: Any) -> None:
     assert store.aliases == before
 
 
-def test_a_way_back_is_gone_once_it_was_taken_but_not_for_who_took_it(store: Any) -> None:
+def test_a_way_back_is_gone_once_it_was_taken_but_not_for_the_request_that_took_it(store: Any) -> None:
     store.versions[1].tags[ROLLBACK_TAG] = "request"
     assert return_to_previous(store, NAME, "mine", "request") == 1
     with pytest.raises(InputError, match=f"{NAME} has no previous champion to return to"):

@@ -107,7 +107,7 @@ def test_a_person_promotes_whatever_the_gate_says_and_a_champion_again(
     forced = promote.fn(name, good, evaluations[good], force=True)
     assert forced.startswith("forced: the gate said passed: better")
     assert promote.fn(name, good, evaluations[good]) == forced, "it is champion already"
-    assert [event["version"] for event in events] == [bad, good], "who is champion already is not promoted"
+    assert [event["version"] for event in events] == [bad, good], "the version that is champion already is not promoted"
     assert promote.fn(name, bad, evaluations[bad]).startswith("refused")
     assert aliases(empty_store, name)[0] == good
 
@@ -128,7 +128,7 @@ def test_a_tie_in_the_world_that_is_goes_to_the_challenger(empty_store: MlflowCl
 def test_a_promotion_says_the_same_whichever_of_its_writes_failed(
     empty_store: MlflowClient, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gate that was passed says against whom, also where the attempt that promoted it died right afterwards."""
+    """A gate that was passed names the rival, also where the attempt that promoted it died right afterwards."""
     name = "dqn-CartPole-v1"
     weak, good = registered(empty_store, name, DRIFTING), registered(empty_store, name, BALANCING)
     evaluation = evaluate.fn(name, good)
@@ -156,7 +156,7 @@ def test_a_promotion_says_the_same_whichever_of_its_writes_failed(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
-def test_every_write_of_a_promotion_is_preceded_by_a_look_at_whose_turn_it_is(
+def test_every_write_of_a_promotion_is_preceded_by_a_look_at_which_promotion_is_the_latest(
     empty_store: MlflowClient, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "dqn-CartPole-v1"

@@ -32,7 +32,7 @@ def test_robustness_breaks_ties(
 
 
 @pytest.mark.parametrize(("lost", "promote"), [(0, False), (1, False), (5, False), (6, True), (50, True)])
-def test_a_difference_in_robustness_that_nobody_would_see_changes_nothing(lost: int, promote: bool) -> None:
+def test_an_imperceptible_difference_in_robustness_changes_nothing(lost: int, promote: bool) -> None:
     """The champion loses so many episodes of 100 and the challenger none: of 5% one cannot be sure that it is 3%.
 
     Where it decides, more episodes show first that the challenger is not worse.

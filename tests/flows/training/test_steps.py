@@ -213,7 +213,7 @@ def test_progress_is_shown_and_an_adaptation_waits_for_no_stress_test(
 
 
 @pytest.mark.slow
-def test_an_agent_whose_run_was_deleted_is_left_out_of_the_tests(
+def test_an_agent_with_a_deleted_run_is_left_out_of_the_tests(
     store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path, shown: list[float]
 ) -> None:
     attempt = begun(store, small_config(num_agents=2, max_updates=1, env_id="ProbeActionReward-v0"), "one deleted")

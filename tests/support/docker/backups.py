@@ -1,4 +1,4 @@
-"""A stack whose containers are a script that writes down what it is asked."""
+"""A stack with a script in place of its containers, which writes down what it is asked."""
 
 import json
 import os

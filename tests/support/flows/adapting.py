@@ -1,4 +1,4 @@
-"""An adaptation whose server is a page in memory."""
+"""An adaptation with a page in memory as its server."""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ FINAL = {"FINISHED", "FAILED", "KILLED"}
 
 
 class Interfering:
-    """A store at whose n-th call something happens, once."""
+    """A store at which something happens once, in its n-th call."""
 
     def __init__(self, store: Any, nth: int, happening: Callable[[], None]) -> None:
         self._store = store
