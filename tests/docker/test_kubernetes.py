@@ -50,7 +50,7 @@ def test_the_job_finds_what_earlier_jobs_left_and_writes_nowhere_else() -> None:
     dockerfile = (ROOT / "docker/pipeline.Dockerfile").read_text()
     assert f"useradd --uid {pod['securityContext']['runAsUser']} " in dockerfile
     assert container["resources"]["limits"] == {"cpu": "2", "memory": "4Gi"}
-    assert job["job_manifest"]["spec"]["backoffLimit"] == 0  # Prefect decides who tries again
+    assert job["job_manifest"]["spec"]["backoffLimit"] == 0  # Prefect decides on attempts
 
 
 def test_a_job_without_an_image_is_refused() -> None:

@@ -178,7 +178,7 @@ def test_the_digest_tells_configurations_apart() -> None:
 
 
 def test_what_was_measured_is_what_is_configured() -> None:
-    """The documents' figures are of these values: who changes one measures again, and writes its digest here."""
+    """The documents' figures are of these values: a change of one needs new measurements, and its digest here."""
     configurations: dict[str, DQNConfig] = {"default": DQNConfig()}
     configurations.update({str(name): config for name, config in PRESETS.items()})
     assert {name: config.sha256[:12] for name, config in configurations.items()} == {

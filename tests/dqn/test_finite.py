@@ -2,92 +2,39 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqn.config import DQNConfig
 from dqn.evaluation.greedy import greedy_returns
-from dqn.evaluation.returns import episodic_returns
 from dqn.experience.priorities import Priorities
 from dqn.experience.transitions import Batch
-from dqn.finite import DivergedError, EnvironmentFaultError
+from dqn.finite import DivergedError
 from dqn.learning.losses import td_loss
 from dqn.networks.onnx import ExportError, ModelProperties, by_reference, export_onnx
 from dqn.networks.population import QNetworks
-from dqn.presets import PRESETS
 from dqn.training import loop, selection
 from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.loop import train
-from dqn.training.result import AgentResult, TrainingResult
+from dqn.training.result import AgentResult
 from dqn.training.selection import diverge, evaluate, leave
 from dqn.training.state import TrainingState
-from dqn.training.steps import advance, collect, learn
-
-AGENTS, ENVS, UPDATES = 3, 2, 24
-SMALL: dict[str, Any] = {
-    "num_agents": AGENTS,
-    "num_envs": ENVS,
-    "hidden_sizes": (8,),
-    "batch_size": 4,
-    "min_replay_batches": 3,
-    "replay_capacity": 64,
-    "max_updates": UPDATES,
-    "eval_start": 8,
-    "eval_interval": 8,
-    "eval_episodes": 2,
-    "acceptance_episodes": 3,
-    "log_interval": 1,
-}
-BOUND = {"env_id": "ProbeRandomLength-v0", "observation_scale": (), "acceptance_return": None}
-CONFIGS = {
-    "cartpole": dataclasses.replace(PRESETS["cartpole"], **SMALL),
-    "acrobot": dataclasses.replace(PRESETS["acrobot"], **(SMALL | BOUND)),
-    "mountaincar": dataclasses.replace(PRESETS["mountaincar"], **(SMALL | BOUND)),
-    "plain": DQNConfig(**(SMALL | BOUND | {"updates_per_step": 3})),
-    "prioritised": DQNConfig(
-        **(SMALL | BOUND | {"priority_exponent": 0.6, "dueling": True, "average_rate": 0.1, "loss": "huber"})
-    ),
-}
-VALUES = (math.nan, math.inf, -math.inf)
-
-values, agents = st.sampled_from(VALUES), st.integers(0, AGENTS - 1)
-configs = st.sampled_from(sorted(CONFIGS))
-
-
-def others_alike(faulty: TrainingResult, reference: TrainingResult, agent: int) -> None:
-    for k in set(range(AGENTS)) - {agent}:
-        assert faulty.agents[k] == reference.agents[k]
-        for name in ("train/td_loss", "train/q_value", "train/episodic_return", "eval/mean_return"):
-            for mine, theirs in zip(
-                faulty.metrics.series(name, k),
-                reference.metrics.series(name, k),
-                strict=True,
-            ):
-                assert torch.equal(mine, theirs), (name, k)
-        for networks in ("best", "final"):
-            for mine, theirs in zip(
-                getattr(faulty, networks).tensors, getattr(reference, networks).tensors, strict=True
-            ):
-                assert torch.equal(mine[k], theirs[k]), (networks, k)
-
-
-def nothing_else_is(result: TrainingResult, agent: int, tmp_path: Path) -> None:
-    """The agent is named, nothing that is kept is not finite, and another is exported."""
-    assert result.agents[agent].diverged is not None
-    assert "not finite" in result.agents[agent].divergence
-    assert [each.agent for each in result.agents if each.diverged is not None] == [agent]
-    assert result.best_agent != agent
-    for networks in (result.best, result.final):
-        assert all(bool(tensor.isfinite().all()) for tensor in networks.tensors)
-    assert bool(np.isfinite(result.curves()["value"]).all())
-    result.export(tmp_path / "policy.onnx")
+from dqn.training.steps import advance, learn
+from tests.support.dqn.finite import (
+    AGENTS,
+    CONFIGS,
+    UPDATES,
+    VALUES,
+    agents,
+    configs,
+    nothing_else_is,
+    others_alike,
+    values,
+)
 
 
 def leaving(agent: int, update: int, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +91,7 @@ def test_an_agent_that_diverges_leaves_and_the_others_never_notice(
     name: str, kind: str, agent: int, update: int, value: float, entry: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     if name == "cartpole" and kind in ("weight", "moment"):
-        name = "plain"  # in CartPole all draw from one generator when an episode ends: who acts otherwise is noticed
+        name = "plain"  # in CartPole all agents draw from one generator: what one does shows in the others
     config = CONFIGS[name]
     state = TrainingState.begin(config)
     injected(state, kind, agent, update, value, entry)
@@ -187,7 +134,7 @@ def test_a_return_that_is_not_finite_is_never_the_best(
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_who_is_judged_by_what_is_not_finite_is_named_and_not_the_best(
+def test_an_agent_with_an_acceptance_return_that_is_not_finite_is_named_and_not_the_best(
     value: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     original, judged = greedy_returns, list[int]()
@@ -204,63 +151,6 @@ def test_who_is_judged_by_what_is_not_finite_is_named_and_not_the_best(
     result = train(CONFIGS["plain"])
     (agent,) = (each.agent for each in result.agents if each.diverged is not None)
     nothing_else_is(result, agent, tmp_path)
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    name=configs,
-    field=st.sampled_from(["observation", "reward"]),
-    agent=agents,
-    env=st.integers(0, ENVS - 1),
-    step=st.integers(1, 10),
-    value=st.sampled_from([*VALUES, 1e39, -1e300]),
-)
-def test_what_an_environment_gives_is_finite_or_ends_the_run_in_a_sentence(
-    name: str, field: str, agent: int, env: int, step: int, value: float
-) -> None:
-    config = CONFIGS[name]
-    state = TrainingState.begin(config)
-    envs, taken = state.environment._envs, list[int]()
-    original = envs.step
-
-    def faulty(action: Any) -> Any:
-        observation, reward, *others = original(action)
-        taken.append(1)
-        if len(taken) == step:
-            observation, reward = np.array(observation, np.float64), np.array(reward, np.float64)
-            (observation if field == "observation" else reward[:, np.newaxis])[agent * ENVS + env, 0] = value
-        return observation, reward, *others
-
-    setattr(envs, "step", faulty)  # noqa: B010 # of this one alone
-    with pytest.raises(EnvironmentFaultError) as caught:
-        train(config, state=state)
-    said = str(caught.value)
-    assert f"environment {config.env_id!r} returned the {field} {value}" in said
-    assert f"in sub-environment {env} of agent {agent:02d} at step {step}: look at its step()" in said
-
-
-@pytest.mark.parametrize("field", ["observation", "reward", "reset"])
-@pytest.mark.parametrize("value", VALUES)
-def test_an_episode_of_an_evaluation_is_finite_too(field: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.support.dqn.probes import RandomLength
-
-    original = RandomLength.step
-    if field == "reset":
-        monkeypatch.setattr(RandomLength, "_start", lambda self: value)
-    else:
-
-        def step(self: RandomLength, action: Any) -> Any:
-            observation, reward, *others = original(self, action)
-            bad = np.array([value], np.float32)
-            return (bad, reward, *others) if field == "observation" else (observation, value, *others)
-
-        monkeypatch.setattr(RandomLength, "step", step)
-    act: Callable[..., Any] = lambda observation: np.zeros(len(observation), dtype=np.int64)  # noqa: E731
-    with pytest.raises(EnvironmentFaultError, match=r"'ProbeRandomLength-v0' returned the .* of 3 at (step|its)"):
-        episodic_returns(act, "ProbeRandomLength-v0", num_episodes=3, seed=0)
-    if field == "reset":
-        with pytest.raises(EnvironmentFaultError, match="of agent 00 at its reset: look at its reset"):
-            TrainingState.begin(CONFIGS["plain"])
 
 
 @pytest.mark.parametrize("value", [*VALUES, 3e38])
@@ -308,7 +198,7 @@ def test_a_population_that_diverged_as_a_whole_is_an_error(factor: float) -> Non
     assert e.value.diverged.keys() == {0, 1, 2}
 
 
-def test_a_checkpoint_keeps_who_diverged(tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_which_agents_diverged(tmp_path: Path) -> None:
     config = CONFIGS["prioritised"]
     state = TrainingState.begin(config)
     advance(state, 3)
@@ -321,17 +211,6 @@ def test_a_checkpoint_keeps_who_diverged(tmp_path: Path) -> None:
     assert first.agents == second.agents
     assert first.agents[1].diverged == 3
     others_alike(first, second, 1)
-
-
-def test_the_sub_environment_is_named_by_its_agent_after_others_left() -> None:
-    state = TrainingState.begin(CONFIGS["plain"])
-    collect(state)
-    leave(state, torch.tensor([0]))
-    state.environment._envs.step = lambda actions: (  # type: ignore[method-assign]
-        np.array([[0.0], [0.0], [0.0], [np.nan]]), np.zeros(4), np.zeros(4, bool), np.zeros(4, bool), {}
-    )  # fmt: skip
-    with pytest.raises(EnvironmentFaultError, match=r"observation nan in entry 0, .* 1 of agent 02 at step 2:"):
-        collect(state)
 
 
 def test_all_that_hides_behind_relu_is_found_at_an_evaluation_or_where_a_rung_ends() -> None:

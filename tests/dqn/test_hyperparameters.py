@@ -105,13 +105,13 @@ def test_agents_that_are_alike_add_nothing(small_config: Make) -> None:
     assert equal(train(config, values), train(config))
 
 
-def test_who_stays_keeps_its_values_and_moments() -> None:
+def test_agents_that_stay_keep_their_values_and_moments() -> None:
     decay = {"learning_rate_decay_updates": 100}
     configs = varied(dataclasses.replace(CONFIG, target_update_interval=0, tau=0.1, average_rate=0.1, **decay))  # type: ignore[arg-type]
     whole, narrowed = (Learner(configs[0], networks(), HyperParameters.of(configs)) for _ in range(2))
     for learner in (whole, narrowed):
         learner.update(batch(seed=0))
-    for keep in (torch.tensor([0, 2]), torch.tensor([1])):  # two, who differ; of them one, who steps with the fused
+    for keep in (torch.tensor([0, 2]), torch.tensor([1])):  # two that differ; of them one, which steps with the fused
         narrowed.select(keep)
         rows = torch.tensor([0, 2])[keep] if len(keep) == 1 else keep
         for step in range(1, 5):

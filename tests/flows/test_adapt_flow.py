@@ -1,12 +1,7 @@
 """Adaptation from a drift to a version that stands, against a server that plays for it, without Prefect."""
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,151 +10,31 @@ from mlflow import MlflowClient
 from prefect.exceptions import FlowPauseTimeout
 
 from dqn.environments.world import NOMINAL, World
-from dqn.evaluation.returns import episodic_returns
 from dqn.identification.record import Experience
 from flows import adapt
 from flows.adapt import adapt_policy
-from flows.adaptation import identify, known_worlds, retrain, watch
+from flows.adaptation import known_worlds, retrain, watch
 from flows.adaptation import timeline as adaptation
 from flows.adaptation.timeline import EXPERIMENT, OUTCOME_TAG, TIMELINE, RefusedError, TakenError
 from flows.failures.errors import InputError
 from flows.registry import versions as registry
-from flows.registry.evaluation import evaluate
 from flows.registry.versions import CHAMPION, PREVIOUS, WORLD_TAG
 from flows.serving_client import Show
 from flows.tracking.attempt import Attempt
 from tests.support.dqn.living import balancing, live
-from tests.support.serving.policies import BALANCES, PROPERTIES, linear_model
+from tests.support.flows.playing import (
+    BACKWARDS,
+    MODEL,
+    REVERSED,
+    REVERSING,
+    UPRIGHT,
+    Playing,
+    directory,
+    playing,
+    store,
+)
 
-MODEL = "dqn-CartPole-v1"
-REVERSED = World(force_mag=-10.0)
-UPRIGHT, REVERSING = 1, 2
-"""Versions: one that holds the nominal world, and one that holds it with the motor reversed."""
-BACKWARDS = (-0.05, -0.3, -6.0, -1.2)
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("adaptations")
-
-
-@pytest.fixture
-def store(directory: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    """A store of this module's own, with its two versions."""
-    monkeypatch.chdir(directory)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{directory}/mlflow.db")
-    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    monkeypatch.setattr(watch, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(identify, "PATIENCE", 0.2)
-    monkeypatch.setattr(watch, "WATCHED_SECONDS", 20.0)
-    client = MlflowClient()
-    if registry.resolve(client, MODEL, str(REVERSING)) is None:
-        assert register(client, BALANCES, NOMINAL) == UPRIGHT
-        assert register(client, BACKWARDS, REVERSED) == REVERSING
-    registry.set_alias(client, MODEL, CHAMPION, UPRIGHT)
-    for version in (UPRIGHT, REVERSING):
-        registry.set_tags(client, MODEL, version, {"gate": "passed"})
-    return client
-
-
-def register(client: MlflowClient, gains: tuple[float, ...], world: World) -> int:
-    found = client.get_experiment_by_name("by hand")
-    experiment = found.experiment_id if found else client.create_experiment("by hand")
-    run_id = client.create_run(experiment, tags={"population": "1 agents"}).info.run_id
-    properties = PROPERTIES | {"run_id": run_id, "world": json.dumps(world.to_dict())}
-    model_id = registry.log_model(run_id, linear_model(gains, properties=properties))
-    tags = {WORLD_TAG: json.dumps(world.to_dict()), "world": str(world)}
-    version = registry.register(client, MODEL, model_id=model_id, run_id=run_id, tags=tags)
-    evaluate(MODEL, version, stressed=False)
-    return version
-
-
-@dataclass(kw_only=True)
-class Playing:
-    """A server as an adaptation sees it: the champion plays in a world that is not told."""
-
-    client: MlflowClient
-    really: World
-    lived: list[Experience]
-    """What it hands out, one after another; the last one again and again."""
-    home: World = NOMINAL
-    told: list[dict[str, Any]] = field(default_factory=list)
-    asked: list[int] = field(default_factory=list)
-    episodes: list[dict[str, Any]] = field(default_factory=list)
-    watched: bool = True
-    broken: bool = False
-    over: bool = False
-    drift: str = ""
-    noticed_at: float = field(default_factory=time.time)
-    url: str = ""
-
-    def experience(self, since: int) -> dict[str, Any]:
-        self.asked.append(since)
-        lived = self.lived.pop(0) if len(self.lived) > 1 else self.lived[0]
-        columns = {name: getattr(lived, name).tolist() for name in vars(lived)}
-        columns["id"] = list(range(since + 1, since + 1 + len(lived.action)))
-        world = self.home.to_dict()
-        return {"env_id": "CartPole-v1", "world": world, "next": since + len(lived.action), "transitions": columns}
-
-    def status(self) -> dict[str, Any]:
-        champion = registry.version_of(self.client, MODEL, CHAMPION)
-        assert champion
-        if self.watched:
-            policy = registry.download(MODEL, champion).policy
-            seed = len(self.episodes)
-            (returned,) = episodic_returns(policy.act, "CartPole-v1", self.really, num_episodes=1, seed=seed)
-            self.episodes.append(
-                {
-                    "version": str(champion),
-                    "episodic_return": float(returned),
-                    "disturbed": False,
-                    "ended_at": time.time(),
-                    "truncated": bool(returned == 500),
-                }
-            )
-        drift = None if self.over else {"id": self.drift, "noticed_at": self.noticed_at}
-        return {
-            "drift": drift,
-            "current": {"version": str(champion)},
-            "recent_episodes": self.episodes[-32:],
-            "episode": None,
-        }
-
-
-@pytest.fixture
-def playing(store: MlflowClient) -> Iterator[Playing]:
-    """In the reversed world, which its champion has lived through."""
-    server = Playing(client=store, really=REVERSED, lived=[live(REVERSED, balancing(), 100)])
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path, _, query = self.path.partition("?since=")
-            self._answer(server.experience(int(query)) if path == "/api/experience" else server.status())
-
-        def do_POST(self) -> None:
-            assert self.path == "/api/adaptation"
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            server.told.append(body | {"token": self.headers.get("Authorization")})
-            self.send_response(500 if server.broken else 200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def _answer(self, content: dict[str, Any]) -> None:
-            body = json.dumps(content).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        server.url = f"http://127.0.0.1:{http.server_address[1]}"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield server
-        http.shutdown()
-        thread.join()
+__all__ = ["directory", "playing", "store"]  # the fixtures
 
 
 def run(playing: Playing, drift: str, **options: Any) -> tuple[str, str]:
@@ -189,7 +64,7 @@ def adaptation_run(client: MlflowClient, drift: str) -> Any:
 
 
 @pytest.mark.slow
-def test_who_knows_the_world_is_remembered_and_who_it_was_is_remembered_again(
+def test_a_version_for_the_world_is_remembered_and_later_the_one_before_it(
     playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVING_TOKEN", "secret")
@@ -221,7 +96,7 @@ def test_who_knows_the_world_is_remembered_and_who_it_was_is_remembered_again(
     assert champion(store) == UPRIGHT
 
 
-def test_an_experience_that_no_world_explains_promotes_nobody(playing: Playing, store: MlflowClient) -> None:
+def test_an_experience_that_no_world_explains_promotes_no_version(playing: Playing, store: MlflowClient) -> None:
     noise = np.random.default_rng(0).normal(size=(101, 4))
     poison = Experience(
         observation=noise[:-1],
@@ -251,7 +126,7 @@ def test_a_world_that_changes_while_it_is_looked_at_is_looked_at_again(playing: 
     assert champion(store) == REVERSING
 
 
-def test_who_does_not_stand_goes_back(playing: Playing, store: MlflowClient) -> None:
+def test_a_version_that_does_not_stand_is_rolled_back(playing: Playing, store: MlflowClient) -> None:
     """A record that is forged well passes every test but this one."""
     playing.really = NOMINAL
     playing.status()  # the episode in which the drift is noticed counts for neither
@@ -262,7 +137,9 @@ def test_who_does_not_stand_goes_back(playing: Playing, store: MlflowClient) -> 
     assert registry.get_version(store, MODEL, REVERSING).tags["gate"] == f"rolled back to version {UPRIGHT}"
 
 
-def test_who_does_not_stand_stays_where_the_one_before_was_no_better(playing: Playing, store: MlflowClient) -> None:
+def test_a_version_that_does_not_stand_stays_where_the_one_before_was_no_better(
+    playing: Playing, store: MlflowClient
+) -> None:
     playing.really = World(length=0.05, gravity=60.0, force_mag=1.0)
     for _ in range(3):
         playing.status()
@@ -344,7 +221,7 @@ def test_a_timeline_is_told_in_seconds_from_its_first_event() -> None:
     assert timeline.markdown() == f"{head}\n| 0.0 | started | a / b |\n| 12.5 | gate | passed |"
 
 
-def test_a_world_that_is_as_it_was_again_needs_nobody(playing: Playing, store: MlflowClient) -> None:
+def test_a_world_that_is_as_it_was_again_needs_no_version(playing: Playing, store: MlflowClient) -> None:
     playing.over = True
     stage, text = run(playing, "over")
     assert (stage, champion(store)) == ("recovered", UPRIGHT)
@@ -396,7 +273,7 @@ def test_a_failure_is_told_and_kept(playing: Playing, store: MlflowClient, monke
 
 
 @pytest.mark.slow
-def test_for_a_world_nobody_knows_a_version_is_trained(
+def test_for_an_unknown_world_a_version_is_trained(
     playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrain, "NUM_AGENTS", 3)

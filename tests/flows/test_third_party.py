@@ -1,4 +1,4 @@
-"""An environment from somebody else's package, from training over the registry and the gate to serving."""
+"""An environment from a third party's package, from training over the registry and the gate to serving."""
 
 from collections.abc import Callable
 from pathlib import Path

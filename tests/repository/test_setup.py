@@ -29,7 +29,7 @@ PRETENDED: Final = '#!/bin/sh\n[ "$3" = --version ] && exit\necho "$@" >> asked\
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A fresh directory, with a space in its name and an environment whose Python writes down its arguments."""
+    """A fresh directory with a space in its name, and an environment with a Python that writes down its arguments."""
     directory = tmp_path / "a clone"
     (directory / ".venv/bin").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):

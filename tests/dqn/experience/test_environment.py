@@ -154,7 +154,7 @@ def test_a_world_goes_on_from_a_snapshot(env_id: str, world: World) -> None:
     ("env_id", "world"),
     [(OWN_VECTOR, World(length=(0.25, 0.75), action_delay=(0, 2))), (SYNC_TUPLE_STATE, World(gravity=(0.002, 0.003)))],
 )
-def test_who_stays_keeps_its_world(env_id: str, world: World) -> None:
+def test_agents_that_stay_keep_their_worlds(env_id: str, world: World) -> None:
     whole, some = (VectorEnvironment(env_id, world, num_agents=3, num_envs=2, seed=0) for _ in range(2))
     play(whole, 4)
     play(some, 4)

@@ -94,7 +94,7 @@ def test_an_update_descends_the_mean_loss_of_its_batch(loss: Literal["squared", 
 
 
 def squared(outputs: torch.Tensor, data: Batch, online: QNetworks, target: QNetworks) -> torch.Tensor:
-    """Double DQN's squared error as somebody would write it who knows nothing of this learner."""
+    """Double DQN's squared error, written independently of this learner."""
     action = online(data.next_observation).argmax(-1, keepdim=True)
     value: torch.Tensor = target(data.next_observation).gather(-1, action).squeeze(-1)
     q_value = outputs.squeeze(-1).gather(-1, data.action.unsqueeze(-1)).squeeze(-1)
@@ -173,7 +173,7 @@ def test_what_was_saved_takes_the_same_next_step(average_rate: float) -> None:
         assert all(torch.equal(mine, theirs) for mine, theirs in pairs), network
 
 
-def test_who_is_evaluated_leaves_with_the_others() -> None:
+def test_evaluated_networks_are_selected_with_the_online_ones() -> None:
     for average_rate in (0.0, 0.1):
         learner = Learner(dataclasses.replace(CONFIG, average_rate=average_rate), networks())
         learner.update(batch())

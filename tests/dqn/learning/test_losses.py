@@ -1,4 +1,4 @@
-"""Losses of one's own on probes whose values are known, learned through the whole training loop."""
+"""Losses of one's own on probes with known values, learned through the whole training loop."""
 
 import dataclasses
 import math

@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("write", range(1, 8))
-def test_who_is_interrupted_while_writing_is_interrupted_and_keeps_the_previous_checkpoint(
+def test_an_interrupted_write_raises_the_interrupt_and_keeps_the_previous_checkpoint(
     checkpoint: Path, small_config: Make, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
     before, state, written = checkpoint.read_bytes(), TrainingState.begin(small_config()), 0

@@ -22,7 +22,7 @@ class Time:
 
 
 def saves_in(config: DQNConfig, *, seconds: int, cost: float) -> list[float]:
-    """When a state is saved by a loop whose steps take a second, each save `cost` seconds."""
+    """When a state is saved by a loop with steps of a second, each save `cost` seconds."""
     time, started = Time(), []
 
     def save(_: TrainingState) -> None:

@@ -1,4 +1,4 @@
-"""What somebody finds who trains from Python."""
+"""What the package offers to a user who trains from Python."""
 
 import subprocess
 import sys

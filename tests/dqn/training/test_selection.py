@@ -64,7 +64,9 @@ def test_luck_in_a_few_episodes_is_not_acceptance(small_config: Make) -> None:
 
 
 @pytest.mark.parametrize(("epsilon", "left"), [(0.0, []), (0.5, [0, 1, 2])])
-def test_who_holds_the_ceiling_only_undisturbed_stays(small_config: Make, epsilon: float, left: list[int]) -> None:
+def test_an_agent_that_reaches_the_ceiling_only_undisturbed_stays(
+    small_config: Make, epsilon: float, left: list[int]
+) -> None:
     config = small_config(env_id="ProbeActionReward-v0", acceptance_return=1.0, acceptance_epsilon=epsilon, **CONSTANT)
     state = TrainingState.begin(config)
     prefer(state.learner.online, [1, 1, 1])
@@ -130,7 +132,7 @@ def test_evaluations_come_at_their_interval_from_their_start(small_config: Make)
     assert [update for update in range(121) if evaluation_due(config, update)] == [30, 70, 110]
 
 
-def test_who_has_used_up_its_episodes_leaves_after_a_last_evaluation(small_config: Make) -> None:
+def test_an_agent_that_has_used_up_its_episodes_leaves_after_a_last_evaluation(small_config: Make) -> None:
     config = small_config(env_id="ProbeActionReward-v0", max_episodes=10, num_agents=4, **CONSTANT)
     state = TrainingState.begin(config)
     prefer(state.learner.online, [1, 1, 0, 1])
@@ -152,7 +154,7 @@ def test_who_has_used_up_its_episodes_leaves_after_a_last_evaluation(small_confi
     assert state.updates.tolist() == [8, 7, 7, 0]
 
 
-def test_episodes_without_end_retire_nobody(small_config: Make) -> None:
+def test_episodes_without_end_retire_no_agent(small_config: Make) -> None:
     state = TrainingState.begin(small_config(env_id="ProbeActionReward-v0", max_episodes=0, **CONSTANT))
     state.episodes[:] = 1_000_000
     retire(state)
@@ -249,7 +251,7 @@ def test_nominees_are_judged_on_the_same_fresh_episodes(small_config: Make, monk
     assert judged == {agent: agent / 2 for agent in (11, 0, 2, 3, 5, 4, 6, 7)}
 
 
-def test_who_reaches_the_ceiling_in_every_episode_is_not_surpassed(
+def test_an_agent_that_reaches_the_ceiling_in_every_episode_is_not_surpassed(
     small_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = TrainingState.begin(small_config(num_agents=4, hidden_sizes=(), acceptance_return=1.0))

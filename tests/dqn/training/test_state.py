@@ -1,4 +1,4 @@
-"""The state of a training: how it begins, who stays in it, and that it goes on as it was."""
+"""The state of a training: how it begins, which agents stay in it, and that it goes on as it was."""
 
 import copy
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def train_for(state: TrainingState, steps: int) -> None:
             learn(state)
 
 
-def test_a_training_begins_with_nothing_done_and_nobody_judged(small_config: Make) -> None:
+def test_a_training_begins_with_nothing_done_and_no_agent_judged(small_config: Make) -> None:
     config = small_config()
     state = TrainingState.begin(config)
     assert state.config == config
@@ -137,7 +137,7 @@ def test_metrics_are_recorded_at_their_environment_step_of_those_in_training(sma
     assert (steps.tolist(), values.tolist()) == ([70], [0.75])
 
 
-def test_who_stays_goes_on_with_what_was_its_own(small_config: Make) -> None:
+def test_agents_that_stay_go_on_with_their_own_state(small_config: Make) -> None:
     state = TrainingState.begin(small_config(**FEATURES))
     train_for(state, 60)
     state.epsilon = torch.tensor([0.1, 0.2, 0.3])

@@ -1,4 +1,4 @@
-"""Who is remembered for a world, without a registry; how an adaptation asks is in test_adapt_flow.py."""
+"""Which version is remembered for a world, without a registry; how an adaptation asks is in test_adapt_flow.py."""
 
 import json
 from types import SimpleNamespace
@@ -73,7 +73,7 @@ def test_versions_that_passed_are_remembered_the_nearest_and_newest_first(caplog
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
-    """Version k, of force k, returns 100 k + 75; version 2 is no policy. Seeds of who has played, by version."""
+    """Version k, of force k, returns 100 k + 75; version 2 is no policy. Seeds of the versions that have played."""
     seeds: dict[int, int] = {}
 
     def download(name: str, version: int) -> Any:
@@ -104,10 +104,12 @@ def test_the_nearest_that_holds_the_world_is_taken(played: dict[int, int]) -> No
     assert played == {version: stream_seed(3, SELECTION, version) for version in (1, 3, 4)}
 
 
-def test_who_holds_it_too_little_is_not_taken_and_who_knows_no_world_is_not_asked(played: dict[int, int]) -> None:
+def test_a_version_that_returns_too_little_is_not_taken_and_one_without_a_world_does_not_play(
+    played: dict[int, int],
+) -> None:
     client: Any = Registered(of(NOMINAL))
     found = passing_version(client, "dqn-CartPole-v1", "CartPole-v1", NOMINAL, seed=0)
     assert found == (None, "version 1 (1) returns 175")
-    nobody: Any = Registered(PASSED)
-    found = passing_version(nobody, "dqn-CartPole-v1", "CartPole-v1", NOMINAL, seed=0)
+    without_world: Any = Registered(PASSED)
+    found = passing_version(without_world, "dqn-CartPole-v1", "CartPole-v1", NOMINAL, seed=0)
     assert found == (None, "no version has a world of its own")

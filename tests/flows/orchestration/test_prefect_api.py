@@ -21,7 +21,7 @@ def test_a_server_that_does_not_answer_is_named() -> None:
 
 
 class Guarded(BaseHTTPRequestHandler):
-    """Prefect's API behind a login: its health is open to everybody."""
+    """Prefect's API behind a login: its health is open without one."""
 
     def do_GET(self) -> None:
         status = 200 if self.path.endswith("/health") else self.server.status  # type: ignore[attr-defined]

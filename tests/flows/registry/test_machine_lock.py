@@ -95,7 +95,7 @@ def test_a_directory_in_which_nothing_can_be_made_is_named(directory: Path, monk
 
 
 def test_a_lock_that_was_tidied_away_is_not_taken_for_the_new_one(directory: Path) -> None:
-    """Who waited for the file that is gone holds what nobody else looks at."""
+    """A process that waited for the file that is gone holds a lock that no other process looks at."""
     entered, done = threading.Event(), threading.Event()
 
     def hold() -> None:

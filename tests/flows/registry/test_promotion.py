@@ -3,25 +3,17 @@
 With them it is tested in test_promote.py, the decision itself in test_gate.py.
 """
 
-import threading
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
-import prefect.concurrency._leases as leases
-import prefect.concurrency.sync  # before a test replaces the client that its services take over as they are imported
 import pytest
-from prefect.exceptions import ObjectAlreadyExists
 
 from dqn.environments.world import NOMINAL, World
 from dqn.seeding import further_seed
 from flows.failures.errors import InputError
 from flows.registry import champion as module
-from flows.registry import lock
 from flows.registry.champion import (
     MARGIN_USED_TAG,
     ROLLBACK_TAG,
@@ -32,7 +24,7 @@ from flows.registry.champion import (
     read_comparison,
     return_to_previous,
 )
-from flows.registry.lock import PROMOTION_TAG, OvertakenError, promotion_lock
+from flows.registry.lock import PROMOTION_TAG, OvertakenError
 from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 from tests.support.flows.in_memory import Store
 from tests.support.flows.promotion import NAME, evaluated, returns_of, store
@@ -50,7 +42,7 @@ class Registry(Store):
 
 
 def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
-    """The gate's tag first, then whom to return to, then who is champion: each after a look at whose turn it is."""
+    """The gate's tag, then the previous champion, then the champion: each after a look at the latest promotion."""
     gate = promote.fn(NAME, 3, evaluated(store, 3))
     assert gate.startswith("passed: better")
     token = store.tags[PROMOTION_TAG]
@@ -160,7 +152,7 @@ def test_both_play_the_same_further_episodes_and_none_twice(store: Any, monkeypa
     assert read_comparison(store, store.versions[2].run_id, 2)["episodes"] == 1_000
 
 
-def test_a_challenger_whose_file_has_changed_is_refused(store: Any) -> None:
+def test_a_challenger_with_a_changed_file_is_refused(store: Any) -> None:
     store.broken.add(3)
     gate = promote.fn(NAME, 3, evaluated(store, 3))
     assert gate == f"refused: the file of version 3 of {NAME} is not the one that was evaluated any more"
@@ -168,7 +160,7 @@ def test_a_challenger_whose_file_has_changed_is_refused(store: Any) -> None:
 
 
 @pytest.mark.parametrize(("world", "said"), [(World(force_mag=-10.0), "force_mag -10"), (NOMINAL, "nominal")])
-def test_in_a_world_that_is_named_both_play_there_and_a_tie_goes_to_who_is_at_home(
+def test_in_a_named_world_both_play_there_and_a_tie_goes_to_the_version_at_home(
     world: World, said: str, store: Any
 ) -> None:
     store.aliases = {CHAMPION: 3}
@@ -181,7 +173,7 @@ def test_in_a_world_that_is_named_both_play_there_and_a_tie_goes_to_who_is_at_ho
     assert "in the world" not in promote.fn(NAME, 3, evaluated(store, 3))
 
 
-def test_nobody_is_held_against_itself(store: Any) -> None:
+def test_no_version_is_compared_with_itself(store: Any) -> None:
     assert play_rival(store, NAME, 3, None) is None
     assert play_rival(store, NAME, 3, 3) is None
     rival = play_rival(store, NAME, 3, 1)
@@ -209,7 +201,7 @@ def test_the_first_champion_leaves_no_way_back(store: Any) -> None:
 
 
 @pytest.mark.parametrize("champion", [3, 1, None])
-def test_whoever_is_returned_to_is_not_said_to_be_rolled_back(champion: int | None, store: Any) -> None:
+def test_the_version_that_is_returned_to_is_not_tagged_as_rolled_back(champion: int | None, store: Any) -> None:
     """Also where an earlier attempt died between its last two writes, and where the champion's alias is gone."""
     store.aliases = {PREVIOUS: 1} | ({CHAMPION: champion} if champion else {})
     store.tags[PROMOTION_TAG] = "mine"
@@ -244,87 +236,6 @@ def test_a_champion_that_is_replaced_while_it_is_asked_about_moves_nothing(
     assert store.aliases == {CHAMPION: 2, PREVIOUS: 3}
 
 
-@pytest.mark.parametrize("error", [None, ValueError("of the block"), KeyboardInterrupt()])
-def test_a_lock_that_prefect_does_not_take_back_ends_no_promotion(
-    error: BaseException | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    @contextmanager
-    def concurrency(name: str, **_: Any) -> Iterator[None]:
-        yield
-        raise ConnectionError("away")
-
-    monkeypatch.setattr(lock, "flow_run_id", lambda: "a flow run")
-    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: nullcontext(MagicMock()))
-    monkeypatch.setattr(prefect.concurrency.sync, "concurrency", concurrency)
-    with pytest.raises(type(error)) if error else nullcontext(), promotion_lock(NAME):
-        if error:
-            raise error
-    assert f"promote-{NAME} was not released (away)" in caplog.text
-
-
-def test_a_lease_that_is_not_renewed_ends_no_promotion(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Prefect's own lock, of which only the calls of its server are replaced."""
-    failed = threading.Event()
-
-    def renew(*_: Any) -> bool:
-        raise ConnectionError("410")
-
-    def handled(*arguments: Any) -> None:
-        handle(*arguments)
-        failed.set()
-
-    handle = leases._handle_lease_renewal_failure
-    monkeypatch.setattr(lock, "flow_run_id", lambda: "a flow run")
-    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: nullcontext(MagicMock()))
-    monkeypatch.setattr(leases, "get_client", lambda sync_client: nullcontext(MagicMock()))
-    monkeypatch.setattr(leases, "_renew_concurrency_lease_with_retries", renew)
-    monkeypatch.setattr(leases, "_handle_lease_renewal_failure", handled)
-    granted = SimpleNamespace(limits=["one"], lease_id=uuid.uuid4())
-    for name, answer in (
-        ("acquire_concurrency_slots_with_lease", granted),
-        ("release_concurrency_slots_with_lease", None),
-    ):
-        monkeypatch.setattr(f"prefect.concurrency._sync.{name}", lambda *_, answer=answer, **__: answer)
-    for name in ("emit_concurrency_acquisition_events", "emit_concurrency_release_events"):
-        monkeypatch.setattr(f"prefect.concurrency._sync.{name}", lambda *_: None)
-    with promotion_lock(NAME):
-        assert failed.wait(30)
-        reached = True
-    assert reached
-
-
-@pytest.mark.parametrize("made", [True, False])
-def test_under_prefect_a_lock_is_one_slot_that_frees_itself(made: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    class Api:
-        def upsert_global_concurrency_limit_by_name(self, name: str, limit: int) -> None:
-            asked.append((name, limit))
-            if not made:
-                raise ObjectAlreadyExists(ValueError("another has"))
-
-    @contextmanager
-    def client(*, sync_client: bool) -> Iterator[Api]:
-        assert sync_client
-        yield Api()
-
-    @contextmanager
-    def concurrency(name: str, **options: Any) -> Iterator[None]:
-        asked.append((name, options))
-        yield
-        asked.append("freed")
-
-    monkeypatch.setattr(lock, "flow_run_id", lambda: "a flow run")
-    monkeypatch.setattr(lock, "machine_lock", lambda store, what: pytest.fail("it is not this machine's alone"))
-    monkeypatch.setattr("prefect.client.orchestration.get_client", client)
-    monkeypatch.setattr(prefect.concurrency.sync, "concurrency", concurrency)
-    with promotion_lock(NAME):
-        asked.append("held")
-    limit = f"promote-{NAME}"
-    taken = {"occupy": 1, "strict": True, "lease_duration": 60.0, "raise_on_lease_renewal_failure": False}
-    assert asked == [(limit, 1), (limit, taken), "held", "freed"]
-
-
 def test_a_promotion_that_was_overtaken_writes_nothing_more(store: Any) -> None:
     before = dict(store.aliases)
     store.tags[PROMOTION_TAG] = "another"
@@ -333,7 +244,7 @@ def test_a_promotion_that_was_overtaken_writes_nothing_more(store: Any) -> None:
     assert store.aliases == before
 
 
-def test_a_way_back_is_gone_once_it_was_taken_but_not_for_who_took_it(store: Any) -> None:
+def test_a_way_back_is_gone_once_it_was_taken_but_not_for_the_request_that_took_it(store: Any) -> None:
     store.versions[1].tags[ROLLBACK_TAG] = "request"
     assert return_to_previous(store, NAME, "mine", "request") == 1
     with pytest.raises(InputError, match=f"{NAME} has no previous champion to return to"):

@@ -59,7 +59,7 @@ def test_the_run_shows_the_episode_that_the_server_shows() -> None:
     assert served.SEED == SEED
 
 
-def test_who_falls_turns_pale_while_the_others_go_on() -> None:
+def test_a_policy_that_fails_turns_pale_while_the_others_go_on() -> None:
     way = [Learned(label="untrained", mean_return=40, policy=FELL), Learned(label="", mean_return=500, policy=HELD)]
     gif = learning_gif(way)
     assert gif is not None

@@ -36,7 +36,7 @@ def test_agents_are_counted_where_they_were_asked_to_be_accepted() -> None:
     assert "  make serve  " in finished.text()
 
 
-def test_without_acceptance_the_population_is_summed_up_and_nobody_is_unsolved() -> None:
+def test_without_acceptance_the_population_is_summed_up_and_no_agent_is_unsolved() -> None:
     finished = report([[-90.0, -110.0], [-99.0, -103.0]], env_id="MountainCar-v0", acceptance_return=None)
     assert finished.totals.startswith(
         "Interquartile mean return -100.5 (-101.0 to -100.0, 95% bootstrap interval) of 2"

@@ -1,4 +1,4 @@
-"""What a shard decides at its rungs, with populations whose training is a count."""
+"""What a shard decides at its rungs, with populations that count instead of training."""
 
 import dataclasses
 import logging

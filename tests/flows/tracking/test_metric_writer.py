@@ -260,7 +260,7 @@ def test_a_server_that_restarts_when_training_ends_is_waited_for(monkeypatch: py
 
 def test_what_was_never_sent_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 100.0)
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("nobody asked for patience"))
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("no wait was asked for"))
     server: Any = Unreliable()
     writer = MetricWriter(server, {0: "run"}, {}, check=newest)
     writer.write([record("train/td_loss", [0, 0], [1, 2], [0.5, 0.25])])
@@ -285,7 +285,7 @@ class Idle:
         assert self.over.wait(10)
 
 
-def test_without_metrics_it_asks_who_is_newest_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_metrics_it_still_asks_which_attempt_is_newest(monkeypatch: pytest.MonkeyPatch) -> None:
     idle, check = Idle(), Takeover()
     monkeypatch.setattr(queue, "SimpleQueue", lambda: idle)
     monkeypatch.setattr(time, "monotonic", lambda: 100.0)

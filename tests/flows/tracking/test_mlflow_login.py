@@ -1,4 +1,4 @@
-"""MLflow's server as `make stack` starts it: it asks for a password, and who shows a wrong one is told so."""
+"""MLflow's server as `make stack` starts it: it asks for a password, and says which one is wrong."""
 
 import os
 import socket

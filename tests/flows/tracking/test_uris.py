@@ -31,7 +31,7 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 
 @pytest.fixture
 def awkward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory to work in whose name needs encoding, with MLflow's default store."""
+    """A directory to work in with MLflow's default store; its name needs encoding."""
     directory = tmp_path / NAME
     directory.mkdir()
     monkeypatch.chdir(directory)

@@ -1,4 +1,4 @@
-"""Environments whose optimal Q-values are known, each of which one fault of a learner makes unlearnable.
+"""Environments with known optimal Q-values; one fault of a learner makes each of them unlearnable.
 
 After the probe environments of rejax and of Andy Jones, "Debugging Reinforcement Learning Systems" (2021).
 """

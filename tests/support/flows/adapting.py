@@ -1,8 +1,10 @@
-"""An adaptation whose server is a page in memory."""
+"""An adaptation with a page in memory as its server."""
 
 from typing import Any
 
 from dqn.environments.world import World
+from flows.adaptation.timeline import Adaptation
+from flows.tracking.attempt import Attempt
 
 MODEL = "dqn-CartPole-v1"
 REVERSED = World(force_mag=-10.0).to_dict()
@@ -35,3 +37,7 @@ class Page:
     def tell(self, stage: str, text: str, **more: Any) -> None:
         self.told.append((stage, text))
         self.progress.append(more.get("progress"))
+
+
+def adapting(page: Any) -> Adaptation:
+    return Adaptation(show=page, attempt=Attempt(run_id="0000001a" + "0" * 24, token="t"))

@@ -8,7 +8,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 
 class Breaking:
-    """A client whose n-th write fails."""
+    """A client that fails in its n-th write."""
 
     def __init__(self, client: MlflowClient, nth: int) -> None:
         self._client = client

@@ -101,7 +101,7 @@ class Store:
         self.get_run(run_id).info.status = status
 
     def get_registered_model(self, name: str) -> Any:
-        self.written.append(("get_registered_model", name))  # a look, by which a promotion sees whose turn it is
+        self.written.append(("get_registered_model", name))  # by which a promotion sees whether it is the latest
         return SimpleNamespace(tags=self.tags)
 
     def set_registered_model_tag(self, name: str, key: str, value: str) -> None:
@@ -144,7 +144,7 @@ class Store:
 
 
 def in_memory(monkeypatch: pytest.MonkeyPatch, *modules: str) -> Store:
-    """A store that these modules connect to, and whose files `mlflow.artifacts` reads."""
+    """A store that these modules connect to, and from which `mlflow.artifacts` reads files."""
     store = Store()
     for module in modules:
         monkeypatch.setattr(f"{module}.connect", lambda: store)

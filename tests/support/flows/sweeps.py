@@ -29,7 +29,7 @@ def sweep(**changes: Any) -> SweepConfig:
 
 
 def told(name: str, *, returns: list[list[float]], settings: SweepConfig | None = None) -> Study:
-    """A study whose trials returned this at the rungs they reached."""
+    """A study of trials that returned this at the rungs they reached."""
     settings = settings or sweep(space=SPACES["small"], trials=len(returns), shard_trials=len(returns))
     study = begin_study(name, settings)
     sampler = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))

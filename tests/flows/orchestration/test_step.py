@@ -1,4 +1,4 @@
-"""Stages without Prefect; with it they are tested in test_stages.py."""
+"""Steps without Prefect; with it they are tested in test_steps.py and test_retries.py."""
 
 import subprocess
 import sys

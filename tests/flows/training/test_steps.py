@@ -1,5 +1,3 @@
-import importlib
-import pkgutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,27 +7,19 @@ from uuid import UUID
 
 import httpx
 import pytest
-import requests
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
-from prefect import Task, flow
+from prefect import flow
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
-from prefect.states import Failed
 
-import flows
-from dqn.config import ConfigError, DQNConfig
+from dqn.config import DQNConfig
 from dqn.environments.world import World
 from dqn.evaluation.greedy import greedy_returns
 from dqn.seeding import TEST, stream_seed
-from dqn.training.checkpoint import CheckpointError
 from dqn.training.state import TrainingState
-from flows.failures.errors import InputError, TrackingError
-from flows.failures.outages import is_transient
-from flows.orchestration.step import RETRY_SECONDS, Step, may_pass, step
+from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.challenger import register
 from flows.registry.returns import read_returns
@@ -40,40 +30,6 @@ from flows.tracking.runs import FLOW_RUN_TAG, complete_runs, open_run, read_runs
 from flows.training.population import checkpoint_path, read_networks, read_summary
 from flows.training.steps import _progress_artifact, export, finish, train
 from flows.training.steps import test_agents as run_tests
-
-
-def answer(status: int) -> httpx.HTTPStatusError:
-    request = httpx.Request("GET", "http://127.0.0.1")
-    return httpx.HTTPStatusError("refused", request=request, response=httpx.Response(status, request=request))
-
-
-missing = requests.Response()
-missing.status_code = 404
-
-
-@pytest.mark.parametrize(
-    ("error", "transient"),
-    [
-        (MlflowException("the database is away", INTERNAL_ERROR), True),
-        (MlflowException("no such model", INVALID_PARAMETER_VALUE), False),
-        (TrackingError("MLflow cannot be reached"), True),
-        (requests.ConnectionError(), True),
-        (requests.HTTPError(response=missing), False),
-        (FileNotFoundError(), False),
-        (TimeoutError(), True),
-        (httpx.ConnectError("refused"), True),
-        (ConnectionResetError(), True),
-        (answer(499), False),
-        (answer(500), True),
-        (CheckpointError("torn"), False),
-        (ConfigError("gamma"), False),
-        (InputError("no such run"), False),
-    ],
-)
-def test_what_is_about_reaching_a_server_is_tried_again(error: Exception, transient: bool) -> None:
-    nothing: Any = None
-    assert is_transient(error) is transient
-    assert may_pass(nothing, nothing, Failed(data=error)) is transient
 
 
 @pytest.mark.slow
@@ -257,7 +213,7 @@ def test_progress_is_shown_and_an_adaptation_waits_for_no_stress_test(
 
 
 @pytest.mark.slow
-def test_an_agent_whose_run_was_deleted_is_left_out_of_the_tests(
+def test_an_agent_with_a_deleted_run_is_left_out_of_the_tests(
     store: MlflowClient, small_config: Callable[..., DQNConfig], tmp_path: Path, shown: list[float]
 ) -> None:
     attempt = begun(store, small_config(num_agents=2, max_updates=1, env_id="ProbeActionReward-v0"), "one deleted")
@@ -281,23 +237,6 @@ def test_progress_that_cannot_be_shown_ends_no_training(
     monkeypatch.setattr("prefect.artifacts.update_progress_artifact", away)
     _progress_artifact()(50.0)
     assert "the progress artifact could not be updated: refused" in caplog.text
-
-
-def test_whatever_asks_a_server_is_tried_again_for_two_minutes() -> None:
-    """Every task of every flow: each of them begins with a call to MLflow."""
-    names = [module.name for module in pkgutil.walk_packages(flows.__path__, "flows.") if "__main__" not in module.name]
-    values = {name: vars(importlib.import_module(name)).values() for name in names}
-    assert not [name for name in names for value in values[name] if isinstance(value, Task)], "a task that is no step"
-    steps = {value for name in names for value in values[name] if isinstance(value, Step)}
-    assert len(steps) > 9
-    assert sum(RETRY_SECONDS) >= 120
-    for each in steps:
-        assert each.task.retry_condition_fn is may_pass, each.name
-        assert each.task.retries == len(RETRY_SECONDS), each.name
-        assert each.task.retry_delay_seconds == list(RETRY_SECONDS), each.name
-    anew = {"start", "begin", "begin training", "find model", "roll back", "finish"}
-    anew |= {"retrain the winner", "record"}  # of a sweep, as is a second "report"
-    assert {each.name for each in steps if not each.task.persist_result} - {"report"} == anew
 
 
 def test_only_the_newest_attempt_finishes_a_run(store: MlflowClient, small_config: Callable[..., DQNConfig]) -> None:
