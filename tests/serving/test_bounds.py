@@ -1,4 +1,4 @@
-"""What a crowd, a fuzzer or an attacker sends: every answer is JSON, and nothing leaks. In process."""
+"""Hostile and concurrent requests: every answer is JSON, and nothing leaks. In process."""
 
 import asyncio
 import threading

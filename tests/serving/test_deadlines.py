@@ -1,4 +1,4 @@
-"""Models that never load or never answer are refused, what played plays on, and the server ends when it is told to."""
+"""Models that never load or never answer are refused, the version before goes on, and the server stops on a signal."""
 
 import asyncio
 import signal

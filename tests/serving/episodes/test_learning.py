@@ -1,4 +1,4 @@
-"""The way of the agent that plays: milestones of its run, each playing the same episode."""
+"""Milestones of the run of the version that plays: each plays the same episode."""
 
 import json
 from collections.abc import Iterator

@@ -104,7 +104,7 @@ def test_fifty_replays_and_24_mebibytes_of_files_are_kept(app_and_client: tuple[
             for _ in range(52):
                 await replays.create(EpisodeRequest())
             kept = [summary.id for summary in replays.list()]
-            assert kept == ["50", "0", *map(str, range(49, 1, -1))], "the one that was asked for least lately left"
+            assert kept == ["50", "0", *map(str, range(49, 1, -1))], "the least recently requested replay was removed"
             sizes = iter([12 << 20, 12 << 20, 1, 25 << 20])
             patch.setitem(FORMATS, "json", ("", lambda replay: b"x" * next(sizes)))
             files = [structs.replace(first, id=name) for name in "abcd"]

@@ -1,4 +1,4 @@
-"""What a run that adapts reports, and the version that it brings. In process."""
+"""Reports of a run that adapts, and its new version. In process."""
 
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def test_a_version_that_copes_with_a_world_is_not_noticed_again_for_the_same(ste
     assert stepped.get("/api/status")["drift"] is None
     stepped.client.put("/api/world", json={})
     stepped.play(300)
-    assert "2.0 times" in stepped.get("/api/status")["drift"]["finding"], "what is found is told of the world before"
+    assert "2.0 times" in stepped.get("/api/status")["drift"]["finding"], "the finding is relative to the world before"
     stepped.swap(BALANCES, World())
     stepped.client.put("/api/world", json={"force_mag": 5.0})
     stepped.play(300)

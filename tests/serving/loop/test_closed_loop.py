@@ -1,4 +1,4 @@
-"""What the show lives through, and what is noticed in it. In process."""
+"""Drift detection in the show: alarms, findings, and recent episodes. In process."""
 
 import asyncio
 import dataclasses
@@ -264,7 +264,7 @@ def test_a_finding_is_computed_outside_the_event_loop(stepped: Stepped, monkeypa
             await asyncio.sleep(0)
         assert stepped.loop.drift
         assert stepped.loop.drift.finding == "look 1"
-        assert stepped.loop.trouble == "no explanation", "it was looked again, for meanwhile there was more to see"
+        assert stepped.loop.trouble == "no explanation", "a second search ran, because more transitions had arrived"
 
     asyncio.run(story())
     assert len(asked) == 2

@@ -1,4 +1,4 @@
-"""The sequential test, the prediction, and what is noticed. In process."""
+"""The predicted step, and the sequential tests that detect a drift. In process."""
 
 import math
 
@@ -92,7 +92,7 @@ def test_noise_that_the_stress_test_demands_is_no_alarm_in_any_of_some_minutes()
 def test_a_change_is_noticed_within_three_seconds(name: str, real: World, seed: int) -> None:
     noticed = delay(balance, CHANGES[name], real=real, seed=seed)
     assert noticed is not None
-    assert noticed <= 100, "which leaves a second for the transitions that tell what it is"
+    assert noticed <= 100, "one second remains for the transitions that identify the change"
 
 
 ELSEWHERE = [

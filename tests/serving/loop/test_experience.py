@@ -1,4 +1,4 @@
-"""What policy and world really produced, as it is kept and handed out. In process."""
+"""Recorded transitions of the show, and GET /api/experience. In process."""
 
 import pytest
 

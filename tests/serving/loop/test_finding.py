@@ -1,4 +1,4 @@
-"""What is said of a world that has changed. In process."""
+"""Explanations of a change of the world. In process."""
 
 import dataclasses
 import math

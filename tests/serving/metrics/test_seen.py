@@ -1,4 +1,4 @@
-"""What a version was shown and what it answered, counted."""
+"""Statistics of the inputs and answers of a version."""
 
 import time
 from pathlib import Path

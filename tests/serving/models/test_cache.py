@@ -1,4 +1,4 @@
-"""What lies on the disk: copies that are whole, and notes that can be read."""
+"""Copies of models on the disk, and the files beside them."""
 
 import os
 from dataclasses import replace
@@ -125,7 +125,7 @@ def test_the_least_recently_used_copies_are_removed_except_the_version_that_play
     os.utime(cache.folder / ".torn", times=(0, 0))
     (cache.folder / ".now").touch()
     cache.keep(versions[5], GOOD[0])
-    assert kept() == ["6"], "1 has not played for longest"
+    assert kept() == ["6"], "version 1 played least recently"
     assert [path.name for path in cache.folder.glob(".*")] == [".now"]
     assert len(list(cache.folder.glob("played-*.json"))) == 1
 

@@ -24,7 +24,7 @@ def test_the_follower_waits_swaps_and_keeps_the_last_good_version(tmp_path: Path
     assert poll(models)
     assert (playing(models), models.notice, models.swaps) == ("1", "", 1)
     assert poll(models)
-    assert (models.swaps, registry.fetched) == (1, 1), "what plays is not swapped for itself"
+    assert (models.swaps, registry.fetched) == (1, 1), "the version that plays is not swapped for itself"
 
     registry.add("2", BAD["garbage"])
     registry.aliases["champion"] = "2"
@@ -115,7 +115,9 @@ def test_the_loop_waits_until_the_next_poll_or_until_it_is_woken(
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(models.run())
     assert [delay for delay, _, _ in waited] == [2, 4, 2, 2], "longer after each failure in a row"
-    assert [number for _, number, _ in waited] == ["1"] * 4, "what played last plays before the registry answers"
+    assert [number for _, number, _ in waited] == ["1"] * 4, (
+        "the version that played last plays before the registry answers"
+    )
     assert not any(woken for _, _, woken in waited), "after waking the loop waits again"
 
 

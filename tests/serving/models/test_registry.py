@@ -146,7 +146,7 @@ def test_versions_are_listed_anew_when_an_alias_moved_and_every_thirty_seconds(
     now += 0.1
     assert source.snapshot(moved) == moved
     assert client.listed == 6
-    assert (client.made, client.runs_read) == (1, 1), "one client, and what is known of a run is not asked again"
+    assert (client.made, client.runs_read) == (1, 1), "one client, and known runs are not requested again"
 
 
 def test_a_version_links_to_the_experiment_of_its_run_if_there_is_one(client: Client) -> None:
@@ -259,4 +259,4 @@ def test_the_runs_of_many_versions_are_asked_for_by_the_page(client: Client, mon
     client.versions.append(client.version(301, run_id="run 1"))
     monkeypatch.setattr(source, "_listed", 0.0)
     assert source.snapshot(first).versions["301"].experiment_id == "7"
-    assert (len(asked), client.runs_read) == (2, 0), "what is known of a run is not asked again"
+    assert (len(asked), client.runs_read) == (2, 0), "known runs are not requested again"

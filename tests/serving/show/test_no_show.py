@@ -1,4 +1,4 @@
-"""`--no-show`: what replicas behind a balancer answer, in process."""
+"""`--no-show`, for replicas behind a load balancer. In process."""
 
 from pathlib import Path
 

@@ -61,7 +61,7 @@ def test_pausing_between_episodes_pauses_and_a_step_goes_on(tmp_path: Path) -> N
     show._tick(0.02)
     assert show.episode == 2
     show._tick(0.02)
-    assert show._step == 0, "which is what the step was for"
+    assert show._step == 0, "the step began the episode"
 
 
 def test_the_greatest_seed_is_followed_by_the_smallest(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_steps_keep_their_times_and_catch_up_after_a_short_delay_only(
         return round(clock.now - 100, 6)
 
     pace = RealTime()
-    assert wait(pace, working=0) == 0, "the first one has nothing to keep to"
+    assert wait(pace, working=0) == 0, "the first step has no time to wait for"
     assert wait(pace, working=0.005) == 0.02
     assert wait(pace, working=0.03) == 0.05, "late"
     assert wait(pace, working=0) == 0.06, "and on time again"

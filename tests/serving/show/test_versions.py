@@ -31,7 +31,7 @@ def test_the_history_is_of_undisturbed_episodes(tmp_path: Path, disturb: str) ->
     assert not show.players[0].history
     show.command(Restart(1))
     play_to_the_end(show)
-    assert len(show.players[0].history) == 1, "what the world became is where episodes now begin"
+    assert len(show.players[0].history) == 1, "episodes now begin in the changed world"
     exposed = show._metrics.expose(show.models).decode()
     assert 'serving_episodic_return_count{disturbed="true",version="1"} 1.0' in exposed
     assert 'serving_episodic_return_count{disturbed="false",version="1"} 1.0' in exposed
@@ -87,7 +87,7 @@ def test_a_version_that_takes_over_begins_a_history_of_its_own(tmp_path: Path) -
     assert len(player.history) == 1
     show.models.current = None
     show._tick(0.02)
-    assert player.served is before, "a version that left the cache plays on"
+    assert player.served is before, "the player keeps a version that left the cache"
     show.models.current = dataclasses.replace(before, version=dataclasses.replace(before.version, number="2"))
     play_to_the_end(show)
     assert (show.episode, list(player.history), show.status()["swapped"]) == (2, [], True)

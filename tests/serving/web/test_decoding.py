@@ -91,7 +91,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
 
 
 def refused(client: TestClient, method: str, path: str, **options: Any) -> None:
-    """Ask, and hold a refusal against what a person may be told."""
+    """Send a request, and check that the sentence of a refusal fits a person."""
     answer = client.request(method, path, **options)
     assert answer.status_code < 500 or answer.status_code == 503, answer.text
     if answer.status_code >= 400:

@@ -1,4 +1,4 @@
-"""What /openapi.json promises of every operation, and what /api/status says. In process."""
+"""/openapi.json compared with the answers of every operation, and /api/status. In process."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 
 class Hanging(CartPoleEnv):
-    """CartPole that is not reset."""
+    """CartPole with a reset that never returns."""
 
     def reset(self, **options: Any) -> Any:
         threading.Event().wait()
