@@ -1,4 +1,4 @@
-"""MLflow's server as `make stack` starts it: it asks for a password, and says which one is wrong."""
+"""MLflow's server as `make stack` starts it: it asks for a password, and an error names a wrong one."""
 
 import os
 import socket
