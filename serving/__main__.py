@@ -127,6 +127,9 @@ def require_environments(env_ids: Sequence[str]) -> None:
     Raises:
         UsageError: with the environment and the reason.
     """
+    here = os.getcwd()
+    if env_ids and not {"", here} & set(sys.path):
+        sys.path.append(here)  # a console script does not search the current directory, as `python -m` does
     for env_id in sorted(env_ids, key=lambda env_id: ":" not in env_id):  # a module may register several ids
         try:
             environment_spec(env_id)

@@ -23,7 +23,9 @@ def require_device(name: str) -> torch.device:
         ConfigError: if there is no such device, or this machine or this build of PyTorch does not have it.
     """
     try:
-        return torch.zeros(1, device=name).device
+        zero = torch.zeros(1, device=name)
+        zero.item()  # PyTorch's device `meta` holds no values
+        return zero.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ConfigError(

@@ -202,8 +202,9 @@ def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
             return experiment_of(client, config)
     if found.lifecycle_stage == LifecycleStage.DELETED:
         raise InputError(
-            f"experiment {name!r} was deleted in MLflow: restore it with "
+            f"experiment {name!r} was deleted in MLflow: restore it by "
             f"`mlflow experiments restore --experiment-id {found.experiment_id}`, "
+            f"with MLFLOW_TRACKING_URI set to {redacted(mlflow.get_tracking_uri())}, "
             "or set MLFLOW_EXPERIMENT_NAME to another name"
         )
     require_artifacts(found.artifact_location)

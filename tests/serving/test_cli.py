@@ -136,6 +136,19 @@ def test_an_environment_that_the_module_of_another_registers_is_admitted(
     assert main(["--model", model_path, *(word for env_id in admitted for word in ("--allow-env", env_id))]) == 0
 
 
+def test_a_module_of_the_current_directory_is_admitted_by_the_console_script_too(
+    model_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_this_directory.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('OfThisDirectory-v0', entry_point='gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    monkeypatch.setattr("serving.__main__.serve", lambda *_: 0)
+    assert main(["--model", model_path, "--allow-env", "of_this_directory:OfThisDirectory-v0"]) == 0
+
+
 @pytest.mark.parametrize(
     "wrong", ["abc", "100", "100:", ":60", "1.5:60", "-1:60", "5000000:60", "1:nan", "1:inf", "1:1e9"]
 )

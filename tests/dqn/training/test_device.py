@@ -54,5 +54,6 @@ def test_a_device_this_machine_lacks_is_refused() -> None:
     missing = "cuda:99" if torch.cuda.is_available() else "cuda"
     with pytest.raises(ConfigError, match=f"device '{missing}' cannot be used: .*; choose cpu"):
         require_device(missing)
-    with pytest.raises(ConfigError, match="device 'gpu' cannot be used"):
-        require_device("gpu")
+    for name in ("gpu", "meta"):
+        with pytest.raises(ConfigError, match=f"device '{name}' cannot be used"):
+            require_device(name)

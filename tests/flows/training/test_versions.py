@@ -90,7 +90,7 @@ def test_what_is_logged_once_stays_and_another_environments_policy_is_refused(ve
     version.known.add("test/mean_return")
     evaluate.fn("dqn-CartPole-v1", 1, stressed=False)
     assert version.logged == []
-    with pytest.raises(RegistryError, match="version 1 of dqn-Acrobot-v1 plays CartPole-v1, whose policies are"):
+    with pytest.raises(RegistryError, match="version 1 of dqn-Acrobot-v1 plays CartPole-v1; its policies are"):
         evaluate.fn("dqn-Acrobot-v1", 1)
 
 
