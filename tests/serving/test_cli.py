@@ -141,7 +141,8 @@ def test_a_module_of_the_current_directory_is_admitted_by_the_console_script_too
 ) -> None:
     (tmp_path / "of_this_directory.py").write_text(
         "import gymnasium\n"
-        "gymnasium.register('OfThisDirectory-v0', entry_point='gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('OfThisDirectory-v0', entry_point=CartPoleEnv, max_episode_steps=9)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
