@@ -19,7 +19,7 @@ BENT = {"sensor_bias": [0.0, 0.0, 0.1396, 0.0]}  # 8 degrees: a champion may hol
 
 @pytest.fixture
 def played(system: System) -> Iterator[System]:
-    """A champion plays, and somebody watches who does nothing else."""
+    """A champion plays, and a viewer watches and does nothing else."""
     if system.status()["current"] is None:
         trained = system.deploy_run("-p", 'config={"seed": 7, "num_agents": 8}', "--watch")
         assert trained.returncode == 0, trained.stdout

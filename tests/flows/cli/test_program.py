@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -151,3 +152,21 @@ def test_none_is_understood_for_what_may_be_left_out(none: str) -> None:
         assert config.acceptance_return is None
     assert train.parse(["--observation-scale", none, "--seed", "1"]).config.observation_scale == ()
     assert DQNConfig().observation_scale == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("flows",), 2, "usage: python -m flows {train,sweep}"),
+        (("flows", "--help"), 0, "usage: python -m flows {train,sweep}"),
+        (("flows", "trian"), 2, "error: there is no verb 'trian'\nusage: "),
+        (("flows.train",), 1, "this module is no program; type: python -m flows train"),
+        (("flows.sweep",), 1, "this module is no program; type: python -m flows sweep"),
+        (("flows", "train", "--help"), 0, "usage: dqn-train"),
+        (("flows", "sweep", "--help"), 0, "usage: python -m flows sweep"),
+    ],
+)
+def test_a_verb_is_found_and_anything_else_is_one_sentence(words: tuple[str, ...], code: int, said: str) -> None:
+    done = subprocess.run((sys.executable, "-m", *words), capture_output=True, text=True)
+    assert done.returncode == code
+    assert said in (done.stderr if code else done.stdout)

@@ -119,7 +119,7 @@ class Playing:
 
 @pytest.fixture
 def playing(store: MlflowClient) -> Iterator[Playing]:
-    """In the reversed world, which its champion has lived through."""
+    """In the reversed world, where its champion has played."""
     server = Playing(client=store, really=REVERSED, lived=[live(REVERSED, balancing(), 100)])
 
     class Handler(BaseHTTPRequestHandler):
