@@ -6,7 +6,11 @@ from typing import Final, NoReturn
 
 from flows.cli import program
 
-VERBS: Final[dict[str, Callable[[], NoReturn]]] = {"train": program.train, "sweep": program.sweep}
+VERBS: Final[dict[str, Callable[[], NoReturn]]] = {
+    "train": program.train,
+    "sweep": program.sweep,
+    "card": program.card,
+}
 
 
 def main() -> NoReturn:

@@ -28,6 +28,14 @@ def sweep() -> NoReturn:
     leave(main())
 
 
+def card() -> NoReturn:
+    """`python -m flows card`."""
+    end_at_once()
+    from flows.cli.card import main
+
+    leave(main())
+
+
 def prepare() -> None:
     """Make a process independent of its surroundings.
 

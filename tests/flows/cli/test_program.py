@@ -157,8 +157,8 @@ def test_none_is_understood_for_what_may_be_left_out(none: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("flows",), 2, "usage: python -m flows {train,sweep}"),
-        (("flows", "--help"), 0, "usage: python -m flows {train,sweep}"),
+        (("flows",), 2, "usage: python -m flows {train,sweep"),
+        (("flows", "--help"), 0, "usage: python -m flows {train,sweep"),
         (("flows", "trian"), 2, "error: there is no verb 'trian'\nusage: "),
         (("flows.train",), 1, "this module is no program; type: python -m flows train"),
         (("flows.sweep",), 1, "this module is no program; type: python -m flows sweep"),
