@@ -1,5 +1,6 @@
 """Observations and actions as networks take them: shapes, types, and spaces that are flattened. Torch-free."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +27,14 @@ class Spaces:
     """Type of the observations in training: small whole numbers stay bytes, and networks convert them."""
     divisors: tuple[float, ...] = ()
     """Greatest value of each entry of bytes `[observation_size]`, by which networks divide; empty if all are 1."""
+
+    flattened: str = dataclasses.field(default="", compare=False)
+    """The environment's own space, if its observations are flattened."""
+
+    @property
+    def note(self) -> str:
+        """A sentence about flattened observations; empty without."""
+        return f"observations {self.flattened} become {self.observation_size} numbers" if self.flattened else ""
 
     @property
     def observation_size(self) -> int:
@@ -55,6 +64,15 @@ def must_be_flattened(space: Space[Any]) -> bool:
     return (not isinstance(space, spaces.Box) or not space.shape) and space.is_np_flattenable
 
 
+def flattened_space(env: Any) -> str:
+    """The space that a wrapper of `env` flattens; empty if none does."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, Flat):
+            return str(env.env.observation_space)
+        env = env.env
+    return ""
+
+
 def spaces_of(observation: Space[Any], action: Space[Any], env_id: str) -> Spaces:
     """The spaces of an environment, after flattening.
 
@@ -73,7 +91,7 @@ def spaces_of(observation: Space[Any], action: Space[Any], env_id: str) -> Space
             "and Discrete, MultiDiscrete, MultiBinary, Dict and Tuple, which are flattened"
         )
     greatest = observation.high.reshape(-1)
-    dtype = _dtype(observation)
+    dtype = stored_as(observation)
     divided = dtype == "uint8" and bool((greatest > 1).any())
     return Spaces(
         observation_shape=observation.shape,
@@ -83,7 +101,8 @@ def spaces_of(observation: Space[Any], action: Space[Any], env_id: str) -> Space
     )
 
 
-def _dtype(space: spaces.Box) -> DType:
+def stored_as(space: spaces.Box) -> DType:
+    """The type of the observations of a space in training."""
     if space.dtype == np.bool_:
         return "bool"
     whole = np.issubdtype(space.dtype, np.integer)

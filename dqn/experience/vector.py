@@ -1,5 +1,6 @@
 """A vector environment with tensors `[A, E, ...]`; the only code that deals with autoreset."""
 
+import dataclasses
 import warnings
 from functools import partial
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor
 from dqn.environments.conditions import Integers
 from dqn.environments.making import make_vec, side_by_side
 from dqn.environments.snapshot import SnapshotError, capture, restore, why_not_capturable
-from dqn.environments.spaces import Spaces, spaces_of
+from dqn.environments.spaces import Spaces, flattened_space, spaces_of
+from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import narrowed
 from dqn.experience.transitions import Transition
@@ -26,12 +28,15 @@ class VectorEnvironment:
     Such a step is returned with `valid` False.
     """
 
-    def __init__(self, env_id: str, world: World = NOMINAL, *, num_agents: int, num_envs: int, seed: int) -> None:
-        self.env_id = env_id
+    def __init__(
+        self, environment: str | Environment, world: World = NOMINAL, *, num_agents: int, num_envs: int, seed: int
+    ) -> None:
+        self.origin = Environment.of(environment)
+        self.env_id = env_id = self.origin.env_id
         self.num_envs = num_envs
         self._agents = torch.arange(num_agents)
         self._steps = 0
-        self._envs = make_vec(env_id, world, num_envs=num_agents * num_envs)
+        self._envs = make_vec(environment, world, num_envs=num_agents * num_envs)
         try:
             self.spaces = _spaces(self._envs, env_id)
             self.observation_size, self.num_actions = self.spaces.observation_size, self.spaces.num_actions
@@ -58,7 +63,7 @@ class VectorEnvironment:
         """
         if not self._tried:
             self._tried = True
-            make = partial(make_vec, self.env_id, self._world, num_envs=1)
+            make = partial(make_vec, self.origin, self._world, num_envs=1)
             self._uncaptured = why_not_capturable(make, self.num_actions)
         return self._uncaptured
 
@@ -170,22 +175,24 @@ class VectorEnvironment:
         return tensor.view(-1, self.num_envs, *tensor.shape[1:])
 
 
-def describe(env_id: str, world: World = NOMINAL) -> Spaces:
+def describe(environment: str | Environment, world: World = NOMINAL) -> Spaces:
     """The observations and the number of actions of an environment.
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown, has no time limit, cannot have this world, or has
             other spaces than `spaces_of` supports.
     """
-    envs = make_vec(env_id, world, num_envs=1)
+    envs = make_vec(environment, world, num_envs=1)
     try:
-        return _spaces(envs, env_id)
+        return _spaces(envs, Environment.of(environment).env_id)
     finally:
         envs.close()
 
 
 def _spaces(envs: VectorEnv[Any, Any, Any], env_id: str) -> Spaces:
-    return spaces_of(envs.single_observation_space, envs.single_action_space, env_id)
+    found = spaces_of(envs.single_observation_space, envs.single_action_space, env_id)
+    flattened = flattened_space(envs.envs[0]) if isinstance(envs, SyncVectorEnv) else ""
+    return dataclasses.replace(found, flattened=flattened)
 
 
 def _narrow(envs: VectorEnv[Any, Any, Any], rows: Integers) -> VectorEnv[Any, Any, Any]:

@@ -1,11 +1,44 @@
 """Checks that the arguments of a training, and its environment, fit the configuration."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
 import torch
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spaces import Spaces
+from dqn.environments.spec import Environment
 from dqn.hyperparameters import HyperParameters
 from dqn.networks.population import QNetworks
+
+Factory = Callable[..., gym.Env[Any, Any]]
+"""Makes an environment, given keyword arguments."""
+
+
+def own_environment(config: DQNConfig, factory: Factory) -> Environment:
+    """The environment that a factory makes, by the name `env_id`.
+
+    Raises:
+        ConfigError: if that is the id of a registered environment: what is trained would seem to play there.
+    """
+    if config.env_id.rpartition(":")[2] in gym.registry:
+        raise ConfigError(
+            f"env_id {config.env_id!r} is a registered environment, which env= would replace: leave out env=, or give "
+            "yours a name of its own, such as DQNConfig(env_id='Mine-v0')"
+        )
+    return dataclasses.replace(config.environment, factory=factory)
+
+
+def require_factory(environment: Environment, factory: Factory | None) -> None:
+    """Check that a state to continue from has the given factory's environment.
+
+    Raises:
+        ConfigError: if it was made by another factory, or by none.
+    """
+    if factory is not None and environment.factory is not factory:
+        raise ConfigError("env differs from that of the state: leave it out, or pass it to load_checkpoint")
 
 
 def divisors(config: DQNConfig, spaces: Spaces) -> tuple[float, ...]:

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from dqn.config import DQNConfig
+from dqn.environments.spec import Environment
 from dqn.evaluation.greedy import greedy_returns
 from dqn.finite import DivergedError
 from dqn.networks.population import QNetworks
+from dqn.policy import Policy
 from dqn.seeding import TEST, stream_seed
+from dqn.training.fits import Factory
 from dqn.training.machine import torch_threads
 from dqn.training.metrics import MetricHistory
 from dqn.training.milestones import Milestone
@@ -65,6 +68,13 @@ class TrainingResult:
     cpu_seconds: float
     milestones: tuple[Milestone, ...] = ()
     """Networks during training, oldest first."""
+    factory: Factory | None = None
+    """Makes the environment, if Gymnasium does not."""
+
+    @property
+    def environment(self) -> Environment:
+        """What it was trained in."""
+        return dataclasses.replace(self.config.environment, factory=self.factory)
 
     @property
     def best_agent(self) -> int:
@@ -126,13 +136,20 @@ class TrainingResult:
         config = self.config
         seed = stream_seed(config.seed, TEST, 0)
         with torch_threads(config.num_threads):
-            return greedy_returns(self.best, config.env_id, config.world, episodes=episodes, seed=seed).numpy()
+            return greedy_returns(self.best, self.environment, config.world, episodes=episodes, seed=seed).numpy()
 
     def export(self, path: str | Path) -> None:
-        """Write the policy of `best_agent` as an ONNX file for any runtime, including this project's server.
+        """Write the policy of `best_agent` as an ONNX file; the same as `policy().save(path)`.
 
-        The exported model is first compared with the network in ONNX's reference implementation. Nothing is written if
-        this raises.
+        Raises:
+            DivergedError, ExportError: as `policy`; nothing is written then.
+        """
+        self.policy().save(path)
+
+    def policy(self, agent: int | None = None) -> Policy:
+        """The policy of an agent's best network, which acts without PyTorch; by default of `best_agent`.
+
+        It is first compared with the network in ONNX's reference implementation.
 
         Raises:
             DivergedError: if every agent diverged.
@@ -140,7 +157,7 @@ class TrainingResult:
         """
         from dqn.networks.onnx import ModelProperties, by_reference, export_onnx
 
-        agent = self.best_agent
+        agent = self.best_agent if agent is None else range(len(self.agents))[agent]
         properties = ModelProperties.of(
             self.config,
             num_actions=self.best.num_actions,
@@ -148,7 +165,7 @@ class TrainingResult:
             agent=agent,
             observed=self.agents[agent].observed,
         )
-        Path(path).write_bytes(export_onnx(self.best, properties, load=by_reference))
+        return Policy(export_onnx(self.best, properties, load=by_reference))
 
 
 _CPU: Final = torch.device("cpu")
@@ -185,6 +202,7 @@ def result_of(state: TrainingState, judged: Mapping[int, float]) -> TrainingResu
         milestones=tuple(dataclasses.replace(kept, networks=kept.networks.on(_CPU)) for kept in state.milestones),
         seconds=state.seconds,
         cpu_seconds=state.cpu_seconds,
+        factory=state.environment.origin.factory,
     )
 
 

@@ -15,7 +15,7 @@ from dqn.hyperparameters import HyperParameters
 from dqn.learning.learner import Learner
 from dqn.networks.population import QNetworks
 from dqn.seeding import TRAINING, stream_seed
-from dqn.training.fits import divisors, require_start
+from dqn.training.fits import Factory, divisors, own_environment, require_start
 from dqn.training.machine import LEAST, require_device, require_memory
 from dqn.training.metrics import POPULATION, MetricHistory, MetricName
 from dqn.training.milestones import Milestone, load_milestones, milestone_due
@@ -68,7 +68,12 @@ class TrainingState:
 
     @classmethod
     def begin(
-        cls, config: DQNConfig, hyperparameters: HyperParameters | None = None, *, start: QNetworks | None = None
+        cls,
+        config: DQNConfig,
+        hyperparameters: HyperParameters | None = None,
+        *,
+        start: QNetworks | None = None,
+        env: Factory | None = None,
     ) -> Self:
         """Begin a training.
 
@@ -77,9 +82,11 @@ class TrainingState:
             hyperparameters: values that differ between agents; they replace the configuration's values of those names.
             start: one network, of the configuration's shape, that every agent starts from; by default each agent draws
                 its own.
+            env: makes an environment, given the configuration's `env_kwargs`; by default Gymnasium makes `env_id`.
 
         Raises:
-            ConfigError: if this machine does not have the device, or an argument does not fit the environment.
+            ConfigError: if this machine does not have the device, an argument does not fit the environment, or `env` is
+                given and `env_id` is the id of a registered environment.
             EnvironmentUnsupportedError: if the environment is unknown or not supported.
             MemoryError: if training needs more memory than this machine has.
         """
@@ -89,7 +96,7 @@ class TrainingState:
         hyperparameters.require_fit(config)
         generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
         environment = VectorEnvironment(
-            config.env_id,
+            config.environment if env is None else own_environment(config, env),
             config.training_world,
             num_agents=config.num_agents,
             num_envs=config.num_envs,

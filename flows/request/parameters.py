@@ -67,7 +67,8 @@ class _Overrides(BaseModel):
         changes = {name: getattr(self, name) for name in self.model_fields_set}
         if "acceptance_return" in changes and changes["acceptance_return"] is None:
             changes.setdefault("acceptance_epsilon", 0.0)  # the preset's value needs an acceptance return
-        return dataclasses.replace(start_of(preset, changes.get("env_id", DQNConfig.env_id)), **changes)
+        named = {name: changes[name] for name in ("env_id", "env_kwargs", "max_episode_steps") if name in changes}
+        return dataclasses.replace(start_of(preset, DQNConfig(**named).environment), **changes)
 
 
 def refusal(error: ErrorDetails) -> str:
@@ -123,9 +124,9 @@ def check_trainable(config: DQNConfig) -> None:
     require_device(config.device)
     require_loss(config)
     with of_environment(config.env_id):
-        spaces = describe(config.env_id, config.training_world)
+        spaces = describe(config.environment, config.training_world)
         if config.world != config.training_world:
-            describe(config.env_id, config.world)
+            describe(config.environment, config.world)
     divisors(config, spaces)
     size = policy_bytes(config, spaces)
     if size > MAX_BYTES:
