@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from dqn.environments.cartpole import CARTPOLES
+from dqn.environments.spaces import Flat, must_be_flattened
 from dqn.environments.spec import GYMNASIUMS, EnvironmentUnsupportedError, environment_spec, has_own_vector, unsupported
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import FromZero, WorldEnv, WorldVectorEnv, is_in_arrays
@@ -100,8 +101,10 @@ def _refusing(env_id: str) -> Iterator[None]:
 
 
 def _single(spec: EnvSpec, **drawn: Any) -> gym.Env[Any, Any]:
-    """The registered environment, with actions from 0."""
+    """The registered environment, with actions from 0 and observations of a shape."""
     env: gym.Env[Any, Any] = gym.make(spec, **drawn)
+    if must_be_flattened(env.observation_space):
+        env = Flat(env)
     return FromZero(env) if int(getattr(env.action_space, "start", 0)) else env
 
 

@@ -58,7 +58,7 @@ def acting(networks: QNetworks, *, episodes: int, seed: int, epsilon: float = 0.
     generator = torch.Generator().manual_seed(seed)
 
     def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-        rows = torch.from_numpy(observation).view(-1, networks.num_agents, episodes, observation.shape[1])
+        rows = torch.from_numpy(observation).view(-1, networks.num_agents, episodes, observation[0].size)
         batch = rows.transpose(0, 1).flatten(1, 2)
         q_values = networks(batch.to(networks.device)).cpu()
         action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)

@@ -3,35 +3,40 @@
 import torch
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.environments.spaces import Spaces
 from dqn.hyperparameters import HyperParameters
 from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
 
 
-def require_scale(config: DQNConfig, observation_size: int) -> None:
-    """Check the length of `observation_scale`.
+def divisors(config: DQNConfig, spaces: Spaces) -> tuple[float, ...]:
+    """What the network divides each entry of an observation by `[obs]`: the configuration's, or that of the spaces.
+
+    Empty for 1.
 
     Raises:
         ConfigError: if it is neither empty nor one number per entry of the observation.
     """
     scale = config.observation_scale
-    if scale and len(scale) != observation_size:
+    if scale and len(scale) != spaces.observation_size:
         raise ConfigError(
-            f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
-            "give one number for each, or none for no scaling"
+            f"observation_scale has {len(scale)} entries and {config.env_id} has observations of "
+            f"{spaces.observation_size}; give one number for each, or none for no scaling (bytes become 0 to 1)"
         )
+    return scale or spaces.divisors
 
 
-def require_start(config: DQNConfig, start: QNetworks, *, observation_size: int, num_actions: int) -> None:
+def require_start(config: DQNConfig, start: QNetworks, spaces: Spaces) -> None:
     """Check that a network to start from has the configuration's shape.
 
     Raises:
         ConfigError: naming the differences.
     """
     given = _shape(start)
-    scale = config.observation_scale or (1.0,) * observation_size
+    observation_size, num_actions = spaces.observation_size, spaces.num_actions
+    scale = divisors(config, spaces) or (1.0,) * observation_size
     wanted = {
-        "body": body_of(config, (observation_size,)),
+        "body": body_of(config, spaces.observation_shape),
         "head": head_of(config),
         "dueling": config.dueling,
         "num_actions": num_actions,

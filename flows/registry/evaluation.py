@@ -161,7 +161,8 @@ def require_playable(artifact: versions.Artifact, env_id: str) -> None:
     metadata = artifact.policy.metadata
     if metadata.env_id != env_id:
         raise RegistryError(f"{artifact} plays {metadata.env_id}, not {env_id}")
-    wanted, given = describe(env_id), (metadata.observation_size, metadata.num_actions)
+    spaces, given = describe(env_id), (metadata.observation_size, metadata.num_actions)
+    wanted = (spaces.observation_size, spaces.num_actions)
     if given != wanted:
         raise RegistryError(
             f"{artifact} takes {given[0]} numbers and chooses among {given[1]} actions; {env_id} has {wanted[0]} and "

@@ -125,7 +125,7 @@ def train_population(
     """
     state = _start(config, checkpoint, start)
     environment = state.environment
-    say(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
+    say(require_memory(config, environment.spaces))
     known = get_runs(fenced.client, (runs.parent, *runs.children))
     writer = MetricWriter(
         fenced.client,
