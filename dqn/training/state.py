@@ -13,6 +13,7 @@ from dqn.experience.priorities import Priorities
 from dqn.experience.vector import VectorEnvironment
 from dqn.hyperparameters import HyperParameters
 from dqn.learning.learner import Learner
+from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
 from dqn.seeding import TRAINING, stream_seed
 from dqn.training.fits import Factory, divisors, own_environment, require_start
@@ -225,13 +226,12 @@ _PLAIN = (
 def _initialised(config: DQNConfig, hyperparameters: HyperParameters, spaces: Spaces) -> QNetworks:
     return QNetworks.initialised(
         seeds=[stream_seed(config.seed, TRAINING, 2, agent) for agent in range(config.num_agents)],
-        observation_size=spaces.observation_size,
-        hidden_sizes=config.hidden_sizes,
+        body=body_of(config, spaces.observation_shape),
         num_actions=spaces.num_actions,
+        head=head_of(config),
+        dueling=config.dueling,
         observation_scale=divisors(config, spaces),
         initial_q=hyperparameters.initial_q,
-        dueling=config.dueling,
-        num_quantiles=config.num_quantiles,
     )
 
 
