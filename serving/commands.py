@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-_MODULES: Final = {"train": "flows train", "sweep": "flows sweep", "serve": "serving", "record": "serving record"}
-"""What Python runs for each verb of the Makefile; MLflow's own program runs `ui`."""
-_SCRIPTS: Final = {"train": "dqn-train", "serve": "dqn-serve", "record": "dqn-serve"}
+_MODULES: Final = {"serve": "serving", "record": "serving record"}
+"""What Python runs for a verb of the Makefile; `flows VERB` for the others."""
 _PLAIN: Final = re.compile(r"[\w@%+=:,./-][\w@%+=:,./~-]*")
 
 
@@ -41,11 +40,11 @@ def program(name: str) -> str:
 
 
 def _started(verb: str) -> str:
-    if verb not in _MODULES:
-        return f"{program('mlflow')} {verb}"
-    if verb in _SCRIPTS and Path(sys.argv[0]).name in _SCRIPTS.values():
-        return program(_SCRIPTS[verb]) + (" record" if verb == "record" else "")
-    return f"{program('python')} -m {_MODULES[verb]}"
+    if verb == "ui":
+        return f"{program('mlflow')} ui"
+    if Path(sys.argv[0]).name == "dqn":
+        return f"{program('dqn')} {verb}"
+    return f"{program('python')} -m {_MODULES.get(verb, f'flows {verb}')}"
 
 
 def _makefile_is_here() -> bool:
