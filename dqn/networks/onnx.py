@@ -13,7 +13,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from torch import Tensor, nn
 
 from dqn.config import DQNConfig
-from dqn.environments.spec import environment_spec
+from dqn.environments.spec import Environment, EnvironmentUnsupportedError, environment_spec
 from dqn.environments.world import NOMINAL, World
 from dqn.networks.population import ObservationScale, QNetworks
 
@@ -54,6 +54,10 @@ class ModelProperties:
     """World that it was trained for."""
     observed: tuple[tuple[float, float], ...] = ()
     """Minimum and maximum of each entry of the observations in training; empty if unknown."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment, as a JSON object."""
+    max_episode_steps: int = 0
+    """Time limit of the environment; 0 for the registered one."""
 
     @classmethod
     def of(
@@ -68,13 +72,15 @@ class ModelProperties:
         """The properties of one agent of a population trained by `config`."""
         return cls(
             env_id=config.env_id,
-            action_meanings=action_meanings(environment_spec(config.env_id).id, num_actions),
+            action_meanings=action_meanings(_full_name(config.environment), num_actions),
             run_id=run_id,
             seed=config.seed,
             agent=agent,
             config_sha256=config.sha256,
             world=config.world,
             observed=tuple((low, high) for low, high in observed),
+            env_kwargs=config.environment.kwargs,
+            max_episode_steps=config.max_episode_steps,
         )
 
     def to_strings(self) -> dict[str, str]:
@@ -88,6 +94,8 @@ class ModelProperties:
             "config_sha256": self.config_sha256,
             "world": json.dumps(self.world.to_dict(), sort_keys=True),
             "observed": json.dumps(self.observed),
+            "env_kwargs": self.env_kwargs,
+            "max_episode_steps": str(self.max_episode_steps),
         }
 
 
@@ -107,13 +115,14 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
             largest one or a greedy action differs.
     """
     network = networks.agent(properties.agent).eval()
-    scale = networks.observation_scale.numpy()
-    exported = to_onnx(network, properties, observation_size=len(scale))
+    shape = networks.body.observation_shape
+    exported = to_onnx(network, properties, observation_shape=shape)
+    scale = networks.observation_scale.view(shape).numpy()
     check_parity(network, load(exported), observation_scale=scale)
     return exported
 
 
-def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_size: int) -> bytes:
+def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_shape: tuple[int, ...]) -> bytes:
     """Convert a network of `QNetworks.agent` to ONNX, layer by layer.
 
     PyTorch's exporter takes two seconds longer and stores local paths in the file. The tests compare the results.
@@ -138,7 +147,7 @@ def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_
     graph = helper.make_graph(
         nodes,
         "q_network",
-        [_batch("observation", observation_size)],
+        [_batch("observation", *observation_shape)],
         [_batch("q_values", num_actions)],
         initializer=tensors,
     )
@@ -154,13 +163,23 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, Tensor], dict[str, Any]]
         return "Gemm", {"weight": layer.weight, "bias": layer.bias}, {"transB": 1}
     if isinstance(layer, nn.ReLU):
         return "Relu", {}, {}
+    if isinstance(layer, nn.Flatten):
+        return "Flatten", {}, {}
     if isinstance(layer, ObservationScale):
         return "Div", {"scale": layer.scale}, {}
     raise ExportError(f"there is no operator for the layer {layer}")
 
 
-def _batch(name: str, width: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+def _batch(name: str, *shape: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+
+
+def _full_name(environment: Environment) -> str:
+    """The registered id with its version; the name of an environment that is not registered."""
+    try:
+        return environment_spec(environment).id
+    except EnvironmentUnsupportedError:
+        return environment.env_id
 
 
 def action_meanings(env_id: str, num_actions: int) -> tuple[str, ...]:
@@ -185,7 +204,7 @@ def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale
     """
     generator = np.random.default_rng(0)
     scale = 2 * observation_scale
-    observation = generator.uniform(-scale, scale, (PARITY_OBSERVATIONS, len(scale))).astype(np.float32)
+    observation = generator.uniform(-scale, scale, (PARITY_OBSERVATIONS, *scale.shape)).astype(np.float32)
     expected = network(torch.from_numpy(observation)).numpy()
     actual = q_function(observation)
     if not np.isfinite(actual).all():

@@ -20,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.snapshot import SnapshotError
 from dqn.hyperparameters import HyperParameters
+from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
+from dqn.training.fits import Factory
 from dqn.training.state import TrainingState
 
 # File layout: this line, the content as written by `torch.save`, the pickled environments, the rows of the replay
@@ -70,12 +72,15 @@ def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[
         raise CheckpointError(f"checkpoint {path} could not be written ({error}); {kept}") from error
 
 
-def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[TrainingState, bool]:
+def load_checkpoint(
+    path: Path, config: DQNConfig | None = None, *, env: Factory | None = None
+) -> tuple[TrainingState, bool]:
     """Read a training state.
 
     Args:
         path: a file written by `save_checkpoint`.
         config: if given, the configuration that the checkpoint must have.
+        env: makes the environments, as it did when the training began.
 
     Returns:
         The state, and whether the environments continue in mid-episode. False if their state could not be captured;
@@ -101,7 +106,7 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
         if config is not None and saved != config:
             differing = [name for name, value in saved.to_dict().items() if config.to_dict()[name] != value]
             raise CheckpointError(f"{path} belongs to another configuration: {', '.join(differing)} differ")
-        state = TrainingState.begin(saved, HyperParameters.from_state_dict(content["hyperparameters"]))
+        state = TrainingState.begin(saved, HyperParameters.from_state_dict(content["hyperparameters"]), env=env)
         opened.callback(state.environment.close)
         content["state"]["environment"]["envs"] = file.read(environment_bytes) or None
         try:
@@ -134,11 +139,13 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
     try:
         config = DQNConfig.from_dict(json.loads((directory / "config.json").read_text()))
         tensors = load_file(directory / "networks.safetensors")
-        layers = range(len(config.hidden_sizes) + 1)
-        weights = [tensors[f"weights.{layer}"] for layer in layers]
-        biases = [tensors[f"biases.{layer}"] for layer in layers]
-        scale, dueling, num_quantiles = tensors["observation_scale"], config.dueling, config.num_quantiles
-        return QNetworks(weights, biases, scale, dueling=dueling, num_quantiles=num_quantiles), config
+        body, head = body_of(config, tensors["observation_scale"].shape), head_of(config)
+        weights, biases = (
+            [tensors[f"{kind}.{k}"] for k in range(sum(name.startswith(kind) for name in tensors))]
+            for kind in ("weights", "biases")
+        )
+        scale, dueling = tensors["observation_scale"], config.dueling
+        return QNetworks(weights, biases, scale, body=body, head=head, dueling=dueling), config
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{directory} has no trained networks ({error})") from error
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from dqn.config import DQNConfig
-from flows.cli.program import prepare
+from flows.cli.program import prepare, prog
 from flows.cli.terminal import attended, quieten
 
 
@@ -27,7 +27,7 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse arguments and write the card. Returns the exit code."""
     prepare()
-    arguments = tyro.cli(Arguments, prog="python -m flows card", args=argv)
+    arguments = tyro.cli(Arguments, prog=prog("card"), args=argv)
     return attended(lambda: run(arguments))
 
 

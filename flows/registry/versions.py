@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 import onnx
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -48,7 +49,7 @@ def serve_command(env_id: str, uri: str = "") -> str:
 
 
 def log_model(run_id: str, onnx_bytes: bytes) -> str:
-    """Log an exported policy to a run.
+    """Log an exported policy to a run, unless an earlier attempt has done so. What that left unfinished is completed.
 
     Args:
         run_id: the run that trained the policy.
@@ -57,17 +58,23 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
     Returns:
         The id of the logged model, which follows `models:/` in its URI.
     """
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    digest = hashlib.sha256(onnx_bytes).hexdigest()
+    same = f"source_run_id = '{run_id}' AND tags.{DIGEST_TAG} = '{digest}'"
+    for model in client.search_logged_models([run.info.experiment_id], same):
+        if model.status == LoggedModelStatus.READY:
+            return str(model.model_id)
+        client.delete_logged_model(model.model_id)  # its files may be incomplete
+    # mlflow.onnx.log_model makes both calls, but with the thread's active run; flows name their runs.
+    model = client.create_logged_model(
+        run.info.experiment_id, "policy", run_id, tags={DIGEST_TAG: digest}, params=run.data.params
+    )
     metadata = OnnxPolicy.load(onnx_bytes).metadata
     float32 = np.dtype(np.float32)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, metadata.observation_size), INPUT)]),
+        inputs=Schema([TensorSpec(float32, (-1, *metadata.observation_shape), INPUT)]),
         outputs=Schema([TensorSpec(float32, (-1, metadata.num_actions), OUTPUT)]),
-    )
-    client = MlflowClient()
-    run = client.get_run(run_id)
-    # mlflow.onnx.log_model makes both calls, but with the thread's active run; flows name their runs.
-    model = client.create_logged_model(
-        run.info.experiment_id, name="policy", source_run_id=run_id, params=run.data.params
     )
     info = Model.log(
         artifact_path=None,
@@ -76,7 +83,7 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
         run_id=run_id,
         onnx_model=onnx.load_model_from_string(onnx_bytes),
         signature=signature,
-        input_example={INPUT: np.zeros((1, metadata.observation_size), np.float32)},
+        input_example={INPUT: np.zeros((1, *metadata.observation_shape), np.float32)},
         pip_requirements=_REQUIREMENTS,
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
@@ -212,9 +219,11 @@ def describe(
     client: MlflowClient, name: str, version: int, metadata: PolicyMetadata, *, training: str, evaluation: str
 ) -> None:
     """Write the description of a version: its inputs and outputs, training, evaluation, and how to play it."""
+    shape = ", ".join(map(str, metadata.observation_shape))
+    given = f" with `{metadata.env_kwargs}`" if metadata.env_kwargs != "{}" else ""
     description = f"""\
-The greedy policy of a DQN agent on **{metadata.env_id}**, one ONNX file. It takes `{INPUT}` float32 \
-`[batch, {metadata.observation_size}]` and gives `{OUTPUT}` float32 `[batch, {metadata.num_actions}]`, a value for \
+The greedy policy of a DQN agent on **{metadata.env_id}**{given}, one ONNX file. It takes `{INPUT}` float32 \
+`[batch, {shape}]` and gives `{OUTPUT}` float32 `[batch, {metadata.num_actions}]`, a value for \
 each action ({", ".join(metadata.action_meanings)}); the greedy action has the highest.
 
 **How it was trained:** {training}
