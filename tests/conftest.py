@@ -8,7 +8,7 @@ import pytest
 
 from dqn.config import DQNConfig
 from flows.cli.terminal import ENVIRONMENT
-from tests.support.dqn import awkward, probes
+from tests.support.dqn import awkward, probes, spaces
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -17,6 +17,7 @@ os.environ |= ENVIRONMENT  # before Prefect is imported: no telemetry leaves thi
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # messages name programs by it
 probes.register()
 awkward.register()
+spaces.register()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 import gymnasium as gym
 
 from dqn.config import ConfigError
-from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
+from dqn.environments.spec import Environment, EnvironmentUnsupportedError, environment_spec
 from dqn.presets import PRESETS
 from flows.failures.environments import named
 from flows.names import model_name, no_version
@@ -20,14 +20,15 @@ from serving.models.glance import glance, glance_run
 _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
 
 
-def require_environment(env_id: str) -> None:
-    """Refuse an environment that is not registered with Gymnasium.
+def require_environment(environment: Environment) -> None:
+    """Refuse an environment that is not registered with Gymnasium, or has no time limit.
 
     Raises:
         EnvironmentUnsupportedError: naming the nearest registered ones.
     """
+    env_id = environment.env_id
     try:
-        environment_spec(env_id)
+        environment_spec(environment)
     except EnvironmentUnsupportedError as error:
         known = [name for name, spec in gym.registry.items() if spec.namespace is None]
         if ":" in env_id or env_id in gym.registry or not (meant := did_you_mean(env_id, known)):

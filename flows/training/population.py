@@ -127,7 +127,8 @@ def train_population(
     """
     state = _start(config, checkpoint, start)
     environment = state.environment
-    say(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
+    for sentence in filter(None, (environment.spaces.note, require_memory(config, environment.spaces))):
+        say(sentence)
     known = get_runs(fenced.client, (runs.parent, *runs.children))
     writer = MetricWriter(
         fenced.client,
