@@ -7,7 +7,7 @@ import pytest
 
 from dqn.config import DQNConfig
 from flows.cli.terminal import ENVIRONMENT
-from tests.support.dqn import awkward, probes
+from tests.support.dqn import awkward, masked, probes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 os.environ |= ENVIRONMENT  # before Prefect is imported: no telemetry leaves this machine
 probes.register()
 awkward.register()
+masked.register()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -51,7 +51,7 @@ class Conditions:
         self._own = {name: getattr(self._env, attributes[0]) for name, attributes in self._attributes.items()}
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._clock = 0
-        self._pushed = False
+        self._pushed = self._masked = False
         self.worlds = tuple(worlds)
         self._seed(None)
         self.change(*worlds)
@@ -77,8 +77,15 @@ class Conditions:
         self._actions = np.zeros((delay + 1, len(self._steps)), dtype=np.int64)
         self._set_parameters()
 
-    def reset(self, seed: int | None) -> None:
-        """Begin an episode in all sub-environments."""
+    def reset(self, seed: int | None, *, masked: bool = False) -> None:
+        """Begin an episode in all sub-environments; `masked` if the environment has action masks.
+
+        Raises:
+            EnvironmentUnsupportedError: if a world delays the actions of an environment with action masks.
+        """
+        self._masked = masked
+        for world in self.worlds if masked else ():
+            self._require_possible(world)
         if seed is not None:  # the environment's own generator is not used
             self._seed(seed)
         self._begin(np.ones(len(self._steps), dtype=np.bool_))
@@ -196,6 +203,11 @@ class Conditions:
             raise EnvironmentUnsupportedError(
                 f"{env_id} has no {' and no '.join(impossible)} for a world to change; "
                 f"it has {', '.join(sorted(possible))}"
+            )
+        if self._masked and world.action_delay != 0:
+            raise EnvironmentUnsupportedError(
+                f"{env_id} has an action mask, and an action that was allowed when it was chosen need not be when it "
+                "takes effect: world.action_delay must be 0"
             )
         for name in ENTRYWISE:
             if len(getattr(world, name)) not in (0, self._observation_size):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from dqn.environments.cartpole import CARTPOLES
+from dqn.environments.masks import ACTION_MASK
 from dqn.environments.spec import GYMNASIUMS, EnvironmentUnsupportedError, environment_spec, has_own_vector, unsupported
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import FromZero, WorldEnv, WorldVectorEnv, is_in_arrays
@@ -75,6 +76,17 @@ def make_vec(
             for env in made:
                 env.close()
             raise
+
+
+def has_action_mask(env_id: str, world: World = NOMINAL) -> bool:
+    """Whether an environment's `reset` returns an action mask.
+
+    Raises:
+        EnvironmentUnsupportedError: if the environment is unknown or cannot have this world.
+    """
+    with closing(make_vec(env_id, world, num_envs=1)) as envs:
+        _, info = envs.reset(seed=0)
+        return ACTION_MASK in info
 
 
 def side_by_side(envs: Sequence[gym.Env[Any, Any]], autoreset: npt.NDArray[np.bool_]) -> SyncVectorEnv:

@@ -20,7 +20,8 @@ class ReplayBuffer:
 
     A transition is one row of float32, so that sampling a batch for all agents is a single gather, several times
     cheaper than one per field. Actions are exact up to 2^24. Sampling is uniform without `priorities`. The rows and the
-    samples are on `device`; random draws and indices are computed on the CPU.
+    samples are on `device`; random draws and indices are computed on the CPU. A mask of actions, where the environment
+    has them, is a byte per action at the end of the row.
 
     On the CPU the rows are a memory mapping, so that parts of it can be returned to the system. Copying the remaining
     agents' rows to a smaller tensor would almost double the memory of a training.
@@ -35,12 +36,14 @@ class ReplayBuffer:
         generator: torch.Generator,
         priorities: Priorities | None = None,
         device: torch.device | str = "cpu",
+        mask: int = 0,
     ) -> None:
+        """`mask` is the number of actions of an environment with action masks, and 0 without."""
         self._capacity = capacity
         self._priorities = priorities
-        self._obs = obs
+        self._obs, self._mask = obs, mask
         self._generator = generator
-        shape = (num_agents, capacity, row_width(obs))
+        shape = (num_agents, capacity, row_width(obs, mask))
         if torch.device(device).type == "cpu":
             self._memory = mmap.mmap(-1, math.prod(shape) * _FLOAT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             self._rows = torch.frombuffer(self._memory, dtype=torch.float32).view(shape)
@@ -75,6 +78,8 @@ class ReplayBuffer:
             batch.reward.unsqueeze(-1),
             batch.discount.unsqueeze(-1),
         ]
+        if batch.next_mask is not None:
+            columns.append(_as_floats(batch.next_mask))
         row = valid.flatten().nonzero().squeeze(1)
         first = self._position - (count.cumsum(0) - count)
         slot = (torch.arange(len(row)) + first.repeat_interleave(count)) % self._capacity
@@ -120,13 +125,15 @@ class ReplayBuffer:
             slot = (draws * self._size.unsqueeze(1)).long()
         index = (slot + self._offset()).to(self._rows.device)
         rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
-        action, reward, discount = rows[..., 2 * self._obs :].unbind(-1)
+        end = row_width(self._obs)
+        action, reward, discount = rows[..., end - 3 : end].unbind(-1)
         return Batch(
             observation=rows[..., : self._obs],
             action=action.long(),
             reward=reward,
             next_observation=rows[..., self._obs : 2 * self._obs],
             discount=discount,
+            next_mask=rows[..., end:].view(torch.bool)[..., : self._mask] if self._mask else None,
             weight=weight,
             slot=slot,
         )
@@ -188,11 +195,16 @@ class ReplayBuffer:
         return torch.arange(len(self._size)).unsqueeze(1) * self._capacity
 
 
-def row_width(obs: int) -> int:
-    """Number of floats of a stored transition: two observations, action, reward and discount."""
-    return 2 * obs + 3
+def row_width(obs: int, mask: int = 0) -> int:
+    """Number of floats of a stored transition: two observations, action, reward, discount, and a mask in bytes."""
+    return 2 * obs + 3 + -(-mask // _FLOAT)
 
 
-def replay_bytes(*, num_agents: int, capacity: int, obs: int, prioritised: bool = False) -> int:
-    """Memory of a replay buffer in bytes."""
-    return num_agents * (capacity * row_width(obs) + 2 * leaves(capacity) * prioritised) * _FLOAT
+def replay_bytes(*, num_agents: int, capacity: int, obs: int, mask: int = 0, prioritised: bool = False) -> int:
+    """Memory of a replay buffer in bytes; `mask` is the number of actions of an environment with action masks."""
+    return num_agents * (capacity * row_width(obs, mask) + 2 * leaves(capacity) * prioritised) * _FLOAT
+
+
+def _as_floats(mask: Tensor) -> Tensor:
+    """A mask `[..., actions]`, bool, as the bytes of floats `[..., ceil(actions / 4)]`, which are only copied."""
+    return torch.nn.functional.pad(mask, (0, -mask.shape[-1] % _FLOAT)).view(torch.float32)

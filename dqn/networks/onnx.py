@@ -13,11 +13,14 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from torch import Tensor, nn
 
 from dqn.config import DQNConfig
+from dqn.environments.making import has_action_mask
+from dqn.environments.masks import ACTION_MASK, MASKED_Q, Mask
 from dqn.environments.spec import environment_spec
 from dqn.environments.world import NOMINAL, World
 from dqn.networks.population import ObservationScale, QNetworks
 
-QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+QFunction = Callable[..., npt.NDArray[np.float32]]
+"""Q-values `[batch, actions]` of observations `[batch, ...]`, and of masks `[batch, actions]` where there are masks."""
 
 PARITY_OBSERVATIONS: Final = 10_000
 PARITY_TOLERANCE: Final = 1e-5
@@ -54,6 +57,8 @@ class ModelProperties:
     """World that it was trained for."""
     observed: tuple[tuple[float, float], ...] = ()
     """Minimum and maximum of each entry of the observations in training; empty if unknown."""
+    masked: bool = False
+    """Whether its environment has action masks."""
 
     @classmethod
     def of(
@@ -75,6 +80,7 @@ class ModelProperties:
             config_sha256=config.sha256,
             world=config.world,
             observed=tuple((low, high) for low, high in observed),
+            masked=has_action_mask(config.env_id, config.world),
         )
 
     def to_strings(self) -> dict[str, str]:
@@ -88,6 +94,7 @@ class ModelProperties:
             "config_sha256": self.config_sha256,
             "world": json.dumps(self.world.to_dict(), sort_keys=True),
             "observed": json.dumps(self.observed),
+            **({ACTION_MASK: "true"} if self.masked else {}),
         }
 
 
@@ -109,14 +116,16 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
     network = networks.agent(properties.agent).eval()
     scale = networks.observation_scale.numpy()
     exported = to_onnx(network, properties, observation_size=len(scale))
-    check_parity(network, load(exported), observation_scale=scale)
+    check_parity(network, load(exported), observation_scale=scale, masked=properties.masked)
     return exported
 
 
 def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_size: int) -> bytes:
     """Convert a network of `QNetworks.agent` to ONNX, layer by layer.
 
-    PyTorch's exporter takes two seconds longer and stores local paths in the file. The tests compare the results.
+    PyTorch's exporter takes two seconds longer and stores local paths in the file. The tests compare the results. With
+    action masks the model has a second input, `action_mask`, bool `[batch, actions]` or `[1, actions]`. It may be left
+    out, and then allows all actions. Q-values of the others are `MASKED_Q`, which is finite.
 
     Raises:
         ExportError: if a weight is not finite.
@@ -129,16 +138,23 @@ def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_
     nodes, tensors = [], []
     given, num_actions = "observation", len(properties.action_meanings)
     for index, layer in enumerate(network):
-        result = "q_values" if index == len(network) - 1 else f"layer_{index}"
+        last = "unmasked" if properties.masked else "q_values"
+        result = last if index == len(network) - 1 else f"layer_{index}"
         operator, parameters, attributes = _operator(layer)
         named = {f"{result}.{name}": tensor for name, tensor in parameters.items()}
         nodes.append(helper.make_node(operator, [given, *named], [result], **attributes))
         tensors += [numpy_helper.from_array(tensor.detach().numpy(), name) for name, tensor in named.items()]
         given = result
+    inputs = [_batch("observation", observation_size)]
+    if properties.masked:
+        inputs.append(helper.make_tensor_value_info(ACTION_MASK, TensorProto.BOOL, ["masks", num_actions]))
+        nodes.append(helper.make_node("Where", [ACTION_MASK, "unmasked", "masked_q"], ["q_values"]))
+        tensors.append(numpy_helper.from_array(np.ones((1, num_actions), dtype=np.bool_), ACTION_MASK))
+        tensors.append(numpy_helper.from_array(np.array(MASKED_Q, dtype=np.float32), "masked_q"))
     graph = helper.make_graph(
         nodes,
         "q_network",
-        [_batch("observation", observation_size)],
+        inputs,
         [_batch("q_values", num_actions)],
         initializer=tensors,
     )
@@ -173,15 +189,27 @@ def by_reference(model: bytes) -> QFunction:
     from onnx.reference import ReferenceEvaluator
 
     evaluator: Any = ReferenceEvaluator(model)  # its annotations omit that `run` returns a list
-    return lambda observation: np.asarray(evaluator.run(None, {"observation": observation})[0])
+
+    def q_values(observation: npt.NDArray[np.float32], mask: Mask | None = None) -> npt.NDArray[np.float32]:
+        given = {"observation": observation} | ({} if mask is None else {ACTION_MASK: mask})
+        return np.asarray(evaluator.run(None, given)[0])
+
+    return q_values
 
 
 @torch.no_grad()
-def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale: npt.NDArray[np.float32]) -> None:
+def check_parity(
+    network: nn.Module,
+    q_function: QFunction,
+    *,
+    observation_scale: npt.NDArray[np.float32],
+    masked: bool = False,
+) -> None:
     """Compare a runtime's Q-values with PyTorch's on 10,000 observations.
 
     Raises:
-        ExportError: if Q-values differ by more than rounding, or greedy actions differ.
+        ExportError: if Q-values differ by more than rounding, or greedy actions differ; if the model is `masked`, also
+            if a mask does not mask.
     """
     generator = np.random.default_rng(0)
     scale = 2 * observation_scale
@@ -201,3 +229,7 @@ def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale
     changed = int((actual.argmax(1) != expected.argmax(1))[decided].sum())
     if changed:
         raise ExportError(f"the exported network prefers another action in {changed} of {PARITY_OBSERVATIONS} cases")
+    if masked:
+        mask = generator.random(actual.shape) < 0.5
+        if not np.array_equal(q_function(observation, mask), np.where(mask, actual, np.float32(MASKED_Q))):
+            raise ExportError(f"the exported network does not apply its {ACTION_MASK}")

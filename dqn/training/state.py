@@ -96,7 +96,7 @@ class TrainingState:
         )
         try:
             sizes = {"observation_size": environment.observation_size, "num_actions": environment.num_actions}
-            require_memory(config, **sizes)
+            require_memory(config, **sizes, mask=environment.mask_size)
             require_scale(config, environment.observation_size)
             if start is not None:
                 require_start(config, start, **sizes)
@@ -106,8 +106,8 @@ class TrainingState:
             return cls(
                 config,
                 environment=environment,
-                accumulator=_accumulator(config, hyperparameters, environment.observation_size),
-                replay=_replay(config, environment.observation_size, generator, device),
+                accumulator=_accumulator(config, hyperparameters, environment),
+                replay=_replay(config, environment, generator, device),
                 learner=Learner(config, networks.on(device), hyperparameters),
                 generator=generator,
             )
@@ -229,7 +229,9 @@ def _initialised(
     )
 
 
-def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, observation_size: int) -> NStepAccumulator:
+def _accumulator(
+    config: DQNConfig, hyperparameters: HyperParameters, environment: VectorEnvironment
+) -> NStepAccumulator:
     return NStepAccumulator(
         n_step=config.n_step,
         gamma=hyperparameters.gamma,
@@ -237,16 +239,20 @@ def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, observatio
         bootstrap_on_truncation=config.bootstrap_on_truncation,
         num_agents=config.num_agents,
         num_envs=config.num_envs,
-        obs=observation_size,
+        obs=environment.observation_size,
+        mask=environment.mask_size,
     )
 
 
-def _replay(config: DQNConfig, observation_size: int, generator: torch.Generator, device: torch.device) -> ReplayBuffer:
+def _replay(
+    config: DQNConfig, environment: VectorEnvironment, generator: torch.Generator, device: torch.device
+) -> ReplayBuffer:
     A, capacity, exponent = config.num_agents, config.replay_capacity, config.priority_exponent
     return ReplayBuffer(
         num_agents=A,
         capacity=capacity,
-        obs=observation_size,
+        obs=environment.observation_size,
+        mask=environment.mask_size,
         generator=generator,
         priorities=Priorities(num_agents=A, capacity=capacity, exponent=exponent) if exponent else None,
         device=device,

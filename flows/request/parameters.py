@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from dqn.config import WORLDS, ConfigError, DQNConfig
+from dqn.environments.making import has_action_mask
 from dqn.environments.world import World
 from dqn.experience.vector import describe
 from dqn.learning.losses import require_loss
@@ -124,6 +125,7 @@ def check_trainable(config: DQNConfig) -> None:
     require_loss(config)
     with of_environment(config.env_id):
         observation_size, num_actions = describe(config.env_id, config.training_world)
+        masked = has_action_mask(config.env_id, config.training_world)
         if config.world != config.training_world:
             describe(config.env_id, config.world)
     require_scale(config, observation_size)
@@ -133,4 +135,5 @@ def check_trainable(config: DQNConfig) -> None:
             f"hidden_sizes {list(config.hidden_sizes)} make a policy of {size >> 20} MiB, which serving would refuse: "
             f"it loads {MAX_BYTES >> 20} MiB at most; make them smaller"
         )
-    require_memory(config, observation_size=observation_size, num_actions=num_actions)
+    mask = num_actions if masked else 0
+    require_memory(config, observation_size=observation_size, num_actions=num_actions, mask=mask)

@@ -125,7 +125,8 @@ def train_population(
     """
     state = _start(config, checkpoint, start)
     environment = state.environment
-    say(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
+    sizes = {"observation_size": environment.observation_size, "num_actions": environment.num_actions}
+    say(require_memory(config, **sizes, mask=environment.mask_size))
     known = get_runs(fenced.client, (runs.parent, *runs.children))
     writer = MetricWriter(
         fenced.client,
