@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Final
 
 _PROGRAMS: Final = {
-    "train": "python -m flows train",
-    "sweep": "python -m flows sweep",
     "serve": "python -m serving",
     "record": "python -m serving record",
     "ui": "mlflow ui",
 }
-"""The program behind each verb of the Makefile."""
-_SCRIPTS: Final = {"train": "dqn-train", "serve": "dqn-serve", "record": "dqn-serve record"}
+"""The program behind a verb of the Makefile; `python -m flows VERB` is behind the others."""
 _PLAIN: Final = re.compile(r"[\w@%+=:,./-][\w@%+=:,./~-]*")
 
 
@@ -26,8 +23,8 @@ def command(verb: str, *options: str) -> str:
     """
     words = " ".join(word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in options)
     if not _makefile_is_here():
-        is_script = Path(sys.argv[0]).name in ("dqn-train", "dqn-serve")
-        program = _SCRIPTS.get(verb, _PROGRAMS[verb]) if is_script else _PROGRAMS[verb]
+        is_script = Path(sys.argv[0]).name == "dqn" and verb != "ui"
+        program = f"dqn {verb}" if is_script else _PROGRAMS.get(verb, f"python -m flows {verb}")
         return f"{program} {words}".rstrip()
     if not options:
         return f"make {verb}"

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from dqn.config import ConfigError
 from dqn.presets import PresetName
 from flows.cli import options
-from flows.cli.program import prepare
+from flows.cli.program import prepare, prog
 from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
 from flows.orchestration.console import phase
 from flows.orchestration.flow_run import api_is_named
@@ -77,7 +77,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         ConfigError: if an option is unknown, or a value does not have its option's type.
         SystemExit: with code 0 for `--help`.
     """
-    return options.parse(Arguments, argv, prog="python -m flows sweep", default=Arguments())
+    return options.parse(Arguments, argv, prog=prog("sweep"), default=Arguments())
 
 
 def check(arguments: Arguments) -> None:

@@ -15,7 +15,7 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.presets import PRESETS
 from flows.cli import options
-from flows.cli.program import prepare
+from flows.cli.program import prepare, prog
 from flows.cli.refusals import (
     preset_warning,
     require_device_name,
@@ -79,7 +79,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     if env_id := without_preset(argv):
         require_environment(env_id)
         default = Arguments(config=general(env_id), preset=GENERAL)
-        return options.parse(Arguments, argv, prog="dqn-train", default=default)
+        return options.parse(Arguments, argv, prog=prog("train"), default=default)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?", const="", default="cartpole")
     known, others = first.parse_known_args(argv)
@@ -88,7 +88,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     if known.preset not in PRESETS and (saved := read_preset(known.preset)):  # a saved one, as changes to a shipped one
         shipped, config = saved
         given, default = [*others, "--preset", shipped], Arguments(config=config)
-    return options.parse(Arguments, given, prog="dqn-train", default=default)
+    return options.parse(Arguments, given, prog=prog("train"), default=default)
 
 
 def without_preset(argv: Sequence[str]) -> str | None:

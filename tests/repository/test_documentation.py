@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "make train": READ,
     ".venv/bin/python -m flows train": READ,
     ".venv/bin/python -m flows sweep": READ,
+    ".venv/bin/python -m flows card champion": "tests/flows/cli/test_card.py writes one",
     'make train ARGS="--seed 7 --num-agents 4"': READ,
     'make train ARGS="--preset article"': READ,
     'make train ARGS="--preset robust"': READ,

@@ -50,10 +50,10 @@ def test_it_is_the_wheel_that_is_imported_and_it_has_the_page(installed: Path) -
     assert (installed / "dqn/py.typed").exists()
 
 
-def test_both_commands_run(installed: Path) -> None:
-    trained = run(installed, installed / "bin/dqn-train", "--env-id", "CartPol-v1")
+def test_the_script_trains_and_serves(installed: Path) -> None:
+    trained = run(installed, installed / "bin/dqn", "train", "--env-id", "CartPol-v1")
     assert (trained.returncode, trained.stdout) == (2, "")
     assert "did you mean CartPole-v1" in trained.stderr
-    served = run(installed, installed / "bin/dqn-serve", "--model", "nowhere.onnx", "--help")
+    served = run(installed, installed / "bin/dqn", "serve", "--model", "nowhere.onnx", "--help")
     assert served.returncode == 0
     assert "Play a policy" in served.stdout

@@ -13,8 +13,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from dqn.environments.masks import MASKED_Q
-from dqn.networks.onnx import ModelProperties, to_onnx
-from dqn.networks.population import QNetworks
 from serving.application import App
 from serving.episodes.simulation import play
 from serving.errors import PolicyError, RequestError
@@ -28,26 +26,12 @@ from serving.policy import OnnxPolicy
 from serving.show.show import Show
 from serving.show.viewer import Viewer
 from tests.support.dqn.masked import ACTIONS, CORRIDOR, LENGTH, Corridor, counted
+from tests.support.serving.masked import model
 from tests.support.serving.stage import play_to_the_end
 
 OBSERVATION = {"name": "observation", "shape": [2, LENGTH], "datatype": "FP32", "data": [0.5] * 2 * LENGTH}
 MASK = {"name": "action_mask", "shape": [2, ACTIONS], "datatype": "BOOL", "data": [True, False] * ACTIONS}
 ALLOWED = np.array(MASK["data"]).reshape(2, ACTIONS)
-
-
-def model(*, masked: bool = True) -> bytes:
-    """An untrained policy for the corridor, which prefers an action that is not allowed at its start."""
-    networks = QNetworks.initialised(seeds=[1], observation_size=LENGTH, hidden_sizes=(8,), num_actions=ACTIONS)
-    properties = ModelProperties(
-        env_id=CORRIDOR,
-        action_meanings=("a", "b", "c", "d", "e"),
-        run_id="0" * 32,
-        seed=0,
-        agent=0,
-        config_sha256="0" * 64,
-        masked=masked,
-    )
-    return to_onnx(networks.agent(0), properties, observation_size=LENGTH)
 
 
 def changed(change: Any) -> bytes:

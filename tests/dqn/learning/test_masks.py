@@ -8,6 +8,8 @@ import torch
 from dqn.config import ConfigError
 from dqn.experience.transitions import Batch
 from dqn.learning.losses import munchausen, quantile_huber, td_target
+from dqn.networks.bodies.mlp import MLP
+from dqn.networks.heads import Mean
 from dqn.networks.population import QNetworks
 
 ONLINE, TARGET = (1.0, 9.0, 5.0, 7.0), (4.0, 8.0, 2.0, 6.0)
@@ -17,7 +19,8 @@ def constant(*outputs: float, num_quantiles: int = 1) -> QNetworks:
     """Networks whose outputs do not depend on the observation."""
     weight = torch.zeros(1, len(outputs), 1)
     bias = torch.tensor(outputs).view(1, -1, 1)
-    return QNetworks([weight], [bias], torch.ones(1), num_quantiles=num_quantiles)
+    body = MLP(observation_shape=(1,), hidden_sizes=())
+    return QNetworks([weight], [bias], torch.ones(1), body=body, head=Mean(num_outputs=num_quantiles))
 
 
 def batch(*masks: tuple[int, ...]) -> Batch:

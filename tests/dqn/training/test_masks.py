@@ -13,6 +13,7 @@ from dqn.config import DQNConfig
 from dqn.environments.world import World
 from dqn.evaluation.greedy import greedy_returns
 from dqn.finite import EnvironmentFaultError
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
 from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.loop import train
@@ -141,6 +142,7 @@ def test_the_memory_of_masks_is_counted() -> None:
 
 
 def test_an_untrained_network_is_evaluated_with_masks() -> None:
-    networks = QNetworks.initialised(seeds=range(8), observation_size=LENGTH, hidden_sizes=(), num_actions=ACTIONS)
+    body = MLP(observation_shape=(LENGTH,), hidden_sizes=())
+    networks = QNetworks.initialised(seeds=range(8), body=body, num_actions=ACTIONS)
     with counted():
         greedy_returns(networks, CORRIDOR, episodes=3, seed=0)

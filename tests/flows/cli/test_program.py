@@ -3,6 +3,7 @@ import io
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ import requests
 
 from dqn.config import DQNConfig
 from flows.cli import train
-from flows.cli.program import prepare, without_proxy
+from flows.cli.program import VERBS, main, prepare, without_proxy
 from flows.request.general import budget, general
 from flows.request.parameters import ConfigOverrides
 from serving.commands import command
@@ -98,11 +99,12 @@ def test_a_command_works_where_there_is_no_makefile_of_this_project(
             "python -m serving",
             "mlflow ui",
         ]
-        monkeypatch.setattr("sys.argv", ["/home/me/.venv/bin/dqn-train"])
-        assert [command(verb) for verb in ("train", "sweep", "serve")] == [
-            "dqn-train",
-            "python -m flows sweep",
-            "dqn-serve",
+        monkeypatch.setattr("sys.argv", ["/home/me/.venv/bin/dqn"])
+        assert [command(verb) for verb in ("train", "sweep", "serve", "ui")] == [
+            "dqn train",
+            "dqn sweep",
+            "dqn serve",
+            "mlflow ui",
         ]
 
 
@@ -154,15 +156,31 @@ def test_none_is_understood_for_what_may_be_left_out(none: str) -> None:
     assert DQNConfig().observation_scale == ()
 
 
+def test_the_script_lists_every_verb_on_one_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/home/me/.venv/bin/dqn", "--help"])
+    with pytest.raises(SystemExit) as asked:
+        main()
+    assert asked.value.code == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "usage: dqn VERB [OPTIONS]; --help after a verb lists its options"
+    assert [line.split()[0] for line in lines if line] == list(VERBS)
+    assert len(lines) < 23
+    assert all(len(line) <= 80 for line in lines)
+    assert all(find_spec(verb.module) for verb in VERBS.values())
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("flows",), 2, "usage: python -m flows {train,sweep}"),
-        (("flows", "--help"), 0, "usage: python -m flows {train,sweep}"),
-        (("flows", "trian"), 2, "error: there is no verb 'trian'\nusage: "),
+        (("flows",), 2, "usage: python -m flows VERB"),
+        (("flows", "--help"), 0, "usage: python -m flows VERB"),
+        (("flows", "trian"), 2, "error: there is no verb 'trian'; did you mean train?\nusage: "),
+        (("flows", "serve", "--prot", "1"), 2, "error: serve has no option --prot; did you mean --port?\n"),
         (("flows.train",), 1, "this module is no program; type: python -m flows train"),
         (("flows.sweep",), 1, "this module is no program; type: python -m flows sweep"),
-        (("flows", "train", "--help"), 0, "usage: dqn-train"),
+        (("flows", "train", "--help"), 0, "usage: python -m flows train"),
         (("flows", "sweep", "--help"), 0, "usage: python -m flows sweep"),
     ],
 )

@@ -42,7 +42,7 @@ class Registry(Store):
 
 
 def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
-    """The gate's tag, then the previous champion, then the champion: each after a look at the latest promotion."""
+    """The comparison, the gate's tag, the previous champion, the champion; a look at the promotion's token before."""
     gate = promote.fn(NAME, 3, evaluated(store, 3))
     assert gate.startswith("passed: better")
     token = store.tags[PROMOTION_TAG]
@@ -50,6 +50,7 @@ def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
     look = ("get_registered_model", NAME)
     assert store.written == [
         ("set_registered_model_tag", PROMOTION_TAG),
+        ("log_dict", store.versions[3].run_id, "evaluation/version-3-champion.json"),
         look,
         ("set_model_version_tag", 3, "gate", gate),
         look,
@@ -58,7 +59,6 @@ def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
         ("set_registered_model_alias", CHAMPION, 3),
         look,
         ("delete_registered_model_alias", CHALLENGER),
-        ("log_dict", store.versions[3].run_id, "evaluation/version-3-champion.json"),
     ]
     more = further_seed(3, episodes=900)
     assert store.played == [

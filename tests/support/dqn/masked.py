@@ -49,8 +49,12 @@ class Corridor(gym.Env[npt.NDArray[np.float32], np.int64]):
 
     observation_space = spaces.Box(0.0, 1.0, (LENGTH,), np.float32)
     action_space = spaces.Discrete(ACTIONS)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 # as Gymnasium's
     taken = 0
     illegal = 0
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -65,6 +69,9 @@ class Corridor(gym.Env[npt.NDArray[np.float32], np.int64]):
         self._place += int(action) == self._onward()
         arrived = self._place == LENGTH
         return self._observation(), -1.0 + 10.0 * arrived, arrived, False, {} if arrived else self._info()
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        return np.full((20, 20, 3), 40 * self._place, dtype=np.uint8)
 
     def _onward(self) -> int:
         return 2 * self._place % ACTIONS
