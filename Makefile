@@ -4,8 +4,9 @@ PYTHON ?= python3
 TORCH ?=
 ARGS ?=
 BIN := .venv/bin
-# Bytecode is written where it is first run: a third of the time and 0.3 GB less. Tests start too many processes for that.
-PIP = $(BIN)/python -m pip install $(if $(filter all,$*),,--no-compile) --disable-pip-version-check -c constraints.txt
+# Bytecode is written where it is first run: a third of the time and 0.3 GB less. Tests start too many processes for that,
+# and with PYTHONDONTWRITEBYTECODE every start would compile for six seconds.
+PIP = $(BIN)/python -m pip install $(if $(filter all,$*)$(PYTHONDONTWRITEBYTECODE),,--no-compile) --disable-pip-version-check -c constraints.txt
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 # A verb installs what it needs and no more: a set of extras of pyproject.toml. The file .venv/.SET says that it is there.

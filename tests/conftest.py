@@ -7,7 +7,7 @@ import pytest
 
 from dqn.config import DQNConfig
 from flows.cli.terminal import ENVIRONMENT
-from tests.support.dqn import awkward, probes, spaces
+from tests.support.dqn import awkward, masked, probes, spaces
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -16,6 +16,7 @@ os.environ |= ENVIRONMENT  # before Prefect is imported: no telemetry leaves thi
 probes.register()
 awkward.register()
 spaces.register()
+masked.register()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

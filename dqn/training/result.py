@@ -1,7 +1,7 @@
 """The result of a training: networks, agents, metrics and milestones; test returns and ONNX export."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -139,17 +139,31 @@ class TrainingResult:
             return greedy_returns(self.best, self.environment, config.world, episodes=episodes, seed=seed).numpy()
 
     def export(self, path: str | Path) -> None:
-        """Write the policy of `best_agent` as an ONNX file; the same as `policy().save(path)`.
+        """Write the policy of `best_agent`: as an ONNX file for any runtime, or as a page that plays it.
+
+        Args:
+            path: of the file. A name that ends in `.html` gives a card (`dqn.cards.card`); any other name gives ONNX,
+                which this project's server plays too.
 
         Raises:
             DivergedError, ExportError: as `policy`; nothing is written then.
         """
-        self.policy().save(path)
+        from dqn.cards.card import card
+
+        policy, agent = self.policy(), self.best_agent
+        if Path(path).suffix != ".html":
+            policy.save(path)
+            return
+        words = in_words(self.config, self.agents, agent, self.seconds, self.cpu_seconds)
+        Path(path).write_bytes(card(policy.model, title=f"{self.config.env_id}, agent {agent:02d}", **words))
 
     def policy(self, agent: int | None = None) -> Policy:
-        """The policy of an agent's best network, which acts without PyTorch; by default of `best_agent`.
+        """The policy of an agent's best network, which acts without PyTorch.
 
         It is first compared with the network in ONNX's reference implementation.
+
+        Args:
+            agent: index of the agent; None for `best_agent`.
 
         Raises:
             DivergedError: if every agent diverged.
@@ -164,8 +178,32 @@ class TrainingResult:
             run_id="",
             agent=agent,
             observed=self.agents[agent].observed,
+            environment=self.environment,
         )
         return Policy(export_onnx(self.best, properties, load=by_reference))
+
+
+def in_words(
+    config: DQNConfig, agents: Sequence[AgentResult], best: int, seconds: float, cpu_seconds: float
+) -> dict[str, str]:
+    """How the agent `best` was `trained` and `judged`, in sentences for its card."""
+    mine = agents[best]
+    judged = f"It is the best of {config.num_agents} agents."
+    if config.acceptance_return is not None:
+        judged += (
+            f" {sum(agent.solved for agent in agents)} of them were accepted: return {config.acceptance_return:g} in "
+            f"each of {config.acceptance_episodes} episodes. This one was {'' if mine.solved else 'not '}accepted."
+        )
+    if mine.judged_return is not None:
+        judged += f" Its mean return in {config.acceptance_episodes} fresh episodes was {mine.judged_return:.4g}."
+    if mine.robustness is not None:
+        judged += f" As a finalist, it balanced {mine.robustness:.0%} of the episodes of a stress test."
+    trained = (
+        f"By {mine.updates:,} gradient updates with {config.batch_size} transitions each, from "
+        f"{mine.environment_steps:,} environment steps, in a population of {config.num_agents}. The population took "
+        f"{seconds:.1f} s ({cpu_seconds:.1f} CPU-seconds)."
+    )
+    return {"trained": trained, "judged": judged}
 
 
 _CPU: Final = torch.device("cpu")

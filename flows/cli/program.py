@@ -30,6 +30,7 @@ _SERVING: Final = "serving.__main__"
 VERBS: Final[dict[str, Verb]] = {
     "train": Verb(module="flows.cli.train", about="train agents, register the best, promote it if it passes the gate"),
     "sweep": Verb(module="flows.cli.sweep", about="search hyper-parameters with whole populations"),
+    "card": Verb(module="flows.cli.card", about="write a web page that plays a version without a server"),
     "serve": Verb(module=_SERVING, about="play the champion in the browser"),
     "watch": Verb(module=_SERVING, about="play the champion in Gymnasium's own window"),
     "record": Verb(module=_SERVING, about="write a video of the champion"),

@@ -179,6 +179,8 @@ class Artifact:
     name: str
     version: int
     policy: OnnxPolicy
+    content: bytes
+    """The ONNX file."""
     sha256: str
 
     def __str__(self) -> str:
@@ -209,7 +211,8 @@ def download(name: str, version: int) -> Artifact:
         policy = OnnxPolicy.load(content)
     except PolicyError as error:
         raise RegistryError(f"the file of version {version} of {name} is damaged: {error}") from error
-    return Artifact(name=name, version=version, policy=policy, sha256=hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    return Artifact(name=name, version=version, policy=policy, content=content, sha256=digest)
 
 
 def describe(

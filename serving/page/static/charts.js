@@ -42,6 +42,11 @@ function axisEnd(value) {
   return power * [1, 2, 5, 10].find((factor) => factor * power >= value * 0.999);
 }
 
+// Whether the environment's action mask allows the action of a Q-value; that of another action is the least float32.
+function allowed(value) {
+  return value > -3.4e38;
+}
+
 // Shows which action the policy prefers and by how much, on an axis with labelled ends. For two actions, a bar grows from
 // the middle towards the preferred one; for more, each bar is the distance of an action from the best.
 export class Preference {
@@ -67,7 +72,7 @@ export class Preference {
   // Shows Q-values and the chosen action on an axis up to `end`; returns a sentence like "prefers right by 0.004".
   show(values, action, end) {
     if (!values) return "";
-    const behind = values.map((value) => values[action] - value);
+    const behind = values.map((value) => (allowed(value) ? values[action] - value : null));
     [this.ends[0].textContent, this.ends[2].textContent] = this.two ? [small(end), small(end)] : ["0", small(end)];
     this.ends[1].textContent = this.two ? "0" : "behind the best by";
     if (this.two) {
@@ -78,12 +83,13 @@ export class Preference {
     } else {
       this.rows.forEach((row, index) => {
         row.querySelector("i").style.transform = `scaleX(${behind[index] / end})`;
-        row.querySelectorAll(".name")[1].textContent = index === action ? "best" : `−${small(behind[index])}`;
+        const distance = behind[index] === null ? "not allowed" : `−${small(behind[index])}`;
+        row.querySelectorAll(".name")[1].textContent = index === action ? "best" : distance;
         row.classList.toggle("chosen", index === action);
       });
     }
-    const next = Math.min(...behind.filter((_, index) => index !== action));
-    return `prefers ${this.names[action]} by ${small(next)}`;
+    const others = behind.filter((value, index) => index !== action && value !== null);
+    return others.length ? `prefers ${this.names[action]} by ${small(Math.min(...others))}` : `only ${this.names[action]} is allowed`;
   }
 }
 
@@ -102,7 +108,8 @@ export class Trace {
   add(values, push = 0) {
     if (!values) return;
     const best = Math.max(...values);
-    const lines = values.length === 2 ? [values[1] - values[0]] : values.map((value) => value - best);
+    const behind = values.map((value) => (allowed(value) ? value - best : null));
+    const lines = values.length > 2 ? behind : [behind.includes(null) ? null : values[1] - values[0]];
     this.samples.push({ lines, push });
     if (this.samples.length > this.length) this.samples.shift();
   }
@@ -135,7 +142,11 @@ export class Trace {
       context.strokeStyle = one ? css("--ink") : css(COLOURS[line % COLOURS.length]);
       context.lineWidth = 1.5;
       context.beginPath();
-      this.samples.forEach(({ lines }, index) => context.lineTo(x(index), y(lines[line])));
+      let drawn = false;
+      this.samples.forEach(({ lines }, index) => {
+        if (lines[line] !== null) context[drawn ? "lineTo" : "moveTo"](x(index), y(lines[line]));
+        drawn = lines[line] !== null;
+      });
       context.stroke();
     });
     return end;
