@@ -15,6 +15,7 @@ import numpy as np
 
 from dqn.cards.layers import Layers, read_layers
 from dqn.environments.making import make
+from dqn.environments.masks import ACTION_MASK, MASKED_Q
 from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
 from dqn.environments.world import ENTRYWISE, World
 
@@ -166,11 +167,13 @@ def _recorded(layers: Layers, env_id: str, world: World, spec: str) -> str:
     except EnvironmentUnsupportedError:
         return f"<p class='panel'>{html.escape(spec)} has no pictures: a card cannot show it.</p>"
     pictures, total, over = [], 0.0, False
-    observation, _ = env.reset(seed=_SEED)
+    observation, info = env.reset(seed=_SEED)
     while not over:
         pictures.append(Image.fromarray(np.asarray(env.render())))
-        action = int(layers.q_values(np.asarray(observation, np.float32)[np.newaxis])[0].argmax())
-        observation, reward, terminated, truncated, _ = env.step(action)
+        (q_values,) = layers.q_values(np.asarray(observation, np.float32)[np.newaxis])
+        if ACTION_MASK in layers.properties:
+            q_values = np.where(info[ACTION_MASK], q_values, MASKED_Q)
+        observation, reward, terminated, truncated, info = env.step(int(q_values.argmax()))
         total += float(reward)
         over = terminated or truncated
     fps = env.metadata.get("render_fps") or 30
