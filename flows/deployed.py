@@ -77,7 +77,9 @@ def sweep_shard(*args: Any, **kwargs: Any) -> None:
 
 @flow(name="promote-policy")
 @aborts_when_stale
-def promote_policy(version: int, env_id: str = "CartPole-v1", force: bool = False) -> State[str]:
+def promote_policy(
+    version: int, env_id: str = "CartPole-v1", force: bool = False
+) -> Any:  # a State, of which a caller gets the result
     """Evaluate a registered version again and make it champion if it passes the gate.
 
     The flow run's state says which: Promoted, Refused or Forced, with the gate's reason. Its result is the gate tag.
@@ -94,7 +96,7 @@ def promote_policy(version: int, env_id: str = "CartPole-v1", force: bool = Fals
 
 @flow(name="rollback-policy")
 @aborts_when_stale
-def rollback_policy(env_id: str = "CartPole-v1") -> State[int]:
+def rollback_policy(env_id: str = "CartPole-v1") -> State[Any]:
     """Make the champion before the present one champion again; once more goes one further back.
 
     Args:

@@ -107,13 +107,14 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
             largest one or a greedy action differs.
     """
     network = networks.agent(properties.agent).eval()
-    scale = networks.observation_scale.numpy()
-    exported = to_onnx(network, properties, observation_size=len(scale))
+    shape = networks.body.observation_shape
+    exported = to_onnx(network, properties, observation_shape=shape)
+    scale = networks.observation_scale.view(shape).numpy()
     check_parity(network, load(exported), observation_scale=scale)
     return exported
 
 
-def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_size: int) -> bytes:
+def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_shape: tuple[int, ...]) -> bytes:
     """Convert a network of `QNetworks.agent` to ONNX, layer by layer.
 
     PyTorch's exporter takes two seconds longer and stores local paths in the file. The tests compare the results.
@@ -138,7 +139,7 @@ def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_
     graph = helper.make_graph(
         nodes,
         "q_network",
-        [_batch("observation", observation_size)],
+        [_batch("observation", *observation_shape)],
         [_batch("q_values", num_actions)],
         initializer=tensors,
     )
@@ -154,13 +155,15 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, Tensor], dict[str, Any]]
         return "Gemm", {"weight": layer.weight, "bias": layer.bias}, {"transB": 1}
     if isinstance(layer, nn.ReLU):
         return "Relu", {}, {}
+    if isinstance(layer, nn.Flatten):
+        return "Flatten", {}, {}
     if isinstance(layer, ObservationScale):
         return "Div", {"scale": layer.scale}, {}
     raise ExportError(f"there is no operator for the layer {layer}")
 
 
-def _batch(name: str, width: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+def _batch(name: str, *shape: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
 
 
 def action_meanings(env_id: str, num_actions: int) -> tuple[str, ...]:
@@ -185,7 +188,7 @@ def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale
     """
     generator = np.random.default_rng(0)
     scale = 2 * observation_scale
-    observation = generator.uniform(-scale, scale, (PARITY_OBSERVATIONS, len(scale))).astype(np.float32)
+    observation = generator.uniform(-scale, scale, (PARITY_OBSERVATIONS, *scale.shape)).astype(np.float32)
     expected = network(torch.from_numpy(observation)).numpy()
     actual = q_function(observation)
     if not np.isfinite(actual).all():

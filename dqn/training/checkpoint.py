@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.snapshot import SnapshotError
 from dqn.hyperparameters import HyperParameters
+from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
 from dqn.training.state import TrainingState
 
@@ -134,11 +135,13 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
     try:
         config = DQNConfig.from_dict(json.loads((directory / "config.json").read_text()))
         tensors = load_file(directory / "networks.safetensors")
-        layers = range(len(config.hidden_sizes) + 1)
-        weights = [tensors[f"weights.{layer}"] for layer in layers]
-        biases = [tensors[f"biases.{layer}"] for layer in layers]
-        scale, dueling, num_quantiles = tensors["observation_scale"], config.dueling, config.num_quantiles
-        return QNetworks(weights, biases, scale, dueling=dueling, num_quantiles=num_quantiles), config
+        body, head = body_of(config, tensors["observation_scale"].shape), head_of(config)
+        weights, biases = (
+            [tensors[f"{kind}.{k}"] for k in range(sum(name.startswith(kind) for name in tensors))]
+            for kind in ("weights", "biases")
+        )
+        scale, dueling = tensors["observation_scale"], config.dueling
+        return QNetworks(weights, biases, scale, body=body, head=head, dueling=dueling), config
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{directory} has no trained networks ({error})") from error
 

@@ -4,6 +4,7 @@ import torch
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.hyperparameters import HyperParameters
+from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
 
 
@@ -30,9 +31,10 @@ def require_start(config: DQNConfig, start: QNetworks, *, observation_size: int,
     given = _shape(start)
     scale = config.observation_scale or (1.0,) * observation_size
     wanted = {
-        "num_quantiles": config.num_quantiles,
+        "body": body_of(config, (observation_size,)),
+        "head": head_of(config),
         "dueling": config.dueling,
-        "layers": (observation_size, *config.hidden_sizes, (num_actions + config.dueling) * config.num_quantiles),
+        "num_actions": num_actions,
         "observation_scale": torch.tensor(scale, dtype=torch.float32).tolist(),
     }
     if differing := [f"{name} {given[name]}, not {value}" for name, value in wanted.items() if given[name] != value]:
@@ -70,10 +72,10 @@ def require_state(
 
 
 def _shape(networks: QNetworks) -> dict[str, object]:
-    weights = list(networks.weights)
     return {
-        "num_quantiles": networks.num_quantiles,
+        "body": networks.body,
+        "head": networks.head,
         "dueling": networks.dueling,
-        "layers": (weights[0].shape[2], *(weight.shape[1] for weight in weights)),
+        "num_actions": networks.num_actions,
         "observation_scale": networks.observation_scale.tolist(),
     }

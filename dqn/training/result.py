@@ -1,7 +1,7 @@
 """The result of a training: networks, agents, metrics and milestones; test returns and ONNX export."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -129,15 +129,20 @@ class TrainingResult:
             return greedy_returns(self.best, config.env_id, config.world, episodes=episodes, seed=seed).numpy()
 
     def export(self, path: str | Path) -> None:
-        """Write the policy of `best_agent` as an ONNX file for any runtime, including this project's server.
+        """Write the policy of `best_agent`: as an ONNX file for any runtime, or as a page that plays it.
 
         The exported model is first compared with the network in ONNX's reference implementation. Nothing is written if
         this raises.
+
+        Args:
+            path: of the file. A name that ends in `.html` gives a card (`dqn.cards.card`); any other name gives ONNX,
+                which this project's server plays too.
 
         Raises:
             DivergedError: if every agent diverged.
             ExportError: if a weight is not finite, or if the exported model computes other Q-values than the network.
         """
+        from dqn.cards.card import card
         from dqn.networks.onnx import ModelProperties, by_reference, export_onnx
 
         agent = self.best_agent
@@ -148,7 +153,34 @@ class TrainingResult:
             agent=agent,
             observed=self.agents[agent].observed,
         )
-        Path(path).write_bytes(export_onnx(self.best, properties, load=by_reference))
+        content = export_onnx(self.best, properties, load=by_reference)
+        if Path(path).suffix == ".html":
+            words = in_words(self.config, self.agents, agent, self.seconds, self.cpu_seconds)
+            content = card(content, title=f"{self.config.env_id}, agent {agent:02d}", **words)
+        Path(path).write_bytes(content)
+
+
+def in_words(
+    config: DQNConfig, agents: Sequence[AgentResult], best: int, seconds: float, cpu_seconds: float
+) -> dict[str, str]:
+    """How the agent `best` was `trained` and `judged`, in sentences for its card."""
+    mine = agents[best]
+    judged = f"It is the best of {config.num_agents} agents."
+    if config.acceptance_return is not None:
+        judged += (
+            f" {sum(agent.solved for agent in agents)} of them were accepted: return {config.acceptance_return:g} in "
+            f"each of {config.acceptance_episodes} episodes. This one was {'' if mine.solved else 'not '}accepted."
+        )
+    if mine.judged_return is not None:
+        judged += f" Its mean return in {config.acceptance_episodes} fresh episodes was {mine.judged_return:.4g}."
+    if mine.robustness is not None:
+        judged += f" As a finalist, it balanced {mine.robustness:.0%} of the episodes of a stress test."
+    trained = (
+        f"By {mine.updates:,} gradient updates with {config.batch_size} transitions each, from "
+        f"{mine.environment_steps:,} environment steps, in a population of {config.num_agents}. The population took "
+        f"{seconds:.1f} s ({cpu_seconds:.1f} CPU-seconds)."
+    )
+    return {"trained": trained, "judged": judged}
 
 
 _CPU: Final = torch.device("cpu")

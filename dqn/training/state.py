@@ -12,6 +12,7 @@ from dqn.experience.priorities import Priorities
 from dqn.experience.vector import VectorEnvironment
 from dqn.hyperparameters import HyperParameters
 from dqn.learning.learner import Learner
+from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
 from dqn.seeding import TRAINING, stream_seed
 from dqn.training.fits import require_scale, require_start
@@ -219,13 +220,12 @@ def _initialised(
 ) -> QNetworks:
     return QNetworks.initialised(
         seeds=[stream_seed(config.seed, TRAINING, 2, agent) for agent in range(config.num_agents)],
-        observation_size=observation_size,
-        hidden_sizes=config.hidden_sizes,
+        body=body_of(config, (observation_size,)),
         num_actions=num_actions,
+        head=head_of(config),
+        dueling=config.dueling,
         observation_scale=config.observation_scale,
         initial_q=hyperparameters.initial_q,
-        dueling=config.dueling,
-        num_quantiles=config.num_quantiles,
     )
 
 

@@ -1,5 +1,7 @@
-"""`promote`, `rollback`, `retire` and `compare`: what a person does to the versions of a registered model."""
+"""`promote`, `rollback`, `retire`, `compare` and `deploy`: what a person does to versions and their servers."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +71,11 @@ class Compare:
     """Environment of the registered model."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Deploy:
+    """Set up the servers that PREFECT_API_URL and MLFLOW_TRACKING_URI name: deployments, automations, users."""
+
+
 def promote(argv: Sequence[str] | None = None) -> int:
     """`promote VERSION`: returns the exit code."""
 
@@ -109,6 +116,23 @@ def compare(argv: Sequence[str] | None = None) -> int:
         _check(chosen.env_id, chosen.a, chosen.b)
 
     return _attended(Compare(), argv, "compare", ("a", "b"), check, _compare)
+
+
+def deploy(argv: Sequence[str] | None = None) -> int:
+    """`deploy`, which is docker/deploy.py: returns the exit code."""
+    script = Path(__file__).parents[2] / "docker/deploy.py"
+
+    def check(chosen: Deploy) -> None:
+        for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+            if not os.environ.get(name):
+                raise ConfigError(f"{name} is not set: set it to the URL of the server to deploy to")
+        if not script.exists():
+            raise ConfigError(f"there is no {script}: deploy from a clone of the repository")
+
+    def run(chosen: Deploy) -> int:
+        return subprocess.call((sys.executable, str(script)), cwd=script.parents[1])  # noqa: S603 # our own program
+
+    return _attended(Deploy(), argv, "deploy", (), check, run)
 
 
 def _attended(

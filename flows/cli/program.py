@@ -38,6 +38,8 @@ VERBS: Final[dict[str, Verb]] = {
     "promote": Verb(module=_MODELS, function="promote", about="make a version champion if it passes the gate"),
     "rollback": Verb(module=_MODELS, function="rollback", about="return to the champion before"),
     "retire": Verb(module=_MODELS, function="retire", about="take a version out of use"),
+    "card": Verb(module="flows.cli.card", about="write a web page that plays a version without a server"),
+    "deploy": Verb(module=_MODELS, function="deploy", about="set up Prefect's and MLflow's servers for this project"),
     "serve": Verb(module=_SERVING, about="play the champion in the browser"),
     "watch": Verb(module=_SERVING, about="play the champion in Gymnasium's own window"),
     "record": Verb(module=_SERVING, about="write a video of the champion"),

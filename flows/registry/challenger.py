@@ -12,7 +12,7 @@ from dqn.config import DQNConfig
 from flows.failures.errors import InputError
 from flows.orchestration.step import step
 from flows.registry import versions
-from flows.registry.gate_tag import PENDING
+from flows.registry.gate_tag import PENDING, is_decided
 from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.labels import user
 from flows.tracking.runs import FLOW_RUN_TAG, config_of, experiment_of, find_run
@@ -23,7 +23,11 @@ from serving.policy import OnnxPolicy
 
 @step("register")
 def register(run_id: str, model_id: str, attempt: Attempt) -> int:
-    """Register a logged model as challenger. Returns its version."""
+    """Register a logged model as challenger, unless it is registered and decided on, or a newer one is challenger.
+
+    Returns:
+        Its version.
+    """
     fenced = FencedClient(client=connect(), attempt=attempt)
     run = find_run(fenced.client, run_id)
     config = config_of(run)
@@ -36,7 +40,9 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
     }
     name = versions.model_name(config.env_id)
     version = versions.register(fenced.checked(), name, model_id=model_id, run_id=run_id, tags=tags)
-    versions.set_alias(fenced.client, name, versions.CHALLENGER, version)
+    gate = versions.get_version(fenced.client, name, version).tags["gate"]
+    if not is_decided(gate) and (versions.version_of(fenced.client, name, versions.CHALLENGER) or 0) < version:
+        versions.set_alias(fenced.client, name, versions.CHALLENGER, version)
     return version
 
 
@@ -59,7 +65,8 @@ def read_file(client: MlflowClient, path: Path, env_id: str) -> versions.Artifac
     name = versions.model_name(env_id)
     known = [int(found.version) for found in client.search_model_versions(f"name='{name}'")]
     digest = hashlib.sha256(content).hexdigest()
-    return versions.Artifact(name=name, version=max(known, default=0) + 1, policy=policy, sha256=digest)
+    following = max(known, default=0) + 1
+    return versions.Artifact(name=name, version=following, content=content, policy=policy, sha256=digest)
 
 
 @step("register file", keeps_result=False)
@@ -80,7 +87,7 @@ def register_file(path: Path, env_id: str) -> int:
     experiment = experiment_of(client, DQNConfig(env_id=env_id))
     run_id = client.create_run(experiment, tags=tags, run_name=f"file {path.name}").info.run_id
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
+        model = onnx.load_model_from_string(artifact.content)
         for entry in model.metadata_props:
             if entry.key == "run_id":
                 entry.value = run_id

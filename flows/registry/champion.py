@@ -15,7 +15,7 @@ from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.evaluation import SEED_TAG, play, play_on, read_stress, require_playable, threshold_of, under_stress
 from flows.registry.gate import Champion, Decision, should_promote
-from flows.registry.gate_tag import not_promoted_if_ended, undecided_if_ended
+from flows.registry.gate_tag import is_decided, not_promoted_if_ended, undecided_if_ended
 from flows.registry.history import add_champion
 from flows.registry.lock import begin_promotion, hold, promotion_lock
 from flows.registry.returns import Returns, read_returns
@@ -52,6 +52,8 @@ def promote(
     client = connect()
     fenced = FencedClient(client=client, attempt=attempt)
     with undecided_if_ended(fenced, name, version), promotion_lock(name):
+        if attempt and world is None and (carried_out := _carried_out(client, name, version)):
+            return carried_out
         token, champion = None, versions.version_of(client, name, CHAMPION)
         if champion != version:  # promoting the champion changes no alias, and overtakes no other promotion
             token = begin_promotion(client, name)
@@ -66,6 +68,14 @@ def promote(
         decision = decide(challenger, tags[DIGEST_TAG], rival, returns, stress, world)
         gate = f"forced: the gate said {decision.gate}" if force else decision.gate
         gate += f" (in the world {World.from_dict(world)})" if world is not None else ""
+        if rival and rival.returns is not None:  # before the gate tag, so that a decided version has it
+            content = {
+                "version": rival.version,
+                "stress": rival.stress and rival.stress.to_dict(),
+                "comparison": decision.comparison and decision.comparison.to_dict(),
+            }
+            run_id = str(versions.get_version(client, name, version).run_id)
+            fenced.checked().log_dict(run_id, content, _champion_file(version))
         hold(client, name, token)
         versions.set_tags(fenced.checked(), name, version, {"gate": gate})
         if decision.margin_used:
@@ -77,17 +87,20 @@ def promote(
         elif decision.promote or force:
             with not_promoted_if_ended(fenced, name, version, gate):
                 move_champion(fenced.checked(), name, version, token)
-    if rival and rival.returns is not None:
-        run_id = str(versions.get_version(client, name, version).run_id)
-        content = {
-            "version": rival.version,
-            "stress": rival.stress and rival.stress.to_dict(),
-            "comparison": decision.comparison and decision.comparison.to_dict(),
-        }
-        fenced.checked().log_dict(run_id, content, _champion_file(version))
     if token and (decision.promote or force):
         _announce(name, version, gate)
     return gate
+
+
+def _carried_out(client: MlflowClient, name: str, version: int) -> str | None:
+    """The gate tag of a version whose promotion is over; None if its training, when resumed, has to promote it.
+
+    A version that passed keeps the alias `challenger` until the promotion is complete. Later another version, or a
+    person, may have replaced it as champion.
+    """
+    gate = str(versions.get_version(client, name, version).tags.get("gate", ""))
+    complete = not gate.startswith("passed") or versions.version_of(client, name, CHALLENGER) != version
+    return gate if is_decided(gate) and complete else None
 
 
 def read_champion_stress(client: MlflowClient, run_id: str, version: int) -> dict[str, StressTest]:

@@ -11,13 +11,14 @@ import mlflow
 import numpy as np
 import onnx
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from dqn.config import DQNConfig
-from flows.failures.errors import RegistryError
+from flows.failures.errors import InputError, RegistryError
 from flows.failures.outages import is_transient
 from flows.names import environment_of, no_version
 from flows.names import model_name as model_name
@@ -51,7 +52,7 @@ def serve_command(env_id: str, uri: str = "") -> str:
 
 
 def log_model(run_id: str, onnx_bytes: bytes) -> str:
-    """Log an exported policy to a run.
+    """Log an exported policy to a run, unless an earlier attempt has done so. What that left unfinished is completed.
 
     Args:
         run_id: the run that trained the policy.
@@ -60,17 +61,23 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
     Returns:
         The id of the logged model, which follows `models:/` in its URI.
     """
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    digest = hashlib.sha256(onnx_bytes).hexdigest()
+    same = f"source_run_id = '{run_id}' AND tags.{DIGEST_TAG} = '{digest}'"
+    for model in client.search_logged_models([run.info.experiment_id], same):
+        if model.status == LoggedModelStatus.READY:
+            return str(model.model_id)
+        client.delete_logged_model(model.model_id)  # its files may be incomplete
+    # mlflow.onnx.log_model makes both calls, but with the thread's active run; flows name their runs.
+    model = client.create_logged_model(
+        run.info.experiment_id, "policy", run_id, tags={DIGEST_TAG: digest}, params=run.data.params
+    )
     metadata = OnnxPolicy.load(onnx_bytes).metadata
     float32 = np.dtype(np.float32)
     signature = ModelSignature(
         inputs=Schema([TensorSpec(float32, (-1, metadata.observation_size), INPUT)]),
         outputs=Schema([TensorSpec(float32, (-1, metadata.num_actions), OUTPUT)]),
-    )
-    client = MlflowClient()
-    run = client.get_run(run_id)
-    # mlflow.onnx.log_model makes both calls, but with the thread's active run; flows name their runs.
-    model = client.create_logged_model(
-        run.info.experiment_id, name="policy", source_run_id=run_id, params=run.data.params
     )
     info = Model.log(
         artifact_path=None,
@@ -149,12 +156,12 @@ def require(client: MlflowClient, name: str, reference: str) -> int:
     """The version that a number or an alias refers to.
 
     Raises:
-        RegistryError: if there is none.
+        InputError: if there is none.
     """
     version = resolve(client, name, reference)
     if version is None:
         known = sorted(int(found.version) for found in client.search_model_versions(f"name='{name}'"))
-        raise RegistryError(no_version(environment_of(name), reference, [str(number) for number in known], why=""))
+        raise InputError(no_version(environment_of(name), reference, [str(number) for number in known], why=""))
     return version
 
 
@@ -188,6 +195,8 @@ class Artifact:
     name: str
     version: int
     policy: OnnxPolicy
+    content: bytes
+    """The ONNX file."""
     sha256: str
 
     def __str__(self) -> str:
@@ -218,7 +227,8 @@ def download(name: str, version: int) -> Artifact:
         policy = OnnxPolicy.load(content)
     except PolicyError as error:
         raise RegistryError(f"the file of version {version} of {name} is damaged: {error}") from error
-    return Artifact(name=name, version=version, policy=policy, sha256=hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    return Artifact(name=name, version=version, policy=policy, content=content, sha256=digest)
 
 
 def describe(

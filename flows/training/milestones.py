@@ -75,7 +75,7 @@ def keep_learning(fenced: FencedClient, result: TrainingResult) -> None:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / INDEX).write_text(json.dumps(index, indent=1) + "\n")
         for k, entry in enumerate(index):
-            model = to_onnx(networks.agent(k), properties, observation_size=len(networks.observation_scale))
+            model = to_onnx(networks.agent(k), properties, observation_shape=networks.body.observation_shape)
             (Path(directory) / entry["file"]).write_bytes(model)
         fenced.checked().log_artifacts(fenced.run_id, directory, DIRECTORY)
     if MEAN_RETURN not in fenced.client.get_run(fenced.run_id).data.metrics:  # an earlier attempt may have logged it

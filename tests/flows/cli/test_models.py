@@ -172,6 +172,7 @@ def test_two_versions_are_compared_in_the_same_episodes_as_the_gate_does(
         (models.compare, "3", "compare takes two versions: name their numbers or aliases"),
         (models.rollback, "3", "3 belongs to no option; --help lists all"),
         (models.rollback, "", "there is no registry "),
+        (models.deploy, "", "PREFECT_API_URL is not set: set it to the URL of the server to deploy to"),
     ],
 )
 def test_a_wrong_use_is_one_sentence(
@@ -183,7 +184,8 @@ def test_a_wrong_use_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
     assert verb(words.split()) == 2
     written = capsys.readouterr().err
     assert written.startswith(f"error: {said}")
@@ -228,3 +230,19 @@ def test_under_prefect_the_deployment_does_it(
     assert asked == [(deployment, parameters)]
     said = capsys.readouterr()
     assert (said.out, said.err) == (("what the gate says\n", "") if code != 1 else ("", "error: it is away\n"))
+
+
+def test_deploying_is_the_program_of_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+
+    def call(words: tuple[str, ...], cwd: Path) -> int:
+        started.append((words[1], cwd))
+        return 3
+
+    monkeypatch.setattr("subprocess.call", call)
+    assert models.deploy([]) == 3
+    (script, directory) = started[0]
+    assert Path(script) == directory / "docker/deploy.py"
+    assert Path(script).is_file()

@@ -48,19 +48,14 @@ FOUND = [
 def test_the_table_has_a_row_for_each_version_and_fits_the_terminal() -> None:
     first, *lines = table(FOUND, NOW, 100).splitlines()
     assert first == "dqn-CartPole-v1"
-    assert (
-        lines[:4]
-        == [
-            "version  aliases           world    returns         robust  gate                    age   run",
-            "12       champion          nominal  500             99.4%   passed: better: me...   23 h  00000000",
-            "3        challenger, mine  wind 2   312.5, least 9          refused: x              5 h   00000000",
-            "1                                                           retired; passed: x      1 h   00000000",
-        ]
-        or lines[:4]
-    )
+    assert lines[:4] == [
+        "version  aliases           world    returns         robust  gate                      age   run",
+        "12       champion          nominal  500             99.4%   passed: better: mean ...  23 h  00000000",
+        "3        challenger, mine  wind 2   312.5, least 9          refused: x                5 h   00000000",
+        "1                                                           retired; passed: x        1 h   00000000",
+    ]
     assert lines[4:6] == ["", "dqn-Acrobot-v1"]
     assert max(map(len, lines)) <= 100
-    assert "..." in lines[1]
     wide = table(FOUND, NOW, 300).splitlines()[2]
     assert "passed: better: mean return 500 over 600 episodes, threshold 475" in wide
     assert table([], NOW, 80) == ""

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import httpx
 import pytest
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled, State
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled
 
 from flows.failures.errors import InputError, PrefectError
 from flows.orchestration import deployments, place

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from dqn.environments.world import World
 from dqn.seeding import version_seed
 from dqn.stress.robustness import StressTest
-from flows.deployed import promote_policy, rollback_policy
+from flows import deployed
 from flows.failures.errors import InputError, RegistryError
 from flows.promotion import find_model
 from flows.registry import versions
@@ -26,6 +26,9 @@ from tests.support.flows.registering import BALANCING, DRIFTING, FALLING, damage
 from tests.support.serving.policies import ACROBOT, FALLS, PROPERTIES, SWINGS, linear_model
 
 __all__ = ["empty_store", "quick"]  # the fixtures
+promote_policy: Any = deployed.promote_policy
+rollback_policy: Any = deployed.rollback_policy
+"""Called directly, they return the results of the states."""
 
 
 def test_a_champion_leaves_a_way_back_and_each_request_takes_it_once(store: MlflowClient) -> None:

@@ -14,6 +14,7 @@ from dqn.environments.world import NOMINAL, World
 from dqn.seeding import further_seed
 from flows.failures.errors import InputError
 from flows.registry import champion as module
+from flows.registry import versions
 from flows.registry.champion import (
     MARGIN_USED_TAG,
     move_champion,
@@ -41,7 +42,7 @@ class Registry(Store):
 
 
 def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
-    """The gate's tag, then the previous champion, then the champion: each after a look at the latest promotion."""
+    """The comparison, the gate's tag, the previous champion, the champion; a look at the promotion's token before."""
     gate = promote.fn(NAME, 3, evaluated(store, 3))
     assert gate.startswith("passed: better")
     token = store.tags[PROMOTION_TAG]
@@ -49,6 +50,7 @@ def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
     look = ("get_registered_model", NAME)
     assert store.written == [
         ("set_registered_model_tag", PROMOTION_TAG),
+        ("log_dict", store.versions[3].run_id, "evaluation/version-3-champion.json"),
         look,
         ("set_model_version_tag", 3, "gate", gate),
         look,  # at the champions so far
@@ -60,7 +62,6 @@ def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
         ("set_registered_model_alias", CHAMPION, 3),
         look,
         ("delete_registered_model_alias", CHALLENGER),
-        ("log_dict", store.versions[3].run_id, "evaluation/version-3-champion.json"),
     ]
     more = further_seed(3, episodes=900)
     assert store.played == [
@@ -127,7 +128,7 @@ def test_what_is_given_away_of_the_margin_is_written_before_the_alias_and_read_w
     tag = store.written.index(("set_model_version_tag", 3, MARGIN_USED_TAG, "0.100"))
     assert calls[tag - 1] == "get_registered_model"
     assert tag < calls.index("set_registered_model_alias")
-    rival = play_rival(store, module.versions.download(NAME, 1), 3, 10)
+    rival = play_rival(store, versions.download(NAME, 1), 3, 10)
     assert rival
     assert rival.margin_used == 0.1
 
@@ -176,7 +177,7 @@ def test_in_a_named_world_both_play_there_and_a_tie_goes_to_the_version_at_home(
 
 
 def test_no_version_is_compared_with_itself(store: Any) -> None:
-    challenger = module.versions.download(NAME, 3)
+    challenger = versions.download(NAME, 3)
     assert play_rival(store, challenger, None, 30) is None
     assert play_rival(store, challenger, 3, 30) is None
     rival = play_rival(store, challenger, 1, 30)

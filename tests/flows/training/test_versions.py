@@ -40,7 +40,7 @@ def version(store: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def download(name: str, version: int) -> Any:
         policy: Any = SimpleNamespace(metadata=found.metadata)
-        return versions.Artifact(name=name, version=version, policy=policy, sha256="s")
+        return versions.Artifact(name=name, version=version, policy=policy, content=b"", sha256="s")
 
     def play(policy: Any, world: World, *, seed: int) -> Any:
         found.played.append((world, seed))

@@ -40,7 +40,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Any:
         )
         digest = "another" if version in store.broken else "digest"
         policy = SimpleNamespace(metadata=metadata, version=version)
-        return versions.Artifact(name=name, version=version, policy=policy, sha256=digest)  # type: ignore[arg-type]
+        return versions.Artifact(name=name, version=version, policy=policy, content=b"", sha256=digest)  # type: ignore[arg-type]
 
     def playable(artifact: Any, env_id: str) -> None:
         if artifact.version in store.broken:
