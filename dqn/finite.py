@@ -57,8 +57,8 @@ def require_finite(field: str, values: Any, env_id: str, *, step: int, agents: A
         each = len(array) // len(agents)
         where = f"sub-environment {row % each} of agent {int(agents[row // each]):02d}"
     raise EnvironmentFaultError(
-        f"environment {env_id!r} returned the {field} {value}{f' in entry {entry[0]}' if entry else ''}, which is not "
-        f"a finite float32, in {where} at {f'step {step}' if step else 'its reset'}: look at its "
+        f"environment {env_id!r} returned the {field} {value}{f' in entry {str(entry)[1:-1]}' if entry else ''}, which "
+        f"is not a finite float32, in {where} at {f'step {step}' if step else 'its reset'}: look at its "
         f"{'step()' if step else 'reset()'} for a division by zero, an overflow or a missing measurement"
     )
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dqn.environments.spec import environment_spec, has_own_vector
+from dqn.environments.spec import Environment, environment_spec, has_own_vector
 from dqn.environments.world import NOMINAL, World
 from dqn.evaluation.returns import Act, episodic_returns
 from dqn.experience.exploration import epsilon_greedy
@@ -19,7 +19,7 @@ _OBJECTS = 256
 @torch.no_grad()
 def greedy_returns(
     networks: QNetworks,
-    env_id: str,
+    environment: str | Environment,
     world: World = NOMINAL,
     *,
     episodes: int,
@@ -34,7 +34,7 @@ def greedy_returns(
     agents play at a time, because a LunarLander takes 7 MB. `on_progress` is called with the number of finished agents.
     """
     A = networks.num_agents
-    at_once = A if has_own_vector(environment_spec(env_id)) else max(1, _OBJECTS // episodes)
+    at_once = A if has_own_vector(environment_spec(environment)) else max(1, _OBJECTS // episodes)
     returns = []
     for first in range(0, A, at_once):
         some = networks.select(torch.arange(first, min(first + at_once, A)))
@@ -42,7 +42,7 @@ def greedy_returns(
         act = acting(some, episodes=episodes, seed=first_seed, epsilon=epsilon)
         rows = some.num_agents * episodes
         played = episodic_returns(
-            act, env_id, world, num_episodes=rows, seed=first_seed, max_episode_steps=max_episode_steps
+            act, environment, world, num_episodes=rows, seed=first_seed, max_episode_steps=max_episode_steps
         )
         returns.append(torch.from_numpy(played).view(some.num_agents, episodes))
         on_progress(first + some.num_agents)
@@ -58,7 +58,7 @@ def acting(networks: QNetworks, *, episodes: int, seed: int, epsilon: float = 0.
     generator = torch.Generator().manual_seed(seed)
 
     def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-        rows = torch.from_numpy(observation).view(-1, networks.num_agents, episodes, observation.shape[1])
+        rows = torch.from_numpy(observation).view(-1, networks.num_agents, episodes, observation[0].size)
         batch = rows.transpose(0, 1).flatten(1, 2)
         q_values = networks(batch.to(networks.device)).cpu()
         action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)

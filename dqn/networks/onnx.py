@@ -13,7 +13,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from torch import Tensor, nn
 
 from dqn.config import DQNConfig
-from dqn.environments.spec import environment_spec
+from dqn.environments.spec import Environment, EnvironmentUnsupportedError, environment_spec
 from dqn.environments.world import NOMINAL, World
 from dqn.networks.population import ObservationScale, QNetworks
 
@@ -54,6 +54,10 @@ class ModelProperties:
     """World that it was trained for."""
     observed: tuple[tuple[float, float], ...] = ()
     """Minimum and maximum of each entry of the observations in training; empty if unknown."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment, as a JSON object."""
+    max_episode_steps: int = 0
+    """Time limit of the environment; 0 for the registered one."""
 
     @classmethod
     def of(
@@ -68,13 +72,15 @@ class ModelProperties:
         """The properties of one agent of a population trained by `config`."""
         return cls(
             env_id=config.env_id,
-            action_meanings=action_meanings(environment_spec(config.env_id).id, num_actions),
+            action_meanings=action_meanings(_full_name(config.environment), num_actions),
             run_id=run_id,
             seed=config.seed,
             agent=agent,
             config_sha256=config.sha256,
             world=config.world,
             observed=tuple((low, high) for low, high in observed),
+            env_kwargs=config.environment.kwargs,
+            max_episode_steps=config.max_episode_steps,
         )
 
     def to_strings(self) -> dict[str, str]:
@@ -88,6 +94,8 @@ class ModelProperties:
             "config_sha256": self.config_sha256,
             "world": json.dumps(self.world.to_dict(), sort_keys=True),
             "observed": json.dumps(self.observed),
+            "env_kwargs": self.env_kwargs,
+            "max_episode_steps": str(self.max_episode_steps),
         }
 
 
@@ -164,6 +172,14 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, Tensor], dict[str, Any]]
 
 def _batch(name: str, *shape: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+
+
+def _full_name(environment: Environment) -> str:
+    """The registered id with its version; the name of an environment that is not registered."""
+    try:
+        return environment_spec(environment).id
+    except EnvironmentUnsupportedError:
+        return environment.env_id
 
 
 def action_meanings(env_id: str, num_actions: int) -> tuple[str, ...]:

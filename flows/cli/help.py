@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from dqn.environments.world import World
 HELPS: Final = ("--help", "-h", "--help-all")
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "run": ("seed", "num_agents", "device", "num_threads", "log_interval", "checkpoint_interval"),
-    "environment": ("env_id", "num_envs", *WORLDS, "reward_scale"),
+    "environment": ("env_", "max_episode_steps", "num_envs", *WORLDS, "reward_scale"),
     "network": ("hidden_sizes", "observation_scale", "initial_q", "dueling", "num_quantiles"),
     "exploration": ("epsilon_", "exploration_"),
     "learning": (),  # all others
@@ -104,6 +105,8 @@ def _option(name: str) -> str:
 
 def _value(value: Any) -> str:
     """A default as it is typed; "" for what is left out."""
+    if isinstance(value, dict):
+        return " ".join(f"{name}={json.dumps(each)}" for name, each in value.items()) or "NAME=VALUE"
     if value is None or value == ():
         return ""
     return " ".join(map(_value, value)) if isinstance(value, tuple) else str(value)

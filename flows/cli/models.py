@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dqn.config import ConfigError, DQNConfig
-from dqn.environments.spec import EnvironmentUnsupportedError
 from flows.cli import options
 from flows.cli.program import prepare, prog
-from flows.cli.refusals import require_environment, require_registry, require_version
+from flows.cli.refusals import require_model, require_registry, require_version
 from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
 from flows.failures.errors import FlowError
 from flows.names import model_name
@@ -86,7 +85,8 @@ def promote(argv: Sequence[str] | None = None) -> int:
             raise ConfigError("--force and --dry-run exclude each other: leave out one")
         if chosen.file and not chosen.file.is_file():
             raise ConfigError(f"there is no file {chosen.file}")
-        _check(chosen.env_id, *([chosen.version] if chosen.version else []))
+        if chosen.version:
+            _check(chosen.env_id, chosen.version)
 
     return _attended(Promote(), argv, "promote", ("version",), check, _promote)
 
@@ -150,7 +150,7 @@ def _attended(
         try:
             chosen = options.parse(type(default), words, prog=prog(verb), default=default, positional=positional)
             check(chosen)
-        except (ConfigError, EnvironmentUnsupportedError) as error:
+        except ConfigError as error:
             return fail(error, BAD_INPUT)
         quieten()
         return run(chosen)
@@ -159,9 +159,9 @@ def _attended(
 
 
 def _check(env_id: str, *references: str) -> None:
-    require_environment(env_id)
     if not api_is_named():
         require_registry()
+        require_model(env_id)
         for reference in references:
             require_version(env_id, reference, why="")
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, ge
 from dqn.config import WORLDS, ConfigError, DQNConfig
 from dqn.environments.world import World, WorldError
 from flows.cli.help import HELPS, page
+from flows.cli.keywords import read_keywords
 from flows.request.suggestions import did_you_mean, expected
 
 _LISTS: Final = "--help lists all"
@@ -37,7 +38,7 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, default: T, position
         raise SystemExit(0)
     require_once(argv)
     types = option_types(kind)
-    values, free = _values(argv, types)
+    values, free = values_of(argv, types)
     for name, word in zip(positional, list(free), strict=False):
         shown = name.upper().replace("_", "-")
         if name in values:
@@ -93,6 +94,8 @@ def converted(words: Sequence[str], kind: Any) -> Any:
     """
     origin, parts = get_origin(kind), get_args(kind)
     none = [word.lower() for word in words] == ["none"]
+    if origin is dict:
+        return read_keywords(words)
     if origin in (Union, UnionType):
         if none and NoneType in parts:
             return None
@@ -112,8 +115,12 @@ def converted(words: Sequence[str], kind: Any) -> Any:
     raise ValueError(f"{words} are not {kind}")
 
 
-def _values(argv: Sequence[str], types: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The value of each option that is given, and the words that belong to none."""
+def values_of(argv: Sequence[str], types: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The value of each option that is given, and the words that belong to none.
+
+    Raises:
+        ConfigError: if an option is unknown, or its value has another type.
+    """
     free = list(itertools.takewhile(lambda word: not word.startswith("--"), argv))
     values: dict[str, Any] = {}
     for name, words in _given(argv):

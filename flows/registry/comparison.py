@@ -18,11 +18,12 @@ def side_by_side(a: Artifact, b: Artifact) -> str:
         RegistryError: if one of them cannot play.
     """
     metadata = a.policy.metadata
+    environment, world = metadata.environment, metadata.world
     for artifact in (a, b):
-        require_playable(artifact, metadata.env_id)
-    world, seed = metadata.world, stream_seed(a.version, TEST, _STREAM, b.version)
-    first, second = (play(each.policy, world, seed=seed, episodes=LOOKS[-1]) for each in (a, b))
-    compared = Comparison(challenger=first, champion=second, threshold=threshold_of(metadata.env_id))
+        require_playable(artifact, environment)
+    seed, episodes = stream_seed(a.version, TEST, _STREAM, b.version), LOOKS[-1]
+    first, second = (play(x.policy, world, seed=seed, episodes=episodes, environment=environment) for x in (a, b))
+    compared = Comparison(challenger=first, champion=second, threshold=threshold_of(environment))
     told = compared.to_dict()
     rows = [
         ("", f"version {a.version}", f"version {b.version}"),

@@ -40,12 +40,12 @@ class Inference:
 
     id: str | None
     observation: FloatArray
-    """`[batch, obs]`."""
+    """`[batch, *observation_shape]`."""
     outputs: tuple[tuple[str, bool], ...]
     """Name of each output, and whether its data is wanted in binary."""
 
 
-def parse_infer(body: bytes, header_length: str | None, observation_size: int) -> Inference:
+def parse_infer(body: bytes, header_length: str | None, observation_shape: Sequence[int]) -> Inference:
     """Read an inference request.
 
     Raises:
@@ -53,7 +53,7 @@ def parse_infer(body: bytes, header_length: str | None, observation_size: int) -
     """
     header, binary = _split(body, header_length)
     request = decode(_DECODER, header)
-    observation = _parse_tensor(request.inputs[0], binary, observation_size)
+    observation = _parse_tensor(request.inputs[0], binary, observation_shape)
     return Inference(id=request.id, observation=observation, outputs=_parse_outputs(request))
 
 
@@ -85,7 +85,7 @@ def model_metadata(model: str, versions: Sequence[str], policy: PolicyMetadata) 
         name=model,
         versions=list(versions),
         platform=_PLATFORM,
-        inputs=[TensorMetadata(INPUT, "FP32", (-1, policy.observation_size))],
+        inputs=[TensorMetadata(INPUT, "FP32", (-1, *policy.observation_shape))],
         outputs=[
             TensorMetadata(OUTPUT, DATATYPES[OUTPUT], (-1, policy.num_actions)),
             TensorMetadata(ACTION, DATATYPES[ACTION], (-1,)),
@@ -96,6 +96,8 @@ def model_metadata(model: str, versions: Sequence[str], policy: PolicyMetadata) 
             "run_id": policy.run_id,
             "seed": str(policy.seed),
             "config_sha256": policy.config_sha256,
+            "env_kwargs": policy.env_kwargs,
+            "max_episode_steps": str(policy.max_episode_steps),
         },
     )
 
@@ -107,7 +109,7 @@ def model_config(model: str, policy: PolicyMetadata) -> ModelConfig:
         platform=_PLATFORM,
         backend="onnxruntime",
         max_batch_size=MAX_BATCH,
-        input=[TensorConfig(INPUT, "TYPE_FP32", (policy.observation_size,))],
+        input=[TensorConfig(INPUT, "TYPE_FP32", policy.observation_shape)],
         output=[
             TensorConfig(OUTPUT, "TYPE_FP32", (policy.num_actions,)),
             TensorConfig(ACTION, "TYPE_INT64", ()),
@@ -130,14 +132,15 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     return body[: int(header_length)], body[int(header_length) :]
 
 
-def _parse_tensor(tensor: InputTensor, binary: bytes, width: int) -> FloatArray:
+def _parse_tensor(tensor: InputTensor, binary: bytes, wanted: Sequence[int]) -> FloatArray:
     shape, parameters = tensor.shape, tensor.parameters
     if tensor.name != INPUT or tensor.datatype != "FP32":
         raise RequestError(
             f"expected one input '{INPUT}' of datatype FP32, got {tensor.name[:40]!r} of {tensor.datatype[:40]!r}"
         )
-    if len(shape) != 2 or shape[1] != width or shape[0] < 1:
-        raise RequestError(f"'{INPUT}' must have shape [batch, {width}] with a batch of 1 or more, got {shape[:9]}")
+    if not shape or shape[1:] != [*wanted] or shape[0] < 1:
+        axes = ", ".join(map(str, wanted))
+        raise RequestError(f"'{INPUT}' must have shape [batch, {axes}] with a batch of 1 or more, got {shape[:9]}")
     if shape[0] > MAX_BATCH:
         raise RequestError(f"a batch may have at most {MAX_BATCH} rows, got {shape[0]}")
     if parameters and parameters.shared_memory_region is not None:
@@ -171,7 +174,7 @@ def _from_json(tensor: InputTensor) -> FloatArray:
         values = np.array(data, dtype=np.float32)
     except ValueError:  # rows of several lengths, or rows and numbers
         raise RequestError(f"nested 'data' must have the shape {shape} that the request states") from None
-    if list(values.shape) != shape and values.shape != (prod(shape),):
+    if values.shape not in ((prod(shape),), (shape[0], prod(shape[1:]))):
         raise RequestError(f"shape {shape} takes {prod(shape)} numbers, 'data' has the shape {list(values.shape)}")
     return values.reshape(shape)
 

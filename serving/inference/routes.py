@@ -136,7 +136,7 @@ class InferenceAPI:
 
     def _compute(self, served: ServedModel, body: bytes, header_length: str | None, accepted: bytes) -> _Work:
         begun = time.perf_counter_ns()
-        request = protocol.parse_infer(body, header_length, served.policy.metadata.observation_size)
+        request = protocol.parse_infer(body, header_length, served.policy.metadata.observation_shape)
         parsed = time.perf_counter_ns()
         q_values = served.policy.q_values(request.observation)
         inferred = time.perf_counter_ns()

@@ -167,7 +167,6 @@ def test_two_versions_are_compared_in_the_same_episodes_as_the_gate_does(
         (models.promote, "1 --froce", "there is no option --froce; did you mean --force?"),
         (models.promote, "1 --force --force", "--force is given 2 times: give it once"),
         (models.promote, "1 2", "2 belongs to no option; --help lists all"),
-        (models.promote, "1 --env-id CartPol-v1", "there is no environment 'CartPol-v1'; did you mean CartPole-v1"),
         (models.retire, "", "retire takes a VERSION: name its number or its alias"),
         (models.compare, "3", "compare takes two versions: name their numbers or aliases"),
         (models.rollback, "3", "3 belongs to no option; --help lists all"),
