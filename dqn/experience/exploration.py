@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from dqn.config import ConfigError
+from dqn.experience.masking import allows, masked, random_action
 from dqn.hyperparameters import Value
 from dqn.networks.population import greedy_action
 
 Exploration = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 """Exploration of one's own: `exploration(q_values, epsilon, generator)` returns actions `[A, E]`, int64.
 
-`q_values` are `[A, E, actions]` and `epsilon` `[A]` is the configuration's schedule. Every draw has to be from
-`generator`, so that a resumed training draws the same.
+`q_values` are `[A, E, actions]`, with `MASKED_Q` for actions that an action mask forbids, and `epsilon` `[A]` is the
+configuration's schedule. Every draw has to be from `generator`, so that a resumed training draws the same.
 """
 
 
@@ -37,18 +38,24 @@ def epsilon_greedy(
     epsilon: Tensor,
     generator: torch.Generator,
     *,
+    mask: Tensor | None = None,
     persistence: Value = 0.0,
     persisting: Tensor | None = None,
 ) -> Tensor:
     """Actions `[A, E]`: greedy for Q-values `[A, E, actions]`, uniformly random with probability epsilon `[A]`.
 
+    Both kinds are among the actions that `mask` `[A, E, actions]` allows, without it among all.
+
     With `persistence`, an exploratory action is repeated in the next step with that probability (temporally extended
     epsilon-greedy: Dabney et al., 2021, with geometric durations). `persisting` `[A, E]` contains the exploratory
-    action of the last step, -1 if it was greedy; it is updated in place.
+    action of the last step, -1 if it was greedy or is not allowed now; it is updated in place.
     """
-    greedy = greedy_action(q_values)
+    greedy = greedy_action(masked(q_values, mask))
     explore = torch.rand(greedy.shape, generator=generator) < epsilon.unsqueeze(-1)
-    random = torch.randint(q_values.shape[-1], greedy.shape, generator=generator)
+    if mask is None:
+        random = torch.randint(q_values.shape[-1], greedy.shape, generator=generator)
+    else:
+        random = random_action(mask, generator)
     if persisting is not None and (isinstance(persistence, Tensor) or persistence > 0):
         share = torch.as_tensor(persistence, dtype=torch.float32).unsqueeze(-1)
         repeated = (persisting >= 0) & (torch.rand(greedy.shape, generator=generator) < share)
@@ -58,8 +65,8 @@ def epsilon_greedy(
     return torch.where(explore, random, greedy)
 
 
-def require_actions(action: object, q_values: Tensor) -> Tensor:
-    """Check that an exploration of one's own returned an action for each sub-environment.
+def require_actions(action: object, q_values: Tensor, mask: Tensor | None) -> Tensor:
+    """Check that an exploration of one's own returned an action for each sub-environment that `mask` allows.
 
     Raises:
         ConfigError: if it did not.
@@ -72,4 +79,6 @@ def require_actions(action: object, q_values: Tensor) -> Tensor:
         raise ConfigError(f"{expected}, got {str(action.dtype).removeprefix('torch.')} {list(action.shape)}")
     if bool(((action < 0) | (action >= num_actions)).any()):
         raise ConfigError(f"{expected}, got {int(action.min())} to {int(action.max())}")
+    if mask is not None and not bool(allows(mask, action).all()):
+        raise ConfigError(f"{expected}, got one that the action mask forbids")
     return action

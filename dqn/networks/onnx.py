@@ -15,14 +15,19 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from torch import nn
 
 from dqn.config import DQNConfig
-from dqn.environments.spec import Environment, EnvironmentUnsupportedError, environment_spec
+from dqn.environments.making import has_action_mask
+from dqn.environments.masks import ACTION_MASK, MASKED_Q, Mask
+from dqn.environments.spec import Environment, environment_spec
 from dqn.environments.world import NOMINAL, World
 from dqn.networks.operators import Operator, operators
 from dqn.networks.population import QNetworks
 
-QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+QFunction = Callable[..., npt.NDArray[np.float32]]
+"""Q-values `[batch, actions]` of observations `[batch, ...]`, and of masks `[batch, actions]` where there are masks."""
 
 PARITY_OBSERVATIONS: Final = 10_000
+_PARITY_ENTRIES: Final = 4_000_000
+"""Entries of all observations: 10,000 images of 84 x 84 x 4 would take gigabytes."""
 PARITY_TOLERANCE: Final = 1e-5
 """Relative to the largest Q-value."""
 _ACTIONS: Final = {
@@ -61,6 +66,8 @@ class ModelProperties:
     """Keyword arguments of the environment, as a JSON object."""
     max_episode_steps: int = 0
     """Time limit of the environment; 0 for the registered one."""
+    masked: bool = False
+    """Whether its environment has action masks."""
 
     @classmethod
     def of(
@@ -71,19 +78,22 @@ class ModelProperties:
         run_id: str,
         agent: int,
         observed: Sequence[tuple[float, float]] = (),
+        environment: Environment | None = None,
     ) -> Self:
-        """The properties of one agent of a population trained by `config`."""
+        """The properties of one agent of a population trained by `config`, by default in its `environment`."""
+        environment = environment or config.environment
         return cls(
             env_id=config.env_id,
-            action_meanings=action_meanings(_full_name(config.environment), num_actions),
+            action_meanings=action_meanings(environment_spec(environment).id, num_actions),
             run_id=run_id,
             seed=config.seed,
             agent=agent,
             config_sha256=config.sha256,
             world=config.world,
             observed=tuple((low, high) for low, high in observed),
-            env_kwargs=config.environment.kwargs,
-            max_episode_steps=config.max_episode_steps,
+            env_kwargs=environment.kwargs,
+            max_episode_steps=environment.max_episode_steps,
+            masked=has_action_mask(environment, config.world),
         )
 
     def to_strings(self) -> dict[str, str]:
@@ -99,6 +109,7 @@ class ModelProperties:
             "observed": json.dumps(self.observed),
             "env_kwargs": self.env_kwargs,
             "max_episode_steps": str(self.max_episode_steps),
+            **({ACTION_MASK: "true"} if self.masked else {}),
         }
 
 
@@ -121,7 +132,7 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
     shape = networks.body.observation_shape
     exported = to_onnx(network, properties, observation_shape=shape)
     scale = networks.observation_scale.view(shape).numpy()
-    check_parity(network, load(exported), observation_scale=scale)
+    check_parity(network, load(exported), observation_scale=scale, masked=properties.masked)
     return exported
 
 
@@ -129,7 +140,9 @@ def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_
     """Convert a network of `QNetworks.agent` to ONNX, layer by layer.
 
     PyTorch's exporter takes seconds longer and stores local paths in the file. It converts only networks with modules
-    that have no entry in `operators`. The tests compare the results.
+    that have no entry in `operators`. The tests compare the results. With action masks the model has a second input,
+    `action_mask`, bool `[batch, actions]` or `[1, actions]`. It may be left out, and then allows all actions. Q-values
+    of the others are `MASKED_Q`, which is finite.
 
     Raises:
         ExportError: if a weight is not finite, or PyTorch's exporter is needed and fails or is not installed.
@@ -139,20 +152,26 @@ def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_
             f"the network of agent {properties.agent:02d} has weights that are not finite (it diverged) and cannot be "
             "exported: lower learning_rate or reward_scale, or set max_gradient_norm"
         )
-    known = operators(network)
-    graph = _by_torch(network, observation_shape) if known is None else _graph(known)
+    known, last = operators(network), "unmasked" if properties.masked else "q_values"
+    graph = _by_torch(network, observation_shape, last) if known is None else _graph(known, last)
+    num_actions = len(properties.action_meanings)
     graph.input.append(_batch("observation", *observation_shape))
-    graph.output.append(_batch("q_values", len(properties.action_meanings)))
+    graph.output.append(_batch("q_values", num_actions))
+    if properties.masked:
+        graph.input.append(helper.make_tensor_value_info(ACTION_MASK, TensorProto.BOOL, ["masks", num_actions]))
+        graph.node.append(helper.make_node("Where", [ACTION_MASK, last, "masked_q"], ["q_values"]))
+        graph.initializer.append(numpy_helper.from_array(np.ones((1, num_actions), dtype=np.bool_), ACTION_MASK))
+        graph.initializer.append(numpy_helper.from_array(np.array(MASKED_Q, dtype=np.float32), "masked_q"))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
     helper.set_model_props(model, properties.to_strings())
     checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _graph(layers: Sequence[Operator]) -> onnx.GraphProto:
+def _graph(layers: Sequence[Operator], output: str) -> onnx.GraphProto:
     nodes, tensors, given = [], [], "observation"
     for index, (operator, parameters, attributes) in enumerate(layers):
-        result = "q_values" if index == len(layers) - 1 else f"layer_{index}"
+        result = output if index == len(layers) - 1 else f"layer_{index}"
         named = {f"{result}.{name}": tensor for name, tensor in parameters.items()}
         nodes.append(helper.make_node(operator, [given, *named], [result], **attributes))
         tensors += [numpy_helper.from_array(tensor.detach().numpy(), name) for name, tensor in named.items()]
@@ -160,7 +179,7 @@ def _graph(layers: Sequence[Operator]) -> onnx.GraphProto:
     return helper.make_graph(nodes, "q_network", [], [], initializer=tensors)
 
 
-def _by_torch(network: nn.Module, observation_shape: tuple[int, ...]) -> onnx.GraphProto:
+def _by_torch(network: nn.Module, observation_shape: tuple[int, ...], output: str) -> onnx.GraphProto:
     """The graph that PyTorch's exporter makes of a network, without what it notes about this machine.
 
     Raises:
@@ -174,7 +193,7 @@ def _by_torch(network: nn.Module, observation_shape: tuple[int, ...]) -> onnx.Gr
                 network.eval(),
                 (torch.zeros(2, *observation_shape),),
                 input_names=["observation"],
-                output_names=["q_values"],
+                output_names=[output],
                 dynamic_shapes=({0: "batch"},),
                 opset_version=_OPSET,
                 dynamo=True,
@@ -197,14 +216,6 @@ def _batch(name: str, *shape: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
 
 
-def _full_name(environment: Environment) -> str:
-    """The registered id with its version; the name of an environment that is not registered."""
-    try:
-        return environment_spec(environment).id
-    except EnvironmentUnsupportedError:
-        return environment.env_id
-
-
 def action_meanings(env_id: str, num_actions: int) -> tuple[str, ...]:
     """The meanings of an environment's actions, or their numbers if unknown."""
     return _ACTIONS.get(env_id) or tuple(f"action {k}" for k in range(num_actions))
@@ -215,19 +226,32 @@ def by_reference(model: bytes) -> QFunction:
     from onnx.reference import ReferenceEvaluator
 
     evaluator: Any = ReferenceEvaluator(model)  # its annotations omit that `run` returns a list
-    return lambda observation: np.asarray(evaluator.run(None, {"observation": observation})[0])
+
+    def q_values(observation: npt.NDArray[np.float32], mask: Mask | None = None) -> npt.NDArray[np.float32]:
+        given = {"observation": observation} | ({} if mask is None else {ACTION_MASK: mask})
+        return np.asarray(evaluator.run(None, given)[0])
+
+    return q_values
 
 
 @torch.no_grad()
-def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale: npt.NDArray[np.float32]) -> None:
-    """Compare a runtime's Q-values with PyTorch's on 10,000 observations.
+def check_parity(
+    network: nn.Module,
+    q_function: QFunction,
+    *,
+    observation_scale: npt.NDArray[np.float32],
+    masked: bool = False,
+) -> None:
+    """Compare a runtime's Q-values with PyTorch's on 10,000 observations, fewer if they are large images.
 
     Raises:
-        ExportError: if Q-values differ by more than rounding, or greedy actions differ.
+        ExportError: if Q-values differ by more than rounding, or greedy actions differ; if the model is `masked`, also
+            if a mask does not mask.
     """
     generator = np.random.default_rng(0)
     scale = 2 * observation_scale
-    observation = generator.uniform(-scale, scale, (PARITY_OBSERVATIONS, *scale.shape)).astype(np.float32)
+    count = min(PARITY_OBSERVATIONS, max(1, _PARITY_ENTRIES // scale.size))
+    observation = generator.uniform(-scale, scale, (count, *scale.shape)).astype(np.float32)
     expected = network(torch.from_numpy(observation)).numpy()
     actual = q_function(observation)
     if not np.isfinite(actual).all():
@@ -242,4 +266,8 @@ def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale
     decided = best - runner_up > _ROUNDING * largest
     changed = int((actual.argmax(1) != expected.argmax(1))[decided].sum())
     if changed:
-        raise ExportError(f"the exported network prefers another action in {changed} of {PARITY_OBSERVATIONS} cases")
+        raise ExportError(f"the exported network prefers another action in {changed} of {count} cases")
+    if masked:
+        mask = generator.random(actual.shape) < 0.5
+        if not np.array_equal(q_function(observation, mask), np.where(mask, actual, np.float32(MASKED_Q))):
+            raise ExportError(f"the exported network does not apply its {ACTION_MASK}")

@@ -114,7 +114,7 @@ class TrainingState:
         try:
             spaces = environment.spaces
             made = body_of(config, spaces.observation_shape, body)
-            require_memory(config, spaces, made)
+            require_memory(config, spaces, made, mask=environment.mask_size)
             divisors(config, spaces)
             if start is not None:
                 require_start(config, start, spaces, made)
@@ -124,8 +124,8 @@ class TrainingState:
             return cls(
                 config,
                 environment=environment,
-                accumulator=_accumulator(config, hyperparameters, spaces),
-                replay=_replay(replay, config, spaces, generator, device),
+                accumulator=_accumulator(config, hyperparameters, environment),
+                replay=_replay(replay, config, environment, generator, device),
                 learner=Learner(config, networks.on(device), hyperparameters),
                 generator=generator,
             )
@@ -244,7 +244,9 @@ def _initialised(config: DQNConfig, hyperparameters: HyperParameters, spaces: Sp
     )
 
 
-def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, spaces: Spaces) -> NStepAccumulator:
+def _accumulator(
+    config: DQNConfig, hyperparameters: HyperParameters, environment: VectorEnvironment
+) -> NStepAccumulator:
     return NStepAccumulator(
         n_step=config.n_step,
         gamma=hyperparameters.gamma,
@@ -252,21 +254,27 @@ def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, spaces: Sp
         bootstrap_on_truncation=config.bootstrap_on_truncation,
         num_agents=config.num_agents,
         num_envs=config.num_envs,
-        obs=spaces.observation_size,
-        dtype=getattr(torch, spaces.dtype),
+        obs=environment.observation_size,
+        dtype=getattr(torch, environment.spaces.dtype),
+        mask=environment.mask_size,
     )
 
 
 def _replay(
-    make: MakeReplay, config: DQNConfig, spaces: Spaces, generator: torch.Generator, device: torch.device
+    make: MakeReplay,
+    config: DQNConfig,
+    environment: VectorEnvironment,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Replay:
     A, capacity, exponent = config.num_agents, config.replay_capacity, config.priority_exponent
     return make(
         num_agents=A,
         capacity=capacity,
-        obs=spaces.observation_size,
+        obs=environment.observation_size,
+        mask=environment.mask_size,
         generator=generator,
-        dtype=getattr(torch, spaces.dtype),
+        dtype=getattr(torch, environment.spaces.dtype),
         priorities=Priorities(num_agents=A, capacity=capacity, exponent=exponent) if exponent else None,
         device=device,
     )

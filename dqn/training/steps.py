@@ -13,6 +13,7 @@ from dqn.experience.exploration import (
     linear_epsilon,
     require_actions,
 )
+from dqn.experience.masking import allows, masked
 from dqn.experience.transitions import Transition
 from dqn.finite import all_finite
 from dqn.learning.losses import Loss, require_loss
@@ -68,8 +69,8 @@ def collect(state: TrainingState, exploration: Exploration | None = None) -> Non
     Agents with Q-values that are not finite leave as diverged before they act.
 
     Raises:
-        ConfigError: if `exploration` does not return an action for each sub-environment.
-        EnvironmentFaultError: if the environment returns a value that is not finite.
+        ConfigError: if `exploration` does not return an allowed action for each sub-environment.
+        EnvironmentFaultError: if the environment returns a value that is not finite, or an invalid action mask.
     """
     config = state.config
     epsilon, persistence = _epsilon(state), state.learner.hyperparameters.exploration_persistence
@@ -80,15 +81,18 @@ def collect(state: TrainingState, exploration: Exploration | None = None) -> Non
         if state.agents.numel():
             collect(state, exploration)
         return
+    mask = state.environment.action_mask
     if exploration:
-        action = require_actions(exploration(q_values, epsilon, state.generator), q_values)
+        action = require_actions(exploration(masked(q_values, mask), epsilon, state.generator), q_values, mask)
     else:
         action = epsilon_greedy(
-            q_values, epsilon, state.generator, persistence=persistence, persisting=state.persisting
+            q_values, epsilon, state.generator, mask=mask, persistence=persistence, persisting=state.persisting
         )
     transition = state.environment.step(action)
     # A repeated action ends with its episode. Actions are ignored while a sub-environment is reset.
     state.persisting[transition.terminated | transition.truncated | ~transition.valid] = -1
+    if transition.next_mask is not None:
+        state.persisting[~allows(transition.next_mask, state.persisting)] = -1
     share = torch.as_tensor(persistence).float() * num_persisting / transition.valid.sum(1).clamp_min(1)
     state.epsilon = epsilon + (1 - epsilon) * share
     state.replay.insert(*state.accumulator.push(transition))

@@ -1,6 +1,7 @@
 """What a population does with networks, for every body and every head."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -156,6 +157,15 @@ def test_serving_plays_what_is_exported(body: str, head: str) -> None:
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     shape = model.graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in shape] == ["batch", *networks.body.observation_shape]
+
+
+@pytest.mark.parametrize("body", ["conv", pytest.param("own module", marks=pytest.mark.slow)])
+def test_masks_are_an_input_of_every_exported_body(body: str) -> None:
+    networks, properties = population(body, "atoms"), dataclasses.replace(PROPERTIES, masked=True)
+    policy = OnnxPolicy.load(export_onnx(networks, properties, load=by_reference))
+    images = torch.unflatten(observations(networks)[1], 1, networks.body.observation_shape).numpy()
+    mask = np.arange(30).reshape(10, 3) % 3 == 2
+    assert policy.act(images, mask).tolist() == [2] * 10
 
 
 def test_a_module_that_computes_something_else_than_its_base_is_not_taken_for_it(

@@ -1,5 +1,6 @@
 """Bodies, heads, exploration and replay buffers in training: learned with, resumed and exported."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dqn.training.loop import train
 from dqn.training.machine import training_bytes
 from dqn.training.state import TrainingState
 from tests.support.dqn.bodies import Gated, layers
+from tests.support.dqn.masked import BEST, QUICK, counted
 from tests.support.dqn.spaces import LENGTH
 from tests.support.dqn.training import equal
 
@@ -166,6 +168,17 @@ def test_actions_that_are_none_are_refused(action: Any, message: str) -> None:
         train(config_of("own exploration"), exploration=exploration)
 
 
+def test_exploration_and_atoms_are_among_the_allowed_actions() -> None:
+    config = dataclasses.replace(
+        QUICK, initial_q=0.0, num_atoms=21, value_range=(-10.0, 10.0), acceptance_return=None, max_updates=300
+    )
+    with counted():
+        result = train(config, exploration=boltzmann)
+    assert float(result.test_returns(2).max()) == BEST
+    with pytest.raises(ConfigError, match="got one that the action mask forbids"):
+        train(QUICK, exploration=lambda q_values, *_: q_values.argmin(2))
+
+
 def test_memory_counts_the_body() -> None:
     def taken(part: str, **fields: Any) -> int:
         config = config_of(part, **fields)
@@ -182,10 +195,7 @@ def test_memory_counts_the_body() -> None:
 @pytest.mark.slow
 def test_a_distribution_of_returns_balances_the_pole() -> None:
     """C51 solves CartPole with the preset's own values, where the returns lie between 0 and 1."""
-    preset = PRESETS["cartpole"]
-    config = preset.__class__.from_dict(
-        preset.to_dict() | {"num_agents": 4, "initial_q": 0.0, "num_atoms": 51, "value_range": (0.0, 1.0)}
-    )
+    config = dataclasses.replace(PRESETS["cartpole"], num_agents=4, initial_q=0.0, num_atoms=51, value_range=(0.0, 1.0))
     result = train(config)
     assert result.solved_fraction >= 0.5, result
     assert float(result.test_returns(20).mean(1).max()) > 475
