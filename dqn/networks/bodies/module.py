@@ -65,7 +65,7 @@ class ModuleBody:
         *followed, features = activations
         gradients = torch.autograd.grad(features, followed, gradient, allow_unused=True, materialize_grads=True)
         for weight, of_weight in zip(weights, gradients, strict=True):
-            weight.grad = of_weight
+            weight.grad = of_weight.contiguous()  # the fused AdamW reads memory, whatever the strides are
 
     def modules(self, weights: Tensors, biases: Tensors) -> list[nn.Module]:
         """As in `Body`."""

@@ -61,6 +61,7 @@ def test_gradients_are_those_of_autograd_through_each_agents_modules(body: str, 
     expected = torch.autograd.grad((outputs * followed.by_action(gradient)).sum(), followed.tensors)
     for mine, theirs in zip(networks.tensors, expected, strict=True):
         assert mine.grad is not None
+        assert mine.grad.is_contiguous(), "the fused AdamW reads gradients in the order of memory"
         assert mine.ndim == 3, "what is computed for every tensor needs no other shapes"
         torch.testing.assert_close(mine.grad, theirs)
 
