@@ -160,6 +160,7 @@ COMMANDS: Final = {
 PYTHON: Final = {
     "from dqn import PRESETS, train": RUN,
     "from dataclasses import replace": RUN,
+    "from torch import nn": RUN,
     "from dqn import Policy, evaluate": STOOD_IN,
     "from torch.utils.tensorboard import SummaryWriter": STOOD_IN,
     "import wandb": STOOD_IN,
