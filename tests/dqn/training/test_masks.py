@@ -64,7 +64,7 @@ def test_without_its_masks_an_agent_takes_actions_that_are_not_allowed(monkeypat
 
 def unmasked_step(step: Any) -> Any:
     def illegal(self: Corridor, action: np.int64) -> Any:
-        Corridor.illegal += int(action) not in (self._onward(), (self._onward() - 1) % ACTIONS)
+        Corridor.illegal += int(action) not in (self._onward(), (self._onward() + 4) % 5)
         return step(self, action)
 
     return illegal
