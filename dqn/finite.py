@@ -56,8 +56,8 @@ def require_finite(field: str, values: Any, env_id: str, *, step: int, agents: A
     row, *entry = np.argwhere(~(np.abs(array) <= GREATEST))[0].tolist()
     value = array[(row, *entry)]
     raise EnvironmentFaultError(
-        f"environment {env_id!r} returned the {field} {value}{f' in entry {entry[0]}' if entry else ''}, which is not "
-        f"a finite float32, {place(row, len(array), step=step, agents=agents)}: look at its "
+        f"environment {env_id!r} returned the {field} {value}{f' in entry {str(entry)[1:-1]}' if entry else ''}, which "
+        f"is not a finite float32, {place(row, len(array), step=step, agents=agents)}: look at its "
         f"{'step()' if step else 'reset()'} for a division by zero, an overflow or a missing measurement"
     )
 

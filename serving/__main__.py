@@ -181,7 +181,7 @@ def resolve(source: ModelSource, uri: ModelURI, cache: Cache | None, environment
 
 
 def _record(served: ServedModel, options: Namespace) -> int:
-    if why := why_no_pictures(served.policy.metadata.env_id):
+    if why := why_no_pictures(served.policy.metadata.environment):
         raise RecordingError(why)
     replay = record(
         served.policy,

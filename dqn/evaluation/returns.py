@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dqn.environments.making import make_vec
 from dqn.environments.masks import action_masks
-from dqn.environments.spec import environment_spec
+from dqn.environments.spec import Environment, environment_spec
 from dqn.environments.world import NOMINAL, World
 from dqn.finite import require_finite
 
@@ -21,7 +21,7 @@ masks `[N, actions]`, bool, as a second argument."""
 
 def episodic_returns(
     act: Act,
-    env_id: str,
+    environment: str | Environment,
     world: World = NOMINAL,
     *,
     num_episodes: int,
@@ -32,7 +32,7 @@ def episodic_returns(
 
     Args:
         act: the policy, for N = num_episodes.
-        env_id: a registered Gymnasium environment with a time limit.
+        environment: a Gymnasium environment with a time limit.
         world: the world of the episodes.
         num_episodes: number of sub-environments; the first episode of each counts.
         seed: determines every initial state and every random transition.
@@ -42,8 +42,9 @@ def episodic_returns(
         EnvironmentUnsupportedError: if the environment is unknown, has no time limit or cannot have this world.
         EnvironmentFaultError: if an observation or a reward is not finite, or an action mask is invalid.
     """
-    envs = make_vec(env_id, world, num_envs=num_episodes, max_episode_steps=max_episode_steps)
-    limit = max_episode_steps or environment_spec(env_id).max_episode_steps
+    envs = make_vec(environment, world, num_envs=num_episodes, max_episode_steps=max_episode_steps)
+    env_id = Environment.of(environment).env_id
+    limit = max_episode_steps or environment_spec(environment).max_episode_steps
     assert limit is not None, "environment_spec requires a limit"
     returns = np.zeros(num_episodes)
     finished = np.zeros(num_episodes, dtype=np.bool_)

@@ -2,7 +2,7 @@
 
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,15 +13,16 @@ from dqn.experience.transitions import Batch
 
 _CHUNK_ROWS = 8_192
 _FLOAT = 4
+_NUMBERS = 3  # action, reward and discount
 
 
 class ReplayBuffer:
     """A ring buffer of transitions for each agent, in one preallocated tensor.
 
     A transition is one row of float32, so that sampling a batch for all agents is a single gather, several times
-    cheaper than one per field. Actions are exact up to 2^24. Sampling is uniform without `priorities`. The rows and the
-    samples are on `device`; random draws and indices are computed on the CPU. A mask of actions, where the environment
-    has them, is a byte per action at the end of the row.
+    cheaper than one per field. Observations of bytes, and the masks of actions of an environment that has them, are
+    four to an entry of the row, which is only copied. Actions are exact up to 2^24. Sampling is uniform without
+    `priorities`. The rows and the samples are on `device`; random draws and indices are computed on the CPU.
 
     On the CPU the rows are a memory mapping, so that parts of it can be returned to the system. Copying the remaining
     agents' rows to a smaller tensor would almost double the memory of a training.
@@ -34,6 +35,7 @@ class ReplayBuffer:
         capacity: int,
         obs: int,
         generator: torch.Generator,
+        dtype: torch.dtype = torch.float32,
         priorities: Priorities | None = None,
         device: torch.device | str = "cpu",
         mask: int = 0,
@@ -41,9 +43,9 @@ class ReplayBuffer:
         """`mask` is the number of actions of an environment with action masks, and 0 without."""
         self._capacity = capacity
         self._priorities = priorities
-        self._obs, self._mask = obs, mask
+        self._obs, self._dtype, self._mask = obs, dtype, mask
         self._generator = generator
-        shape = (num_agents, capacity, row_width(obs, mask))
+        shape = (num_agents, capacity, row_width(obs, dtype.itemsize, mask))
         if torch.device(device).type == "cpu":
             self._memory = mmap.mmap(-1, math.prod(shape) * _FLOAT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             self._rows = torch.frombuffer(self._memory, dtype=torch.float32).view(shape)
@@ -72,14 +74,12 @@ class ReplayBuffer:
         if (most := int(count.max())) > self._capacity:
             raise ValueError(f"{most} transitions at once do not fit a capacity of {self._capacity}")
         columns = [
-            batch.observation,
-            batch.next_observation,
+            *self._packed(batch.observation, batch.next_observation),
+            *([] if batch.next_mask is None else [_as_floats(batch.next_mask)]),
             batch.action.unsqueeze(-1).float(),
             batch.reward.unsqueeze(-1),
             batch.discount.unsqueeze(-1),
         ]
-        if batch.next_mask is not None:
-            columns.append(_as_floats(batch.next_mask))
         row = valid.flatten().nonzero().squeeze(1)
         first = self._position - (count.cumsum(0) - count)
         slot = (torch.arange(len(row)) + first.repeat_interleave(count)) % self._capacity
@@ -100,7 +100,7 @@ class ReplayBuffer:
         ranges = torch.tensor([torch.inf, -torch.inf]).repeat(len(agents), self._obs, 1)
         for row, agent in enumerate(agents.tolist()):
             if size := int(self._size[agent]):
-                observation = self._rows[agent, :size, : self._obs]
+                observation, _ = self._observations(self._rows[agent, :size])
                 ranges[row] = torch.stack((observation.amin(0), observation.amax(0)), dim=-1).cpu()
         return ranges
 
@@ -125,15 +125,15 @@ class ReplayBuffer:
             slot = (draws * self._size.unsqueeze(1)).long()
         index = (slot + self._offset()).to(self._rows.device)
         rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
-        end = row_width(self._obs)
-        action, reward, discount = rows[..., end - 3 : end].unbind(-1)
+        action, reward, discount = rows[..., -_NUMBERS:].unbind(-1)
+        observation, next_observation = self._observations(rows)
         return Batch(
-            observation=rows[..., : self._obs],
+            observation=observation,
             action=action.long(),
             reward=reward,
-            next_observation=rows[..., self._obs : 2 * self._obs],
+            next_observation=next_observation,
             discount=discount,
-            next_mask=rows[..., end:].view(torch.bool)[..., : self._mask] if self._mask else None,
+            next_mask=self._masks(rows),
             weight=weight,
             slot=slot,
         )
@@ -187,6 +187,24 @@ class ReplayBuffer:
             for first in range(0, used, _CHUNK_ROWS):
                 yield rows[first : min(first + _CHUNK_ROWS, used)]
 
+    def _packed(self, *observations: Tensor) -> Sequence[Tensor]:
+        """Two observations `[A, B, obs]` as the first entries of a row."""
+        if self._dtype == torch.float32:
+            return observations
+        return [_as_floats(torch.cat(observations, dim=-1))]
+
+    def _observations(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The observation and the next observation `[..., obs]` of rows, in their own type."""
+        both = rows[..., :-_NUMBERS].view(self._dtype)
+        return both[..., : self._obs], both[..., self._obs : 2 * self._obs]
+
+    def _masks(self, rows: Tensor) -> Tensor | None:
+        """The masks `[..., actions]` of rows; None without."""
+        if not self._mask:
+            return None
+        first = row_width(self._obs, self._dtype.itemsize) - _NUMBERS
+        return rows[..., first:-_NUMBERS].view(torch.bool)[..., : self._mask]
+
     def _used(self) -> int:
         """Largest number of rows in use of any agent."""
         return int(self._size.max()) if len(self._size) else 0
@@ -195,16 +213,21 @@ class ReplayBuffer:
         return torch.arange(len(self._size)).unsqueeze(1) * self._capacity
 
 
-def row_width(obs: int, mask: int = 0) -> int:
-    """Number of floats of a stored transition: two observations, action, reward, discount, and a mask in bytes."""
-    return 2 * obs + 3 + -(-mask // _FLOAT)
+def row_width(obs: int, itemsize: int = _FLOAT, mask: int = 0) -> int:
+    """Number of floats of a stored transition: two observations with entries of `itemsize` bytes, and three numbers.
+
+    With action masks of `mask` actions, it has a byte for each.
+    """
+    return -(-2 * obs * itemsize // _FLOAT) + -(-mask // _FLOAT) + _NUMBERS
 
 
-def replay_bytes(*, num_agents: int, capacity: int, obs: int, mask: int = 0, prioritised: bool = False) -> int:
-    """Memory of a replay buffer in bytes; `mask` is the number of actions of an environment with action masks."""
-    return num_agents * (capacity * row_width(obs, mask) + 2 * leaves(capacity) * prioritised) * _FLOAT
+def replay_bytes(
+    *, num_agents: int, capacity: int, obs: int, itemsize: int = _FLOAT, mask: int = 0, prioritised: bool = False
+) -> int:
+    """Memory of a replay buffer in bytes; `itemsize` and `mask` as in `row_width`."""
+    return num_agents * (capacity * row_width(obs, itemsize, mask) + 2 * leaves(capacity) * prioritised) * _FLOAT
 
 
-def _as_floats(mask: Tensor) -> Tensor:
-    """A mask `[..., actions]`, bool, as the bytes of floats `[..., ceil(actions / 4)]`, which are only copied."""
-    return torch.nn.functional.pad(mask, (0, -mask.shape[-1] % _FLOAT)).view(torch.float32)
+def _as_floats(values: Tensor) -> Tensor:
+    """Values `[..., n]` of one byte each as the bytes of floats `[..., ceil(n / 4)]`."""
+    return torch.nn.functional.pad(values, (0, -values.shape[-1] % _FLOAT)).view(torch.float32)

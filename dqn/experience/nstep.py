@@ -26,6 +26,7 @@ class NStepAccumulator:
         num_agents: int,
         num_envs: int,
         obs: int,
+        dtype: torch.dtype = torch.float32,
         mask: int = 0,
     ) -> None:
         """`mask` is the number of actions of an environment with action masks, and 0 without."""
@@ -34,8 +35,8 @@ class NStepAccumulator:
         self._reward_scale = _of_each_start(reward_scale)
         self._bootstrap_on_truncation = bootstrap_on_truncation
         shape = (n_step, num_agents, num_envs)
-        self._observation = torch.zeros(*shape, obs)
-        self._next_observation = torch.zeros(*shape, obs)
+        self._observation = torch.zeros(*shape, obs, dtype=dtype)
+        self._next_observation = torch.zeros(*shape, obs, dtype=dtype)
         self._action = torch.zeros(shape, dtype=torch.int64)
         self._reward = torch.zeros(shape)
         self._weight = torch.zeros(shape)  # gamma^k of the next reward; 0 after the episode's end

@@ -1,11 +1,11 @@
 """A vector environment with tensors `[A, E, ...]`; the only code that deals with autoreset."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
@@ -13,7 +13,8 @@ from dqn.environments.conditions import Integers
 from dqn.environments.making import make_vec, side_by_side
 from dqn.environments.masks import ACTION_MASK, action_masks
 from dqn.environments.snapshot import SnapshotError, capture, restore, why_not_capturable
-from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.spaces import Spaces, flattened_space, spaces_of
+from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import narrowed
 from dqn.experience.transitions import Transition
@@ -27,18 +28,24 @@ class VectorEnvironment:
     Such a step is returned with `valid` False.
     """
 
-    def __init__(self, env_id: str, world: World = NOMINAL, *, num_agents: int, num_envs: int, seed: int) -> None:
-        self.env_id = env_id
+    def __init__(
+        self, environment: str | Environment, world: World = NOMINAL, *, num_agents: int, num_envs: int, seed: int
+    ) -> None:
+        self.origin = Environment.of(environment)
+        self.env_id = env_id = self.origin.env_id
         self.num_envs = num_envs
         self._agents = torch.arange(num_agents)
         self._steps = 0
-        self._envs = make_vec(env_id, world, num_envs=num_agents * num_envs)
+        self._envs = make_vec(environment, world, num_envs=num_agents * num_envs)
         try:
-            self.observation_size, self.num_actions = _sizes(self._envs, env_id)
+            self.spaces = _spaces(self._envs, env_id)
+            self.observation_size, self.num_actions = self.spaces.observation_size, self.spaces.num_actions
+            self._dtype: torch.dtype = getattr(torch, self.spaces.dtype)
             self._world = world
             self._uncaptured: str | None = None
             self._tried = False
             self.reset(seed=seed)
+            self.spaces = dataclasses.replace(self.spaces, masked=self.action_mask is not None)
         except BaseException:
             self.close()
             raise
@@ -51,7 +58,7 @@ class VectorEnvironment:
         """
         if not self._tried:
             self._tried = True
-            make = partial(make_vec, self.env_id, self._world, num_envs=1)
+            make = partial(make_vec, self.origin, self._world, num_envs=1)
             self._uncaptured = why_not_capturable(make, self.num_actions)
         return self._uncaptured
 
@@ -59,11 +66,6 @@ class VectorEnvironment:
     def num_agents(self) -> int:
         """Number of agents, A."""
         return int(self._previous_ended.shape[0])
-
-    @property
-    def mask_size(self) -> int:
-        """Number of actions if the environment has action masks, otherwise 0."""
-        return 0 if self.action_mask is None else self.num_actions
 
     def reset(self, *, seed: int) -> None:
         """Start new episodes in all sub-environments.
@@ -73,7 +75,7 @@ class VectorEnvironment:
         """
         observation, info = self._envs.reset(seed=seed)
         require_finite("observation", observation, self.env_id, step=0, agents=self._agents)
-        self.observation = self._tensor(observation, torch.float32)
+        self.observation = self._rows(observation)
         self._previous_ended = torch.zeros(self.observation.shape[:2], dtype=torch.bool)
         self.episodic_return = torch.zeros(self.observation.shape[:2], dtype=torch.float64)
         self.action_mask: Tensor | None = self._mask(info, self._previous_ended, step=0)
@@ -96,7 +98,7 @@ class VectorEnvironment:
             observation=self.observation,
             action=action,
             reward=self._tensor(reward, torch.float32),
-            next_observation=self._tensor(observation, torch.float32),
+            next_observation=self._rows(observation),
             terminated=self._tensor(terminated, torch.bool),
             truncated=self._tensor(truncated, torch.bool),
             valid=~self._previous_ended,
@@ -183,39 +185,34 @@ class VectorEnvironment:
         )
         return self._tensor(masks, torch.bool)
 
+    def _rows(self, observation: Any) -> Tensor:
+        """Observations `[A, E, observation_size]` in their own type."""
+        return self._tensor(observation, self._dtype).flatten(2)
+
     def _tensor(self, array: Any, dtype: torch.dtype) -> Tensor:
         tensor = torch.from_numpy(np.asarray(array)).to(dtype)
         return tensor.view(-1, self.num_envs, *tensor.shape[1:])
 
 
-def describe(env_id: str, world: World = NOMINAL) -> tuple[int, int]:
-    """Observation size and number of actions of an environment.
+def describe(environment: str | Environment, world: World = NOMINAL) -> Spaces:
+    """The observations and the number of actions of an environment, and whether it has action masks.
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown, has no time limit, cannot have this world, or has
-            other spaces than a flat Box and a Discrete.
+            other spaces than `spaces_of` supports.
     """
-    envs = make_vec(env_id, world, num_envs=1)
+    envs = make_vec(environment, world, num_envs=1)
     try:
-        return _sizes(envs, env_id)
+        found = _spaces(envs, Environment.of(environment).env_id)
+        return dataclasses.replace(found, masked=ACTION_MASK in envs.reset(seed=0)[1])
     finally:
         envs.close()
 
 
-def _sizes(envs: VectorEnv[Any, Any, Any], env_id: str) -> tuple[int, int]:
-    observation, action = envs.single_observation_space, envs.single_action_space
-    if (
-        not isinstance(observation, spaces.Box)
-        or len(observation.shape) != 1
-        or not observation.shape[0]
-        or not isinstance(action, spaces.Discrete)
-        or action.n < 2
-    ):
-        raise EnvironmentUnsupportedError(
-            f"environment {env_id!r} has observations {observation} and actions {action}; "
-            "supported are a flat Box (one axis of at least one number) and a Discrete action space of at least two"
-        )
-    return observation.shape[0], int(action.n)
+def _spaces(envs: VectorEnv[Any, Any, Any], env_id: str) -> Spaces:
+    found = spaces_of(envs.single_observation_space, envs.single_action_space, env_id)
+    flattened = flattened_space(envs.envs[0]) if isinstance(envs, SyncVectorEnv) else ""
+    return dataclasses.replace(found, flattened=flattened)
 
 
 def _narrow(envs: VectorEnv[Any, Any, Any], rows: Integers) -> VectorEnv[Any, Any, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dqn.config import DQNConfig
 from dqn.environments.making import has_action_mask
 from dqn.environments.masks import ACTION_MASK, MASKED_Q, Mask
-from dqn.environments.spec import environment_spec
+from dqn.environments.spec import Environment, EnvironmentUnsupportedError, environment_spec
 from dqn.environments.world import NOMINAL, World
 from dqn.networks.population import ObservationScale, QNetworks
 
@@ -57,6 +57,10 @@ class ModelProperties:
     """World that it was trained for."""
     observed: tuple[tuple[float, float], ...] = ()
     """Minimum and maximum of each entry of the observations in training; empty if unknown."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment, as a JSON object."""
+    max_episode_steps: int = 0
+    """Time limit of the environment; 0 for the registered one."""
     masked: bool = False
     """Whether its environment has action masks."""
 
@@ -73,14 +77,16 @@ class ModelProperties:
         """The properties of one agent of a population trained by `config`."""
         return cls(
             env_id=config.env_id,
-            action_meanings=action_meanings(environment_spec(config.env_id).id, num_actions),
+            action_meanings=action_meanings(_full_name(config.environment), num_actions),
             run_id=run_id,
             seed=config.seed,
             agent=agent,
             config_sha256=config.sha256,
             world=config.world,
             observed=tuple((low, high) for low, high in observed),
-            masked=has_action_mask(config.env_id, config.world),
+            env_kwargs=config.environment.kwargs,
+            max_episode_steps=config.max_episode_steps,
+            masked=has_action_mask(config.environment, config.world),
         )
 
     def to_strings(self) -> dict[str, str]:
@@ -94,6 +100,8 @@ class ModelProperties:
             "config_sha256": self.config_sha256,
             "world": json.dumps(self.world.to_dict(), sort_keys=True),
             "observed": json.dumps(self.observed),
+            "env_kwargs": self.env_kwargs,
+            "max_episode_steps": str(self.max_episode_steps),
             **({ACTION_MASK: "true"} if self.masked else {}),
         }
 
@@ -180,6 +188,14 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, Tensor], dict[str, Any]]
 
 def _batch(name: str, *shape: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+
+
+def _full_name(environment: Environment) -> str:
+    """The registered id with its version; the name of an environment that is not registered."""
+    try:
+        return environment_spec(environment).id
+    except EnvironmentUnsupportedError:
+        return environment.env_id
 
 
 def action_meanings(env_id: str, num_actions: int) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from dqn.environments.snapshot import SnapshotError
 from dqn.hyperparameters import HyperParameters
 from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
+from dqn.training.fits import Factory
 from dqn.training.state import TrainingState
 
 # File layout: this line, the content as written by `torch.save`, the pickled environments, the rows of the replay
@@ -71,12 +72,15 @@ def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[
         raise CheckpointError(f"checkpoint {path} could not be written ({error}); {kept}") from error
 
 
-def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[TrainingState, bool]:
+def load_checkpoint(
+    path: Path, config: DQNConfig | None = None, *, env: Factory | None = None
+) -> tuple[TrainingState, bool]:
     """Read a training state.
 
     Args:
         path: a file written by `save_checkpoint`.
         config: if given, the configuration that the checkpoint must have.
+        env: makes the environments, as it did when the training began.
 
     Returns:
         The state, and whether the environments continue in mid-episode. False if their state could not be captured;
@@ -102,7 +106,7 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
         if config is not None and saved != config:
             differing = [name for name, value in saved.to_dict().items() if config.to_dict()[name] != value]
             raise CheckpointError(f"{path} belongs to another configuration: {', '.join(differing)} differ")
-        state = TrainingState.begin(saved, HyperParameters.from_state_dict(content["hyperparameters"]))
+        state = TrainingState.begin(saved, HyperParameters.from_state_dict(content["hyperparameters"]), env=env)
         opened.callback(state.environment.close)
         content["state"]["environment"]["envs"] = file.read(environment_bytes) or None
         try:

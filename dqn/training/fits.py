@@ -1,37 +1,75 @@
 """Checks that the arguments of a training, and its environment, fit the configuration."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
 import torch
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.environments.spaces import Spaces
+from dqn.environments.spec import Environment
 from dqn.hyperparameters import HyperParameters
 from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
 
+Factory = Callable[..., gym.Env[Any, Any]]
+"""Makes an environment, given keyword arguments."""
 
-def require_scale(config: DQNConfig, observation_size: int) -> None:
-    """Check the length of `observation_scale`.
+
+def own_environment(config: DQNConfig, factory: Factory) -> Environment:
+    """The environment that a factory makes, by the name `env_id`.
+
+    Raises:
+        ConfigError: if that is the id of a registered environment: what is trained would seem to play there.
+    """
+    if config.env_id.rpartition(":")[2] in gym.registry:
+        raise ConfigError(
+            f"env_id {config.env_id!r} is a registered environment, which env= would replace: leave out env=, or give "
+            "yours a name of its own, such as DQNConfig(env_id='Mine-v0')"
+        )
+    return dataclasses.replace(config.environment, factory=factory)
+
+
+def require_factory(environment: Environment, factory: Factory | None) -> None:
+    """Check that a state to continue from has the given factory's environment.
+
+    Raises:
+        ConfigError: if it was made by another factory, or by none.
+    """
+    if factory is not None and environment.factory is not factory:
+        raise ConfigError("env differs from that of the state: leave it out, or pass it to load_checkpoint")
+
+
+def divisors(config: DQNConfig, spaces: Spaces) -> tuple[float, ...]:
+    """What the network divides each entry of an observation by `[obs]`: the configuration's, or that of the spaces.
+
+    Empty for 1.
 
     Raises:
         ConfigError: if it is neither empty nor one number per entry of the observation.
     """
     scale = config.observation_scale
-    if scale and len(scale) != observation_size:
+    if scale and len(scale) != spaces.observation_size:
         raise ConfigError(
-            f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
-            "give one number for each, or none for no scaling"
+            f"observation_scale has {len(scale)} entries and {config.env_id} has observations of "
+            f"{spaces.observation_size}; give one number for each, or none for no scaling (bytes become 0 to 1)"
         )
+    return scale or spaces.divisors
 
 
-def require_start(config: DQNConfig, start: QNetworks, *, observation_size: int, num_actions: int) -> None:
+def require_start(config: DQNConfig, start: QNetworks, spaces: Spaces) -> None:
     """Check that a network to start from has the configuration's shape.
 
     Raises:
         ConfigError: naming the differences.
     """
     given = _shape(start)
-    scale = config.observation_scale or (1.0,) * observation_size
+    observation_size, num_actions = spaces.observation_size, spaces.num_actions
+    scale = divisors(config, spaces) or (1.0,) * observation_size
     wanted = {
-        "body": body_of(config, (observation_size,)),
+        "body": body_of(config, spaces.observation_shape),
         "head": head_of(config),
         "dueling": config.dueling,
         "num_actions": num_actions,

@@ -13,7 +13,7 @@ from dqn.finite import none_left
 from dqn.hyperparameters import HyperParameters
 from dqn.learning.losses import Loss, require_loss
 from dqn.training.clock import Clock
-from dqn.training.fits import require_state
+from dqn.training.fits import Factory, require_factory, require_state
 from dqn.training.machine import torch_threads
 from dqn.training.metrics import Metrics
 from dqn.training.result import TrainingResult, result_of
@@ -26,6 +26,7 @@ def train(
     config: DQNConfig,
     hyperparameters: HyperParameters | None = None,
     *,
+    env: Factory | None = None,
     loss: Loss | None = None,
     state: TrainingState | None = None,
     on_metrics: Callable[[Sequence[Metrics]], None] = lambda _: None,
@@ -37,6 +38,8 @@ def train(
     Args:
         config: what to train.
         hyperparameters: values that differ between agents; None trains all agents by the configuration.
+        env: makes an environment of one's own, given `env_kwargs`; its name is the configuration's `env_id`. A policy
+            of it can be exported, but `flows` and serving play it only if it is registered with Gymnasium.
         loss: replaces the configuration's loss; pass it again when resuming.
         state: where an earlier process stopped, with its hyper-parameters; None starts a new training. Its environments
             are closed when this function returns or raises.
@@ -54,9 +57,10 @@ def train(
     """
     require_loss(config, loss)
     if state is None:
-        state = TrainingState.begin(config, hyperparameters)
+        state = TrainingState.begin(config, hyperparameters, env=env)
     else:
         require_state(state.config, state.hyperparameters, config, hyperparameters)
+        require_factory(state.environment.origin, env)
     with closing(state.environment):
         return _train(state, loss, on_metrics, on_checkpoint, now)
 

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from dqn.config import DQNConfig
+from dqn.environments.spec import Environment
 from dqn.evaluation.greedy import greedy_returns
 from dqn.finite import DivergedError
 from dqn.networks.population import QNetworks
+from dqn.policy import Policy
 from dqn.seeding import TEST, stream_seed
+from dqn.training.fits import Factory
 from dqn.training.machine import torch_threads
 from dqn.training.metrics import MetricHistory
 from dqn.training.milestones import Milestone
@@ -65,6 +68,13 @@ class TrainingResult:
     cpu_seconds: float
     milestones: tuple[Milestone, ...] = ()
     """Networks during training, oldest first."""
+    factory: Factory | None = None
+    """Makes the environment, if Gymnasium does not."""
+
+    @property
+    def environment(self) -> Environment:
+        """What it was trained in."""
+        return dataclasses.replace(self.config.environment, factory=self.factory)
 
     @property
     def best_agent(self) -> int:
@@ -126,26 +136,41 @@ class TrainingResult:
         config = self.config
         seed = stream_seed(config.seed, TEST, 0)
         with torch_threads(config.num_threads):
-            return greedy_returns(self.best, config.env_id, config.world, episodes=episodes, seed=seed).numpy()
+            return greedy_returns(self.best, self.environment, config.world, episodes=episodes, seed=seed).numpy()
 
     def export(self, path: str | Path) -> None:
         """Write the policy of `best_agent`: as an ONNX file for any runtime, or as a page that plays it.
 
-        The exported model is first compared with the network in ONNX's reference implementation. Nothing is written if
-        this raises.
-
         Args:
             path: of the file. A name that ends in `.html` gives a card (`dqn.cards.card`); any other name gives ONNX,
-                which this project's server plays too.
+                which this project's server plays too, the same as `policy().save(path)`.
+
+        Raises:
+            DivergedError, ExportError: as `policy`; nothing is written then.
+        """
+        from dqn.cards.card import card
+
+        agent = self.best_agent
+        content = self._exported(agent)
+        if Path(path).suffix == ".html":
+            words = in_words(self.config, self.agents, agent, self.seconds, self.cpu_seconds)
+            content = card(content, title=f"{self.config.env_id}, agent {agent:02d}", **words)
+        Path(path).write_bytes(content)
+
+    def policy(self, agent: int | None = None) -> Policy:
+        """The policy of an agent's best network, which acts without PyTorch; by default of `best_agent`.
+
+        It is first compared with the network in ONNX's reference implementation.
 
         Raises:
             DivergedError: if every agent diverged.
             ExportError: if a weight is not finite, or if the exported model computes other Q-values than the network.
         """
-        from dqn.cards.card import card
+        return Policy(self._exported(self.best_agent if agent is None else range(len(self.agents))[agent]))
+
+    def _exported(self, agent: int) -> bytes:
         from dqn.networks.onnx import ModelProperties, by_reference, export_onnx
 
-        agent = self.best_agent
         properties = ModelProperties.of(
             self.config,
             num_actions=self.best.num_actions,
@@ -153,11 +178,7 @@ class TrainingResult:
             agent=agent,
             observed=self.agents[agent].observed,
         )
-        content = export_onnx(self.best, properties, load=by_reference)
-        if Path(path).suffix == ".html":
-            words = in_words(self.config, self.agents, agent, self.seconds, self.cpu_seconds)
-            content = card(content, title=f"{self.config.env_id}, agent {agent:02d}", **words)
-        Path(path).write_bytes(content)
+        return export_onnx(self.best, properties, load=by_reference)
 
 
 def in_words(
@@ -217,6 +238,7 @@ def result_of(state: TrainingState, judged: Mapping[int, float]) -> TrainingResu
         milestones=tuple(dataclasses.replace(kept, networks=kept.networks.on(_CPU)) for kept in state.milestones),
         seconds=state.seconds,
         cpu_seconds=state.cpu_seconds,
+        factory=state.environment.origin.factory,
     )
 
 

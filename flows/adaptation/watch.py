@@ -162,4 +162,4 @@ def elsewhere(model: str, version: int, before: int | None) -> str:
         policy = versions.download(model, number).policy
         returns = play(policy, NOMINAL, seed=stream_seed(number, TEST, 1))
         parts.append(f"version {number} returns {returns.mean():.0f}")
-    return f"in the nominal world {', '.join(parts)}; threshold {threshold_of(policy.metadata.env_id) or 0:g}"
+    return f"in the nominal world {', '.join(parts)}; threshold {threshold_of(policy.metadata.environment) or 0:g}"

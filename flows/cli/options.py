@@ -13,6 +13,7 @@ import tyro
 
 from dqn.config import WORLDS, ConfigError, DQNConfig
 from dqn.environments.world import World, WorldError
+from flows.cli.keywords import KEYWORDS, read_keywords
 from flows.request.suggestions import did_you_mean, expected
 
 _HELP: Final = "--help lists all"
@@ -41,6 +42,7 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, default: T) -> T:
                 args=list(argv),
                 config=(tyro.conf.FlagConversionOff,) if "config" in get_type_hints(kind) else (),
                 return_unknown_args=True,
+                registry=KEYWORDS,
             )
     except SystemExit as error:
         if error.code:
@@ -146,6 +148,8 @@ def converted(words: Sequence[str], kind: Any) -> Any:
         ValueError: if they cannot be converted.
     """
     origin, parts = get_origin(kind), get_args(kind)
+    if origin is dict:
+        return read_keywords(words)
     if origin in (Union, UnionType):
         for part in parts:
             with contextlib.suppress(ValueError):

@@ -7,26 +7,28 @@ from typing import Final
 import gymnasium as gym
 
 from dqn.config import ConfigError
-from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
+from dqn.environments.spec import Environment, EnvironmentUnsupportedError, environment_spec
 from dqn.presets import PRESETS
 from flows.failures.environments import named
 from flows.names import model_name, no_version
 from flows.request.general import GENERAL, StartName
 from flows.request.saved_presets import own_presets
 from flows.request.suggestions import did_you_mean
+from serving.commands import command, program
 from serving.models.glance import glance, glance_run
 
 _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
 
 
-def require_environment(env_id: str) -> None:
-    """Refuse an environment that is not registered with Gymnasium.
+def require_environment(environment: Environment) -> None:
+    """Refuse an environment that is not registered with Gymnasium, or has no time limit.
 
     Raises:
         EnvironmentUnsupportedError: naming the nearest registered ones.
     """
+    env_id = environment.env_id
     try:
-        environment_spec(env_id)
+        environment_spec(environment)
     except EnvironmentUnsupportedError as error:
         known = [name for name, spec in gym.registry.items() if spec.namespace is None]
         if ":" in env_id or env_id in gym.registry or not (meant := did_you_mean(env_id, known)):
@@ -36,7 +38,7 @@ def require_environment(env_id: str) -> None:
         module = env_id.rpartition(":")[0]
         raise EnvironmentUnsupportedError(
             f"module {module!r}, which is to register {env_id!r}, cannot be imported ({named(error)}); "
-            f"python -c 'import {module}' shows where"
+            f"{program('python')} -c 'import {module}' shows where"
         ) from error
 
 
@@ -90,7 +92,7 @@ def require_run(run_id: str, checkpoint_dir: Path) -> None:
     if not known.exists:
         raise ConfigError(
             f"there is no run {run_id!r} in {known.store}; its id is printed when training starts and is shown on its "
-            "page in `mlflow ui`"
+            f"page in `{command('ui')}`"
         )
     path = checkpoint_dir.absolute() / f"{run_id}.ckpt"
     if known.status != "FINISHED" and known.population and not known.trained and not path.exists():

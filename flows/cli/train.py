@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import tyro
 
 from dqn.config import ConfigError, DQNConfig
-from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.spec import Environment, EnvironmentUnsupportedError
 from dqn.presets import PRESETS
 from flows.cli import options
+from flows.cli.keywords import read_keywords
 from flows.cli.program import prepare, prog
 from flows.cli.refusals import (
     preset_warning,
@@ -76,9 +77,9 @@ def parse(argv: Sequence[str]) -> Arguments:
         SystemExit: with code 0 for `--help`.
     """
     options.require_once(argv)
-    if env_id := without_preset(argv):
-        require_environment(env_id)
-        default = Arguments(config=general(env_id), preset=GENERAL)
+    if environment := without_preset(argv):
+        require_environment(environment)
+        default = Arguments(config=general(environment), preset=GENERAL)
         return options.parse(Arguments, argv, prog=prog("train"), default=default)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?", const="", default="cartpole")
@@ -91,19 +92,28 @@ def parse(argv: Sequence[str]) -> Arguments:
     return options.parse(Arguments, given, prog=prog("train"), default=default)
 
 
-def without_preset(argv: Sequence[str]) -> str | None:
+def without_preset(argv: Sequence[str]) -> Environment | None:
     """The environment to train with general values, or None.
 
     General values are used if they are named, or if no preset is named and none was tuned to the environment.
+
+    Raises:
+        ConfigError: if the arguments of the environment cannot be read.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("env-id", "preset", "resume"):
+    for name in ("env-id", "preset", "resume", "max-episode-steps"):
         first.add_argument(f"--{name}", f"--{name.replace('-', '_')}", nargs="?", const="")
+    first.add_argument("--env-kwargs", "--env_kwargs", nargs="*", default=[])
     known, _ = first.parse_known_args(argv)
-    if known.preset == GENERAL:
-        return known.env_id or DQNConfig.env_id
     named = known.preset is not None or known.resume is not None or not known.env_id
-    return None if named or has_preset(known.env_id) else str(known.env_id)
+    if known.preset != GENERAL and (named or has_preset(known.env_id)):
+        return None
+    options.require_fitting(argv, options.option_types(Arguments))
+    return DQNConfig(
+        env_id=known.env_id or DQNConfig.env_id,
+        env_kwargs=read_keywords(known.env_kwargs),
+        max_episode_steps=int(known.max_episode_steps or 0),
+    ).environment
 
 
 def check(arguments: Arguments) -> str | None:
@@ -122,7 +132,7 @@ def check(arguments: Arguments) -> str | None:
         return None
     config = arguments.config
     require_device_name(config.device)
-    require_environment(config.env_id)
+    require_environment(config.environment)
     if arguments.warm_start:
         require_version(config.env_id, arguments.warm_start)
     return preset_warning(arguments.preset, config.env_id)
@@ -176,7 +186,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _overrides(arguments: Arguments) -> dict[str, Any]:
-    start = start_of(arguments.preset, arguments.config.env_id)
+    start = start_of(arguments.preset, arguments.config.environment)
     given = {field.name: getattr(arguments.config, field.name) for field in dataclasses.fields(DQNConfig)}
     changed = {name: value for name, value in given.items() if value != getattr(start, name)}
     return changed | ({"env_id": arguments.config.env_id} if arguments.preset == GENERAL else {})

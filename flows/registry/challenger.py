@@ -29,6 +29,10 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
         versions.WORLD_TAG: json.dumps(config.world.to_dict()),
         "gate": PENDING,
     }
+    if config.env_kwargs:
+        tags["env_kwargs"] = json.dumps(config.env_kwargs)
+    if config.max_episode_steps:
+        tags["max_episode_steps"] = str(config.max_episode_steps)
     name = versions.model_name(config.env_id)
     version = versions.register(fenced.checked(), name, model_id=model_id, run_id=run_id, tags=tags)
     gate = versions.get_version(fenced.client, name, version).tags["gate"]

@@ -156,11 +156,15 @@ def decide(
         reason = f"the file of {challenger} is not the one that was evaluated any more"
         return Decision(promote=False, outcome="invalid", reason=reason)
     policy = challenger.policy
-    threshold, at_home = threshold_of(policy.metadata.env_id), world is not None
+    threshold, at_home = threshold_of(policy.metadata.environment), world is not None
     played = policy.metadata.world if world is None else World.from_dict(world)
     decision = should_promote(returns, threshold, rival, stress, at_home)
     while decision.episodes and rival and rival.returns is not None:
-        more = {"version": version, "episodes": decision.episodes}
+        more: dict[str, Any] = {
+            "version": version,
+            "episodes": decision.episodes,
+            "environment": policy.metadata.environment,
+        }
         champion = versions.download(name, rival.version).policy
         returns = play_on(policy, played, returns, **more)
         rival = dataclasses.replace(rival, returns=play_on(champion, played, rival.returns, **more))
@@ -169,7 +173,7 @@ def decide(
 
 
 def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: int, stressed: bool) -> Champion:
-    """Play the champion on the challenger's episodes, in the challenger's world.
+    """Play the champion on the challenger's episodes, in the challenger's environment and world.
 
     A champion with a missing or damaged file can be replaced: the store works, as it has just returned the
     challenger's file. A champion of another environment cannot: it works, and clients use it.
@@ -179,12 +183,12 @@ def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: 
         env_id = artifact.policy.metadata.env_id
         if env_id != challenger.env_id:
             return Champion(version=version, returns=None, other_env_id=env_id)
-        require_playable(artifact, challenger.env_id)
+        require_playable(artifact, challenger.environment)
     except RegistryError as error:
         return Champion(version=version, returns=None, fault=str(error))
     return Champion(
         version=version,
-        returns=play(artifact.policy, challenger.world, seed=seed),
+        returns=play(artifact.policy, challenger.world, seed=seed, environment=challenger.environment),
         stress=under_stress(artifact.policy, challenger.world, seed=seed) if stressed else None,
     )
 

@@ -6,7 +6,7 @@ import mlflow
 import numpy as np
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
-from dqn.environments.spec import environment_spec
+from dqn.environments.spec import Environment, environment_spec
 from dqn.environments.world import World
 from dqn.evaluation.returns import episodic_returns
 from dqn.evaluation.statistics import Floats
@@ -65,7 +65,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
     env_id = policy.metadata.env_id
     if versions.model_name(env_id) != name:  # first, as looking the environment up may import a module
         raise RegistryError(f"{artifact} plays {env_id}; its policies are versions of {versions.model_name(env_id)}")
-    require_playable(artifact, env_id)
+    require_playable(artifact, policy.metadata.environment)
     seed = version_seed(version, episodes=EPISODES)
     returns = play(policy, policy.metadata.world, seed=seed)
     stress = under_stress(policy, policy.metadata.world, seed=seed) if stressed else None
@@ -111,13 +111,29 @@ def _spread(returns: Returns) -> str:
     )
 
 
-def play(policy: OnnxPolicy, world: World, *, seed: int, episodes: int = EPISODES) -> Returns:
-    """Returns `[episodes]` of a policy in a world, on the episodes of a seed."""
-    with of_environment(policy.metadata.env_id):
-        return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=episodes, seed=seed)
+def play(
+    policy: OnnxPolicy,
+    world: World,
+    *,
+    seed: int,
+    episodes: int = EPISODES,
+    environment: Environment | None = None,
+) -> Returns:
+    """Returns `[episodes]` of a policy in a world, on the episodes of a seed; by default in its own environment."""
+    environment = environment or policy.metadata.environment
+    with of_environment(environment.env_id):
+        return episodic_returns(policy.act, environment, world, num_episodes=episodes, seed=seed)
 
 
-def play_on(policy: OnnxPolicy, world: World, returns: Floats, *, version: int, episodes: int) -> Returns:
+def play_on(
+    policy: OnnxPolicy,
+    world: World,
+    returns: Floats,
+    *,
+    version: int,
+    episodes: int,
+    environment: Environment | None = None,
+) -> Returns:
     """Returns `[episodes]` of a policy: the given ones `[N]`, and those of the challenger's further episodes.
 
     Args:
@@ -126,9 +142,11 @@ def play_on(policy: OnnxPolicy, world: World, returns: Floats, *, version: int, 
         returns: of the policy's first episodes.
         version: of the challenger, which determines the episodes.
         episodes: the number of episodes in all.
+        environment: that both play in; by default the policy's own.
     """
     seed = further_seed(version, episodes=LOOKS[-1] - EPISODES) + len(returns) - EPISODES
-    return np.concatenate([returns, play(policy, world, seed=seed, episodes=episodes - len(returns))])
+    more = play(policy, world, seed=seed, episodes=episodes - len(returns), environment=environment)
+    return np.concatenate([returns, more])
 
 
 def under_stress(policy: OnnxPolicy, world: World, *, seed: int) -> StressTest | None:
@@ -152,27 +170,32 @@ def baselines(world: World) -> dict[str, StressTest]:
     return stressed_baselines(world, episodes=EPISODES)
 
 
-def require_playable(artifact: versions.Artifact, env_id: str) -> None:
+def require_playable(artifact: versions.Artifact, environment: str | Environment) -> None:
     """Refuse an artifact with a policy that cannot play an environment.
 
     Raises:
         RegistryError: naming the version and the mismatch.
     """
-    metadata = artifact.policy.metadata
+    metadata, env_id = artifact.policy.metadata, Environment.of(environment).env_id
     if metadata.env_id != env_id:
         raise RegistryError(f"{artifact} plays {metadata.env_id}, not {env_id}")
-    wanted, given = describe(env_id), (metadata.observation_size, metadata.num_actions)
+    spaces, given = describe(environment), (metadata.observation_shape, metadata.num_actions)
+    wanted = (spaces.observation_shape, spaces.num_actions)
     if given != wanted:
         raise RegistryError(
-            f"{artifact} takes {given[0]} numbers and chooses among {given[1]} actions; {env_id} has {wanted[0]} and "
-            f"{wanted[1]}"
+            f"{artifact} takes {_sizes(given[0])} numbers and chooses among {given[1]} actions; {env_id} has "
+            f"{_sizes(wanted[0])} and {wanted[1]}"
         )
-    ordinary = np.random.default_rng(0).normal(size=(32, wanted[0])).astype(np.float32)
+    ordinary = np.random.default_rng(0).normal(size=(32, *wanted[0])).astype(np.float32)
     ordinary[0] = 0
     if not np.isfinite(artifact.policy.q_values(ordinary)).all():
         raise RegistryError(f"{artifact} gives Q-values that are not finite")
 
 
-def threshold_of(env_id: str) -> float | None:
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def threshold_of(environment: str | Environment) -> float | None:
     """The environment's `reward_threshold`, if it has one."""
-    return environment_spec(env_id).reward_threshold
+    return environment_spec(environment).reward_threshold

@@ -73,7 +73,7 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
     metadata = OnnxPolicy.load(onnx_bytes).metadata
     float32 = np.dtype(np.float32)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, metadata.observation_size), INPUT)]),
+        inputs=Schema([TensorSpec(float32, (-1, *metadata.observation_shape), INPUT)]),
         outputs=Schema([TensorSpec(float32, (-1, metadata.num_actions), OUTPUT)]),
     )
     info = Model.log(
@@ -83,7 +83,7 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
         run_id=run_id,
         onnx_model=onnx.load_model_from_string(onnx_bytes),
         signature=signature,
-        input_example={INPUT: np.zeros((1, metadata.observation_size), np.float32)},
+        input_example={INPUT: np.zeros((1, *metadata.observation_shape), np.float32)},
         pip_requirements=_REQUIREMENTS,
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
@@ -219,9 +219,11 @@ def describe(
     client: MlflowClient, name: str, version: int, metadata: PolicyMetadata, *, training: str, evaluation: str
 ) -> None:
     """Write the description of a version: its inputs and outputs, training, evaluation, and how to play it."""
+    shape = ", ".join(map(str, metadata.observation_shape))
+    given = f" with `{metadata.env_kwargs}`" if metadata.env_kwargs != "{}" else ""
     description = f"""\
-The greedy policy of a DQN agent on **{metadata.env_id}**, one ONNX file. It takes `{INPUT}` float32 \
-`[batch, {metadata.observation_size}]` and gives `{OUTPUT}` float32 `[batch, {metadata.num_actions}]`, a value for \
+The greedy policy of a DQN agent on **{metadata.env_id}**{given}, one ONNX file. It takes `{INPUT}` float32 \
+`[batch, {shape}]` and gives `{OUTPUT}` float32 `[batch, {metadata.num_actions}]`, a value for \
 each action ({", ".join(metadata.action_meanings)}); the greedy action has the highest.
 
 **How it was trained:** {training}

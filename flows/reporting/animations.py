@@ -86,12 +86,12 @@ def spread(way: Sequence[Learned]) -> list[Learned]:
 
 def _drawn(policy: OnnxPolicy) -> WorldEnv | None:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
-    undrawn = make(policy.metadata.env_id, policy.metadata.world)
+    undrawn = make(policy.metadata.environment, policy.metadata.world)
     undrawn.close()
     if "rgb_array" not in undrawn.metadata.get("render_modes", ()):
         return None
     try:
-        return make(policy.metadata.env_id, policy.metadata.world, render_mode="rgb_array")
+        return make(policy.metadata.environment, policy.metadata.world, render_mode="rgb_array")
     except EnvironmentUnsupportedError:  # its constructor refuses a mode that its metadata list
         return None
 

@@ -55,7 +55,9 @@ def keep_learning(fenced: FencedClient, result: TrainingResult) -> None:
     networks = together([kept.networks for kept in way])
     seed = stream_seed(config.seed, SELECTION, 0, 2)
     with torch_threads(config.num_threads):
-        returns = greedy_returns(networks, config.env_id, config.world, episodes=_EPISODES, seed=seed).mean(1).tolist()
+        returns = (
+            greedy_returns(networks, config.environment, config.world, episodes=_EPISODES, seed=seed).mean(1).tolist()
+        )
     properties = ModelProperties.of(
         config,
         num_actions=networks.num_actions,

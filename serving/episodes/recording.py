@@ -30,7 +30,7 @@ _CODECS: Final = {
 def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]]:
     """Gymnasium's pictures `[height, width, 3]` of every `stride`-th step of the replay, with pushes marked."""
     changed, forces = by_step(replay.pushes, replay.changes)
-    simulation = Simulation(replay.env_id, World.from_dict(replay.world), render_mode="rgb_array")
+    simulation = Simulation(replay.environment, World.from_dict(replay.world), render_mode="rgb_array")
     shown = {
         step: (pushed, forces[pushed]) for pushed in sorted(forces) for step in range(pushed, pushed + _PUSH_STEPS)
     }

@@ -44,14 +44,16 @@ class Inference:
 
     id: str | None
     observation: FloatArray
-    """`[batch, obs]`."""
+    """`[batch, *observation_shape]`."""
     outputs: tuple[tuple[str, bool], ...]
     """Name of each output, and whether its data is wanted in binary."""
     mask: Mask | None = None
     """`[batch, actions]`; None if the request has no action mask."""
 
 
-def parse_infer(body: bytes, header_length: str | None, observation_size: int, *, mask_size: int = 0) -> Inference:
+def parse_infer(
+    body: bytes, header_length: str | None, observation_shape: Sequence[int], *, mask_size: int = 0
+) -> Inference:
     """Read an inference request; `mask_size` is the number of actions of a policy that takes action masks, and else 0.
 
     Raises:
@@ -61,7 +63,7 @@ def parse_infer(body: bytes, header_length: str | None, observation_size: int, *
     request = decode(_MASKED_DECODER, header) if mask_size else decode(_DECODER, header)
     tensors: dict[str, npt.NDArray[Any]] = {}
     for tensor in request.inputs:
-        tensors[tensor.name], rest = _parse_tensor(tensor, rest, observation_size, mask_size)
+        tensors[tensor.name], rest = _parse_tensor(tensor, rest, observation_shape, mask_size)
     if rest:
         raise RequestError(f"{len(rest)} bytes follow the JSON, but no input has a 'binary_data_size' for them")
     if INPUT not in tensors or len(tensors) < len(request.inputs):
@@ -101,7 +103,7 @@ def model_metadata(model: str, versions: Sequence[str], policy: PolicyMetadata) 
         versions=list(versions),
         platform=_PLATFORM,
         inputs=[
-            TensorMetadata(INPUT, "FP32", (-1, policy.observation_size)),
+            TensorMetadata(INPUT, "FP32", (-1, *policy.observation_shape)),
             *([TensorMetadata(ACTION_MASK, "BOOL", (-1, policy.num_actions))] if policy.masked else []),
         ],
         outputs=[
@@ -114,6 +116,8 @@ def model_metadata(model: str, versions: Sequence[str], policy: PolicyMetadata) 
             "run_id": policy.run_id,
             "seed": str(policy.seed),
             "config_sha256": policy.config_sha256,
+            "env_kwargs": policy.env_kwargs,
+            "max_episode_steps": str(policy.max_episode_steps),
             **({ACTION_MASK: "true"} if policy.masked else {}),
         },
     )
@@ -127,7 +131,7 @@ def model_config(model: str, policy: PolicyMetadata) -> ModelConfig:
         backend="onnxruntime",
         max_batch_size=MAX_BATCH,
         input=[
-            TensorConfig(INPUT, "TYPE_FP32", (policy.observation_size,)),
+            TensorConfig(INPUT, "TYPE_FP32", policy.observation_shape),
             *([TensorConfig(ACTION_MASK, "TYPE_BOOL", (policy.num_actions,), True)] if policy.masked else []),
         ],
         output=[
@@ -153,19 +157,20 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
 
 
 def _parse_tensor(
-    tensor: InputTensor, binary: bytes, observation_size: int, mask_size: int
+    tensor: InputTensor, binary: bytes, observation_shape: Sequence[int], mask_size: int
 ) -> tuple[npt.NDArray[Any], bytes]:
-    """An input `[batch, width]`, and what is left of the bytes after the JSON."""
+    """An input `[batch, ...]`, and what is left of the bytes after the JSON."""
     name, shape, parameters = tensor.name, tensor.shape, tensor.parameters
     is_mask = bool(mask_size) and name == ACTION_MASK
-    datatype, width = ("BOOL", mask_size) if is_mask else ("FP32", observation_size)
+    datatype, wanted = ("BOOL", [mask_size]) if is_mask else ("FP32", [*observation_shape])
     if (not is_mask and name != INPUT) or tensor.datatype != datatype:
-        wanted = f", and '{ACTION_MASK}' of BOOL or none" if mask_size else ""
+        besides = f", and '{ACTION_MASK}' of BOOL or none" if mask_size else ""
         raise RequestError(
-            f"expected one input '{INPUT}' of datatype FP32{wanted}, got {name[:40]!r} of {tensor.datatype[:40]!r}"
+            f"expected one input '{INPUT}' of datatype FP32{besides}, got {name[:40]!r} of {tensor.datatype[:40]!r}"
         )
-    if len(shape) != 2 or shape[1] != width or shape[0] < 1:
-        raise RequestError(f"'{name}' must have shape [batch, {width}] with a batch of 1 or more, got {shape[:9]}")
+    if not shape or shape[1:] != wanted or shape[0] < 1:
+        axes = ", ".join(map(str, wanted))
+        raise RequestError(f"'{name}' must have shape [batch, {axes}] with a batch of 1 or more, got {shape[:9]}")
     if shape[0] > MAX_BATCH:
         raise RequestError(f"a batch may have at most {MAX_BATCH} rows, got {shape[0]}")
     if parameters and parameters.shared_memory_region is not None:
@@ -202,7 +207,7 @@ def _from_json(tensor: InputTensor) -> FloatArray:
         values = np.array(data, dtype=np.float32)
     except ValueError:  # rows of several lengths, or rows and numbers
         raise RequestError(f"nested 'data' must have the shape {shape} that the request states") from None
-    if list(values.shape) != shape and values.shape != (prod(shape),):
+    if values.shape not in ((prod(shape),), (shape[0], prod(shape[1:]))):
         raise RequestError(f"shape {shape} takes {prod(shape)} numbers, 'data' has the shape {list(values.shape)}")
     return values.reshape(shape)
 

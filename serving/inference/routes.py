@@ -138,7 +138,7 @@ class InferenceAPI:
         begun = time.perf_counter_ns()
         policy = served.policy
         request = protocol.parse_infer(
-            body, header_length, policy.metadata.observation_size, mask_size=policy.metadata.mask_size
+            body, header_length, policy.metadata.observation_shape, mask_size=policy.metadata.mask_size
         )
         parsed = time.perf_counter_ns()
         q_values = policy.q_values(request.observation, request.mask)

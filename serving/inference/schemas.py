@@ -41,7 +41,7 @@ class InputTensor(Struct, frozen=True, gc=False):
     """A batch of observations, with its data here or in the bytes after the JSON."""
 
     name: Annotated[str, Meta(description="observation")]
-    shape: Annotated[list[int], Meta(description="[batch, obs]")]
+    shape: Annotated[list[int], Meta(description="[batch, obs], or [batch, height, width, channels]")]
     datatype: Annotated[str, Meta(description="FP32")]
     parameters: InputParameters | None = None
     data: Annotated[list[Float32 | list[Float32]], Meta(description="flat, or a list a row")] | None = None

@@ -39,7 +39,9 @@ class Inputs:
         self._rows_waiting = 0
 
     def add(self, observation: FloatArray, q_values: FloatArray) -> None:
-        """Add observations `[batch, obs]` and the Q-values `[batch, actions]` of the answer."""
+        """Add observations `[batch, ...]` and the Q-values `[batch, actions]` of the answer."""
+        if observation.shape[1:] != (len(self.entries),):  # of no known range: an image
+            observation = np.zeros((len(observation), 0), dtype=np.float32)
         self._waiting.append((observation, q_values))
         self._rows_waiting += len(observation)
         if self._rows_waiting >= _ROWS_AT_ONCE or len(self._waiting) >= _CALLS_AT_ONCE:
@@ -56,7 +58,7 @@ class Inputs:
         self.rows += len(observation)
         self.actions += np.bincount(q_values.argmax(axis=1), minlength=len(self.actions))
         self._count_gaps(q_values)
-        if len(self.entries):
+        if observation.shape[1]:
             self._count_entries(observation)
 
     def _count_gaps(self, q_values: FloatArray) -> None:

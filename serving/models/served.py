@@ -76,24 +76,25 @@ def _check_environment(policy: OnnxPolicy, admitted: frozenset[str]) -> None:
             f"environment {env_id[:80]!r} is not one of Gymnasium's: start serving with --allow-env to admit it"
         )
     try:
-        env = make(env_id, metadata.world)
+        env = make(metadata.environment, metadata.world)
     except ValueError as error:
         raise PolicyError(f"its episodes cannot be played here: {error}") from error
     try:
         observations, actions = env.observation_space, env.action_space
     finally:
         env.close()
-    if observations.shape != (metadata.observation_size,):
+    if observations.shape != metadata.observation_shape:
         raise PolicyError(
-            f"it takes observations of {metadata.observation_size} entries, {env_id} has the shape {observations.shape}"
+            f"it takes observations of the shape {metadata.observation_shape}, {env_id} has the shape "
+            f"{observations.shape}"
         )
     if not isinstance(actions, gym.spaces.Discrete) or (actions.start, actions.n) != (0, metadata.num_actions):
         raise PolicyError(f"it chooses among {metadata.num_actions} actions, {env_id} has {actions}")
 
 
 def _check_answers(policy: OnnxPolicy) -> None:
-    width, actions = policy.metadata.observation_size, policy.metadata.num_actions
-    batch = np.random.default_rng(0).normal(size=(_ROWS, width)).astype(np.float32)
+    shape, actions = policy.metadata.observation_shape, policy.metadata.num_actions
+    batch = np.random.default_rng(0).normal(size=(_ROWS, *shape)).astype(np.float32)
     batch[0] = 0
     mask = np.eye(actions, dtype=np.bool_)[np.arange(_ROWS) % actions]  # one action a row
     try:

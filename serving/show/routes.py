@@ -143,7 +143,7 @@ class LiveAPI:
 
 
 def _require_pictures(served: ServedModel) -> None:
-    if why := why_no_pictures(served.policy.metadata.env_id):
+    if why := why_no_pictures(served.policy.metadata.environment):
         raise NoPicturesError(why)
 
 

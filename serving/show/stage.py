@@ -78,7 +78,7 @@ class Stage:
         if served is None:
             raise RegistryUnavailableError(f"nothing plays: {self._models.notice}")
         metadata = served.policy.metadata
-        tried = Simulation(metadata.env_id, self.real_world.preview(values, metadata))
+        tried = Simulation(metadata.environment, self.real_world.preview(values, metadata))
         try:
             tried.reset(0)
         finally:

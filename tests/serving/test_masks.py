@@ -53,7 +53,7 @@ def without_effect(proto: Any) -> None:
 
 def parse(*inputs: dict[str, Any], binary: bytes = b"") -> Any:
     header = orjson.dumps({"inputs": inputs})
-    return parse_infer(header + binary, str(len(header)), LENGTH, mask_size=ACTIONS)
+    return parse_infer(header + binary, str(len(header)), [LENGTH], mask_size=ACTIONS)
 
 
 def models_of(folder: Path) -> Models:
@@ -152,7 +152,7 @@ def test_bytes_that_do_not_fit_are_refused(size: int) -> None:
 
 def test_a_policy_without_masks_is_sent_none() -> None:
     with pytest.raises(RequestError, match="inputs must be a list of length at most 1"):
-        parse_infer(orjson.dumps({"inputs": [OBSERVATION, MASK | {"data": [1, 0] * ACTIONS}]}), None, LENGTH)
+        parse_infer(orjson.dumps({"inputs": [OBSERVATION, MASK | {"data": [1, 0] * ACTIONS}]}), None, [LENGTH])
 
 
 def test_the_server_answers_with_allowed_actions(tmp_path: Path) -> None:

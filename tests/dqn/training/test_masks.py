@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from dqn.config import DQNConfig
+from dqn.environments.spaces import Spaces
 from dqn.environments.world import World
 from dqn.evaluation.greedy import greedy_returns
 from dqn.finite import EnvironmentFaultError
 from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
+from dqn.policy import evaluate
 from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.loop import train
 from dqn.training.machine import training_bytes
@@ -48,6 +50,8 @@ def test_the_corridor_is_solved_without_an_action_that_is_not_allowed(fields: di
         noisy = greedy_returns(result.best, CORRIDOR, config.world, episodes=50, seed=0, epsilon=0.5)
     assert 20 * -1 <= noisy.min() < BEST
     result.export(tmp_path / "policy.onnx")
+    with counted():
+        assert evaluate(result.policy(), episodes=5).min() == BEST
     with counted():
         steps = list(play(OnnxPolicy.load(tmp_path / "policy.onnx"), seed=3))
     assert steps[-1].episodic_return == BEST
@@ -134,8 +138,9 @@ def test_a_training_ends_with_the_agent_and_the_step_of_a_wrong_mask(
 
 def test_the_memory_of_masks_is_counted() -> None:
     config = DQNConfig(num_agents=2, num_envs=3, n_step=2, replay_capacity=2000)
-    plain = training_bytes(config, observation_size=4, num_actions=6)
-    assert training_bytes(config, observation_size=4, num_actions=6, mask=6) == plain + 2 * 2000 * 8 + 2 * 3 * 2 * 6
+    spaces = Spaces(observation_shape=(4,), num_actions=6)
+    plain, masked = (training_bytes(config, dataclasses.replace(spaces, masked=each)) for each in (False, True))
+    assert masked == plain + 2 * 2000 * 8 + 2 * 3 * 2 * 6
     state = TrainingState.begin(SHORT)
     assert state.replay.nbytes == SHORT.num_agents * SHORT.replay_capacity * (2 * LENGTH + 3 + 2) * 4
     state.environment.close()

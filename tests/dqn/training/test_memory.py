@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dqn.config import DQNConfig
+from dqn.environments.spaces import Spaces
 from dqn.experience.buffer import replay_bytes
 from dqn.training import machine
 from dqn.training.machine import memory_limit, release_memory, require_memory, training_bytes
@@ -34,10 +35,11 @@ def test_sizes_are_said_in_units_that_fit(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(machine, "memory_limit", lambda: 3 * 2**29)
     for needed, size in ((13 * 2**20, "13 MiB"), (2**30 - 2**20, "1023 MiB"), (2**30, "1.0 GiB")):
         monkeypatch.setattr(machine, "training_bytes", lambda *_, needed=needed, **__: needed)
-        said = require_memory(SMALL, observation_size=4, num_actions=2)
+        said = require_memory(SMALL, SPACES)
         assert said == f"training takes up to {size} of the machine's 1.5 GiB of memory"
 
 
+SPACES = Spaces(observation_shape=(4,), num_actions=2)
 SMALL = DQNConfig(
     num_agents=4,
     num_envs=4,
@@ -99,10 +101,10 @@ print(peak() - before)
 def test_quantiles_widen_the_last_layer() -> None:
     def taken(num_quantiles: int, dueling: bool) -> int:
         config = dataclasses.replace(SMALL, hidden_sizes=(7,), num_quantiles=num_quantiles, dueling=dueling)
-        return training_bytes(config, observation_size=4, num_actions=2)
+        return training_bytes(config, SPACES)
 
     assert taken(3, True) == training_bytes(
-        dataclasses.replace(SMALL, hidden_sizes=(7,)), observation_size=4, num_actions=9
+        dataclasses.replace(SMALL, hidden_sizes=(7,)), dataclasses.replace(SPACES, num_actions=9)
     )
     assert taken(3, False) == taken(2, True)
 
@@ -114,17 +116,17 @@ def test_the_figure_is_the_sum_of_its_parts() -> None:
     rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=False)
     pending = 4 * 5 * 3 * (4 + 4 + 6) * 4
     expected = rows + pending + 2 * 4 * 8 * (4 + 16 + 2) * 4 + kept * 4 * parameters * 4
-    assert training_bytes(config, observation_size=4, num_actions=2) == expected
+    assert training_bytes(config, SPACES) == expected
     copied = 4 * 2 * 512 * 4  # sums and minima of a tree of 512 leaves
     rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=True) - rows
     prioritised = dataclasses.replace(config, priority_exponent=0.6)
-    assert training_bytes(prioritised, observation_size=4, num_actions=2) == expected + rows + copied
+    assert training_bytes(prioritised, SPACES) == expected + rows + copied
     changes: dict[str, Any]
     for name in ("num_envs", "eval_episodes", "acceptance_episodes"):
         changes = {name: 9}
         wide = dataclasses.replace(config, **changes)
         more = 4 * 4 * 3 * (4 + 4 + 6) * 4 if name == "num_envs" else 0
-        assert training_bytes(wide, observation_size=4, num_actions=2) == expected + more + 2 * 4 * 22 * 4
+        assert training_bytes(wide, SPACES) == expected + more + 2 * 4 * 22 * 4
 
 
 @pytest.mark.parametrize(("needed", "said"), [(300 * 2**20, "300 MiB"), (2**30, "1.0 GiB"), (3 * 2**29, "1.5 GiB")])
@@ -133,11 +135,11 @@ def test_what_takes_all_of_the_memory_is_trained_and_a_byte_more_is_not(
 ) -> None:
     monkeypatch.setattr(machine, "training_bytes", lambda *_, **__: needed)
     monkeypatch.setattr(machine, "memory_limit", lambda: needed)
-    sentence = require_memory(SMALL, observation_size=4, num_actions=2)
+    sentence = require_memory(SMALL, SPACES)
     assert sentence == f"training takes up to {said} of the machine's {said} of memory"
     monkeypatch.setattr(machine, "memory_limit", lambda: needed - 1)
     with pytest.raises(MemoryError, match=f"would take {said} and this machine has .*; lower replay_capacity"):
-        require_memory(SMALL, observation_size=4, num_actions=2)
+        require_memory(SMALL, SPACES)
 
 
 @pytest.mark.slow
@@ -160,7 +162,7 @@ def test_the_figure_is_what_a_training_takes_at_most(tmp_path: Path, fields: dic
     )
     measured = int(process.stdout.split()[-1])
     assert measured > 200e6
-    assert training_bytes(config, observation_size=4, num_actions=2) == pytest.approx(measured, rel=0.1)
+    assert training_bytes(config, SPACES) == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library cannot be asked to")

@@ -11,7 +11,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from sqlalchemy.exc import OperationalError
 
 from dqn.config import ConfigError, DQNConfig
-from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.spec import Environment, EnvironmentUnsupportedError
 from dqn.experience.vector import VectorEnvironment
 from dqn.finite import DivergedError
 from flows.cli.exits import reported
@@ -120,7 +120,7 @@ def test_a_module_that_cannot_be_imported_is_named(
     (tmp_path / f"{module}.py").write_text(content)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(EnvironmentUnsupportedError, match=f"module '{module}', which is to register"):
-        require_environment(f"{module}:Odd-v0")
+        require_environment(Environment(env_id=f"{module}:Odd-v0"))
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_both_play_the_same_further_episodes_and_none_twice(store: Any, monkeypa
     """For as long as the challenger may be better: here it is ahead, and in all the episodes not surely."""
     played: dict[int, list[range]] = {1: [], 2: []}
 
-    def play(policy: Any, world: World, *, seed: int, episodes: int = 100) -> Any:
+    def play(policy: Any, world: World, *, seed: int, episodes: int = 100, environment: Any = None) -> Any:
         if seed != 20:
             played[policy.version].append(range(seed, seed + episodes))
         better = np.arange(episodes) % 2 * (policy.version == 2)

@@ -33,7 +33,7 @@ def version(store: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         run_id=run_id,
         seed=0,
         config_sha256="",
-        observation_size=4,
+        observation_shape=(4,),
         world=World(length=0.6),
     )
     found = SimpleNamespace(metadata=metadata, played=[], run_id=run_id, logged=[], described=[], known=set())

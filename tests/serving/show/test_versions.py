@@ -108,7 +108,7 @@ def test_a_version_of_another_environment_begins_a_new_episode_there(tmp_path: P
     acrobot = OnnxPolicy.load(linear_model(SWINGS, properties=ACROBOT, actions=3))
     show.models.current = dataclasses.replace(show.models.current, policy=acrobot)
     show._tick(0.02)
-    assert (show.episode, show.players[0].simulation.env_id, closed) == (2, "Acrobot-v1", [True])
+    assert (show.episode, show.players[0].simulation.environment.env_id, closed) == (2, "Acrobot-v1", [True])
     with pytest.raises(ValueError, match="only CartPole can be pushed"):
         show.command(PushCart(1.0))
 
