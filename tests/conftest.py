@@ -17,8 +17,8 @@ os.environ |= ENVIRONMENT  # before Prefect is imported: no telemetry leaves thi
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # messages name programs by it
 probes.register()
 awkward.register()
-masked.register()
 spaces.register()
+masked.register()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -47,6 +47,7 @@ class Conditions:
         self._env = env.unwrapped
         self._attributes = next((names for kind, names in _ATTRIBUTES.items() if isinstance(self._env, kind)), {})
         self._observation_size = spaces.flatdim(space)
+        self._has_sensors = np.issubdtype(space.dtype, np.floating) and len(space.shape or ()) == 1
         self.has_cart = isinstance(self._env, CartPoleEnv | CartPoleVectorEnv)
         self._own = {name: getattr(self._env, attributes[0]) for name, attributes in self._attributes.items()}
         self._steps = np.zeros(num_envs, dtype=np.int64)
@@ -109,8 +110,8 @@ class Conditions:
         if resetting.any():
             self._begin(resetting)
 
-    def observe(self, observation: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Observations `[N, obs]` with the sensors' bias and noise."""
+    def observe(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Observations `[N, obs]`, float32, with the sensors' bias and noise; images and whole numbers as they are."""
         bias, deviation = self._drawn.get("sensor_bias"), self._drawn.get("sensor_noise")
         if bias is not None:
             observation = observation + bias
@@ -118,7 +119,7 @@ class Conditions:
             each = deviation.reshape(len(self.worlds), -1, self._observation_size)
             noise = each * self._noise.standard_normal(each.shape[1:], dtype=np.float32)
             observation = observation + noise.reshape(observation.shape)
-        return observation.astype(np.float32, copy=False)
+        return observation.astype(np.float32, copy=False) if self._has_sensors else observation
 
     def select(self, env: Any, rows: Integers) -> "Conditions":
         """The conditions for `env`, which has `rows` of the N: any rows of one world, or all rows of some worlds."""
@@ -195,7 +196,7 @@ class Conditions:
             setattr(self._env, attribute, float(value[0]) if single else value)
 
     def _require_possible(self, world: World) -> None:
-        possible = {*self._attributes, "action_delay", *ENTRYWISE}
+        possible = {*self._attributes, "action_delay", *(ENTRYWISE if self._has_sensors else ())}
         if self.has_cart:
             possible |= {"wind", "push_force", "push_interval"}
         env_id = self._env.spec.id

@@ -13,6 +13,7 @@ from dqn.config import DQNConfig
 from dqn.experience.nstep import NStepAccumulator
 from dqn.experience.transitions import Batch, Transition
 from dqn.learning.learner import Learner
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
 from dqn.presets import PRESETS
 from tests.support.serving.browser import IN_A_BROWSER
@@ -42,8 +43,7 @@ def page(lonely: Page) -> Page:
 def drawn(seed: int, hidden: tuple[int, ...]) -> QNetworks:
     return QNetworks.initialised(
         seeds=[seed],
-        observation_size=4,
-        hidden_sizes=hidden,
+        body=MLP(observation_shape=(4,), hidden_sizes=hidden),
         num_actions=2,
         observation_scale=CARTPOLE.observation_scale,
         initial_q=1.0,

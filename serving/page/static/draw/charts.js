@@ -86,7 +86,7 @@ export class Preference {
         row.classList.toggle("chosen", index === action);
       });
     }
-    const others = behind.filter((distance, index) => index !== action && distance !== null);
+    const others = behind.filter((value, index) => index !== action && value !== null);
     return others.length ? `prefers ${this.names[action]} by ${small(Math.min(...others))}` : `only ${this.names[action]} is allowed`;
   }
 }
@@ -126,8 +126,10 @@ export function drawTrace(canvas, samples, end, length = 300) {
     context.globalAlpha = opacity;
     context.lineWidth = 1.5;
     context.beginPath();
+    let drawn = false; // a line has a gap where its action is not allowed
     values.forEach((value, index) => {
-      if (value !== null) context[(values[index - 1] ?? null) === null ? "moveTo" : "lineTo"](x(index), y(value));
+      if (value !== null) context[drawn ? "lineTo" : "moveTo"](x(index), y(value));
+      drawn = value !== null;
     });
     context.stroke();
     context.globalAlpha = 1;
