@@ -14,6 +14,7 @@ from flows.names import model_name, no_version
 from flows.request.general import GENERAL, StartName
 from flows.request.saved_presets import own_presets
 from flows.request.suggestions import did_you_mean
+from serving.commands import command, program
 from serving.models.glance import glance, glance_run
 
 _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
@@ -37,7 +38,7 @@ def require_environment(environment: Environment) -> None:
         module = env_id.rpartition(":")[0]
         raise EnvironmentUnsupportedError(
             f"module {module!r}, which is to register {env_id!r}, cannot be imported ({named(error)}); "
-            f"python -c 'import {module}' shows where"
+            f"{program('python')} -c 'import {module}' shows where"
         ) from error
 
 
@@ -91,7 +92,7 @@ def require_run(run_id: str, checkpoint_dir: Path) -> None:
     if not known.exists:
         raise ConfigError(
             f"there is no run {run_id!r} in {known.store}; its id is printed when training starts and is shown on its "
-            "page in `mlflow ui`"
+            f"page in `{command('ui')}`"
         )
     path = checkpoint_dir.absolute() / f"{run_id}.ckpt"
     if known.status != "FINISHED" and known.population and not known.trained and not path.exists():

@@ -45,9 +45,8 @@ def script(path: Path, text: str) -> None:
 
 
 def make(directory: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTHON"))
-    }
+    ours = ("MAKE", "MFLAGS", "PYTHON")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     command = ("make", f"PYTHON={sys.executable}", *words)
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 

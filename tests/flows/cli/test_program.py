@@ -17,6 +17,7 @@ from flows.cli import train
 from flows.cli.program import VERBS, main, prepare, without_proxy
 from flows.request.general import budget, general
 from flows.request.parameters import ConfigOverrides
+from flows.tracking.pages import mlflow_command
 from serving.commands import command
 from tests.support.dqn.probes import Probe
 
@@ -106,6 +107,52 @@ def test_a_command_works_where_there_is_no_makefile_of_this_project(
             "dqn serve",
             "mlflow ui",
         ]
+
+
+def environment(directory: Path, base: Path) -> Path:
+    """A virtual environment without packages: its Python is a link to another one's, as `venv` makes it."""
+    (directory / "bin").mkdir(parents=True)
+    (directory / "bin/python").symlink_to(base)
+    for name in ("mlflow", "dqn"):
+        (directory / "bin" / name).touch(mode=0o755)
+    return directory / "bin/python"
+
+
+def test_a_program_is_named_by_its_path_where_its_name_starts_another_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = tmp_path / "base python"
+    base.touch(mode=0o755)
+    mine, others = environment(tmp_path / "my own/.venv", base), environment(tmp_path / "others", base)
+    monkeypatch.setattr("sys.executable", str(mine))
+    monkeypatch.chdir(tmp_path)
+    for path in (f"{others.parent}:{mine.parent}", ""):  # another environment is activated; none is
+        monkeypatch.setenv("PATH", path)
+        assert command("train") == "'my own/.venv/bin/python' -m flows train"
+        assert command("ui") == "'my own/.venv/bin/mlflow' ui"
+    monkeypatch.chdir(mine.parents[2])
+    assert command("serve", "--port", "8001") == ".venv/bin/python -m serving --port 8001"
+    monkeypatch.chdir(others.parent)
+    assert command("sweep") == f"'{mine}' -m flows sweep"
+    monkeypatch.setattr("sys.argv", ["dqn"])
+    assert command("record") == f"'{mine.with_name('dqn')}' record"
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/dqn").symlink_to(mine.with_name("dqn"))  # as pipx does
+    for directory in (mine.parent, tmp_path / "linked"):
+        monkeypatch.setenv("PATH", str(directory))
+        assert command("record") == "dqn record"
+    mine.with_name("mlflow").unlink()  # installed for a user, not in an environment
+    assert command("ui") == "mlflow ui"
+
+
+def test_a_command_of_mlflow_names_a_store_that_is_not_the_default_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert mlflow_command("runs list") == "mlflow runs list"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///a b.db")
+    assert mlflow_command("runs list") == f"MLFLOW_TRACKING_URI='sqlite:///{tmp_path}/a b.db' mlflow runs list"
 
 
 class Bounded(Probe):
