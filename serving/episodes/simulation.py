@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,13 @@ class Step:
     terminated: bool
     truncated: bool
     next_observation: tuple[float, ...]
+
+
+class Policy(Protocol):
+    """Whatever gives Q-values; the greedy action is taken."""
+
+    def q_values(self, observation: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """Q-values `[batch, actions]` of observations `[batch, obs]`."""
 
 
 _MODES: Final = {"rgb_array": {"rgb_array"}, "human": {"human", "rgb_array"}}
@@ -119,7 +126,7 @@ class Simulation:
         self._observation, _ = self.env.reset(seed=seed)
         self.seed, self._index, self._return, self.over = seed, 0, 0.0, False
 
-    def step(self, policy: OnnxPolicy, force: float = 0.0) -> Step:
+    def step(self, policy: Policy, force: float = 0.0) -> Step:
         """Let the policy act once while an outside force, in newtons, acts on the cart."""
         observation = self.observation
         q_values = policy.q_values(self._observation[np.newaxis])[0]

@@ -4,7 +4,7 @@ const $ = (id) => document.getElementById(id);
 const NAMES = {
   started: "A run began", experience: "Experience read", identified: "World identified", memory: "Looked in memory",
   training: "Training", gate: "Gate", promoted: "Promoted", swapped: "Swapped", recovered: "Recovered",
-  "as predicted": "Calm again", refused: "Nothing promoted", waiting: "Waits for a person",
+  "as predicted": "Calm again", undone: "Undone", "plays as it is": "Nothing undone", refused: "Nothing promoted", waiting: "Waits for a person",
   "rolled back": "Rolled back", failed: "Failed",
 };
 const GOOD = new Set(["recovered", "as predicted"]);
@@ -22,13 +22,14 @@ export class LoopPanel {
     $("loop").hidden = !loop || !(loop.drift || broken);
     if ($("loop").hidden) return;
     this.clock = Date.now() / 1000 - loop.now;
-    const { drift, over, stages, heals, trouble } = loop;
+    const { drift, over, stages, heals, trouble, playing, switches } = loop;
     const lasts = Boolean(drift) && !over;
     $("loop").dataset.state = lasts ? "drift" : drift ? "over" : "changed";
     $("loop-title").textContent = this.headline(loop);
     $("loop-trouble").textContent = trouble;
-    $("loop-alone").hidden = !lasts || heals;
-    this.entries = drift ? timeline(drift, stages, changes) : changes.slice(-1).map(change);
+    $("loop-playing").hidden = !lasts || !playing;
+    $("loop-playing").textContent = playing ? `${playing.text[0].toUpperCase()}${playing.text.slice(1)}.` : "";
+    this.entries = drift ? timeline(drift, [...stages, ...switches.map(chosen)], changes) : changes.slice(-1).map(change);
     this.open = lasts && heals && !BAD.has(this.entries.at(-1).stage);
     $("loop-timeline").replaceChildren(...this.entries.map((entry, index) => this.item(entry, this.entries[index - 1])));
     this.showElapsed();
@@ -76,6 +77,10 @@ function timeline(drift, stages, changes) {
   const later = changes.filter(({ at }) => at > drift.noticed_at).map(change);
   const noticed = { stage: "noticed", name: "Noticed", at: drift.noticed_at, text: `by version ${drift.version}’s steps` };
   return [...before, noticed, ...[...known, ...later].sort((a, b) => a.at - b.at)];
+}
+
+function chosen({ name, text, at }) {
+  return { stage: name ? "undone" : "plays as it is", at, text };
 }
 
 function change({ at, right }) {

@@ -51,8 +51,9 @@ def test_a_drift_and_the_stages_of_its_adaptation_are_shown(page: Page, shown: S
     assert page.locator("#loop").is_hidden()
     page.get_by_role("button", name="Reverse the motor").click()
     until(page, "document.querySelector('#loop-title').textContent === 'Drift: the motor answers the other way'")
-    assert page.locator("#loop-timeline strong").all_inner_texts() == ["Changed", "Noticed"]
-    assert "make stack" in page.locator("#loop-alone").inner_text()
+    until(page, "document.querySelector('#loop-playing').textContent.includes('rehearsed return 500 of 500')")
+    assert page.locator("#loop-playing").inner_text().startswith("Playing with the motor's sign undone")
+    assert page.locator("#loop-timeline strong").all_inner_texts() == ["Changed", "Noticed", "Undone"]
     drift = shown.get("/api/adaptation").json()["drift"]["id"]
 
     def report(stage: str, **more: object) -> None:
