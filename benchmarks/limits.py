@@ -20,6 +20,7 @@ from dqn.config import DQNConfig
 from dqn.experience.buffer import replay_bytes
 from dqn.experience.transitions import Batch
 from dqn.learning.learner import Learner
+from dqn.networks.making import body_of
 from dqn.networks.population import QNetworks
 from dqn.presets import PRESETS
 from dqn.training import loop
@@ -146,8 +147,7 @@ def _fastest(*works: Callable[[], Any]) -> list[float]:
 def _networks(config: DQNConfig) -> QNetworks:
     return QNetworks.initialised(
         seeds=range(config.num_agents),
-        observation_size=OBSERVATION,
-        hidden_sizes=config.hidden_sizes,
+        body=body_of(config, (OBSERVATION,)),
         num_actions=ACTIONS,
     )
 

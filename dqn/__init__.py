@@ -1,4 +1,4 @@
-"""DQN for populations of agents: `from dqn import DQNConfig, PRESETS, World, train`."""
+"""DQN for populations of agents: `from dqn import DQNConfig, PRESETS, Policy, World, evaluate, train`."""
 
 import importlib
 from typing import TYPE_CHECKING, Any, Final
@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from dqn.config import DQNConfig
     from dqn.environments.world import World
+    from dqn.policy import Policy, evaluate
     from dqn.presets import PRESETS
     from dqn.training.loop import train
     from dqn.training.result import TrainingResult
 
-__all__ = ["PRESETS", "DQNConfig", "TrainingResult", "World", "train"]
+__all__ = ["PRESETS", "DQNConfig", "Policy", "TrainingResult", "World", "evaluate", "train"]
 
 _HOMES: Final = {
     "PRESETS": "dqn.presets",
     "DQNConfig": "dqn.config",
+    "Policy": "dqn.policy",
     "TrainingResult": "dqn.training.result",
     "World": "dqn.environments.world",
+    "evaluate": "dqn.policy",
     "train": "dqn.training.loop",
 }
 

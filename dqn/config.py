@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, get_type_hints
 
+from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World, WorldError
 from dqn.field_types import accepts, as_floats, expected
 
@@ -27,7 +28,11 @@ class DQNConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     env_id: str = "CartPole-v1"
-    """Gymnasium environment with a flat Box observation and a Discrete action space."""
+    """Gymnasium environment with a Discrete action space; module:id imports the module, which registers it, first."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Keyword arguments of the environment, plain JSON values; tests, gate and server use them too."""
+    max_episode_steps: int = 0
+    """Environment steps after which an episode is truncated; 0 keeps the registered time limit."""
     world: World = NOMINAL
     """World that the policy is for: used by tests, gate and server. Each episode draws its own values from ranges."""
     randomisation: World = NOMINAL
@@ -42,7 +47,7 @@ class DQNConfig:
     hidden_sizes: tuple[int, ...] = (128, 64)
     """Widths of the hidden layers, each followed by ReLU."""
     observation_scale: tuple[float, ...] = ()
-    """Divisor of each entry of the observation, applied inside the network; empty for no scaling."""
+    """Divisors of the entries of an observation, or one for all; empty for none, and for bytes their greatest value."""
     initial_q: float = 0.0
     """Added to the last layer's bias at the start; the value of a full episode makes the start optimistic."""
 
@@ -144,9 +149,11 @@ class DQNConfig:
         Raises:
             ConfigError: for the first field that has a wrong type or is out of range.
         """
-        for field, annotation in _annotations().items():
-            self._require(field, accepts(annotation, getattr(self, field)), f"must be {expected(annotation)}")
-            object.__setattr__(self, field, as_floats(annotation, getattr(self, field)))
+        for name, annotation in _annotations().items():
+            self._require(name, accepts(annotation, getattr(self, name)), f"must be {expected(annotation)}")
+            object.__setattr__(self, name, as_floats(annotation, getattr(self, name)))
+        reserved = "must leave out render_mode, which serving chooses, and max_episode_steps, which is a field"
+        self._require("env_kwargs", not {"render_mode", "max_episode_steps"} & self.env_kwargs.keys(), reserved)
         for name in _POSITIVE:
             self._require(name, getattr(self, name) > 0, "must be above 0")
         for name in _NOT_NEGATIVE:
@@ -202,6 +209,12 @@ class DQNConfig:
                 f"{self.target_update_interval}, {self.target_update_episodes} and {self.tau}"
             )
 
+    @property
+    def environment(self) -> Environment:
+        """The environment with its arguments."""
+        kwargs = json.dumps(self.env_kwargs, sort_keys=True)
+        return Environment(env_id=self.env_id, kwargs=kwargs, max_episode_steps=self.max_episode_steps)
+
     def _require(self, name: str, condition: bool, expectation: str) -> None:
         if not condition:
             raise ConfigError(f"{name} {expectation}, got {getattr(self, name)!r}")
@@ -238,11 +251,13 @@ class DQNConfig:
     @property
     def sha256(self) -> str:
         """SHA-256 of the configuration, independent of field order."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        values = {name: value for name, value in self.to_dict().items() if value or name not in _LATER}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 WORLDS: Final = ("world", "randomisation")
 """Names of the fields that are worlds."""
+_LATER: Final = ("env_kwargs", "max_episode_steps")  # not in a digest where they are off, as in earlier versions
 _POSITIVE: Final = (
     "num_agents", "num_envs", "num_quantiles", "replay_capacity", "min_replay_batches", "n_step", "reward_scale",
     "batch_size", "updates_per_step", "learning_rate", "adam_eps", "max_updates", "eval_interval", "eval_episodes",
@@ -251,6 +266,7 @@ _POSITIVE: Final = (
 _NOT_NEGATIVE: Final = (
     "seed", "epsilon_decay_updates", "max_gradient_norm", "learning_rate_end", "learning_rate_decay_updates",
     "weight_decay", "target_update_interval", "target_update_episodes", "max_episodes", "eval_start",
+    "max_episode_steps",
     "checkpoint_interval",
 )  # fmt: skip
 _LEAST: Final = 2.0**-126

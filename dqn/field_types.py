@@ -1,5 +1,6 @@
 """The types of configuration fields: checking values, converting them to floats, naming the types in messages."""
 
+import json
 import sys
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, get_args, get_origin
@@ -13,6 +14,7 @@ _NAMES: Final = {
     str: "a string",
     NoneType: "none",
     World: "a World",
+    dict: "an object of JSON values, with the names of arguments",
 }
 
 
@@ -25,6 +27,8 @@ def accepts(annotation: Any, value: object) -> bool:
     if annotation in (bool, str, NoneType, World):
         return isinstance(value, annotation)
     kinds = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return _is_plain(value)
     if get_origin(annotation) is Literal:
         return value in kinds
     if get_origin(annotation) is UnionType:
@@ -37,8 +41,13 @@ def accepts(annotation: Any, value: object) -> bool:
 
 
 def as_floats(annotation: Any, value: Any) -> Any:
-    """The value with floats where its type says float, and 0.0 for -0.0: equal numbers give equal configurations."""
+    """The value with floats where its type says float, and 0.0 for -0.0: equal numbers give equal configurations.
+
+    A dictionary is copied, sorted by keys, and its tuples become lists, as JSON has them.
+    """
     kinds = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return json.loads(json.dumps(value, sort_keys=True))
     if isinstance(value, tuple):
         return tuple(as_floats(kinds[0], entry) for entry in value)
     is_float = annotation is float or (float in kinds and value is not None)
@@ -47,8 +56,8 @@ def as_floats(annotation: Any, value: Any) -> Any:
 
 def expected(annotation: Any) -> str:
     """An annotated type in words, for error messages."""
-    if annotation in _NAMES:
-        return _NAMES[annotation]
+    if (kind := get_origin(annotation) or annotation) in _NAMES:
+        return _NAMES[kind]
     kinds = get_args(annotation)
     if get_origin(annotation) is Literal:
         return " or ".join(map(repr, kinds))
@@ -57,3 +66,14 @@ def expected(annotation: Any) -> str:
     if kinds[-1] is Ellipsis:
         return f"a tuple, each entry {expected(kinds[0])}"
     return f"a tuple of {len(kinds)}, each entry {expected(kinds[0])}"
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a dictionary of plain JSON values, with identifiers as keys."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) and key.isidentifier() for key in value):
+        return False
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

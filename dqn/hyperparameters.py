@@ -46,7 +46,7 @@ class HyperParameters:
             ConfigError: naming fields that differ and may not differ within a population.
         """
         if len(set(map(structure, configs))) > 1:
-            names = [name for name in _SHARED if len({getattr(config, name) for config in configs}) > 1]
+            names = [name for name in _SHARED if len({_shared_value(config, name) for config in configs}) > 1]
             names += [f"whether {name} is 0" for name in _SWITCHES if len({not getattr(c, name) for c in configs}) > 1]
             raise ConfigError(f"agents of one population cannot differ in {', '.join(names)}; train them separately")
         values = {name: [_read(config, name) for config in configs] for name in _NAMES}
@@ -89,7 +89,7 @@ class HyperParameters:
 
 def structure(config: DQNConfig) -> tuple[object, ...]:
     """The values that all agents of a population share; configurations with equal structure fit into one population."""
-    return tuple(getattr(config, name) for name in _SHARED) + tuple(bool(getattr(config, name)) for name in _SWITCHES)
+    return tuple(_shared_value(config, name) for name in _SHARED) + tuple(bool(getattr(config, n)) for n in _SWITCHES)
 
 
 def column(value: Value, device: torch.device) -> Value:
@@ -101,6 +101,12 @@ _NAMES: Final = tuple(field.name for field in dataclasses.fields(HyperParameters
 _SHARED: Final = tuple(f.name for f in dataclasses.fields(DQNConfig) if f.name not in {*_NAMES, "adam_betas"})
 # 0 turns off this rule or network, for the whole population.
 _SWITCHES: Final = ("tau", "target_update_interval", "average_rate")
+
+
+def _shared_value(config: DQNConfig, name: str) -> object:
+    """A field's value; a dictionary, which cannot be hashed, as text."""
+    value = getattr(config, name)
+    return repr(value) if isinstance(value, dict) else value
 
 
 def _read(config: DQNConfig, name: str) -> float:

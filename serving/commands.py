@@ -2,19 +2,13 @@
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Final
 
-_PROGRAMS: Final = {
-    "train": "python -m flows train",
-    "sweep": "python -m flows sweep",
-    "serve": "python -m serving",
-    "record": "python -m serving record",
-    "ui": "mlflow ui",
-}
-"""The program behind each verb of the Makefile."""
-_SCRIPTS: Final = {"train": "dqn-train", "serve": "dqn-serve", "record": "dqn-serve record"}
+_MODULES: Final = {"serve": "serving", "record": "serving record"}
+"""What Python runs for a verb of the Makefile; `flows VERB` for the others."""
 _PLAIN: Final = re.compile(r"[\w@%+=:,./-][\w@%+=:,./~-]*")
 
 
@@ -26,13 +20,31 @@ def command(verb: str, *options: str) -> str:
     """
     words = " ".join(word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in options)
     if not _makefile_is_here():
-        is_script = Path(sys.argv[0]).name in ("dqn-train", "dqn-serve")
-        program = _SCRIPTS.get(verb, _PROGRAMS[verb]) if is_script else _PROGRAMS[verb]
-        return f"{program} {words}".rstrip()
+        return f"{_started(verb)} {words}".rstrip()
     if not options:
         return f"make {verb}"
     words = words.replace("$", "$$")
     return f"make {verb} ARGS=" + (shlex.quote(words) if re.search(r'["$`\\!]', words) else f'"{words}"')
+
+
+def program(name: str) -> str:
+    """A program of this interpreter's environment: its name where a shell finds this one by it, otherwise its path."""
+    own = Path(sys.executable) if name == "python" else Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    # A `python` may be a link to another environment's, so its directory decides.
+    if not own.exists() or (found and Path(found).parent.resolve() == own.parent.resolve()):
+        return name
+    if found and name != "python" and Path(found).resolve() == own.resolve():
+        return name
+    return shlex.quote(str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own))
+
+
+def _started(verb: str) -> str:
+    if verb == "ui":
+        return f"{program('mlflow')} ui"
+    if Path(sys.argv[0]).name == "dqn":
+        return f"{program('dqn')} {verb}"
+    return f"{program('python')} -m {_MODULES.get(verb, f'flows {verb}')}"
 
 
 def _makefile_is_here() -> bool:

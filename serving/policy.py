@@ -5,12 +5,14 @@ import math
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from dqn.environments.masks import ACTION_MASK, Mask
+from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World, WorldError
 from serving import deadlines
 from serving.errors import PolicyError
@@ -25,6 +27,8 @@ LOAD_SECONDS: Final = 20.0
 _MAX_MEMORY: Final = 1 << 30
 """Bytes that all models together may allocate for their computations."""
 _MAX_OVERRUNS: Final = 3
+_MAX_KWARGS: Final = 4096
+_MAX_DIGITS: Final = 9
 _REQUIRED_PROPERTIES: Final = ("env_id", "action_meanings", "run_id", "seed", "config_sha256")
 
 
@@ -37,16 +41,38 @@ class PolicyMetadata:
     run_id: str
     seed: int
     config_sha256: str
-    observation_size: int
+    observation_shape: tuple[int, ...]
+    """Of one observation: `[obs]`, or `[height, width, channels]`."""
     world: World = NOMINAL
     """The world that it was trained for."""
     observed: tuple[tuple[float, float], ...] = ()
     """Least and greatest value of each entry of the observations in training; empty if the file does not say."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment, as a JSON object."""
+    max_episode_steps: int = 0
+    """Time limit of the environment in steps; 0 for the registered one."""
+    masked: bool = False
+    """Whether it takes action masks."""
+
+    @property
+    def environment(self) -> Environment:
+        """The environment that it was trained in, with its arguments."""
+        return Environment(env_id=self.env_id, kwargs=self.env_kwargs, max_episode_steps=self.max_episode_steps)
+
+    @property
+    def observation_size(self) -> int:
+        """Number of entries of an observation."""
+        return math.prod(self.observation_shape)
 
     @property
     def num_actions(self) -> int:
         """Number of discrete actions, the width of `q_values`."""
         return len(self.action_meanings)
+
+    @property
+    def mask_size(self) -> int:
+        """Number of actions if it takes action masks, otherwise 0."""
+        return self.num_actions if self.masked else 0
 
 
 class OnnxPolicy:
@@ -85,29 +111,41 @@ class OnnxPolicy:
             raise PolicyError(what) from error
         return cls(session, _check_contract(session))
 
-    def q_values(self, observation: npt.NDArray[np.floating]) -> FloatArray:
-        """Q-values `[batch, actions]` of observations `[batch, obs]`.
+    def q_values(self, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> FloatArray:
+        """Q-values `[batch, actions]` of observations `[batch, *observation_shape]`.
+
+        Actions that `mask` `[batch, actions]` forbids have the least float32, -3.4e38. A policy that was trained
+        without masks ignores it.
 
         Raises:
-            ValueError: if the observation's shape is not `[batch, obs]`.
+            ValueError: if the observations have another shape.
             PolicyError: if it takes too long, or did so too often before.
         """
-        width = self.metadata.observation_size
-        if observation.ndim != 2 or observation.shape[1] != width:
-            raise ValueError(f"expected observations of shape [batch, {width}], got {list(observation.shape)}")
+        shape = self.metadata.observation_shape
+        if observation.shape[1:] != shape or not observation.ndim:
+            expected = ", ".join(map(str, shape))
+            raise ValueError(f"expected observations of shape [batch, {expected}], got {list(observation.shape)}")
         if self.overruns >= _MAX_OVERRUNS:
             raise PolicyError(f"it did not answer in time {self.overruns} times, and is not asked again")
         try:
-            given = np.ascontiguousarray(observation, dtype=np.float32)
-            (q_values,) = deadlines.run(self._session, [OUTPUT], {INPUT: given})
+            given: dict[str, npt.NDArray[Any]] = {INPUT: np.ascontiguousarray(observation, dtype=np.float32)}
+            if mask is not None and self.metadata.masked:
+                given[ACTION_MASK] = mask
+            (q_values,) = deadlines.run(self._session, [OUTPUT], given)
         except TimeoutError as error:
             self.overruns += 1
             raise PolicyError(str(error)) from error
         return np.asarray(q_values, dtype=np.float32)
 
-    def act(self, observation: npt.NDArray[np.floating]) -> IntArray:
-        """Greedy actions `[batch]` for observations `[batch, obs]`."""
-        return np.asarray(self.q_values(observation).argmax(axis=1), dtype=np.int64)
+    def act(self, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> IntArray:
+        """Greedy actions `[batch]` for observations `[batch, *observation_shape]`.
+
+        They are among those that `mask` `[batch, actions]` allows.
+
+        Raises:
+            ValueError, PolicyError: as `q_values`.
+        """
+        return np.asarray(self.q_values(observation, mask).argmax(axis=1), dtype=np.int64)
 
 
 def _options() -> ort.SessionOptions:
@@ -144,8 +182,12 @@ def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:
     for node in (inputs[0], outputs[0]):
         if node.type != "tensor(float)":
             raise PolicyError(f"'{node.name}' must be float32, got {node.type}")
-        if len(node.shape) != 2 or isinstance(node.shape[0], int) or not isinstance(node.shape[1], int):
-            raise PolicyError(f"'{node.name}' must have shape [batch, n] with a dynamic batch, got {node.shape}")
+        batch, *shape = node.shape or [0]
+        fixed = shape and all(isinstance(size, int) for size in shape)
+        if isinstance(batch, int) or not fixed or (node is outputs[0] and len(shape) != 1):
+            more = "" if node is outputs[0] else ", or several sizes in place of n,"
+            raise PolicyError(f"'{node.name}' must have shape [batch, n]{more} with a dynamic batch, got {node.shape}")
+    shape = tuple(inputs[0].shape[1:])
     properties = session.get_modelmeta().custom_metadata_map
     if missing := [name for name in _REQUIRED_PROPERTIES if name not in properties]:
         raise PolicyError(f"model properties are missing: {', '.join(missing)}")
@@ -154,15 +196,25 @@ def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:
     actions = tuple(properties["action_meanings"].split(","))
     if len(actions) != outputs[0].shape[1]:
         raise PolicyError(f"{len(actions)} action meanings for {outputs[0].shape[1]} Q-values")
+    masks = [node for node in session.get_overridable_initializers() if node.name == ACTION_MASK]
+    masked = properties.get(ACTION_MASK) == "true"
+    if [(node.type, node.shape[1:]) for node in masks] != masked * [("tensor(bool)", [len(actions)])]:
+        raise PolicyError(
+            f"an optional input '{ACTION_MASK}' must be bool [batch, {len(actions)}], and the model property "
+            f"'{ACTION_MASK}' must be 'true' with it and absent without"
+        )
     return PolicyMetadata(
         env_id=properties["env_id"],
         action_meanings=actions,
         run_id=properties["run_id"],
         seed=int(properties["seed"]),
         config_sha256=properties["config_sha256"],
-        observation_size=inputs[0].shape[1],
+        observation_shape=shape,
         world=_world(properties.get("world", "{}")),
-        observed=_observed(properties.get("observed", "[]"), inputs[0].shape[1]),
+        observed=_observed(properties.get("observed", "[]"), math.prod(shape)),
+        env_kwargs=_env_kwargs(properties.get("env_kwargs", "{}")),
+        max_episode_steps=_steps(properties.get("max_episode_steps", "0")),
+        masked=masked,
     )
 
 
@@ -171,6 +223,22 @@ def _world(text: str) -> World:
         return World.from_dict(json.loads(text))
     except (json.JSONDecodeError, RecursionError, WorldError) as error:
         raise PolicyError(f"model property 'world' is none: {error}") from error
+
+
+def _env_kwargs(text: str) -> str:
+    try:
+        kwargs = json.loads(text) if len(text) <= _MAX_KWARGS else None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise PolicyError(f"model property 'env_kwargs' is no JSON: {error}") from error
+    if not isinstance(kwargs, dict):
+        raise PolicyError(f"model property 'env_kwargs' must be an object of at most {_MAX_KWARGS} characters")
+    return json.dumps(kwargs, sort_keys=True)
+
+
+def _steps(text: str) -> int:
+    if not text.isdecimal() or len(text) > _MAX_DIGITS:
+        raise PolicyError(f"model property 'max_episode_steps' must be a whole number, got {text[:80]!r}")
+    return int(text)
 
 
 def _observed(text: str, width: int) -> tuple[tuple[float, float], ...]:

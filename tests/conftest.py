@@ -1,4 +1,5 @@
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,14 +8,17 @@ import pytest
 
 from dqn.config import DQNConfig
 from flows.cli.terminal import ENVIRONMENT
-from tests.support.dqn import awkward, probes
+from tests.support.dqn import awkward, masked, probes, spaces
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 os.environ |= ENVIRONMENT  # before Prefect is imported: no telemetry leaves this machine
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # messages name programs by it
 probes.register()
 awkward.register()
+spaces.register()
+masked.register()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

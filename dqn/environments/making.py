@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,24 +14,37 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from dqn.environments.cartpole import CARTPOLES
-from dqn.environments.spec import GYMNASIUMS, EnvironmentUnsupportedError, environment_spec, has_own_vector, unsupported
+from dqn.environments.masks import ACTION_MASK
+from dqn.environments.spaces import Flat, must_be_flattened
+from dqn.environments.spec import (
+    GYMNASIUMS,
+    Environment,
+    EnvironmentUnsupportedError,
+    environment_spec,
+    has_own_vector,
+    unsupported,
+)
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import FromZero, WorldEnv, WorldVectorEnv, is_in_arrays
 
 
-def make(env_id: str, world: World = NOMINAL, *, render_mode: str | None = None) -> "WorldEnv":
+def make(environment: str | Environment, world: World = NOMINAL, *, render_mode: str | None = None) -> "WorldEnv":
     """Make a single environment in a world.
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown or cannot have this world.
     """
     drawn: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}  # not every environment accepts it
-    with _refusing(env_id):
-        return _in_world(_single(environment_spec(env_id), **drawn), world)
+    with _refusing(environment):
+        return _in_world(_single(environment_spec(environment), **drawn), world)
 
 
 def make_vec(
-    env_id: str, world: World | Sequence[World] = NOMINAL, *, num_envs: int, max_episode_steps: int | None = None
+    environment: str | Environment,
+    world: World | Sequence[World] = NOMINAL,
+    *,
+    num_envs: int,
+    max_episode_steps: int | None = None,
 ) -> VectorEnv[Any, Any, Any]:
     """Make a vector environment, with next-step autoreset.
 
@@ -40,19 +53,19 @@ def make_vec(
     numbers. Otherwise single environments run in Gymnasium's SyncVectorEnv. Actions count from 0, as in `make`.
 
     Args:
-        env_id: a registered Gymnasium environment with a time limit.
+        environment: a Gymnasium environment with a time limit.
         world: the world of the episodes; for several worlds see `WorldVectorEnv`.
         num_envs: number of sub-environments per world.
-        max_episode_steps: replaces the registered time limit.
+        max_episode_steps: replaces the time limit.
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown, cannot have this world, or supports only one world.
     """
     worlds = (world,) if isinstance(world, World) else tuple(world)
-    spec = environment_spec(env_id)
+    spec = environment_spec(environment)
     if max_episode_steps is not None:
         spec = dataclasses.replace(spec, max_episode_steps=max_episode_steps)
-    with _refusing(env_id):
+    with _refusing(environment):
         if has_own_vector(spec):
             if spec.vector_entry_point == GYMNASIUMS and not spec.kwargs:
                 spec = dataclasses.replace(spec, vector_entry_point=CARTPOLES)
@@ -63,7 +76,7 @@ def make_vec(
                 return _in_worlds(envs, worlds)
             envs.close()
         if len(worlds) != 1:
-            raise EnvironmentUnsupportedError(f"{env_id} supports one world at a time, not {len(worlds)}")
+            raise EnvironmentUnsupportedError(f"{spec.id} supports one world at a time, not {len(worlds)}")
         made: list[gym.Env[Any, Any]] = []
         try:
             for _ in range(num_envs):
@@ -75,6 +88,17 @@ def make_vec(
             for env in made:
                 env.close()
             raise
+
+
+def has_action_mask(environment: str | Environment, world: World = NOMINAL) -> bool:
+    """Whether an environment's `reset` returns an action mask.
+
+    Raises:
+        EnvironmentUnsupportedError: if the environment is unknown or cannot have this world.
+    """
+    with closing(make_vec(environment, world, num_envs=1)) as envs:
+        _, info = envs.reset(seed=0)
+        return ACTION_MASK in info
 
 
 def side_by_side(envs: Sequence[gym.Env[Any, Any]], autoreset: npt.NDArray[np.bool_]) -> SyncVectorEnv:
@@ -89,19 +113,21 @@ def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
 
 @contextmanager
-def _refusing(env_id: str) -> Iterator[None]:
+def _refusing(environment: str | Environment) -> Iterator[None]:
     """Turn any failure to make an environment into an EnvironmentUnsupportedError."""
     try:
         yield
     except (EnvironmentUnsupportedError, MemoryError):
         raise
     except Exception as error:  # the environment's own code may raise anything
-        raise unsupported(env_id, error) from error
+        raise unsupported(Environment.of(environment).env_id, error) from error
 
 
 def _single(spec: EnvSpec, **drawn: Any) -> gym.Env[Any, Any]:
-    """The registered environment, with actions from 0."""
+    """The registered environment, with actions from 0 and observations of a shape."""
     env: gym.Env[Any, Any] = gym.make(spec, **drawn)
+    if must_be_flattened(env.observation_space):
+        env = Flat(env)
     return FromZero(env) if int(getattr(env.action_space, "start", 0)) else env
 
 

@@ -1,7 +1,11 @@
 """Gymnasium's specification of an environment."""
 
+import dataclasses
 import importlib
-from typing import Final
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
@@ -14,31 +18,57 @@ class EnvironmentUnsupportedError(ValueError):
     """An environment that this project cannot train on; the message says why and what is supported."""
 
 
-def environment_spec(env_id: str) -> EnvSpec:
-    """The registered specification of an environment with a time limit.
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """An environment with its arguments. Functions that take an id take one of these in its place."""
 
-    Args:
-        env_id: an id for `gymnasium.make`; a module before a colon (`package:Env-v0`) is imported first, to register
-            its environments.
+    env_id: str
+    """An id for `gymnasium.make`; a module before a colon (`package:Env-v0`) is imported first, to register its
+    environments."""
+    kwargs: str = "{}"
+    """Keyword arguments of its constructor, as a JSON object."""
+    max_episode_steps: int = 0
+    """Replaces the registered time limit; 0 keeps it."""
+    factory: Callable[..., gym.Env[Any, Any]] | None = None
+    """Makes the environment, which is then not registered and `env_id` is only its name."""
+
+    @classmethod
+    def of(cls, environment: "str | Environment") -> "Environment":
+        """The environment of an id, without arguments; or the given one."""
+        return environment if isinstance(environment, Environment) else cls(env_id=environment)
+
+
+def environment_spec(environment: str | Environment) -> EnvSpec:
+    """The specification of an environment with a time limit, with its arguments.
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown or has no time limit.
     """
+    wanted = Environment.of(environment)
+    registered = EnvSpec(wanted.env_id, wanted.factory) if wanted.factory else _registered(wanted.env_id)
+    spec = dataclasses.replace(
+        registered,
+        kwargs={**registered.kwargs, **json.loads(wanted.kwargs)},
+        max_episode_steps=wanted.max_episode_steps or registered.max_episode_steps,
+    )
+    if spec.max_episode_steps is None:
+        raise EnvironmentUnsupportedError(
+            f"environment {wanted.env_id!r} has no time limit, so that the evaluation of a policy might never end; "
+            "give it one, as with --max-episode-steps 1000 or DQNConfig(max_episode_steps=1000)"
+        )
+    return spec
+
+
+def _registered(env_id: str) -> EnvSpec:
     module, colon, name = env_id.rpartition(":")
     try:
         if colon:
             importlib.import_module(module)
-        spec = gym.spec(name)
+        return gym.spec(name)
     except (gym.error.Error, ImportError) as error:
         raise unsupported(env_id, error) from error
     except (ValueError, TypeError) as error:  # not the name of a module
         raise unsupported(env_id, ImportError(error)) from error
-    if spec.max_episode_steps is None:
-        raise EnvironmentUnsupportedError(
-            f"environment {env_id!r} has no time limit, so that the evaluation of a policy might never end; "
-            "register it with one: gymnasium.register(..., max_episode_steps=1000)"
-        )
-    return spec
 
 
 def has_own_vector(spec: EnvSpec) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +13,17 @@ from dqn.experience.transitions import Batch
 
 _CHUNK_ROWS = 8_192
 _FLOAT = 4
+_NUMBERS = 3  # action, reward and discount
 
 
 class ReplayBuffer:
     """A ring buffer of transitions for each agent, in one preallocated tensor.
 
     A transition is one row of float32, so that sampling a batch for all agents is a single gather, several times
-    cheaper than one per field. Actions are exact up to 2^24. Sampling is uniform without `priorities`. The rows and the
-    samples are on `device`; random draws and indices are computed on the CPU.
+    cheaper than one per field. Observations of bytes are four to an entry of the row, which is only copied. Actions are
+    exact up to 2^24. Sampling is uniform without `priorities`. The rows and the samples are on `device`; random draws
+    and indices are computed on the CPU. A mask of actions, where the environment has them, is a byte per action at the
+    end of the row.
 
     On the CPU the rows are a memory mapping, so that parts of it can be returned to the system. Copying the remaining
     agents' rows to a smaller tensor would almost double the memory of a training.
@@ -33,14 +36,18 @@ class ReplayBuffer:
         capacity: int,
         obs: int,
         generator: torch.Generator,
+        dtype: torch.dtype = torch.float32,
         priorities: Priorities | None = None,
         device: torch.device | str = "cpu",
+        mask: int = 0,
     ) -> None:
+        """`mask` is the number of actions of an environment with action masks, and 0 without."""
         self._capacity = capacity
         self._priorities = priorities
-        self._obs = obs
+        self._obs, self._dtype, self._mask = obs, dtype, mask
         self._generator = generator
-        shape = (num_agents, capacity, row_width(obs))
+        self._end = row_width(obs, dtype.itemsize)
+        shape = (num_agents, capacity, row_width(obs, dtype.itemsize, mask))
         if torch.device(device).type == "cpu":
             self._memory = mmap.mmap(-1, math.prod(shape) * _FLOAT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             self._rows = torch.frombuffer(self._memory, dtype=torch.float32).view(shape)
@@ -69,12 +76,13 @@ class ReplayBuffer:
         if (most := int(count.max())) > self._capacity:
             raise ValueError(f"{most} transitions at once do not fit a capacity of {self._capacity}")
         columns = [
-            batch.observation,
-            batch.next_observation,
+            *self._packed(batch.observation, batch.next_observation),
             batch.action.unsqueeze(-1).float(),
             batch.reward.unsqueeze(-1),
             batch.discount.unsqueeze(-1),
         ]
+        if batch.next_mask is not None:
+            columns.append(_as_floats(batch.next_mask))
         row = valid.flatten().nonzero().squeeze(1)
         first = self._position - (count.cumsum(0) - count)
         slot = (torch.arange(len(row)) + first.repeat_interleave(count)) % self._capacity
@@ -95,7 +103,7 @@ class ReplayBuffer:
         ranges = torch.tensor([torch.inf, -torch.inf]).repeat(len(agents), self._obs, 1)
         for row, agent in enumerate(agents.tolist()):
             if size := int(self._size[agent]):
-                observation = self._rows[agent, :size, : self._obs]
+                observation, _ = self._observations(self._rows[agent, :size])
                 ranges[row] = torch.stack((observation.amin(0), observation.amax(0)), dim=-1).cpu()
         return ranges
 
@@ -120,13 +128,15 @@ class ReplayBuffer:
             slot = (draws * self._size.unsqueeze(1)).long()
         index = (slot + self._offset()).to(self._rows.device)
         rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
-        action, reward, discount = rows[..., 2 * self._obs :].unbind(-1)
+        action, reward, discount = rows[..., self._end - _NUMBERS : self._end].unbind(-1)
+        observation, next_observation = self._observations(rows)
         return Batch(
-            observation=rows[..., : self._obs],
+            observation=observation,
             action=action.long(),
             reward=reward,
-            next_observation=rows[..., self._obs : 2 * self._obs],
+            next_observation=next_observation,
             discount=discount,
+            next_mask=rows[..., self._end :].view(torch.bool)[..., : self._mask] if self._mask else None,
             weight=weight,
             slot=slot,
         )
@@ -180,6 +190,17 @@ class ReplayBuffer:
             for first in range(0, used, _CHUNK_ROWS):
                 yield rows[first : min(first + _CHUNK_ROWS, used)]
 
+    def _packed(self, *observations: Tensor) -> Sequence[Tensor]:
+        """Two observations `[A, B, obs]` as the first entries of a row."""
+        if self._dtype == torch.float32:
+            return observations
+        return [_as_floats(torch.cat(observations, dim=-1))]
+
+    def _observations(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The observation and the next observation `[..., obs]` of rows, in their own type."""
+        both = rows[..., : self._end - _NUMBERS].view(self._dtype)
+        return both[..., : self._obs], both[..., self._obs : 2 * self._obs]
+
     def _used(self) -> int:
         """Largest number of rows in use of any agent."""
         return int(self._size.max()) if len(self._size) else 0
@@ -188,11 +209,21 @@ class ReplayBuffer:
         return torch.arange(len(self._size)).unsqueeze(1) * self._capacity
 
 
-def row_width(obs: int) -> int:
-    """Number of floats of a stored transition: two observations, action, reward and discount."""
-    return 2 * obs + 3
+def row_width(obs: int, itemsize: int = _FLOAT, mask: int = 0) -> int:
+    """Number of floats of a transition: observations with entries of `itemsize` bytes, three numbers, a mask in bytes.
+
+    `mask` is the number of actions of an environment with action masks, and 0 without.
+    """
+    return -(-2 * obs * itemsize // _FLOAT) + _NUMBERS + -(-mask // _FLOAT)
 
 
-def replay_bytes(*, num_agents: int, capacity: int, obs: int, prioritised: bool = False) -> int:
-    """Memory of a replay buffer in bytes."""
-    return num_agents * (capacity * row_width(obs) + 2 * leaves(capacity) * prioritised) * _FLOAT
+def replay_bytes(
+    *, num_agents: int, capacity: int, obs: int, itemsize: int = _FLOAT, mask: int = 0, prioritised: bool = False
+) -> int:
+    """Memory of a replay buffer in bytes; `itemsize` and `mask` as in `row_width`."""
+    return num_agents * (capacity * row_width(obs, itemsize, mask) + 2 * leaves(capacity) * prioritised) * _FLOAT
+
+
+def _as_floats(rows: Tensor) -> Tensor:
+    """Bytes `[..., n]`, bool or uint8, as floats `[..., ceil(n / 4)]`, which are only copied."""
+    return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % _FLOAT)).view(torch.float32)

@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.snapshot import SnapshotError
 from dqn.hyperparameters import HyperParameters
+from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
+from dqn.training.fits import Factory
 from dqn.training.state import TrainingState
 
 # File layout: this line, the content as written by `torch.save`, the pickled environments, the rows of the replay
 # buffer, the sizes of the first two parts, and the SHA-256 of everything before it.
-_FORMAT: Final = b"dqn-training-state/8\n"
+_FORMAT: Final = b"dqn-training-state/9\n"
 _SIZES: Final = struct.Struct("<QQ")
 _READ_BYTES: Final = 2**20
 
@@ -70,12 +72,15 @@ def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[
         raise CheckpointError(f"checkpoint {path} could not be written ({error}); {kept}") from error
 
 
-def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[TrainingState, bool]:
+def load_checkpoint(
+    path: Path, config: DQNConfig | None = None, *, env: Factory | None = None
+) -> tuple[TrainingState, bool]:
     """Read a training state.
 
     Args:
         path: a file written by `save_checkpoint`.
         config: if given, the configuration that the checkpoint must have.
+        env: makes the environments, as it did when the training began.
 
     Returns:
         The state, and whether the environments continue in mid-episode. False if their state could not be captured;
@@ -101,7 +106,7 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
         if config is not None and saved != config:
             differing = [name for name, value in saved.to_dict().items() if config.to_dict()[name] != value]
             raise CheckpointError(f"{path} belongs to another configuration: {', '.join(differing)} differ")
-        state = TrainingState.begin(saved, HyperParameters.from_state_dict(content["hyperparameters"]))
+        state = TrainingState.begin(saved, HyperParameters.from_state_dict(content["hyperparameters"]), env=env)
         opened.callback(state.environment.close)
         content["state"]["environment"]["envs"] = file.read(environment_bytes) or None
         try:
@@ -118,10 +123,14 @@ def load_checkpoint(path: Path, config: DQNConfig | None = None) -> tuple[Traini
 
 
 def save_networks(directory: Path, networks: QNetworks, config: DQNConfig) -> None:
-    """Write trained networks as `networks.safetensors`, and their configuration as `config.json`."""
+    """Write trained networks as `networks.safetensors`, and their configuration as `config.json`.
+
+    The observation's shape is that of the scale.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     tensors = {name: tensor.detach().contiguous() for name, tensor in networks.state_dict().items()}
+    tensors["observation_scale"] = tensors["observation_scale"].view(networks.body.observation_shape)
     save_file(tensors, directory / "networks.safetensors")
 
 
@@ -134,11 +143,13 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
     try:
         config = DQNConfig.from_dict(json.loads((directory / "config.json").read_text()))
         tensors = load_file(directory / "networks.safetensors")
-        layers = range(len(config.hidden_sizes) + 1)
-        weights = [tensors[f"weights.{layer}"] for layer in layers]
-        biases = [tensors[f"biases.{layer}"] for layer in layers]
-        scale, dueling, num_quantiles = tensors["observation_scale"], config.dueling, config.num_quantiles
-        return QNetworks(weights, biases, scale, dueling=dueling, num_quantiles=num_quantiles), config
+        body, head = body_of(config, tuple(tensors["observation_scale"].shape)), head_of(config)
+        weights, biases = (
+            [tensors[f"{kind}.{k}"] for k in range(sum(name.startswith(kind) for name in tensors))]
+            for kind in ("weights", "biases")
+        )
+        scale, dueling = tensors["observation_scale"].flatten(), config.dueling
+        return QNetworks(weights, biases, scale, body=body, head=head, dueling=dueling), config
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{directory} has no trained networks ({error})") from error
 

@@ -1,39 +1,78 @@
 """Checks that the arguments of a training, and its environment, fit the configuration."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
 import torch
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.environments.spaces import Spaces
+from dqn.environments.spec import Environment
 from dqn.hyperparameters import HyperParameters
+from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
 
+Factory = Callable[..., gym.Env[Any, Any]]
+"""Makes an environment, given keyword arguments."""
 
-def require_scale(config: DQNConfig, observation_size: int) -> None:
-    """Check the length of `observation_scale`.
+
+def own_environment(config: DQNConfig, factory: Factory) -> Environment:
+    """The environment that a factory makes, by the name `env_id`.
 
     Raises:
-        ConfigError: if it is neither empty nor one number per entry of the observation.
+        ConfigError: if that is the id of a registered environment: what is trained would seem to play there.
+    """
+    if config.env_id.rpartition(":")[2] in gym.registry:
+        raise ConfigError(
+            f"env_id {config.env_id!r} is a registered environment, which env= would replace: leave out env=, or give "
+            "yours a name of its own, such as DQNConfig(env_id='Mine-v0')"
+        )
+    return dataclasses.replace(config.environment, factory=factory)
+
+
+def require_factory(environment: Environment, factory: Factory | None) -> None:
+    """Check that a state to continue from has the given factory's environment.
+
+    Raises:
+        ConfigError: if it was made by another factory, or by none.
+    """
+    if factory is not None and environment.factory is not factory:
+        raise ConfigError("env differs from that of the state: leave it out, or pass it to load_checkpoint")
+
+
+def divisors(config: DQNConfig, spaces: Spaces) -> tuple[float, ...]:
+    """What the network divides each entry of an observation by, `[obs]` or one number for all; empty for 1.
+
+    It is the configuration's scale or, without one, the greatest value of bytes.
+
+    Raises:
+        ConfigError: if the configuration's has another length.
     """
     scale = config.observation_scale
-    if scale and len(scale) != observation_size:
+    if len(scale) not in (0, 1, spaces.observation_size):
         raise ConfigError(
-            f"observation_scale has {len(scale)} entries and {config.env_id} has observations of {observation_size}; "
-            "give one number for each, or none for no scaling"
+            f"observation_scale has {len(scale)} entries and {config.env_id} has observations of "
+            f"{spaces.observation_size}; give one number for each, one for all, or none for no scaling"
         )
+    return scale or spaces.divisors
 
 
-def require_start(config: DQNConfig, start: QNetworks, *, observation_size: int, num_actions: int) -> None:
+def require_start(config: DQNConfig, start: QNetworks, spaces: Spaces) -> None:
     """Check that a network to start from has the configuration's shape.
 
     Raises:
         ConfigError: naming the differences.
     """
     given = _shape(start)
-    scale = config.observation_scale or (1.0,) * observation_size
+    scale = torch.tensor(divisors(config, spaces) or (1.0,), dtype=torch.float32).expand(spaces.observation_size)
     wanted = {
-        "num_quantiles": config.num_quantiles,
+        "body": body_of(config, spaces.observation_shape),
+        "head": head_of(config),
         "dueling": config.dueling,
-        "layers": (observation_size, *config.hidden_sizes, (num_actions + config.dueling) * config.num_quantiles),
-        "observation_scale": torch.tensor(scale, dtype=torch.float32).tolist(),
+        "num_actions": spaces.num_actions,
+        "observation_scale": scale.tolist(),
     }
     if differing := [f"{name} {given[name]}, not {value}" for name, value in wanted.items() if given[name] != value]:
         raise ConfigError(f"start does not fit the configuration and {config.env_id}: it has {'; '.join(differing)}")
@@ -70,10 +109,10 @@ def require_state(
 
 
 def _shape(networks: QNetworks) -> dict[str, object]:
-    weights = list(networks.weights)
     return {
-        "num_quantiles": networks.num_quantiles,
+        "body": networks.body,
+        "head": networks.head,
         "dueling": networks.dueling,
-        "layers": (weights[0].shape[2], *(weight.shape[1] for weight in weights)),
+        "num_actions": networks.num_actions,
         "observation_scale": networks.observation_scale.tolist(),
     }

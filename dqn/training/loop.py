@@ -13,7 +13,7 @@ from dqn.finite import none_left
 from dqn.hyperparameters import HyperParameters
 from dqn.learning.losses import Loss, require_loss
 from dqn.training.clock import Clock
-from dqn.training.fits import require_state
+from dqn.training.fits import Factory, require_factory, require_state
 from dqn.training.machine import torch_threads
 from dqn.training.metrics import Metrics
 from dqn.training.result import TrainingResult, result_of
@@ -26,6 +26,7 @@ def train(
     config: DQNConfig,
     hyperparameters: HyperParameters | None = None,
     *,
+    env: Factory | None = None,
     loss: Loss | None = None,
     state: TrainingState | None = None,
     on_metrics: Callable[[Sequence[Metrics]], None] = lambda _: None,
@@ -37,11 +38,13 @@ def train(
     Args:
         config: what to train.
         hyperparameters: values that differ between agents; None trains all agents by the configuration.
+        env: makes an environment of one's own, given `env_kwargs`; its name is the configuration's `env_id`. A policy
+            of it can be exported, but `flows` and serving play it only if it is registered with Gymnasium.
         loss: replaces the configuration's loss; pass it again when resuming.
         state: where an earlier process stopped, with its hyper-parameters; None starts a new training. Its environments
             are closed when this function returns or raises.
         on_metrics: called with every record once, in order; after resuming, with the records since the checkpoint.
-        on_checkpoint: called with the whole state between two steps, at the start and then `checkpoint_interval`
+        on_checkpoint: called with the whole state between two steps, after the first one and then `checkpoint_interval`
             seconds after its last call returned, less often if it would take more than a tenth of the time.
             `on_metrics` has received all earlier records by then.
         now: returns the time in seconds.
@@ -50,13 +53,14 @@ def train(
         ConfigError: if the networks output quantiles and no `loss` is given, if `loss` does not return one number per
             transition, or if the state has another configuration or other hyper-parameters.
         DivergedError: if every agent diverged.
-        EnvironmentFaultError: if the environment returns a value that is not finite.
+        EnvironmentFaultError: if the environment returns a value that is not finite, or an invalid action mask.
     """
     require_loss(config, loss)
     if state is None:
-        state = TrainingState.begin(config, hyperparameters)
+        state = TrainingState.begin(config, hyperparameters, env=env)
     else:
         require_state(state.config, state.hyperparameters, config, hyperparameters)
+        require_factory(state.environment.origin, env)
     with closing(state.environment):
         return _train(state, loss, on_metrics, on_checkpoint, now)
 
@@ -71,7 +75,6 @@ def _train(
     config = state.config
     published = len(state.metrics)
     clock = Clock(state, on_checkpoint, now=now)
-    clock.save_if_due()
     with torch_threads(config.num_threads), _bar(state) as progress:
         state.keep_milestone()
         while state.agents.numel() and state.learner.updates < config.max_updates:

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.environments.spaces import Spaces
 from dqn.experience.buffer import replay_bytes
 from dqn.experience.priorities import leaves
 from dqn.training.milestones import number_of_milestones
@@ -47,6 +49,9 @@ def torch_threads(number: int) -> Iterator[None]:
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
 
 
+LEAST: Final = Spaces(observation_shape=(1,), num_actions=2)
+"""The smallest spaces of an environment."""
+
 # Copies of each network: online, target, average, best, final, gradient and two moments; five more for a short time
 # while agents leave or a checkpoint is read. Milestones come in addition.
 _COPIES: Final = 13
@@ -59,39 +64,47 @@ def memory_limit() -> int:
     return min([machine, *(int(limit) for limit in limits if limit.isdecimal())])  # v2 says "max" if there is no limit
 
 
-def policy_bytes(config: DQNConfig, *, observation_size: int, num_actions: int) -> int:
+def policy_bytes(config: DQNConfig, spaces: Spaces) -> int:
     """Minimum size of the exported policy's weights, in bytes."""
-    sizes = (observation_size, *config.hidden_sizes, num_actions)
+    sizes = (spaces.observation_size, *config.hidden_sizes, spaces.num_actions)
     return 4 * sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
 
 
-def training_bytes(config: DQNConfig, *, observation_size: int, num_actions: int) -> int:
+def training_bytes(config: DQNConfig, spaces: Spaces, *, mask: int = 0) -> int:
     """Peak memory of training in bytes, without the program itself and the environments' own objects.
+
+    `mask` is the number of actions of an environment with action masks, and 0 without.
 
     Neither a checkpoint nor a leaving agent makes a second copy of the replay buffer's rows. A leaving agent does copy
     the priorities.
     """
-    A = config.num_agents
-    sizes = (observation_size, *config.hidden_sizes, (num_actions + config.dueling) * config.num_quantiles)
+    A, observation_size = config.num_agents, spaces.observation_size
+    itemsize = np.dtype(spaces.dtype).itemsize
+    sizes = (observation_size, *config.hidden_sizes, (spaces.num_actions + config.dueling) * config.num_quantiles)
     parameters = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
     replay = replay_bytes(
-        num_agents=A, capacity=config.replay_capacity, obs=observation_size, prioritised=config.priority_exponent > 0
+        num_agents=A,
+        capacity=config.replay_capacity,
+        obs=observation_size,
+        itemsize=itemsize,
+        mask=mask,
+        prioritised=config.priority_exponent > 0,
     )
     copied = A * 2 * leaves(config.replay_capacity) * 4 if config.priority_exponent else 0
-    pending = A * config.num_envs * config.n_step * (2 * observation_size + 6) * 4
+    pending = A * config.num_envs * config.n_step * (2 * observation_size * itemsize + 6 * 4 + mask)
     at_once = max(config.batch_size, config.num_envs, config.eval_episodes, config.acceptance_episodes)
     activations = 2 * A * at_once * sum(sizes) * 4
     copies = _COPIES + number_of_milestones(config)
     return replay + copied + pending + activations + copies * A * parameters * 4
 
 
-def require_memory(config: DQNConfig, *, observation_size: int, num_actions: int) -> str:
-    """A sentence on the peak memory of training and this machine's memory.
+def require_memory(config: DQNConfig, spaces: Spaces, *, mask: int = 0) -> str:
+    """A sentence on the peak memory of training and this machine's memory; `mask` as in `training_bytes`.
 
     Raises:
         MemoryError: if training needs more than this machine has.
     """
-    needed = training_bytes(config, observation_size=observation_size, num_actions=num_actions)
+    needed = training_bytes(config, spaces, mask=mask)
     limit = memory_limit()
     if needed > limit:
         raise MemoryError(

@@ -1,7 +1,7 @@
 """The result of a training: networks, agents, metrics and milestones; test returns and ONNX export."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from dqn.config import DQNConfig
+from dqn.environments.spec import Environment
 from dqn.evaluation.greedy import greedy_returns
 from dqn.finite import DivergedError
 from dqn.networks.population import QNetworks
+from dqn.policy import Policy
 from dqn.seeding import TEST, stream_seed
+from dqn.training.fits import Factory
 from dqn.training.machine import torch_threads
 from dqn.training.metrics import MetricHistory
 from dqn.training.milestones import Milestone
@@ -37,7 +40,7 @@ class AgentResult:
     environment_steps: int
     episodes: int
     observed: tuple[tuple[float, float], ...] = ()
-    """Minimum and maximum of each entry of the observations in its replay buffer at the end of its training."""
+    """Minimum and maximum of each entry of the observations in its replay buffer at the end; empty for images."""
     judged_return: float | None = None
     """Mean greedy return on the final comparison's episodes; None if the agent was not compared."""
     robustness: float | None = None
@@ -65,6 +68,13 @@ class TrainingResult:
     cpu_seconds: float
     milestones: tuple[Milestone, ...] = ()
     """Networks during training, oldest first."""
+    factory: Factory | None = None
+    """Makes the environment, if Gymnasium does not."""
+
+    @property
+    def environment(self) -> Environment:
+        """What it was trained in."""
+        return dataclasses.replace(self.config.environment, factory=self.factory)
 
     @property
     def best_agent(self) -> int:
@@ -126,13 +136,34 @@ class TrainingResult:
         config = self.config
         seed = stream_seed(config.seed, TEST, 0)
         with torch_threads(config.num_threads):
-            return greedy_returns(self.best, config.env_id, config.world, episodes=episodes, seed=seed).numpy()
+            return greedy_returns(self.best, self.environment, config.world, episodes=episodes, seed=seed).numpy()
 
     def export(self, path: str | Path) -> None:
-        """Write the policy of `best_agent` as an ONNX file for any runtime, including this project's server.
+        """Write the policy of `best_agent`: as an ONNX file for any runtime, or as a page that plays it.
 
-        The exported model is first compared with the network in ONNX's reference implementation. Nothing is written if
-        this raises.
+        Args:
+            path: of the file. A name that ends in `.html` gives a card (`dqn.cards.card`); any other name gives ONNX,
+                which this project's server plays too.
+
+        Raises:
+            DivergedError, ExportError: as `policy`; nothing is written then.
+        """
+        from dqn.cards.card import card
+
+        policy, agent = self.policy(), self.best_agent
+        if Path(path).suffix != ".html":
+            policy.save(path)
+            return
+        words = in_words(self.config, self.agents, agent, self.seconds, self.cpu_seconds)
+        Path(path).write_bytes(card(policy.model, title=f"{self.config.env_id}, agent {agent:02d}", **words))
+
+    def policy(self, agent: int | None = None) -> Policy:
+        """The policy of an agent's best network, which acts without PyTorch.
+
+        It is first compared with the network in ONNX's reference implementation.
+
+        Args:
+            agent: index of the agent; None for `best_agent`.
 
         Raises:
             DivergedError: if every agent diverged.
@@ -140,15 +171,39 @@ class TrainingResult:
         """
         from dqn.networks.onnx import ModelProperties, by_reference, export_onnx
 
-        agent = self.best_agent
+        agent = self.best_agent if agent is None else range(len(self.agents))[agent]
         properties = ModelProperties.of(
             self.config,
             num_actions=self.best.num_actions,
             run_id="",
             agent=agent,
             observed=self.agents[agent].observed,
+            environment=self.environment,
         )
-        Path(path).write_bytes(export_onnx(self.best, properties, load=by_reference))
+        return Policy(export_onnx(self.best, properties, load=by_reference))
+
+
+def in_words(
+    config: DQNConfig, agents: Sequence[AgentResult], best: int, seconds: float, cpu_seconds: float
+) -> dict[str, str]:
+    """How the agent `best` was `trained` and `judged`, in sentences for its card."""
+    mine = agents[best]
+    judged = f"It is the best of {config.num_agents} agents."
+    if config.acceptance_return is not None:
+        judged += (
+            f" {sum(agent.solved for agent in agents)} of them were accepted: return {config.acceptance_return:g} in "
+            f"each of {config.acceptance_episodes} episodes. This one was {'' if mine.solved else 'not '}accepted."
+        )
+    if mine.judged_return is not None:
+        judged += f" Its mean return in {config.acceptance_episodes} fresh episodes was {mine.judged_return:.4g}."
+    if mine.robustness is not None:
+        judged += f" As a finalist, it balanced {mine.robustness:.0%} of the episodes of a stress test."
+    trained = (
+        f"By {mine.updates:,} gradient updates with {config.batch_size} transitions each, from "
+        f"{mine.environment_steps:,} environment steps, in a population of {config.num_agents}. The population took "
+        f"{seconds:.1f} s ({cpu_seconds:.1f} CPU-seconds)."
+    )
+    return {"trained": trained, "judged": judged}
 
 
 _CPU: Final = torch.device("cpu")
@@ -185,6 +240,7 @@ def result_of(state: TrainingState, judged: Mapping[int, float]) -> TrainingResu
         milestones=tuple(dataclasses.replace(kept, networks=kept.networks.on(_CPU)) for kept in state.milestones),
         seconds=state.seconds,
         cpu_seconds=state.cpu_seconds,
+        factory=state.environment.origin.factory,
     )
 
 

@@ -37,7 +37,9 @@ def evaluate(state: TrainingState) -> None:
     state.evaluated_at = state.learner.updates
     state.evaluations += 1
     seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
-    returns = greedy_returns(networks, config.env_id, config.training_world, episodes=config.eval_episodes, seed=seed)
+    returns = greedy_returns(
+        networks, state.environment.origin, config.training_world, episodes=config.eval_episodes, seed=seed
+    )
     mean_return = eval_mean = returns.mean(1)
     ceiling = torch.inf if config.acceptance_return is None else config.acceptance_return
     sound = returns.isfinite().all(1)
@@ -49,7 +51,12 @@ def evaluate(state: TrainingState) -> None:
         seed = stream_seed(config.seed, SELECTION, state.evaluations, trial)
         episodes = config.acceptance_episodes
         returns = greedy_returns(
-            networks.select(passed), config.env_id, config.training_world, episodes=episodes, seed=seed, epsilon=epsilon
+            networks.select(passed),
+            state.environment.origin,
+            config.training_world,
+            episodes=episodes,
+            seed=seed,
+            epsilon=epsilon,
         )
         if not epsilon:
             mean_return = eval_mean.index_copy(0, passed, returns.mean(1))
@@ -91,7 +98,11 @@ def judge(state: TrainingState) -> dict[int, float]:
     for agent in sorted(state.sound.tolist(), key=standing)[:NOMINEES]:
         network = state.best.select(torch.tensor([agent]))
         returns = greedy_returns(
-            network, config.env_id, config.training_world, episodes=config.acceptance_episodes, seed=seed
+            network,
+            state.environment.origin,
+            config.training_world,
+            episodes=config.acceptance_episodes,
+            seed=seed,
         )
         if not bool(returns.isfinite().all()):
             state.diverged[agent] = int(state.updates[agent]), "a return of the final comparison is not finite"
@@ -140,7 +151,8 @@ def leave(state: TrainingState, rows: Tensor) -> None:
     state.final.assign(leaving, state.learner.evaluated.select(rows))
     state.updates[leaving] = state.learner.updates
     state.steps[leaving] = state.environment_steps
-    state.observed[leaving] = state.replay.observation_range(rows)
+    if not state.environment.spaces.is_image:  # the range of a pixel says nothing
+        state.observed[leaving] = state.replay.observation_range(rows)
     staying = torch.ones(len(state.agents), dtype=torch.bool)
     staying[rows] = False
     state.select(staying.nonzero().squeeze(1))

@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from dqn.config import DQNConfig
+from dqn.environments.spaces import Spaces
 from dqn.experience.buffer import ReplayBuffer
 from dqn.experience.nstep import NStepAccumulator
 from dqn.experience.priorities import Priorities
 from dqn.experience.vector import VectorEnvironment
 from dqn.hyperparameters import HyperParameters
 from dqn.learning.learner import Learner
+from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
 from dqn.seeding import TRAINING, stream_seed
-from dqn.training.fits import require_scale, require_start
-from dqn.training.machine import require_device, require_memory
+from dqn.training.fits import Factory, divisors, own_environment, require_start
+from dqn.training.machine import LEAST, require_device, require_memory
 from dqn.training.metrics import POPULATION, MetricHistory, MetricName
 from dqn.training.milestones import Milestone, load_milestones, milestone_due
 
@@ -67,7 +69,12 @@ class TrainingState:
 
     @classmethod
     def begin(
-        cls, config: DQNConfig, hyperparameters: HyperParameters | None = None, *, start: QNetworks | None = None
+        cls,
+        config: DQNConfig,
+        hyperparameters: HyperParameters | None = None,
+        *,
+        start: QNetworks | None = None,
+        env: Factory | None = None,
     ) -> Self:
         """Begin a training.
 
@@ -76,38 +83,40 @@ class TrainingState:
             hyperparameters: values that differ between agents; they replace the configuration's values of those names.
             start: one network, of the configuration's shape, that every agent starts from; by default each agent draws
                 its own.
+            env: makes an environment, given the configuration's `env_kwargs`; by default Gymnasium makes `env_id`.
 
         Raises:
-            ConfigError: if this machine does not have the device, or an argument does not fit the environment.
+            ConfigError: if this machine does not have the device, an argument does not fit the environment, or `env` is
+                given and `env_id` is the id of a registered environment.
             EnvironmentUnsupportedError: if the environment is unknown or not supported.
             MemoryError: if training needs more memory than this machine has.
         """
         device = require_device(config.device)
-        require_memory(config, observation_size=1, num_actions=2)  # a lower bound, before the environments are made
+        require_memory(config, LEAST)  # a lower bound, before the environments are made
         hyperparameters = hyperparameters or HyperParameters.of([config])
         hyperparameters.require_fit(config)
         generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
         environment = VectorEnvironment(
-            config.env_id,
+            config.environment if env is None else own_environment(config, env),
             config.training_world,
             num_agents=config.num_agents,
             num_envs=config.num_envs,
             seed=stream_seed(config.seed, TRAINING, 1),
         )
         try:
-            sizes = {"observation_size": environment.observation_size, "num_actions": environment.num_actions}
-            require_memory(config, **sizes)
-            require_scale(config, environment.observation_size)
+            spaces = environment.spaces
+            require_memory(config, spaces, mask=environment.mask_size)
+            divisors(config, spaces)
             if start is not None:
-                require_start(config, start, **sizes)
+                require_start(config, start, spaces)
                 networks = start.select(torch.zeros(config.num_agents, dtype=torch.int64))
             else:
-                networks = _initialised(config, hyperparameters, **sizes)
+                networks = _initialised(config, hyperparameters, spaces)
             return cls(
                 config,
                 environment=environment,
-                accumulator=_accumulator(config, hyperparameters, environment.observation_size),
-                replay=_replay(config, environment.observation_size, generator, device),
+                accumulator=_accumulator(config, hyperparameters, environment),
+                replay=_replay(config, environment, generator, device),
                 learner=Learner(config, networks.on(device), hyperparameters),
                 generator=generator,
             )
@@ -214,22 +223,21 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def _initialised(
-    config: DQNConfig, hyperparameters: HyperParameters, *, observation_size: int, num_actions: int
-) -> QNetworks:
+def _initialised(config: DQNConfig, hyperparameters: HyperParameters, spaces: Spaces) -> QNetworks:
     return QNetworks.initialised(
         seeds=[stream_seed(config.seed, TRAINING, 2, agent) for agent in range(config.num_agents)],
-        observation_size=observation_size,
-        hidden_sizes=config.hidden_sizes,
-        num_actions=num_actions,
-        observation_scale=config.observation_scale,
-        initial_q=hyperparameters.initial_q,
+        body=body_of(config, spaces.observation_shape),
+        num_actions=spaces.num_actions,
+        head=head_of(config),
         dueling=config.dueling,
-        num_quantiles=config.num_quantiles,
+        observation_scale=divisors(config, spaces),
+        initial_q=hyperparameters.initial_q,
     )
 
 
-def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, observation_size: int) -> NStepAccumulator:
+def _accumulator(
+    config: DQNConfig, hyperparameters: HyperParameters, environment: VectorEnvironment
+) -> NStepAccumulator:
     return NStepAccumulator(
         n_step=config.n_step,
         gamma=hyperparameters.gamma,
@@ -237,17 +245,23 @@ def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, observatio
         bootstrap_on_truncation=config.bootstrap_on_truncation,
         num_agents=config.num_agents,
         num_envs=config.num_envs,
-        obs=observation_size,
+        obs=environment.observation_size,
+        dtype=getattr(torch, environment.spaces.dtype),
+        mask=environment.mask_size,
     )
 
 
-def _replay(config: DQNConfig, observation_size: int, generator: torch.Generator, device: torch.device) -> ReplayBuffer:
+def _replay(
+    config: DQNConfig, environment: VectorEnvironment, generator: torch.Generator, device: torch.device
+) -> ReplayBuffer:
     A, capacity, exponent = config.num_agents, config.replay_capacity, config.priority_exponent
     return ReplayBuffer(
         num_agents=A,
         capacity=capacity,
-        obs=observation_size,
+        obs=environment.observation_size,
+        mask=environment.mask_size,
         generator=generator,
+        dtype=getattr(torch, environment.spaces.dtype),
         priorities=Priorities(num_agents=A, capacity=capacity, exponent=exponent) if exponent else None,
         device=device,
     )

@@ -11,8 +11,8 @@ from flows.failures.errors import one_line
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.registry import versions
-from flows.registry.champion import return_to_previous
 from flows.registry.evaluation import play, threshold_of
+from flows.registry.history import return_to_previous
 from flows.registry.lock import promotion
 from flows.tracking.attempt import Attempt
 from flows.tracking.store import connect
@@ -162,4 +162,4 @@ def elsewhere(model: str, version: int, before: int | None) -> str:
         policy = versions.download(model, number).policy
         returns = play(policy, NOMINAL, seed=stream_seed(number, TEST, 1))
         parts.append(f"version {number} returns {returns.mean():.0f}")
-    return f"in the nominal world {', '.join(parts)}; threshold {threshold_of(policy.metadata.env_id) or 0:g}"
+    return f"in the nominal world {', '.join(parts)}; threshold {threshold_of(policy.metadata.environment) or 0:g}"

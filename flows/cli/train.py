@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from dqn.config import ConfigError, DQNConfig
-from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.spec import Environment, EnvironmentUnsupportedError
+from dqn.environments.world import World
 from dqn.presets import PRESETS
 from flows.cli import options
-from flows.cli.program import prepare
+from flows.cli.keywords import read_keywords
+from flows.cli.program import prepare, prog
 from flows.cli.refusals import (
     preset_warning,
     require_device_name,
@@ -25,8 +25,10 @@ from flows.cli.refusals import (
     require_version,
 )
 from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
+from flows.failures.errors import FlowError
 from flows.orchestration.console import note, phase
 from flows.orchestration.flow_run import api_is_named
+from flows.orchestration.place import run_elsewhere
 from flows.request.general import GENERAL, StartName, budget, general, has_preset, start_of
 from flows.request.saved_presets import read_preset
 from flows.uris import redacted
@@ -36,7 +38,7 @@ from flows.uris import redacted
 class Arguments:
     """Train a population of DQN agents, register the best and promote it if it passes the gate."""
 
-    config: Annotated[DQNConfig, tyro.conf.arg(name="")]
+    config: DQNConfig
     preset: StartName = "cartpole"
     """Hyper-parameters to start from, or those that a sweep saved; the options below change single ones."""
     resume: str | None = None
@@ -76,10 +78,10 @@ def parse(argv: Sequence[str]) -> Arguments:
         SystemExit: with code 0 for `--help`.
     """
     options.require_once(argv)
-    if env_id := without_preset(argv):
-        require_environment(env_id)
-        default = Arguments(config=general(env_id), preset=GENERAL)
-        return options.parse(Arguments, argv, prog="dqn-train", default=default)
+    if environment := without_preset(argv):
+        require_environment(environment)
+        default = Arguments(config=general(environment), preset=GENERAL)
+        return options.parse(Arguments, argv, prog=prog("train"), default=default)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?", const="", default="cartpole")
     known, others = first.parse_known_args(argv)
@@ -88,22 +90,31 @@ def parse(argv: Sequence[str]) -> Arguments:
     if known.preset not in PRESETS and (saved := read_preset(known.preset)):  # a saved one, as changes to a shipped one
         shipped, config = saved
         given, default = [*others, "--preset", shipped], Arguments(config=config)
-    return options.parse(Arguments, given, prog="dqn-train", default=default)
+    return options.parse(Arguments, given, prog=prog("train"), default=default)
 
 
-def without_preset(argv: Sequence[str]) -> str | None:
+def without_preset(argv: Sequence[str]) -> Environment | None:
     """The environment to train with general values, or None.
 
     General values are used if they are named, or if no preset is named and none was tuned to the environment.
+
+    Raises:
+        ConfigError: if the arguments of the environment cannot be read.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("env-id", "preset", "resume"):
+    for name in ("env-id", "preset", "resume", "max-episode-steps"):
         first.add_argument(f"--{name}", f"--{name.replace('-', '_')}", nargs="?", const="")
+    first.add_argument("--env-kwargs", "--env_kwargs", nargs="*", default=[])
     known, _ = first.parse_known_args(argv)
-    if known.preset == GENERAL:
-        return known.env_id or DQNConfig.env_id
     named = known.preset is not None or known.resume is not None or not known.env_id
-    return None if named or has_preset(known.env_id) else str(known.env_id)
+    if known.preset != GENERAL and (named or has_preset(known.env_id)):
+        return None
+    options.values_of(argv, options.option_types(Arguments))
+    return DQNConfig(
+        env_id=known.env_id or DQNConfig.env_id,
+        env_kwargs=read_keywords(known.env_kwargs),
+        max_episode_steps=int(known.max_episode_steps or 0),
+    ).environment
 
 
 def check(arguments: Arguments) -> str | None:
@@ -122,7 +133,7 @@ def check(arguments: Arguments) -> str | None:
         return None
     config = arguments.config
     require_device_name(config.device)
-    require_environment(config.env_id)
+    require_environment(config.environment)
     if arguments.warm_start:
         require_version(config.env_id, arguments.warm_start)
     return preset_warning(arguments.preset, config.env_id)
@@ -141,7 +152,18 @@ def announcement(arguments: Arguments) -> str:
 
 
 def run(arguments: Arguments) -> int:
-    """Train: as a flow run if a Prefect API is named, otherwise without Prefect."""
+    """Train: as a run of the deployment if Prefect has it, as a flow run here if it has not, or without Prefect."""
+    parameters = {
+        "config": _json(_overrides(arguments)),
+        "preset": arguments.preset,
+        **({"resume": arguments.resume} if arguments.resume else {}),
+        **({"warm_start": arguments.warm_start} if arguments.warm_start else {}),
+    }
+    try:
+        if run_elsewhere("train-dqn/cartpole", parameters, why_here=_why_here(arguments)):
+            return 0
+    except FlowError as error:
+        return fail(error, error.exit_code)
     # Imported here: Prefect reads the environment on import, and wrong arguments are refused without waiting for it.
     with phase("load MLflow and PyTorch"):
         from flows.cli.exits import reported
@@ -162,12 +184,7 @@ def run(arguments: Arguments) -> int:
         with phase("check"):  # the flow checks too, but retries for minutes and leaves a failed flow run
             check_request(*request)
         if api_is_named():
-            with phase("connect to Prefect"):
-                from flows.deployed import train_dqn as deployed
-                from flows.orchestration.api import require_api
-
-                require_api()
-                train = deployed
+            from flows.deployed import train_dqn as train
         report = train(*request)
         if api_is_named():
             print(report)
@@ -175,8 +192,19 @@ def run(arguments: Arguments) -> int:
     return reported(work)
 
 
+def _why_here(arguments: Arguments) -> str:
+    if arguments.checkpoint_dir != Arguments.checkpoint_dir:
+        return "--checkpoint-dir is a directory of this machine"
+    mine = arguments.resume and (arguments.checkpoint_dir / f"{arguments.resume}.ckpt").exists()
+    return "the run's checkpoint is on this machine" if mine else ""
+
+
+def _json(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.to_dict() if isinstance(value, World) else value for name, value in overrides.items()}
+
+
 def _overrides(arguments: Arguments) -> dict[str, Any]:
-    start = start_of(arguments.preset, arguments.config.env_id)
+    start = start_of(arguments.preset, arguments.config.environment)
     given = {field.name: getattr(arguments.config, field.name) for field in dataclasses.fields(DQNConfig)}
     changed = {name: value for name, value in given.items() if value != getattr(start, name)}
     return changed | ({"env_id": arguments.config.env_id} if arguments.preset == GENERAL else {})

@@ -1,12 +1,13 @@
 """Evaluation of a registered version: its file in the registry, played on the version's own episodes."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import mlflow
 import numpy as np
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
-from dqn.environments.spec import environment_spec
+from dqn.environments.spec import Environment, environment_spec
 from dqn.environments.world import World
 from dqn.evaluation.returns import episodic_returns
 from dqn.evaluation.statistics import Floats
@@ -20,10 +21,9 @@ from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.gate import LOOKS
 from flows.registry.returns import TEST_MEAN, Returns, log_test
-from flows.registry.versions import DIGEST_TAG
+from flows.registry.versions import DIGEST_TAG, ORIGIN_TAG
 from flows.tracking.attempt import Attempt, FencedClient
-from flows.tracking.runs import find_run
-from flows.tracking.store import connect
+from flows.tracking.store import connect, require_artifacts
 from serving.policy import OnnxPolicy
 
 EPISODES: Final = LOOKS[0]
@@ -61,15 +61,8 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
     fenced = FencedClient(client=client, attempt=attempt)
     found = versions.get_version(client, name, version)
     artifact = versions.download(name, version)
-    policy = artifact.policy
-    env_id = policy.metadata.env_id
-    if versions.model_name(env_id) != name:  # first, as looking the environment up may import a module
-        raise RegistryError(f"{artifact} plays {env_id}; its policies are versions of {versions.model_name(env_id)}")
-    require_playable(artifact, env_id)
-    seed = version_seed(version, episodes=EPISODES)
-    returns = play(policy, policy.metadata.world, seed=seed)
-    stress = under_stress(policy, policy.metadata.world, seed=seed) if stressed else None
-    run_id = policy.metadata.run_id
+    policy, played = artifact.policy, play_its_episodes(artifact, stressed=stressed)
+    returns, stress, seed, run_id = played.returns, played.stress, played.seed, policy.metadata.run_id
     if TEST_MEAN not in versions.metrics_of(client, found):
         log_test(fenced.checked(), run_id, returns, model_id=versions.model_id_of(found))
     tags = {
@@ -85,14 +78,16 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
             "eval.worst_cell": f"{stress.worst_cell}: {stress.shares[stress.worst_cell]:.0%}",
             "eval.single_push": f"{stress.push} N",
         }
-    run = find_run(client, run_id)
+    run = client.get_run(run_id)
+    require_artifacts(run.info.artifact_uri)
+    trained = f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`."
     versions.set_tags(fenced.checked(), name, version, tags)
     versions.describe(
         client,
         name,
         version,
         policy.metadata,
-        training=f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`.",
+        training=found.tags.get(ORIGIN_TAG) or trained,
         evaluation=f"{_spread(returns)} {len(returns)} episodes that neither another version's evaluation nor "
         f"training used, seeds from {seed} on." + (f" Under stress: {stress}." if stress else ""),
     )
@@ -100,6 +95,36 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
     content = {"returns": returns.tolist(), "seed": seed, "stress": stress and stress.to_dict()}
     client.log_dict(run_id, content, file)
     return f"{run.info.artifact_uri}/{file}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """What a version did on its own episodes, in its own world."""
+
+    returns: Returns
+    """`[EPISODES]`"""
+    stress: StressTest | None
+    """None if there is no stress test."""
+    seed: int
+    """Of the first episode."""
+
+
+def play_its_episodes(artifact: versions.Artifact, *, stressed: bool = True) -> Played:
+    """Play a version on its own episodes, and under stress; nothing is written.
+
+    Raises:
+        RegistryError: if it plays another environment than its model's, or cannot play it.
+    """
+    policy, env_id = artifact.policy, artifact.policy.metadata.env_id
+    if versions.model_name(env_id) != artifact.name:  # first, as looking the environment up may import a module
+        raise RegistryError(f"{artifact} plays {env_id}; its policies are versions of {versions.model_name(env_id)}")
+    require_playable(artifact, policy.metadata.environment)
+    seed = version_seed(artifact.version, episodes=EPISODES)
+    return Played(
+        returns=play(policy, policy.metadata.world, seed=seed),
+        stress=under_stress(policy, policy.metadata.world, seed=seed) if stressed else None,
+        seed=seed,
+    )
 
 
 def _spread(returns: Returns) -> str:
@@ -111,13 +136,29 @@ def _spread(returns: Returns) -> str:
     )
 
 
-def play(policy: OnnxPolicy, world: World, *, seed: int, episodes: int = EPISODES) -> Returns:
-    """Returns `[episodes]` of a policy in a world, on the episodes of a seed."""
-    with of_environment(policy.metadata.env_id):
-        return episodic_returns(policy.act, policy.metadata.env_id, world, num_episodes=episodes, seed=seed)
+def play(
+    policy: OnnxPolicy,
+    world: World,
+    *,
+    seed: int,
+    episodes: int = EPISODES,
+    environment: Environment | None = None,
+) -> Returns:
+    """Returns `[episodes]` of a policy in a world, on the episodes of a seed; by default in its own environment."""
+    environment = environment or policy.metadata.environment
+    with of_environment(environment.env_id):
+        return episodic_returns(policy.act, environment, world, num_episodes=episodes, seed=seed)
 
 
-def play_on(policy: OnnxPolicy, world: World, returns: Floats, *, version: int, episodes: int) -> Returns:
+def play_on(
+    policy: OnnxPolicy,
+    world: World,
+    returns: Floats,
+    *,
+    version: int,
+    episodes: int,
+    environment: Environment | None = None,
+) -> Returns:
     """Returns `[episodes]` of a policy: the given ones `[N]`, and those of the challenger's further episodes.
 
     Args:
@@ -126,9 +167,11 @@ def play_on(policy: OnnxPolicy, world: World, returns: Floats, *, version: int, 
         returns: of the policy's first episodes.
         version: of the challenger, which determines the episodes.
         episodes: the number of episodes in all.
+        environment: that both play in; by default the policy's own.
     """
     seed = further_seed(version, episodes=LOOKS[-1] - EPISODES) + len(returns) - EPISODES
-    return np.concatenate([returns, play(policy, world, seed=seed, episodes=episodes - len(returns))])
+    more = play(policy, world, seed=seed, episodes=episodes - len(returns), environment=environment)
+    return np.concatenate([returns, more])
 
 
 def under_stress(policy: OnnxPolicy, world: World, *, seed: int) -> StressTest | None:
@@ -152,27 +195,32 @@ def baselines(world: World) -> dict[str, StressTest]:
     return stressed_baselines(world, episodes=EPISODES)
 
 
-def require_playable(artifact: versions.Artifact, env_id: str) -> None:
+def require_playable(artifact: versions.Artifact, environment: str | Environment) -> None:
     """Refuse an artifact with a policy that cannot play an environment.
 
     Raises:
         RegistryError: naming the version and the mismatch.
     """
-    metadata = artifact.policy.metadata
+    metadata, env_id = artifact.policy.metadata, Environment.of(environment).env_id
     if metadata.env_id != env_id:
         raise RegistryError(f"{artifact} plays {metadata.env_id}, not {env_id}")
-    wanted, given = describe(env_id), (metadata.observation_size, metadata.num_actions)
+    spaces, given = describe(environment), (metadata.observation_shape, metadata.num_actions)
+    wanted = (spaces.observation_shape, spaces.num_actions)
     if given != wanted:
         raise RegistryError(
-            f"{artifact} takes {given[0]} numbers and chooses among {given[1]} actions; {env_id} has {wanted[0]} and "
-            f"{wanted[1]}"
+            f"{artifact} takes {_sizes(given[0])} numbers and chooses among {given[1]} actions; {env_id} has "
+            f"{_sizes(wanted[0])} and {wanted[1]}"
         )
-    ordinary = np.random.default_rng(0).normal(size=(32, wanted[0])).astype(np.float32)
+    ordinary = np.random.default_rng(0).normal(size=(32, *wanted[0])).astype(np.float32)
     ordinary[0] = 0
     if not np.isfinite(artifact.policy.q_values(ordinary)).all():
         raise RegistryError(f"{artifact} gives Q-values that are not finite")
 
 
-def threshold_of(env_id: str) -> float | None:
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def threshold_of(environment: str | Environment) -> float | None:
     """The environment's `reward_threshold`, if it has one."""
-    return environment_spec(env_id).reward_threshold
+    return environment_spec(environment).reward_threshold

@@ -19,6 +19,11 @@ _LONGEST: Final = 1_000
 logger = logging.getLogger(__name__)
 
 
+def is_decided(gate: str) -> bool:
+    """Whether a gate tag holds a decision about the version, by the gate or by a person."""
+    return gate.startswith(("passed", "refused", "forced", "rolled back"))
+
+
 @contextmanager
 def undecided_if_ended(fenced: FencedClient, name: str, version: int) -> Iterator[None]:
     """If the block raises before the gate has decided on a version, write the error into its gate tag.

@@ -11,15 +11,16 @@ import mlflow
 import numpy as np
 import onnx
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from dqn.config import DQNConfig
-from flows.failures.errors import RegistryError
+from flows.failures.errors import InputError, RegistryError
 from flows.failures.outages import is_transient
-from flows.names import environment_of
+from flows.names import environment_of, no_version
 from flows.names import model_name as model_name
 from serving.commands import command
 from serving.errors import PolicyError
@@ -33,6 +34,9 @@ DIGEST_TAG: Final = "sha256"
 """Digest of the evaluated file: only the file that passed the gate may be served."""
 WORLD_TAG: Final = "world.values"
 """The world that a version was trained in, as JSON; the tag `world` describes it in words."""
+
+ORIGIN_TAG: Final = "origin"
+"""Tag of a version that was not trained here: a sentence about where it comes from."""
 
 _REQUIREMENTS: Final = ["onnxruntime>=1.27", "numpy>=2"]
 
@@ -48,7 +52,7 @@ def serve_command(env_id: str, uri: str = "") -> str:
 
 
 def log_model(run_id: str, onnx_bytes: bytes) -> str:
-    """Log an exported policy to a run.
+    """Log an exported policy to a run, unless an earlier attempt has done so. What that left unfinished is completed.
 
     Args:
         run_id: the run that trained the policy.
@@ -57,17 +61,23 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
     Returns:
         The id of the logged model, which follows `models:/` in its URI.
     """
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    digest = hashlib.sha256(onnx_bytes).hexdigest()
+    same = f"source_run_id = '{run_id}' AND tags.{DIGEST_TAG} = '{digest}'"
+    for model in client.search_logged_models([run.info.experiment_id], same):
+        if model.status == LoggedModelStatus.READY:
+            return str(model.model_id)
+        client.delete_logged_model(model.model_id)  # its files may be incomplete
+    # mlflow.onnx.log_model makes both calls, but with the thread's active run; flows name their runs.
+    model = client.create_logged_model(
+        run.info.experiment_id, "policy", run_id, tags={DIGEST_TAG: digest}, params=run.data.params
+    )
     metadata = OnnxPolicy.load(onnx_bytes).metadata
     float32 = np.dtype(np.float32)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, metadata.observation_size), INPUT)]),
+        inputs=Schema([TensorSpec(float32, (-1, *metadata.observation_shape), INPUT)]),
         outputs=Schema([TensorSpec(float32, (-1, metadata.num_actions), OUTPUT)]),
-    )
-    client = MlflowClient()
-    run = client.get_run(run_id)
-    # mlflow.onnx.log_model makes both calls, but with the thread's active run; flows name their runs.
-    model = client.create_logged_model(
-        run.info.experiment_id, name="policy", source_run_id=run_id, params=run.data.params
     )
     info = Model.log(
         artifact_path=None,
@@ -76,7 +86,7 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
         run_id=run_id,
         onnx_model=onnx.load_model_from_string(onnx_bytes),
         signature=signature,
-        input_example={INPUT: np.zeros((1, metadata.observation_size), np.float32)},
+        input_example={INPUT: np.zeros((1, *metadata.observation_shape), np.float32)},
         pip_requirements=_REQUIREMENTS,
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
@@ -142,6 +152,19 @@ def resolve(client: MlflowClient, name: str, reference: str) -> int | None:
         raise
 
 
+def require(client: MlflowClient, name: str, reference: str) -> int:
+    """The version that a number or an alias refers to.
+
+    Raises:
+        InputError: if there is none.
+    """
+    version = resolve(client, name, reference)
+    if version is None:
+        known = sorted(int(found.version) for found in client.search_model_versions(f"name='{name}'"))
+        raise InputError(no_version(environment_of(name), reference, [str(number) for number in known], why=""))
+    return version
+
+
 def set_alias(client: MlflowClient, name: str, alias: Alias, version: int) -> None:
     """Point an alias to a version, and read it back, as another process may have set it at the same time.
 
@@ -172,6 +195,8 @@ class Artifact:
     name: str
     version: int
     policy: OnnxPolicy
+    content: bytes
+    """The ONNX file."""
     sha256: str
 
     def __str__(self) -> str:
@@ -202,16 +227,19 @@ def download(name: str, version: int) -> Artifact:
         policy = OnnxPolicy.load(content)
     except PolicyError as error:
         raise RegistryError(f"the file of version {version} of {name} is damaged: {error}") from error
-    return Artifact(name=name, version=version, policy=policy, sha256=hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    return Artifact(name=name, version=version, policy=policy, content=content, sha256=digest)
 
 
 def describe(
     client: MlflowClient, name: str, version: int, metadata: PolicyMetadata, *, training: str, evaluation: str
 ) -> None:
     """Write the description of a version: its inputs and outputs, training, evaluation, and how to play it."""
+    shape = ", ".join(map(str, metadata.observation_shape))
+    given = f" with `{metadata.env_kwargs}`" if metadata.env_kwargs != "{}" else ""
     description = f"""\
-The greedy policy of a DQN agent on **{metadata.env_id}**, one ONNX file. It takes `{INPUT}` float32 \
-`[batch, {metadata.observation_size}]` and gives `{OUTPUT}` float32 `[batch, {metadata.num_actions}]`, a value for \
+The greedy policy of a DQN agent on **{metadata.env_id}**{given}, one ONNX file. It takes `{INPUT}` float32 \
+`[batch, {shape}]` and gives `{OUTPUT}` float32 `[batch, {metadata.num_actions}]`, a value for \
 each action ({", ".join(metadata.action_meanings)}); the greedy action has the highest.
 
 **How it was trained:** {training}

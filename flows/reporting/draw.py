@@ -15,6 +15,7 @@ from flows.registry import versions
 from flows.registry.champion import read_champion_stress
 from flows.registry.evaluation import baselines, read_stress
 from flows.registry.returns import read_returns
+from flows.reporting.card import CARD, version_card
 from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.runs import read_config
 from flows.tracking.store import connect
@@ -47,13 +48,15 @@ def draw_population(run_id: str, agents: str, attempt: Attempt) -> None:
 
 @step("draw version")
 def draw_version(name: str, version: int, evaluation: str, attempt: Attempt | None = None) -> None:
-    """Draw an evaluated version, in its run: an episode, the episode's milestones, and the stress test."""
+    """Draw an evaluated version, in its run: its card, an episode, the episode's milestones, and the stress test."""
     from flows.reporting import animations, figures
 
     client = connect()
     fenced = FencedClient(client=client, attempt=attempt)
     run_id = str(versions.get_version(client, name, version).run_id)
-    policy = versions.download(name, version).policy
+    artifact = versions.download(name, version)
+    policy = artifact.policy
+    draw(fenced, run_id, CARD, lambda: version_card(client, artifact))
     seed = mlflow.artifacts.load_dict(evaluation)["seed"]
     draw(fenced, run_id, EPISODE, lambda: animations.episode_gif(policy, seed=seed))
 

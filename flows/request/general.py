@@ -1,13 +1,16 @@
 """General hyper-parameters for an environment that no preset was tuned to."""
 
 import dataclasses
+from contextlib import closing
 from typing import Any, Final, Literal
 
 import gymnasium as gym
 import numpy as np
 
 from dqn.config import DQNConfig
-from dqn.environments.spec import environment_spec
+from dqn.environments.making import make_vec
+from dqn.environments.spaces import stored_as
+from dqn.environments.spec import Environment, environment_spec
 from dqn.presets import PRESETS, PresetName
 from flows.failures.environments import of_environment
 
@@ -36,13 +39,13 @@ _LARGEST: Final = 1e6
 """A greater bound counts as none: many spaces use the largest float in place of infinity."""
 
 
-def start_of(name: StartName, env_id: str) -> DQNConfig:
+def start_of(name: StartName, environment: str | Environment) -> DQNConfig:
     """The configuration that a training starts from. General values depend on the environment, presets do not.
 
     Raises:
         EnvironmentUnsupportedError: as `general`.
     """
-    return general(env_id) if name == GENERAL else PRESETS[name]
+    return general(environment) if name == GENERAL else PRESETS[name]
 
 
 def has_preset(env_id: str) -> bool:
@@ -50,17 +53,17 @@ def has_preset(env_id: str) -> bool:
     return any(config.env_id == env_id for config in PRESETS.values())
 
 
-def general(env_id: str) -> DQNConfig:
+def general(environment: str | Environment) -> DQNConfig:
     """General values for an environment: observations scaled by their bounds, accepted at its `reward_threshold`.
 
+    The environment's arguments are not among the values.
+
     Raises:
-        EnvironmentUnsupportedError: if the environment is unknown, or its constructor raises.
+        EnvironmentUnsupportedError: if the environment is unknown or has no time limit, or its constructor raises.
     """
-    spec = environment_spec(env_id)
-    with of_environment(env_id):
-        env = gym.make(env_id, disable_env_checker=True)  # its warnings are shown when training starts
-        scale = _scale(env.observation_space)
-        env.close()
+    spec, env_id = environment_spec(environment), Environment.of(environment).env_id
+    with of_environment(env_id), closing(make_vec(environment, num_envs=1)) as envs:
+        scale = _scale(envs.single_observation_space)
     threshold = None if spec.reward_threshold is None else float(spec.reward_threshold)
     return dataclasses.replace(_GENERAL, env_id=env_id, observation_scale=scale, acceptance_return=threshold)
 
@@ -77,8 +80,8 @@ def budget(config: DQNConfig) -> str:
 
 def _scale(space: gym.Space[Any]) -> tuple[float, ...]:
     """The greatest magnitude of each entry, 1 for an entry without a bound; empty if no entry has a bound."""
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        return ()  # `check_trainable` refuses such a space later
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or stored_as(space) != "float32":
+        return ()  # bytes are divided by their greatest value anyway
     bounds = np.maximum(np.abs(space.low.astype(float)), np.abs(space.high.astype(float)))
     known = np.isfinite(bounds) & (bounds > 0) & (bounds < _LARGEST)
     return tuple(np.where(known, bounds, 1.0).tolist()) if known.any() else ()

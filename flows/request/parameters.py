@@ -18,11 +18,12 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from dqn.config import WORLDS, ConfigError, DQNConfig
+from dqn.environments.making import has_action_mask
 from dqn.environments.world import World
 from dqn.experience.vector import describe
 from dqn.learning.losses import require_loss
 from dqn.presets import PRESETS
-from dqn.training.fits import require_scale
+from dqn.training.fits import divisors
 from dqn.training.machine import policy_bytes, require_device, require_memory
 from flows.failures.environments import of_environment
 from flows.request.general import GENERAL, StartName, start_of
@@ -67,7 +68,8 @@ class _Overrides(BaseModel):
         changes = {name: getattr(self, name) for name in self.model_fields_set}
         if "acceptance_return" in changes and changes["acceptance_return"] is None:
             changes.setdefault("acceptance_epsilon", 0.0)  # the preset's value needs an acceptance return
-        return dataclasses.replace(start_of(preset, changes.get("env_id", DQNConfig.env_id)), **changes)
+        named = {name: changes[name] for name in ("env_id", "env_kwargs", "max_episode_steps") if name in changes}
+        return dataclasses.replace(start_of(preset, DQNConfig(**named).environment), **changes)
 
 
 def refusal(error: ErrorDetails) -> str:
@@ -123,14 +125,15 @@ def check_trainable(config: DQNConfig) -> None:
     require_device(config.device)
     require_loss(config)
     with of_environment(config.env_id):
-        observation_size, num_actions = describe(config.env_id, config.training_world)
+        spaces = describe(config.environment, config.training_world)
+        masked = has_action_mask(config.environment, config.training_world)
         if config.world != config.training_world:
-            describe(config.env_id, config.world)
-    require_scale(config, observation_size)
-    size = policy_bytes(config, observation_size=observation_size, num_actions=num_actions)
+            describe(config.environment, config.world)
+    divisors(config, spaces)
+    size = policy_bytes(config, spaces)
     if size > MAX_BYTES:
         raise ConfigError(
             f"hidden_sizes {list(config.hidden_sizes)} make a policy of {size >> 20} MiB, which serving would refuse: "
             f"it loads {MAX_BYTES >> 20} MiB at most; make them smaller"
         )
-    require_memory(config, observation_size=observation_size, num_actions=num_actions)
+    require_memory(config, spaces, mask=spaces.num_actions if masked else 0)

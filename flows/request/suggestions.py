@@ -47,4 +47,6 @@ def expected(kind: Any) -> str:
         return f"one of {', '.join(map(str, parts))}"
     if origin is tuple and Ellipsis in parts:
         return _MANY.get(parts[0], "numbers")
+    if origin is dict:
+        return "NAME=VALUE pairs or one JSON object"
     return "two numbers, from low to high" if origin is tuple else _WORDS[kind]

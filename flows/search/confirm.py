@@ -69,7 +69,9 @@ def confirm(trial: int, config: DQNConfig) -> Confirmation:
     result = train(config)
     seed = stream_seed(config.seed, TEST, 0)
     with torch.no_grad(), torch_threads(config.num_threads):
-        returns = greedy_returns(result.best, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed).numpy()
+        returns = greedy_returns(
+            result.best, config.environment, config.world, episodes=TEST_EPISODES, seed=seed
+        ).numpy()
     returns = returns[[agent.diverged is None for agent in result.agents]]
     return Confirmation(
         trial=trial, config=config, agents=result.agents, returns=returns, cpu_seconds=result.cpu_seconds

@@ -230,7 +230,7 @@ def _compare(
         with torch.no_grad(), torch_threads(config.num_threads):
             returns = greedy_returns(
                 population.state.learner.evaluated,
-                config.env_id,
+                config.environment,
                 config.world,
                 episodes=episodes,
                 seed=stream_seed(sweep.seed, SELECTION, rung),

@@ -13,7 +13,16 @@ from dqn.config import ConfigError, DQNConfig
 from flows.failures.errors import InputError
 
 Value = float | int | bool | str
-_UNSEARCHED: Final = ("env_id", "world", "seed", "num_agents", "device", "num_threads")
+_UNSEARCHED: Final = (
+    "env_id",
+    "env_kwargs",
+    "max_episode_steps",
+    "world",
+    "seed",
+    "num_agents",
+    "device",
+    "num_threads",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

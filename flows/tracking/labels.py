@@ -17,7 +17,7 @@ _LONGEST_NAME: Final = 250
 
 def run_name(config: DQNConfig, preset: StartName) -> str:
     """A run's name: environment, preset, differences from the preset, and seed."""
-    usual = start_of(preset, config.env_id)
+    usual = start_of(preset, config.environment)
     overrides = [
         f"{name}={value}"
         for name, value in config.to_dict().items()

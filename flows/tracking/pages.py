@@ -1,11 +1,13 @@
 """MLflow's pages of a run and a version, and the address of its store."""
 
 import os
+from shlex import quote
 from typing import Final
 
 import mlflow
 
 from flows.uris import redacted, without_login
+from serving.commands import program
 from serving.models.glance import store_file
 
 LOCAL_UI: Final = "http://127.0.0.1:5000"
@@ -19,6 +21,12 @@ def absolute_uri() -> str:
     uri = mlflow.get_tracking_uri()
     file = store_file(uri)
     return f"sqlite:///{file}" if file else redacted(uri)
+
+
+def mlflow_command(words: str) -> str:
+    """A command of MLflow's own program; it names the store, if that is not the default one."""
+    store = f"MLFLOW_TRACKING_URI={quote(absolute_uri())} " if os.environ.get("MLFLOW_TRACKING_URI") else ""
+    return f"{store}{program('mlflow')} {words}"
 
 
 def run_page(experiment: str, run_id: str) -> str | None:

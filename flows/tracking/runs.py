@@ -26,8 +26,10 @@ from flows.failures.errors import InputError, is_full, one_line
 from flows.request.general import StartName
 from flows.tracking.attempt import FencedClient
 from flows.tracking.labels import description, git_commit, params, run_name, user
+from flows.tracking.pages import mlflow_command
 from flows.tracking.store import require_artifacts
 from flows.uris import artifact_location, redacted
+from serving.commands import command
 
 CONFIG_FILE: Final = "population/config.json"
 FLOW_RUN_TAG: Final = "prefect.flow_run_id"
@@ -134,7 +136,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
             raise
         raise InputError(
             f"there is no run {run_id!r} in MLflow's tracking store {redacted(mlflow.get_tracking_uri())}; "
-            "its id is printed when training starts and is shown on its page in `mlflow ui`"
+            f"its id is printed when training starts and is shown on its page in `{command('ui')}`"
         ) from error
     if _POPULATION_TAG not in run.data.tags:
         parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
@@ -203,8 +205,7 @@ def experiment_of(client: MlflowClient, config: DQNConfig) -> str:
     if found.lifecycle_stage == LifecycleStage.DELETED:
         raise InputError(
             f"experiment {name!r} was deleted in MLflow: restore it by "
-            f"`mlflow experiments restore --experiment-id {found.experiment_id}`, "
-            f"with MLFLOW_TRACKING_URI set to {redacted(mlflow.get_tracking_uri())}, "
+            f"`{mlflow_command(f'experiments restore --experiment-id {found.experiment_id}')}`, "
             "or set MLFLOW_EXPERIMENT_NAME to another name"
         )
     require_artifacts(found.artifact_location)

@@ -55,7 +55,9 @@ def keep_learning(fenced: FencedClient, result: TrainingResult) -> None:
     networks = together([kept.networks for kept in way])
     seed = stream_seed(config.seed, SELECTION, 0, 2)
     with torch_threads(config.num_threads):
-        returns = greedy_returns(networks, config.env_id, config.world, episodes=_EPISODES, seed=seed).mean(1).tolist()
+        returns = (
+            greedy_returns(networks, config.environment, config.world, episodes=_EPISODES, seed=seed).mean(1).tolist()
+        )
     properties = ModelProperties.of(
         config,
         num_actions=networks.num_actions,
@@ -75,7 +77,7 @@ def keep_learning(fenced: FencedClient, result: TrainingResult) -> None:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / INDEX).write_text(json.dumps(index, indent=1) + "\n")
         for k, entry in enumerate(index):
-            model = to_onnx(networks.agent(k), properties, observation_size=len(networks.observation_scale))
+            model = to_onnx(networks.agent(k), properties, observation_shape=networks.body.observation_shape)
             (Path(directory) / entry["file"]).write_bytes(model)
         fenced.checked().log_artifacts(fenced.run_id, directory, DIRECTORY)
     if MEAN_RETURN not in fenced.client.get_run(fenced.run_id).data.metrics:  # an earlier attempt may have logged it

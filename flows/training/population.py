@@ -29,6 +29,7 @@ from flows.tracking.attempt import FencedClient
 from flows.tracking.endings import end_diverged, end_runs
 from flows.tracking.labels import params
 from flows.tracking.metric_writer import MetricWriter, read_watermarks
+from flows.tracking.pages import mlflow_command
 from flows.tracking.runs import TRAINED_TAG, PopulationRuns, find_run, get_runs
 from flows.training.curves import Curves
 
@@ -70,7 +71,8 @@ def check_resumable(client: MlflowClient, run_id: str, checkpoint_dir: str) -> N
     if run.info.status == "FINISHED":
         raise InputError(f"run {run_id} is finished, there is nothing to resume; leave out --resume to train anew")
     if run.info.lifecycle_stage == LifecycleStage.DELETED:
-        raise InputError(f"run {run_id} was deleted in MLflow: restore it with `mlflow runs restore --run-id {run_id}`")
+        restore = mlflow_command(f"runs restore --run-id {run_id}")
+        raise InputError(f"run {run_id} was deleted in MLflow: restore it with `{restore}`")
     path = checkpoint_path(checkpoint_dir, run_id)
     if TRAINED_TAG not in run.data.tags and not path.exists():
         raise InputError(
@@ -125,7 +127,9 @@ def train_population(
     """
     state = _start(config, checkpoint, start)
     environment = state.environment
-    say(require_memory(config, observation_size=environment.observation_size, num_actions=environment.num_actions))
+    memory = require_memory(config, environment.spaces, mask=environment.mask_size)
+    for sentence in filter(None, (environment.spaces.note, memory)):
+        say(sentence)
     known = get_runs(fenced.client, (runs.parent, *runs.children))
     writer = MetricWriter(
         fenced.client,

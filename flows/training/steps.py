@@ -137,7 +137,7 @@ def _test_returns(networks: QNetworks, config: DQNConfig) -> Returns:
     estimate = Estimate("agents tested", config.num_agents)
     with torch.no_grad(), torch_threads(config.num_threads), of_environment(config.env_id):
         returns = greedy_returns(
-            networks, config.env_id, config.world, episodes=TEST_EPISODES, seed=seed, on_progress=estimate
+            networks, config.environment, config.world, episodes=TEST_EPISODES, seed=seed, on_progress=estimate
         )
     return np.asarray(returns.numpy())
 

@@ -107,6 +107,6 @@ def _read(files: dict[str, bytes], served: ServedModel) -> tuple[list[Milestone]
         raise PolicyError(f"its run's learning/ is not as training leaves it: {error}") from error
     own = served.policy.metadata
     for policy in policies:
-        if (policy.metadata.env_id, policy.metadata.world) != (own.env_id, own.world):
+        if (policy.metadata.environment, policy.metadata.world) != (own.environment, own.world):
             raise PolicyError(f"its run's learning/ is of {policy.metadata.env_id[:80]!r} in another world")
     return milestones, policies

@@ -30,7 +30,7 @@ _CODECS: Final = {
 def frames(replay: Replay, *, stride: int = 1) -> Iterator[npt.NDArray[np.uint8]]:
     """Gymnasium's pictures `[height, width, 3]` of every `stride`-th step of the replay, with pushes marked."""
     changed, forces = by_step(replay.pushes, replay.changes)
-    simulation = Simulation(replay.env_id, World.from_dict(replay.world), render_mode="rgb_array")
+    simulation = Simulation(replay.environment, World.from_dict(replay.world), render_mode="rgb_array")
     shown = {
         step: (pushed, forces[pushed]) for pushed in sorted(forces) for step in range(pushed, pushed + _PUSH_STEPS)
     }
@@ -123,7 +123,7 @@ def to_html(replay: Replay) -> bytes:
     Its content security policy allows its own script and style, by their hashes, and nothing else.
     """
     script = "\n".join(
-        _without_modules((STATIC / name).read_text()) for name in ("cartpole.js", "charts.js", "replay.js")
+        _without_modules((STATIC / name).read_text()) for name in ("draw/cartpole.js", "draw/charts.js", "replay.js")
     )
     style = (STATIC / "page.css").read_text()
     page = (STATIC / "replay.html").read_text()

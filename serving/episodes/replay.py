@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from dqn.environments.spec import Environment
 from dqn.environments.world import World
 from serving.episodes.limits import Change, Push, WorldValues
 from serving.episodes.simulation import frames_per_second, play
@@ -19,6 +20,10 @@ class Replay(Struct, frozen=True, kw_only=True):
     model: str
     version: str
     env_id: str
+    env_kwargs: str
+    """Keyword arguments of the environment, as a JSON object."""
+    max_episode_steps: int
+    """Time limit in steps; 0 for the registered one."""
     fps: int
     """Steps in a second of real time."""
     action_meanings: tuple[str, ...]
@@ -33,10 +38,15 @@ class Replay(Struct, frozen=True, kw_only=True):
     terminated: bool
     truncated: bool
     observations: list[tuple[float, ...]]
-    """`[steps + 1, obs]`, including the observation after the last step."""
+    """`[steps + 1, obs]`, including the observation after the last step; rows of a large image are empty."""
     q_values: list[tuple[float, ...]]
     actions: list[int]
     rewards: list[float]
+
+    @property
+    def environment(self) -> Environment:
+        """The environment with its arguments."""
+        return Environment(env_id=self.env_id, kwargs=self.env_kwargs, max_episode_steps=self.max_episode_steps)
 
     def to_json(self) -> bytes:
         """The replay as JSON."""
@@ -63,7 +73,9 @@ def record(
         model=model,
         version=version,
         env_id=metadata.env_id,
-        fps=frames_per_second(metadata.env_id),
+        env_kwargs=metadata.env_kwargs,
+        max_episode_steps=metadata.max_episode_steps,
+        fps=frames_per_second(metadata.environment),
         action_meanings=metadata.action_meanings,
         run_id=metadata.run_id,
         seed=seed,

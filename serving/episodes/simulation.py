@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn.environments.making import make
+from dqn.environments.masks import ACTION_MASK, Mask, action_masks
+from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import WorldEnv
 from serving.episodes.limits import MAX_STEPS, Change, Push
@@ -24,8 +26,9 @@ class Step:
 
     index: int
     observation: tuple[float, ...]
-    """The policy's input, `[obs]`."""
+    """The policy's input, `[obs]`; empty for a large image."""
     q_values: tuple[float, ...]
+    """`[actions]`; -3.4e38 for an action that the environment's action mask forbids."""
     action: int
     reward: float
     episodic_return: float
@@ -40,8 +43,8 @@ class Step:
 class Policy(Protocol):
     """Whatever gives Q-values; the greedy action is taken."""
 
-    def q_values(self, observation: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """Q-values `[batch, actions]` of observations `[batch, obs]`."""
+    def q_values(self, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> npt.NDArray[np.floating]:
+        """Q-values `[batch, actions]` of observations `[batch, obs]`, the least ones of actions that `mask` forbids."""
 
 
 _MODES: Final = {"rgb_array": {"rgb_array"}, "human": {"human", "rgb_array"}}
@@ -49,6 +52,8 @@ _MODES: Final = {"rgb_array": {"rgb_array"}, "human": {"human", "rgb_array"}}
 _PLAYED: Final = "it is played without pictures"
 _USUAL_FPS: Final = 50
 _MOST_FPS: Final = 1000
+_MOST_ENTRIES: Final = 1_024
+"""A replay or a viewer that kept every pixel of every step would take gigabytes."""
 _SURFARRAY_LOCK = threading.Lock()
 
 
@@ -72,15 +77,18 @@ class Simulation:
         NoPicturesError: for one that does not support `render_mode`.
     """
 
-    def __init__(self, env_id: str, world: World = NOMINAL, *, render_mode: str | None = None) -> None:
+    def __init__(
+        self, environment: str | Environment, world: World = NOMINAL, *, render_mode: str | None = None
+    ) -> None:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         if render_mode == "rgb_array":
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures need no display
-        self.env = _drawn(env_id, world, render_mode) if render_mode else make(env_id, world)
+        self.env = _drawn(environment, world, render_mode) if render_mode else make(environment, world)
         self._draws = render_mode is not None
-        self.env_id = env_id
+        self.environment = Environment.of(environment)
         self.seed = 0
         self._observation: npt.NDArray[np.floating] = np.zeros(0)
+        self._mask: Mask | None = None
         self._index = 0
         self._return = 0.0
         self.over = True
@@ -98,8 +106,8 @@ class Simulation:
 
     @property
     def observation(self) -> tuple[float, ...]:
-        """The latest observation, `[obs]`."""
-        return tuple(float(value) for value in self._observation)
+        """The latest observation, `[obs]`, row by row; empty for one of more than 1,024 entries, which is not kept."""
+        return tuple(map(float, self._observation.flat)) if self._observation.size <= _MOST_ENTRIES else ()
 
     @property
     def world(self) -> World:
@@ -122,14 +130,19 @@ class Simulation:
         self.env.change(world)
 
     def reset(self, seed: int) -> None:
-        """Begin an episode."""
-        self._observation, _ = self.env.reset(seed=seed)
+        """Begin an episode.
+
+        Raises:
+            ValueError: if the environment's action mask is invalid, or the world delays actions in spite of it.
+        """
+        self._observation, info = self.env.reset(seed=seed)
+        self._mask = self._allowed(info, step=0)
         self.seed, self._index, self._return, self.over = seed, 0, 0.0, False
 
     def step(self, policy: Policy, force: float = 0.0) -> Step:
         """Let the policy act once while an outside force, in newtons, acts on the cart."""
         observation = self.observation
-        q_values = policy.q_values(self._observation[np.newaxis])[0]
+        q_values = policy.q_values(self._observation[np.newaxis], self._mask)[0]
         action = int(q_values.argmax())
         reward, terminated, truncated = self.apply(action, force)
         return Step(
@@ -150,12 +163,26 @@ class Simulation:
         if self.over:
             raise RuntimeError("the episode is over: reset first")
         if force and not self.can_be_pushed:
-            raise ValueError(f"only CartPole can be pushed, not {self.env_id}")
-        self._observation, reward, terminated, truncated, _ = self.env.step(action, force)
+            raise ValueError(f"only CartPole can be pushed, not {self.environment.env_id}")
+        self._observation, reward, terminated, truncated, info = self.env.step(action, force)
         self._return += float(reward)
         self._index += 1
         self.over = bool(terminated or truncated)
+        if self._mask is not None:
+            self._mask = self._allowed(info, step=self._index)
         return float(reward), bool(terminated), bool(truncated)
+
+    def _allowed(self, info: dict[str, Any], *, step: int) -> Mask | None:
+        """The mask `[1, actions]` of the next action; None without masks. After the last step it is not read."""
+        rows = {ACTION_MASK: np.asarray(info[ACTION_MASK])[np.newaxis]} if ACTION_MASK in info else {}
+        return action_masks(
+            rows,
+            self.environment.env_id,
+            num_actions=int(cast("Any", self.env.action_space).n),
+            terminated=np.array([step > 0 and self.over]),
+            step=step,
+            masked=bool(step) or None,
+        )
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Gymnasium's own picture of the present state, `[height, width, 3]`; needs render_mode "rgb_array".
@@ -164,16 +191,17 @@ class Simulation:
             NoPicturesError: if the environment cannot draw.
         """
         if not self._draws:
-            raise NoPicturesError(why_no_pictures(self.env_id))
+            raise NoPicturesError(why_no_pictures(self.environment))
         _load_surfarray()
+        env_id = self.environment.env_id
         try:
             picture = np.asarray(cast("Any", self.env.render()))
         except Exception as error:  # from the environment's code
             said = f"{type(error).__name__}: {error}"
-            raise NoPicturesError(f"environment {self.env_id!r} failed in its render ({said}); {_PLAYED}") from error
+            raise NoPicturesError(f"environment {env_id!r} failed in its render ({said}); {_PLAYED}") from error
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise NoPicturesError(
-                f"the render of environment {self.env_id!r} returns no picture of bytes [height, width, 3] but "
+                f"the render of environment {env_id!r} returns no picture of bytes [height, width, 3] but "
                 f"{picture.dtype} {list(picture.shape)}; {_PLAYED}"
             )
         return picture
@@ -184,22 +212,22 @@ class Simulation:
 
 
 @lru_cache(maxsize=64)
-def why_no_pictures(env_id: str) -> str:
+def why_no_pictures(environment: str | Environment) -> str:
     """Why an environment cannot be drawn, as a sentence; empty if it can be."""
     try:
-        Simulation(env_id, render_mode="rgb_array").close()
+        Simulation(environment, render_mode="rgb_array").close()
     except NoPicturesError as error:
         return str(error)
     return ""
 
 
-def _drawn(env_id: str, world: World, mode: str) -> WorldEnv:
-    undrawn = make(env_id, world)
+def _drawn(environment: str | Environment, world: World, mode: str) -> WorldEnv:
+    undrawn, env_id = make(environment, world), Environment.of(environment).env_id
     undrawn.close()
     if not _MODES[mode] & set(undrawn.metadata.get("render_modes") or ()):
         raise NoPicturesError(f"environment {env_id!r} names no render mode {mode!r} in its metadata; {_PLAYED}")
     try:
-        return make(env_id, world, render_mode=mode)
+        return make(environment, world, render_mode=mode)
     except ValueError as error:
         said = f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}"
         raise NoPicturesError(
@@ -207,9 +235,9 @@ def _drawn(env_id: str, world: World, mode: str) -> WorldEnv:
         ) from error
 
 
-def frames_per_second(env_id: str) -> int:
+def frames_per_second(environment: str | Environment) -> int:
     """Environment steps in a second of real time, from the environment's metadata."""
-    simulation = Simulation(env_id)
+    simulation = Simulation(environment)
     simulation.close()
     return simulation.fps
 
@@ -236,7 +264,7 @@ def play(
     step the last one is used.
     """
     changed, forces = by_step(pushes, changes)
-    simulation = Simulation(policy.metadata.env_id, policy.metadata.world if world is None else world)
+    simulation = Simulation(policy.metadata.environment, policy.metadata.world if world is None else world)
     try:
         simulation.reset(seed)
         for index in range(MAX_STEPS):

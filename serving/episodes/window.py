@@ -24,7 +24,7 @@ def watch(policy: OnnxPolicy, *, seed: int, episodes: int | None = None) -> None
     """
     import pygame  # slow to import and not used by the server
 
-    simulation = Simulation(policy.metadata.env_id, policy.metadata.world, render_mode="human")
+    simulation = Simulation(policy.metadata.environment, policy.metadata.world, render_mode="human")
     pushing = f"the left and right arrow keys push with {_PUSH:g} N, " if simulation.can_be_pushed else ""
     sys.stdout.write(f"{pushing}q quits\n")
     try:

@@ -56,7 +56,7 @@ class Look:
     def told(self) -> str:
         """What plays, as a sentence."""
         name = self.chosen.name if self.chosen else ""
-        playing = f"playing with {name}" if name else "playing with nothing undone"
+        playing = f"Playing with {name}" if name else "Playing with nothing undone"
         lasts = f"rehearsed return {self.rehearsed_return:g} of 500"
         return (
             f"{playing}: {lasts}" if self.holds else f"{playing}; nothing that was rehearsed holds this world: {lasts}"
@@ -138,8 +138,8 @@ class Healing:
     """What plays during a drift. `clock` gives seconds since 1970."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.switches: deque[Playing] = deque(maxlen=8)
-        """What began to play since the latest drift, the present one last."""
+        self.playing: Playing | None = None
+        """What plays as it was chosen; None before a choice."""
         self.undone: Undone | None = None
         """What plays in place of the policy; None for the policy as it is."""
         self.settled = False
@@ -151,16 +151,10 @@ class Healing:
         self._test: StepTest | None = None
         self._switched: deque[float] = deque(maxlen=SWITCHES_A_MINUTE)
 
-    @property
-    def playing(self) -> Playing | None:
-        """What plays as it was chosen; None before a choice."""
-        return self.switches[-1] if self.switches else None
-
     def stop(self) -> None:
         """Let the policy play as it is, and expect nothing."""
-        self.undone = self._test = self._world = None
+        self.playing = self.undone = self._test = self._world = None
         self.settled, self.confirmed = False, 0
-        self.switches.clear()
 
     def begin_episode(self) -> None:
         """The next step is the first one of an episode."""
@@ -200,14 +194,11 @@ class Healing:
             if len(self._switched) == SWITCHES_A_MINUTE and now - self._switched[0] < 60:
                 return
             self._switched.append(now)
-        elif before:
-            self.switches.pop()
-        playing = Playing(
+        self.playing = Playing(
             name=look.chosen.name,
             text=look.told,
             rehearsed_return=look.rehearsed_return,
             holds=look.holds,
             at=before.at if before and same else now,
         )
-        self.switches.append(playing)
         self.undone = look.chosen.begin(actions) if look.chosen.begin else None

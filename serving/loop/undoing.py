@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from dqn.environments.masks import Mask
 from dqn.environments.world import World
 from serving.loop.cartpole import CartPole, middle
 
@@ -102,8 +103,8 @@ class Undone:
         self._sides.clear()
         self._estimate = None
 
-    def q_values(self, observation: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """Q-values `[B, 2]` of the actions as the motor gets them; the greedy ones are taken."""
+    def q_values(self, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> npt.NDArray[np.floating]:
+        """Q-values `[B, 2]` of the actions as the motor gets them; the greedy ones are taken. CartPole has no masks."""
         seen = observation - self._bias
         single = len(seen) == 1
         state: State = tuple(seen[0].tolist()) if single else tuple(seen.T)

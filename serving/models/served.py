@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from dqn.environments.making import make
+from dqn.environments.masks import ACTION_MASK, MASKED_Q
 from serving.errors import PolicyError
 from serving.models.source import Version
 from serving.policy import OnnxPolicy
@@ -75,27 +76,30 @@ def _check_environment(policy: OnnxPolicy, admitted: frozenset[str]) -> None:
             f"environment {env_id[:80]!r} is not one of Gymnasium's: start serving with --allow-env to admit it"
         )
     try:
-        env = make(env_id, metadata.world)
+        env = make(metadata.environment, metadata.world)
     except ValueError as error:
         raise PolicyError(f"its episodes cannot be played here: {error}") from error
     try:
         observations, actions = env.observation_space, env.action_space
     finally:
         env.close()
-    if observations.shape != (metadata.observation_size,):
+    if observations.shape != metadata.observation_shape:
         raise PolicyError(
-            f"it takes observations of {metadata.observation_size} entries, {env_id} has the shape {observations.shape}"
+            f"it takes observations of the shape {metadata.observation_shape}, {env_id} has the shape "
+            f"{observations.shape}"
         )
     if not isinstance(actions, gym.spaces.Discrete) or (actions.start, actions.n) != (0, metadata.num_actions):
         raise PolicyError(f"it chooses among {metadata.num_actions} actions, {env_id} has {actions}")
 
 
 def _check_answers(policy: OnnxPolicy) -> None:
-    width, actions = policy.metadata.observation_size, policy.metadata.num_actions
-    batch = np.random.default_rng(0).normal(size=(_ROWS, width)).astype(np.float32)
+    shape, actions = policy.metadata.observation_shape, policy.metadata.num_actions
+    batch = np.random.default_rng(0).normal(size=(_ROWS, *shape)).astype(np.float32)
     batch[0] = 0
+    mask = np.eye(actions, dtype=np.bool_)[np.arange(_ROWS) % actions]  # one action a row
     try:
         answers = policy.q_values(batch)
+        masked = policy.q_values(batch, mask)
         seconds = math.inf
         for row in batch[:10]:  # the first runs of a shape are the slowest
             began = time.perf_counter()
@@ -111,3 +115,5 @@ def _check_answers(policy: OnnxPolicy) -> None:
         )
     if not np.isfinite(answers).all():
         raise PolicyError(f"it answers {answers[~np.isfinite(answers)][0]} to ordinary observations")
+    if policy.metadata.masked and not np.array_equal(masked, np.where(mask, answers, np.float32(MASKED_Q))):
+        raise PolicyError(f"its Q-values of actions that '{ACTION_MASK}' forbids are not {MASKED_Q:.8g}")

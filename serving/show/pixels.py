@@ -68,7 +68,7 @@ class PixelFeed:
 
     async def private(self, policy: OnnxPolicy, seed: int) -> AsyncGenerator[bytes]:
         """Episodes for one viewer as MJPEG parts, beginning with a seed; take a `private_place` first."""
-        simulation = Simulation(policy.metadata.env_id, policy.metadata.world, render_mode="rgb_array")
+        simulation = Simulation(policy.metadata.environment, policy.metadata.world, render_mode="rgb_array")
         self._gauge.inc()
         pace = RealTime()
         try:

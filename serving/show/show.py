@@ -163,7 +163,7 @@ class Show:
                 }
                 for player in self.players
             ],
-            "no_pictures": why_no_pictures(self.players[0].simulation.env_id) if self.players else "",
+            "no_pictures": why_no_pictures(self.players[0].simulation.environment) if self.players else "",
             "aliases": dict(self.models.snapshot.aliases),
             "versions": sorted(self.models.snapshot.versions, key=int, reverse=True),
             "episode": self.episode,
@@ -228,7 +228,7 @@ class Show:
                 continue  # a version that is no longer loaded plays on
             new, old = served.policy.metadata, player.served.policy.metadata
             world = self.real_world.of(new)
-            if new.env_id != old.env_id:
+            if new.environment != old.environment:
                 player.simulation.close()
                 player.simulation = self._player(reference, served).simulation
                 self._restart = True
@@ -244,8 +244,8 @@ class Show:
 
     def _player(self, reference: str, served: ServedModel) -> Player:
         metadata = served.policy.metadata
-        mode = None if why_no_pictures(metadata.env_id) else "rgb_array"
-        simulation = Simulation(metadata.env_id, self.real_world.of(metadata), render_mode=mode)
+        mode = None if why_no_pictures(metadata.environment) else "rgb_array"
+        simulation = Simulation(metadata.environment, self.real_world.of(metadata), render_mode=mode)
         return Player(reference=reference, served=served, simulation=simulation)
 
     def _begin(self) -> None:
@@ -286,10 +286,11 @@ class Show:
             self._break_left = _DRIFTING_BREAK_SECONDS if drifting else _BREAK_SECONDS
             for player in self.players:
                 disturbed = bool(self._pushes or self._changes)
+                at_home = player.simulation.world == player.served.policy.metadata.world
                 self._metrics.episodes.labels("show").inc()
                 if self._swapped:
                     continue  # two versions played it
-                if not disturbed:
+                if at_home and not disturbed:
                     player.history.append(player.episodic_return)
                 version = player.served.version.number
                 self._metrics.returns.observe(version, player.episodic_return, disturbed=disturbed)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from dqn.environments.spec import Environment
 from dqn.environments.world import World
 from serving.episodes.limits import parse_world
 from serving.policy import PolicyMetadata
@@ -25,7 +26,7 @@ class RealWorld:
         """The changed fields with their values."""
         self.history: deque[tuple[float, bool]] = deque(maxlen=8)
         """Time of each change, and whether it undid all changes; the latest last."""
-        self._home: tuple[str, World] | None = None
+        self._home: tuple[Environment, World] | None = None
         self._clock = clock
 
     def preview(self, values: object, played: PolicyMetadata) -> World:
@@ -43,7 +44,7 @@ class RealWorld:
             WorldError: as in `preview`.
         """
         self.changed = _given(values)
-        self._home = (played.env_id, self.home(played))
+        self._home = (played.environment, self.home(played))
         now, right = self._clock(), not self.changed
         at = now
         if self.history and self.history[-1][1] == right and now - self.history[-1][0] < _ONE_CHANGE:
@@ -53,18 +54,18 @@ class RealWorld:
 
     def of(self, metadata: PolicyMetadata) -> World:
         """The world that a version plays in."""
-        if self._home is None or self._home[0] != metadata.env_id:
+        if self._home is None or self._home[0] != metadata.environment:
             return metadata.world
         return dataclasses.replace(self._home[1], **self.changed)
 
     def settle(self, played: PolicyMetadata) -> None:
         """Use each version's own world again, if nothing is changed and the playing version's own is the fixed one."""
-        if not self.changed and self._home == (played.env_id, played.world):
+        if not self.changed and self._home == (played.environment, played.world):
             self._home = None
 
     def home(self, played: PolicyMetadata) -> World:
         """The world without the changes while a version plays."""
-        return self._home[1] if self._home and self._home[0] == played.env_id else played.world
+        return self._home[1] if self._home and self._home[0] == played.environment else played.world
 
 
 def _given(values: object) -> dict[str, Any]:

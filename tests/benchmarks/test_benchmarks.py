@@ -20,6 +20,7 @@ from benchmarks.mutants import mutants_of
 from benchmarks.robustness import act_of, shares
 from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
 from dqn.presets import PRESETS, PresetName
 from dqn.stress.robustness import CELLS
@@ -164,7 +165,7 @@ def test_searched_policies_play_an_episode_each() -> None:
 
 
 def test_the_exported_agent_is_one_of_those_whose_cells_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    networks = QNetworks.initialised(seeds=range(2), observation_size=4, hidden_sizes=(), num_actions=2)
+    networks = QNetworks.initialised(seeds=range(2), body=MLP(observation_shape=(4,), hidden_sizes=()), num_actions=2)
     with torch.no_grad():
         networks.weights[0].zero_()
         networks.biases[0].zero_()

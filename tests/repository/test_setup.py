@@ -21,8 +21,9 @@ SETS: Final = {
     "watch": {"serving", "sqlite"},
     "record": {"serving", "sqlite", "record"},
     "bench": {"train", "bench"},
+    "site": {"train", "site"},
     "stack": {"train", "serving", "sqlite", "record", "server"},
-    "install": {"train", "serving", "sqlite", "record", "server", "dev"},
+    "install": {"train", "serving", "sqlite", "record", "server", "site", "dev"},
 }
 PRETENDED: Final = '#!/bin/sh\n[ "$3" = --version ] && exit\necho "$@" >> asked\n'
 
@@ -45,7 +46,8 @@ def script(path: Path, text: str) -> None:
 
 
 def make(directory: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    ours = ("MAKE", "MFLAGS", "PYTHON")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     command = ("make", f"PYTHON={sys.executable}", *words)
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 
@@ -69,6 +71,12 @@ def test_a_verb_installs_what_it_needs_and_no_more_once(clone: Path, verb: str) 
     assert again.returncode == 0
     assert "Installing" not in again.stdout
     assert len(installed(clone)) == 1
+
+
+def test_bytecode_is_installed_where_none_is_written_later(clone: Path) -> None:
+    assert make(clone, "train", "PYTHONDONTWRITEBYTECODE=1").returncode == 0
+    [asked] = installed(clone)
+    assert "--no-compile" not in asked
 
 
 def test_an_environment_with_everything_is_enough_for_every_other_verb(clone: Path) -> None:

@@ -9,6 +9,8 @@ from dqn.config import ConfigError
 from dqn.experience.transitions import Batch
 from dqn.learning.learner import Learner, clip_gradients
 from dqn.learning.losses import require_loss, td_gradient, td_loss, td_target
+from dqn.networks.bodies.mlp import MLP
+from dqn.networks.heads import Mean
 from dqn.networks.population import QNetworks
 from tests.support.dqn.learning import CONFIG, batch, networks, part_of, rows_of
 
@@ -119,7 +121,11 @@ def test_a_loss_of_ones_own_learns_as_the_same_one_built_in(weighted: bool) -> N
 @pytest.mark.parametrize("dueling", [False, True])
 def test_a_loss_is_given_the_quantiles_of_every_action(dueling: bool) -> None:
     population = QNetworks.initialised(
-        seeds=range(3), observation_size=4, hidden_sizes=(16,), num_actions=2, dueling=dueling, num_quantiles=5
+        seeds=range(3),
+        body=MLP(observation_shape=(4,), hidden_sizes=(16,)),
+        num_actions=2,
+        dueling=dueling,
+        head=Mean(num_outputs=5),
     )
     learner, data, given = Learner(CONFIG, population), batch(size=8), []
 

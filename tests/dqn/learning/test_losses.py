@@ -9,6 +9,8 @@ import torch
 
 from dqn.experience.transitions import Batch
 from dqn.learning.losses import Loss, munchausen, quantile_huber
+from dqn.networks.bodies.mlp import MLP
+from dqn.networks.heads import Mean
 from dqn.networks.population import QNetworks
 from dqn.training.loop import train
 from tests.support.dqn.probes import QUICK
@@ -50,7 +52,10 @@ def test_quantiles_of_a_certain_return_are_all_that_return(
 def constant(*outputs: float, num_quantiles: int = 1) -> QNetworks:
     """A network of one agent and two actions that gives the same whatever it observes."""
     bias = torch.tensor(outputs).view(1, -1, 1)
-    return QNetworks([torch.zeros(1, len(outputs), 1)], [bias], torch.ones(1), num_quantiles=num_quantiles)
+    body = MLP(observation_shape=(1,), hidden_sizes=())
+    return QNetworks(
+        [torch.zeros(1, len(outputs), 1)], [bias], torch.ones(1), body=body, head=Mean(num_outputs=num_quantiles)
+    )
 
 
 def transitions(*actions: int) -> Batch:

@@ -3,11 +3,12 @@ import torch
 from dqn.config import DQNConfig
 from dqn.hyperparameters import HyperParameters
 from dqn.learning.optimizer import Optimizer
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
 
 
 def networks() -> QNetworks:
-    made = QNetworks.initialised(seeds=range(3), observation_size=4, hidden_sizes=(8,), num_actions=2)
+    made = QNetworks.initialised(seeds=range(3), body=MLP(observation_shape=(4,), hidden_sizes=(8,)), num_actions=2)
     return made.select(torch.arange(3)).requires_grad_(True)
 
 

@@ -11,6 +11,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from dqn.networks.bodies.mlp import MLP
+from dqn.networks.heads import Mean
 from dqn.networks.onnx import (
     ExportError,
     ModelProperties,
@@ -37,8 +39,7 @@ PROPERTIES = ModelProperties(
 def networks() -> QNetworks:
     return QNetworks.initialised(
         seeds=range(3),
-        observation_size=4,
-        hidden_sizes=(32, 16),
+        body=MLP(observation_shape=(4,), hidden_sizes=(32, 16)),
         num_actions=2,
         observation_scale=(2.4, 2.0, 0.2, 2.0),
         initial_q=1.0,
@@ -104,10 +105,15 @@ def by_torch(network: torch.nn.Sequential, width: int) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [{}, {"dueling": True}, {"num_quantiles": 3}, {"hidden_sizes": ()}], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [{}, {"dueling": True}, {"head": Mean(num_outputs=3)}, {"body": MLP(observation_shape=(4,), hidden_sizes=())}],
+    ids=str,
+)
 def test_pytorchs_exporter_gives_the_same_function(shape: dict[str, Any]) -> None:
-    fields: dict[str, Any] = {"hidden_sizes": (32, 16), "num_actions": 2, "observation_scale": (2.4, 2.0, 0.2, 2.0)}
-    population = QNetworks.initialised(seeds=range(3), observation_size=4, **(fields | shape))
+    body = MLP(observation_shape=(4,), hidden_sizes=(32, 16))
+    fields: dict[str, Any] = {"body": body, "num_actions": 2, "observation_scale": (2.4, 2.0, 0.2, 2.0)}
+    population = QNetworks.initialised(seeds=range(3), **(fields | shape))
     observation = np.random.default_rng(1).normal(size=(2, 4)).astype(np.float32)
     ours = load(export_onnx(population, PROPERTIES, load=load))(observation)
     oracle = ort.InferenceSession(by_torch(population.agent(1).eval(), 4), providers=["CPUExecutionProvider"])
@@ -117,7 +123,7 @@ def test_pytorchs_exporter_gives_the_same_function(shape: dict[str, Any]) -> Non
 
 def test_a_layer_that_is_not_known_is_refused() -> None:
     with pytest.raises(ExportError, match=r"no operator for the layer Tanh\(\)"):
-        to_onnx(torch.nn.Sequential(torch.nn.Tanh()), PROPERTIES, observation_size=4)
+        to_onnx(torch.nn.Sequential(torch.nn.Tanh()), PROPERTIES, observation_shape=(4,))
 
 
 @pytest.mark.slow

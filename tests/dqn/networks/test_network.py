@@ -4,14 +4,19 @@ from typing import Any
 import pytest
 import torch
 
+from dqn.networks.bodies.mlp import MLP
+from dqn.networks.heads import Mean
 from dqn.networks.population import QNetworks
+
+
+def mlp(*hidden_sizes: int) -> MLP:
+    return MLP(observation_shape=(4,), hidden_sizes=hidden_sizes)
 
 
 def networks(num_agents: int = 3, **overrides: Any) -> QNetworks:
     arguments: dict[str, Any] = {
         "seeds": range(num_agents),
-        "observation_size": 4,
-        "hidden_sizes": (16, 8),
+        "body": mlp(16, 8),
         "num_actions": 2,
         "observation_scale": (2.0, 1.0, 0.5, 4.0),
     }
@@ -39,7 +44,7 @@ def test_gradients_by_hand_are_those_of_autograd(dueling: bool) -> None:
 
 
 def test_dueling_heads_add_a_value_to_advantages_without_a_mean() -> None:
-    population = networks(dueling=True, hidden_sizes=(), observation_scale=())
+    population = networks(dueling=True, body=mlp(), observation_scale=())
     assert (population.num_agents, population.num_actions) == (3, 2)
     observation = torch.randn(3, 10, 4)
     heads = observation @ population.weights[0].mT + population.biases[0].mT
@@ -51,7 +56,7 @@ def test_dueling_heads_add_a_value_to_advantages_without_a_mean() -> None:
 @pytest.mark.parametrize("quantiles", [2, 5])
 @pytest.mark.parametrize("dueling", [False, True])
 def test_a_q_value_is_the_mean_of_its_quantiles(dueling: bool, quantiles: int) -> None:
-    population = networks(dueling=dueling, num_quantiles=quantiles)
+    population = networks(dueling=dueling, head=Mean(num_outputs=quantiles))
     assert population.num_actions == 2
     observation = torch.randn(3, 10, 4)
     outputs = population.outputs(observation)
@@ -60,7 +65,7 @@ def test_a_q_value_is_the_mean_of_its_quantiles(dueling: bool, quantiles: int) -
     torch.testing.assert_close(population(observation), outputs.mean(-1))
     torch.testing.assert_close(population.agent(1)(observation[1]), population(observation)[1])
     for copy in (population.select(torch.tensor([0, 1, 2])), population.on(torch.device("meta"))):
-        assert (copy.num_quantiles, copy.num_actions, copy.dueling) == (quantiles, 2, dueling)
+        assert (copy.head.num_outputs, copy.num_actions, copy.dueling) == (quantiles, 2, dueling)
 
 
 def test_a_single_quantile_is_the_q_value() -> None:
@@ -105,7 +110,7 @@ def test_select_copies_and_assign_puts_back() -> None:
     population = networks()
     chosen = population.select(torch.tensor([2, 0]))
     assert torch.equal(chosen.weights[0], population.weights[0][[2, 0]])
-    assert (chosen.num_agents, networks(hidden_sizes=()).select(torch.tensor([1])).num_agents) == (2, 1)
+    assert (chosen.num_agents, networks(body=mlp()).select(torch.tensor([1])).num_agents) == (2, 1)
     before = population.weights[1][1].clone()
     with torch.no_grad():
         for parameter in chosen.parameters():
@@ -130,13 +135,16 @@ def test_a_population_tells_its_size_and_where_it_computes() -> None:
 def test_networks_have_as_many_biases_as_weights() -> None:
     population = networks()
     weights, biases = list(population.weights), list(population.biases)
+    uneven = QNetworks(weights, [biases[0], biases[-1]], population.observation_scale, body=population.body)
     with pytest.raises(ValueError, match="zip"):
-        QNetworks(weights, biases[:1], population.observation_scale)
+        uneven(torch.zeros(3, 1, 4))
 
 
 def test_networks_are_plain_unless_asked_and_autograd_leaves_them_alone() -> None:
     population = networks()
-    copy = QNetworks(list(population.weights), list(population.biases), population.observation_scale)
+    copy = QNetworks(
+        list(population.weights), list(population.biases), population.observation_scale, body=population.body
+    )
     assert not copy.dueling
     trained = population.requires_grad_(True)
     for each in (copy, trained.select(torch.tensor([0]))):

@@ -121,6 +121,10 @@ def test_a_search_moves_to_the_best_of_its_candidates(monkeypatch: pytest.Monkey
     np.testing.assert_allclose(found, mean)
 
 
+def test_what_is_kept_of_a_search_is_what_it_finds() -> None:
+    np.testing.assert_allclose(baselines._FOUND, search_linear(SEARCHED_IN, seed=baselines._SEED), rtol=1e-6)
+
+
 def test_a_search_plays_in_its_world() -> None:
     reversed_motor = World(force_mag=-10.0)
     policy = linear_policy(search_linear(reversed_motor, seed=0))

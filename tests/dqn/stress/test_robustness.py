@@ -11,6 +11,7 @@ import torch
 from dqn.config import DQNConfig
 from dqn.environments.world import World
 from dqn.evaluation.returns import Act, episodic_returns
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
 from dqn.stress import finalists as choice
 from dqn.stress import robustness
@@ -143,7 +144,7 @@ def test_agents_are_told_apart_in_every_cell_on_the_same_selection_seeds(monkeyp
         return np.tile(of_agents, (len(cells), 1, 1))
 
     monkeypatch.setattr(choice, "balances", held)
-    networks = QNetworks.initialised(seeds=[0, 1, 2], observation_size=4, hidden_sizes=(), num_actions=2)
+    networks = QNetworks.initialised(seeds=[0, 1, 2], body=MLP(observation_shape=(4,), hidden_sizes=()), num_actions=2)
     with torch.no_grad():
         networks.weights[0].zero_()
         networks.biases[0][:, :, 0] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]).view_as(
@@ -167,7 +168,7 @@ def test_the_most_robust_play_another_and_longer_heat(monkeypatch: pytest.Monkey
         return of_agents[agents] - (0.01 * agents if heat == 2 else 0.0)
 
     monkeypatch.setattr(choice, "balanced_share", measured)
-    networks = QNetworks.initialised(seeds=range(7), observation_size=4, hidden_sizes=(), num_actions=2)
+    networks = QNetworks.initialised(seeds=range(7), body=MLP(observation_shape=(4,), hidden_sizes=()), num_actions=2)
     with torch.no_grad():
         networks.biases[0][:, 0, 0] = torch.arange(7)
     found = finalists(networks, DQNConfig(num_agents=7))
@@ -177,7 +178,9 @@ def test_the_most_robust_play_another_and_longer_heat(monkeypatch: pytest.Monkey
 
 
 def result(config: DQNConfig, solved: list[bool]) -> TrainingResult:
-    networks = QNetworks.initialised(seeds=range(len(solved)), observation_size=4, hidden_sizes=(), num_actions=2)
+    networks = QNetworks.initialised(
+        seeds=range(len(solved)), body=MLP(observation_shape=(4,), hidden_sizes=()), num_actions=2
+    )
     agents = tuple(
         AgentResult(
             agent=k,

@@ -8,6 +8,7 @@ from dqn.experience.buffer import ReplayBuffer
 from dqn.experience.priorities import Priorities
 from dqn.experience.transitions import Batch
 from dqn.learning.losses import td_target
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
 from dqn.training.machine import require_device
 
@@ -34,7 +35,7 @@ def test_samples_and_gradients_stay_where_the_networks_are(prioritised: bool) ->
     assert batch.slot.device.type == "cpu"
     assert (batch.weight is not None) == prioritised
     networks = QNetworks.initialised(
-        seeds=range(A), observation_size=4, hidden_sizes=(8, 6), num_actions=2, dueling=True
+        seeds=range(A), body=MLP(observation_shape=(4,), hidden_sizes=(8, 6)), num_actions=2, dueling=True
     ).on(META)
     assert networks.device == META
     for double_dqn in (False, True):

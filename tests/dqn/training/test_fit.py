@@ -10,6 +10,8 @@ import torch
 from dqn.config import ConfigError, DQNConfig
 from dqn.hyperparameters import HyperParameters
 from dqn.learning.losses import quantile_huber
+from dqn.networks.bodies.mlp import MLP
+from dqn.networks.heads import Mean
 from dqn.networks.population import QNetworks
 from dqn.training import loop
 from dqn.training.loop import train
@@ -99,17 +101,17 @@ def test_hyperparameters_are_of_as_many_agents_and_of_the_same_rules(small_confi
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden_sizes": (8,)}, r"layers \(4, 8, 2\), not \(4, 16, 2\)"),
-        ({"observation_size": 6}, r"layers \(6, 16, 2\), not"),
-        ({"num_actions": 3}, r"layers \(4, 16, 3\), not"),
+        ({"body": MLP(observation_shape=(4,), hidden_sizes=(8,))}, r"hidden_sizes=\(8,\)\), not MLP\(.*\(16,\)\)"),
+        ({"body": MLP(observation_shape=(6,), hidden_sizes=(16,))}, r"observation_shape=\(6,\).*, not MLP"),
+        ({"num_actions": 3}, "num_actions 3, not 2"),
         ({"dueling": True}, "dueling True, not False"),
-        ({"num_quantiles": 2}, "num_quantiles 2, not 1"),
+        ({"head": Mean(num_outputs=2)}, r"head Mean\(num_outputs=2\), not Mean\(num_outputs=1\)"),
         ({"observation_scale": (2.0, 1.0, 1.0, 1.0)}, r"observation_scale \[2.0, 1.0, 1.0, 1.0\], not"),
     ],
     ids=str,
 )
 def test_a_network_to_start_from_fits(fields: dict[str, Any], message: str, small_config: Make) -> None:
-    shape: dict[str, Any] = {"seeds": [0], "observation_size": 4, "hidden_sizes": (16,), "num_actions": 2}
+    shape: dict[str, Any] = {"seeds": [0], "body": MLP(observation_shape=(4,), hidden_sizes=(16,)), "num_actions": 2}
     TrainingState.begin(small_config(), start=QNetworks.initialised(**shape))
     with pytest.raises(ConfigError, match=f"^start does not fit .*{message}"):
         TrainingState.begin(small_config(), start=QNetworks.initialised(**(shape | fields)))
@@ -120,7 +122,7 @@ def test_a_scale_of_other_observations_is_a_configuration_error(small_config: Ma
         train(small_config(observation_scale=(1.0, 1.0)))
     with pytest.raises(ConfigError, match="observation_scale has 2 entries"):
         QNetworks.initialised(
-            seeds=[0], observation_size=4, hidden_sizes=(), num_actions=2, observation_scale=(1.0, 1.0)
+            seeds=[0], body=MLP(observation_shape=(4,), hidden_sizes=()), num_actions=2, observation_scale=(1.0, 1.0)
         )
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from dqn.config import DQNConfig
+from dqn.environments.spaces import Spaces
 from dqn.experience.buffer import replay_bytes
+from dqn.experience.vector import describe
 from dqn.training import machine
 from dqn.training.machine import memory_limit, release_memory, require_memory, training_bytes
 from dqn.training.milestones import number_of_milestones
@@ -34,10 +36,11 @@ def test_sizes_are_said_in_units_that_fit(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(machine, "memory_limit", lambda: 3 * 2**29)
     for needed, size in ((13 * 2**20, "13 MiB"), (2**30 - 2**20, "1023 MiB"), (2**30, "1.0 GiB")):
         monkeypatch.setattr(machine, "training_bytes", lambda *_, needed=needed, **__: needed)
-        said = require_memory(SMALL, observation_size=4, num_actions=2)
+        said = require_memory(SMALL, SPACES)
         assert said == f"training takes up to {size} of the machine's 1.5 GiB of memory"
 
 
+SPACES = Spaces(observation_shape=(4,), num_actions=2)
 SMALL = DQNConfig(
     num_agents=4,
     num_envs=4,
@@ -61,14 +64,15 @@ from dqn.config import DQNConfig
 from dqn.experience.transitions import Batch
 from dqn.training.state import TrainingState
 from dqn.training.loop import train
-from tests.support.dqn import probes
+from tests.support.dqn import probes, spaces
 
 def fill(state):
-    config, obs = state.config, state.environment.observation_size
-    shape = config.num_agents, min(config.replay_capacity, 1_000)
+    config, obs, like = state.config, state.environment.observation_size, state.environment.observation
+    shape = config.num_agents, min(config.replay_capacity, 200)
+    observation = torch.ones(*shape, obs, dtype=like.dtype)
     batch = Batch(
-        observation=torch.rand(*shape, obs), action=torch.zeros(shape, dtype=torch.int64), reward=torch.rand(shape),
-        next_observation=torch.rand(*shape, obs), discount=torch.rand(shape),
+        observation=observation, action=torch.zeros(shape, dtype=torch.int64), reward=torch.rand(shape),
+        next_observation=observation, discount=torch.rand(shape),
     )
     for _ in range(config.replay_capacity // shape[1]):
         state.replay.insert(batch, torch.ones(shape, dtype=torch.bool))
@@ -87,6 +91,7 @@ def peak():
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 probes.register()
+spaces.register()
 torch.set_num_threads(1)
 small, large = (DQNConfig.from_dict(fields) for fields in json.loads(sys.argv[1]))
 run(small, Path(sys.argv[2]))
@@ -99,10 +104,10 @@ print(peak() - before)
 def test_quantiles_widen_the_last_layer() -> None:
     def taken(num_quantiles: int, dueling: bool) -> int:
         config = dataclasses.replace(SMALL, hidden_sizes=(7,), num_quantiles=num_quantiles, dueling=dueling)
-        return training_bytes(config, observation_size=4, num_actions=2)
+        return training_bytes(config, SPACES)
 
     assert taken(3, True) == training_bytes(
-        dataclasses.replace(SMALL, hidden_sizes=(7,)), observation_size=4, num_actions=9
+        dataclasses.replace(SMALL, hidden_sizes=(7,)), dataclasses.replace(SPACES, num_actions=9)
     )
     assert taken(3, False) == taken(2, True)
 
@@ -114,17 +119,17 @@ def test_the_figure_is_the_sum_of_its_parts() -> None:
     rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=False)
     pending = 4 * 5 * 3 * (4 + 4 + 6) * 4
     expected = rows + pending + 2 * 4 * 8 * (4 + 16 + 2) * 4 + kept * 4 * parameters * 4
-    assert training_bytes(config, observation_size=4, num_actions=2) == expected
+    assert training_bytes(config, SPACES) == expected
     copied = 4 * 2 * 512 * 4  # sums and minima of a tree of 512 leaves
     rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=True) - rows
     prioritised = dataclasses.replace(config, priority_exponent=0.6)
-    assert training_bytes(prioritised, observation_size=4, num_actions=2) == expected + rows + copied
+    assert training_bytes(prioritised, SPACES) == expected + rows + copied
     changes: dict[str, Any]
     for name in ("num_envs", "eval_episodes", "acceptance_episodes"):
         changes = {name: 9}
         wide = dataclasses.replace(config, **changes)
         more = 4 * 4 * 3 * (4 + 4 + 6) * 4 if name == "num_envs" else 0
-        assert training_bytes(wide, observation_size=4, num_actions=2) == expected + more + 2 * 4 * 22 * 4
+        assert training_bytes(wide, SPACES) == expected + more + 2 * 4 * 22 * 4
 
 
 @pytest.mark.parametrize(("needed", "said"), [(300 * 2**20, "300 MiB"), (2**30, "1.0 GiB"), (3 * 2**29, "1.5 GiB")])
@@ -133,11 +138,15 @@ def test_what_takes_all_of_the_memory_is_trained_and_a_byte_more_is_not(
 ) -> None:
     monkeypatch.setattr(machine, "training_bytes", lambda *_, **__: needed)
     monkeypatch.setattr(machine, "memory_limit", lambda: needed)
-    sentence = require_memory(SMALL, observation_size=4, num_actions=2)
+    sentence = require_memory(SMALL, SPACES)
     assert sentence == f"training takes up to {said} of the machine's {said} of memory"
     monkeypatch.setattr(machine, "memory_limit", lambda: needed - 1)
     with pytest.raises(MemoryError, match=f"would take {said} and this machine has .*; lower replay_capacity"):
-        require_memory(SMALL, observation_size=4, num_actions=2)
+        require_memory(SMALL, SPACES)
+
+
+def of_frames(space: str) -> dict[str, Any]:
+    return {"env_id": "Shown-image-v0", "env_kwargs": {"space": space}, "acceptance_return": None}
 
 
 @pytest.mark.slow
@@ -148,8 +157,11 @@ def test_what_takes_all_of_the_memory_is_trained_and_a_byte_more_is_not(
         {"replay_capacity": 1_500_000, "num_agents": 5, "acceptance_return": None},
         {"replay_capacity": 1_000_000, "priority_exponent": 0.6},
         {"replay_capacity": 2_500_000, "num_agents": 2, "hidden_sizes": (512, 512), "average_rate": 0.1},
+        {"replay_capacity": 10_000, **of_frames("frame")},
+        {"replay_capacity": 10_000, **of_frames("frame of bits")},
+        {"replay_capacity": 3_000, **of_frames("frame of floats")},
     ],
-    ids=["agents leave", "agents stay", "priorities", "large networks"],
+    ids=["agents leave", "agents stay", "priorities", "large networks", "bytes", "bits", "images of floats"],
 )
 def test_the_figure_is_what_a_training_takes_at_most(tmp_path: Path, fields: dict[str, Any]) -> None:
     config = dataclasses.replace(SMALL, **fields)
@@ -160,7 +172,8 @@ def test_the_figure_is_what_a_training_takes_at_most(tmp_path: Path, fields: dic
     )
     measured = int(process.stdout.split()[-1])
     assert measured > 200e6
-    assert training_bytes(config, observation_size=4, num_actions=2) == pytest.approx(measured, rel=0.1)
+    spaces = describe(config.environment)
+    assert training_bytes(config, spaces) == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library cannot be asked to")

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from dqn.config import DQNConfig
+from dqn.networks.bodies.mlp import MLP
+from dqn.networks.heads import Mean
 from dqn.networks.population import QNetworks, together
 from dqn.training.loop import train
 from dqn.training.milestones import MOST, milestone_due, number_of_milestones
@@ -46,7 +48,9 @@ def test_the_way_of_an_agent_begins_untrained_and_ends_before_it_leaves(small_co
         assert steps == sorted(steps)
         assert steps[-1] < agent.environment_steps
     observation = torch.randn(1, 5, 4)
-    start = QNetworks.initialised(seeds=[0], observation_size=4, hidden_sizes=config.hidden_sizes, num_actions=2)
+    start = QNetworks.initialised(
+        seeds=[0], body=MLP(observation_shape=(4,), hidden_sizes=config.hidden_sizes), num_actions=2
+    )
     first, last = result.milestones_of(1)[0].networks, result.milestones_of(1)[-1].networks
     assert first.num_agents == start.num_agents == 1
     assert not torch.equal(first(observation), last(observation))
@@ -54,7 +58,11 @@ def test_the_way_of_an_agent_begins_untrained_and_ends_before_it_leaves(small_co
 
 def test_networks_together_are_each_its_own() -> None:
     population = QNetworks.initialised(
-        seeds=range(3), observation_size=4, hidden_sizes=(8,), num_actions=2, dueling=True, num_quantiles=2
+        seeds=range(3),
+        body=MLP(observation_shape=(4,), hidden_sizes=(8,)),
+        num_actions=2,
+        dueling=True,
+        head=Mean(num_outputs=2),
     )
     alone = [population.select(torch.tensor([agent])) for agent in (2, 0)]
     observation = torch.randn(2, 5, 4)

@@ -114,6 +114,17 @@ def test_an_export_that_computes_something_else_is_not_written(
     assert not (tmp_path / "policy.onnx").exists()
 
 
+def test_a_name_of_a_page_gives_a_card_that_says_how_it_was_trained(result: TrainingResult, tmp_path: Path) -> None:
+    result.export(tmp_path / "policy.html")
+    page = (tmp_path / "policy.html").read_text()
+    best = result.agents[result.best_agent]
+    assert f"CartPole-v1, agent {result.best_agent:02d}" in page
+    assert f"{best.updates:,} gradient updates with 16 transitions each" in page
+    assert "in a population of 3" in page
+    assert f"{sum(agent.solved for agent in result.agents)} of them were accepted" in page
+    assert f"This one was {'' if best.solved else 'not '}accepted." in page
+
+
 def test_a_result_says_how_it_went_in_a_line(result: TrainingResult) -> None:
     solved = sum(agent.solved for agent in result.agents)
     said = f"{solved} of 3 agents solved CartPole-v1, the best is agent {result.best_agent:02d}; training took "

@@ -11,6 +11,7 @@ from dqn.environments.world import World
 from dqn.evaluation import greedy
 from dqn.evaluation.greedy import greedy_returns
 from dqn.evaluation.returns import Act, episodic_returns
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
 from dqn.stress import finalists as choice
 from dqn.stress.finalists import finalists
@@ -170,7 +171,7 @@ def test_objects_are_few_at_once_and_arrays_are_not_split(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(greedy, "episodic_returns", returns)
     monkeypatch.setattr(greedy, "_OBJECTS", 10)
-    networks = QNetworks.initialised(seeds=range(5), observation_size=1, hidden_sizes=(), num_actions=2)
+    networks = QNetworks.initialised(seeds=range(5), body=MLP(observation_shape=(1,), hidden_sizes=()), num_actions=2)
     greedy_returns(networks, "ProbeRandomLength-v0", episodes=5, seed=0)
     greedy_returns(networks, "ProbeRandomLength-v0", episodes=50, seed=0)
     greedy_returns(networks, "CartPole-v1", episodes=50, seed=0)
@@ -178,7 +179,7 @@ def test_objects_are_few_at_once_and_arrays_are_not_split(monkeypatch: pytest.Mo
 
 
 def test_playing_a_few_agents_at_once_changes_no_episode(monkeypatch: pytest.MonkeyPatch) -> None:
-    networks = QNetworks.initialised(seeds=range(3), observation_size=1, hidden_sizes=(4,), num_actions=2)
+    networks = QNetworks.initialised(seeds=range(3), body=MLP(observation_shape=(1,), hidden_sizes=(4,)), num_actions=2)
     together = greedy_returns(networks, "ProbeRandomLength-v0", episodes=5, seed=7)
     monkeypatch.setattr(greedy, "_OBJECTS", 10)
     assert torch.equal(greedy_returns(networks, "ProbeRandomLength-v0", episodes=5, seed=7), together)

@@ -12,6 +12,7 @@ from dqn.environments.world import World
 from dqn.experience.buffer import ReplayBuffer
 from dqn.experience.vector import VectorEnvironment
 from dqn.learning.learner import Learner
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
 from dqn.training import state as state_module
 from dqn.training.metrics import POPULATION
@@ -108,7 +109,7 @@ def test_a_milestone_is_kept_once_with_the_networks_of_then(small_config: Make) 
 
 
 def test_every_agent_may_start_from_one_network(small_config: Make) -> None:
-    start = QNetworks.initialised(seeds=[5], observation_size=4, hidden_sizes=(16,), num_actions=2)
+    start = QNetworks.initialised(seeds=[5], body=MLP(observation_shape=(4,), hidden_sizes=(16,)), num_actions=2)
     state = TrainingState.begin(small_config(), start=start)
     observation = torch.randn(1, 6, 4)
     expected = start(observation).expand(3, 6, 2)

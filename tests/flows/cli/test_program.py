@@ -3,6 +3,7 @@ import io
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium as gym
@@ -13,9 +14,10 @@ import requests
 
 from dqn.config import DQNConfig
 from flows.cli import train
-from flows.cli.program import prepare, without_proxy
+from flows.cli.program import VERBS, main, prepare, without_proxy
 from flows.request.general import budget, general
 from flows.request.parameters import ConfigOverrides
+from flows.tracking.pages import mlflow_command
 from serving.commands import command
 from tests.support.dqn.probes import Probe
 
@@ -98,12 +100,59 @@ def test_a_command_works_where_there_is_no_makefile_of_this_project(
             "python -m serving",
             "mlflow ui",
         ]
-        monkeypatch.setattr("sys.argv", ["/home/me/.venv/bin/dqn-train"])
-        assert [command(verb) for verb in ("train", "sweep", "serve")] == [
-            "dqn-train",
-            "python -m flows sweep",
-            "dqn-serve",
+        monkeypatch.setattr("sys.argv", ["/home/me/.venv/bin/dqn"])
+        assert [command(verb) for verb in ("train", "sweep", "serve", "ui")] == [
+            "dqn train",
+            "dqn sweep",
+            "dqn serve",
+            "mlflow ui",
         ]
+
+
+def environment(directory: Path, base: Path) -> Path:
+    """A virtual environment without packages: its Python is a link to another one's, as `venv` makes it."""
+    (directory / "bin").mkdir(parents=True)
+    (directory / "bin/python").symlink_to(base)
+    for name in ("mlflow", "dqn"):
+        (directory / "bin" / name).touch(mode=0o755)
+    return directory / "bin/python"
+
+
+def test_a_program_is_named_by_its_path_where_its_name_starts_another_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = tmp_path / "base python"
+    base.touch(mode=0o755)
+    mine, others = environment(tmp_path / "my own/.venv", base), environment(tmp_path / "others", base)
+    monkeypatch.setattr("sys.executable", str(mine))
+    monkeypatch.chdir(tmp_path)
+    for path in (f"{others.parent}:{mine.parent}", ""):  # another environment is activated; none is
+        monkeypatch.setenv("PATH", path)
+        assert command("train") == "'my own/.venv/bin/python' -m flows train"
+        assert command("ui") == "'my own/.venv/bin/mlflow' ui"
+    monkeypatch.chdir(mine.parents[2])
+    assert command("serve", "--port", "8001") == ".venv/bin/python -m serving --port 8001"
+    monkeypatch.chdir(others.parent)
+    assert command("sweep") == f"'{mine}' -m flows sweep"
+    monkeypatch.setattr("sys.argv", ["dqn"])
+    assert command("record") == f"'{mine.with_name('dqn')}' record"
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/dqn").symlink_to(mine.with_name("dqn"))  # as pipx does
+    for directory in (mine.parent, tmp_path / "linked"):
+        monkeypatch.setenv("PATH", str(directory))
+        assert command("record") == "dqn record"
+    mine.with_name("mlflow").unlink()  # installed for a user, not in an environment
+    assert command("ui") == "mlflow ui"
+
+
+def test_a_command_of_mlflow_names_a_store_that_is_not_the_default_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert mlflow_command("runs list") == "mlflow runs list"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///a b.db")
+    assert mlflow_command("runs list") == f"MLFLOW_TRACKING_URI='sqlite:///{tmp_path}/a b.db' mlflow runs list"
 
 
 class Bounded(Probe):
@@ -154,15 +203,31 @@ def test_none_is_understood_for_what_may_be_left_out(none: str) -> None:
     assert DQNConfig().observation_scale == ()
 
 
+def test_the_script_lists_every_verb_on_one_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/home/me/.venv/bin/dqn", "--help"])
+    with pytest.raises(SystemExit) as asked:
+        main()
+    assert asked.value.code == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "usage: dqn VERB [OPTIONS]; --help after a verb lists its options"
+    assert [line.split()[0] for line in lines if line] == list(VERBS)
+    assert len(lines) < 23
+    assert all(len(line) <= 80 for line in lines)
+    assert all(find_spec(verb.module) for verb in VERBS.values())
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("flows",), 2, "usage: python -m flows {train,sweep}"),
-        (("flows", "--help"), 0, "usage: python -m flows {train,sweep}"),
-        (("flows", "trian"), 2, "error: there is no verb 'trian'\nusage: "),
+        (("flows",), 2, "usage: python -m flows VERB"),
+        (("flows", "--help"), 0, "usage: python -m flows VERB"),
+        (("flows", "trian"), 2, "error: there is no verb 'trian'; did you mean train?\nusage: "),
+        (("flows", "serve", "--prot", "1"), 2, "error: serve has no option --prot; did you mean --port?\n"),
         (("flows.train",), 1, "this module is no program; type: python -m flows train"),
         (("flows.sweep",), 1, "this module is no program; type: python -m flows sweep"),
-        (("flows", "train", "--help"), 0, "usage: dqn-train"),
+        (("flows", "train", "--help"), 0, "usage: python -m flows train"),
         (("flows", "sweep", "--help"), 0, "usage: python -m flows sweep"),
     ],
 )

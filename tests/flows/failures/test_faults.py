@@ -11,9 +11,11 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from sqlalchemy.exc import OperationalError
 
 from dqn.config import ConfigError, DQNConfig
-from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.spec import Environment, EnvironmentUnsupportedError
 from dqn.experience.vector import VectorEnvironment
 from dqn.finite import DivergedError
+from dqn.training import loop
+from dqn.training.state import TrainingState
 from flows.cli.exits import reported
 from flows.cli.refusals import require_environment
 from flows.cli.terminal import BAD_INPUT, DIVERGED
@@ -100,6 +102,15 @@ def test_whatever_an_environment_raises_or_returns_is_one_sentence_that_names_it
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("fault", ["step", "old step", "array", "none"])
+def test_of_an_environment_that_never_works_nothing_is_saved_and_no_copy_is_blamed(fault: str) -> None:
+    env_id, saved = f"Odd-{fault.replace(' ', '-')}-v0", list[TrainingState]()
+    assert VectorEnvironment(env_id, num_agents=1, num_envs=1, seed=0).not_capturable is None
+    with pytest.raises(EnvironmentUnsupportedError, match="failed in its step"), of_environment(env_id):
+        loop.train(DQNConfig(env_id=env_id, num_agents=1, num_envs=1), on_checkpoint=saved.append)
+    assert not saved, "from which the run could be resumed"
+
+
 def test_a_constructor_that_raises_is_refused_before_training() -> None:
     with pytest.raises(EnvironmentUnsupportedError, match=r"constructor .*no such map"):
         check_trainable(DQNConfig(env_id="Odd-constructor-v0"))
@@ -120,7 +131,7 @@ def test_a_module_that_cannot_be_imported_is_named(
     (tmp_path / f"{module}.py").write_text(content)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(EnvironmentUnsupportedError, match=f"module '{module}', which is to register"):
-        require_environment(f"{module}:Odd-v0")
+        require_environment(Environment(env_id=f"{module}:Odd-v0"))
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from mlflow.exceptions import MlflowException
 
 from dqn.stress.robustness import StressTest
 from flows.registry import versions
-from flows.registry.champion import promote, return_to_previous
+from flows.registry.champion import promote
 from flows.registry.evaluation import evaluate
+from flows.registry.history import return_to_previous
 from flows.registry.lock import OvertakenError, hold, promotion
 from flows.registry.versions import CHALLENGER, CHAMPION
 from flows.reporting import figures
+from flows.reporting.card import CARD
 from flows.reporting.draw import STRESS, draw_version
 from flows.tracking.attempt import StaleAttemptError, begin
 from tests.support.flows.faults import Breaking
@@ -73,7 +75,7 @@ def test_what_is_better_is_promoted_told_and_shown_beside_the_champion(
         [f"version {good}", f"champion, version {weak}", "LQR"],
         [f"version {bad}", f"champion, version {good}", "LQR"],
     ]
-    assert all(STRESS in files_of(empty_store, name, version) for version in (weak, good, bad))
+    assert all({STRESS, CARD} <= files_of(empty_store, name, version) for version in (weak, good, bad))
     told = [str(versions.get_version(empty_store, name, version).description) for version in (good, bad)]
     assert "returns 500 in each of 100 episodes" in told[0]
     assert re.search(r"mean return [\d.]+, from \d+ to \d+, over 100 episodes", told[1])

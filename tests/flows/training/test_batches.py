@@ -134,7 +134,7 @@ def test_a_deleted_experiment_says_how_it_is_restored(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "deleted")
     where = experiment_of(store, small_config())
     store.delete_experiment(where)
-    with pytest.raises(InputError, match=f"`mlflow experiments restore --experiment-id {where}`"):
+    with pytest.raises(InputError, match=f"sqlite:.* mlflow experiments restore --experiment-id {where}`"):
         open_run(store, small_config(), preset="cartpole", flow_run_id=None, tags={})
     store.restore_experiment(where)
     assert experiment_of(store, small_config()) == where

@@ -33,14 +33,14 @@ def version(store: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         run_id=run_id,
         seed=0,
         config_sha256="",
-        observation_size=4,
+        observation_shape=(4,),
         world=World(length=0.6),
     )
     found = SimpleNamespace(metadata=metadata, played=[], run_id=run_id, logged=[], described=[], known=set())
 
     def download(name: str, version: int) -> Any:
         policy: Any = SimpleNamespace(metadata=found.metadata)
-        return versions.Artifact(name=name, version=version, policy=policy, sha256="s")
+        return versions.Artifact(name=name, version=version, policy=policy, content=b"", sha256="s")
 
     def play(policy: Any, world: World, *, seed: int) -> Any:
         found.played.append((world, seed))

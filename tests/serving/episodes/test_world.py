@@ -30,7 +30,7 @@ def metadata(world: World = NOMINAL, env_id: str = "CartPole-v1") -> PolicyMetad
         run_id="r",
         seed=0,
         config_sha256="",
-        observation_size=4,
+        observation_shape=(4,),
         world=world,
     )
 

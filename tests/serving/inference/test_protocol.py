@@ -22,7 +22,7 @@ TENSOR: dict[str, Any] = {"name": "observation", "shape": [1, 4], "datatype": "F
 def parse(request: object, **tensor: object) -> Inference:
     if isinstance(request, dict) and not request.get("inputs"):
         request = {"inputs": [{key: value for key, value in (TENSOR | tensor).items() if value is not ...}]} | request
-    return parse_infer(json.dumps(request).encode(), None, 4)  # orjson knows no number of 2^64 or more
+    return parse_infer(json.dumps(request).encode(), None, (4,))  # orjson knows no number of 2^64 or more
 
 
 def test_flat_and_nested_data_are_the_same() -> None:
@@ -50,7 +50,7 @@ def test_binary_goes_both_ways(champion: OnnxPolicy) -> None:
     observation = np.array([[0, 0, 0.1, 0], [0, 0, -0.1, 0]], dtype="<f4")
     tensor = {"name": "observation", "shape": [2, 4], "datatype": "FP32", "parameters": {"binary_data_size": 32}}
     header = orjson.dumps({"inputs": [tensor], "id": "7", "parameters": {"binary_data_output": True}})
-    request = parse_infer(header + observation.tobytes(), str(len(header)), 4)
+    request = parse_infer(header + observation.tobytes(), str(len(header)), (4,))
     q_values = champion.q_values(request.observation)
     body, length = answer_infer(request, q_values, model="m", version="3")
     answer = orjson.loads(body[:length])
@@ -107,6 +107,8 @@ def test_metadata_and_config_state_inputs_and_outputs(champion: OnnxPolicy) -> N
             "run_id": "0" * 32,
             "seed": "7",
             "config_sha256": "0" * 64,
+            "env_kwargs": "{}",
+            "max_episode_steps": "0",
         },
     }
     config = json.loads(msgspec.json.encode(model_config("m", champion.metadata)))
@@ -208,7 +210,7 @@ DEEP = b'{"parameters": {"x": %s}}' % (b"[" * 100_000 + b"]" * 100_000)
 )
 def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError, match="not valid JSON"):
-        parse_infer(body, None, 4)
+        parse_infer(body, None, (4,))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_sizes_that_disagree_are_named(size: object, extra: bytes, header_length
     header = orjson.dumps({"inputs": [tensor]})
     stated = str(len(header)) if header_length == 0 else header_length
     with pytest.raises(RequestError, match=message):
-        parse_infer(header + extra, stated, 4)  # type: ignore[arg-type] # the table mixes types on purpose
+        parse_infer(header + extra, stated, (4,))  # type: ignore[arg-type] # the table mixes types on purpose
 
 
 def test_q_values_that_are_not_finite_are_refused() -> None:
@@ -261,7 +263,7 @@ def test_no_request_raises_anything_but_a_request_error(
     tensor = {"name": "observation", "shape": shape, "datatype": datatype, "parameters": parameters, "data": data}
     header = orjson.dumps({"inputs": [tensor], "outputs": outputs, "id": id_})
     try:
-        request = parse_infer(header + extra, str(max(0, len(header) + shift)), 4)
+        request = parse_infer(header + extra, str(max(0, len(header) + shift)), (4,))
     except RequestError:
         return
     assert request.observation.shape[1] == 4
@@ -273,7 +275,7 @@ def test_the_binary_parser_takes_exact_sizes_only(rows: int, noise: bytes, size:
     tensor = {"name": "observation", "shape": [rows, 4], "datatype": "FP32", "parameters": {"binary_data_size": size}}
     header = orjson.dumps({"inputs": [tensor]})
     try:
-        request = parse_infer(header + noise, str(len(header)), 4)
+        request = parse_infer(header + noise, str(len(header)), (4,))
     except RequestError:
         exact = size == len(noise) == rows * 16
         assert not exact or not np.isfinite(np.frombuffer(noise, "<f4")).all()

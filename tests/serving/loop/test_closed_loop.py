@@ -31,7 +31,7 @@ def test_a_reversed_motor_is_noticed_and_said(stepped: Stepped) -> None:
     assert 1004 <= drift["noticed_at"] <= 1007
     adaptation = stepped.get("/api/adaptation")
     assert (adaptation["drift"], adaptation["stages"]) == (drift, [])
-    assert adaptation["playing"]["text"] == "playing with the motor's sign undone: rehearsed return 500 of 500"
+    assert adaptation["playing"]["text"] == "Playing with the motor's sign undone: rehearsed return 500 of 500"
     metrics = stepped.client.get("/metrics").text
     assert "serving_drift_noticed_total 1.0" in metrics
     assert "serving_drift 1.0" in metrics

@@ -31,7 +31,7 @@ def test_a_change_is_undone_until_it_is_put_right(stepped: Stepped) -> None:
     stepped.play(100)
     assert stepped.loop.policy(served) is served.policy
     playing = stepped.get("/api/adaptation")["playing"]
-    assert playing["text"].startswith("playing with nothing undone: rehearsed return")
+    assert playing["text"].startswith("Playing with nothing undone: rehearsed return")
     stepped.play(CALM_STEPS)
     assert stepped.get("/api/adaptation")["playing"] is None
     assert [stage.stage for stage in stepped.loop.stages] == ["as predicted"]

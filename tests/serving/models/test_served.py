@@ -94,7 +94,7 @@ def test_another_artifact_than_the_judged_one_is_refused() -> None:
         (of("x" * 100), "environment '" + "x" * 80 + "' is not one"),
         (of("Offset-v0"), "environment 'Offset-v0' is not one of Gymnasium's"),
         (linear_model(BALANCES, properties=PROPERTIES | {"world": '{"inertia": 2}'}), "episodes cannot be played here"),
-        (of("CartPole-v1", width=3), r"takes observations of 3 entries, CartPole-v1 has the shape \(4,\)"),
+        (of("CartPole-v1", width=3), r"takes observations of the shape \(3,\), CartPole-v1 has the shape \(4,\)"),
         (of("CartPole-v1", actions=3), r"chooses among 3 actions, CartPole-v1 has Discrete\(2\)"),
         (of("Pendulum-v1", width=3), "chooses among 2 actions, Pendulum-v1 has Box"),
         (linear_model(BALANCES, bias=NAN), "answers nan to ordinary observations"),

@@ -6,6 +6,7 @@ import torch
 
 from dqn.config import DQNConfig
 from dqn.experience.transitions import Batch
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
 
 CONFIG = DQNConfig(hidden_sizes=(16,), learning_rate=1e-2, target_update_interval=3)
@@ -13,7 +14,7 @@ CONFIG = DQNConfig(hidden_sizes=(16,), learning_rate=1e-2, target_update_interva
 
 def networks(num_agents: int = 3, first_seed: int = 0) -> QNetworks:
     seeds = range(first_seed, first_seed + num_agents)
-    return QNetworks.initialised(seeds=seeds, observation_size=4, hidden_sizes=(16,), num_actions=2)
+    return QNetworks.initialised(seeds=seeds, body=MLP(observation_shape=(4,), hidden_sizes=(16,)), num_actions=2)
 
 
 def batch(num_agents: int = 3, size: int = 32, seed: int = 0) -> Batch:

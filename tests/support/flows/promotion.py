@@ -36,17 +36,17 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Any:
             run_id="",
             seed=0,
             config_sha256="",
-            observation_size=4,
+            observation_shape=(4,),
         )
         digest = "another" if version in store.broken else "digest"
         policy = SimpleNamespace(metadata=metadata, version=version)
-        return versions.Artifact(name=name, version=version, policy=policy, sha256=digest)  # type: ignore[arg-type]
+        return versions.Artifact(name=name, version=version, policy=policy, content=b"", sha256=digest)  # type: ignore[arg-type]
 
     def playable(artifact: Any, env_id: str) -> None:
         if artifact.version in store.broken:
             raise RegistryError(f"version {artifact.version} is damaged")
 
-    def play(policy: Any, world: World, *, seed: int, episodes: int = 100) -> Any:
+    def play(policy: Any, world: World, *, seed: int, episodes: int = 100, environment: Any = None) -> Any:
         store.played.append(("returns", policy.version, world, seed))
         return returns_of(policy.version, episodes)
 

@@ -27,6 +27,7 @@ def linear_model(
     *,
     bias: float = 0.0,
     properties: dict[str, str] = PROPERTIES,
+    shape: Sequence[int] = (),
     actions: int = 2,
     batch: str | int = "batch",
     input_name: str = "observation",
@@ -34,17 +35,18 @@ def linear_model(
 ) -> bytes:
     """q = bias -/+ observation @ gains: the second action wins where observation @ gains is positive.
 
-    Of more actions the last one does, and those between get the bias alone.
+    Of more actions the last one does, and those between get the bias alone. Observations of a `shape` are flattened.
     """
     dtype = helper.tensor_dtype_to_np_dtype(element)
     weight = np.outer(gains, np.linspace(-1, 1, actions)).astype(dtype)
     graph = helper.make_graph(
         [
-            helper.make_node("MatMul", [input_name, "W"], ["advantage"]),
+            helper.make_node("Flatten", [input_name], ["flat"]),
+            helper.make_node("MatMul", ["flat", "W"], ["advantage"]),
             helper.make_node("Add", ["advantage", "b"], ["q_values"]),
         ],
         "linear",
-        [helper.make_tensor_value_info(input_name, element, [batch, len(gains)])],
+        [helper.make_tensor_value_info(input_name, element, [batch, *(shape or [len(gains)])])],
         [helper.make_tensor_value_info("q_values", element, [batch, actions])],
         [
             onnx.numpy_helper.from_array(weight, "W"),

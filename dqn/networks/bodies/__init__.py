@@ -1,0 +1,1 @@
+"""Bodies: what turns observations into features, for all agents of a population at once."""

@@ -1,0 +1,53 @@
+"""The card of a registered version: a page that plays it, in words from its own tags and its run."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+
+from dqn.cards.card import card
+from dqn.training.result import in_words
+from flows.failures.outages import is_transient
+from flows.registry import versions
+from flows.tracking.runs import config_of, find_run
+from flows.training.population import read_summary
+
+CARD: Final = "card.html"
+
+
+def version_card(client: MlflowClient, artifact: versions.Artifact) -> bytes:
+    """The card of a version; what the registry does not say is left out."""
+    version = versions.get_version(client, artifact.name, artifact.version)
+    run = find_run(client, str(version.run_id))
+    try:
+        summary = read_summary(client, run.info.run_id)
+    except (MlflowException, OSError) as error:
+        if is_transient(error):
+            raise
+        trained, judged = "", ""  # no training of this project's has registered it
+    else:
+        words = in_words(config_of(run), summary.agents, summary.best_agent, summary.seconds, summary.cpu_seconds)
+        trained, judged = words["trained"], words["judged"]
+    commit = run.data.tags.get(MLFLOW_GIT_COMMIT, "unknown")[:12]
+    return card(
+        artifact.content,
+        title=f"{artifact.policy.metadata.env_id}, version {artifact.version}",
+        trained=f"{trained} MLflow run {run.info.run_name} ({run.info.run_id}), commit {commit}.".strip(),
+        judged=f"{judged} {_evaluated(version.tags)}".strip(),
+    )
+
+
+def _evaluated(tags: Mapping[str, str]) -> str:
+    """What a version's tags say of its evaluation, in sentences."""
+    said = []
+    if "eval.mean_return" in tags:
+        said.append(
+            f"The registered file was played in {tags['eval.episodes']} unseen episodes: mean return "
+            f"{tags['eval.mean_return']}, least {tags['eval.min_return']}."
+        )
+    if "eval.robustness" in tags:
+        said.append(f"Under pushes and in changed worlds it balanced {float(tags['eval.robustness']):.0%} of episodes.")
+    said.append(f"The gate: {tags.get('gate', 'not evaluated yet')}.")
+    return " ".join(said)

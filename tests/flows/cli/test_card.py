@@ -1,0 +1,46 @@
+"""`python -m flows card`, on a registry of one version."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from flows.cli.card import main
+from flows.registry import versions
+from tests.support.flows.promoting import empty_store
+from tests.support.flows.registering import BALANCING, registered
+
+__all__ = ["empty_store"]  # the fixture
+
+NAME = "dqn-CartPole-v1"
+
+
+@pytest.fixture
+def version(empty_store: MlflowClient) -> int:
+    number = registered(empty_store, NAME, BALANCING)
+    tags = {"eval.mean_return": "499.5", "eval.min_return": "450", "eval.episodes": "100", "gate": "passed: better"}
+    versions.set_tags(empty_store, NAME, number, tags)
+    return number
+
+
+@pytest.mark.parametrize("reference", ["challenger", "NUMBER"])
+def test_a_version_by_number_or_alias(
+    version: int, reference: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "mine.html"
+    assert main([reference.replace("NUMBER", str(version)), "--output", str(output)]) == 0
+    page = output.read_text()
+    assert f"<h1>CartPole-v1, version {version}</h1>" in page
+    assert "played in 100 unseen episodes: mean return 499.5, least 450. The gate: passed: better." in page
+    assert capsys.readouterr().out == f"{output}: open it in a browser\n"
+
+
+@pytest.mark.parametrize("reference", ["champion", "999"])
+def test_a_version_that_does_not_exist_is_refused_with_those_that_do(
+    version: int, reference: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "mine.html"
+    assert main([reference, "--output", str(output)]) == 2
+    said = f"error: {NAME} has no version {reference!r}; registered are: {version}; an alias that is set"
+    assert said in capsys.readouterr().err
+    assert not output.exists()
