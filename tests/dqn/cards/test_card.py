@@ -47,12 +47,8 @@ def exported(
 ) -> bytes:
     """A policy with drawn weights, or without hidden layers and with the given ones."""
     obs, actions = SIZES[env_id]
-    networks = QNetworks.initialised(
-        seeds=[5],
-        body=MLP(observation_shape=(obs,), hidden_sizes=tuple(hidden)),
-        num_actions=actions,
-        observation_scale=(0.7,) * obs,
-    )
+    body = MLP(observation_shape=(obs,), hidden_sizes=tuple(hidden))
+    networks = QNetworks.initialised(seeds=[5], body=body, num_actions=actions, observation_scale=(0.7,) * obs)
     if gains:
         row = torch.tensor(gains) * 0.7
         networks.weights[0][0] = torch.stack([-row, row])
