@@ -15,6 +15,7 @@ import numpy as np
 
 from dqn.cards.layers import read_layers
 from dqn.environments.making import make
+from dqn.environments.masks import ACTION_MASK
 from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.environments.world import ENTRYWISE, World
 from dqn.policy import Policy
@@ -164,10 +165,11 @@ def _recorded(policy: Policy) -> str:
     except EnvironmentUnsupportedError:
         return f"<p class='panel'>There are no pictures of {html.escape(policy.environment.env_id)} to show here.</p>"
     pictures, total, over = [], 0.0, False
-    observation, _ = env.reset(seed=_SEED)
+    observation, info = env.reset(seed=_SEED)
     while not over:
         pictures.append(Image.fromarray(np.asarray(env.render())))
-        observation, reward, terminated, truncated, _ = env.step(policy.predict(observation))
+        action = policy.predict(observation, info.get(ACTION_MASK))
+        observation, reward, terminated, truncated, info = env.step(action)
         total += float(reward)
         over = terminated or truncated
     fps = env.metadata.get("render_fps") or 30

@@ -37,12 +37,17 @@ class Layers:
 
 
 def read_layers(model: bytes) -> Layers | None:
-    """The layers of an exported policy; None if its graph is not a Div, and Gemm layers with Relu between them."""
+    """The layers of an exported policy; None if its graph is not a Div, and Gemm layers with Relu between them.
+
+    The Where that applies an action mask to the Q-values may follow.
+    """
     loaded = onnx.load_model_from_string(model)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in loaded.graph.initializer}
-    nodes, given = list(loaded.graph.node), _ROOTS[0]
+    nodes, (given, last) = list(loaded.graph.node), _ROOTS
+    if nodes and nodes[-1].op_type == "Where" and nodes[-1].output[0] == last:
+        last = nodes.pop().input[1]
     expected = ["Div", *["Gemm", "Relu"] * (len(nodes) // 2 - 1), "Gemm"]
-    if [node.op_type for node in nodes] != expected or nodes[-1].output[0] != _ROOTS[1]:
+    if [node.op_type for node in nodes] != expected or nodes[-1].output[0] != last:
         return None
     for node in nodes:
         transposed = [(a.name, a.i) for a in node.attribute] == ([("transB", 1)] if node.op_type == "Gemm" else [])

@@ -8,6 +8,8 @@ from dqn.cards.card import card
 from dqn.cards.layers import read_layers
 from dqn.environments.world import World
 from tests.dqn.cards.test_card import WORDS, exported
+from tests.support.dqn.masked import ACTIONS, LENGTH, counted
+from tests.support.serving import masked
 from tests.support.serving.policies import BALANCES, PROPERTIES, linear_model
 
 
@@ -61,4 +63,14 @@ def test_another_environment_is_a_recorded_episode() -> None:
     page = content.decode()
     assert "data:image/webp;base64," in page
     assert "One recorded episode, seed 7: return" in page
+    assert "<script" not in page
+
+
+def test_an_episode_under_action_masks_has_allowed_actions_only() -> None:
+    layers = read_layers(masked.model())
+    assert layers is not None
+    assert layers.sizes == [LENGTH, 8, ACTIONS]
+    with counted():
+        page = card(masked.model(), **WORDS).decode()
+    assert "One recorded episode" in page
     assert "<script" not in page
