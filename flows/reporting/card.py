@@ -31,11 +31,13 @@ def version_card(client: MlflowClient, artifact: versions.Artifact) -> bytes:
     else:
         words = in_words(config_of(run), summary.agents, summary.best_agent, summary.seconds, summary.cpu_seconds)
         trained, judged = words["trained"], words["judged"]
-    commit = run.data.tags.get(MLFLOW_GIT_COMMIT, "")[:12]
+    source = f"MLflow run {run.info.run_name} ({run.info.run_id})"
+    if commit := run.data.tags.get(MLFLOW_GIT_COMMIT):
+        source += f", commit {commit[:12]}"
     return card(
         artifact.content,
         title=f"{artifact.policy.metadata.env_id}, version {artifact.version}",
-        trained=f"{trained} MLflow run {run.info.run_name} ({run.info.run_id}){commit and f", commit {commit}"}.".strip(),
+        trained=f"{trained} {source}.".strip(),
         judged=f"{judged} {_evaluated(version.tags)}".strip(),
     )
 
