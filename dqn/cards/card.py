@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
 from dqn.environments.world import ENTRYWISE, World
 
 STATIC: Final = Path(__file__).parent / "static"
+SCRIPTS: Final = tuple(STATIC / name for name in ("play.js", "others.js", "stage.js", "card.js"))
 PLAYED: Final = {
     "CartPole-v1": (
         "length", "masspole", "masscart", "gravity", "force_mag", "tau", "wind", "action_delay", "sensor_bias",
@@ -90,7 +91,7 @@ def card(model: bytes, *, title: str, trained: str, judged: str) -> bytes:
         subtitle=f"A policy that plays {spec} here, in your browser: " + _INVITATION[spec],
         about=_about(trained, judged, what),
         data=data,
-        scripts=[(STATIC / name).read_text() for name in ("play.js", "stage.js", "card.js")],
+        scripts=SCRIPTS,
     )
 
 
@@ -101,9 +102,9 @@ def page(
     subtitle: str = "",
     picture: str = "",
     about: str = "",
-    data: Mapping[str, Any] | None = None,
-    styles: tuple[Path, ...] = (),
-    scripts: list[str] = [],  # noqa: B006 # not changed
+    data: Mapping[str, Any] | str | None = None,
+    styles: Sequence[Path] = (),
+    scripts: Sequence[Path] = (),
 ) -> bytes:
     """A page with everything in it. Its content security policy allows its own style and scripts and no request.
 
@@ -113,20 +114,21 @@ def page(
         subtitle: sentence below it.
         picture: HTML that stands where the policy plays.
         about: HTML below it.
-        data: what the scripts read, as JSON in the element `card`.
+        data: what the scripts read, as JSON in the element `data`.
         styles: further style sheets.
-        scripts: texts of the scripts, in order.
+        scripts: the scripts, in order; the id of `name.js` is `script-name`.
     """
     style = "".join(path.read_text() for path in (STATIC / "look.css", *styles))
-    allowed = " ".join(f"'{_digest(script)}'" for script in scripts) or "'none'"
+    sources = {path.stem: path.read_text() for path in scripts}
+    allowed = " ".join(f"'{_digest(source)}'" for source in sources.values()) or "'none'"
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src {allowed}; worker-src blob:; "
         "base-uri 'none'; form-action 'none'"
     )
-    written = [f"<script>{script}</script>" for script in scripts]
+    written = [f'<script id="script-{name}">{source}</script>' for name, source in sources.items()]
     if data is not None:
         text = json.dumps(data).replace("<", "\\u003c")
-        written.insert(0, f'<script type="application/json" id="card">{text}</script>')
+        written.insert(0, f'<script type="application/json" id="data">{text}</script>')
     values = {"policy": policy, "title": html.escape(title), "subtitle": html.escape(subtitle), "style": style}
     values |= {"picture": picture, "about": about, "scripts": "\n".join(written)}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template.read_text()).encode()

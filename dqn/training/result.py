@@ -40,7 +40,7 @@ class AgentResult:
     environment_steps: int
     episodes: int
     observed: tuple[tuple[float, float], ...] = ()
-    """Minimum and maximum of each entry of the observations in its replay buffer at the end of its training."""
+    """Minimum and maximum of each entry of the observations in its replay buffer at the end; empty for images."""
     judged_return: float | None = None
     """Mean greedy return on the final comparison's episodes; None if the agent was not compared."""
     robustness: float | None = None

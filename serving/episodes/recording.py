@@ -123,7 +123,7 @@ def to_html(replay: Replay) -> bytes:
     Its content security policy allows its own script and style, by their hashes, and nothing else.
     """
     script = "\n".join(
-        _without_modules((STATIC / name).read_text()) for name in ("cartpole.js", "charts.js", "replay.js")
+        _without_modules((STATIC / name).read_text()) for name in ("draw/cartpole.js", "draw/charts.js", "replay.js")
     )
     style = (STATIC / "page.css").read_text()
     page = (STATIC / "replay.html").read_text()

@@ -84,7 +84,9 @@ class EpisodesAPI:
         replay = self._replays.get(replay_id)
         if replay is None:
             raise HTTPException(
-                404, f"there is no replay {replay_id[:40]!r} (any more): POST /api/episodes plays it again"
+                404,
+                f"there is no replay {replay_id[:40]!r} (any more): a server keeps its newest 50 until it stops, and "
+                "POST /api/episodes plays one again",
             )
         if kind not in FORMATS:
             raise HTTPException(404, f"a replay comes as .{', .'.join(FORMATS)}, not {kind[:40]!r}")

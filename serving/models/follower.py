@@ -131,6 +131,8 @@ class Models:
             raise RegistryUnavailableError(f"no version of {self.name} is ready: {self.notice}")
         number = self.snapshot.aliases.get(reference, reference)
         version = self.snapshot.versions.get(number)
+        if version is None and self.reachable is None:
+            raise RegistryUnavailableError(f"the registry has not yet answered what '{reference[:80]}' is")
         if version is None:
             raise UnknownModelError(
                 f"model {self.name} has no version or alias '{reference[:80]}'{self._registered() or ', and no other'}"

@@ -18,11 +18,12 @@ class Page:
     """The files of the page, read when the server starts."""
 
     def __init__(self) -> None:
-        self._files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _TYPES}
+        files = [path for path in STATIC.rglob("*") if path.suffix in _TYPES]
+        self._files = {path.relative_to(STATIC).as_posix(): path.read_bytes() for path in files}
 
     def routes(self) -> list[BaseRoute]:
         """The page and its files."""
-        return [Route("/", self._file), Route("/static/{file}", self._file)]
+        return [Route("/", self._file), Route("/static/{file:path}", self._file)]
 
     async def _file(self, request: Request) -> Response:
         name = request.path_params.get("file", "index.html")

@@ -33,6 +33,8 @@ _ENDLESS: Final = {"Cache-Control": "no-store", "Connection": "close"}
 """Headers of a stream: no answer follows it on its connection, and later requests are dropped."""
 _COMMANDS_A_SECOND: Final = 50
 _COMMANDS_AT_ONCE: Final = 100
+_LATER: Final = 1013  # a close code of WebSocket: try again later
+_AUTHORIZED: Final = [f'{{"type":"authorized","authorized":{answer}}}' for answer in ("false", "true")]
 _TOO_MANY: Final = f"a connection may send {_COMMANDS_A_SECOND} commands a second: connect again, and send fewer"
 
 
@@ -89,13 +91,14 @@ class LiveAPI:
         return Response(png, media_type="image/png", headers=_FRESH)
 
     async def _mjpeg(self, request: Request) -> Response:
-        query, current = request.query_params, self._models.current
+        query, current = dict(request.query_params), self._models.current
+        query.pop("again", None)  # the page's: a browser asks for an address anew only if it differs
         if not query:
             if current is None:
                 raise RegistryUnavailableError(f"nothing plays: {self._models.notice}")
             _require_pictures(current)
             return _stream(request, self.feed.shared())
-        wanted = fit(dict(query), _PrivateSession)
+        wanted = fit(query, _PrivateSession)
         reference = wanted.version or self._models.alias or ""
         served = current if current and not wanted.version else await self._models.get(reference)
         _require_pictures(served)
@@ -110,7 +113,7 @@ class LiveAPI:
                 show = await stack.enter_async_context(self.stage.watching(references, viewer))
             except (ValueError, LookupError, RuntimeError, OSError) as error:
                 await _tell(socket, error)
-                await socket.close(1008)
+                await socket.close(_LATER if isinstance(error, RegistryUnavailableError) else 1008)
                 return
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(_send_news(socket, viewer))
@@ -134,8 +137,9 @@ class LiveAPI:
                 command = decode(DECODER, text)
                 if isinstance(command, Authorize):
                     authorized = admits(self._token, command.token)
+                    await socket.send_text(_AUTHORIZED[authorized])
                 if not authorized:
-                    raise PermissionError("this needs the server's token: enter it at the bottom of the page")
+                    raise PermissionError("this needs the server's token: enter it below the picture")
                 if not isinstance(command, Authorize):
                     show.command(command)
             except (ValueError, PermissionError) as error:

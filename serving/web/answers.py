@@ -1,6 +1,8 @@
 """JSON answers, and refusals for exceptions."""
 
+import html
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -12,6 +14,29 @@ from serving.errors import ServingError
 
 _CLOSE: Final = (b"connection", b"close")  # the unread rest of a body must not be taken for the next request
 _HEADERS: Final = {408: _CLOSE, 413: _CLOSE, 503: (b"retry-after", b"1")}
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<link rel="stylesheet" href="{base}static/page.css">
+</head>
+<body>
+<main><section class="panel nothing">
+<h1>{title}</h1>
+<p>{sentence}</p>
+<p><a href="{base}">← To the live page</a></p>
+</section></main>
+</body>
+</html>
+"""
+_PAGE_HEADERS: Final = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"),
+    (b"vary", b"accept"),
+]
 Header = tuple[bytes, bytes]
 
 
@@ -43,10 +68,27 @@ def refusal(error: Exception, scope: Scope) -> tuple[int, str, list[Header]]:
     return status, sentence, headers
 
 
+def reads_pages(scope: Scope) -> bool:
+    """Whether a request is a browser's, which shows its answer to a person."""
+    accepted = b",".join(value for name, value in scope["headers"] if name == b"accept")
+    return scope["method"] in ("GET", "HEAD") and b"text/html" in accepted
+
+
+async def send_page(send: Send, sentence: str, scope: Scope, status: int, headers: Iterable[Header] = ()) -> None:
+    """Refuse with a page for a person: the sentence, and a link back that works below any path prefix."""
+    base = "../" * (scope["path"].count("/") - 1) or "./"
+    title = "There is nothing here" if status == 404 else HTTPStatus(status).phrase
+    sentence = html.escape(sentence[:1].upper() + sentence[1:])
+    body = _PAGE.format(title=title, sentence=sentence, base=base).encode()
+    await _send(send, body, status, [*_PAGE_HEADERS, *headers])
+
+
 async def send_json(send: Send, content: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
     """Answer with JSON."""
-    body = msgspec.json.encode(content)
+    await _send(send, msgspec.json.encode(content), status, [(b"content-type", b"application/json"), *headers])
+
+
+async def _send(send: Send, body: bytes, status: int, headers: list[Header]) -> None:
     length = (b"content-length", str(len(body)).encode())
-    start = [(b"content-type", b"application/json"), length, *headers]
-    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
     await send({"type": "http.response.body", "body": body})

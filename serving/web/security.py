@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.web.answers import Error, refusal, send_json
+from serving.web.answers import Error, reads_pages, refusal, send_json, send_page
 from serving.web.hosts import Hosts
 from serving.web.webhooks import WEBHOOK_PATH
 
@@ -73,13 +73,16 @@ class Guard:
         try:
             self._check(scope)
             await self._app(scope, receive, finish)
-        except Exception as error:  # the client gets JSON, and the log gets the traceback
+        except Exception as error:  # the client gets a sentence, and the log gets the traceback
             if status:
                 raise
             code, sentence, headers = refusal(error, scope)
             if code == 500:
                 _LOG.exception("a request failed", extra={"path": scope["path"]})
-            await send_json(finish, Error(sentence), code, headers)
+            if reads_pages(scope):
+                await send_page(finish, sentence, scope, code, headers)
+            else:
+                await send_json(finish, Error(sentence), code, headers)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
             self._count(route, scope["method"], status, time.perf_counter() - started)

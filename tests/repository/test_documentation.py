@@ -89,6 +89,7 @@ COMMANDS: Final = {
     ".venv/bin/python -m serving --no-show": READ,
     "make watch": READ,
     'make record ARGS="--seed 7 --push 100:60"': READ,
+    "make site": "tests/site/test_site.py builds it",
     "make test": "is what runs this test",
     "make test-all": "runs this test too",
     "make lint": "is part of make test",

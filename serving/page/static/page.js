@@ -1,185 +1,178 @@
-// The page: one WebSocket receives status and frames; buttons, keys and sliders send commands on it.
+// The page: hands what is received to the panels, and sends commands.
 
-import { Challenge, sharedEpisode } from "./challenge.js";
-import { drawHistory } from "./charts.js";
-import { InputsPanel } from "./inputs.js";
-import { LearningPanel } from "./learning.js";
-import { LoopPanel } from "./loop.js";
-import { Player } from "./player.js";
-import { Panels } from "./panels.js";
-import { WorldPanel, whole } from "./world.js";
+import { $, choose, stored, text, toast } from "./dom.js";
+import { Link } from "./link.js";
+import { Challenge, sharedEpisode } from "./panels/challenge.js";
+import { Compare } from "./panels/compare.js";
+import { InputsPanel } from "./panels/inputs.js";
+import { LearningPanel } from "./panels/learning.js";
+import { LoopPanel } from "./panels/loop.js";
+import { paintMinds, Player } from "./panels/player.js";
+import { Replays } from "./panels/replays.js";
+import { OwnTime } from "./panels/time.js";
+import { WorldPanel, whole } from "./panels/world.js";
 
-const $ = (id) => document.getElementById(id);
-const SPEEDS = [0.25, 0.5, 1, 2, 4];
+const TRACED = 300; // frames: six seconds
 
 const page = {
-  socket: null, players: [], status: null, frame: null, versions: new URLSearchParams(location.search).get("compare") || "", mlflow: "", locked: false, retry: 500, dirty: true,
-  token: sessionStorage.getItem("token") || "", pixels: false, frames: 0,
+  players: [], status: null, frame: null, versions: new URLSearchParams(location.search).get("compare") || "",
+  mlflow: "", locked: false, pixels: false, streams: 0, frames: 0, dirty: true,
 };
+page.recent = (count) => time.recent(count);
 window.page = page; // for the browser's console and for tests
 
-function send(command) {
-  if (page.socket?.readyState === WebSocket.OPEN) page.socket.send(JSON.stringify(command));
+const link = (page.link = new Link({ heard, opened, lost, refused: () => compare("") }));
+link.token = stored("sessionStorage", "token");
+const send = (command) => link.send(command);
+const api = (path, options) => link.api(path, options);
+const refresh = () => (page.dirty = true);
+
+async function opened() {
+  say("live");
+  page.locked = false;
+  if (link.token) send({ do: "authorize", token: link.token });
+  page.streams += 1; // a stream of pictures ended with the link before
+  showPixels(page.pixels);
+  try {
+    const status = await api("api/status");
+    page.mlflow = status.mlflow_url;
+    lock(status.locked && !page.authorized);
+    await replays.list();
+    await showShared();
+    if (page.status) showStatus(page.status);
+  } catch (error) {
+    toast(error.message);
+  }
 }
 
-function toast(message) {
-  $("toast").textContent = message;
-  $("toast").hidden = false;
-  clearTimeout(toast.timer);
-  toast.timer = setTimeout(() => ($("toast").hidden = true), 5000);
+function lost() {
+  page.authorized = false;
+  say("gone", "server gone");
 }
 
-async function api(path, options = {}) {
-  const headers = page.token ? { Authorization: `Bearer ${page.token}` } : {};
-  const response = await fetch(path, { ...options, headers });
-  const content = await response.json();
-  if (!response.ok) throw new Error(content.error);
-  return content;
-}
-
-function connect() {
-  const address = new URL(`api/show?versions=${encodeURIComponent(page.versions)}`, location.href); // works below any path prefix
-  address.protocol = address.protocol.replace("http", "ws");
-  const socket = new WebSocket(address);
-  page.socket = socket;
-  socket.onopen = async () => {
-    page.retry = 500;
-    linkState("live", "live");
-    if (page.token) send({ do: "authorize", token: page.token });
-    try {
-      const status = await api("api/status");
-      [page.mlflow, page.locked] = [status.mlflow_url, status.locked];
-      $("token-panel").hidden = !page.locked;
-      panels.listReplays(await api("api/episodes"));
-      await showShared();
-      if (page.status) showStatus(page.status);
-    } catch (error) {
-      toast(error.message);
-    }
-  };
-  socket.onmessage = ({ data }) => {
-    const message = JSON.parse(data);
-    if (message.type === "status") showStatus(message);
-    else if (message.type === "error") toast(message.error);
-    else showFrame(message);
-  };
-  socket.onclose = ({ code }) => {
-    if (page.socket !== socket) return;
-    if (code === 1008 && page.versions) {
-      compare(""); // these versions cannot be loaded; the toast shows why
-      return;
-    }
-    linkState("gone", "server gone, trying again");
-    setTimeout(() => page.socket === socket && connect(), page.retry);
-    page.retry = Math.min(page.retry * 1.6, 5000);
-  };
-}
-
-function linkState(state, text) {
+// The link is "live", "waiting" or "gone". Without a server nothing can be changed.
+function say(state, words = state) {
   $("link").dataset.state = state;
-  $("link").textContent = text;
+  text("link", words);
+  $("gone").hidden = state !== "gone";
   document.body.classList.toggle("gone", state === "gone");
+  guard();
+}
+
+function lock(locked) {
+  page.locked = locked;
+  $("token-form").hidden = !locked;
+  guard();
+}
+
+function guard() {
+  const barred = page.locked || !link.open;
+  document.querySelectorAll(".acts").forEach((controls) => (controls.disabled = barred));
+}
+
+function heard(message) {
+  if (message.type === "status") showStatus(message);
+  else if (message.type === "error") toast(message.error);
+  else if (message.type === "authorized") {
+    page.authorized = message.authorized;
+    if (page.authorized && page.locked) toast("Unlocked: push, and change things.");
+    lock(!page.authorized);
+  } else showFrame(message);
 }
 
 function showStatus(status) {
   const before = page.status;
   page.status = status;
-  document.title = $("title").textContent = status.model;
   const empty = !status.ready && !status.players.length;
   document.body.classList.toggle("empty", empty);
-  $("notice").textContent = status.notice;
+  text("notice", status.notice);
   $("notice").hidden = empty || !status.notice;
   $("nothing").hidden = !empty;
   if (empty) showNothing(status);
-  if (!status.ready) linkState("waiting", status.looking ? "starting" : "waiting for a champion");
-  else if (page.socket.readyState === WebSocket.OPEN) linkState("live", status.paused ? "paused" : "live");
-  const key = (s) => s?.players.map((player) => `${player.reference}|${player.env_id}`).join();
+  if (!status.ready) say("waiting", status.looking ? "starting" : "waiting for a champion");
+  else if (link.open) say("live", status.paused ? "paused for everybody" : "live");
+  const key = (s) => s?.players.map(({ reference, env_id: env }) => `${reference}|${env}`).join();
   if (key(before) !== key(status)) {
-    page.players = status.players.map((player) => new Player($("player"), player));
-    $("players").replaceChildren(...page.players.map((player) => player.root));
-    $("players").dataset.count = Math.max(1, page.players.length);
-    showEnvironment(status);
+    const players = (page.players = status.players.map((player) => new Player(player)));
+    $("players").replaceChildren(...players.map(({ root }) => root));
+    $("minds").replaceChildren(...players.map(({ mind }) => mind));
+    $("players").dataset.count = Math.max(1, players.length);
+    if (players.length) showEnvironment(status);
   }
-  page.length = whole(status.world).length;
   page.players.forEach((player, index) => player.describe(status, status.players[index], page.mlflow));
   $("pause").firstElementChild.textContent = status.paused ? "Play" : "Pause";
   $("speeds").querySelectorAll("input").forEach((input) => (input.checked = Number(input.value) === status.speed));
   $("seed").placeholder = status.seed;
-  $("viewers").textContent = `${status.viewers} ${status.viewers === 1 ? "viewer" : "viewers"}`;
-  $("alone").hidden = page.versions === "";
-  panels.show(status);
-  world.show(status);
-  learning.show(status);
-  loop.show(status);
-  page.dirty = true;
+  text("viewers", `${status.viewers} ${status.viewers === 1 ? "viewer" : "viewers"}`);
+  for (const panel of panels) panel.show(status);
+  refresh();
 }
 
-// Without an answer of the registry it is unknown whether there is a champion, so no advice is shown.
+// Before the registry answers it is unknown whether there is a champion, so no advice is shown.
 function showNothing({ looking, model, notice }) {
-  $("nothing-title").textContent = looking ? "Looking for the champion" : "Nothing plays yet";
-  const command = /: run `([^`]+)`/.exec(notice);
-  $("nothing-why").textContent = looking ? "Waiting for the registry." : notice.slice(0, command?.index); // the command is shown below
+  text("nothing-title", looking ? "Looking for the champion" : "Nothing plays yet");
+  const [, why, command] = /^(.*): run `([^`]+)`/.exec(notice) ?? [, notice, ""];
+  text("nothing-why", looking ? "Waiting for the registry." : why);
   $("nothing-advice").hidden = looking || !command;
-  if (command) $("nothing-command").textContent = command[1];
+  text("nothing-command", command);
   const env = model.replace(/^dqn-/, "").replaceAll("~2", ":").replaceAll("~1", "/").replaceAll("~0", "~");
   if (!model.startsWith("dqn-") || env.startsWith("CartPole")) return; // a file may have any name
-  $("subtitle").textContent = `A small neural network plays ${env}.`;
-  $("nothing-train").textContent = "Train one:";
+  invite(env, "");
 }
 
-// Only CartPole can be drawn by the page, pushed and changed; other environments are shown as Gymnasium's pictures.
+function invite(env, does) {
+  document.title = $("title").textContent = `Watch it play ${env}`;
+  text("subtitle", `A small neural network plays ${env}${does}.`);
+}
+
+// Only CartPole can be drawn here, pushed and changed; others are shown as Gymnasium's pictures.
 function showEnvironment({ players, no_pictures: why }) {
   const other = players.find((player) => !player.env_id.startsWith("CartPole"))?.env_id;
   document.body.classList.toggle("watch-only", Boolean(other));
   $("watch-only").hidden = !other;
-  $("watch-only").textContent = why || `${other} is shown as Gymnasium renders it. Pushes, other worlds and comparisons work only for CartPole.`;
+  text("watch-only", why || `${other} is shown as Gymnasium renders it. Pushes, other worlds and comparisons work only for CartPole.`);
   $("pixels").hidden = Boolean(other);
-  $("keep").textContent = other ? "Keep this episode" : "Keep this episode, pushes and all";
+  $("back").hidden = Boolean(other);
+  text("keep", other ? "Keep this episode" : "Keep this episode, pushes and all");
   $("pixels").disabled = page.versions !== "";
-  const actions = players[0]?.action_meanings ?? ["left", "right"];
-  if (other) {
-    const choice = `${actions.slice(0, -1).join(", ")} or ${actions.at(-1)}`;
-    $("subtitle").textContent = `A small neural network plays ${other}: at every step it chooses ${choice}.`;
-  }
+  const actions = players[0].action_meanings;
+  if (other) invite(other, `: at every step it chooses ${actions.slice(0, -1).join(", ")} or ${actions.at(-1)}`);
   showPixels(page.pixels || Boolean(other));
 }
 
 function showFrame(frame) {
   page.frame = frame;
   page.frames += 1;
-  page.players.forEach((player, index) => player.take(frame, index));
+  time.take(frame);
   if (page.players[0]?.cartpole && page.status) challenge.take(frame, page.status);
-  page.dirty = true;
+  refresh();
 }
 
 function paint() {
   if (page.dirty && page.status) {
     page.dirty = false;
-    page.players.forEach((player, index) => {
-      player.paint(page.frame, index, page.length);
-      drawHistory(player.find(".history"), page.status.players[index]?.history ?? [], player.cartpole ? 500 : 0);
-    });
+    const frames = time.recent(TRACED);
+    const { status } = page;
+    page.players.forEach((player, index) => player.paint(frames, index, { length: whole(status.world).length, status }));
+    if (!$("thoughts").hidden) paintMinds(page.players, frames);
+    time.paint();
   }
   requestAnimationFrame(paint);
 }
 
 function push(direction) {
-  if (document.body.matches(".watch-only")) return;
+  if (document.body.matches(".watch-only") || $("acts").disabled) return;
+  time.live();
   send({ do: "push", force: direction * Number($("strength").value) });
-}
-
-function togglePause() {
-  send({ do: page.status?.paused ? "resume" : "pause" });
 }
 
 function showPixels(on) {
   page.pixels = on;
   $("pixels").setAttribute("aria-pressed", on);
-  page.players.forEach((player, index) => player.showPixels(on && index === 0 && !page.versions));
-  page.dirty = true;
+  page.players.forEach((player, index) => player.showPixels(on && index === 0 && !page.versions, time.held, page.streams));
+  refresh();
 }
 
-// Opens the replay of an episode that was shared by a link.
 async function showShared() {
   const episode = sharedEpisode(location.search);
   if (!episode) return;
@@ -191,25 +184,25 @@ async function showShared() {
 function compare(versions) {
   page.versions = versions;
   history.replaceState(null, "", versions ? `?compare=${versions}` : location.pathname);
-  const old = page.socket;
-  page.socket = null;
-  old?.close();
-  connect();
+  time.clear();
+  link.watch(versions);
 }
 
-const panels = new Panels({ api, compare, toast, page });
-const world = new WorldPanel({ api, toast });
-const loop = new LoopPanel();
+const time = new OwnTime({ changed: () => showPixels(page.pixels) });
+const replays = new Replays({ api, page });
+const challenge = new Challenge({ send });
+const panels = [
+  replays, new Compare({ compare, page }), new WorldPanel({ api }), new LearningPanel({ api }), new LoopPanel(),
+];
 new InputsPanel({ api, page });
-const learning = new LearningPanel({ api });
-const challenge = new Challenge({ send, page });
 
+const toggle = () => send({ do: page.status?.paused ? "resume" : "pause" });
 $("push-left").onclick = () => push(-1);
 $("push-right").onclick = () => push(1);
 $("strength").oninput = () => ($("strength-value").textContent = `${$("strength").value} N`);
-$("pause").onclick = togglePause;
+$("pause").onclick = toggle;
 $("step").onclick = () => send({ do: "step" });
-$("pixels").onclick = () => showPixels(!page.pixels);
+$("pixels").onclick = () => !$("pixels").hidden && showPixels(!page.pixels);
 $("reset").onsubmit = (event) => {
   event.preventDefault();
   const seed = $("seed").value;
@@ -217,37 +210,36 @@ $("reset").onsubmit = (event) => {
 };
 $("token-form").onsubmit = (event) => {
   event.preventDefault();
-  page.token = $("token").value;
-  sessionStorage.setItem("token", page.token);
-  send({ do: "authorize", token: page.token });
+  link.token = $("token").value;
+  stored("sessionStorage", "token", link.token);
+  send({ do: "authorize", token: link.token });
 };
-$("speeds").append(...SPEEDS.map((speed) => {
-  const label = document.createElement("label");
-  label.innerHTML = `<input type="radio" name="speed" value="${speed}"><span>${speed}×</span>`;
-  label.firstElementChild.onchange = () => send({ do: "speed", speed });
-  return label;
-}));
+$("speeds").onchange = ({ target }) => send({ do: "speed", speed: Number(target.value) });
 
 const keys = {
   ArrowLeft: () => push(-1),
   ArrowRight: () => push(1),
-  " ": togglePause,
+  " ": () => $("hold").click(),
+  p: toggle,
   ".": () => send({ do: "step" }),
   r: () => send({ do: "reset", seed: null }),
   g: () => $("pixels").click(),
+  f: () => $("full").click(),
 };
 document.addEventListener("keydown", (event) => {
-  if (event.target.matches("input:not([type=radio], [type=checkbox]), select") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === " " && event.target.matches("button, a, input")) return; // space presses the focused element
-  if (event.key.startsWith("Arrow") && event.target.closest("#speeds")) return; // arrows choose in this group
-  const action = keys[event.key];
+  const { key, target } = event;
+  if (target.matches("input:not([type=radio], [type=checkbox]), select") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (key === " " && target.closest("button, a, input")) return; // space presses the focused element
+  if (key.startsWith("Arrow") && target.closest("#speeds, #tabs, #loop-body")) return; // arrows choose or scroll here
+  const action = keys[key];
   if (!action || !$("shortcuts").checked) return;
-  if (event.repeat && !event.key.startsWith("Arrow")) return; // a key that is held down counts once, except arrows
+  if (event.repeat && !key.startsWith("Arrow")) return; // a key that is held down counts once, except arrows
   event.preventDefault();
   action();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (page.dirty = true));
-addEventListener("resize", () => (page.dirty = true));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
+addEventListener("resize", refresh);
 
-connect();
+choose($("tab-thoughts"));
+link.watch(page.versions);
 requestAnimationFrame(paint);

@@ -1,41 +1,36 @@
-// Plays one recorded episode from data in the page. Inlined into the page after cartpole.js and charts.js.
+// Plays one recorded episode from data in the page. Inlined into the page after draw/.
 
-import { css, Preference, short, Trace } from "./charts.js";
-import { drawCartPole } from "./cartpole.js";
+import { axisOf, drawPole, drawTrace, Preference, sample, short } from "./draw/charts.js";
+import { lately } from "./draw/cartpole.js";
 
 const byId = (id) => document.getElementById(id);
 const replay = JSON.parse(byId("data").textContent);
 const last = replay.actions.length;
 const pictures = JSON.parse(byId("pictures").textContent).map((src) => Object.assign(new Image(), { src }));
 const preference = new Preference(byId("preference"), replay.action_meanings);
-const trace = new Trace(byId("trace"));
 const forces = new Map();
 replay.pushes.forEach(({ step, force }) => forces.set(step, (forces.get(step) || 0) + force));
+const samples = replay.q_values.map((values, step) => sample(values, forces.get(step)));
 let position = 0;
-let playing = true;
+let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
 let before = null;
 
 function showStep() {
   const whole = Math.min(Math.floor(position), last);
   const index = Math.max(0, whole - 1);
-  const colours = {
-    background: css("--background"), track: css("--track"), cart: css("--cart"), pole: css("--pole"), axle: css("--axle"),
-    guide: css("--guide"), push: css("--push"),
-  };
   const canvas = byId("picture");
-  const ratio = Math.max(1, (canvas.clientWidth / 600) * (window.devicePixelRatio || 1));
-  let push = 0;
-  for (let step = Math.max(0, whole - 10); step < whole; step++) push = forces.get(step) || push;
+  const push = lately(replay.pushes, whole);
   if (pictures.length) {
     showPicture(canvas, pictures[Math.floor((whole * pictures.length) / (last + 1))]);
   } else {
     const { world } = replay.changes.findLast(({ step }) => step < whole) ?? replay;
     const length = [world.length ?? 0.5].flat();
-    drawCartPole(canvas, replay.observations[whole], { colours, length: (length[0] + length.at(-1)) / 2, push, ratio });
+    drawPole(canvas, replay.observations[whole], { length: (length[0] + length.at(-1)) / 2, push });
   }
-  trace.clear();
-  for (let step = Math.max(0, index - 299); step <= index; step++) trace.add(replay.q_values[step], forces.get(step));
-  byId("action").textContent = preference.show(replay.q_values[index], replay.actions[index], trace.draw());
+  const shown = samples.slice(Math.max(0, index - 299), index + 1);
+  const end = axisOf(shown);
+  byId("action").textContent = preference.show(replay.q_values[index], replay.actions[index], end);
+  drawTrace(byId("trace"), shown, end);
   byId("step").textContent = whole;
   byId("return").textContent = short(replay.rewards.slice(0, whole).reduce((sum, reward) => sum + reward, 0));
   byId("push").textContent = push ? `${push} N` : "–";
@@ -69,8 +64,9 @@ function tick(now) {
   requestAnimationFrame(tick);
 }
 
+byId("home").href = "../../";
+byId("home").hidden = !location.protocol.startsWith("http"); // a file has no server to go back to
 byId("seed").textContent = replay.seed;
-byId("subtitle").textContent = `run ${replay.run_id}`;
 byId("scrub").max = last;
 byId("scrub").oninput = () => {
   position = Number(byId("scrub").value);
@@ -79,7 +75,7 @@ byId("scrub").oninput = () => {
 };
 byId("play").onclick = toggle;
 document.addEventListener("keydown", (event) => {
-  if (event.key === " " && !event.target.matches("button, select")) {
+  if (event.key === " " && !event.target.matches("button, select, a")) {
     event.preventDefault();
     toggle();
   }

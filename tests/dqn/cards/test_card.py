@@ -12,6 +12,7 @@ from playwright.sync_api import Page
 from dqn.cards.card import card
 from dqn.environments.making import make
 from dqn.environments.world import World
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.onnx import ModelProperties, action_meanings, by_reference, export_onnx
 from dqn.networks.population import QNetworks
 from serving.policy import OnnxPolicy
@@ -39,9 +40,8 @@ EPISODE: Final = """([seed, changes, pushes]) => {
 def exported(env_id: str, *, hidden: Sequence[int], gains: Sequence[float] = (), world: World | None = None) -> bytes:
     """A policy with drawn weights, or without hidden layers and with the given ones."""
     obs, actions = SIZES[env_id]
-    networks = QNetworks.initialised(
-        seeds=[5], observation_size=obs, hidden_sizes=hidden, num_actions=actions, observation_scale=(0.7,) * obs
-    )
+    body = MLP(observation_shape=(obs,), hidden_sizes=tuple(hidden))
+    networks = QNetworks.initialised(seeds=[5], body=body, num_actions=actions, observation_scale=(0.7,) * obs)
     if gains:
         row = torch.tensor(gains) * 0.7
         networks.weights[0][0] = torch.stack([-row, row])

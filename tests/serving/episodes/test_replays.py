@@ -74,7 +74,10 @@ def test_replays_are_refused_in_a_sentence_and_downloaded_under_their_name(clien
     made = client.post("/api/episodes", json={"seed": 3}).json()
     assert (made["steps"], made["pushes"], made["changes"]) == (int(made["episodic_return"]), 0, 0)
     missing = client.get("/api/episodes/" + "x" * 41 + ".json").json()["error"]
-    assert missing == f"there is no replay '{'x' * 40}' (any more): POST /api/episodes plays it again"
+    assert missing == (
+        f"there is no replay '{'x' * 40}' (any more): a server keeps its newest 50 until it stops, and "
+        "POST /api/episodes plays one again"
+    )
     kind = client.get(f"/api/episodes/{made['id']}." + "x" * 41)
     assert (kind.status_code, kind.json()["error"]) == (
         404,

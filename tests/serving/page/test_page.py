@@ -8,7 +8,7 @@ import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from playwright.sync_api import Browser, Page
 
-from tests.support.serving.browser import IN_A_BROWSER, opened, stepped_to, until, until_true
+from tests.support.serving.browser import IN_A_BROWSER, opened, stepped_to, tab, until, until_true
 from tests.support.serving.inprocess import MODEL, MemoryRegistry, Serving, serving
 from tests.support.serving.policies import BALANCES, PROPERTIES, linear_model
 
@@ -41,7 +41,7 @@ def test_a_push_moves_the_pole(page: Page, stepped: Serving) -> None:
 def test_keys_pause_step_and_change_speed(page: Page, stepped: Serving) -> None:
     opened(page, stepped)
     stepped_to(page, stepped, 2)
-    page.keyboard.press(" ")
+    page.keyboard.press("p")
     until(page, "page.status.paused")
     before = page.evaluate("page.frame.k")
     stepped.step(5)
@@ -51,6 +51,7 @@ def test_keys_pause_step_and_change_speed(page: Page, stepped: Serving) -> None:
     until_true(page, lambda: show._single)
     stepped.step(5)
     until(page, f"page.frame.k === {before} + 1")
+    tab(page, "Time and physics")
     page.get_by_role("radio", name=re.compile("^2.$")).click()
     until(page, "page.status.speed === 2")
     page.get_by_role("radio", name=re.compile("^1.$")).click()
@@ -58,7 +59,7 @@ def test_keys_pause_step_and_change_speed(page: Page, stepped: Serving) -> None:
     page.keyboard.press("Enter")
     until_true(page, lambda: show._restart)
     stepped.step(1)
-    page.get_by_role("button", name="Play space").click()
+    page.get_by_role("button", name="Play for everybody P").click()
     until(page, "!page.status.paused && page.status.seed === 123 && page.status.speed === 1")
 
 
@@ -66,13 +67,15 @@ def test_keys_work_outside_of_controls_and_only_while_shortcuts_are_on(page: Pag
     opened(page, stepped)
     page.evaluate("""() => {
         page.sent = [];
-        const send = page.socket.send.bind(page.socket);
-        page.socket.send = (text) => { page.sent.push(JSON.parse(text).do); send(text); };
+        const { socket } = page.link;
+        const send = socket.send.bind(socket);
+        socket.send = (text) => { page.sent.push(JSON.parse(text).do); send(text); };
     }""")
     for repeat in ("false", "true", "true"):  # R, held
         event = f"new KeyboardEvent('keydown', {{key: 'r', repeat: {repeat}, bubbles: true}})"
         page.evaluate(f"document.body.dispatchEvent({event})")
     assert page.evaluate("page.sent") == ["reset"]
+    tab(page, "Time and physics")
     page.get_by_role("radio", name=re.compile("^1.$")).focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("page.sent") == ["reset", "speed"], "an arrow chooses in a group, it does not push"
@@ -115,10 +118,16 @@ def test_it_fits_a_phone_and_works_by_keyboard(browser: Browser, shown: Serving)
     opened(page, shown)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     seen = set()
-    for _ in range(40):
-        page.keyboard.press("Tab")
+    for _ in range(7):  # more than there are tabs
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            seen.add(page.evaluate("document.activeElement.id"))
+        page.locator("[role=tab][aria-selected=true]").focus()
+        page.keyboard.press("ArrowRight")
         seen.add(page.evaluate("document.activeElement.id"))
-    assert {"push-left", "push-right", "pause", "step", "seed", "word-reverse", "first", "keep"} <= seen
+    assert {"hold", "back", "push-left", "push-right", "word-reverse", "challenge-restart"} <= seen
+    assert {"pause", "step", "seed", "first", "keep", "shortcuts", "world-gravity"} <= seen
+    assert "tab-controls" in seen
     page.close()
 
 
@@ -128,8 +137,15 @@ def test_a_lost_connection_is_shown_and_restored(browser: Browser) -> None:
         opened(page, server)
         port = int(server.url.rsplit(":", 1)[1])
     until(page, "document.querySelector('#link').dataset.state === 'gone'")
+    page.mouse.wheel(0, 2000)
+    assert page.locator("#gone").bounding_box()["y"] == 0, "it is seen wherever the page is scrolled to"  # type: ignore[index]
+    for control in ("#push-left", "#word-reverse", "#challenge-restart"):
+        assert page.locator(control).is_disabled()
+    frames = page.evaluate("page.frames")
     with serving(port=port):
-        until(page, "document.querySelector('#link').dataset.state === 'live'")
+        until(page, f"page.frames > {frames} && document.querySelector('#link').dataset.state === 'live'")
+        assert page.locator("#gone").is_hidden()
+        assert page.locator("#push-left").is_enabled()
         page.close()
 
 
@@ -150,7 +166,7 @@ def test_the_show_begins_when_a_champion_is_promoted(
         registry.aliases["champion"] = "1"
         until(page, "window.page?.frames > 5")
         assert page.locator("#nothing").is_hidden()
-        assert page.locator("#compare").is_hidden(), "there is one version, and nothing to compare it with"
+        assert page.locator("#tab-compare").is_hidden(), "there is one version, and nothing to compare it with"
         assert server.get("/v2/health/ready").status_code == 200
         assert server.get(f"/v2/models/{MODEL}/versions/champion").json()["name"] == MODEL
         page.close()

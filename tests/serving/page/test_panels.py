@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page
 
-from tests.support.serving.browser import IN_A_BROWSER, becomes, opened, stepped_to, until
+from tests.support.serving.browser import IN_A_BROWSER, becomes, opened, stepped_to, tab, until
 from tests.support.serving.inprocess import MODEL, Serving, serving, two_versions
 from tests.support.serving.milestones import FILES
 
@@ -18,7 +18,7 @@ def test_the_inputs_panel_shows_what_the_policy_was_given(page: Page, stepped: S
     rows = {"inputs": [{"name": "observation", "shape": [4, 4], "datatype": "FP32", "data": [0.0, 0.0, 0.3, 0.0] * 4}]}
     assert stepped.post(f"/v2/models/{MODEL}/infer", json=rows).status_code == 200
     assert page.locator("#inputs-sources").is_hidden()
-    page.locator("#inputs > summary").click()
+    tab(page, "What it sees")
     page.locator("#inputs-sources section").nth(1).wait_for()
     shown, requests = page.locator("#inputs-sources section").all()
     assert "In the show: " in shown.inner_text()
@@ -36,7 +36,7 @@ def test_the_world_is_broken_by_a_word_and_by_a_slider_and_put_right_again(page:
     until(page, "page.status.world.force_mag === -30")
     page.get_by_role("button", name="Bend the sensor by 5°").click()
     until(page, "Math.abs(page.frame.b[0]?.[2] - page.frame.s[0][2] - 0.0873) < 1e-3")
-    page.locator("#world-words ~ details summary").click()
+    tab(page, "Time and physics")
     page.locator("#world-gravity").fill("15")
     until(page, "page.status.world.gravity === 15")
     page.get_by_role("button", name="Bend the sensor by 5°").click()
@@ -48,11 +48,12 @@ def test_the_world_is_broken_by_a_word_and_by_a_slider_and_put_right_again(page:
 
 def test_a_drift_and_the_stages_of_its_adaptation_are_shown(page: Page, shown: Serving) -> None:
     opened(page, shown)
-    assert page.locator("#loop").is_hidden()
+    assert page.locator("#loop-title").inner_text() == "All is as it was trained for"
+    before = page.locator("#push-left").bounding_box(), page.locator("#word-reverse").bounding_box()
     page.get_by_role("button", name="Reverse the motor").click()
-    until(page, "document.querySelector('#loop-title').textContent === 'Drift: the motor answers the other way'")
-    assert page.locator("#loop-timeline strong").all_inner_texts() == ["Changed", "Noticed"]
-    assert "make stack" in page.locator("#loop-alone").inner_text()
+    until(page, "document.querySelector('#loop-title').textContent === 'Noticed: the motor answers the other way'")
+    assert page.locator("#loop-timeline strong").all_inner_texts() == ["The world was changed", "The server noticed"]
+    assert "make stack" in page.locator("#loop-hint").inner_text()
     drift = shown.get("/api/adaptation").json()["drift"]["id"]
 
     def report(stage: str, **more: object) -> None:
@@ -66,10 +67,13 @@ def test_a_drift_and_the_stages_of_its_adaptation_are_shown(page: Page, shown: S
     report("recovered", text="<b>500</b>")
     until(page, "document.querySelector('#loop-title').textContent.startsWith('Healed. The motor answers')")
     assert page.locator("#loop-timeline li.good .text").inner_text() == "<b>500</b>"
+    after = page.locator("#push-left").bounding_box(), page.locator("#word-reverse").bounding_box()
+    assert after == before, "nothing moves under the pointer"
 
 
 def test_compare_shows_two_versions_under_one_seed(page: Page, shown: Serving) -> None:
     opened(page, shown)
+    tab(page, "Compare")
     page.locator("#first").select_option("champion")
     page.locator("#second").select_option("2")
     page.get_by_role("button", name="Compare").click()
@@ -80,6 +84,7 @@ def test_compare_shows_two_versions_under_one_seed(page: Page, shown: Serving) -
     until(page, "page.frame.o[1] && !page.frame.o[0]")  # the challenger falls, the champion does not
     assert page.locator(".player .version").all_inner_texts() == ["Version 1", "Version 2"]
     assert page.locator(".player .aliases").all_inner_texts() == ["champion", "challenger"]
+    tab(page, "Compare")
     page.get_by_role("button", name="One alone").click()
     until(page, "page.frame?.s.length === 1 && page.status.players.length === 1")
 
@@ -107,13 +112,16 @@ def test_the_preference_is_drawn_true_to_its_axis(page: Page, stepped: Serving) 
     assert float(amount) == pytest.approx(abs(gap), rel=0.1)
 
 
-def test_q_values_are_explained_on_request(page: Page, shown: Serving) -> None:
+def test_q_values_and_returns_are_explained_where_they_are_shown(page: Page, shown: Serving) -> None:
     opened(page, shown)
-    assert page.locator("#about-q").is_hidden()
-    page.get_by_role("button", name="What is a Q-value?").click()
-    assert page.locator("#about-q").is_visible()
-    page.keyboard.press("Escape")
-    assert page.locator("#about-q").is_hidden()
+    tab(page, "What it thinks")
+    assert "s estimate of the future reward if it takes an action now" in page.locator("#thoughts").inner_text()
+    assert "A return is the sum of an episode" in page.locator("#thoughts").inner_text()
+    box = page.locator("#thoughts").bounding_box()
+    picture = page.locator("canvas.picture").bounding_box()
+    assert box
+    assert picture
+    assert box["y"] >= picture["y"] + picture["height"], "help does not cover the cart"
 
 
 def test_the_challenge_counts_pushes_and_shares_the_episode(page: Page, shown: Serving) -> None:
@@ -132,6 +140,10 @@ def test_the_challenge_counts_pushes_and_shares_the_episode(page: Page, shown: S
     link = str(page.locator("#challenge-link").get_attribute("href"))
     seed, steps = page.evaluate("[page.status.seed, page.frame.k]")
     assert re.search(rf"\?seed={seed}&version=1&pushes=\d+%3A60%2C\d+%3A-200$", link)
+    page.keyboard.press("r")
+    until(page, "page.frame.k < 60 && !page.status.pushes.length")
+    assert page.locator("#challenge-link").is_visible(), "result and link stay"
+    assert page.locator("#challenge-best a").get_attribute("href") == link
     page.goto(link, wait_until="domcontentloaded")
     page.wait_for_url("**/api/episodes/*.html")
     assert f"seed {seed}: return {steps}" in page.title()
@@ -142,14 +154,15 @@ def test_learning_is_shown_milestone_by_milestone(page: Page) -> None:
     registry.files_of_learning = FILES
     with serving(registry) as server:
         opened(page, server)
-        page.get_by_text("See it learn").click()
-        text = page.locator("#milestone-text")
-        text.filter(has_text=re.compile(r"^Untrained: falls after \d+ steps; mean return 9.5$")).wait_for()
-        until(page, "document.querySelector('#learning-picture').width >= 600")
-        page.locator("#milestone").press("End")
-        text.filter(has_text=re.compile("^The version that plays: stands to the end$")).wait_for()
-        page.locator("#milestone").press("ArrowLeft")
-        text.filter(has_text=re.compile("^After 300 updates: .*mean return 480$")).wait_for()
+        tab(page, "See it learn")
+        shown = page.locator("#learning-strip figcaption")
+        shown.nth(2).get_by_text("stands to the end").wait_for()
+        first, second, last = shown.all_inner_texts()
+        assert re.fullmatch(r"Untrained\s+falls after \d+ steps\s+mean return 9.5", first)
+        assert re.fullmatch(r"After 300 updates\s+(falls after \d+ steps|stands to the end)\s+mean return 480", second)
+        assert re.fullmatch(r"The version that plays\s+stands to the end\s*", last)
+        until(page, "document.querySelectorAll('#learning-strip .fell').length === 1")
+        assert page.locator("#learning-strip figure").first.get_attribute("class") == "fell"
         page.goto("about:blank")
 
 
@@ -168,7 +181,7 @@ def test_the_best_result_is_the_smallest_force_that_felled_the_pole(
     opened(page, stepped)
     found = page.evaluate(
         """async (before) => {
-            const { Challenge } = await import("/static/challenge.js");
+            const { Challenge } = await import("/static/panels/challenge.js");
             const key = "felled m 1";
             if (before) localStorage.setItem(key, before);
             const status = { model: "m", players: [{ version: "1" }], changes: [], seed: 1 };
@@ -188,7 +201,7 @@ def test_only_the_latest_value_of_a_moving_slider_is_sent(page: Page, stepped: S
     opened(page, stepped)
     sent = page.evaluate(
         """async () => {
-            const { WorldPanel } = await import("/static/world.js");
+            const { WorldPanel } = await import("/static/panels/world.js");
             const sent = [], answers = [];
             const api = (path, { body }) => {
                 sent.push(JSON.parse(body));
@@ -229,7 +242,7 @@ def test_only_addresses_of_the_web_are_linked_in_the_timeline(
     opened(page, stepped)
     links = page.evaluate(
         """async (url) => {
-            const loop = await import("/static/loop.js");
+            const loop = await import("/static/panels/loop.js");
             const panel = Object.values(loop).find((each) => each.prototype?.item);
             const entry = { stage: "started", name: "Started", text: "", at: 1, links: { run: url } };
             const item = panel.prototype.item.call({ entries: [] }, entry);

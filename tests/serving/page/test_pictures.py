@@ -17,7 +17,7 @@ from serving.episodes.recording import to_html
 from serving.episodes.replay import record
 from serving.episodes.simulation import Simulation
 from serving.policy import OnnxPolicy
-from tests.support.serving.browser import IN_A_BROWSER, opened, until
+from tests.support.serving.browser import IN_A_BROWSER, opened, tab, until
 from tests.support.serving.inprocess import MemoryRegistry, Serving, serving
 from tests.support.serving.policies import ACROBOT, SWINGS, linear_model
 
@@ -34,6 +34,7 @@ def test_gymnasiums_pixels_can_be_watched(page: Page, shown: Serving) -> None:
 
 def test_a_replay_is_kept_and_plays_offline(page: Page, shown: Serving, champion: OnnxPolicy, tmp_path: Path) -> None:
     opened(page, shown)
+    tab(page, "Replays")
     page.get_by_role("button", name="Play and keep").click()
     page.locator("#replays li", has_text=re.compile(r"Version 1, seed 0: return \d+")).wait_for()
     replay = record(champion, model="m", version="1", seed=1, pushes=[Push(step=9, force=60)])
@@ -52,10 +53,11 @@ def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page) -> No
         names = page.locator(".preference .row .name:first-child").all_inner_texts()
         assert names == ["torque -1", "no torque", "torque +1"]
         assert "best" in page.locator(".preference .chosen").inner_text()
-        hidden = page.locator("#push-left, #world-words, #compare, #challenge, #pixels").all()
+        hidden = page.locator("#push-left, #world-words, #tab-compare, #challenge, #pixels").all()
         assert [control.is_visible() for control in hidden] == [False] * 5
         assert "Acrobot-v1 is shown as Gymnasium renders it" in page.locator("#watch-only").inner_text()
         page.keyboard.press("ArrowRight")
+        tab(page, "Replays")
         page.get_by_role("button", name="Play and keep").click()
         page.wait_for_selector("#replays li")
         assert page.locator("#toast").is_hidden(), "a key that pushes is no mistake here, it does nothing"
@@ -82,7 +84,7 @@ def test_the_canvas_is_gymnasiums_picture(page: Page, shown: Serving, state: tup
     page.goto(shown.url, wait_until="domcontentloaded")
     data = page.evaluate(
         """async ([state, length]) => {
-            const { drawCartPole } = await import("/static/cartpole.js");
+            const { drawCartPole } = await import("/static/draw/cartpole.js");
             const canvas = document.createElement("canvas");
             drawCartPole(canvas, state, { length });
             return canvas.toDataURL("image/png");
@@ -105,7 +107,7 @@ def test_a_long_pole_stays_in_the_picture(page: Page, shown: Serving) -> None:
     page.goto(shown.url, wait_until="domcontentloaded")
     above, tip = page.evaluate(
         """async () => {
-            const { drawCartPole } = await import("/static/cartpole.js");
+            const { drawCartPole } = await import("/static/draw/cartpole.js");
             const canvas = document.createElement("canvas");
             drawCartPole(canvas, [0, 0, 0, 0], { length: 2 });
             const pixels = canvas.getContext("2d").getImageData(300, 0, 1, 400).data;

@@ -104,7 +104,7 @@ def test_the_page_plays_below_a_prefix(behind: str) -> None:
         assert page.url == f"{behind}?compare=champion,2"
         page.goto(behind, wait_until="domcontentloaded")
         until(page, "window.page?.frames > 5")
-        page.click("#pixels")
+        page.keyboard.press("g")
         until(page, "document.querySelector('.pixels').naturalWidth > 0")
         page.goto(f"{behind}?seed=3&pushes=", wait_until="domcontentloaded")
         page.wait_for_url(f"{behind}api/episodes/*.html")

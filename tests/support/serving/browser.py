@@ -45,6 +45,11 @@ def opened(page: Page, server: Serving) -> Page:
     return page
 
 
+def tab(page: Page, name: str) -> None:
+    """Choose a tab by its name."""
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
 def stepped_to(page: Page, server: Serving, steps: int) -> None:
     """Take steps one by one, each of which the page has drawn before the next one is taken."""
     for _ in range(steps):

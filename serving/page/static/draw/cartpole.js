@@ -5,7 +5,7 @@ const SCALE = SIZE.width / 4.8; // pixels per metre: the track is twice x_thresh
 const CART = { width: 50, height: 30, y: 100 };
 const POLE_WIDTH = 10;
 const AXLE_OFFSET = CART.height / 4;
-const ROOM = SIZE.height - CART.y - AXLE_OFFSET - 16; // above the axle, for the pole
+const ROOM = -CART.y - AXLE_OFFSET - 16; // above the axle, for the pole, less than the picture's height
 const TRACK_END = 2.4; // metres
 const FALL_ANGLE = (12 * Math.PI) / 180;
 
@@ -17,6 +17,7 @@ export const GYMNASIUM_COLOURS = {
 // Pygame fills whole pixels including edges; Gymnasium flips the picture, so rows count from below.
 const X = (x) => x + 0.5;
 const Y = (y) => SIZE.height - 0.5 - y;
+const PUSH_STEPS = 12; // a push lasts one step and is drawn for so many
 
 function polygon(context, points, colour) {
   context.beginPath();
@@ -29,30 +30,31 @@ function polygon(context, points, colour) {
 }
 
 // state: [x, x_dot, theta, theta_dot]; options: colours, half pole length in metres, push in newtons, ratio of pixels,
-// believed: the observation if sensor errors make it differ from the state
-export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, length = 0.5, push = 0, ratio = 1, believed = null } = {}) {
+// believed: the observation if sensor errors make it differ from the state, height: of the picture, cut off above
+export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, length = 0.5, push = 0, ratio = 1, believed = null, height = SIZE.height } = {}) {
   const width = Math.round(SIZE.width * ratio);
   if (canvas.width !== width) {
     canvas.width = width;
-    canvas.height = Math.round(SIZE.height * ratio);
+    canvas.height = Math.round(height * ratio);
   }
   const context = canvas.getContext("2d");
-  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.setTransform(ratio, 0, 0, ratio, 0, (height - SIZE.height) * ratio);
   context.fillStyle = colours.background;
   context.fillRect(0, 0, SIZE.width, SIZE.height);
   if (!state) return;
-  const zoom = Math.min(1, ROOM / (SCALE * 2 * length)); // zoom out for a pole that is too long for the picture
+  const zoom = Math.min(1, (height + ROOM) / (SCALE * 2 * length)); // zoom out for a pole that is too long for the picture
   context.translate(SIZE.width / 2, Y(CART.y));
   context.scale(zoom, zoom);
   context.translate(-SIZE.width / 2, -Y(CART.y));
   const [x, , theta] = state;
   const cartX = x * SCALE + SIZE.width / 2;
   const axleY = CART.y + AXLE_OFFSET;
-  drawGuides(context, cartX, axleY, SCALE * 2 * length, colours);
+  const whole = SCALE * 2 * length;
+  if (colours.guide !== "transparent") for (const end of [-FALL_ANGLE, FALL_ANGLE]) drawDashed(context, [x, 0, end], whole, colours.guide, 1);
   const half = CART.width / 2;
   const [low, high] = [CART.y - CART.height / 2, CART.y + CART.height / 2];
   polygon(context, [[cartX - half, low], [cartX - half, high], [cartX + half, high], [cartX + half, low]], colours.cart);
-  const reach = SCALE * 2 * length - POLE_WIDTH / 2;
+  const reach = whole - POLE_WIDTH / 2;
   const [sine, cosine] = [Math.sin(-theta), Math.cos(-theta)];
   const pole = [[-5, -5], [-5, reach], [5, reach], [5, -5]].map(([px, py]) => [
     px * cosine - py * sine + cartX, px * sine + py * cosine + axleY,
@@ -66,31 +68,16 @@ export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, lengt
   context.fillStyle = colours.track;
   context.fillRect(SIZE.width * (0.5 - 0.5 / zoom), Math.floor(Y(CART.y)), SIZE.width / zoom, 1 / zoom);
   if (zoom < 1) for (const end of [-TRACK_END, TRACK_END]) context.fillRect(X(end * SCALE + SIZE.width / 2), Y(CART.y + 8), 2, 16);
-  if (believed) drawBelieved(context, believed, axleY, SCALE * 2 * length, colours);
+  if (believed) drawDashed(context, believed, whole, colours.push, 2);
   if (push) drawPush(context, cartX, push, colours.push);
 }
 
-// Lines at the angles that end the episode; not drawn in Gymnasium's colours.
-function drawGuides(context, cartX, axleY, reach, colours) {
-  if (colours.guide === "transparent") return;
-  context.strokeStyle = colours.guide;
-  context.lineWidth = 1;
-  context.setLineDash([3, 5]);
-  for (const angle of [-FALL_ANGLE, FALL_ANGLE]) {
-    context.beginPath();
-    context.moveTo(X(cartX), Y(axleY));
-    context.lineTo(X(cartX + reach * Math.sin(angle)), Y(axleY + reach * Math.cos(angle)));
-    context.stroke();
-  }
-  context.setLineDash([]);
-}
-
-// The pole as the policy observes it.
-function drawBelieved(context, [x, , theta], axleY, reach, colours) {
-  const cartX = x * SCALE + SIZE.width / 2;
-  context.strokeStyle = colours.push;
-  context.lineWidth = 2;
-  context.setLineDash([6, 5]);
+// A dashed line from the axle, at an angle: where an episode ends, or the pole as the policy observes it.
+function drawDashed(context, [x, , theta], reach, colour, width) {
+  const [cartX, axleY] = [x * SCALE + SIZE.width / 2, CART.y + AXLE_OFFSET];
+  context.strokeStyle = colour;
+  context.lineWidth = width;
+  context.setLineDash([3 * width, 5]);
   context.beginPath();
   context.moveTo(X(cartX), Y(axleY));
   context.lineTo(X(cartX + reach * Math.sin(theta)), Y(axleY + reach * Math.cos(theta)));
@@ -113,6 +100,11 @@ function drawPush(context, cartX, push, colour) {
   context.lineTo(tip - side * 12, Y(CART.y) - 8);
   context.lineTo(tip - side * 12, Y(CART.y) + 8);
   context.fill();
+}
+
+// The force of a push that is still drawn: of pushes [{step, force}], after so many steps.
+export function lately(pushes, steps) {
+  return pushes.findLast(({ step }) => step < steps && steps <= step + PUSH_STEPS)?.force ?? 0;
 }
 
 // Why the state ended an episode, as a word; empty for the time limit. States have four decimals here.

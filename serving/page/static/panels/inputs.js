@@ -1,6 +1,7 @@
-// "What it sees": the observations of the version that plays beside the range of its training. Updated while it is open.
+// "What it sees": observations of the version that plays beside the range of its training.
 
-const $ = (id) => document.getElementById(id);
+import { $, element } from "../dom.js";
+
 const NAMES = { "CartPole-v1": ["Position, m", "Velocity, m/s", "Angle, rad", "Angular velocity, rad/s"] };
 const SOURCES = { show: "In the show", requests: "In requests" };
 const share = (part, all) => `${((100 * part) / all).toFixed(part && part / all < 0.1 ? 1 : 0)}%`;
@@ -8,18 +9,18 @@ const share = (part, all) => `${((100 * part) / all).toFixed(part && part / all 
 export class InputsPanel {
   constructor({ api, page }) {
     Object.assign(this, { api, page });
-    $("inputs").ontoggle = () => this.refresh();
+    $("inputs").addEventListener("shown", () => this.refresh());
   }
 
   async refresh() {
     clearTimeout(this.timer);
-    if (!$("inputs").open) return;
+    if ($("inputs").hidden) return;
     this.timer = setTimeout(() => this.refresh(), 2000);
     if (document.hidden) return;
     try {
       this.show(await this.api("api/seen"));
     } catch {
-      // the pill at the top says that the server is gone; the timer tries again
+      // the page says that the server is gone; the timer tries again
     }
   }
 
@@ -36,7 +37,7 @@ export class InputsPanel {
 
   source({ source, rows, outside, entries, actions, mean_gap: gap }) {
     const section = document.createElement("section");
-    const title = document.createElement("h3");
+    const title = document.createElement("h2");
     title.textContent = `${SOURCES[source]}: ${rows.toLocaleString("en")} observations`;
     if (outside !== null) title.append(element("span", outside ? "outside some" : "outside", `${share(outside, rows)} outside`));
     const names = NAMES[this.page.status?.players[0]?.env_id] ?? [];
@@ -48,13 +49,6 @@ export class InputsPanel {
     );
     return section;
   }
-}
-
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return made;
 }
 
 function histogram(name, { low, high, counts }) {
