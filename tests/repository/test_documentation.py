@@ -29,6 +29,8 @@ RESTORES: Final = "tests/stack/test_restore.py does it, with containers"
 LONG: Final = "takes minutes to hours; tests/benchmarks/test_benchmarks.py tests its parts"
 ELSEWHERE: Final = "is for a system that a test has not: "
 
+STOOD_IN: Final = "tests/repository/test_callbacks.py runs it in seconds, with stand-ins for what is not installed"
+
 AUTH_STRING: Final = r'''"prefect:$(sed -nE "s/^(export )?PREFECT_PASSWORD=['\"]?([^'\" ]*).*/\2/p" docker/.env)"'''
 COMMANDS: Final = {
     "make": RUN,
@@ -54,6 +56,8 @@ COMMANDS: Final = {
     'make train ARGS="--world.length 0.25 0.75"': READ,
     'make train ARGS="--randomisation.length 0.25 0.75"': READ,
     'make train ARGS="--resume RUN_ID"': READ,
+    'make train ARGS="--env-id FrozenLake-v1 --env-kwargs is_slippery=false map_name=8x8 '
+    '--max-episode-steps 200"': READ,
     'make train ARGS="--preset lunarlander --env-id boing_gym:Boing-v0 '
     '--observation-scale 400 240 1 1 10 240 240 10 10"': READ,
     'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
@@ -156,6 +160,9 @@ COMMANDS: Final = {
 PYTHON: Final = {
     "from dqn import PRESETS, train": RUN,
     "from dataclasses import replace": RUN,
+    "from dqn import Policy, evaluate": STOOD_IN,
+    "from torch.utils.tensorboard import SummaryWriter": STOOD_IN,
+    "import wandb": STOOD_IN,
     "import gymnasium, mlflow, numpy, onnxruntime": "needs a champion in a registry beside it",
 }
 
