@@ -144,6 +144,6 @@ def test_all_agents_start_from_the_best_of_the_run_that_is_named(store: Any, mon
     monkeypatch.setattr(warm_start, "read_networks", lambda client, run_id: (networks, None))
     monkeypatch.setattr(warm_start, "read_summary", lambda client, run_id: SimpleNamespace(best_agent=3))
     cold, warm = a_run(store), a_run(store, warm_start="1")
-    assert starting_network(store, store.get_run(cold), DQNConfig()) is None
-    start: Any = starting_network(store, store.get_run(warm), DQNConfig())
+    assert starting_network(store, store.get_run(cold), "dqn-CartPole-v1") is None
+    start: Any = starting_network(store, store.get_run(warm), "dqn-CartPole-v1")
     assert start == ("selected", [3])
