@@ -25,6 +25,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     DO_NOT_TRACK=1
 WORKDIR /app
 COPY dqn/__init__.py dqn/
+COPY dqn/finite.py dqn/
 COPY dqn/environments dqn/environments
 COPY docker/entrypoint.sh docker/
 COPY serving serving

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from dqn.environments.masks import ACTION_MASK
 from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World
 from dqn.evaluation.returns import Act, episodic_returns
@@ -54,7 +55,10 @@ class Policy:
         self.action_meanings: tuple[str, ...] = tuple(properties.get("action_meanings", "").split(","))
         self.observation_shape: tuple[int, ...] = tuple(session.get_inputs()[0].shape[1:])
         """Of one observation, without the batch."""
-        self._session, self._model = session, model
+        self._masked = properties.get(ACTION_MASK) == "true"
+        self.model = model
+        """The bytes of the ONNX file."""
+        self._session = session
 
     @classmethod
     def load(cls, path: str | Path) -> "Policy":
@@ -71,22 +75,30 @@ class Policy:
 
     def save(self, path: str | Path) -> None:
         """Write the policy as an ONNX file for any runtime, including this project's server."""
-        Path(path).write_bytes(self._model)
+        Path(path).write_bytes(self.model)
 
-    def q_values(self, observations: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Q-values `[batch, actions]` of observations `[batch, *observation_shape]`."""
-        given = np.ascontiguousarray(observations, dtype=np.float32)
-        return np.asarray(self._session.run(["q_values"], {"observation": given})[0], dtype=np.float32)
+    def q_values(
+        self, observations: npt.ArrayLike, action_mask: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Q-values `[batch, actions]` of observations `[batch, *observation_shape]`.
 
-    def act(self, observations: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Greedy actions `[batch]` for observations `[batch, *observation_shape]`."""
-        return np.asarray(self.q_values(observations).argmax(1), dtype=np.int64)
+        Actions that `action_mask` `[batch, actions]` forbids have the least float32. A policy that was trained without
+        masks ignores it.
+        """
+        given: dict[str, Any] = {"observation": np.ascontiguousarray(observations, dtype=np.float32)}
+        if action_mask is not None and self._masked:
+            given[ACTION_MASK] = np.asarray(action_mask, dtype=np.bool_)
+        return np.asarray(self._session.run(["q_values"], given)[0], dtype=np.float32)
 
-    def predict(self, observation: npt.ArrayLike) -> Any:
+    def act(self, observations: npt.ArrayLike, action_mask: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
+        """Greedy actions `[batch]` for observations `[batch, *observation_shape]`, among the allowed ones."""
+        return np.asarray(self.q_values(observations, action_mask).argmax(1), dtype=np.int64)
+
+    def predict(self, observation: npt.ArrayLike, action_mask: npt.ArrayLike | None = None) -> Any:
         """The greedy action for an observation `[*observation_shape]`, or actions `[batch]` for a batch of them.
 
-        Actions count from 0. Observations of Dict, Tuple and Discrete spaces are those of Gymnasium's
-        FlattenObservation.
+        Actions count from 0 and are among those that `action_mask`, of shape `[actions]` or `[batch, actions]`, allows.
+        Observations of Dict, Tuple and Discrete spaces are those of Gymnasium's FlattenObservation.
 
         Raises:
             ValueError: if the observation has another shape.
@@ -100,10 +112,11 @@ class Policy:
                 "environment in gymnasium.wrappers.FlattenObservation"
             ) from None
         if given.shape == shape:
-            return int(self.act(given[np.newaxis])[0])
+            mask = None if action_mask is None else np.asarray(action_mask)[np.newaxis]
+            return int(self.act(given[np.newaxis], mask)[0])
         if given.shape[1:] != shape or not given.ndim:
             raise ValueError(f"the policy takes observations of the shape {list(shape)}, got {list(given.shape)}")
-        return self.act(given)
+        return self.act(given, action_mask)
 
 
 def evaluate(

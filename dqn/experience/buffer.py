@@ -22,7 +22,8 @@ class ReplayBuffer:
     A transition is one row of float32, so that sampling a batch for all agents is a single gather, several times
     cheaper than one per field. Observations of bytes are four to an entry of the row, which is only copied. Actions are
     exact up to 2^24. Sampling is uniform without `priorities`. The rows and the samples are on `device`; random draws
-    and indices are computed on the CPU.
+    and indices are computed on the CPU. A mask of actions, where the environment has them, is a byte per action at the
+    end of the row.
 
     On the CPU the rows are a memory mapping, so that parts of it can be returned to the system. Copying the remaining
     agents' rows to a smaller tensor would almost double the memory of a training.
@@ -38,12 +39,15 @@ class ReplayBuffer:
         dtype: torch.dtype = torch.float32,
         priorities: Priorities | None = None,
         device: torch.device | str = "cpu",
+        mask: int = 0,
     ) -> None:
+        """`mask` is the number of actions of an environment with action masks, and 0 without."""
         self._capacity = capacity
         self._priorities = priorities
-        self._obs, self._dtype = obs, dtype
+        self._obs, self._dtype, self._mask = obs, dtype, mask
         self._generator = generator
-        shape = (num_agents, capacity, row_width(obs, dtype.itemsize))
+        self._end = row_width(obs, dtype.itemsize)
+        shape = (num_agents, capacity, row_width(obs, dtype.itemsize, mask))
         if torch.device(device).type == "cpu":
             self._memory = mmap.mmap(-1, math.prod(shape) * _FLOAT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             self._rows = torch.frombuffer(self._memory, dtype=torch.float32).view(shape)
@@ -77,6 +81,8 @@ class ReplayBuffer:
             batch.reward.unsqueeze(-1),
             batch.discount.unsqueeze(-1),
         ]
+        if batch.next_mask is not None:
+            columns.append(_as_floats(batch.next_mask))
         row = valid.flatten().nonzero().squeeze(1)
         first = self._position - (count.cumsum(0) - count)
         slot = (torch.arange(len(row)) + first.repeat_interleave(count)) % self._capacity
@@ -122,7 +128,7 @@ class ReplayBuffer:
             slot = (draws * self._size.unsqueeze(1)).long()
         index = (slot + self._offset()).to(self._rows.device)
         rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
-        action, reward, discount = rows[..., -_NUMBERS:].unbind(-1)
+        action, reward, discount = rows[..., self._end - _NUMBERS : self._end].unbind(-1)
         observation, next_observation = self._observations(rows)
         return Batch(
             observation=observation,
@@ -130,6 +136,7 @@ class ReplayBuffer:
             reward=reward,
             next_observation=next_observation,
             discount=discount,
+            next_mask=rows[..., self._end :].view(torch.bool)[..., : self._mask] if self._mask else None,
             weight=weight,
             slot=slot,
         )
@@ -187,12 +194,11 @@ class ReplayBuffer:
         """Two observations `[A, B, obs]` as the first entries of a row."""
         if self._dtype == torch.float32:
             return observations
-        both = torch.cat(observations, dim=-1)
-        return [torch.nn.functional.pad(both, (0, -both.shape[-1] % _FLOAT)).view(torch.float32)]
+        return [_as_floats(torch.cat(observations, dim=-1))]
 
     def _observations(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The observation and the next observation `[..., obs]` of rows, in their own type."""
-        both = rows[..., :-_NUMBERS].view(self._dtype)
+        both = rows[..., : self._end - _NUMBERS].view(self._dtype)
         return both[..., : self._obs], both[..., self._obs : 2 * self._obs]
 
     def _used(self) -> int:
@@ -203,11 +209,21 @@ class ReplayBuffer:
         return torch.arange(len(self._size)).unsqueeze(1) * self._capacity
 
 
-def row_width(obs: int, itemsize: int = _FLOAT) -> int:
-    """Number of floats of a stored transition: two observations with entries of `itemsize` bytes, and three numbers."""
-    return -(-2 * obs * itemsize // _FLOAT) + _NUMBERS
+def row_width(obs: int, itemsize: int = _FLOAT, mask: int = 0) -> int:
+    """Number of floats of a transition: observations with entries of `itemsize` bytes, three numbers, a mask in bytes.
+
+    `mask` is the number of actions of an environment with action masks, and 0 without.
+    """
+    return -(-2 * obs * itemsize // _FLOAT) + _NUMBERS + -(-mask // _FLOAT)
 
 
-def replay_bytes(*, num_agents: int, capacity: int, obs: int, itemsize: int = _FLOAT, prioritised: bool = False) -> int:
-    """Memory of a replay buffer in bytes."""
-    return num_agents * (capacity * row_width(obs, itemsize) + 2 * leaves(capacity) * prioritised) * _FLOAT
+def replay_bytes(
+    *, num_agents: int, capacity: int, obs: int, itemsize: int = _FLOAT, mask: int = 0, prioritised: bool = False
+) -> int:
+    """Memory of a replay buffer in bytes; `itemsize` and `mask` as in `row_width`."""
+    return num_agents * (capacity * row_width(obs, itemsize, mask) + 2 * leaves(capacity) * prioritised) * _FLOAT
+
+
+def _as_floats(rows: Tensor) -> Tensor:
+    """Bytes `[..., n]`, bool or uint8, as floats `[..., ceil(n / 4)]`, which are only copied."""
+    return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % _FLOAT)).view(torch.float32)

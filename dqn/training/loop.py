@@ -53,7 +53,7 @@ def train(
         ConfigError: if the networks output quantiles and no `loss` is given, if `loss` does not return one number per
             transition, or if the state has another configuration or other hyper-parameters.
         DivergedError: if every agent diverged.
-        EnvironmentFaultError: if the environment returns a value that is not finite.
+        EnvironmentFaultError: if the environment returns a value that is not finite, or an invalid action mask.
     """
     require_loss(config, loss)
     if state is None:

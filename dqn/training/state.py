@@ -105,7 +105,7 @@ class TrainingState:
         )
         try:
             spaces = environment.spaces
-            require_memory(config, spaces)
+            require_memory(config, spaces, mask=environment.mask_size)
             divisors(config, spaces)
             if start is not None:
                 require_start(config, start, spaces)
@@ -115,8 +115,8 @@ class TrainingState:
             return cls(
                 config,
                 environment=environment,
-                accumulator=_accumulator(config, hyperparameters, spaces),
-                replay=_replay(config, spaces, generator, device),
+                accumulator=_accumulator(config, hyperparameters, environment),
+                replay=_replay(config, environment, generator, device),
                 learner=Learner(config, networks.on(device), hyperparameters),
                 generator=generator,
             )
@@ -236,7 +236,9 @@ def _initialised(config: DQNConfig, hyperparameters: HyperParameters, spaces: Sp
     )
 
 
-def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, spaces: Spaces) -> NStepAccumulator:
+def _accumulator(
+    config: DQNConfig, hyperparameters: HyperParameters, environment: VectorEnvironment
+) -> NStepAccumulator:
     return NStepAccumulator(
         n_step=config.n_step,
         gamma=hyperparameters.gamma,
@@ -244,19 +246,23 @@ def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, spaces: Sp
         bootstrap_on_truncation=config.bootstrap_on_truncation,
         num_agents=config.num_agents,
         num_envs=config.num_envs,
-        obs=spaces.observation_size,
-        dtype=getattr(torch, spaces.dtype),
+        obs=environment.observation_size,
+        dtype=getattr(torch, environment.spaces.dtype),
+        mask=environment.mask_size,
     )
 
 
-def _replay(config: DQNConfig, spaces: Spaces, generator: torch.Generator, device: torch.device) -> ReplayBuffer:
+def _replay(
+    config: DQNConfig, environment: VectorEnvironment, generator: torch.Generator, device: torch.device
+) -> ReplayBuffer:
     A, capacity, exponent = config.num_agents, config.replay_capacity, config.priority_exponent
     return ReplayBuffer(
         num_agents=A,
         capacity=capacity,
-        obs=spaces.observation_size,
+        obs=environment.observation_size,
+        mask=environment.mask_size,
         generator=generator,
-        dtype=getattr(torch, spaces.dtype),
+        dtype=getattr(torch, environment.spaces.dtype),
         priorities=Priorities(num_agents=A, capacity=capacity, exponent=exponent) if exponent else None,
         device=device,
     )

@@ -127,7 +127,8 @@ def train_population(
     """
     state = _start(config, checkpoint, start)
     environment = state.environment
-    for sentence in filter(None, (environment.spaces.note, require_memory(config, environment.spaces))):
+    memory = require_memory(config, environment.spaces, mask=environment.mask_size)
+    for sentence in filter(None, (environment.spaces.note, memory)):
         say(sentence)
     known = get_runs(fenced.client, (runs.parent, *runs.children))
     writer = MetricWriter(

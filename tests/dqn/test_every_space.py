@@ -122,8 +122,8 @@ def test_an_exported_policy_says_how_its_environment_is_made() -> None:
     config = config_of("image", env_id="Endless-image-v0", env_kwargs={"actions": 3}, max_episode_steps=5)
     result = train(config)
     policy = result.policy(1)
-    metadata = OnnxPolicy.load(policy._model).metadata
+    metadata = OnnxPolicy.load(policy.model).metadata
     assert metadata.environment == policy.environment == config.environment
     assert (metadata.num_actions, metadata.observation_shape) == (3, (3, 2, 3))
-    assert record(OnnxPolicy.load(policy._model), model="m", version="1", seed=0).truncated
+    assert record(OnnxPolicy.load(policy.model), model="m", version="1", seed=0).truncated
     assert np.array_equal(evaluate(policy, episodes=4), evaluate(policy, config.environment, episodes=4))
