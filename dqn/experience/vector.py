@@ -173,10 +173,6 @@ class VectorEnvironment:
                 self._uncaptured = str(error)
         return None
 
-    def _rows(self, observation: Any) -> Tensor:
-        """Observations `[A, E, observation_size]` in their own type."""
-        return self._tensor(observation, self._dtype).flatten(2)
-
     def _mask(
         self, info: dict[str, Any], terminated: Tensor, *, step: int, masked: bool | None = None
     ) -> Tensor | None:
@@ -192,6 +188,10 @@ class VectorEnvironment:
             agents=self._agents,
         )
         return self._tensor(masks, torch.bool)
+
+    def _rows(self, observation: Any) -> Tensor:
+        """Observations `[A, E, observation_size]` in their own type."""
+        return self._tensor(observation, self._dtype).flatten(2)
 
     def _tensor(self, array: Any, dtype: torch.dtype) -> Tensor:
         tensor = torch.from_numpy(np.asarray(array)).to(dtype)
