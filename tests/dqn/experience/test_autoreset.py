@@ -19,7 +19,7 @@ MODES = list(AutoresetMode)
 MADE: list[Any] = []
 
 
-def single() -> Shown:
+def single(**_: Any) -> Shown:
     return Shown(SPACES["image"])
 
 
