@@ -29,7 +29,7 @@ size_all := 240 packages, 2.2 GB, 2 to 6 minutes
 needs = .venv/.$(if $(wildcard .venv/.all),all,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train sweep ui serve watch record site secrets up down destroy backup restore stack lint types test test-all test-stack bench constraints clean
+.PHONY: help install train sweep versions compare promote rollback retire ui serve watch record site secrets up down destroy backup restore stack lint types test test-all test-stack bench constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,21 @@ train: $(call needs,train) ## train, register and promote a champion; ARGS="--he
 
 sweep: $(call needs,train) ## search hyper-parameters, a thousand configurations in minutes; ARGS="--help" shows every option
 	$(BIN)/python -m flows sweep $(ARGS)
+
+versions: $(call needs,train) ## list the registered versions
+	$(BIN)/python -m flows versions $(ARGS)
+
+compare: $(call needs,train) ## play two versions on the same unseen episodes: ARGS="3 champion"
+	$(BIN)/python -m flows compare $(ARGS)
+
+promote: $(call needs,train) ## make a version champion if it passes the gate: ARGS="3", ARGS="3 --dry-run"
+	$(BIN)/python -m flows promote $(ARGS)
+
+rollback: $(call needs,train) ## return to the champion before; once more goes one further back
+	$(BIN)/python -m flows rollback $(ARGS)
+
+retire: $(call needs,train) ## take a version out of use: ARGS="2"
+	$(BIN)/python -m flows retire $(ARGS)
 
 ui: $(call needs,ui) ## MLflow's pages of runs and versions, http://127.0.0.1:5000
 	$(BIN)/mlflow ui $(ARGS)

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from dqn.cards.layers import Layers, read_layers
+from dqn.cards.layers import read_layers
 from dqn.environments.making import make
-from dqn.environments.masks import ACTION_MASK, MASKED_Q
-from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
+from dqn.environments.masks import ACTION_MASK
+from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.environments.world import ENTRYWISE, World
+from dqn.policy import Policy
 
 STATIC: Final = Path(__file__).parent / "static"
 SCRIPTS: Final = tuple(STATIC / name for name in ("play.js", "others.js", "stage.js", "card.js"))
@@ -50,37 +51,34 @@ def card(model: bytes, *, title: str, trained: str, judged: str) -> bytes:
         judged: how good it is and how that was found, in sentences.
 
     Raises:
-        EnvironmentUnsupportedError: if the policy's environment is not played in the page and cannot be made.
+        ValueError: if `model` is not the exported policy of an agent.
     """
-    layers = read_layers(model)
-    if layers is None:
-        picture = "<p class='panel'>This policy is not a multilayer perceptron: a card cannot play it.</p>"
-        return page(STATIC / "card.html", title=title, subtitle="", picture=picture, about=_about(trained, judged))
-    properties = layers.properties
-    env_id, world = properties["env_id"], World.from_dict(json.loads(properties.get("world", "{}")))
-    spec = environment_spec(env_id).id
-    actions = properties["action_meanings"].split(",")
+    policy, layers = Policy(model), read_layers(model)
+    name, actions = policy.environment.env_id.rpartition(":")[2], policy.action_meanings
+    network = "a network"
+    if layers:
+        network = f"a network of {' - '.join(map(str, layers.sizes))} neurons with "
+        network += f"{layers.numbers.size - layers.sizes[0]:,} weights and biases"
     what = {
-        "What it is": f"The greedy policy of a DQN agent on {spec}: a network of {' - '.join(map(str, layers.sizes))} "
-        f"neurons with {layers.numbers.size - layers.sizes[0]:,} weights and biases. In each step it computes a value "
-        f"for each action ({', '.join(actions)}) and takes the greatest. Seed {properties['seed']}, agent "
-        f"{properties.get('agent', '0')}."
+        "What it is": f"The greedy policy of a DQN agent on {name}: {network}. In each step it computes a value for "
+        f"each action ({', '.join(actions)}) and takes the greatest. The seed of its population was {policy.seed}."
     }
-    if spec not in PLAYED:
+    if name not in PLAYED or policy.environment.kwargs != "{}" or layers is None:
         return page(
             STATIC / "card.html",
             title=title,
-            subtitle=f"A policy for {spec}. Its physics is not computed in this page.",
-            picture=_recorded(layers, env_id, world, spec),
+            subtitle=f"A policy for {name}, as recorded: this page does not compute it.",
+            picture=_recorded(policy),
             about=_about(trained, judged, what),
         )
-    values, left_out = _played(world, PLAYED[spec])
-    if world.to_dict():
-        what["Its world"] = f"It was trained for a changed world: {world}." + (
+    values, left_out = _played(policy.world, PLAYED[name])
+    if policy.world.to_dict():
+        what["Its world"] = f"It was trained for a changed world: {policy.world}." + (
             f" This page takes the middle of each range and leaves out {', '.join(left_out)}." if left_out else ""
         )
     data = {
-        "environment": spec,
+        "environment": name,
+        "limit": policy.environment.max_episode_steps,
         "actions": actions,
         "sizes": layers.sizes,
         "world": values,
@@ -89,7 +87,7 @@ def card(model: bytes, *, title: str, trained: str, judged: str) -> bytes:
     return page(
         STATIC / "card.html",
         title=title,
-        subtitle=f"A policy that plays {spec} here, in your browser: " + _INVITATION[spec],
+        subtitle=f"A policy that plays {name} here, in your browser: " + _INVITATION[name],
         about=_about(trained, judged, what),
         data=data,
         scripts=SCRIPTS,
@@ -157,23 +155,21 @@ def _played(world: World, names: tuple[str, ...]) -> tuple[dict[str, Any], list[
     return values, [name for name in given if name not in names]
 
 
-def _recorded(layers: Layers, env_id: str, world: World, spec: str) -> str:
-    """An episode as an animated picture, or a sentence where the environment does not render."""
+def _recorded(policy: Policy) -> str:
+    """An episode as an animated picture, or a sentence where that is impossible."""
     from PIL import Image
 
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
     try:
-        env = make(env_id, world, render_mode="rgb_array")
+        env = make(policy.environment, policy.world, render_mode="rgb_array")
     except EnvironmentUnsupportedError:
-        return f"<p class='panel'>{html.escape(spec)} has no pictures: a card cannot show it.</p>"
+        return f"<p class='panel'>There are no pictures of {html.escape(policy.environment.env_id)} to show here.</p>"
     pictures, total, over = [], 0.0, False
     observation, info = env.reset(seed=_SEED)
     while not over:
         pictures.append(Image.fromarray(np.asarray(env.render())))
-        (q_values,) = layers.q_values(np.asarray(observation, np.float32)[np.newaxis])
-        if ACTION_MASK in layers.properties:
-            q_values = np.where(info[ACTION_MASK], q_values, MASKED_Q)
-        observation, reward, terminated, truncated, info = env.step(int(q_values.argmax()))
+        action = policy.predict(observation, info.get(ACTION_MASK))
+        observation, reward, terminated, truncated, info = env.step(action)
         total += float(reward)
         over = terminated or truncated
     fps = env.metadata.get("render_fps") or 30

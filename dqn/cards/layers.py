@@ -22,8 +22,6 @@ class Layers:
     """`[out, in]` each"""
     biases: tuple[Floats, ...]
     """`[out]` each"""
-    properties: dict[str, str]
-    """The model's properties, as in `dqn.networks.onnx.ModelProperties.to_strings`."""
 
     @property
     def sizes(self) -> list[int]:
@@ -36,15 +34,6 @@ class Layers:
         pairs = zip(self.weights, self.biases, strict=True)
         flat = [part for weight, bias in pairs for part in (weight.ravel(), bias)]
         return np.concatenate([self.scale, *flat]).astype("<f4")
-
-    def q_values(self, observation: Floats) -> Floats:
-        """Q-values `[B, actions]` of observations `[B, obs]`."""
-        values: Floats = observation / self.scale
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            values = values @ weight.T + bias
-            if index + 1 < len(self.biases):
-                values = np.maximum(values, 0)
-        return values
 
 
 def read_layers(model: bytes) -> Layers | None:
@@ -70,5 +59,4 @@ def read_layers(model: bytes) -> Layers | None:
         scale=parts[0][0],
         weights=tuple(weight for weight, _ in parts[1:]),
         biases=tuple(bias for _, bias in parts[1:]),
-        properties={entry.key: entry.value for entry in loaded.metadata_props},
     )

@@ -14,7 +14,7 @@ from stack import PORTS, print_places, read_env
 
 import serving.arguments
 import serving.models.advice
-from flows.cli import sweep, train
+from flows.cli import card, models, options, sweep, train, versions
 
 ROOT: Final = Path(__file__).parents[2]
 DOCUMENTS: Final = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")))
@@ -36,8 +36,16 @@ COMMANDS: Final = {
     "make": RUN,
     'make train ARGS="--help"': RUN,
     "make train": READ,
-    ".venv/bin/python -m flows train": READ,
-    ".venv/bin/python -m flows sweep": READ,
+    ".venv/bin/python -m flows": "lists the verbs; tests/flows/cli/test_program.py does it",
+    "make versions": READ,
+    'make compare ARGS="3 champion"': READ,
+    'make promote ARGS="3 --dry-run"': READ,
+    'make promote ARGS="3"': READ,
+    'make promote ARGS="3 --force"': READ,
+    'make promote ARGS="--file policy.onnx"': READ,
+    "make promote": "needs a version; another document names it with one",
+    "make rollback": READ,
+    'make retire ARGS="2"': READ,
     ".venv/bin/python -m flows card champion": "tests/flows/cli/test_card.py writes one",
     'make train ARGS="--seed 7 --num-agents 4"': READ,
     'make train ARGS="--preset article"': READ,
@@ -59,6 +67,7 @@ COMMANDS: Final = {
     ".venv/bin/python -m benchmarks.gate": "takes two minutes; tests/flows/registry/test_gate.py simulates less",
     ".venv/bin/python -m benchmarks.champions": LONG,
     ".venv/bin/python -m benchmarks.drift": LONG,
+    ".venv/bin/python -m benchmarks.healing --model FILE.onnx": LONG,
     ".venv/bin/python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",
     ".venv/bin/python -m benchmarks.pictures": ELSEWHERE + "a running stack with two versions",
     ".venv/bin/python -m benchmarks.mutants FILE": LONG,
@@ -158,6 +167,15 @@ PYTHON: Final = {
     "import gymnasium, mlflow, numpy, onnxruntime": "needs a champion in a registry beside it",
 }
 
+DATACLASSES: Final[dict[str, tuple[Any, tuple[str, ...]]]] = {
+    "versions": (versions.Arguments(), ()),
+    "card": (card.Arguments(), ("version",)),
+    "compare": (models.Compare(), ("a", "b")),
+    "promote": (models.Promote(), ("version",)),
+    "rollback": (models.Rollback(), ()),
+    "retire": (models.Retire(), ("version",)),
+}
+
 # A make started by `make test` would take over its arguments and say which directory it enters and leaves.
 MAKES: Final = ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
 FRESH: Final = {name: value for name, value in os.environ.items() if name not in MAKES}
@@ -215,8 +233,12 @@ def test_the_program_that_a_command_starts_accepts_its_arguments(command: str) -
     program, flag, module, *arguments = started(command)
     assert (Path(program).name, flag) == ("python", "-m")
     if module == "flows":
-        parse = {"train": train.parse, "sweep": sweep.parse}[arguments.pop(0)]
-        parse(arguments)
+        verb = arguments.pop(0)
+        if verb in ("train", "sweep"):
+            {"train": train.parse, "sweep": sweep.parse}[verb](arguments)
+        else:
+            default, positional = DATACLASSES[verb]
+            options.parse(type(default), arguments, prog=verb, default=default, positional=positional)
     else:
         assert module == "serving"
         serving.arguments.parse(arguments)

@@ -1,5 +1,6 @@
 """The lab's learner computes what the Python code computes, on shared vectors."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -52,10 +53,15 @@ def drawn(seed: int, hidden: tuple[int, ...]) -> QNetworks:
 
 def numbers(networks: QNetworks) -> list[float]:
     """As in the lab: the scale, then weights and biases, layer by layer."""
-    return [
-        *networks.observation_scale.tolist(),
-        *(x for tensor in networks.tensors for x in tensor.flatten().tolist()),
-    ]
+    return [*networks.observation_scale.tolist(), *flat(interleaved(networks))]
+
+
+def interleaved(networks: QNetworks) -> list[torch.Tensor]:
+    return [tensor for layer in zip(networks.weights, networks.biases, strict=True) for tensor in layer]
+
+
+def flat(tensors: Iterable[torch.Tensor | None]) -> list[float]:
+    return [x for tensor in tensors if tensor is not None for x in tensor.flatten().tolist()]
 
 
 def batch_of(rows: np.ndarray[Any, np.dtype[np.float32]]) -> Batch:
@@ -108,8 +114,7 @@ def test_values_gradients_and_steps_are_those_of_the_learner(page: Page, hidden:
     gradients = []
     for rows in batches:
         learner.update(batch_of(rows))
-        parts = [tensor.grad for tensor in learner.online.tensors]
-        gradients.append([x for part in parts if part is not None for x in part.flatten().tolist()])
+        gradients.append(flat(tensor.grad for tensor in interleaved(learner.online)))
     found = page.evaluate(LEARN, [list(hidden), decay, given, [rows.ravel().tolist() for rows in batches]])
     np.testing.assert_allclose(np.reshape(found["q"], (-1, 2))[: config.batch_size], q_values[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found["gradients"], gradients, rtol=1e-5, atol=1e-5)

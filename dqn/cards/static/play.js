@@ -115,9 +115,9 @@ const ENVIRONMENTS = {
   },
 };
 
-// One episode of a policy in a world that may change at any time.
-function episode(environment, seed, world) {
-  const { observe, step, ended, reward, limit } = ENVIRONMENTS[environment];
+// One episode of a policy in a world that may change at any time, with another limit of steps if one is given.
+function episode(environment, seed, world, limit = ENVIRONMENTS[environment].limit) {
+  const { observe, step, ended, reward } = ENVIRONMENTS[environment];
   const actions = [];
   const current = { seed, state: ENVIRONMENTS[environment].reset(generator(seed)), steps: 0, total: 0, over: "", untouched: true };
   current.observation = () => {
