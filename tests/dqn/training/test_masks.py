@@ -139,8 +139,8 @@ def test_a_training_ends_with_the_agent_and_the_step_of_a_wrong_mask(
 def test_the_memory_of_masks_is_counted() -> None:
     config = DQNConfig(num_agents=2, num_envs=3, n_step=2, replay_capacity=2000)
     spaces = Spaces(observation_shape=(4,), num_actions=6)
-    plain = training_bytes(config, spaces)
-    assert training_bytes(config, spaces, mask=6) == plain + 2 * 2000 * 8 + 2 * 3 * 2 * 6
+    plain, masked = (training_bytes(config, dataclasses.replace(spaces, masked=each)) for each in (False, True))
+    assert masked == plain + 2 * 2000 * 8 + 2 * 3 * 2 * 6
     state = TrainingState.begin(SHORT)
     assert state.replay.nbytes == SHORT.num_agents * SHORT.replay_capacity * (2 * LENGTH + 3 + 2) * 4
     state.environment.close()
