@@ -68,7 +68,7 @@ def test_a_drift_and_the_stages_of_its_adaptation_are_shown(page: Page, shown: S
     until(page, "document.querySelector('#loop-timeline progress')?.value === 0.25")
     assert page.locator("#loop-timeline a").get_attribute("href") == "http://127.0.0.1:4200/runs/1"
     assert re.match(r"\+\d+(\.\d)? s", page.locator("#loop-timeline .after").last.inner_text())
-    report("recovered", text="<b>500</b>")
+    report("recovered", text="<b>500</b>", world={"force_mag": -10})
     until(page, "document.querySelector('#loop-title').textContent.startsWith('Healed. The motor answers')")
     assert page.locator("#loop-timeline li.good .text").inner_text() == "<b>500</b>"
     after = page.locator("#push-left").bounding_box(), page.locator("#word-reverse").bounding_box()
