@@ -75,12 +75,11 @@ class ReplayBuffer:
             raise ValueError(f"{most} transitions at once do not fit a capacity of {self._capacity}")
         columns = [
             *self._packed(batch.observation, batch.next_observation),
+            *([] if batch.next_mask is None else [_as_floats(batch.next_mask)]),
             batch.action.unsqueeze(-1).float(),
             batch.reward.unsqueeze(-1),
             batch.discount.unsqueeze(-1),
         ]
-        if batch.next_mask is not None:
-            columns.append(_as_floats(batch.next_mask))
         row = valid.flatten().nonzero().squeeze(1)
         first = self._position - (count.cumsum(0) - count)
         slot = (torch.arange(len(row)) + first.repeat_interleave(count)) % self._capacity
@@ -198,6 +197,13 @@ class ReplayBuffer:
         """The observation and the next observation `[..., obs]` of rows, in their own type."""
         both = rows[..., :-_NUMBERS].view(self._dtype)
         return both[..., : self._obs], both[..., self._obs : 2 * self._obs]
+
+    def _masks(self, rows: Tensor) -> Tensor | None:
+        """The masks `[..., actions]` of rows; None without."""
+        if not self._mask:
+            return None
+        first = row_width(self._obs, self._dtype.itemsize) - _NUMBERS
+        return rows[..., first:-_NUMBERS].view(torch.bool)[..., : self._mask]
 
     def _used(self) -> int:
         """Largest number of rows in use of any agent."""

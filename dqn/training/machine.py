@@ -15,7 +15,7 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spaces import Spaces
 from dqn.experience.buffer import replay_bytes
 from dqn.experience.priorities import leaves
-from dqn.training.milestones import number_of_milestones
+from dqn.training.milestones import milestones_due
 
 
 def require_device(name: str) -> torch.device:
@@ -73,8 +73,6 @@ def policy_bytes(config: DQNConfig, spaces: Spaces) -> int:
 def training_bytes(config: DQNConfig, spaces: Spaces) -> int:
     """Peak memory of training in bytes, without the program itself and the environments' own objects.
 
-    `mask` is the number of actions of an environment with action masks, and 0 without.
-
     Neither a checkpoint nor a leaving agent makes a second copy of the replay buffer's rows. A leaving agent does copy
     the priorities.
     """
@@ -94,7 +92,7 @@ def training_bytes(config: DQNConfig, spaces: Spaces) -> int:
     pending = A * config.num_envs * config.n_step * (2 * observation_size * itemsize + spaces.mask_size + 6 * 4)
     at_once = max(config.batch_size, config.num_envs, config.eval_episodes, config.acceptance_episodes)
     activations = 2 * A * at_once * sum(sizes) * 4
-    copies = _COPIES + number_of_milestones(config)
+    copies = _COPIES + len(milestones_due(config.max_updates))
     return replay + copied + pending + activations + copies * A * parameters * 4
 
 

@@ -18,7 +18,6 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from dqn.config import WORLDS, ConfigError, DQNConfig
-from dqn.environments.making import has_action_mask
 from dqn.environments.world import World
 from dqn.experience.vector import describe
 from dqn.learning.losses import require_loss

@@ -166,7 +166,7 @@ def _parse_tensor(
     if (not is_mask and name != INPUT) or tensor.datatype != datatype:
         besides = f", and '{ACTION_MASK}' of BOOL or none" if mask_size else ""
         raise RequestError(
-            f"expected one input '{INPUT}' of datatype FP32{wanted}, got {name[:40]!r} of {tensor.datatype[:40]!r}"
+            f"expected one input '{INPUT}' of datatype FP32{besides}, got {name[:40]!r} of {tensor.datatype[:40]!r}"
         )
     if not shape or shape[1:] != wanted or shape[0] < 1:
         axes = ", ".join(map(str, wanted))
