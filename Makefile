@@ -16,18 +16,20 @@ record := serving,sqlite,record
 ui := train,server
 stack := train,serving,sqlite,record,server
 bench := train,bench
-all := train,serving,sqlite,record,server,dev
+site := train,site
+all := train,serving,sqlite,record,server,site,dev
 size_train := 150 packages, 1.3 GB, 1 to 4 minutes
 size_serving := 60 packages, 0.3 GB, half a minute
 size_record := 65 packages, 0.4 GB, half a minute
 size_ui := 170 packages, 1.7 GB, 2 to 4 minutes
 size_stack := 190 packages, 2 GB, 2 to 5 minutes
 size_bench := 160 packages, 1.4 GB, 2 to 4 minutes
+size_site := 150 packages, 1.3 GB, 1 to 4 minutes
 size_all := 240 packages, 2.2 GB, 2 to 6 minutes
 needs = .venv/.$(if $(wildcard .venv/.all),all,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train sweep ui serve watch record secrets up down destroy backup restore stack lint types test test-all test-stack bench constraints clean
+.PHONY: help install train sweep versions compare promote rollback retire ui serve watch record site secrets up down destroy backup restore stack lint types test test-all test-stack bench constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +57,21 @@ train: $(call needs,train) ## train, register and promote a champion; ARGS="--he
 sweep: $(call needs,train) ## search hyper-parameters, a thousand configurations in minutes; ARGS="--help" shows every option
 	$(BIN)/python -m flows sweep $(ARGS)
 
+versions: $(call needs,train) ## list the registered versions
+	$(BIN)/python -m flows versions $(ARGS)
+
+compare: $(call needs,train) ## play two versions on the same unseen episodes: ARGS="3 champion"
+	$(BIN)/python -m flows compare $(ARGS)
+
+promote: $(call needs,train) ## make a version champion if it passes the gate: ARGS="3", ARGS="3 --dry-run"
+	$(BIN)/python -m flows promote $(ARGS)
+
+rollback: $(call needs,train) ## return to the champion before; once more goes one further back
+	$(BIN)/python -m flows rollback $(ARGS)
+
+retire: $(call needs,train) ## take a version out of use: ARGS="2"
+	$(BIN)/python -m flows retire $(ARGS)
+
 ui: $(call needs,ui) ## MLflow's pages of runs and versions, http://127.0.0.1:5000
 	$(BIN)/mlflow ui $(ARGS)
 
@@ -66,6 +83,9 @@ watch: $(call needs,serving) ## play the champion in Gymnasium's own window
 
 record: $(call needs,record) ## write a video of the champion
 	$(BIN)/python -m serving record $(ARGS)
+
+site: $(call needs,site) ## write build/site: agents that learn in the browser, a champion to push, the documents
+	$(BIN)/python docs/site/make_site.py $(ARGS)
 
 secrets: ## write docker/.env with fresh random secrets, once
 	"$(PYTHON)" docker/stack.py secrets

@@ -34,7 +34,7 @@ import pytest
 
 PROJECT: Final = ("benchmarks", "dqn", "flows", "serving", "tests")
 LIBRARIES: Final = (
-    "torch", "torch._dynamo", "gymnasium", "onnx", "scipy", "matplotlib", "sqlalchemy", "prefect", "tyro", "fastapi",
+    "torch", "torch._dynamo", "gymnasium", "onnx", "scipy", "matplotlib", "sqlalchemy", "prefect", "fastapi",
 )  # fmt: skip
 """Imported once. None of them may start a thread, as MLflow does: a fork would wait for its locks for ever."""
 SINGLE_THREADED: Final = {

@@ -1,8 +1,8 @@
 """Sets up the servers for this project; running it again changes nothing.
 
-Prefect (PREFECT_API_URL) gets the work pool, a concurrency limit, the automations and deployments. MLflow
-(MLFLOW_TRACKING_URI) gets the user that serving logs in as, if MLFLOW_READER_PASSWORD is set, and the webhook, if
-SERVING_WEBHOOK_URL is set.
+Prefect (PREFECT_API_URL) gets the work pool, a concurrency limit, the automations and deployments, and notifications to
+the address in NOTIFY_URL, if it is set. MLflow (MLFLOW_TRACKING_URI) gets the user that serving logs in as, if
+MLFLOW_READER_PASSWORD is set, and the webhook, if SERVING_WEBHOOK_URL is set.
 """
 
 import os
@@ -20,6 +20,7 @@ import httpx
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities.webhook import WebhookEvent, WebhookEventStr
+from notifications import notifications, save_block
 from prefect.automations import AutomationCore, EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -173,14 +174,17 @@ def main() -> int:
     with get_client(sync_client=True) as client:
         create_pool(client)
         client.upsert_global_concurrency_limit_by_name(PROMOTION_LIMIT, limit=1)
-        for automation in AUTOMATIONS:
-            upsert(client, automation)
         switched = schedule_switches(client)
         deploy(Path("prefect.yaml"))
         keep_switches(client, switched)
         adapting = adapts(client.read_deployment_by_name(ADAPTING).id)
-        upsert(client, adapting)
-        remove_former(client, {automation.name for automation in (*AUTOMATIONS, adapting)})
+        automations = [*AUTOMATIONS, adapting]
+        if address := os.environ.get("NOTIFY_URL"):
+            block = save_block(address)
+            automations += notifications(block, again_after=START_AGAIN_AFTER, max_run_count=MAX_RUN_COUNT)
+        for automation in automations:
+            upsert(client, automation)
+        remove_former(client, {automation.name for automation in automations})
     if url := os.environ.get("SERVING_WEBHOOK_URL"):
         register_webhook(url, os.environ["SERVING_WEBHOOK_SECRET"])
     return 0

@@ -92,7 +92,7 @@ class Stack:
         wanted = [name for name, value in read_env(ENV_FILE.with_name(".env.example")).items() if not value]
         if missing := [name for name in wanted if not given.get(name)]:
             raise StackError(f"{', '.join(missing)} in {self.env_file.name} is empty or missing: give it a value")
-        files = {name: given.get(name, "") for name in (*wanted, "AWS_SECRET_ACCESS_KEY")}
+        files = {name: given.get(name, "") for name in (*wanted, "AWS_SECRET_ACCESS_KEY", "NOTIFY_URL")}
         files["PREFECT_AUTH_STRING"] = f"prefect:{files.pop('PREFECT_PASSWORD')}"
         self.secrets.mkdir(mode=0o700, exist_ok=True)
         for name, value in files.items():

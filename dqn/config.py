@@ -47,7 +47,7 @@ class DQNConfig:
     hidden_sizes: tuple[int, ...] = (128, 64)
     """Widths of the hidden layers, each followed by ReLU."""
     observation_scale: tuple[float, ...] = ()
-    """Divisor of each entry of the observation, applied inside the network; empty for no scaling."""
+    """Divisors of the entries of an observation, or one for all; empty for none, and for bytes their greatest value."""
     initial_q: float = 0.0
     """Added to the last layer's bias at the start; the value of a full episode makes the start optimistic."""
 

@@ -1,4 +1,4 @@
-"""Checks for non-finite numbers: environment faults and diverged agents. Torch-free."""
+"""Environment faults, such as numbers that are not finite, and diverged agents. Torch-free."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,10 @@ GREATEST: Final = float(np.finfo(np.float32).max)
 
 
 class EnvironmentFaultError(ValueError):
-    """An environment returned a value that is not finite; the message says which, where and at which step."""
+    """An environment returned a value that is not finite, or an invalid action mask.
+
+    The message says which, where and at which step.
+    """
 
 
 class DivergedError(RuntimeError):
@@ -52,15 +55,20 @@ def require_finite(field: str, values: Any, env_id: str, *, step: int, agents: A
         return
     row, *entry = np.argwhere(~(np.abs(array) <= GREATEST))[0].tolist()
     value = array[(row, *entry)]
-    where = f"sub-environment {row} of {len(array)}"
-    if agents is not None:
-        each = len(array) // len(agents)
-        where = f"sub-environment {row % each} of agent {int(agents[row // each]):02d}"
     raise EnvironmentFaultError(
         f"environment {env_id!r} returned the {field} {value}{f' in entry {str(entry)[1:-1]}' if entry else ''}, which "
-        f"is not a finite float32, in {where} at {f'step {step}' if step else 'its reset'}: look at its "
+        f"is not a finite float32, {place(row, len(array), step=step, agents=agents)}: look at its "
         f"{'step()' if step else 'reset()'} for a division by zero, an overflow or a missing measurement"
     )
+
+
+def place(row: int, num_envs: int, *, step: int, agents: Any = None) -> str:
+    """Where and when row `row` of `num_envs` sub-environments was returned; `step` and `agents` as above."""
+    where = f"sub-environment {row} of {num_envs}"
+    if agents is not None:
+        each = num_envs // len(agents)
+        where = f"sub-environment {row % each} of agent {int(agents[row // each]):02d}"
+    return f"in {where} at {f'step {step}' if step else 'its reset'}"
 
 
 def none_left(diverged: Mapping[int, tuple[int, str]]) -> DivergedError:

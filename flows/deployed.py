@@ -4,21 +4,16 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from mlflow import MlflowClient
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
 from prefect.states import Completed
 
-from flows import adapt, sweep, train
+from flows import adapt, promotion, sweep, train
+from flows.names import model_name
+from flows.orchestration.flow_run import deployment_id
 from flows.orchestration.heartbeat import heartbeats
-from flows.promotion import find_model, roll_back
-from flows.registry import versions
-from flows.registry.champion import promote
-from flows.registry.evaluation import evaluate
-from flows.registry.gate_tag import undecided_if_ended
-from flows.reporting.draw import draw_version
-from flows.tracking.attempt import FencedClient, StaleAttemptError
+from flows.tracking.attempt import StaleAttemptError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,13 +32,20 @@ def aborts_when_stale(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def shown(report: str) -> str:
+    """Write a report to the log of a deployment's run, which the terminal that started it follows. Returns it."""
+    if deployment_id():
+        print(report)
+    return report
+
+
 @flow(name="train-dqn")
 @aborts_when_stale
 @functools.wraps(train.train_dqn)
 def train_dqn(*args: Any, **kwargs: Any) -> str:
     """`flows.train.train_dqn` with heartbeats."""
     with heartbeats():
-        return train.train_dqn(*args, **kwargs)
+        return shown(train.train_dqn(*args, **kwargs))
 
 
 @flow(name="adapt-policy")
@@ -62,7 +64,7 @@ def adapt_policy(*args: Any, **kwargs: Any) -> State[Any]:
 def sweep_dqn(*args: Any, **kwargs: Any) -> str:
     """`flows.sweep.sweep_dqn` with heartbeats."""
     with heartbeats():
-        return sweep.sweep_dqn(*args, **kwargs)
+        return shown(sweep.sweep_dqn(*args, **kwargs))
 
 
 @flow(name="sweep-shard")
@@ -75,28 +77,30 @@ def sweep_shard(*args: Any, **kwargs: Any) -> None:
 
 @flow(name="promote-policy")
 @aborts_when_stale
-def promote_policy(version: int, env_id: str = "CartPole-v1", force: bool = False) -> str:
+def promote_policy(
+    version: int, env_id: str = "CartPole-v1", force: bool = False
+) -> Any:  # a State, of which a caller gets the result
     """Evaluate a registered version again and make it champion if it passes the gate.
+
+    The flow run's state says which: Promoted, Refused or Forced, with the gate's reason. Its result is the gate tag.
 
     Args:
         version: a version of the registered model `dqn-<env_id>`.
         env_id: its environment.
         force: make it champion whatever the gate decides; the decision stays in the version's gate tag.
     """
-    name = find_model(version, env_id)
-    with undecided_if_ended(FencedClient(client=MlflowClient(), attempt=None), name, version):
-        evaluation = evaluate(name, version)
-    gate = promote(name, version, evaluation, force=force)
-    draw_version(name, version, evaluation)
-    return gate
+    gate = promotion.promote_version(version, env_id, force)
+    name = {"refused": "Refused", "forced": "Forced"}.get(gate.partition(":")[0], "Promoted")
+    return Completed(name=name, message=gate, data=gate)
 
 
 @flow(name="rollback-policy")
 @aborts_when_stale
-def rollback_policy(env_id: str = "CartPole-v1") -> int:
-    """Make the previous champion champion again.
+def rollback_policy(env_id: str = "CartPole-v1") -> State[Any]:
+    """Make the champion before the present one champion again; once more goes one further back.
 
     Args:
         env_id: the environment of the registered model `dqn-<env_id>`.
     """
-    return roll_back(versions.model_name(env_id))
+    version, sentence = promotion.roll_back(model_name(env_id))
+    return Completed(name="Rolled back", message=sentence, data=version)

@@ -117,7 +117,18 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Name
         prefect_auth=os.environ.get("PREFECT_API_AUTH_STRING", ""),
         serving_url=os.environ.get("SERVING_URL") or url,
     )
-    Server(app, url, proxies=options.trusted_proxies).run(sockets=[listener])
+    server, refused = Server(app, url, proxies=options.trusted_proxies), list[str]()
+
+    def stop_if_nothing_plays() -> None:
+        if models.current is None:
+            refused.append(f"{options.model}: {models.notice}")
+            server.should_exit = True
+
+    if isinstance(source, FileSource):  # in a registry another version may come, a file stays as it is
+        models.listeners.append(stop_if_nothing_plays)
+    server.run(sockets=[listener])
+    if refused:
+        raise UnknownModelError(refused[0])
     return 0
 
 

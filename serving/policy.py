@@ -5,12 +5,13 @@ import math
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from dqn.environments.masks import ACTION_MASK, Mask
 from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World, WorldError
 from serving import deadlines
@@ -46,6 +47,8 @@ class PolicyMetadata:
     """The world that it was trained for."""
     observed: tuple[tuple[float, float], ...] = ()
     """Least and greatest value of each entry of the observations in training; empty if the file does not say."""
+    masked: bool = False
+    """Whether it takes action masks."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as a JSON object."""
     max_episode_steps: int = 0
@@ -65,6 +68,11 @@ class PolicyMetadata:
     def num_actions(self) -> int:
         """Number of discrete actions, the width of `q_values`."""
         return len(self.action_meanings)
+
+    @property
+    def mask_size(self) -> int:
+        """Number of actions if it takes action masks, otherwise 0."""
+        return self.num_actions if self.masked else 0
 
 
 class OnnxPolicy:
@@ -103,8 +111,11 @@ class OnnxPolicy:
             raise PolicyError(what) from error
         return cls(session, _check_contract(session))
 
-    def q_values(self, observation: npt.NDArray[np.floating]) -> FloatArray:
+    def q_values(self, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> FloatArray:
         """Q-values `[batch, actions]` of observations `[batch, *observation_shape]`.
+
+        Actions that `mask` `[batch, actions]` forbids have the least float32, -3.4e38. A policy that was trained
+        without masks ignores it.
 
         Raises:
             ValueError: if the observations have another shape.
@@ -117,16 +128,24 @@ class OnnxPolicy:
         if self.overruns >= _MAX_OVERRUNS:
             raise PolicyError(f"it did not answer in time {self.overruns} times, and is not asked again")
         try:
-            given = np.ascontiguousarray(observation, dtype=np.float32)
-            (q_values,) = deadlines.run(self._session, [OUTPUT], {INPUT: given})
+            given: dict[str, npt.NDArray[Any]] = {INPUT: np.ascontiguousarray(observation, dtype=np.float32)}
+            if mask is not None and self.metadata.masked:
+                given[ACTION_MASK] = mask
+            (q_values,) = deadlines.run(self._session, [OUTPUT], given)
         except TimeoutError as error:
             self.overruns += 1
             raise PolicyError(str(error)) from error
         return np.asarray(q_values, dtype=np.float32)
 
-    def act(self, observation: npt.NDArray[np.floating]) -> IntArray:
-        """Greedy actions `[batch]` for observations `[batch, *observation_shape]`."""
-        return np.asarray(self.q_values(observation).argmax(axis=1), dtype=np.int64)
+    def act(self, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> IntArray:
+        """Greedy actions `[batch]` for observations `[batch, *observation_shape]`.
+
+        They are among those that `mask` `[batch, actions]` allows.
+
+        Raises:
+            ValueError, PolicyError: as `q_values`.
+        """
+        return np.asarray(self.q_values(observation, mask).argmax(axis=1), dtype=np.int64)
 
 
 def _options() -> ort.SessionOptions:
@@ -177,6 +196,13 @@ def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:
     actions = tuple(properties["action_meanings"].split(","))
     if len(actions) != outputs[0].shape[1]:
         raise PolicyError(f"{len(actions)} action meanings for {outputs[0].shape[1]} Q-values")
+    masks = [node for node in session.get_overridable_initializers() if node.name == ACTION_MASK]
+    masked = properties.get(ACTION_MASK) == "true"
+    if [(node.type, node.shape[1:]) for node in masks] != masked * [("tensor(bool)", [len(actions)])]:
+        raise PolicyError(
+            f"an optional input '{ACTION_MASK}' must be bool [batch, {len(actions)}], and the model property "
+            f"'{ACTION_MASK}' must be 'true' with it and absent without"
+        )
     return PolicyMetadata(
         env_id=properties["env_id"],
         action_meanings=actions,
@@ -188,6 +214,7 @@ def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:
         observed=_observed(properties.get("observed", "[]"), math.prod(shape)),
         env_kwargs=_env_kwargs(properties.get("env_kwargs", "{}")),
         max_episode_steps=_steps(properties.get("max_episode_steps", "0")),
+        masked=masked,
     )
 
 

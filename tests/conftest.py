@@ -8,7 +8,7 @@ import pytest
 
 from dqn.config import DQNConfig
 from flows.cli.terminal import ENVIRONMENT
-from tests.support.dqn import awkward, probes, spaces
+from tests.support.dqn import awkward, masked, probes, spaces
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,6 +18,7 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 probes.register()
 awkward.register()
 spaces.register()
+masked.register()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

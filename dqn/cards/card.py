@@ -7,18 +7,21 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from dqn.cards.layers import Layers, read_layers
+from dqn.cards.layers import read_layers
 from dqn.environments.making import make
-from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
+from dqn.environments.masks import ACTION_MASK
+from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.environments.world import ENTRYWISE, World
+from dqn.policy import Policy
 
 STATIC: Final = Path(__file__).parent / "static"
+SCRIPTS: Final = tuple(STATIC / name for name in ("play.js", "others.js", "stage.js", "card.js"))
 PLAYED: Final = {
     "CartPole-v1": (
         "length", "masspole", "masscart", "gravity", "force_mag", "tau", "wind", "action_delay", "sensor_bias",
@@ -48,37 +51,34 @@ def card(model: bytes, *, title: str, trained: str, judged: str) -> bytes:
         judged: how good it is and how that was found, in sentences.
 
     Raises:
-        EnvironmentUnsupportedError: if the policy's environment is not played in the page and cannot be made.
+        ValueError: if `model` is not the exported policy of an agent.
     """
-    layers = read_layers(model)
-    if layers is None:
-        picture = "<p class='panel'>This policy is not a multilayer perceptron: a card cannot play it.</p>"
-        return page(STATIC / "card.html", title=title, subtitle="", picture=picture, about=_about(trained, judged))
-    properties = layers.properties
-    env_id, world = properties["env_id"], World.from_dict(json.loads(properties.get("world", "{}")))
-    spec = environment_spec(env_id).id
-    actions = properties["action_meanings"].split(",")
+    policy, layers = Policy(model), read_layers(model)
+    name, actions = policy.environment.env_id.rpartition(":")[2], policy.action_meanings
+    network = "a network"
+    if layers:
+        network = f"a network of {' - '.join(map(str, layers.sizes))} neurons with "
+        network += f"{layers.numbers.size - layers.sizes[0]:,} weights and biases"
     what = {
-        "What it is": f"The greedy policy of a DQN agent on {spec}: a network of {' - '.join(map(str, layers.sizes))} "
-        f"neurons with {layers.numbers.size - layers.sizes[0]:,} weights and biases. In each step it computes a value "
-        f"for each action ({', '.join(actions)}) and takes the greatest. Seed {properties['seed']}, agent "
-        f"{properties.get('agent', '0')}."
+        "What it is": f"The greedy policy of a DQN agent on {name}: {network}. In each step it computes a value for "
+        f"each action ({', '.join(actions)}) and takes the greatest. The seed of its population was {policy.seed}."
     }
-    if spec not in PLAYED:
+    if name not in PLAYED or policy.environment.kwargs != "{}" or layers is None:
         return page(
             STATIC / "card.html",
             title=title,
-            subtitle=f"A policy for {spec}. Its physics is not computed in this page.",
-            picture=_recorded(layers, env_id, world, spec),
+            subtitle=f"A policy for {name}, as recorded: this page does not compute it.",
+            picture=_recorded(policy),
             about=_about(trained, judged, what),
         )
-    values, left_out = _played(world, PLAYED[spec])
-    if world.to_dict():
-        what["Its world"] = f"It was trained for a changed world: {world}." + (
+    values, left_out = _played(policy.world, PLAYED[name])
+    if policy.world.to_dict():
+        what["Its world"] = f"It was trained for a changed world: {policy.world}." + (
             f" This page takes the middle of each range and leaves out {', '.join(left_out)}." if left_out else ""
         )
     data = {
-        "environment": spec,
+        "environment": name,
+        "limit": policy.environment.max_episode_steps,
         "actions": actions,
         "sizes": layers.sizes,
         "world": values,
@@ -87,10 +87,10 @@ def card(model: bytes, *, title: str, trained: str, judged: str) -> bytes:
     return page(
         STATIC / "card.html",
         title=title,
-        subtitle=f"A policy that plays {spec} here, in your browser: " + _INVITATION[spec],
+        subtitle=f"A policy that plays {name} here, in your browser: " + _INVITATION[name],
         about=_about(trained, judged, what),
         data=data,
-        scripts=[(STATIC / name).read_text() for name in ("play.js", "stage.js", "card.js")],
+        scripts=SCRIPTS,
     )
 
 
@@ -101,9 +101,9 @@ def page(
     subtitle: str = "",
     picture: str = "",
     about: str = "",
-    data: Mapping[str, Any] | None = None,
-    styles: tuple[Path, ...] = (),
-    scripts: list[str] = [],  # noqa: B006 # not changed
+    data: Mapping[str, Any] | str | None = None,
+    styles: Sequence[Path] = (),
+    scripts: Sequence[Path] = (),
 ) -> bytes:
     """A page with everything in it. Its content security policy allows its own style and scripts and no request.
 
@@ -113,20 +113,21 @@ def page(
         subtitle: sentence below it.
         picture: HTML that stands where the policy plays.
         about: HTML below it.
-        data: what the scripts read, as JSON in the element `card`.
+        data: what the scripts read, as JSON in the element `data`.
         styles: further style sheets.
-        scripts: texts of the scripts, in order.
+        scripts: the scripts, in order; the id of `name.js` is `script-name`.
     """
     style = "".join(path.read_text() for path in (STATIC / "look.css", *styles))
-    allowed = " ".join(f"'{_digest(script)}'" for script in scripts) or "'none'"
+    sources = {path.stem: path.read_text() for path in scripts}
+    allowed = " ".join(f"'{_digest(source)}'" for source in sources.values()) or "'none'"
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src {allowed}; worker-src blob:; "
         "base-uri 'none'; form-action 'none'"
     )
-    written = [f"<script>{script}</script>" for script in scripts]
+    written = [f'<script id="script-{name}">{source}</script>' for name, source in sources.items()]
     if data is not None:
         text = json.dumps(data).replace("<", "\\u003c")
-        written.insert(0, f'<script type="application/json" id="card">{text}</script>')
+        written.insert(0, f'<script type="application/json" id="data">{text}</script>')
     values = {"policy": policy, "title": html.escape(title), "subtitle": html.escape(subtitle), "style": style}
     values |= {"picture": picture, "about": about, "scripts": "\n".join(written)}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template.read_text()).encode()
@@ -154,21 +155,21 @@ def _played(world: World, names: tuple[str, ...]) -> tuple[dict[str, Any], list[
     return values, [name for name in given if name not in names]
 
 
-def _recorded(layers: Layers, env_id: str, world: World, spec: str) -> str:
-    """An episode as an animated picture, or a sentence where the environment does not render."""
+def _recorded(policy: Policy) -> str:
+    """An episode as an animated picture, or a sentence where that is impossible."""
     from PIL import Image
 
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
     try:
-        env = make(env_id, world, render_mode="rgb_array")
+        env = make(policy.environment, policy.world, render_mode="rgb_array")
     except EnvironmentUnsupportedError:
-        return f"<p class='panel'>{html.escape(spec)} has no pictures: a card cannot show it.</p>"
+        return f"<p class='panel'>There are no pictures of {html.escape(policy.environment.env_id)} to show here.</p>"
     pictures, total, over = [], 0.0, False
-    observation, _ = env.reset(seed=_SEED)
+    observation, info = env.reset(seed=_SEED)
     while not over:
         pictures.append(Image.fromarray(np.asarray(env.render())))
-        action = int(layers.q_values(np.asarray(observation, np.float32)[np.newaxis])[0].argmax())
-        observation, reward, terminated, truncated, _ = env.step(action)
+        action = policy.predict(observation, info.get(ACTION_MASK))
+        observation, reward, terminated, truncated, info = env.step(action)
         total += float(reward)
         over = terminated or truncated
     fps = env.metadata.get("render_fps") or 30

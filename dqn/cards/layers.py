@@ -22,8 +22,6 @@ class Layers:
     """`[out, in]` each"""
     biases: tuple[Floats, ...]
     """`[out]` each"""
-    properties: dict[str, str]
-    """The model's properties, as in `dqn.networks.onnx.ModelProperties.to_strings`."""
 
     @property
     def sizes(self) -> list[int]:
@@ -37,23 +35,19 @@ class Layers:
         flat = [part for weight, bias in pairs for part in (weight.ravel(), bias)]
         return np.concatenate([self.scale, *flat]).astype("<f4")
 
-    def q_values(self, observation: Floats) -> Floats:
-        """Q-values `[B, actions]` of observations `[B, obs]`."""
-        values: Floats = observation / self.scale
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            values = values @ weight.T + bias
-            if index + 1 < len(self.biases):
-                values = np.maximum(values, 0)
-        return values
-
 
 def read_layers(model: bytes) -> Layers | None:
-    """The layers of an exported policy; None if its graph is not a Div, and Gemm layers with Relu between them."""
+    """The layers of an exported policy; None if its graph is not a Div, and Gemm layers with Relu between them.
+
+    The Where that applies an action mask to the Q-values may follow.
+    """
     loaded = onnx.load_model_from_string(model)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in loaded.graph.initializer}
-    nodes, given = list(loaded.graph.node), _ROOTS[0]
+    nodes, (given, last) = list(loaded.graph.node), _ROOTS
+    if nodes and nodes[-1].op_type == "Where" and nodes[-1].output[0] == last:
+        last = nodes.pop().input[1]
     expected = ["Div", *["Gemm", "Relu"] * (len(nodes) // 2 - 1), "Gemm"]
-    if [node.op_type for node in nodes] != expected or nodes[-1].output[0] != _ROOTS[1]:
+    if [node.op_type for node in nodes] != expected or nodes[-1].output[0] != last:
         return None
     for node in nodes:
         transposed = [(a.name, a.i) for a in node.attribute] == ([("transB", 1)] if node.op_type == "Gemm" else [])
@@ -65,5 +59,4 @@ def read_layers(model: bytes) -> Layers | None:
         scale=parts[0][0],
         weights=tuple(weight for weight, _ in parts[1:]),
         biases=tuple(bias for _, bias in parts[1:]),
-        properties={entry.key: entry.value for entry in loaded.metadata_props},
     )

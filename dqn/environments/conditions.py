@@ -47,11 +47,12 @@ class Conditions:
         self._env = env.unwrapped
         self._attributes = next((names for kind, names in _ATTRIBUTES.items() if isinstance(self._env, kind)), {})
         self._observation_size = spaces.flatdim(space)
+        self._has_sensors = np.issubdtype(space.dtype, np.floating) and len(space.shape or ()) == 1
         self.has_cart = isinstance(self._env, CartPoleEnv | CartPoleVectorEnv)
         self._own = {name: getattr(self._env, attributes[0]) for name, attributes in self._attributes.items()}
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._clock = 0
-        self._pushed = False
+        self._pushed = self._masked = False
         self.worlds = tuple(worlds)
         self._seed(None)
         self.change(*worlds)
@@ -77,8 +78,15 @@ class Conditions:
         self._actions = np.zeros((delay + 1, len(self._steps)), dtype=np.int64)
         self._set_parameters()
 
-    def reset(self, seed: int | None) -> None:
-        """Begin an episode in all sub-environments."""
+    def reset(self, seed: int | None, *, masked: bool = False) -> None:
+        """Begin an episode in all sub-environments; `masked` if the environment has action masks.
+
+        Raises:
+            EnvironmentUnsupportedError: if a world delays the actions of an environment with action masks.
+        """
+        self._masked = masked
+        for world in self.worlds if masked else ():
+            self._require_possible(world)
         if seed is not None:  # the environment's own generator is not used
             self._seed(seed)
         self._begin(np.ones(len(self._steps), dtype=np.bool_))
@@ -102,8 +110,8 @@ class Conditions:
         if resetting.any():
             self._begin(resetting)
 
-    def observe(self, observation: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Observations `[N, obs]` with the sensors' bias and noise."""
+    def observe(self, observation: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Observations `[N, obs]`, float32, with the sensors' bias and noise; images and whole numbers as they are."""
         bias, deviation = self._drawn.get("sensor_bias"), self._drawn.get("sensor_noise")
         if bias is not None:
             observation = observation + bias
@@ -111,7 +119,7 @@ class Conditions:
             each = deviation.reshape(len(self.worlds), -1, self._observation_size)
             noise = each * self._noise.standard_normal(each.shape[1:], dtype=np.float32)
             observation = observation + noise.reshape(observation.shape)
-        return observation.astype(np.float32, copy=False)
+        return observation.astype(np.float32, copy=False) if self._has_sensors else observation
 
     def select(self, env: Any, rows: Integers) -> "Conditions":
         """The conditions for `env`, which has `rows` of the N: any rows of one world, or all rows of some worlds."""
@@ -188,7 +196,7 @@ class Conditions:
             setattr(self._env, attribute, float(value[0]) if single else value)
 
     def _require_possible(self, world: World) -> None:
-        possible = {*self._attributes, "action_delay", *ENTRYWISE}
+        possible = {*self._attributes, "action_delay", *(ENTRYWISE if self._has_sensors else ())}
         if self.has_cart:
             possible |= {"wind", "push_force", "push_interval"}
         env_id = self._env.spec.id
@@ -196,6 +204,11 @@ class Conditions:
             raise EnvironmentUnsupportedError(
                 f"{env_id} has no {' and no '.join(impossible)} for a world to change; "
                 f"it has {', '.join(sorted(possible))}"
+            )
+        if self._masked and world.action_delay != 0:
+            raise EnvironmentUnsupportedError(
+                f"{env_id} has an action mask, and an action that was allowed when it was chosen need not be when it "
+                "takes effect: world.action_delay must be 0"
             )
         for name in ENTRYWISE:
             if len(getattr(world, name)) not in (0, self._observation_size):

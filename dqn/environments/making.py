@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from dqn.environments.cartpole import CARTPOLES
+from dqn.environments.masks import ACTION_MASK
 from dqn.environments.spaces import Flat, must_be_flattened
 from dqn.environments.spec import (
     GYMNASIUMS,
@@ -87,6 +88,17 @@ def make_vec(
             for env in made:
                 env.close()
             raise
+
+
+def has_action_mask(environment: str | Environment, world: World = NOMINAL) -> bool:
+    """Whether an environment's `reset` returns an action mask.
+
+    Raises:
+        EnvironmentUnsupportedError: if the environment is unknown or cannot have this world.
+    """
+    with closing(make_vec(environment, world, num_envs=1)) as envs:
+        _, info = envs.reset(seed=0)
+        return ACTION_MASK in info
 
 
 def side_by_side(envs: Sequence[gym.Env[Any, Any]], autoreset: npt.NDArray[np.bool_]) -> SyncVectorEnv:

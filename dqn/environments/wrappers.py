@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from dqn.environments.conditions import Conditions, Integers
+from dqn.environments.masks import ACTION_MASK
 from dqn.environments.world import NOMINAL, World
 
 
@@ -57,7 +58,7 @@ class WorldEnv(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; `seed` also determines the world's draws."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._conditions.reset(seed)
+        self._conditions.reset(seed, masked=ACTION_MASK in info)
         return self._conditions.observe(observation[np.newaxis])[0], info
 
     def step(self, action: Any, push: float = 0.0) -> tuple[Any, Any, bool, bool, dict[str, Any]]:

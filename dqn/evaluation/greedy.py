@@ -1,16 +1,19 @@
 """Episodic returns of the greedy policies of a population."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dqn.environments.masks import Mask
 from dqn.environments.spec import Environment, environment_spec, has_own_vector
 from dqn.environments.world import NOMINAL, World
 from dqn.evaluation.returns import Act, episodic_returns
 from dqn.experience.exploration import epsilon_greedy
+from dqn.experience.masking import masked
 from dqn.networks.population import QNetworks, greedy_action
 
 _OBJECTS = 256
@@ -57,11 +60,17 @@ def acting(networks: QNetworks, *, episodes: int, seed: int, epsilon: float = 0.
     disturbance = torch.full((networks.num_agents,), epsilon)
     generator = torch.Generator().manual_seed(seed)
 
-    def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-        rows = torch.from_numpy(observation).view(-1, networks.num_agents, episodes, observation[0].size)
-        batch = rows.transpose(0, 1).flatten(1, 2)
-        q_values = networks(batch.to(networks.device)).cpu()
-        action = epsilon_greedy(q_values, disturbance, generator) if epsilon else greedy_action(q_values)
+    def by_agent(rows: npt.NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(rows).view(-1, networks.num_agents, episodes, rows[0].size)
+        return tensor.transpose(0, 1).flatten(1, 2)
+
+    def act(observation: npt.NDArray[np.float32], mask: Mask | None = None) -> npt.NDArray[np.integer]:
+        q_values = networks(by_agent(observation).to(networks.device)).cpu()
+        allowed = None if mask is None else by_agent(mask)
+        if epsilon:
+            action = epsilon_greedy(q_values, disturbance, generator, mask=allowed)
+        else:
+            action = greedy_action(masked(q_values, allowed))
         return action.view(networks.num_agents, -1, episodes).transpose(0, 1).flatten().numpy()
 
     return act

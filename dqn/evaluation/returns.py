@@ -2,16 +2,21 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from dqn.environments.making import make_vec
+from dqn.environments.masks import action_masks
 from dqn.environments.spec import Environment, environment_spec
 from dqn.environments.world import NOMINAL, World
 from dqn.finite import require_finite
 
-Act = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.integer]]
+Act = Callable[..., npt.NDArray[np.integer]]
+"""Maps observations `[N, obs]`, float32, to actions `[N]`; in an environment with action masks it is called with the
+masks `[N, actions]`, bool, as a second argument."""
 
 
 def episodic_returns(
@@ -26,7 +31,7 @@ def episodic_returns(
     """Undiscounted returns `[num_episodes]` of episodes played in parallel.
 
     Args:
-        act: maps observations `[num_episodes, *observation_shape]` to actions `[num_episodes]`.
+        act: the policy, for N = num_episodes.
         environment: a Gymnasium environment with a time limit.
         world: the world of the episodes.
         num_episodes: number of sub-environments; the first episode of each counts.
@@ -35,7 +40,7 @@ def episodic_returns(
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown, has no time limit or cannot have this world.
-        EnvironmentFaultError: if an observation or a reward is not finite.
+        EnvironmentFaultError: if an observation or a reward is not finite, or an action mask is invalid.
     """
     envs = make_vec(environment, world, num_envs=num_episodes, max_episode_steps=max_episode_steps)
     env_id = Environment.of(environment).env_id
@@ -44,13 +49,17 @@ def episodic_returns(
     returns = np.zeros(num_episodes)
     finished = np.zeros(num_episodes, dtype=np.bool_)
     with closing(envs):
-        observation, _ = envs.reset(seed=seed)
+        masks = partial(action_masks, env_id=env_id, num_actions=int(cast("Any", envs.single_action_space).n))
+        observation, info = envs.reset(seed=seed)
         require_finite("observation", observation, env_id, step=0)
+        mask = masks(info, terminated=finished, step=0)
         for step in range(1, limit + 1):  # a vector implementation may not apply the limit
-            action = act(np.asarray(observation, dtype=np.float32))
-            observation, reward, terminated, truncated, _ = envs.step(action)
+            given = np.asarray(observation, dtype=np.float32)
+            action = act(given) if mask is None else act(given, mask)
+            observation, reward, terminated, truncated, info = envs.step(action)
             require_finite("observation", observation, env_id, step=step)
             require_finite("reward", reward, env_id, step=step)
+            mask = masks(info, terminated=terminated, step=step, masked=mask is not None)
             returns += np.where(finished, 0.0, reward)
             finished |= terminated | truncated
             if finished.all():

@@ -20,9 +20,9 @@ class ReplayBuffer:
     """A ring buffer of transitions for each agent, in one preallocated tensor.
 
     A transition is one row of float32, so that sampling a batch for all agents is a single gather, several times
-    cheaper than one per field. Observations of bytes are four to an entry of the row, which is only copied. Actions are
-    exact up to 2^24. Sampling is uniform without `priorities`. The rows and the samples are on `device`; random draws
-    and indices are computed on the CPU.
+    cheaper than one per field. Observations of bytes, and the masks of actions of an environment that has them, are
+    four to an entry of the row, which is only copied. Actions are exact up to 2^24. Sampling is uniform without
+    `priorities`. The rows and the samples are on `device`; random draws and indices are computed on the CPU.
 
     On the CPU the rows are a memory mapping, so that parts of it can be returned to the system. Copying the remaining
     agents' rows to a smaller tensor would almost double the memory of a training.
@@ -38,12 +38,14 @@ class ReplayBuffer:
         dtype: torch.dtype = torch.float32,
         priorities: Priorities | None = None,
         device: torch.device | str = "cpu",
+        mask: int = 0,
     ) -> None:
+        """`mask` is the number of actions of an environment with action masks, and 0 without."""
         self._capacity = capacity
         self._priorities = priorities
-        self._obs, self._dtype = obs, dtype
+        self._obs, self._dtype, self._mask = obs, dtype, mask
         self._generator = generator
-        shape = (num_agents, capacity, row_width(obs, dtype.itemsize))
+        shape = (num_agents, capacity, row_width(obs, dtype.itemsize, mask))
         if torch.device(device).type == "cpu":
             self._memory = mmap.mmap(-1, math.prod(shape) * _FLOAT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             self._rows = torch.frombuffer(self._memory, dtype=torch.float32).view(shape)
@@ -73,6 +75,7 @@ class ReplayBuffer:
             raise ValueError(f"{most} transitions at once do not fit a capacity of {self._capacity}")
         columns = [
             *self._packed(batch.observation, batch.next_observation),
+            *([] if batch.next_mask is None else [_as_floats(batch.next_mask)]),
             batch.action.unsqueeze(-1).float(),
             batch.reward.unsqueeze(-1),
             batch.discount.unsqueeze(-1),
@@ -130,6 +133,7 @@ class ReplayBuffer:
             reward=reward,
             next_observation=next_observation,
             discount=discount,
+            next_mask=self._masks(rows),
             weight=weight,
             slot=slot,
         )
@@ -187,13 +191,19 @@ class ReplayBuffer:
         """Two observations `[A, B, obs]` as the first entries of a row."""
         if self._dtype == torch.float32:
             return observations
-        both = torch.cat(observations, dim=-1)
-        return [torch.nn.functional.pad(both, (0, -both.shape[-1] % _FLOAT)).view(torch.float32)]
+        return [_as_floats(torch.cat(observations, dim=-1))]
 
     def _observations(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The observation and the next observation `[..., obs]` of rows, in their own type."""
         both = rows[..., :-_NUMBERS].view(self._dtype)
         return both[..., : self._obs], both[..., self._obs : 2 * self._obs]
+
+    def _masks(self, rows: Tensor) -> Tensor | None:
+        """The masks `[..., actions]` of rows; None without."""
+        if not self._mask:
+            return None
+        first = row_width(self._obs, self._dtype.itemsize) - _NUMBERS
+        return rows[..., first:-_NUMBERS].view(torch.bool)[..., : self._mask]
 
     def _used(self) -> int:
         """Largest number of rows in use of any agent."""
@@ -203,11 +213,21 @@ class ReplayBuffer:
         return torch.arange(len(self._size)).unsqueeze(1) * self._capacity
 
 
-def row_width(obs: int, itemsize: int = _FLOAT) -> int:
-    """Number of floats of a stored transition: two observations with entries of `itemsize` bytes, and three numbers."""
-    return -(-2 * obs * itemsize // _FLOAT) + _NUMBERS
+def row_width(obs: int, itemsize: int = _FLOAT, mask: int = 0) -> int:
+    """Number of floats of a stored transition: two observations with entries of `itemsize` bytes, and three numbers.
+
+    With action masks of `mask` actions, it has a byte for each.
+    """
+    return -(-2 * obs * itemsize // _FLOAT) + -(-mask // _FLOAT) + _NUMBERS
 
 
-def replay_bytes(*, num_agents: int, capacity: int, obs: int, itemsize: int = _FLOAT, prioritised: bool = False) -> int:
-    """Memory of a replay buffer in bytes."""
-    return num_agents * (capacity * row_width(obs, itemsize) + 2 * leaves(capacity) * prioritised) * _FLOAT
+def replay_bytes(
+    *, num_agents: int, capacity: int, obs: int, itemsize: int = _FLOAT, mask: int = 0, prioritised: bool = False
+) -> int:
+    """Memory of a replay buffer in bytes; `itemsize` and `mask` as in `row_width`."""
+    return num_agents * (capacity * row_width(obs, itemsize, mask) + 2 * leaves(capacity) * prioritised) * _FLOAT
+
+
+def _as_floats(values: Tensor) -> Tensor:
+    """Values `[..., n]` of one byte each as the bytes of floats `[..., ceil(n / 4)]`."""
+    return torch.nn.functional.pad(values, (0, -values.shape[-1] % _FLOAT)).view(torch.float32)

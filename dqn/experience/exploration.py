@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dqn.experience.masking import masked, random_action
 from dqn.hyperparameters import Value
 from dqn.networks.population import greedy_action
 
@@ -27,18 +28,24 @@ def epsilon_greedy(
     epsilon: Tensor,
     generator: torch.Generator,
     *,
+    mask: Tensor | None = None,
     persistence: Value = 0.0,
     persisting: Tensor | None = None,
 ) -> Tensor:
     """Actions `[A, E]`: greedy for Q-values `[A, E, actions]`, uniformly random with probability epsilon `[A]`.
 
+    Both kinds are among the actions that `mask` `[A, E, actions]` allows, without it among all.
+
     With `persistence`, an exploratory action is repeated in the next step with that probability (temporally extended
     epsilon-greedy: Dabney et al., 2021, with geometric durations). `persisting` `[A, E]` contains the exploratory
-    action of the last step, -1 if it was greedy; it is updated in place.
+    action of the last step, -1 if it was greedy or is not allowed now; it is updated in place.
     """
-    greedy = greedy_action(q_values)
+    greedy = greedy_action(masked(q_values, mask))
     explore = torch.rand(greedy.shape, generator=generator) < epsilon.unsqueeze(-1)
-    random = torch.randint(q_values.shape[-1], greedy.shape, generator=generator)
+    if mask is None:
+        random = torch.randint(q_values.shape[-1], greedy.shape, generator=generator)
+    else:
+        random = random_action(mask, generator)
     if persisting is not None and (isinstance(persistence, Tensor) or persistence > 0):
         share = torch.as_tensor(persistence, dtype=torch.float32).unsqueeze(-1)
         repeated = (persisting >= 0) & (torch.rand(greedy.shape, generator=generator) < share)

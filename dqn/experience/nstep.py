@@ -27,7 +27,9 @@ class NStepAccumulator:
         num_envs: int,
         obs: int,
         dtype: torch.dtype = torch.float32,
+        mask: int = 0,
     ) -> None:
+        """`mask` is the number of actions of an environment with action masks, and 0 without."""
         self._n_step = n_step
         self._gamma = _of_each_start(gamma)
         self._reward_scale = _of_each_start(reward_scale)
@@ -40,6 +42,7 @@ class NStepAccumulator:
         self._weight = torch.zeros(shape)  # gamma^k of the next reward; 0 after the episode's end
         self._discount = torch.zeros(shape)
         self._valid = torch.zeros(shape, dtype=torch.bool)
+        self._next_mask = torch.zeros(*shape, mask, dtype=torch.bool) if mask else None
         self._steps = 0
 
     def push(self, transition: Transition) -> tuple[Batch, Tensor]:
@@ -68,9 +71,14 @@ class NStepAccumulator:
         self._next_observation[step, agent, env] = transition.next_observation[agent, env]
         self._discount[step, agent, env] = self._weight[step, agent, env] * bootstrap
         self._weight[step, agent, env] = 0.0
+        if self._next_mask is not None and transition.next_mask is not None:
+            self._next_mask[step, agent, env] = transition.next_mask[agent, env]
 
         oldest = self._steps % self._n_step
         ongoing = self._weight[oldest] > 0
+        next_mask = None
+        if self._next_mask is not None and transition.next_mask is not None:
+            next_mask = torch.where(ongoing.unsqueeze(-1), transition.next_mask, self._next_mask[oldest])
         batch = Batch(
             observation=self._observation[oldest],
             action=self._action[oldest],
@@ -79,6 +87,7 @@ class NStepAccumulator:
                 ongoing.unsqueeze(-1), transition.next_observation, self._next_observation[oldest]
             ),
             discount=torch.where(ongoing, self._weight[oldest], self._discount[oldest]),
+            next_mask=next_mask,
         )
         return batch, self._valid[oldest]
 

@@ -23,6 +23,8 @@ class Transition:
     """`[A, E]`, bool"""
     valid: Tensor
     """`[A, E]`, bool; False if the sub-environment was reset in this step: the other fields are then meaningless"""
+    next_mask: Tensor | None = None
+    """`[A, E, actions]`, bool, the actions allowed at `next_observation`; None without action masks"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class Batch:
     """`[A, B, obs]`"""
     discount: Tensor
     """`[A, B]`, factor of the next observation's value: gamma^steps, or 0 after termination"""
+    next_mask: Tensor | None = None
+    """`[A, B, actions]`, bool, the actions allowed at `next_observation`; None without action masks"""
     weight: Tensor | None = None
     """`[A, B]`, importance weights of prioritised replay; None for 1"""
     slot: Tensor | None = None

@@ -1,7 +1,6 @@
 """A vector environment with tensors `[A, E, ...]`; the only code that deals with autoreset."""
 
 import dataclasses
-import warnings
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from dqn.environments.conditions import Integers
 from dqn.environments.making import make_vec, side_by_side
+from dqn.environments.masks import ACTION_MASK, action_masks
 from dqn.environments.snapshot import SnapshotError, capture, restore, why_not_capturable
 from dqn.environments.spaces import Spaces, flattened_space, spaces_of
 from dqn.environments.spec import Environment
@@ -44,16 +44,11 @@ class VectorEnvironment:
             self._world = world
             self._uncaptured: str | None = None
             self._tried = False
-            info = self.reset(seed=seed)
+            self.reset(seed=seed)
+            self.spaces = dataclasses.replace(self.spaces, masked=self.action_mask is not None)
         except BaseException:
             self.close()
             raise
-        if "action_mask" in info:
-            warnings.warn(
-                f"environment {env_id!r} has an action mask (info['action_mask']), which is ignored: "
-                "agents also take masked actions and learn their values",
-                stacklevel=2,
-            )
 
     @property
     def not_capturable(self) -> str | None:
@@ -72,30 +67,33 @@ class VectorEnvironment:
         """Number of agents, A."""
         return int(self._previous_ended.shape[0])
 
-    def reset(self, *, seed: int) -> dict[str, Any]:
-        """Start new episodes in all sub-environments; return the `info` of Gymnasium's `reset`.
+    def reset(self, *, seed: int) -> None:
+        """Start new episodes in all sub-environments.
 
         Raises:
-            EnvironmentFaultError: if an observation is not finite.
+            EnvironmentFaultError: if an observation is not finite, or an action mask is invalid.
         """
         observation, info = self._envs.reset(seed=seed)
         require_finite("observation", observation, self.env_id, step=0, agents=self._agents)
         self.observation = self._rows(observation)
         self._previous_ended = torch.zeros(self.observation.shape[:2], dtype=torch.bool)
         self.episodic_return = torch.zeros(self.observation.shape[:2], dtype=torch.float64)
-        return info
+        self.action_mask: Tensor | None = self._mask(info, self._previous_ended, step=0)
+        """`[A, E, actions]`, bool, the actions allowed next; None if the environment has no action masks"""
 
     def step(self, action: Tensor) -> Transition:
         """Take actions `[A, E]` and return the transitions.
 
-        Afterwards `observation` is the observation for the next action, and `episodic_return` the undiscounted return
-        so far, which is complete for episodes that ended.
+        Afterwards `observation` and `action_mask` are those for the next action, and `episodic_return` the undiscounted
+        return so far, which is complete for episodes that ended.
 
         Raises:
-            EnvironmentFaultError: if an observation or a reward is not finite.
+            EnvironmentFaultError: if an observation or a reward is not finite, or an action mask is invalid.
         """
-        observation, reward, terminated, truncated, _ = self._envs.step(action.flatten().numpy())
+        observation, reward, terminated, truncated, info = self._envs.step(action.flatten().numpy())
         self._steps += 1
+        masked = self.action_mask is not None
+        self.action_mask = self._mask(info, self._tensor(terminated, torch.bool), step=self._steps, masked=masked)
         transition = Transition(
             observation=self.observation,
             action=action,
@@ -104,6 +102,7 @@ class VectorEnvironment:
             terminated=self._tensor(terminated, torch.bool),
             truncated=self._tensor(truncated, torch.bool),
             valid=~self._previous_ended,
+            next_mask=self.action_mask,
         )
         if not (all_finite(transition.next_observation) and all_finite(transition.reward)):
             for field, values in (("observation", observation), ("reward", reward)):
@@ -121,6 +120,8 @@ class VectorEnvironment:
         self.observation = self.observation[agents]
         self._previous_ended = self._previous_ended[agents]
         self.episodic_return = self.episodic_return[agents]
+        if self.action_mask is not None:
+            self.action_mask = self.action_mask[agents]
 
     def state_dict(self) -> dict[str, Any]:
         """The state for `load_state_dict`; `envs` is None if the environment cannot be captured."""
@@ -129,6 +130,7 @@ class VectorEnvironment:
             "observation": self.observation,
             "previous_ended": self._previous_ended,
             "episodic_return": self.episodic_return,
+            "action_mask": self.action_mask,
             "steps": self._steps,
         }
 
@@ -150,6 +152,7 @@ class VectorEnvironment:
         self.observation = state["observation"]
         self._previous_ended = state["previous_ended"]
         self.episodic_return = state["episodic_return"]
+        self.action_mask = state["action_mask"]
         return True
 
     def close(self) -> None:
@@ -166,6 +169,22 @@ class VectorEnvironment:
                 self._uncaptured = str(error)
         return None
 
+    def _mask(
+        self, info: dict[str, Any], terminated: Tensor, *, step: int, masked: bool | None = None
+    ) -> Tensor | None:
+        if not masked and ACTION_MASK not in info:
+            return None
+        masks = action_masks(
+            info,
+            self.env_id,
+            num_actions=self.num_actions,
+            terminated=terminated.flatten().numpy(),
+            step=step,
+            masked=masked,
+            agents=self._agents,
+        )
+        return self._tensor(masks, torch.bool)
+
     def _rows(self, observation: Any) -> Tensor:
         """Observations `[A, E, observation_size]` in their own type."""
         return self._tensor(observation, self._dtype).flatten(2)
@@ -176,7 +195,7 @@ class VectorEnvironment:
 
 
 def describe(environment: str | Environment, world: World = NOMINAL) -> Spaces:
-    """The observations and the number of actions of an environment.
+    """The observations and the number of actions of an environment, and whether it has action masks.
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown, has no time limit, cannot have this world, or has
@@ -184,7 +203,8 @@ def describe(environment: str | Environment, world: World = NOMINAL) -> Spaces:
     """
     envs = make_vec(environment, world, num_envs=1)
     try:
-        return _spaces(envs, Environment.of(environment).env_id)
+        found = _spaces(envs, Environment.of(environment).env_id)
+        return dataclasses.replace(found, masked=ACTION_MASK in envs.reset(seed=0)[1])
     finally:
         envs.close()
 

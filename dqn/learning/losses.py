@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dqn.config import ConfigError, DQNConfig
+from dqn.experience.masking import masked
 from dqn.experience.transitions import Batch
 from dqn.networks.population import QNetworks, greedy_action
 
@@ -20,7 +21,7 @@ def quantile_huber(
     """
     quantiles = _of_action(outputs, batch.action)
     with torch.no_grad():
-        action = greedy_action(online(batch.next_observation))
+        action = greedy_action(masked(online(batch.next_observation), batch.next_mask))
         following = _of_action(target.outputs(batch.next_observation), action)
         returns = batch.reward.unsqueeze(2) + batch.discount.unsqueeze(2) * following
     error = returns.unsqueeze(2) - quantiles.unsqueeze(3)  # [A, B, quantile, return]
@@ -46,7 +47,12 @@ def munchausen(
     The reward is increased by `alpha` x `temperature` x the log-probability of the action taken, limited below by
     `floor`. The next value is the soft value. `temperature` and `floor` are in units of the scaled reward. Use
     `n_step=1`: otherwise only the first action's log-probability counts.
+
+    Raises:
+        ConfigError: in an environment with action masks, because the mask of the observation is not stored.
     """
+    if batch.next_mask is not None:
+        raise ConfigError("munchausen needs the probability of the action taken, and cannot learn under action masks")
     with torch.no_grad():
         log_policy = (target(batch.observation) / temperature).log_softmax(2)
         bonus = (temperature * log_policy.gather(2, batch.action.unsqueeze(2)).squeeze(2)).clamp(floor, 0)
@@ -75,11 +81,12 @@ def td_target(batch: Batch, *, online: QNetworks, target: QNetworks, double_dqn:
     """TD targets `[A, B]`: reward + discount x value of the next observation.
 
     The value is the target network's maximum (Mnih et al., 2015), or with `double_dqn` the target network's value of
-    the online network's greedy action (van Hasselt et al., 2016, equation 4).
+    the online network's greedy action (van Hasselt et al., 2016, equation 4). Both are of the actions that
+    `batch.next_mask` allows.
     """
-    q_next = target(batch.next_observation)
+    q_next = masked(target(batch.next_observation), batch.next_mask)
     if double_dqn:
-        action = greedy_action(online(batch.next_observation))
+        action = greedy_action(masked(online(batch.next_observation), batch.next_mask))
         value = q_next.gather(-1, action.unsqueeze(-1)).squeeze(-1)
     else:
         value = q_next.amax(-1)

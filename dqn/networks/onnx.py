@@ -13,13 +13,18 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from torch import Tensor, nn
 
 from dqn.config import DQNConfig
-from dqn.environments.spec import Environment, EnvironmentUnsupportedError, environment_spec
+from dqn.environments.making import has_action_mask
+from dqn.environments.masks import ACTION_MASK, MASKED_Q, Mask
+from dqn.environments.spec import Environment, environment_spec
 from dqn.environments.world import NOMINAL, World
 from dqn.networks.population import ObservationScale, QNetworks
 
-QFunction = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+QFunction = Callable[..., npt.NDArray[np.float32]]
+"""Q-values `[batch, actions]` of observations `[batch, ...]`, and of masks `[batch, actions]` where there are masks."""
 
 PARITY_OBSERVATIONS: Final = 10_000
+_PARITY_ENTRIES: Final = 4_000_000
+"""Entries of all observations: 10,000 images of 84 x 84 x 4 would take gigabytes."""
 PARITY_TOLERANCE: Final = 1e-5
 """Relative to the largest Q-value."""
 _ACTIONS: Final = {
@@ -58,6 +63,8 @@ class ModelProperties:
     """Keyword arguments of the environment, as a JSON object."""
     max_episode_steps: int = 0
     """Time limit of the environment; 0 for the registered one."""
+    masked: bool = False
+    """Whether its environment has action masks."""
 
     @classmethod
     def of(
@@ -68,19 +75,22 @@ class ModelProperties:
         run_id: str,
         agent: int,
         observed: Sequence[tuple[float, float]] = (),
+        environment: Environment | None = None,
     ) -> Self:
-        """The properties of one agent of a population trained by `config`."""
+        """The properties of one agent of a population trained by `config`, by default in its `environment`."""
+        environment = environment or config.environment
         return cls(
             env_id=config.env_id,
-            action_meanings=action_meanings(_full_name(config.environment), num_actions),
+            action_meanings=action_meanings(environment_spec(environment).id, num_actions),
             run_id=run_id,
             seed=config.seed,
             agent=agent,
             config_sha256=config.sha256,
             world=config.world,
             observed=tuple((low, high) for low, high in observed),
-            env_kwargs=config.environment.kwargs,
-            max_episode_steps=config.max_episode_steps,
+            env_kwargs=environment.kwargs,
+            max_episode_steps=environment.max_episode_steps,
+            masked=has_action_mask(environment, config.world),
         )
 
     def to_strings(self) -> dict[str, str]:
@@ -96,6 +106,7 @@ class ModelProperties:
             "observed": json.dumps(self.observed),
             "env_kwargs": self.env_kwargs,
             "max_episode_steps": str(self.max_episode_steps),
+            **({ACTION_MASK: "true"} if self.masked else {}),
         }
 
 
@@ -118,14 +129,16 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
     shape = networks.body.observation_shape
     exported = to_onnx(network, properties, observation_shape=shape)
     scale = networks.observation_scale.view(shape).numpy()
-    check_parity(network, load(exported), observation_scale=scale)
+    check_parity(network, load(exported), observation_scale=scale, masked=properties.masked)
     return exported
 
 
 def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_shape: tuple[int, ...]) -> bytes:
     """Convert a network of `QNetworks.agent` to ONNX, layer by layer.
 
-    PyTorch's exporter takes two seconds longer and stores local paths in the file. The tests compare the results.
+    PyTorch's exporter takes two seconds longer and stores local paths in the file. The tests compare the results. With
+    action masks the model has a second input, `action_mask`, bool `[batch, actions]` or `[1, actions]`. It may be left
+    out, and then allows all actions. Q-values of the others are `MASKED_Q`, which is finite.
 
     Raises:
         ExportError: if a weight is not finite.
@@ -138,16 +151,23 @@ def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_
     nodes, tensors = [], []
     given, num_actions = "observation", len(properties.action_meanings)
     for index, layer in enumerate(network):
-        result = "q_values" if index == len(network) - 1 else f"layer_{index}"
+        last = "unmasked" if properties.masked else "q_values"
+        result = last if index == len(network) - 1 else f"layer_{index}"
         operator, parameters, attributes = _operator(layer)
         named = {f"{result}.{name}": tensor for name, tensor in parameters.items()}
         nodes.append(helper.make_node(operator, [given, *named], [result], **attributes))
         tensors += [numpy_helper.from_array(tensor.detach().numpy(), name) for name, tensor in named.items()]
         given = result
+    inputs = [_batch("observation", *observation_shape)]
+    if properties.masked:
+        inputs.append(helper.make_tensor_value_info(ACTION_MASK, TensorProto.BOOL, ["masks", num_actions]))
+        nodes.append(helper.make_node("Where", [ACTION_MASK, "unmasked", "masked_q"], ["q_values"]))
+        tensors.append(numpy_helper.from_array(np.ones((1, num_actions), dtype=np.bool_), ACTION_MASK))
+        tensors.append(numpy_helper.from_array(np.array(MASKED_Q, dtype=np.float32), "masked_q"))
     graph = helper.make_graph(
         nodes,
         "q_network",
-        [_batch("observation", *observation_shape)],
+        inputs,
         [_batch("q_values", num_actions)],
         initializer=tensors,
     )
@@ -174,14 +194,6 @@ def _batch(name: str, *shape: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
 
 
-def _full_name(environment: Environment) -> str:
-    """The registered id with its version; the name of an environment that is not registered."""
-    try:
-        return environment_spec(environment).id
-    except EnvironmentUnsupportedError:
-        return environment.env_id
-
-
 def action_meanings(env_id: str, num_actions: int) -> tuple[str, ...]:
     """The meanings of an environment's actions, or their numbers if unknown."""
     return _ACTIONS.get(env_id) or tuple(f"action {k}" for k in range(num_actions))
@@ -192,19 +204,32 @@ def by_reference(model: bytes) -> QFunction:
     from onnx.reference import ReferenceEvaluator
 
     evaluator: Any = ReferenceEvaluator(model)  # its annotations omit that `run` returns a list
-    return lambda observation: np.asarray(evaluator.run(None, {"observation": observation})[0])
+
+    def q_values(observation: npt.NDArray[np.float32], mask: Mask | None = None) -> npt.NDArray[np.float32]:
+        given = {"observation": observation} | ({} if mask is None else {ACTION_MASK: mask})
+        return np.asarray(evaluator.run(None, given)[0])
+
+    return q_values
 
 
 @torch.no_grad()
-def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale: npt.NDArray[np.float32]) -> None:
-    """Compare a runtime's Q-values with PyTorch's on 10,000 observations.
+def check_parity(
+    network: nn.Module,
+    q_function: QFunction,
+    *,
+    observation_scale: npt.NDArray[np.float32],
+    masked: bool = False,
+) -> None:
+    """Compare a runtime's Q-values with PyTorch's on 10,000 observations, fewer if they are large images.
 
     Raises:
-        ExportError: if Q-values differ by more than rounding, or greedy actions differ.
+        ExportError: if Q-values differ by more than rounding, or greedy actions differ; if the model is `masked`, also
+            if a mask does not mask.
     """
     generator = np.random.default_rng(0)
     scale = 2 * observation_scale
-    observation = generator.uniform(-scale, scale, (PARITY_OBSERVATIONS, *scale.shape)).astype(np.float32)
+    count = min(PARITY_OBSERVATIONS, max(1, _PARITY_ENTRIES // scale.size))
+    observation = generator.uniform(-scale, scale, (count, *scale.shape)).astype(np.float32)
     expected = network(torch.from_numpy(observation)).numpy()
     actual = q_function(observation)
     if not np.isfinite(actual).all():
@@ -219,4 +244,8 @@ def check_parity(network: nn.Module, q_function: QFunction, *, observation_scale
     decided = best - runner_up > _ROUNDING * largest
     changed = int((actual.argmax(1) != expected.argmax(1))[decided].sum())
     if changed:
-        raise ExportError(f"the exported network prefers another action in {changed} of {PARITY_OBSERVATIONS} cases")
+        raise ExportError(f"the exported network prefers another action in {changed} of {count} cases")
+    if masked:
+        mask = generator.random(actual.shape) < 0.5
+        if not np.array_equal(q_function(observation, mask), np.where(mask, actual, np.float32(MASKED_Q))):
+            raise ExportError(f"the exported network does not apply its {ACTION_MASK}")

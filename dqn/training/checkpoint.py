@@ -27,7 +27,7 @@ from dqn.training.state import TrainingState
 
 # File layout: this line, the content as written by `torch.save`, the pickled environments, the rows of the replay
 # buffer, the sizes of the first two parts, and the SHA-256 of everything before it.
-_FORMAT: Final = b"dqn-training-state/8\n"
+_FORMAT: Final = b"dqn-training-state/9\n"
 _SIZES: Final = struct.Struct("<QQ")
 _READ_BYTES: Final = 2**20
 
@@ -123,10 +123,14 @@ def load_checkpoint(
 
 
 def save_networks(directory: Path, networks: QNetworks, config: DQNConfig) -> None:
-    """Write trained networks as `networks.safetensors`, and their configuration as `config.json`."""
+    """Write trained networks as `networks.safetensors`, and their configuration as `config.json`.
+
+    The observation's shape is that of the scale.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     tensors = {name: tensor.detach().contiguous() for name, tensor in networks.state_dict().items()}
+    tensors["observation_scale"] = tensors["observation_scale"].view(networks.body.observation_shape)
     save_file(tensors, directory / "networks.safetensors")
 
 
@@ -139,12 +143,12 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
     try:
         config = DQNConfig.from_dict(json.loads((directory / "config.json").read_text()))
         tensors = load_file(directory / "networks.safetensors")
-        body, head = body_of(config, tensors["observation_scale"].shape), head_of(config)
+        body, head = body_of(config, tuple(tensors["observation_scale"].shape)), head_of(config)
         weights, biases = (
             [tensors[f"{kind}.{k}"] for k in range(sum(name.startswith(kind) for name in tensors))]
             for kind in ("weights", "biases")
         )
-        scale, dueling = tensors["observation_scale"], config.dueling
+        scale, dueling = tensors["observation_scale"].flatten(), config.dueling
         return QNetworks(weights, biases, scale, body=body, head=head, dueling=dueling), config
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{directory} has no trained networks ({error})") from error

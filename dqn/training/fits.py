@@ -43,18 +43,18 @@ def require_factory(environment: Environment, factory: Factory | None) -> None:
 
 
 def divisors(config: DQNConfig, spaces: Spaces) -> tuple[float, ...]:
-    """What the network divides each entry of an observation by `[obs]`: the configuration's, or that of the spaces.
+    """What the network divides each entry of an observation by, `[obs]` or one number for all; empty for 1.
 
-    Empty for 1.
+    It is the configuration's scale or, without one, the greatest value of bytes.
 
     Raises:
-        ConfigError: if it is neither empty nor one number per entry of the observation.
+        ConfigError: if the configuration's has another length.
     """
     scale = config.observation_scale
-    if scale and len(scale) != spaces.observation_size:
+    if len(scale) not in (0, 1, spaces.observation_size):
         raise ConfigError(
             f"observation_scale has {len(scale)} entries and {config.env_id} has observations of "
-            f"{spaces.observation_size}; give one number for each, or none for no scaling (bytes become 0 to 1)"
+            f"{spaces.observation_size}; give one number for each, one for all, or none for no scaling"
         )
     return scale or spaces.divisors
 
@@ -66,14 +66,13 @@ def require_start(config: DQNConfig, start: QNetworks, spaces: Spaces) -> None:
         ConfigError: naming the differences.
     """
     given = _shape(start)
-    observation_size, num_actions = spaces.observation_size, spaces.num_actions
-    scale = divisors(config, spaces) or (1.0,) * observation_size
+    scale = torch.tensor(divisors(config, spaces) or (1.0,), dtype=torch.float32).expand(spaces.observation_size)
     wanted = {
         "body": body_of(config, spaces.observation_shape),
         "head": head_of(config),
         "dueling": config.dueling,
-        "num_actions": num_actions,
-        "observation_scale": torch.tensor(scale, dtype=torch.float32).tolist(),
+        "num_actions": spaces.num_actions,
+        "observation_scale": scale.tolist(),
     }
     if differing := [f"{name} {given[name]}, not {value}" for name, value in wanted.items() if given[name] != value]:
         raise ConfigError(f"start does not fit the configuration and {config.env_id}: it has {'; '.join(differing)}")

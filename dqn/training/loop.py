@@ -44,7 +44,7 @@ def train(
         state: where an earlier process stopped, with its hyper-parameters; None starts a new training. Its environments
             are closed when this function returns or raises.
         on_metrics: called with every record once, in order; after resuming, with the records since the checkpoint.
-        on_checkpoint: called with the whole state between two steps, at the start and then `checkpoint_interval`
+        on_checkpoint: called with the whole state between two steps, after the first one and then `checkpoint_interval`
             seconds after its last call returned, less often if it would take more than a tenth of the time.
             `on_metrics` has received all earlier records by then.
         now: returns the time in seconds.
@@ -53,7 +53,7 @@ def train(
         ConfigError: if the networks output quantiles and no `loss` is given, if `loss` does not return one number per
             transition, or if the state has another configuration or other hyper-parameters.
         DivergedError: if every agent diverged.
-        EnvironmentFaultError: if the environment returns a value that is not finite.
+        EnvironmentFaultError: if the environment returns a value that is not finite, or an invalid action mask.
     """
     require_loss(config, loss)
     if state is None:
@@ -75,7 +75,6 @@ def _train(
     config = state.config
     published = len(state.metrics)
     clock = Clock(state, on_checkpoint, now=now)
-    clock.save_if_due()
     with torch_threads(config.num_threads), _bar(state) as progress:
         state.keep_milestone()
         while state.agents.numel() and state.learner.updates < config.max_updates:

@@ -15,7 +15,7 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spaces import Spaces
 from dqn.experience.buffer import replay_bytes
 from dqn.experience.priorities import leaves
-from dqn.training.milestones import number_of_milestones
+from dqn.training.milestones import milestones_due
 
 
 def require_device(name: str) -> torch.device:
@@ -85,13 +85,14 @@ def training_bytes(config: DQNConfig, spaces: Spaces) -> int:
         capacity=config.replay_capacity,
         obs=observation_size,
         itemsize=itemsize,
+        mask=spaces.mask_size,
         prioritised=config.priority_exponent > 0,
     )
     copied = A * 2 * leaves(config.replay_capacity) * 4 if config.priority_exponent else 0
-    pending = A * config.num_envs * config.n_step * (2 * observation_size * itemsize + 6 * 4)
+    pending = A * config.num_envs * config.n_step * (2 * observation_size * itemsize + spaces.mask_size + 6 * 4)
     at_once = max(config.batch_size, config.num_envs, config.eval_episodes, config.acceptance_episodes)
     activations = 2 * A * at_once * sum(sizes) * 4
-    copies = _COPIES + number_of_milestones(config)
+    copies = _COPIES + len(milestones_due(config.max_updates))
     return replay + copied + pending + activations + copies * A * parameters * 4
 
 

@@ -40,7 +40,7 @@ class AgentResult:
     environment_steps: int
     episodes: int
     observed: tuple[tuple[float, float], ...] = ()
-    """Minimum and maximum of each entry of the observations in its replay buffer at the end of its training."""
+    """Minimum and maximum of each entry of the observations in its replay buffer at the end; empty for images."""
     judged_return: float | None = None
     """Mean greedy return on the final comparison's episodes; None if the agent was not compared."""
     robustness: float | None = None
@@ -143,42 +143,44 @@ class TrainingResult:
 
         Args:
             path: of the file. A name that ends in `.html` gives a card (`dqn.cards.card`); any other name gives ONNX,
-                which this project's server plays too, the same as `policy().save(path)`.
+                which this project's server plays too.
 
         Raises:
             DivergedError, ExportError: as `policy`; nothing is written then.
         """
         from dqn.cards.card import card
 
-        agent = self.best_agent
-        content = self._exported(agent)
-        if Path(path).suffix == ".html":
-            words = in_words(self.config, self.agents, agent, self.seconds, self.cpu_seconds)
-            content = card(content, title=f"{self.config.env_id}, agent {agent:02d}", **words)
-        Path(path).write_bytes(content)
+        policy, agent = self.policy(), self.best_agent
+        if Path(path).suffix != ".html":
+            policy.save(path)
+            return
+        words = in_words(self.config, self.agents, agent, self.seconds, self.cpu_seconds)
+        Path(path).write_bytes(card(policy.model, title=f"{self.config.env_id}, agent {agent:02d}", **words))
 
     def policy(self, agent: int | None = None) -> Policy:
-        """The policy of an agent's best network, which acts without PyTorch; by default of `best_agent`.
+        """The policy of an agent's best network, which acts without PyTorch.
 
         It is first compared with the network in ONNX's reference implementation.
+
+        Args:
+            agent: index of the agent; None for `best_agent`.
 
         Raises:
             DivergedError: if every agent diverged.
             ExportError: if a weight is not finite, or if the exported model computes other Q-values than the network.
         """
-        return Policy(self._exported(self.best_agent if agent is None else range(len(self.agents))[agent]))
-
-    def _exported(self, agent: int) -> bytes:
         from dqn.networks.onnx import ModelProperties, by_reference, export_onnx
 
+        agent = self.best_agent if agent is None else range(len(self.agents))[agent]
         properties = ModelProperties.of(
             self.config,
             num_actions=self.best.num_actions,
             run_id="",
             agent=agent,
             observed=self.agents[agent].observed,
+            environment=self.environment,
         )
-        return export_onnx(self.best, properties, load=by_reference)
+        return Policy(export_onnx(self.best, properties, load=by_reference))
 
 
 def in_words(

@@ -151,7 +151,8 @@ def leave(state: TrainingState, rows: Tensor) -> None:
     state.final.assign(leaving, state.learner.evaluated.select(rows))
     state.updates[leaving] = state.learner.updates
     state.steps[leaving] = state.environment_steps
-    state.observed[leaving] = state.replay.observation_range(rows)
+    if not state.environment.spaces.is_image:  # the range of a pixel says nothing
+        state.observed[leaving] = state.replay.observation_range(rows)
     staying = torch.ones(len(state.agents), dtype=torch.bool)
     staying[rows] = False
     state.select(staying.nonzero().squeeze(1))

@@ -19,7 +19,7 @@ from dqn.seeding import TRAINING, stream_seed
 from dqn.training.fits import Factory, divisors, own_environment, require_start
 from dqn.training.machine import LEAST, require_device, require_memory
 from dqn.training.metrics import POPULATION, MetricHistory, MetricName
-from dqn.training.milestones import Milestone, load_milestones, milestone_due
+from dqn.training.milestones import Milestone, load_milestones, milestones_due
 
 
 class TrainingState:
@@ -155,7 +155,8 @@ class TrainingState:
     def keep_milestone(self) -> None:
         """Store the evaluated networks as a milestone if one is due."""
         updates = self.learner.updates
-        if milestone_due(self.config, updates) and all(kept.updates < updates for kept in self.milestones):
+        due = milestones_due(self.config.max_updates)
+        if updates in due and all(kept.updates < updates for kept in self.milestones):
             networks = self.learner.evaluated.select(torch.arange(len(self.agents)))
             steps = self.environment_steps
             kept = Milestone(updates=updates, environment_steps=steps, agents=self.agents, networks=networks)
@@ -245,6 +246,7 @@ def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, spaces: Sp
         num_envs=config.num_envs,
         obs=spaces.observation_size,
         dtype=getattr(torch, spaces.dtype),
+        mask=spaces.mask_size,
     )
 
 
@@ -254,6 +256,7 @@ def _replay(config: DQNConfig, spaces: Spaces, generator: torch.Generator, devic
         num_agents=A,
         capacity=capacity,
         obs=spaces.observation_size,
+        mask=spaces.mask_size,
         generator=generator,
         dtype=getattr(torch, spaces.dtype),
         priorities=Priorities(num_agents=A, capacity=capacity, exponent=exponent) if exponent else None,

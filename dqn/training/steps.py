@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dqn.experience.exploration import episode_epsilon, epsilon_greedy, linear_epsilon
+from dqn.experience.masking import allows
 from dqn.experience.transitions import Transition
 from dqn.finite import all_finite
 from dqn.learning.losses import Loss, require_loss
@@ -56,7 +57,7 @@ def collect(state: TrainingState) -> None:
     Agents with Q-values that are not finite leave as diverged before they act.
 
     Raises:
-        EnvironmentFaultError: if the environment returns a value that is not finite.
+        EnvironmentFaultError: if the environment returns a value that is not finite, or an invalid action mask.
     """
     config = state.config
     epsilon, persistence = _epsilon(state), state.learner.hyperparameters.exploration_persistence
@@ -71,12 +72,15 @@ def collect(state: TrainingState) -> None:
         q_values,
         epsilon,
         state.generator,
+        mask=state.environment.action_mask,
         persistence=persistence,
         persisting=state.persisting,
     )
     transition = state.environment.step(action)
     # A repeated action ends with its episode. Actions are ignored while a sub-environment is reset.
     state.persisting[transition.terminated | transition.truncated | ~transition.valid] = -1
+    if transition.next_mask is not None:
+        state.persisting[~allows(transition.next_mask, state.persisting)] = -1
     share = torch.as_tensor(persistence).float() * num_persisting / transition.valid.sum(1).clamp_min(1)
     state.epsilon = epsilon + (1 - epsilon) * share
     state.replay.insert(*state.accumulator.push(transition))

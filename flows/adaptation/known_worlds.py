@@ -16,6 +16,7 @@ from flows.failures.errors import RegistryError
 from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.evaluation import play, require_playable, threshold_of
+from flows.registry.history import RETIRED_TAG
 from flows.registry.versions import WORLD_TAG
 from flows.tracking.attempt import Attempt
 from flows.tracking.store import connect
@@ -35,11 +36,16 @@ def distance(one: World, other: World) -> float:
 
 
 def near_versions(client: MlflowClient, name: str, world: World) -> list[int]:
-    """Versions that were evaluated in a world of their own and not rolled back: the nearest first, then the newest."""
+    """Versions that were evaluated in a world of their own: the nearest first, then the newest.
+
+    A version that was rolled back or retired is none of them.
+    """
     found = []
     for version in client.search_model_versions(f"name='{name}'"):
         tags = version.tags
-        if WORLD_TAG not in tags or "eval.mean_return" not in tags or tags.get("gate", "").startswith("rolled back"):
+        if WORLD_TAG not in tags or "eval.mean_return" not in tags or RETIRED_TAG in tags:
+            continue
+        if tags.get("gate", "").startswith("rolled back"):
             continue
         try:
             home = World.from_dict(json.loads(tags[WORLD_TAG]))

@@ -11,8 +11,8 @@ from flows.failures.errors import one_line
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.registry import versions
-from flows.registry.champion import return_to_previous
 from flows.registry.evaluation import play, threshold_of
+from flows.registry.history import return_to_previous
 from flows.registry.lock import promotion
 from flows.tracking.attempt import Attempt
 from flows.tracking.store import connect

@@ -4,11 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
 _PYTHONS: Final = {"True": True, "False": False, "None": None}
-KEYWORDS: Final = ConstructorRegistry()
-"""Lets tyro read a field that is a dictionary."""
 
 
 def read_keywords(words: Sequence[str]) -> dict[str, Any]:
@@ -36,16 +32,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-@KEYWORDS.primitive_rule
-def _of_dictionaries(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, Any]] | None:
-    if kind.type_origin is not dict:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="NAME=VALUE ...|JSON",
-        instance_from_str=read_keywords,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [f"{name}={json.dumps(each)}" for name, each in value.items()],
-    )

@@ -1,76 +1,62 @@
-"""Command lines, read by tyro, and messages of one sentence where it cannot read them."""
+"""Command lines as frozen dataclasses: each field is an option, and each mistake is one sentence."""
 
-import contextlib
-import io
 import itertools
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import fields, replace
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import tyro
-
 from dqn.config import WORLDS, ConfigError, DQNConfig
 from dqn.environments.world import World, WorldError
-from flows.cli.keywords import KEYWORDS, read_keywords
+from flows.cli.help import HELPS, page
+from flows.cli.keywords import read_keywords
 from flows.request.suggestions import did_you_mean, expected
 
-_HELP: Final = "--help lists all"
+_LISTS: Final = "--help lists all"
+_NOTHING: Final = "nothing"
 T = TypeVar("T")
 
 
-def parse(kind: type[T], argv: Sequence[str], *, prog: str, default: T) -> T:
+def parse(kind: type[T], argv: Sequence[str], *, prog: str, default: T, positional: Sequence[str] = ()) -> T:
     """Parse a command line. The fields of a DQNConfig among the arguments become options.
+
+    Args:
+        kind: the dataclass of the arguments.
+        argv: the words.
+        prog: the command, for `--help`.
+        default: the arguments if none is given.
+        positional: fields that are given without a name, in this order; each may be left out.
 
     Raises:
         ConfigError: if an option is unknown (with the nearest names) or given twice, or its value has another type.
-        SystemExit: with code 0 for `--help`; with code 2 and tyro's message for any other error.
+        SystemExit: with code 0 for `--help`, which prints a screen, and `--help-all`, which explains every option.
     """
+    if asked := [word for word in argv if word in HELPS]:
+        with suppress(BrokenPipeError):  # the reader has seen enough
+            print(page(default, prog=prog, everything=asked[0] == "--help-all", positional=positional), flush=True)
+        raise SystemExit(0)
     require_once(argv)
-    types, said = option_types(kind), io.StringIO()
-    argv = without_none(argv, types)
-    given = dict(_given(argv))
-    if given.get("acceptance-return") == ["None"] and "acceptance-epsilon" not in given:
-        argv = [*argv, "--acceptance-epsilon", "0"]  # the preset's value needs an acceptance return
+    types = option_types(kind)
+    values, free = values_of(argv, types)
+    for name, word in zip(positional, list(free), strict=False):
+        shown = name.upper().replace("_", "-")
+        if name in values:
+            raise ConfigError(f"{shown} is given 2 times ({word}, {values[name]}): give it once")
+        values[name] = _converted(shown, [free.pop(0)], types[name.replace("_", "-")])
+    if free:
+        raise ConfigError(f"{' '.join(free)} belongs to no option; {_LISTS}")
+    if values.get("acceptance-return", 0) is None:
+        values.setdefault("acceptance-epsilon", 0.0)  # the preset's value needs an acceptance return
     try:
-        with contextlib.redirect_stderr(said):  # tyro's message is printed only if none below fits
-            arguments, unknown = tyro.cli(
-                kind,
-                prog=prog,
-                default=default,
-                args=list(argv),
-                config=(tyro.conf.FlagConversionOff,) if "config" in get_type_hints(kind) else (),
-                return_unknown_args=True,
-                registry=KEYWORDS,
-            )
-    except SystemExit as error:
-        if error.code:
-            require_fitting(argv, types)
-            sys.stderr.write(said.getvalue())
+        replaced: T = _replaced(default, values)
+        return replaced
+    except WorldError as error:
+        raise ConfigError(str(error)) from error
+    except ConfigError:
         raise
-    require_known(unknown, list(types))
-    return arguments
-
-
-def without_none(argv: Sequence[str], types: Mapping[str, Any]) -> list[str]:
-    """Arguments with `none`, in any case, as tyro reads it: None for a value, nothing for a list of numbers."""
-    words, kind = [], None
-    for word in argv:
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            kind = types.get(name.removeprefix("--").replace("_", "-"))
-            if equals and value.lower() == "none":
-                words += [name, *_none(kind, value)]
-                continue
-        words += _none(kind, word) if word.lower() == "none" else [word]
-    return words
-
-
-def _none(kind: Any, word: str) -> list[str]:
-    if NoneType in get_args(kind):
-        return ["None"]
-    return [] if get_origin(kind) is tuple and Ellipsis in get_args(kind) else [word]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def option_types(kind: type) -> dict[str, Any]:
@@ -93,73 +79,35 @@ def require_once(argv: Sequence[str]) -> None:
     """
     given: dict[str, list[str]] = {}
     for name, words in _given(argv):
-        given.setdefault(name, []).append(" ".join(words) or "nothing")
+        given.setdefault(name, []).append(" ".join(words) or _NOTHING)
     for name, values in given.items():
         if len(values) > 1:
-            raise ConfigError(f"--{name} is given {len(values)} times ({', '.join(values)}): give it once")
-
-
-def require_known(unknown: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse unknown options.
-
-    Raises:
-        ConfigError: naming the first, and the nearest known ones.
-    """
-    for argument in unknown:
-        if argument.startswith("--"):
-            name = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-            raise ConfigError(f"there is no option --{name}{did_you_mean(name, known, prefix='--') or f'; {_HELP}'}")
-    if unknown:
-        raise ConfigError(f"{' '.join(unknown)} belongs to no option; {_HELP}")
-
-
-def require_fitting(argv: Sequence[str], types: Mapping[str, Any]) -> None:
-    """Refuse values of another type than their option's, and impossible worlds.
-
-    Raises:
-        ConfigError: naming the first such option, what it accepts and what was given.
-    """
-    worlds: dict[str, dict[str, Any]] = {world: {} for world in WORLDS}
-    for name, words in _given(argv):
-        if types.get(name) is None:
-            continue
-        try:
-            value = converted(words, types[name])
-        except ValueError as error:
-            choices = [str(choice) for choice in get_args(types[name])] if get_origin(types[name]) is Literal else []
-            meant = did_you_mean(" ".join(words), choices)
-            raise ConfigError(
-                f"--{name} takes {expected(types[name])}, got {' '.join(words) or 'nothing'}{meant}"
-            ) from error
-        world, _, field = name.partition(".")
-        if field:
-            worlds[world][field.replace("-", "_")] = value
-    for values in worlds.values():
-        try:
-            World(**values)
-        except WorldError as error:
-            raise ConfigError(str(error)) from error
+            with_values = f" ({', '.join(values)})" if any(value != _NOTHING for value in values) else ""
+            raise ConfigError(f"--{name} is given {len(values)} times{with_values}: give it once")
 
 
 def converted(words: Sequence[str], kind: Any) -> Any:
-    """Words of a command line as a value.
+    """Words of a command line as a value. `none`, in any case, is None, or an empty list of numbers.
 
     Raises:
         ValueError: if they cannot be converted.
     """
     origin, parts = get_origin(kind), get_args(kind)
+    none = [word.lower() for word in words] == ["none"]
     if origin is dict:
         return read_keywords(words)
     if origin in (Union, UnionType):
+        if none and NoneType in parts:
+            return None
         for part in parts:
-            with contextlib.suppress(ValueError):
+            with suppress(ValueError):
                 return converted(words, part)
     elif origin is tuple and Ellipsis in parts:
-        return tuple(converted([word], parts[0]) for word in words)
+        return () if none else tuple(converted([word], parts[0]) for word in words)
     elif origin is tuple and len(words) == len(parts):
         return tuple(converted([word], part) for word, part in zip(words, parts, strict=True))
-    elif origin is not tuple and len(words) == 1:
-        by_name = {str(choice): choice for choice in _choices(kind)}
+    elif origin is not tuple and kind is not NoneType and len(words) == 1:
+        by_name = {str(choice): choice for choice in ((True, False) if kind is bool else get_args(kind))}
         if not by_name:
             return kind(words[0])
         if words[0] in by_name:
@@ -167,10 +115,54 @@ def converted(words: Sequence[str], kind: Any) -> Any:
     raise ValueError(f"{words} are not {kind}")
 
 
-def _choices(kind: Any) -> tuple[Any, ...]:
-    if kind in (bool, NoneType):
-        return (True, False) if kind is bool else (None,)
-    return get_args(kind) if get_origin(kind) is Literal else ()
+def values_of(argv: Sequence[str], types: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The value of each option that is given, and the words that belong to none.
+
+    Raises:
+        ConfigError: if an option is unknown, or its value has another type.
+    """
+    free = list(itertools.takewhile(lambda word: not word.startswith("--"), argv))
+    values: dict[str, Any] = {}
+    for name, words in _given(argv):
+        if name not in types:
+            raise ConfigError(
+                f"there is no option --{name}{did_you_mean(name, list(types), prefix='--') or f'; {_LISTS}'}"
+            )
+        kind = types[name]
+        if kind is None:
+            values[name] = True
+            free += words
+            continue
+        values[name] = _converted(f"--{name}", words, kind)
+    return values, free
+
+
+def _converted(shown: str, words: Sequence[str], kind: Any) -> Any:
+    try:
+        return converted(words, kind)
+    except ValueError as error:
+        choices = [str(choice) for choice in get_args(kind)] if get_origin(kind) is Literal else []
+        meant = did_you_mean(" ".join(words), choices)
+        raise ConfigError(f"{shown} takes {expected(kind)}, got {' '.join(words) or _NOTHING}{meant}") from error
+
+
+def _replaced(default: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass with these values; those of a DQNConfig among its fields, and of its worlds, are replaced there."""
+    changes: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    own = {field.name for field in fields(default)}
+    for option, value in values.items():
+        name, _, entry = option.replace("-", "_").partition(".")
+        if entry:
+            nested.setdefault(name, {})[entry] = value
+        else:
+            changes[name] = value
+    if "config" in own:
+        config = default.config
+        changed = {world: replace(getattr(config, world), **entries) for world, entries in nested.items()}
+        changed |= {name: changes.pop(name) for name in list(changes) if name not in own}
+        changes["config"] = replace(config, **changed)
+    return replace(default, **changes)
 
 
 def _given(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

@@ -21,16 +21,25 @@ class Verb:
     """A verb of the command line."""
 
     module: str
-    """Has `main() -> int`, which reads `sys.argv[1:]` and returns the exit code. It is imported only for its verb."""
+    """Imported only for its verb."""
     about: str
     """One line of `--help`."""
+    function: str = "main"
+    """Takes nothing, reads `sys.argv[1:]` and returns the exit code."""
 
 
+_MODELS: Final = "flows.cli.models"
 _SERVING: Final = "serving.__main__"
 VERBS: Final[dict[str, Verb]] = {
     "train": Verb(module="flows.cli.train", about="train agents, register the best, promote it if it passes the gate"),
     "sweep": Verb(module="flows.cli.sweep", about="search hyper-parameters with whole populations"),
+    "versions": Verb(module="flows.cli.versions", about="list the registered versions"),
+    "compare": Verb(module=_MODELS, function="compare", about="play two versions on the same unseen episodes"),
+    "promote": Verb(module=_MODELS, function="promote", about="make a version champion if it passes the gate"),
+    "rollback": Verb(module=_MODELS, function="rollback", about="return to the champion before"),
+    "retire": Verb(module=_MODELS, function="retire", about="take a version out of use"),
     "card": Verb(module="flows.cli.card", about="write a web page that plays a version without a server"),
+    "deploy": Verb(module=_MODELS, function="deploy", about="set up Prefect's and MLflow's servers for this project"),
     "serve": Verb(module=_SERVING, about="play the champion in the browser"),
     "watch": Verb(module=_SERVING, about="play the champion in Gymnasium's own window"),
     "record": Verb(module=_SERVING, about="write a video of the champion"),
@@ -47,7 +56,7 @@ def main() -> NoReturn:
     if given in VERBS:
         end_at_once()
         del sys.argv[1]
-        leave(import_module(VERBS[given].module).main())
+        leave(getattr(import_module(VERBS[given].module), VERBS[given].function)())
     asked = given in _LISTED
     if given and not asked:
         print(f"error: there is no verb {given!r}{did_you_mean(given, VERBS)}", file=sys.stderr)

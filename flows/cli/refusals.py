@@ -1,5 +1,6 @@
 """Checks and warnings that need neither PyTorch nor MLflow: importing those takes seconds."""
 
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -10,12 +11,12 @@ from dqn.config import ConfigError
 from dqn.environments.spec import Environment, EnvironmentUnsupportedError, environment_spec
 from dqn.presets import PRESETS
 from flows.failures.environments import named
-from flows.names import model_name, no_version
+from flows.names import PREFIX, environment_of, model_name, no_version
 from flows.request.general import GENERAL, StartName
 from flows.request.saved_presets import own_presets
 from flows.request.suggestions import did_you_mean
 from serving.commands import command, program
-from serving.models.glance import glance, glance_run
+from serving.models.glance import DEFAULT_URI, glance, glance_run, store_file
 
 _DEVICES: Final = ("cpu", "cuda", "mps", "xpu")
 
@@ -69,7 +70,31 @@ def require_device_name(name: str) -> None:
         raise ConfigError(f"there is no device {name!r}{meant}")
 
 
-def require_version(env_id: str, reference: str) -> None:
+def require_registry() -> None:
+    """Refuse a local registry that does not exist yet: MLflow would create an empty one.
+
+    Raises:
+        ConfigError: naming its file.
+    """
+    file = store_file(os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+    if file and not file.exists():
+        raise ConfigError(f"there is no registry {file}: start where you trained, or train first ({command('train')})")
+
+
+def require_model(env_id: str) -> None:
+    """Refuse an environment of which no version is registered, if the registry is on this machine.
+
+    Raises:
+        ConfigError: naming the nearest environments, or all of them.
+    """
+    known = glance(model_name(env_id))
+    if known and model_name(env_id) not in known.models:
+        registered = [environment_of(name) for name in known.models if name.startswith(PREFIX)]
+        meant = did_you_mean(env_id, registered) or f"; there are versions of: {', '.join(registered) or 'none'}"
+        raise ConfigError(f"no version of environment {env_id!r} is registered{meant}")
+
+
+def require_version(env_id: str, reference: str, *, why: str = " to start from") -> None:
     """Refuse a version or alias that does not exist, if the registry is on this machine.
 
     Raises:
@@ -77,7 +102,7 @@ def require_version(env_id: str, reference: str) -> None:
     """
     known = glance(model_name(env_id))
     if known and not known.holds(reference):
-        raise ConfigError(no_version(env_id, reference, known.versions))
+        raise ConfigError(no_version(env_id, reference, known.versions, why=why))
 
 
 def require_run(run_id: str, checkpoint_dir: Path) -> None:

@@ -11,8 +11,10 @@ from dqn.presets import PresetName
 from flows.cli import options
 from flows.cli.program import prepare, prog
 from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
+from flows.failures.errors import FlowError
 from flows.orchestration.console import phase
 from flows.orchestration.flow_run import api_is_named
+from flows.orchestration.place import run_elsewhere
 from flows.request.suggestions import did_you_mean
 
 SPACES: Final = ("small", "arlbench")
@@ -99,7 +101,19 @@ def check(arguments: Arguments) -> None:
 
 
 def run(arguments: Arguments) -> int:
-    """Search: as a flow run where a Prefect API is named, and without Prefect where none is."""
+    """Search: as a run of the deployment if Prefect has it, as a flow run here if it has not, or without Prefect."""
+    given: dict[str, Any] = {
+        **vars(arguments),
+        "rungs": list(arguments.rungs) or None,
+        "checkpoint_dir": str(arguments.checkpoint_dir),
+    }
+    default = Arguments()
+    parameters = {name: given[name] for name, value in vars(arguments).items() if value != getattr(default, name)}
+    try:
+        if run_elsewhere("sweep-dqn/default", parameters, why_here=_why_here(arguments)):
+            return 0
+    except FlowError as error:
+        return fail(error, error.exit_code)
     # Imported here: Prefect reads the environment on import, and --help should not wait for torch.
     with phase("load Optuna, MLflow and PyTorch"):
         import optuna
@@ -110,11 +124,6 @@ def run(arguments: Arguments) -> int:
 
     quieten()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line a trial
-    given: dict[str, Any] = {
-        **vars(arguments),
-        "rungs": list(arguments.rungs) or None,
-        "checkpoint_dir": str(arguments.checkpoint_dir),
-    }
 
     def work() -> None:
         sweep = sweep_dqn
@@ -124,12 +133,18 @@ def run(arguments: Arguments) -> int:
             else:
                 request(**{name: value for name, value in given.items() if name not in _OF_A_RUN})
         if api_is_named():
-            with phase("connect to Prefect"):
-                from flows.deployed import sweep_dqn as deployed
-                from flows.orchestration.api import require_api
-
-                require_api()
-                sweep = deployed
+            from flows.deployed import sweep_dqn as sweep
         print(sweep(**given))
 
     return reported(work)
+
+
+def _why_here(arguments: Arguments) -> str:
+    """Why a worker cannot search, if it cannot."""
+    if arguments.save:
+        return "--save writes into this directory"
+    if arguments.space not in SPACES:
+        return "the space is a file of this machine"
+    if arguments.checkpoint_dir != Arguments.checkpoint_dir:
+        return "--checkpoint-dir is a directory of this machine"
+    return ""

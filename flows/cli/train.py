@@ -7,12 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spec import Environment, EnvironmentUnsupportedError
+from dqn.environments.world import World
 from dqn.presets import PRESETS
 from flows.cli import options
 from flows.cli.keywords import read_keywords
@@ -26,8 +25,10 @@ from flows.cli.refusals import (
     require_version,
 )
 from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
+from flows.failures.errors import FlowError
 from flows.orchestration.console import note, phase
 from flows.orchestration.flow_run import api_is_named
+from flows.orchestration.place import run_elsewhere
 from flows.request.general import GENERAL, StartName, budget, general, has_preset, start_of
 from flows.request.saved_presets import read_preset
 from flows.uris import redacted
@@ -37,7 +38,7 @@ from flows.uris import redacted
 class Arguments:
     """Train a population of DQN agents, register the best and promote it if it passes the gate."""
 
-    config: Annotated[DQNConfig, tyro.conf.arg(name="")]
+    config: DQNConfig
     preset: StartName = "cartpole"
     """Hyper-parameters to start from, or those that a sweep saved; the options below change single ones."""
     resume: str | None = None
@@ -108,7 +109,7 @@ def without_preset(argv: Sequence[str]) -> Environment | None:
     named = known.preset is not None or known.resume is not None or not known.env_id
     if known.preset != GENERAL and (named or has_preset(known.env_id)):
         return None
-    options.require_fitting(argv, options.option_types(Arguments))
+    options.values_of(argv, options.option_types(Arguments))
     return DQNConfig(
         env_id=known.env_id or DQNConfig.env_id,
         env_kwargs=read_keywords(known.env_kwargs),
@@ -151,7 +152,18 @@ def announcement(arguments: Arguments) -> str:
 
 
 def run(arguments: Arguments) -> int:
-    """Train: as a flow run if a Prefect API is named, otherwise without Prefect."""
+    """Train: as a run of the deployment if Prefect has it, as a flow run here if it has not, or without Prefect."""
+    parameters = {
+        "config": _json(_overrides(arguments)),
+        "preset": arguments.preset,
+        **({"resume": arguments.resume} if arguments.resume else {}),
+        **({"warm_start": arguments.warm_start} if arguments.warm_start else {}),
+    }
+    try:
+        if run_elsewhere("train-dqn/cartpole", parameters, why_here=_why_here(arguments)):
+            return 0
+    except FlowError as error:
+        return fail(error, error.exit_code)
     # Imported here: Prefect reads the environment on import, and wrong arguments are refused without waiting for it.
     with phase("load MLflow and PyTorch"):
         from flows.cli.exits import reported
@@ -172,17 +184,23 @@ def run(arguments: Arguments) -> int:
         with phase("check"):  # the flow checks too, but retries for minutes and leaves a failed flow run
             check_request(*request)
         if api_is_named():
-            with phase("connect to Prefect"):
-                from flows.deployed import train_dqn as deployed
-                from flows.orchestration.api import require_api
-
-                require_api()
-                train = deployed
+            from flows.deployed import train_dqn as train
         report = train(*request)
         if api_is_named():
             print(report)
 
     return reported(work)
+
+
+def _why_here(arguments: Arguments) -> str:
+    if arguments.checkpoint_dir != Arguments.checkpoint_dir:
+        return "--checkpoint-dir is a directory of this machine"
+    mine = arguments.resume and (arguments.checkpoint_dir / f"{arguments.resume}.ckpt").exists()
+    return "the run's checkpoint is on this machine" if mine else ""
+
+
+def _json(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.to_dict() if isinstance(value, World) else value for name, value in overrides.items()}
 
 
 def _overrides(arguments: Arguments) -> dict[str, Any]:

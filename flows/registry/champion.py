@@ -1,4 +1,4 @@
-"""The champion, the version that is served: promotion through the gate, and rollback."""
+"""The champion, the version that is served: promotion through the gate."""
 
 import dataclasses
 import logging
@@ -9,22 +9,21 @@ from mlflow import MlflowClient
 
 from dqn.environments.world import World
 from dqn.stress.robustness import StressTest
-from flows.failures.errors import InputError, RegistryError
+from flows.failures.errors import RegistryError
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.registry import versions
-from flows.registry.evaluation import SEED_TAG, play, play_on, read_stress, require_playable, threshold_of, under_stress
+from flows.registry.evaluation import play, play_on, read_played, require_playable, threshold_of, under_stress
 from flows.registry.gate import Champion, Decision, should_promote
 from flows.registry.gate_tag import is_decided, not_promoted_if_ended, undecided_if_ended
+from flows.registry.history import add_champion
 from flows.registry.lock import begin_promotion, hold, promotion_lock
-from flows.registry.returns import Returns, read_returns
-from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS
+from flows.registry.returns import Returns
+from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, Artifact
 from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.store import connect
 from serving.policy import PolicyMetadata
 
-ROLLBACK_TAG: Final = "rollback"
-"""Tag of a version after a rollback to it: the flow run that requested it."""
 MARGIN_USED_TAG: Final = "gate.margin_used"
 """Tag of a version that was promoted without being better: `Champion.margin_used`."""
 
@@ -59,13 +58,14 @@ def promote(
         if champion != version:  # promoting the champion changes no alias, and overtakes no other promotion
             token = begin_promotion(client, name)
             champion = versions.version_of(client, name, CHAMPION)  # again: the token is set now
-        gate = versions.get_version(client, name, version).tags.get("gate", "")
+        tags = _tags(client, name, version)
+        gate = tags.get("gate", "")
         if champion == version and gate.startswith(("passed", "forced")):  # an earlier attempt promoted it and died
             remove_challenger(client, name, version, token)
             return gate
-        stress = read_stress(evaluation)
-        rival = play_rival(client, name, version, champion, world, stressed=stress is not None)
-        decision = decide(client, name, version, rival, read_returns(evaluation), stress, world)
+        mine, challenger = read_played(evaluation), versions.download(name, version)
+        rival = play_rival(client, challenger, champion, mine.seed, world, stressed=mine.stress is not None)
+        decision = decide(challenger, tags[DIGEST_TAG], rival, mine.returns, mine.stress, world)
         gate = f"forced: the gate said {decision.gate}" if force else decision.gate
         gate += f" (in the world {World.from_dict(world)})" if world is not None else ""
         if rival and rival.returns is not None:  # before the gate tag, so that a decided version has it
@@ -98,7 +98,7 @@ def _carried_out(client: MlflowClient, name: str, version: int) -> str | None:
     A version that passed keeps the alias `challenger` until the promotion is complete. Later another version, or a
     person, may have replaced it as champion.
     """
-    gate = str(versions.get_version(client, name, version).tags.get("gate", ""))
+    gate = _tags(client, name, version).get("gate", "")
     complete = not gate.startswith("passed") or versions.version_of(client, name, CHALLENGER) != version
     return gate if is_decided(gate) and complete else None
 
@@ -118,29 +118,27 @@ def read_comparison(client: MlflowClient, run_id: str, version: int) -> dict[str
 
 def play_rival(
     client: MlflowClient,
-    name: str,
-    version: int,
+    challenger: Artifact,
     champion: int | None,
+    seed: int,
     world: dict[str, Any] | None = None,
     *,
     stressed: bool = True,
 ) -> Champion | None:
     """Play the champion on the episodes of a version. None if there is no champion, or the version is champion."""
-    if champion is None or champion == version:
+    if champion is None or champion == challenger.version:
         return None
-    seed = int(versions.get_version(client, name, version).tags[SEED_TAG])
-    challenger = versions.download(name, version).policy.metadata
+    metadata = challenger.policy.metadata
     if world is not None:
-        challenger = dataclasses.replace(challenger, world=World.from_dict(world))
-    rival = play_champion(name, champion, challenger, seed=seed, stressed=stressed)
-    used = versions.get_version(client, name, champion).tags.get(MARGIN_USED_TAG, "0")
+        metadata = dataclasses.replace(metadata, world=World.from_dict(world))
+    rival = play_champion(challenger.name, champion, metadata, seed=seed, stressed=stressed)
+    used = _tags(client, challenger.name, champion).get(MARGIN_USED_TAG, "0")
     return dataclasses.replace(rival, margin_used=float(used))
 
 
 def decide(
-    client: MlflowClient,
-    name: str,
-    version: int,
+    challenger: Artifact,
+    sha256: str,
     rival: Champion | None,
     returns: Returns,
     stress: StressTest | None,
@@ -148,11 +146,9 @@ def decide(
 ) -> Decision:
     """Compare a version's returns `[N]` and stress test with the environment's threshold and the champion.
 
-    Both play further episodes as long as the gate asks for them.
+    Both play further episodes as long as the gate asks for them. `sha256` is of the file that was evaluated.
     """
-    tags = versions.get_version(client, name, version).tags
-    challenger = versions.download(name, version)
-    if challenger.sha256 != tags[DIGEST_TAG]:
+    if challenger.sha256 != sha256:
         reason = f"the file of {challenger} is not the one that was evaluated any more"
         return Decision(promote=False, outcome="invalid", reason=reason)
     policy = challenger.policy
@@ -161,11 +157,11 @@ def decide(
     decision = should_promote(returns, threshold, rival, stress, at_home)
     while decision.episodes and rival and rival.returns is not None:
         more: dict[str, Any] = {
-            "version": version,
+            "version": challenger.version,
             "episodes": decision.episodes,
             "environment": policy.metadata.environment,
         }
-        champion = versions.download(name, rival.version).policy
+        champion = versions.download(challenger.name, rival.version).policy
         returns = play_on(policy, played, returns, **more)
         rival = dataclasses.replace(rival, returns=play_on(champion, played, rival.returns, **more))
         decision = should_promote(returns, threshold, rival, stress, at_home)
@@ -197,6 +193,7 @@ def move_champion(client: MlflowClient, name: str, version: int, token: str) -> 
     """Make a version champion, and the champion before it `previous`. A repetition after a failure ends the same."""
     champion = versions.version_of(client, name, CHAMPION)
     if champion != version:
+        add_champion(client, name, version, champion, token)
         if champion is not None:
             hold(client, name, token)
             versions.set_alias(client, name, PREVIOUS, champion)
@@ -212,42 +209,16 @@ def remove_challenger(client: MlflowClient, name: str, version: int, token: str 
         versions.remove_alias(client, name, CHALLENGER)
 
 
-def return_to_previous(client: MlflowClient, name: str, token: str, request: str) -> int:
-    """Make the previous champion champion again. Returns its version.
-
-    Args:
-        client: of the tracking server.
-        name: of the registered model.
-        token: of this promotion.
-        request: the flow run that requests it. If it was interrupted and requests again, nothing more is rolled back.
-
-    Raises:
-        InputError: if there is no previous champion.
-    """
-    champion = versions.version_of(client, name, CHAMPION)
-    previous = versions.version_of(client, name, PREVIOUS)
-    if previous is None:
-        if champion and versions.get_version(client, name, champion).tags.get(ROLLBACK_TAG) == request:
-            return champion
-        raise InputError(f"{name} has no previous champion to return to; promote another version instead")
-    if champion is not None and champion != previous:
-        hold(client, name, token)
-        versions.set_tags(client, name, champion, {"gate": f"rolled back to version {previous}"})
-    hold(client, name, token)
-    versions.set_tags(client, name, previous, {ROLLBACK_TAG: request})
-    hold(client, name, token)
-    versions.set_alias(client, name, CHAMPION, previous)
-    hold(client, name, token)
-    versions.remove_alias(client, name, PREVIOUS)
-    return previous
-
-
 def _read_champion(client: MlflowClient, run_id: str, version: int) -> dict[str, Any]:
     file = _champion_file(version)
     if all(found.path != file for found in client.list_artifacts(run_id, file.rpartition("/")[0])):
         return {}
     content: dict[str, Any] = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{file}")
     return content
+
+
+def _tags(client: MlflowClient, name: str, version: int) -> dict[str, str]:
+    return dict(versions.get_version(client, name, version).tags)
 
 
 def _champion_file(version: int) -> str:

@@ -1,5 +1,6 @@
 """Evaluation of a registered version: its file in the registry, played on the version's own episodes."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import mlflow
@@ -20,10 +21,9 @@ from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.gate import LOOKS
 from flows.registry.returns import TEST_MEAN, Returns, log_test
-from flows.registry.versions import DIGEST_TAG
+from flows.registry.versions import DIGEST_TAG, ORIGIN_TAG
 from flows.tracking.attempt import Attempt, FencedClient
-from flows.tracking.runs import find_run
-from flows.tracking.store import connect
+from flows.tracking.store import connect, require_artifacts
 from serving.policy import OnnxPolicy
 
 EPISODES: Final = LOOKS[0]
@@ -61,15 +61,8 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
     fenced = FencedClient(client=client, attempt=attempt)
     found = versions.get_version(client, name, version)
     artifact = versions.download(name, version)
-    policy = artifact.policy
-    env_id = policy.metadata.env_id
-    if versions.model_name(env_id) != name:  # first, as looking the environment up may import a module
-        raise RegistryError(f"{artifact} plays {env_id}; its policies are versions of {versions.model_name(env_id)}")
-    require_playable(artifact, policy.metadata.environment)
-    seed = version_seed(version, episodes=EPISODES)
-    returns = play(policy, policy.metadata.world, seed=seed)
-    stress = under_stress(policy, policy.metadata.world, seed=seed) if stressed else None
-    run_id = policy.metadata.run_id
+    policy, played = artifact.policy, play_its_episodes(artifact, stressed=stressed)
+    returns, stress, seed, run_id = played.returns, played.stress, played.seed, policy.metadata.run_id
     if TEST_MEAN not in versions.metrics_of(client, found):
         log_test(fenced.checked(), run_id, returns, model_id=versions.model_id_of(found))
     tags = {
@@ -85,14 +78,16 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
             "eval.worst_cell": f"{stress.worst_cell}: {stress.shares[stress.worst_cell]:.0%}",
             "eval.single_push": f"{stress.push} N",
         }
-    run = find_run(client, run_id)
+    run = client.get_run(run_id)
+    require_artifacts(run.info.artifact_uri)
+    trained = f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`."
     versions.set_tags(fenced.checked(), name, version, tags)
     versions.describe(
         client,
         name,
         version,
         policy.metadata,
-        training=f"run {run.info.run_name!r} (`{run_id}`), commit `{run.data.tags.get(MLFLOW_GIT_COMMIT, 'unknown')}`.",
+        training=found.tags.get(ORIGIN_TAG) or trained,
         evaluation=f"{_spread(returns)} {len(returns)} episodes that neither another version's evaluation nor "
         f"training used, seeds from {seed} on." + (f" Under stress: {stress}." if stress else ""),
     )
@@ -100,6 +95,36 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
     content = {"returns": returns.tolist(), "seed": seed, "stress": stress and stress.to_dict()}
     client.log_dict(run_id, content, file)
     return f"{run.info.artifact_uri}/{file}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """What a version did on its own episodes."""
+
+    returns: Returns
+    """`[EPISODES]`"""
+    stress: StressTest | None
+    """None if there is no stress test."""
+    seed: int
+    """Of the first episode."""
+
+
+def play_its_episodes(artifact: versions.Artifact, *, stressed: bool = True) -> Played:
+    """Play a version on its own episodes, and under stress; nothing is written.
+
+    Raises:
+        RegistryError: if it plays another environment than its model's, or cannot play it.
+    """
+    policy, env_id = artifact.policy, artifact.policy.metadata.env_id
+    if versions.model_name(env_id) != artifact.name:  # first, as looking the environment up may import a module
+        raise RegistryError(f"{artifact} plays {env_id}; its policies are versions of {versions.model_name(env_id)}")
+    require_playable(artifact, policy.metadata.environment)
+    seed = version_seed(artifact.version, episodes=EPISODES)
+    return Played(
+        returns=play(policy, policy.metadata.world, seed=seed),
+        stress=under_stress(policy, policy.metadata.world, seed=seed) if stressed else None,
+        seed=seed,
+    )
 
 
 def _spread(returns: Returns) -> str:
@@ -156,10 +181,11 @@ def under_stress(policy: OnnxPolicy, world: World, *, seed: int) -> StressTest |
     return stress_test(policy.act, world, episodes=EPISODES, seed=seed)
 
 
-def read_stress(uri: str) -> StressTest | None:
-    """The stress test in an artifact of `evaluate`, if there is one."""
-    content = mlflow.artifacts.load_dict(uri)["stress"]
-    return StressTest.from_dict(content) if content else None
+def read_played(uri: str) -> Played:
+    """The artifact of `evaluate` or `evaluate_elsewhere`."""
+    content = mlflow.artifacts.load_dict(uri)
+    stress = StressTest.from_dict(content["stress"]) if content["stress"] else None
+    return Played(returns=np.asarray(content["returns"]), stress=stress, seed=content["seed"])
 
 
 def baselines(world: World) -> dict[str, StressTest]:

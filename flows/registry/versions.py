@@ -18,9 +18,9 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from dqn.config import DQNConfig
-from flows.failures.errors import RegistryError
+from flows.failures.errors import InputError, RegistryError
 from flows.failures.outages import is_transient
-from flows.names import environment_of
+from flows.names import environment_of, no_version
 from flows.names import model_name as model_name
 from serving.commands import command
 from serving.errors import PolicyError
@@ -34,6 +34,9 @@ DIGEST_TAG: Final = "sha256"
 """Digest of the evaluated file: only the file that passed the gate may be served."""
 WORLD_TAG: Final = "world.values"
 """The world that a version was trained in, as JSON; the tag `world` describes it in words."""
+
+ORIGIN_TAG: Final = "origin"
+"""Tag of a version that was not trained here: a sentence about where it comes from."""
 
 _REQUIREMENTS: Final = ["onnxruntime>=1.27", "numpy>=2"]
 
@@ -147,6 +150,19 @@ def resolve(client: MlflowClient, name: str, reference: str) -> int | None:
         if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
             return None
         raise
+
+
+def require(client: MlflowClient, name: str, reference: str) -> int:
+    """The version that a number or an alias refers to.
+
+    Raises:
+        InputError: if there is none.
+    """
+    version = resolve(client, name, reference)
+    if version is None:
+        known = sorted(int(found.version) for found in client.search_model_versions(f"name='{name}'"))
+        raise InputError(no_version(environment_of(name), reference, [str(number) for number in known], why=""))
+    return version
 
 
 def set_alias(client: MlflowClient, name: str, alias: Alias, version: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dqn.environments.making import make
+from dqn.environments.masks import ACTION_MASK
 from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.environments.wrappers import WorldEnv
 from flows.training.milestones import PUSHES, SEED, Learned
@@ -100,7 +101,7 @@ def _moments(
 ) -> Iterator[Moment]:
     """Pictures of an episode, every few steps and at its end."""
     stride = _stride(env)
-    observation, _ = env.reset(seed=seed)
+    observation, info = env.reset(seed=seed)
     step, episodic_return, over = 0, 0.0, False
     while True:
         if over or step % stride == 0:
@@ -108,8 +109,9 @@ def _moments(
             yield Moment(step=step, picture=picture, episodic_return=episodic_return, over=over)
         if over:
             return
-        action = int(policy.act(np.asarray(observation, dtype=np.float32)[None])[0])
-        observation, reward, terminated, truncated, _ = env.step(action, (pushes or {}).get(step, 0.0))
+        mask = np.asarray(info[ACTION_MASK], dtype=np.bool_)[None] if ACTION_MASK in info else None
+        action = int(policy.act(np.asarray(observation, dtype=np.float32)[None], mask)[0])
+        observation, reward, terminated, truncated, info = env.step(action, (pushes or {}).get(step, 0.0))
         step, episodic_return, over = step + 1, episodic_return + float(reward), bool(terminated or truncated)
 
 

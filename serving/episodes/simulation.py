@@ -5,12 +5,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from dqn.environments.making import make
+from dqn.environments.masks import ACTION_MASK, Mask, action_masks
 from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import WorldEnv
@@ -27,6 +28,7 @@ class Step:
     observation: tuple[float, ...]
     """The policy's input, `[obs]`; empty for a large image."""
     q_values: tuple[float, ...]
+    """`[actions]`; -3.4e38 for an action that the environment's action mask forbids."""
     action: int
     reward: float
     episodic_return: float
@@ -36,6 +38,13 @@ class Step:
     terminated: bool
     truncated: bool
     next_observation: tuple[float, ...]
+
+
+class Policy(Protocol):
+    """Whatever gives Q-values; the greedy action is taken."""
+
+    def q_values(self, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> npt.NDArray[np.floating]:
+        """Q-values `[batch, actions]` of observations `[batch, obs]`, the least ones of actions that `mask` forbids."""
 
 
 _MODES: Final = {"rgb_array": {"rgb_array"}, "human": {"human", "rgb_array"}}
@@ -79,6 +88,7 @@ class Simulation:
         self.environment = Environment.of(environment)
         self.seed = 0
         self._observation: npt.NDArray[np.floating] = np.zeros(0)
+        self._mask: Mask | None = None
         self._index = 0
         self._return = 0.0
         self.over = True
@@ -120,14 +130,19 @@ class Simulation:
         self.env.change(world)
 
     def reset(self, seed: int) -> None:
-        """Begin an episode."""
-        self._observation, _ = self.env.reset(seed=seed)
+        """Begin an episode.
+
+        Raises:
+            ValueError: if the environment's action mask is invalid, or the world delays actions in spite of it.
+        """
+        self._observation, info = self.env.reset(seed=seed)
+        self._mask = self._allowed(info, step=0)
         self.seed, self._index, self._return, self.over = seed, 0, 0.0, False
 
-    def step(self, policy: OnnxPolicy, force: float = 0.0) -> Step:
+    def step(self, policy: Policy, force: float = 0.0) -> Step:
         """Let the policy act once while an outside force, in newtons, acts on the cart."""
         observation = self.observation
-        q_values = policy.q_values(self._observation[np.newaxis])[0]
+        q_values = policy.q_values(self._observation[np.newaxis], self._mask)[0]
         action = int(q_values.argmax())
         reward, terminated, truncated = self.apply(action, force)
         return Step(
@@ -149,11 +164,25 @@ class Simulation:
             raise RuntimeError("the episode is over: reset first")
         if force and not self.can_be_pushed:
             raise ValueError(f"only CartPole can be pushed, not {self.environment.env_id}")
-        self._observation, reward, terminated, truncated, _ = self.env.step(action, force)
+        self._observation, reward, terminated, truncated, info = self.env.step(action, force)
         self._return += float(reward)
         self._index += 1
         self.over = bool(terminated or truncated)
+        if self._mask is not None:
+            self._mask = self._allowed(info, step=self._index)
         return float(reward), bool(terminated), bool(truncated)
+
+    def _allowed(self, info: dict[str, Any], *, step: int) -> Mask | None:
+        """The mask `[1, actions]` of the next action; None without masks. After the last step it is not read."""
+        rows = {ACTION_MASK: np.asarray(info[ACTION_MASK])[np.newaxis]} if ACTION_MASK in info else {}
+        return action_masks(
+            rows,
+            self.environment.env_id,
+            num_actions=int(cast("Any", self.env.action_space).n),
+            terminated=np.array([step > 0 and self.over]),
+            step=step,
+            masked=bool(step) or None,
+        )
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Gymnasium's own picture of the present state, `[height, width, 3]`; needs render_mode "rgb_array".

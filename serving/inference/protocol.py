@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from dqn.environments.masks import ACTION_MASK, Mask
 from serving.errors import RequestError
 from serving.inference.schemas import (
     BinaryData,
     InferAnswer,
     InferRequest,
     InputTensor,
+    MaskedRequest,
     ModelConfig,
     ModelMetadata,
     OutputTensor,
@@ -31,6 +33,8 @@ DATATYPES: Final = {OUTPUT: "FP32", ACTION: "INT64"}
 HEADER_LENGTH: Final = b"inference-header-content-length"
 _PLATFORM: Final = "onnxruntime_onnx"
 _DECODER: Final = msgspec.json.Decoder(InferRequest)
+_MASKED_DECODER: Final = msgspec.json.Decoder(MaskedRequest)
+_TYPES: Final[dict[str, np.dtype[Any]]] = {"FP32": np.dtype("<f4"), "BOOL": np.dtype(np.uint8)}
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -43,18 +47,31 @@ class Inference:
     """`[batch, *observation_shape]`."""
     outputs: tuple[tuple[str, bool], ...]
     """Name of each output, and whether its data is wanted in binary."""
+    mask: Mask | None = None
+    """`[batch, actions]`; None if the request has no action mask."""
 
 
-def parse_infer(body: bytes, header_length: str | None, observation_shape: Sequence[int]) -> Inference:
-    """Read an inference request.
+def parse_infer(
+    body: bytes, header_length: str | None, observation_shape: Sequence[int], *, mask_size: int = 0
+) -> Inference:
+    """Read an inference request; `mask_size` is the number of actions of a policy that takes action masks, and else 0.
 
     Raises:
         RequestError: with one sentence, for anything that does not follow the protocol.
     """
-    header, binary = _split(body, header_length)
-    request = decode(_DECODER, header)
-    observation = _parse_tensor(request.inputs[0], binary, observation_shape)
-    return Inference(id=request.id, observation=observation, outputs=_parse_outputs(request))
+    header, rest = _split(body, header_length)
+    request = decode(_MASKED_DECODER, header) if mask_size else decode(_DECODER, header)
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    for tensor in request.inputs:
+        tensors[tensor.name], rest = _parse_tensor(tensor, rest, observation_shape, mask_size)
+    if rest:
+        raise RequestError(f"{len(rest)} bytes follow the JSON, but no input has a 'binary_data_size' for them")
+    if INPUT not in tensors or len(tensors) < len(request.inputs):
+        raise RequestError(f"expected '{INPUT}' once, got {[tensor.name for tensor in request.inputs]}")
+    observation, mask = tensors[INPUT], tensors.get(ACTION_MASK)
+    if mask is not None and len(mask) != len(observation):
+        raise RequestError(f"'{ACTION_MASK}' has {len(mask)} rows and '{INPUT}' has {len(observation)}")
+    return Inference(id=request.id, observation=observation, outputs=_parse_outputs(request), mask=mask)
 
 
 def answer_infer(request: Inference, q_values: FloatArray, *, model: str, version: str) -> tuple[bytes, int | None]:
@@ -85,7 +102,10 @@ def model_metadata(model: str, versions: Sequence[str], policy: PolicyMetadata) 
         name=model,
         versions=list(versions),
         platform=_PLATFORM,
-        inputs=[TensorMetadata(INPUT, "FP32", (-1, *policy.observation_shape))],
+        inputs=[
+            TensorMetadata(INPUT, "FP32", (-1, *policy.observation_shape)),
+            *([TensorMetadata(ACTION_MASK, "BOOL", (-1, policy.num_actions))] if policy.masked else []),
+        ],
         outputs=[
             TensorMetadata(OUTPUT, DATATYPES[OUTPUT], (-1, policy.num_actions)),
             TensorMetadata(ACTION, DATATYPES[ACTION], (-1,)),
@@ -98,6 +118,7 @@ def model_metadata(model: str, versions: Sequence[str], policy: PolicyMetadata) 
             "config_sha256": policy.config_sha256,
             "env_kwargs": policy.env_kwargs,
             "max_episode_steps": str(policy.max_episode_steps),
+            **({ACTION_MASK: "true"} if policy.masked else {}),
         },
     )
 
@@ -109,7 +130,10 @@ def model_config(model: str, policy: PolicyMetadata) -> ModelConfig:
         platform=_PLATFORM,
         backend="onnxruntime",
         max_batch_size=MAX_BATCH,
-        input=[TensorConfig(INPUT, "TYPE_FP32", policy.observation_shape)],
+        input=[
+            TensorConfig(INPUT, "TYPE_FP32", policy.observation_shape),
+            *([TensorConfig(ACTION_MASK, "TYPE_BOOL", (policy.num_actions,), True)] if policy.masked else []),
+        ],
         output=[
             TensorConfig(OUTPUT, "TYPE_FP32", (policy.num_actions,)),
             TensorConfig(ACTION, "TYPE_INT64", ()),
@@ -132,44 +156,53 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     return body[: int(header_length)], body[int(header_length) :]
 
 
-def _parse_tensor(tensor: InputTensor, binary: bytes, wanted: Sequence[int]) -> FloatArray:
-    shape, parameters = tensor.shape, tensor.parameters
-    if tensor.name != INPUT or tensor.datatype != "FP32":
+def _parse_tensor(
+    tensor: InputTensor, binary: bytes, observation_shape: Sequence[int], mask_size: int
+) -> tuple[npt.NDArray[Any], bytes]:
+    """An input `[batch, ...]`, and what is left of the bytes after the JSON."""
+    name, shape, parameters = tensor.name, tensor.shape, tensor.parameters
+    is_mask = bool(mask_size) and name == ACTION_MASK
+    datatype, wanted = ("BOOL", [mask_size]) if is_mask else ("FP32", [*observation_shape])
+    if (not is_mask and name != INPUT) or tensor.datatype != datatype:
+        besides = f", and '{ACTION_MASK}' of BOOL or none" if mask_size else ""
         raise RequestError(
-            f"expected one input '{INPUT}' of datatype FP32, got {tensor.name[:40]!r} of {tensor.datatype[:40]!r}"
+            f"expected one input '{INPUT}' of datatype FP32{besides}, got {name[:40]!r} of {tensor.datatype[:40]!r}"
         )
-    if not shape or shape[1:] != [*wanted] or shape[0] < 1:
+    if not shape or shape[1:] != wanted or shape[0] < 1:
         axes = ", ".join(map(str, wanted))
-        raise RequestError(f"'{INPUT}' must have shape [batch, {axes}] with a batch of 1 or more, got {shape[:9]}")
+        raise RequestError(f"'{name}' must have shape [batch, {axes}] with a batch of 1 or more, got {shape[:9]}")
     if shape[0] > MAX_BATCH:
         raise RequestError(f"a batch may have at most {MAX_BATCH} rows, got {shape[0]}")
     if parameters and parameters.shared_memory_region is not None:
         raise RequestError("'shared_memory_region' is of an extension this server does not have")
     if parameters and parameters.binary_data_size is not None:
-        return _from_binary(tensor, parameters.binary_data_size, binary)
-    if binary:
-        raise RequestError(f"{len(binary)} bytes follow the JSON, but no input has a 'binary_data_size'")
-    return _from_json(tensor)
+        values, binary = _from_binary(tensor, parameters.binary_data_size, binary)
+    else:
+        values = _from_json(tensor)
+    return _allowed(values) if is_mask else values, binary
 
 
-def _from_binary(tensor: InputTensor, size: int, binary: bytes) -> FloatArray:
-    expected = 4 * prod(tensor.shape)
+def _from_binary(tensor: InputTensor, size: int, binary: bytes) -> tuple[FloatArray, bytes]:
+    kind = _TYPES[tensor.datatype]
+    expected = kind.itemsize * prod(tensor.shape)
     if tensor.data is not None:
-        raise RequestError(f"'{INPUT}' has both 'data' and 'binary_data_size': send one of them")
+        raise RequestError(f"'{tensor.name}' has both 'data' and 'binary_data_size': send one of them")
     if size != expected:
-        raise RequestError(f"shape {tensor.shape} of FP32 takes {expected} bytes, 'binary_data_size' is {size}")
-    if len(binary) != expected:
+        raise RequestError(
+            f"shape {tensor.shape} of {tensor.datatype} takes {expected} bytes, 'binary_data_size' is {size}"
+        )
+    if len(binary) < expected:
         raise RequestError(f"'binary_data_size' is {expected}, but {len(binary)} bytes follow the JSON")
-    values = np.frombuffer(binary, dtype="<f4").astype(np.float32, copy=False)
+    values = np.frombuffer(binary, dtype=kind, count=prod(tensor.shape)).astype(np.float32, copy=False)
     if not np.isfinite(values).all():
-        raise RequestError(f"'{INPUT}' must hold finite float32 numbers, it holds NaN or infinity")
-    return values.reshape(tensor.shape)
+        raise RequestError(f"'{tensor.name}' must hold finite float32 numbers, it holds NaN or infinity")
+    return values.reshape(tensor.shape), binary[expected:]
 
 
 def _from_json(tensor: InputTensor) -> FloatArray:
     data, shape = tensor.data, tensor.shape
     if data is None:
-        raise RequestError(f"'{INPUT}' needs 'data', an array of {prod(shape)} numbers")
+        raise RequestError(f"'{tensor.name}' needs 'data', an array of {prod(shape)} numbers")
     try:
         values = np.array(data, dtype=np.float32)
     except ValueError:  # rows of several lengths, or rows and numbers
@@ -177,6 +210,15 @@ def _from_json(tensor: InputTensor) -> FloatArray:
     if values.shape not in ((prod(shape),), (shape[0], prod(shape[1:]))):
         raise RequestError(f"shape {shape} takes {prod(shape)} numbers, 'data' has the shape {list(values.shape)}")
     return values.reshape(shape)
+
+
+def _allowed(values: FloatArray) -> Mask:
+    allowed: Mask = np.equal(values, 1)
+    if (strange := values[~allowed & (values != 0)]).size:
+        raise RequestError(f"'{ACTION_MASK}' must hold true and false, or 1 and 0; it holds {strange[0]:g}")
+    if not (some := allowed.any(axis=1)).all():
+        raise RequestError(f"'{ACTION_MASK}' allows no action in row {some.argmin()}")
+    return allowed
 
 
 def _parse_outputs(request: InferRequest) -> tuple[tuple[str, bool], ...]:

@@ -136,9 +136,12 @@ class InferenceAPI:
 
     def _compute(self, served: ServedModel, body: bytes, header_length: str | None, accepted: bytes) -> _Work:
         begun = time.perf_counter_ns()
-        request = protocol.parse_infer(body, header_length, served.policy.metadata.observation_shape)
+        policy = served.policy
+        request = protocol.parse_infer(
+            body, header_length, policy.metadata.observation_shape, mask_size=policy.metadata.mask_size
+        )
         parsed = time.perf_counter_ns()
-        q_values = served.policy.q_values(request.observation)
+        q_values = policy.q_values(request.observation, request.mask)
         inferred = time.perf_counter_ns()
         answer, json_length = protocol.answer_infer(
             request, q_values, model=self._models.name, version=served.version.number

@@ -47,6 +47,12 @@ class InputTensor(Struct, frozen=True, gc=False):
     data: Annotated[list[Float32 | list[Float32]], Meta(description="flat, or a list a row")] | None = None
 
 
+class MaskedTensor(InputTensor, frozen=True, gc=False):
+    """An input of a policy with action masks: `observation`, FP32, or `action_mask`, BOOL."""
+
+    data: list[Float32 | bool | list[Float32 | bool]] | None = None
+
+
 class RequestParameters(Struct, frozen=True, gc=False):
     """Defaults for outputs without parameters of their own."""
 
@@ -60,6 +66,12 @@ class InferRequest(Struct, frozen=True, gc=False):
     id: str | None = None
     parameters: RequestParameters | None = None
     outputs: list[OutputRequest] | None = None
+
+
+class MaskedRequest(InferRequest, frozen=True, gc=False):
+    """A request for inference by a policy with action masks."""
+
+    inputs: Annotated[list[MaskedTensor], Meta(min_length=1, max_length=2)]  # type: ignore[assignment]
 
 
 class BinaryData(Struct, frozen=True, gc=False):
@@ -134,12 +146,13 @@ class ModelMetadata(Struct, frozen=True, kw_only=True):
     properties: dict[str, str]
 
 
-class TensorConfig(Struct, frozen=True):
+class TensorConfig(Struct, frozen=True, omit_defaults=True):
     """Name, type and shape of a tensor without the batch."""
 
     name: str
     data_type: str
     dims: tuple[int, ...]
+    optional: bool = False
 
 
 class InstanceGroup(Struct, frozen=True):

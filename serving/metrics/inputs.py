@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from dqn.environments.masks import MASKED_Q
 from serving.metrics.histogram import Histogram
 from serving.policy import FloatArray, IntArray, PolicyMetadata
 
@@ -29,7 +30,7 @@ class Inputs:
         self.entries: IntArray = np.zeros((len(metadata.observed), BINS + 2), dtype=np.int64)
         """Counts of values `[obs, BINS + 2]`: below the range of training, in `BINS` equal parts of it, above it."""
         self.gaps = Histogram(GAPS)
-        """The best Q-value less the second best."""
+        """The best Q-value less the second best, of the allowed actions."""
         self.actions: IntArray = np.zeros(metadata.num_actions, dtype=np.int64)
         self._low, high = np.array(metadata.observed, dtype=np.float64).reshape(-1, 2, 1).transpose(1, 0, 2)
         # Slightly smaller, so that the greatest value of training falls into the last part and the next one above it.
@@ -67,7 +68,7 @@ class Inputs:
         for value in q_values.T[1:]:  # a sort along so short an axis takes forty times as long
             best, second = np.maximum(best, value), np.maximum(second, np.minimum(best, value))
         gap = np.subtract(best, second, dtype=np.float64)
-        self.gaps.observe_all(gap)
+        self.gaps.observe_all(gap[second > MASKED_Q])
 
     def _count_entries(self, observation: FloatArray) -> None:
         values = np.ascontiguousarray(observation.T, dtype=np.float64)

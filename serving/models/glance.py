@@ -3,6 +3,7 @@
 import os
 import re
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,51 @@ def glance_run(run_id: str) -> KnownRun | None:
         population="population" in tags,
         trained="trained" in tags,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A registered version with its tags and aliases."""
+
+    name: str
+    """Of its model."""
+    number: int
+    created: float
+    """Seconds since 1970."""
+    run_id: str
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]
+    """In the order of the alphabet."""
+
+
+def glance_versions() -> list[Version] | None:
+    """All registered versions, from a local file; None if only MLflow can tell, as in `glance`."""
+    file = _file()
+    if not file:
+        return None
+    tags, aliases = dict[tuple[str, int], dict[str, str]](), dict[tuple[str, int], list[str]]()
+    try:
+        with closing(_opened(file)) as store:
+            for name, number, key, value in store.execute("SELECT name, version, key, value FROM model_version_tags"):
+                tags.setdefault((name, number), {})[key] = value or ""
+            for name, number, alias in store.execute("SELECT name, version, alias FROM registered_model_aliases"):
+                aliases.setdefault((name, number), []).append(alias)
+            rows = store.execute(
+                "SELECT name, version, creation_time, run_id FROM model_versions WHERE current_stage != ?", (_DELETED,)
+            ).fetchall()
+    except sqlite3.Error:
+        return None
+    return [
+        Version(
+            name=name,
+            number=number,
+            created=created / 1000,
+            run_id=run_id or "",
+            tags=tags.get((name, number), {}),
+            aliases=tuple(sorted(aliases.get((name, number), ()))),
+        )
+        for name, number, created, run_id in rows
+    ]
 
 
 def _file() -> Path | None:

@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from dqn.environments.making import make
+from dqn.environments.masks import ACTION_MASK, MASKED_Q
 from serving.errors import PolicyError
 from serving.models.source import Version
 from serving.policy import OnnxPolicy
@@ -95,8 +96,10 @@ def _check_answers(policy: OnnxPolicy) -> None:
     shape, actions = policy.metadata.observation_shape, policy.metadata.num_actions
     batch = np.random.default_rng(0).normal(size=(_ROWS, *shape)).astype(np.float32)
     batch[0] = 0
+    mask = np.eye(actions, dtype=np.bool_)[np.arange(_ROWS) % actions]  # one action a row
     try:
         answers = policy.q_values(batch)
+        masked = policy.q_values(batch, mask)
         seconds = math.inf
         for row in batch[:10]:  # the first runs of a shape are the slowest
             began = time.perf_counter()
@@ -112,3 +115,5 @@ def _check_answers(policy: OnnxPolicy) -> None:
         )
     if not np.isfinite(answers).all():
         raise PolicyError(f"it answers {answers[~np.isfinite(answers)][0]} to ordinary observations")
+    if policy.metadata.masked and not np.array_equal(masked, np.where(mask, answers, np.float32(MASKED_Q))):
+        raise PolicyError(f"its Q-values of actions that '{ACTION_MASK}' forbids are not {MASKED_Q:.8g}")

@@ -78,7 +78,11 @@ class Stage:
         if served is None:
             raise RegistryUnavailableError(f"nothing plays: {self._models.notice}")
         metadata = served.policy.metadata
-        Simulation(metadata.environment, self.real_world.preview(values, metadata)).close()
+        tried = Simulation(metadata.environment, self.real_world.preview(values, metadata))
+        try:
+            tried.reset(0)
+        finally:
+            tried.close()
         self.real_world.change(values, metadata)
         for show in {self.main, *(show for show, _ in self._shows.values())}:
             show.enter_world()

@@ -150,7 +150,7 @@ def test_no_secret_is_a_variable_of_a_container(tmp_path: Path, monkeypatch: pyt
     secret = [name for name, value in read_env(ROOT / "docker/.env.example").items() if not value]
     assert len(secret) == 11
     text = json.dumps(compose)
-    assert [name for name in (*secret, "AWS_SECRET_ACCESS_KEY") if f"${{{name}" in text] == []
+    assert [name for name in (*secret, "AWS_SECRET_ACCESS_KEY", "NOTIFY_URL") if f"${{{name}" in text] == []
     used = {source for service in compose["services"].values() for source in secrets_of(service).values()}
     assert used == set(compose["secrets"])
     stack = a_stack(tmp_path, monkeypatch)
@@ -159,7 +159,7 @@ def test_no_secret_is_a_variable_of_a_container(tmp_path: Path, monkeypatch: pyt
     assert stack.secrets.stat().st_mode & 0o777 == 0o700
     variables = read_env(stack.env_file)
     auth_string = f"prefect:{variables['PREFECT_PASSWORD']}"
-    expected = {**variables, "AWS_SECRET_ACCESS_KEY": "", "PREFECT_AUTH_STRING": auth_string}
+    expected = {**variables, "AWS_SECRET_ACCESS_KEY": "", "NOTIFY_URL": "", "PREFECT_AUTH_STRING": auth_string}
     for file in stack.secrets.iterdir():
         assert file.stat().st_mode & 0o777 == 0o444  # each image has a user of its own
         assert file.read_text() == expected[file.name]

@@ -1,5 +1,6 @@
 """A policy that is kept: it acts, is saved and loaded, and is evaluated, without PyTorch."""
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from dqn.seeding import TEST, stream_seed
 from dqn.training.loop import train
 from dqn.training.result import TrainingResult
 from serving.policy import OnnxPolicy
+from tests.support.dqn import masked
 from tests.support.dqn.spaces import LENGTH, make_shown
 
 Make = Callable[..., DQNConfig]
@@ -130,3 +132,16 @@ def test_any_function_is_evaluated_in_any_environment(name: str) -> None:
     assert evaluate(act, made, episodes=50, seed=1, max_episode_steps=LENGTH).tolist() != returns.tolist()
     with pytest.raises(ValueError, match="a function does not say its environment"):
         evaluate(act)
+
+
+def test_it_takes_allowed_actions_alone() -> None:
+    """Not the best of all actions but the best of the allowed ones, for one observation and for many."""
+    policy = train(dataclasses.replace(masked.QUICK, max_updates=400)).policy()
+    assert evaluate(policy, episodes=3).tolist() == [masked.BEST] * 3
+    observations = np.eye(masked.LENGTH, dtype=np.float32)
+    for allowed in range(masked.ACTIONS):
+        mask = np.eye(masked.ACTIONS, dtype=np.int8)[allowed]
+        assert (
+            policy.predict(observations[0], mask) == policy.predict(observations[0].tolist(), mask.tolist()) == allowed
+        )
+        assert policy.predict(observations, np.tile(mask, (masked.LENGTH, 1))).tolist() == [allowed] * masked.LENGTH

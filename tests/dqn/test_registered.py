@@ -25,7 +25,7 @@ from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.loop import train
 from dqn.training.state import TrainingState
 from serving.episodes.simulation import Simulation
-from tests.support.dqn.probes import Observation, Probe, Step
+from tests.support.dqn.probes import Probe, Step
 
 Make = Callable[..., DQNConfig]
 SINGLE = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
@@ -274,15 +274,6 @@ class NoObservation(Probe):
     observation_space = spaces.Box(0.0, 1.0, (0,), np.float32)
 
 
-class Masked(Probe):
-    def reset(self, **options: Any) -> tuple[Observation, dict[str, Any]]:
-        observation, _ = super().reset(**options)
-        return observation, {"action_mask": np.array([1, 0], dtype=np.int8)}
-
-    def step(self, action: np.int64) -> Step:
-        return self._observe(0.0), 1.0, False, False, {}
-
-
 @pytest.mark.parametrize("kind", ["OneAction", "NoObservation"])
 def test_nothing_to_choose_or_to_see_is_refused(kind: str, registered: Callable[..., str], small_config: Make) -> None:
     env_id = registered(f"tests.dqn.test_registered:{kind}")
@@ -292,9 +283,3 @@ def test_nothing_to_choose_or_to_see_is_refused(kind: str, registered: Callable[
             match=r"supported (are a Box of at least one number|is a Discrete action space of at least two)",
         ):
             attempt()
-
-
-def test_a_mask_of_actions_is_not_ignored_in_silence(registered: Callable[..., str], small_config: Make) -> None:
-    env_id = registered("tests.dqn.test_registered:Masked", max_episode_steps=5)
-    with pytest.warns(UserWarning, match=r"has an action mask .*, which is ignored"):
-        train(small_config(env_id=env_id, max_updates=2))

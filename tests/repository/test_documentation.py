@@ -14,7 +14,7 @@ from stack import PORTS, print_places, read_env
 
 import serving.arguments
 import serving.models.advice
-from flows.cli import sweep, train
+from flows.cli import card, models, options, sweep, train, versions
 
 ROOT: Final = Path(__file__).parents[2]
 DOCUMENTS: Final = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")))
@@ -29,13 +29,23 @@ RESTORES: Final = "tests/stack/test_restore.py does it, with containers"
 LONG: Final = "takes minutes to hours; tests/benchmarks/test_benchmarks.py tests its parts"
 ELSEWHERE: Final = "is for a system that a test has not: "
 
+STOOD_IN: Final = "tests/repository/test_callbacks.py runs it in seconds, with stand-ins for what is not installed"
+
 AUTH_STRING: Final = r'''"prefect:$(sed -nE "s/^(export )?PREFECT_PASSWORD=['\"]?([^'\" ]*).*/\2/p" docker/.env)"'''
 COMMANDS: Final = {
     "make": RUN,
     'make train ARGS="--help"': RUN,
     "make train": READ,
-    ".venv/bin/python -m flows train": READ,
-    ".venv/bin/python -m flows sweep": READ,
+    ".venv/bin/python -m flows": "lists the verbs; tests/flows/cli/test_program.py does it",
+    "make versions": READ,
+    'make compare ARGS="3 champion"': READ,
+    'make promote ARGS="3 --dry-run"': READ,
+    'make promote ARGS="3"': READ,
+    'make promote ARGS="3 --force"': READ,
+    'make promote ARGS="--file policy.onnx"': READ,
+    "make promote": "needs a version; another document names it with one",
+    "make rollback": READ,
+    'make retire ARGS="2"': READ,
     ".venv/bin/python -m flows card champion": "tests/flows/cli/test_card.py writes one",
     'make train ARGS="--seed 7 --num-agents 4"': READ,
     'make train ARGS="--preset article"': READ,
@@ -46,6 +56,8 @@ COMMANDS: Final = {
     'make train ARGS="--world.length 0.25 0.75"': READ,
     'make train ARGS="--randomisation.length 0.25 0.75"': READ,
     'make train ARGS="--resume RUN_ID"': READ,
+    'make train ARGS="--env-id FrozenLake-v1 --env-kwargs is_slippery=false map_name=8x8 '
+    '--max-episode-steps 200"': READ,
     'make train ARGS="--preset lunarlander --env-id boing_gym:Boing-v0 '
     '--observation-scale 400 240 1 1 10 240 240 10 10"': READ,
     'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
@@ -55,6 +67,7 @@ COMMANDS: Final = {
     ".venv/bin/python -m benchmarks.gate": "takes two minutes; tests/flows/registry/test_gate.py simulates less",
     ".venv/bin/python -m benchmarks.champions": LONG,
     ".venv/bin/python -m benchmarks.drift": LONG,
+    ".venv/bin/python -m benchmarks.healing --model FILE.onnx": LONG,
     ".venv/bin/python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",
     ".venv/bin/python -m benchmarks.pictures": ELSEWHERE + "a running stack with two versions",
     ".venv/bin/python -m benchmarks.mutants FILE": LONG,
@@ -81,6 +94,7 @@ COMMANDS: Final = {
     ".venv/bin/python -m serving --no-show": READ,
     "make watch": READ,
     'make record ARGS="--seed 7 --push 100:60"': READ,
+    "make site": "tests/site/test_site.py builds it",
     "make test": "is what runs this test",
     "make test-all": "runs this test too",
     "make lint": "is part of make test",
@@ -147,7 +161,19 @@ COMMANDS: Final = {
 PYTHON: Final = {
     "from dqn import PRESETS, train": RUN,
     "from dataclasses import replace": RUN,
+    "from dqn import Policy, evaluate": STOOD_IN,
+    "from torch.utils.tensorboard import SummaryWriter": STOOD_IN,
+    "import wandb": STOOD_IN,
     "import gymnasium, mlflow, numpy, onnxruntime": "needs a champion in a registry beside it",
+}
+
+DATACLASSES: Final[dict[str, tuple[Any, tuple[str, ...]]]] = {
+    "versions": (versions.Arguments(), ()),
+    "card": (card.Arguments(), ("version",)),
+    "compare": (models.Compare(), ("a", "b")),
+    "promote": (models.Promote(), ("version",)),
+    "rollback": (models.Rollback(), ()),
+    "retire": (models.Retire(), ("version",)),
 }
 
 # A make started by `make test` would take over its arguments and say which directory it enters and leaves.
@@ -207,8 +233,12 @@ def test_the_program_that_a_command_starts_accepts_its_arguments(command: str) -
     program, flag, module, *arguments = started(command)
     assert (Path(program).name, flag) == ("python", "-m")
     if module == "flows":
-        parse = {"train": train.parse, "sweep": sweep.parse}[arguments.pop(0)]
-        parse(arguments)
+        verb = arguments.pop(0)
+        if verb in ("train", "sweep"):
+            {"train": train.parse, "sweep": sweep.parse}[verb](arguments)
+        else:
+            default, positional = DATACLASSES[verb]
+            options.parse(type(default), arguments, prog=verb, default=default, positional=positional)
     else:
         assert module == "serving"
         serving.arguments.parse(arguments)

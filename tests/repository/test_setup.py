@@ -21,8 +21,9 @@ SETS: Final = {
     "watch": {"serving", "sqlite"},
     "record": {"serving", "sqlite", "record"},
     "bench": {"train", "bench"},
+    "site": {"train", "site"},
     "stack": {"train", "serving", "sqlite", "record", "server"},
-    "install": {"train", "serving", "sqlite", "record", "server", "dev"},
+    "install": {"train", "serving", "sqlite", "record", "server", "site", "dev"},
 }
 PRETENDED: Final = '#!/bin/sh\n[ "$3" = --version ] && exit\necho "$@" >> asked\n'
 

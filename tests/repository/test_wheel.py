@@ -42,12 +42,14 @@ def run(installed: Path, *command: str | Path) -> "subprocess.CompletedProcess[s
     )
 
 
-def test_it_is_the_wheel_that_is_imported_and_it_has_the_page(installed: Path) -> None:
+def test_it_is_the_wheel_that_is_imported_and_it_has_the_pages(installed: Path) -> None:
     homes = run(installed, "-c", WHERE).stdout.split()
     assert homes == [str(installed / name) for name in ("dqn", "flows", "serving")]
-    pages, here = installed / "serving/page/static", ROOT / "serving/page/static"
-    packed, kept = ({path.relative_to(folder) for path in folder.rglob("*")} for folder in (pages, here))
-    assert packed == kept
+    for static in ("dqn/cards/static", "serving/page/static"):
+        packed, kept = (
+            {path.relative_to(folder) for path in folder.rglob("*")} for folder in (installed / static, ROOT / static)
+        )
+        assert packed == kept
     assert (installed / "dqn/py.typed").exists()
 
 

@@ -11,6 +11,7 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
+from dqn.environments.masks import Mask
 from serving.episodes import replays as replays_module
 from serving.episodes.limits import MAX_PUSHES
 from serving.episodes.replay import Replay
@@ -101,10 +102,10 @@ def test_slow_work_does_not_delay_other_requests(tmp_path: Path, monkeypatch: py
         begun.release()
         assert released.wait(60)
 
-    def slow(policy: OnnxPolicy, observation: npt.NDArray[np.floating]) -> FloatArray:
+    def slow(policy: OnnxPolicy, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> FloatArray:
         if len(observation) > 1:
             wait()
-        return q_values(policy, observation)
+        return q_values(policy, observation, mask)
 
     def encode(picture: object, kind: str) -> bytes:
         wait()

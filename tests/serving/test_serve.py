@@ -2,12 +2,14 @@
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serving.__main__ import main
 from serving.arguments import UsageError, parse
+from tests.support.serving.policies import BALANCES, PROPERTIES, linear_model
 
 
 @pytest.fixture
@@ -100,3 +102,30 @@ def test_an_interrupt_exits_with_130(model_path: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("serving.__main__.serve", interrupt)
     assert main(["--model", model_path]) == 130
+
+
+@pytest.mark.timeout(60, method="thread")  # if it goes on it never ends
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"no model", "version 1 was refused: not a loadable ONNX model: "),
+        (linear_model(BALANCES, properties=PROPERTIES | {"env_id": "Unknown-v0"}), "version 1 was refused: "),
+        (None, "version 1 cannot be fetched ("),
+    ],
+)
+def test_a_server_of_a_file_that_cannot_play_ends_with_the_reason(
+    content: bytes | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("serving.__main__.configure_logging", lambda: None)
+    path = tmp_path / "p.onnx"
+    path.write_bytes(content or b"")
+    if content is None:
+        monkeypatch.setattr("serving.models.source.read_model_file", unreadable)
+    assert main(["--model", str(path), "--port", "0", "--no-show"]) == 1
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {path}: {reason}")
+    assert said.endswith("; nothing plays")
+
+
+def unreadable(path: Path) -> bytes:
+    raise PermissionError(13, "Permission denied", str(path))

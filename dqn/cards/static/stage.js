@@ -32,7 +32,7 @@ function cleared(canvas) {
 // network of this moment) and seed.
 function stage(root, player) {
   const kind = ENVIRONMENTS[player.environment], own = { ...kind.world, ...player.world };
-  const world = { ...own };
+  const world = { ...own }, limit = player.limit || kind.limit;
   const returns = [];
   let now, push = 0, shown = 0, pushed = 0, last = 0, waiting = 0, paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
@@ -86,7 +86,7 @@ function stage(root, player) {
   );
 
   function begin(next) {
-    now = episode(player.environment, next, world);
+    now = episode(player.environment, next, world, limit);
     now.untouched = Object.keys({ ...world, ...own }).every((name) => (world[name] ?? 0) === (own[name] ?? 0) || Array.isArray(own[name]));
     [push, shown, waiting] = [0, 0, 0];
     seed.value = next + 1;
@@ -112,7 +112,7 @@ function stage(root, player) {
     said.textContent = `${now.over}${now.over.includes("steps") ? "" : ` at step ${now.steps}`}. Return ${now.total}.`;
     history.replaceChildren(...returns.slice(-16).map((each) => {
       const bar = element("li", { title: `seed ${each.seed}: return ${each.total}${each.untouched ? "" : ", pushed or in a changed world"}` }, String(each.total));
-      bar.style.setProperty("--share", Math.min(Math.abs(each.total) / kind.limit, 1));
+      bar.style.setProperty("--share", Math.min(Math.abs(each.total) / limit, 1));
       bar.className = each.untouched ? "" : "touched";
       return bar;
     }));

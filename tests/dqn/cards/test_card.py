@@ -12,6 +12,7 @@ from playwright.sync_api import Page
 from dqn.cards.card import card
 from dqn.environments.making import make
 from dqn.environments.world import World
+from dqn.networks.bodies.mlp import MLP
 from dqn.networks.onnx import ModelProperties, action_meanings, by_reference, export_onnx
 from dqn.networks.population import QNetworks
 from serving.policy import OnnxPolicy
@@ -24,7 +25,7 @@ SIZES: Final = {"CartPole-v1": (4, 2), "Acrobot-v1": (6, 3), "MountainCar-v0": (
 WORDS: Final = {"title": "A & <b>", "trained": "By <i>hand</i>.", "judged": "Not at all."}
 EPISODE: Final = """([seed, changes, pushes]) => {
   const world = {...ENVIRONMENTS[card.environment].world, ...card.world}, states = [], actions = [];
-  const now = episode(card.environment, seed, world);
+  const now = episode(card.environment, seed, world, card.limit || undefined);
   states.push(now.state);
   while (!now.over) {
     Object.assign(world, changes[now.steps] ?? {});
@@ -36,12 +37,18 @@ EPISODE: Final = """([seed, changes, pushes]) => {
 }"""
 
 
-def exported(env_id: str, *, hidden: Sequence[int], gains: Sequence[float] = (), world: World | None = None) -> bytes:
+def exported(
+    env_id: str,
+    *,
+    hidden: Sequence[int],
+    gains: Sequence[float] = (),
+    world: World | None = None,
+    max_episode_steps: int = 0,
+) -> bytes:
     """A policy with drawn weights, or without hidden layers and with the given ones."""
     obs, actions = SIZES[env_id]
-    networks = QNetworks.initialised(
-        seeds=[5], observation_size=obs, hidden_sizes=hidden, num_actions=actions, observation_scale=(0.7,) * obs
-    )
+    body = MLP(observation_shape=(obs,), hidden_sizes=tuple(hidden))
+    networks = QNetworks.initialised(seeds=[5], body=body, num_actions=actions, observation_scale=(0.7,) * obs)
     if gains:
         row = torch.tensor(gains) * 0.7
         networks.weights[0][0] = torch.stack([-row, row])
@@ -54,6 +61,7 @@ def exported(env_id: str, *, hidden: Sequence[int], gains: Sequence[float] = (),
         agent=0,
         config_sha256="c",
         world=world or World(),
+        max_episode_steps=max_episode_steps,
     )
     return export_onnx(networks, properties, load=by_reference)
 
@@ -146,6 +154,13 @@ def test_pushes_and_a_changed_world_are_the_servers(lonely: Page, tmp_path: Path
     env.close()
     assert len(actions) > 250
     assert np.array(states).tolist() == np.array(found).tolist()
+
+
+def test_an_episode_has_the_policys_own_limit(lonely: Page, tmp_path: Path) -> None:
+    model = exported("CartPole-v1", hidden=(), gains=BALANCES, max_episode_steps=40)
+    page = opened(lonely, tmp_path, model)
+    assert page.evaluate(EPISODE, [0, {}, {}])[2:] == [40, "40 steps"]
+    until(page, "document.querySelector('.said').textContent === '40 steps. Return 40.'")
 
 
 def test_it_can_be_pushed_and_broken_and_put_right(lonely: Page, tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 import re
 
-import numpy as np
+import onnx
 
 from dqn.cards.card import card
 from dqn.cards.layers import read_layers
 from dqn.environments.world import World
-from serving.policy import OnnxPolicy
 from tests.dqn.cards.test_card import WORDS, exported
-from tests.support.serving.policies import linear_model
+from tests.support.dqn.masked import ACTIONS, LENGTH, counted
+from tests.support.serving import masked
+from tests.support.serving.policies import BALANCES, PROPERTIES, linear_model
 
 
 def test_layers_are_those_of_the_file() -> None:
@@ -18,8 +19,10 @@ def test_layers_are_those_of_the_file() -> None:
     assert layers is not None
     assert layers.sizes == [4, 5, 3, 2]
     assert len(layers.numbers) == 4 + 25 + 18 + 8
-    given = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-    np.testing.assert_allclose(layers.q_values(given), OnnxPolicy.load(model).q_values(given), rtol=1e-5, atol=1e-6)
+    assert layers.numbers[4:24].tolist() == layers.weights[0].ravel().tolist()
+    other = onnx.load_model_from_string(model)
+    other.graph.node[1].attribute[0].i = 0
+    assert read_layers(other.SerializeToString()) is None
 
 
 def test_a_card_is_small_and_escapes_what_it_is_told() -> None:
@@ -40,11 +43,18 @@ def test_a_world_of_ranges_is_played_at_its_middle_and_the_card_says_so() -> Non
     assert "length 0.5 to 1.5" in page
 
 
-def test_another_graph_is_not_played_and_the_card_says_so() -> None:
-    assert read_layers(linear_model()) is None
-    page = card(linear_model(), **WORDS).decode()
-    assert "a card cannot play it" in page
-    assert "<script>" not in page
+def test_another_graph_is_a_recorded_episode() -> None:
+    model = linear_model(BALANCES)
+    assert read_layers(model) is None
+    page = card(model, **WORDS).decode()
+    assert "this page does not compute it" in page
+    assert "One recorded episode, seed 7: return 500 in 500 steps." in page
+    assert "<script" not in page
+
+
+def test_an_environment_that_does_not_exist_here_is_said() -> None:
+    page = card(linear_model(properties=PROPERTIES | {"env_id": "Mine-v0"}), **WORDS).decode()
+    assert "There are no pictures of Mine-v0 to show here." in page
 
 
 def test_another_environment_is_a_recorded_episode() -> None:
@@ -53,4 +63,14 @@ def test_another_environment_is_a_recorded_episode() -> None:
     page = content.decode()
     assert "data:image/webp;base64," in page
     assert "One recorded episode, seed 7: return" in page
-    assert "<script>" not in page
+    assert "<script" not in page
+
+
+def test_an_episode_under_action_masks_has_allowed_actions_only() -> None:
+    layers = read_layers(masked.model())
+    assert layers is not None
+    assert layers.sizes == [LENGTH, 8, ACTIONS]
+    with counted():
+        page = card(masked.model(), **WORDS).decode()
+    assert "One recorded episode" in page
+    assert "<script" not in page

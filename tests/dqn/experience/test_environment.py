@@ -94,7 +94,7 @@ class _Offset(gym.Env[np.ndarray, np.int64]):
         (":Env-v0", "environment ':Env-v0' cannot be made"),
         (".relative:Env-v0", "cannot be made"),
         ("tests.support.dqn.registers_on_import:NoSuch-v0", "cannot be made: Environment `NoSuch` doesn't exist"),
-        ("Endless-v0", r"'Endless-v0' has no time limit.*register\(..., max_episode_steps=1000\)"),
+        ("Endless-v0", r"'Endless-v0' has no time limit.*--max-episode-steps 1000 or DQNConfig"),
     ],
 )
 def test_unsupported_environments_are_refused(env_id: str, message: str) -> None:

@@ -12,9 +12,10 @@ import pytest
 from dqn.config import DQNConfig
 from dqn.environments.spaces import Spaces
 from dqn.experience.buffer import replay_bytes
+from dqn.experience.vector import describe
 from dqn.training import machine
 from dqn.training.machine import memory_limit, release_memory, require_memory, training_bytes
-from dqn.training.milestones import number_of_milestones
+from dqn.training.milestones import milestones_due
 from dqn.training.state import TrainingState
 from dqn.training.steps import advance
 
@@ -63,14 +64,15 @@ from dqn.config import DQNConfig
 from dqn.experience.transitions import Batch
 from dqn.training.state import TrainingState
 from dqn.training.loop import train
-from tests.support.dqn import probes
+from tests.support.dqn import probes, spaces
 
 def fill(state):
-    config, obs = state.config, state.environment.observation_size
-    shape = config.num_agents, min(config.replay_capacity, 1_000)
+    config, obs, like = state.config, state.environment.observation_size, state.environment.observation
+    shape = config.num_agents, min(config.replay_capacity, 200)
+    observation = torch.ones(*shape, obs, dtype=like.dtype)
     batch = Batch(
-        observation=torch.rand(*shape, obs), action=torch.zeros(shape, dtype=torch.int64), reward=torch.rand(shape),
-        next_observation=torch.rand(*shape, obs), discount=torch.rand(shape),
+        observation=observation, action=torch.zeros(shape, dtype=torch.int64), reward=torch.rand(shape),
+        next_observation=observation, discount=torch.rand(shape),
     )
     for _ in range(config.replay_capacity // shape[1]):
         state.replay.insert(batch, torch.ones(shape, dtype=torch.bool))
@@ -89,6 +91,7 @@ def peak():
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 probes.register()
+spaces.register()
 torch.set_num_threads(1)
 small, large = (DQNConfig.from_dict(fields) for fields in json.loads(sys.argv[1]))
 run(small, Path(sys.argv[2]))
@@ -112,7 +115,7 @@ def test_quantiles_widen_the_last_layer() -> None:
 def test_the_figure_is_the_sum_of_its_parts() -> None:
     config = dataclasses.replace(SMALL, n_step=3, batch_size=8, num_envs=5)
     parameters = (4 + 1) * 16 + (16 + 1) * 2
-    kept = 13 + number_of_milestones(config)
+    kept = 13 + len(milestones_due(config.max_updates))
     rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=False)
     pending = 4 * 5 * 3 * (4 + 4 + 6) * 4
     expected = rows + pending + 2 * 4 * 8 * (4 + 16 + 2) * 4 + kept * 4 * parameters * 4
@@ -142,6 +145,10 @@ def test_what_takes_all_of_the_memory_is_trained_and_a_byte_more_is_not(
         require_memory(SMALL, SPACES)
 
 
+def of_frames(space: str) -> dict[str, Any]:
+    return {"env_id": "Shown-image-v0", "env_kwargs": {"space": space}, "acceptance_return": None}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
@@ -150,8 +157,11 @@ def test_what_takes_all_of_the_memory_is_trained_and_a_byte_more_is_not(
         {"replay_capacity": 1_500_000, "num_agents": 5, "acceptance_return": None},
         {"replay_capacity": 1_000_000, "priority_exponent": 0.6},
         {"replay_capacity": 2_500_000, "num_agents": 2, "hidden_sizes": (512, 512), "average_rate": 0.1},
+        {"replay_capacity": 10_000, **of_frames("frame")},
+        {"replay_capacity": 10_000, **of_frames("frame of bits")},
+        {"replay_capacity": 3_000, **of_frames("frame of floats")},
     ],
-    ids=["agents leave", "agents stay", "priorities", "large networks"],
+    ids=["agents leave", "agents stay", "priorities", "large networks", "bytes", "bits", "images of floats"],
 )
 def test_the_figure_is_what_a_training_takes_at_most(tmp_path: Path, fields: dict[str, Any]) -> None:
     config = dataclasses.replace(SMALL, **fields)
@@ -162,7 +172,8 @@ def test_the_figure_is_what_a_training_takes_at_most(tmp_path: Path, fields: dic
     )
     measured = int(process.stdout.split()[-1])
     assert measured > 200e6
-    assert training_bytes(config, SPACES) == pytest.approx(measured, rel=0.1)
+    spaces = describe(config.environment)
+    assert training_bytes(config, spaces) == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library cannot be asked to")

@@ -85,11 +85,12 @@ def test_what_a_sweep_may_be_given_passes(tmp_path: Path) -> None:
         (int, ["-3"], -3),
         (float, ["1e-3"], 1e-3),
         (bool, ["False"], False),
-        (str | None, ["None"], "None"),
+        (str | None, ["None"], None),
         (float | tuple[float, float] | None, ["None"], None),
         (float | tuple[float, float] | None, ["1", "2"], (1.0, 2.0)),
         (tuple[int, ...], [], ()),
         (tuple[int, ...], ["1", "2", "3"], (1, 2, 3)),
+        (tuple[int, ...], ["none"], ()),
         (Path, ["a/b"], Path("a/b")),
     ],
 )
@@ -120,7 +121,7 @@ def test_every_option_of_training_has_words_for_what_it_takes() -> None:
     assert len(types) == len(dataclasses.fields(train.Arguments)) - 1 + len(dataclasses.fields(DQNConfig)) - 2 + 2 * 13
 
 
-def test_what_has_no_sentence_is_said_in_tyros_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_value_is_refused_for_is_the_sentence() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Even:
         number: int = 0
@@ -129,11 +130,43 @@ def test_what_has_no_sentence_is_said_in_tyros_words(capsys: pytest.CaptureFixtu
             if self.number % 2:
                 raise ValueError("odd")
 
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises(ConfigError, match=r"^odd$"):
         options.parse(Even, ["--number", "3"], prog="even", default=Even())
-    assert refused.value.code == BAD_INPUT
-    assert "odd" in capsys.readouterr().err
     assert options.parse(Even, ["--number", "4"], prog="even", default=Even()) == Even(number=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Two:
+    first: str = ""
+    second: int = 0
+    force: bool = False
+
+
+@pytest.mark.parametrize(
+    ("words", "parsed"),
+    [
+        ("", Two()),
+        ("a", Two(first="a")),
+        ("a 3", Two(first="a", second=3)),
+        ("a 3 --force", Two(first="a", second=3, force=True)),
+        ("--force a 3", Two(first="a", second=3, force=True)),
+        ("--second 3 --force a", Two(first="a", second=3, force=True)),
+        ("a b", "SECOND takes a whole number, got b"),
+        ("a 3 b", "b belongs to no option; --help lists all"),
+        ("a --first b", "FIRST is given 2 times (a, b): give it once"),
+        ("a --first", "--first takes one word, got nothing"),
+    ],
+)
+def test_words_without_a_name_are_arguments_in_order(words: str, parsed: Two | str) -> None:
+    def parse() -> Two:
+        return options.parse(Two, words.split(), prog="two", default=Two(), positional=("first", "second"))
+
+    if isinstance(parsed, Two):
+        assert parse() == parsed
+    else:
+        with pytest.raises(ConfigError) as refused:
+            parse()
+        assert str(refused.value) == parsed
 
 
 def test_a_version_to_start_from_is_looked_up_before_anything_heavy_is_imported(

@@ -16,6 +16,7 @@ from dqn.finite import DivergedError, EnvironmentFaultError
 from dqn.training.checkpoint import CheckpointError
 from flows.cli import sweep as sweep_cli
 from flows.failures.errors import InputError, PrefectError, TrackingError
+from flows.orchestration import place
 from flows.search.study import ShardError, begin_study
 from tests.support.flows.sweeps import keep_in_memory, sweep
 
@@ -24,6 +25,7 @@ from tests.support.flows.sweeps import keep_in_memory, sweep
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a Prefect API."""
     monkeypatch.setattr(sweep_cli, "api_is_named", lambda: False)
+    monkeypatch.setattr(place, "api_is_named", lambda: False)
 
 
 def test_what_a_command_line_asks_for_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,16 +75,51 @@ def test_what_cannot_be_searched_is_refused_before_anything_starts(
     assert "error: keep must be a share between 0 and 1, got 2.0\n" in capsys.readouterr().err
 
 
-def test_where_an_api_is_named_a_sweep_is_a_flow_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("argv", "done"),
+    [
+        ("--trials 64 --rungs 3 5", {"trials": 64, "rungs": [3, 5]}),
+        ("--promote --spread-to sweep-shard/other", {"promote": True, "spread_to": "sweep-shard/other"}),
+        ("--save mine", "--save writes into this directory"),
+        ("--space mine.json", "the space is a file of this machine"),
+        ("--checkpoint-dir elsewhere", "--checkpoint-dir is a directory of this machine"),
+    ],
+)
+def test_where_an_api_is_named_a_sweep_is_a_run_of_its_deployment_unless_it_needs_this_machine(
+    argv: str, done: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def elsewhere(deployment: str, parameters: Any, *, why_here: str) -> Any:
+        asked.append((deployment, why_here or parameters))
+        return "the last state"
+
+    monkeypatch.setattr(sweep_cli, "run_elsewhere", elsewhere)
+    monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **_: pytest.fail("it runs here"))
+    assert sweep_cli.run(sweep_cli.parse(argv.split())) == 0
+    assert asked == [("sweep-dqn/default", done)]
+
+
+def test_without_the_deployment_a_sweep_is_a_flow_run_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(sweep_cli, "api_is_named", lambda: True)
-    api = SimpleNamespace(require_api=lambda: done.append("the API answers"))
-    deployed = SimpleNamespace(sweep_dqn=lambda **_: done.append("it runs there"))
-    monkeypatch.setitem(sys.modules, "flows.orchestration.api", api)
+    monkeypatch.setattr(sweep_cli, "run_elsewhere", lambda *_, **__: None)
+    deployed = SimpleNamespace(sweep_dqn=lambda **_: done.append("as a flow run"))
     monkeypatch.setitem(sys.modules, "flows.deployed", deployed)
-    monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **_: done.append("it runs here"))
+    monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **_: done.append("without Prefect"))
     assert sweep_cli.run(sweep_cli.parse([])) == 0
-    assert done == ["the API answers", "it runs there"]
+    assert done == ["as a flow run"]
+
+
+def test_an_api_that_does_not_answer_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def elsewhere(*_: Any, **__: Any) -> Any:
+        raise PrefectError("it is away")
+
+    monkeypatch.setattr(sweep_cli, "run_elsewhere", elsewhere)
+    assert sweep_cli.run(sweep_cli.parse([])) == 1
+    assert capsys.readouterr().err == "error: it is away\n"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spec import Environment, EnvironmentUnsupportedError
 from dqn.experience.vector import VectorEnvironment
 from dqn.finite import DivergedError
+from dqn.training import loop
+from dqn.training.state import TrainingState
 from flows.cli.exits import reported
 from flows.cli.refusals import require_environment
 from flows.cli.terminal import BAD_INPUT, DIVERGED
@@ -98,6 +100,15 @@ def test_whatever_an_environment_raises_or_returns_is_one_sentence_that_names_it
     said = capsys.readouterr().err
     assert said.startswith(f"error: environment {env_id!r} failed in its {method} (")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("fault", ["step", "old step", "array", "none"])
+def test_of_an_environment_that_never_works_nothing_is_saved_and_no_copy_is_blamed(fault: str) -> None:
+    env_id, saved = f"Odd-{fault.replace(' ', '-')}-v0", list[TrainingState]()
+    assert VectorEnvironment(env_id, num_agents=1, num_envs=1, seed=0).not_capturable is None
+    with pytest.raises(EnvironmentUnsupportedError, match="failed in its step"), of_environment(env_id):
+        loop.train(DQNConfig(env_id=env_id, num_agents=1, num_envs=1), on_checkpoint=saved.append)
+    assert not saved, "from which the run could be resumed"
 
 
 def test_a_constructor_that_raises_is_refused_before_training() -> None:

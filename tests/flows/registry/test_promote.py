@@ -10,12 +10,13 @@ from mlflow.exceptions import MlflowException
 from dqn.environments.world import World
 from dqn.seeding import version_seed
 from dqn.stress.robustness import StressTest
-from flows.deployed import promote_policy, rollback_policy
+from flows import deployed
 from flows.failures.errors import InputError, RegistryError
 from flows.promotion import find_model
 from flows.registry import versions
-from flows.registry.champion import move_champion, play_champion, promote, remove_challenger, return_to_previous
+from flows.registry.champion import move_champion, play_champion, promote, remove_challenger
 from flows.registry.evaluation import evaluate
+from flows.registry.history import return_to_previous
 from flows.registry.lock import PROMOTION_TAG, OvertakenError
 from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 from flows.reporting import figures
@@ -25,9 +26,12 @@ from tests.support.flows.registering import BALANCING, DRIFTING, FALLING, damage
 from tests.support.serving.policies import ACROBOT, FALLS, PROPERTIES, SWINGS, linear_model
 
 __all__ = ["empty_store", "quick"]  # the fixtures
+promote_policy: Any = deployed.promote_policy
+rollback_policy: Any = deployed.rollback_policy
+"""Called directly, they return the results of the states."""
 
 
-def test_a_champion_leaves_a_way_back_and_it_is_taken_once(store: MlflowClient) -> None:
+def test_a_champion_leaves_a_way_back_and_each_request_takes_it_once(store: MlflowClient) -> None:
     name = "dqn-aliases"
     first, second = registered(store, name, BALANCING), registered(store, name, BALANCING)
     token = began(store, name)
@@ -41,7 +45,7 @@ def test_a_champion_leaves_a_way_back_and_it_is_taken_once(store: MlflowClient) 
     assert versions.version_of(store, name, CHAMPION) == first
     assert versions.get_version(store, name, second).tags["gate"] == f"rolled back to version {first}"
     assert return_to_previous(store, name, token, "request") == first  # as after a death right after the last write
-    with pytest.raises(InputError, match="no previous champion to return to"):
+    with pytest.raises(InputError, match="no earlier champion to return to, version 1 is the first of its champions"):
         return_to_previous(store, name, token, "another request")
 
 
@@ -60,7 +64,7 @@ def test_a_promotion_that_was_overtaken_changes_nothing(store: MlflowClient) -> 
     assert aliases(store, name) == [first, second, second]
 
 
-@pytest.mark.parametrize("nth", range(1, 6))
+@pytest.mark.parametrize("nth", range(1, 8))
 def test_a_promotion_that_failed_half_way_is_finished_by_the_next(store: MlflowClient, nth: int) -> None:
     name = f"dqn-half-way-{nth}"
     first, second = registered(store, name, BALANCING), registered(store, name, BALANCING)
@@ -161,7 +165,8 @@ def test_flows_promote_what_is_better_refuse_what_is_not_and_roll_back(
     assert versions.get_version(store, name, equal).tags["gate"] == forced
     assert aliases(store, name)[:2] == [equal, good]
     assert rollback_policy() == good
-    with pytest.raises(InputError, match="no previous champion"):
+    assert rollback_policy() == weak, "one further back"
+    with pytest.raises(InputError, match="no earlier champion"):
         rollback_policy()
     page = versions.get_version(store, name, good)
     assert {"test/mean_return", "test/min_return"} <= versions.metrics_of(store, page)

@@ -14,20 +14,21 @@ from dqn.environments.world import NOMINAL, World
 from dqn.seeding import further_seed
 from flows.failures.errors import InputError
 from flows.registry import champion as module
+from flows.registry import versions
 from flows.registry.champion import (
     MARGIN_USED_TAG,
-    ROLLBACK_TAG,
     move_champion,
     play_rival,
     promote,
     read_champion_stress,
     read_comparison,
-    return_to_previous,
 )
+from flows.registry.evaluation import read_played
+from flows.registry.history import CHAMPIONS_TAG, ROLLBACK_TAG, return_to_previous
 from flows.registry.lock import PROMOTION_TAG, OvertakenError
 from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 from tests.support.flows.in_memory import Store
-from tests.support.flows.promotion import NAME, evaluated, returns_of, store
+from tests.support.flows.promotion import NAME, evaluated, store
 
 __all__ = ["store"]  # the fixture
 
@@ -53,6 +54,9 @@ def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
         ("log_dict", store.versions[3].run_id, "evaluation/version-3-champion.json"),
         look,
         ("set_model_version_tag", 3, "gate", gate),
+        look,  # at the champions so far
+        look,
+        ("set_registered_model_tag", CHAMPIONS_TAG),
         look,
         ("set_registered_model_alias", PREVIOUS, 1),
         look,
@@ -125,7 +129,7 @@ def test_what_is_given_away_of_the_margin_is_written_before_the_alias_and_read_w
     tag = store.written.index(("set_model_version_tag", 3, MARGIN_USED_TAG, "0.100"))
     assert calls[tag - 1] == "get_registered_model"
     assert tag < calls.index("set_registered_model_alias")
-    rival = play_rival(store, NAME, 1, 3)
+    rival = play_rival(store, versions.download(NAME, 1), 3, 10)
     assert rival
     assert rival.margin_used == 0.1
 
@@ -174,9 +178,10 @@ def test_in_a_named_world_both_play_there_and_a_tie_goes_to_the_version_at_home(
 
 
 def test_no_version_is_compared_with_itself(store: Any) -> None:
-    assert play_rival(store, NAME, 3, None) is None
-    assert play_rival(store, NAME, 3, 3) is None
-    rival = play_rival(store, NAME, 3, 1)
+    challenger = versions.download(NAME, 3)
+    assert play_rival(store, challenger, None, 30) is None
+    assert play_rival(store, challenger, 3, 30) is None
+    rival = play_rival(store, challenger, 1, 30)
     assert rival
     assert (rival.version, rival.stress is None) == (1, False)
 
@@ -205,6 +210,8 @@ def test_the_version_that_is_returned_to_is_not_tagged_as_rolled_back(champion: 
     """Also where an earlier attempt died between its last two writes, and where the champion's alias is gone."""
     store.aliases = {PREVIOUS: 1} | ({CHAMPION: champion} if champion else {})
     store.tags[PROMOTION_TAG] = "mine"
+    if champion == 1:
+        store.versions[1].tags[ROLLBACK_TAG] = "request"
     assert return_to_previous(store, NAME, "mine", "request") == 1
     assert store.aliases == {CHAMPION: 1}
     gates = {number: version.tags.get("gate") for number, version in store.versions.items()}
@@ -229,9 +236,9 @@ def test_a_champion_that_is_replaced_while_it_is_asked_about_moves_nothing(
 
     def replaced(uri: str) -> Any:
         store.aliases = {CHAMPION: 2, PREVIOUS: 3}
-        return returns_of(3)
+        return read_played(uri)
 
-    monkeypatch.setattr(module, "read_returns", replaced)
+    monkeypatch.setattr(module, "read_played", replaced)
     assert promote.fn(NAME, 3, evaluated(store, 3), force=True)
     assert store.aliases == {CHAMPION: 2, PREVIOUS: 3}
 
@@ -247,10 +254,10 @@ def test_a_promotion_that_was_overtaken_writes_nothing_more(store: Any) -> None:
 def test_a_way_back_is_gone_once_it_was_taken_but_not_for_the_request_that_took_it(store: Any) -> None:
     store.versions[1].tags[ROLLBACK_TAG] = "request"
     assert return_to_previous(store, NAME, "mine", "request") == 1
-    with pytest.raises(InputError, match=f"{NAME} has no previous champion to return to"):
+    with pytest.raises(InputError, match=f"{NAME} has no earlier champion to return to, version 1 is the first"):
         return_to_previous(store, NAME, "mine", "another request")
     store.aliases = {}
-    with pytest.raises(InputError, match="promote another version instead"):
+    with pytest.raises(InputError, match="it has no champion: promote another version instead"):
         return_to_previous(store, NAME, "mine", "request")
 
 

@@ -12,8 +12,9 @@ from mlflow.exceptions import MlflowException
 
 from dqn.stress.robustness import StressTest
 from flows.registry import versions
-from flows.registry.champion import promote, return_to_previous
+from flows.registry.champion import promote
 from flows.registry.evaluation import evaluate
+from flows.registry.history import return_to_previous
 from flows.registry.lock import OvertakenError, hold, promotion
 from flows.registry.versions import CHALLENGER, CHAMPION
 from flows.reporting import figures

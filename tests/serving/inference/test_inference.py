@@ -12,6 +12,7 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
+from dqn.environments.masks import Mask
 from serving.application import App
 from serving.models.follower import Models
 from serving.policy import FloatArray, OnnxPolicy
@@ -74,11 +75,11 @@ def test_large_requests_are_computed_one_by_one_and_at_most_32_wait(
     monkeypatch.setattr("serving.inference.routes._INLINE_BYTES", 0)
     q_values, released, computing = OnnxPolicy.q_values, threading.Event(), threading.Lock()
 
-    def slow(policy: OnnxPolicy, observation: npt.NDArray[np.floating]) -> FloatArray:
+    def slow(policy: OnnxPolicy, observation: npt.NDArray[np.floating], mask: Mask | None) -> FloatArray:
         assert released.wait(60)
         assert computing.acquire(blocking=False), "two at once"
         try:
-            return q_values(policy, observation)
+            return q_values(policy, observation, mask)
         finally:
             computing.release()
 

@@ -75,6 +75,12 @@ SPACES: dict[str, spaces.Space[Any]] = {
     "dict": spaces.Dict(eye=spaces.Box(0, 255, (2, 2, 1), np.uint8), touch=spaces.Discrete(2)),
     "tuple": spaces.Tuple([spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)]),
 }
+LARGE: dict[str, spaces.Space[Any]] = {
+    "frame": spaces.Box(0, 255, (40, 40, 3), np.uint8),
+    "frame of bits": spaces.Box(0, 1, (40, 40, 3), np.bool_),
+    "frame of floats": spaces.Box(0, 1, (40, 40, 3), np.float32),
+}
+"""For `make_shown`; none is registered."""
 DTYPES = {
     "bytes": "uint8", "image": "uint8", "bits": "bool", "whole": "uint8", "discrete": "uint8",
     "multi-discrete": "uint8", "multi-binary": "uint8", "dict": "uint8",
@@ -84,7 +90,7 @@ DTYPES = {
 
 def make_shown(space: str, **options: Any) -> Shown:
     """The environment of a named space, as an entry point that Gymnasium is given."""
-    return Shown(SPACES[space], **options)
+    return Shown((SPACES | LARGE)[space], **options)
 
 
 def register() -> None:

@@ -139,6 +139,10 @@ class Store:
         self._write("set_model_version_tag", int(version), key, value)
         self.versions[int(version)].tags[key] = value
 
+    def delete_model_version_tag(self, name: str, version: str, key: str) -> None:
+        self._write("delete_model_version_tag", int(version), key)
+        del self.versions[int(version)].tags[key]
+
     def _write(self, *what: Any) -> None:
         self.written.append(what)
 

@@ -45,6 +45,9 @@ function axisEnd(value) {
   return power * [1, 2, 5, 10].find((factor) => factor * power >= value * 0.999);
 }
 
+// Whether the environment's action mask allows the action of a Q-value; that of another action is the least float32.
+const allowed = (value) => value > -3.4e38;
+
 // Which action the policy prefers and by how much. For two actions, a bar grows from the middle towards the preferred
 // one; for more, each bar is the distance of an action from the best.
 export class Preference {
@@ -68,7 +71,7 @@ export class Preference {
   // Shows Q-values and the chosen action on an axis up to `end`; returns a sentence like "prefers right by 0.004".
   show(values, action, end) {
     if (!values) return "";
-    const behind = values.map((value) => values[action] - value);
+    const behind = values.map((value) => (allowed(value) ? values[action] - value : null));
     [this.ends[0].textContent, this.ends[2].textContent] = this.two ? [small(end), small(end)] : ["0", small(end)];
     this.ends[1].textContent = this.two ? "0" : "behind the best by";
     if (this.two) {
@@ -78,19 +81,22 @@ export class Preference {
     } else {
       this.rows.forEach((row, index) => {
         row.querySelector("i").style.transform = `scaleX(${behind[index] / end})`;
-        row.querySelectorAll(".name")[1].textContent = index === action ? "best" : `−${small(behind[index])}`;
+        const distance = behind[index] === null ? "not allowed" : `−${small(behind[index])}`;
+        row.querySelectorAll(".name")[1].textContent = index === action ? "best" : distance;
         row.classList.toggle("chosen", index === action);
       });
     }
-    const next = Math.min(...behind.filter((_, index) => index !== action));
-    return `prefers ${this.names[action]} by ${small(next)}`;
+    const others = behind.filter((value, index) => index !== action && value !== null);
+    return others.length ? `prefers ${this.names[action]} by ${small(Math.min(...others))}` : `only ${this.names[action]} is allowed`;
   }
 }
 
-// A sample of a trace: for two actions the difference of Q-values, right minus left, for more each one minus the best.
+// A sample of a trace: for two actions the difference of Q-values, right minus left, for more each one minus the best;
+// null where an action is not allowed.
 export function sample(values, push = 0) {
   const best = Math.max(...values);
-  return { lines: values.length === 2 ? [values[1] - values[0]] : values.map((value) => value - best), push };
+  const behind = values.map((value) => (allowed(value) ? value - best : null));
+  return { lines: values.length > 2 ? behind : [behind.includes(null) ? null : values[1] - values[0]], push };
 }
 
 export function axisOf(samples) {
@@ -120,7 +126,11 @@ export function drawTrace(canvas, samples, end, length = 300) {
     context.globalAlpha = opacity;
     context.lineWidth = 1.5;
     context.beginPath();
-    values.forEach((value, index) => context.lineTo(x(index), y(value)));
+    let drawn = false; // a line has a gap where its action is not allowed
+    values.forEach((value, index) => {
+      if (value !== null) context[drawn ? "lineTo" : "moveTo"](x(index), y(value));
+      drawn = value !== null;
+    });
     context.stroke();
     context.globalAlpha = 1;
   };

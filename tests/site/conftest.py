@@ -1,0 +1,3 @@
+from tests.support.browsing import browser, lonely
+
+__all__ = ["browser", "lonely"]
