@@ -15,7 +15,7 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spaces import Spaces
 from dqn.experience.buffer import replay_bytes
 from dqn.experience.priorities import leaves
-from dqn.training.milestones import number_of_milestones
+from dqn.training.milestones import milestones_due
 
 
 def require_device(name: str) -> torch.device:
@@ -70,10 +70,8 @@ def policy_bytes(config: DQNConfig, spaces: Spaces) -> int:
     return 4 * sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
 
 
-def training_bytes(config: DQNConfig, spaces: Spaces, *, mask: int = 0) -> int:
+def training_bytes(config: DQNConfig, spaces: Spaces) -> int:
     """Peak memory of training in bytes, without the program itself and the environments' own objects.
-
-    `mask` is the number of actions of an environment with action masks, and 0 without.
 
     Neither a checkpoint nor a leaving agent makes a second copy of the replay buffer's rows. A leaving agent does copy
     the priorities.
@@ -87,24 +85,24 @@ def training_bytes(config: DQNConfig, spaces: Spaces, *, mask: int = 0) -> int:
         capacity=config.replay_capacity,
         obs=observation_size,
         itemsize=itemsize,
-        mask=mask,
+        mask=spaces.mask_size,
         prioritised=config.priority_exponent > 0,
     )
     copied = A * 2 * leaves(config.replay_capacity) * 4 if config.priority_exponent else 0
-    pending = A * config.num_envs * config.n_step * (2 * observation_size * itemsize + 6 * 4 + mask)
+    pending = A * config.num_envs * config.n_step * (2 * observation_size * itemsize + spaces.mask_size + 6 * 4)
     at_once = max(config.batch_size, config.num_envs, config.eval_episodes, config.acceptance_episodes)
     activations = 2 * A * at_once * sum(sizes) * 4
-    copies = _COPIES + number_of_milestones(config)
+    copies = _COPIES + len(milestones_due(config.max_updates))
     return replay + copied + pending + activations + copies * A * parameters * 4
 
 
-def require_memory(config: DQNConfig, spaces: Spaces, *, mask: int = 0) -> str:
-    """A sentence on the peak memory of training and this machine's memory; `mask` as in `training_bytes`.
+def require_memory(config: DQNConfig, spaces: Spaces) -> str:
+    """A sentence on the peak memory of training and this machine's memory.
 
     Raises:
         MemoryError: if training needs more than this machine has.
     """
-    needed = training_bytes(config, spaces, mask=mask)
+    needed = training_bytes(config, spaces)
     limit = memory_limit()
     if needed > limit:
         raise MemoryError(

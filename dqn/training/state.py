@@ -19,7 +19,7 @@ from dqn.seeding import TRAINING, stream_seed
 from dqn.training.fits import Factory, divisors, own_environment, require_start
 from dqn.training.machine import LEAST, require_device, require_memory
 from dqn.training.metrics import POPULATION, MetricHistory, MetricName
-from dqn.training.milestones import Milestone, load_milestones, milestone_due
+from dqn.training.milestones import Milestone, load_milestones, milestones_due
 
 
 class TrainingState:
@@ -105,7 +105,7 @@ class TrainingState:
         )
         try:
             spaces = environment.spaces
-            require_memory(config, spaces, mask=environment.mask_size)
+            require_memory(config, spaces)
             divisors(config, spaces)
             if start is not None:
                 require_start(config, start, spaces)
@@ -115,8 +115,8 @@ class TrainingState:
             return cls(
                 config,
                 environment=environment,
-                accumulator=_accumulator(config, hyperparameters, environment),
-                replay=_replay(config, environment, generator, device),
+                accumulator=_accumulator(config, hyperparameters, spaces),
+                replay=_replay(config, spaces, generator, device),
                 learner=Learner(config, networks.on(device), hyperparameters),
                 generator=generator,
             )
@@ -155,7 +155,8 @@ class TrainingState:
     def keep_milestone(self) -> None:
         """Store the evaluated networks as a milestone if one is due."""
         updates = self.learner.updates
-        if milestone_due(self.config, updates) and all(kept.updates < updates for kept in self.milestones):
+        due = milestones_due(self.config.max_updates)
+        if updates in due and all(kept.updates < updates for kept in self.milestones):
             networks = self.learner.evaluated.select(torch.arange(len(self.agents)))
             steps = self.environment_steps
             kept = Milestone(updates=updates, environment_steps=steps, agents=self.agents, networks=networks)
@@ -235,9 +236,7 @@ def _initialised(config: DQNConfig, hyperparameters: HyperParameters, spaces: Sp
     )
 
 
-def _accumulator(
-    config: DQNConfig, hyperparameters: HyperParameters, environment: VectorEnvironment
-) -> NStepAccumulator:
+def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, spaces: Spaces) -> NStepAccumulator:
     return NStepAccumulator(
         n_step=config.n_step,
         gamma=hyperparameters.gamma,
@@ -245,23 +244,21 @@ def _accumulator(
         bootstrap_on_truncation=config.bootstrap_on_truncation,
         num_agents=config.num_agents,
         num_envs=config.num_envs,
-        obs=environment.observation_size,
-        dtype=getattr(torch, environment.spaces.dtype),
-        mask=environment.mask_size,
+        obs=spaces.observation_size,
+        dtype=getattr(torch, spaces.dtype),
+        mask=spaces.mask_size,
     )
 
 
-def _replay(
-    config: DQNConfig, environment: VectorEnvironment, generator: torch.Generator, device: torch.device
-) -> ReplayBuffer:
+def _replay(config: DQNConfig, spaces: Spaces, generator: torch.Generator, device: torch.device) -> ReplayBuffer:
     A, capacity, exponent = config.num_agents, config.replay_capacity, config.priority_exponent
     return ReplayBuffer(
         num_agents=A,
         capacity=capacity,
-        obs=environment.observation_size,
-        mask=environment.mask_size,
+        obs=spaces.observation_size,
+        mask=spaces.mask_size,
         generator=generator,
-        dtype=getattr(torch, environment.spaces.dtype),
+        dtype=getattr(torch, spaces.dtype),
         priorities=Priorities(num_agents=A, capacity=capacity, exponent=exponent) if exponent else None,
         device=device,
     )

@@ -20,7 +20,7 @@ from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.champion import read_comparison
-from flows.registry.evaluation import baselines, read_stress
+from flows.registry.evaluation import baselines, read_played
 from flows.registry.gate import CONFIDENCE
 from flows.registry.returns import Returns, read_returns
 from flows.reporting.draw import LEARNING_CURVES
@@ -163,7 +163,7 @@ def report(run_id: str, version: int, gate: str, agents: str, evaluation: str, a
     fenced = FencedClient(client=client, attempt=attempt)
     run = client.get_run(run_id)
     config = config_of(run)
-    stress = read_stress(evaluation)
+    stress = read_played(evaluation).stress
     finished = Report(
         run_id=run_id,
         experiment=str(run.info.experiment_id),

@@ -88,15 +88,15 @@ def complete_runs(fenced: FencedClient, config: DQNConfig, *, flow_run_id: str |
     """
     client, run_id = fenced.checked(), fenced.run_id
     parent = client.get_run(run_id)
-    if not _has_config(client, run_id) or _config_of(parent) is None:
+    kept = _config_of(parent) if _has_config(client, run_id) else None
+    if kept is None:
         client.log_batch(run_id, params=params(config))
         with _artifacts_of(parent):
             client.log_dict(run_id, config.to_dict(), CONFIG_FILE)  # last: the run is complete
-    config = config_of(parent)
     tags = [RunTag(key, value) for key, value in _flow_run_tag(flow_run_id).items()]
     client.log_batch(run_id, tags=tags)
     _set_running(fenced, parent)
-    children = _children(fenced, parent.info.experiment_id, config)
+    children = _children(fenced, parent.info.experiment_id, kept or config)
     if TRAINED_TAG not in parent.data.tags:
         for child in children:
             _set_running(fenced, child)

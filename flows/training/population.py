@@ -127,8 +127,7 @@ def train_population(
     """
     state = _start(config, checkpoint, start)
     environment = state.environment
-    memory = require_memory(config, environment.spaces, mask=environment.mask_size)
-    for sentence in filter(None, (environment.spaces.note, memory)):
+    for sentence in filter(None, (environment.spaces.note, require_memory(config, environment.spaces))):
         say(sentence)
     known = get_runs(fenced.client, (runs.parent, *runs.children))
     writer = MetricWriter(

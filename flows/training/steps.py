@@ -81,7 +81,7 @@ def _train(fenced: FencedClient, run: Run, checkpoint: Path) -> None:
         }
 
     adapting = ADAPTATION_TAG in run.data.tags
-    start = starting_network(fenced.client, run, config)
+    start = starting_network(fenced.client, run, versions.model_name(config.env_id))
     with of_environment(config.env_id):
         result = train_population(fenced, runs, config, checkpoint, start=start, test=test, on_progress=on_progress)
     if not adapting:  # an adaptation is urgent, and any solved agent will do

@@ -15,15 +15,15 @@ from dqn.evaluation.returns import episodic_returns
 from dqn.finite import EnvironmentFaultError
 from tests.support.dqn.masked import ACTIONS, BROKEN, CORRIDOR, Broken, counted
 
-ALLOWED = np.array([1, 0, 1, 0, 0], dtype=np.int8)
+ALLOWED = np.array([1, 0, 1, 0, 0, 0], dtype=np.int8)
 FAULTS: list[tuple[Any, str]] = [
     (..., r"returned no action_mask \(either reset and every step return one, or none does\)"),
     (np.zeros(ACTIONS, np.int8), "returned an action_mask that allows no action"),
-    (np.ones(4, np.int8), r"returned an action_mask of shape \[4\] \(expected 5 entries, int8 or bool"),
-    (np.ones((1, ACTIONS), np.int8), r"returned an action_mask of shape \[1, 5\] \(expected 5 entries"),
-    (np.array([1, 0, 2, 0, 0], np.int8), "returned an action_mask with the value 2 "),
-    (np.array([1, 0, np.nan, 0, 0]), "returned an action_mask with the value nan "),
-    ([1, 0, 1, 0, 0], "returned an action_mask of type list "),
+    (np.ones(4, np.int8), r"returned an action_mask of shape \[4\] \(expected 6 entries, int8 or bool"),
+    (np.ones((1, ACTIONS), np.int8), r"returned an action_mask of shape \[1, 6\] \(expected 6 entries"),
+    (np.array([1, 0, 2, 0, 0, 0], np.int8), "returned an action_mask with the value 2 "),
+    (np.array([1, 0, np.nan, 0, 0, 0]), "returned an action_mask with the value nan "),
+    ([1, 0, 1, 0, 0, 0], "returned an action_mask of type list "),
     (1, "returned an action_mask of type int64 "),
 ]
 
@@ -61,7 +61,7 @@ def test_the_mask_after_a_terminated_episode_is_not_read() -> None:
     assert info["_action_mask"].tolist() == [False, True]
     found = action_masks(info, CORRIDOR, num_actions=ACTIONS, terminated=terminated, step=1, masked=True)
     assert found is not None
-    assert found.tolist() == [[True] * 5, [False, True, True, False, False]]
+    assert found.tolist() == [[True] * 6, [False, True, True, False, False, False]]
 
 
 def test_environments_with_masks_are_known() -> None:

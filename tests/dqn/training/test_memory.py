@@ -15,7 +15,7 @@ from dqn.experience.buffer import replay_bytes
 from dqn.experience.vector import describe
 from dqn.training import machine
 from dqn.training.machine import memory_limit, release_memory, require_memory, training_bytes
-from dqn.training.milestones import number_of_milestones
+from dqn.training.milestones import milestones_due
 from dqn.training.state import TrainingState
 from dqn.training.steps import advance
 
@@ -115,7 +115,7 @@ def test_quantiles_widen_the_last_layer() -> None:
 def test_the_figure_is_the_sum_of_its_parts() -> None:
     config = dataclasses.replace(SMALL, n_step=3, batch_size=8, num_envs=5)
     parameters = (4 + 1) * 16 + (16 + 1) * 2
-    kept = 13 + number_of_milestones(config)
+    kept = 13 + len(milestones_due(config.max_updates))
     rows = replay_bytes(num_agents=4, capacity=400, obs=4, prioritised=False)
     pending = 4 * 5 * 3 * (4 + 4 + 6) * 4
     expected = rows + pending + 2 * 4 * 8 * (4 + 16 + 2) * 4 + kept * 4 * parameters * 4

@@ -121,7 +121,7 @@ class Writer:
 def trained(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Calls `train_population` with another training in its place."""
     state = SimpleNamespace(
-        environment=SimpleNamespace(spaces=LEAST, mask_size=0),
+        environment=SimpleNamespace(spaces=LEAST),
         metrics=SimpleNamespace(since=lambda _: []),
         environment_steps=0,
         agents=[0],

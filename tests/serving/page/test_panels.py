@@ -54,6 +54,10 @@ def test_a_drift_and_the_stages_of_its_adaptation_are_shown(page: Page, shown: S
     until(page, "document.querySelector('#loop-title').textContent === 'Noticed: the motor answers the other way'")
     assert page.locator("#loop-timeline strong").all_inner_texts() == ["The world was changed", "The server noticed"]
     assert "make stack" in page.locator("#loop-hint").inner_text()
+    until(
+        page,
+        """document.querySelector('#loop-undoing').textContent.startsWith("Playing with the motor's sign undone")""",
+    )
     drift = shown.get("/api/adaptation").json()["drift"]["id"]
 
     def report(stage: str, **more: object) -> None:
