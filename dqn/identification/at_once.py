@@ -25,6 +25,9 @@ EXPLAINED: Final = 2.0
 _SHORT_LAG: Final = 5
 """Longest delay that is tried with two or more changed parameters."""
 _KEPT: Final = 6
+_MANY: Final = 24
+"""Transitions from which on pairs of parameters are tried with the `_KEPT_LAGS` likeliest delays only."""
+_KEPT_LAGS: Final = 3
 _AS_GOOD: Final = 12.0
 """Difference of -2 log-likelihood up to which an explanation predicts as well as the best one."""
 _AGREE: Final = 0.15
@@ -83,11 +86,14 @@ def _hypotheses(rows: Rows, found: list[Tried], size: int, known_lag: int) -> li
 
     A parameter that explains everything is tried with each other one under its own delay alone.
     """
-    likely = sorted(found, key=lambda each: each.criterion)[:_KEPT]
+    ranked = sorted(found, key=lambda each: each.criterion)
+    likely = ranked[:_KEPT]
     if size < 3:
         lags = [d for d, lag in enumerate(rows.lags) if size < 2 or lag[0] <= max(_SHORT_LAG, known_lag)]
         if size == 2 and likely and likely[0].noise < _NOISE and likely[0].deviation < EXPLAINED:
             lags = [likely[0].d]
+        elif size == 2 and len(rows.before) > _MANY:
+            lags = list(dict.fromkeys(each.d for each in ranked))[:_KEPT_LAGS]
         return list(itertools.product(lags, itertools.combinations(range(len(NAMES)), size)))
     more = {(each.d, tuple(sorted({*each.free, k}))) for each in likely for k in range(len(NAMES))}
     return sorted(each for each in more if len(each[1]) == size)

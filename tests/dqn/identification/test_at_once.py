@@ -95,6 +95,8 @@ def test_a_motor_that_pushes_to_one_side_only_leaves_the_explanation_open() -> N
     found, sure = explain(record(World(force_mag=-10.0), steps=7, side=1), NOMINAL, 60)
     assert not sure, "it might be a wind, and the delay is unknown"
     assert found[0].changed == {"force_mag": pytest.approx(-10.0, rel=1e-3)}
+    winds = [each.weight for each in found if abs(each.changed.get("wind", 0.0)) > 10]
+    assert sum(winds) < 0.2 * found[0].weight, "no wind is stronger than the motor"
     assert all(abs(each.changed.get("force_mag", 10.0)) >= 1.0 for each in found), "no motor near 0 beside a wind"
 
 
