@@ -15,9 +15,9 @@ import numpy as np
 
 from dqn.environments.world import World
 from dqn.identification.identify import values_of
-from dqn.identification.one_step import NAMES, Rows, Tried, fitted, rows_of, value_of
-from dqn.identification.record import Experience, Floats
-from dqn.identification.trajectories import BIASES, SCALES, Values
+from dqn.identification.one_step import NAMES, PRICE, Rows, Tried, fitted, moved_to, rows_of, value_of
+from dqn.identification.record import Experience, Floats, cut
+from dqn.identification.trajectories import BIASES, SCALES, Values, fit
 
 LEAST_TRANSITIONS: Final = 3
 EXPLAINED: Final = 2.0
@@ -25,6 +25,11 @@ EXPLAINED: Final = 2.0
 _SHORT_LAG: Final = 5
 """Longest delay that is tried with two or more changed parameters."""
 _KEPT: Final = 6
+_MANY: Final = 24
+"""Transitions from which on pairs of parameters are tried with the `_KEPT_LAGS` likeliest delays only."""
+_KEPT_LAGS: Final = 3
+_SMOOTHED: Final = 20
+"""Noisy transitions from which on trajectories are fitted."""
 _AS_GOOD: Final = 12.0
 """Difference of -2 log-likelihood up to which an explanation predicts as well as the best one."""
 _AGREE: Final = 0.15
@@ -75,7 +80,36 @@ def explain(record: Experience, known: World, first: int) -> tuple[tuple[Explana
         found += fitted(rows, start, known_lag, _hypotheses(rows, found, size, known_lag))
         if found and size > 1 and min(found, key=lambda each: each.criterion).deviation < EXPLAINED:
             break
+    if found and len(rows.before) >= _SMOOTHED and min(found, key=lambda each: each.criterion).noise > _NOISE:
+        found = _smoothed(record, rows, found, start, known_lag)
     return _weighed(found, start, known, known_lag)
+
+
+def _smoothed(record: Experience, rows: Rows, found: list[Tried], start: Values, known_lag: int) -> list[Tried]:
+    """No change, single changes and the likeliest others, fitted to trajectories: noise biases fits to single steps."""
+    windows = cut(record, left_out=~rows.usable)
+    ranked = sorted(found, key=lambda each: each.criterion)
+    lag = ranked[0].lags[0]
+    tried = {(each.lags[0], each.free): each for each in reversed(ranked)}
+    likely = [key for key in reversed(tried) if key[0] in (lag, known_lag) and len(key[1]) <= (key[0] == lag)]
+    likely += [key for key in list(reversed(tried))[:_KEPT] if key not in likely]
+    price = math.log(4 * len(rows.before)) + PRICE
+    better = []
+    for key in likely:
+        names = tuple(NAMES[k] for k in key[1])
+        try:
+            closest = fit(windows, windows.directions[key[0]], names, start)
+        except np.linalg.LinAlgError:  # the equations of motion have no solution there
+            continue
+        better.append(
+            dataclasses.replace(
+                tried[key],
+                moved=np.array([moved_to(start, name, closest.values[name]) for name in names]),
+                fit=closest.deviance,
+                criterion=closest.deviance + price * (len(names) + (key[0] != known_lag)),
+            )
+        )
+    return better or found
 
 
 def _hypotheses(rows: Rows, found: list[Tried], size: int, known_lag: int) -> list[tuple[int, tuple[int, ...]]]:
@@ -83,11 +117,14 @@ def _hypotheses(rows: Rows, found: list[Tried], size: int, known_lag: int) -> li
 
     A parameter that explains everything is tried with each other one under its own delay alone.
     """
-    likely = sorted(found, key=lambda each: each.criterion)[:_KEPT]
+    ranked = sorted(found, key=lambda each: each.criterion)
+    likely = ranked[:_KEPT]
     if size < 3:
         lags = [d for d, lag in enumerate(rows.lags) if size < 2 or lag[0] <= max(_SHORT_LAG, known_lag)]
         if size == 2 and likely and likely[0].noise < _NOISE and likely[0].deviation < EXPLAINED:
             lags = [likely[0].d]
+        elif size == 2 and len(rows.before) > _MANY:
+            lags = list(dict.fromkeys(each.d for each in ranked))[:_KEPT_LAGS]
         return list(itertools.product(lags, itertools.combinations(range(len(NAMES)), size)))
     more = {(each.d, tuple(sorted({*each.free, k}))) for each in likely for k in range(len(NAMES))}
     return sorted(each for each in more if len(each[1]) == size)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from dqn.environments.world import World
 from dqn.identification.record import Experience, Floats, Integers
@@ -23,7 +24,7 @@ _MIXED: Final = 6
 """First transitions after a change, which are left out as soon as there are more than twice as many."""
 _RESOLUTION: Final = 2e-5
 """Deviations below this count as 0."""
-_PRICE: Final = 8.0
+PRICE: Final = 8.0
 """Added to the criterion for every changed parameter, besides the logarithm of the number of observations."""
 _LONGEST: Final = 1.0
 """Greatest move of a logarithm in one iteration."""
@@ -56,6 +57,8 @@ class Rows:
     before: Floats
     after: Floats
     push: Floats
+    usable: npt.NDArray[np.bool_]
+    """Mask of these transitions in the record."""
     lags: tuple[tuple[int, ...], ...]
     """Delays that have each of the D directions, the known one first and then the shortest."""
     directions: Floats
@@ -108,6 +111,7 @@ def rows_of(record: Experience, known: World, known_lag: int, first: int) -> Row
         before=record.observation[usable],
         after=record.next_observation[usable],
         push=record.push[usable],
+        usable=usable,
         lags=tuple(map(tuple, lags.values())),
         directions=np.array([np.frombuffer(direction) for direction in lags]),
     )
@@ -154,7 +158,7 @@ def fitted(rows: Rows, start: Values, known_lag: int, hypotheses: list[tuple[int
     lean = np.abs(_residuals(rows, start, direction, free, moves, lean=_DIFFERENCE)[0] - residual).mean(1) / _DIFFERENCE
     scale = np.sqrt(2 + lean[:, [1, 3]] ** 2) * np.maximum(noise, _RESOLUTION)[:, np.newaxis]
     deviation = np.sqrt((variance[:, [1, 3]] / scale**2).mean(1))
-    price = math.log(4 * N) + _PRICE
+    price = math.log(4 * N) + PRICE
     return [
         Tried(
             d=d,
@@ -200,6 +204,11 @@ def value_of(start: Values, name: str, moved: Any) -> Any:
     return start[name] * np.exp(moved) if name in POSITIVE else start[name] + moved * SCALES[name]
 
 
+def moved_to(start: Values, name: str, value: float) -> float:
+    """Inverse of `value_of`."""
+    return math.log(value / start[name]) if name in POSITIVE else (value - start[name]) / SCALES[name]
+
+
 def _is_plausible(names: tuple[int, ...], moved: Floats, start: Values, late: bool) -> bool:
     for k, move in zip(names, moved, strict=True):
         name = NAMES[k]
@@ -217,4 +226,4 @@ def _improbable(names: tuple[int, ...], moved: Floats, start: Values) -> float:
     value = dict(start)
     for k, move in zip(names, moved, strict=True):
         value[NAMES[k]] = float(value_of(start, NAMES[k], move))
-    return _PRICE if abs(value["wind"]) > abs(value["force_mag"]) else 0.0
+    return PRICE if abs(value["wind"]) > abs(value["force_mag"]) else 0.0

@@ -95,6 +95,8 @@ def test_a_motor_that_pushes_to_one_side_only_leaves_the_explanation_open() -> N
     found, sure = explain(record(World(force_mag=-10.0), steps=7, side=1), NOMINAL, 60)
     assert not sure, "it might be a wind, and the delay is unknown"
     assert found[0].changed == {"force_mag": pytest.approx(-10.0, rel=1e-3)}
+    winds = [each.weight for each in found if abs(each.changed.get("wind", 0.0)) > 10]
+    assert sum(winds) < 0.2 * found[0].weight, "no wind is stronger than the motor"
     assert all(abs(each.changed.get("force_mag", 10.0)) >= 1.0 for each in found), "no motor near 0 beside a wind"
 
 
@@ -122,3 +124,19 @@ def test_noise_is_estimated_and_does_not_count_as_change(change: World) -> None:
     assert found.changed == pytest.approx(change.to_dict(), rel=0.1)
     assert found.noise == pytest.approx(0.02, rel=0.4)
     assert found.world.sensor_noise == (found.noise,) * 4
+
+
+@pytest.mark.parametrize(
+    "change", [World(sensor_bias=(0.0, 0.0, 0.0873, 0.0)), World(force_mag=-10.0), World(wind=5.0)], ids=str
+)
+def test_much_noise_does_not_hide_a_change(change: World) -> None:
+    known = World(sensor_noise=(0.05,) * 4)
+    found, _ = best(change, steps=80, known=known)
+    name, value = next(iter(change.to_dict().items()))
+    assert found.changed == {
+        "bias 2" if name == "sensor_bias" else name: pytest.approx(
+            value[2] if isinstance(value, tuple) else value, rel=0.2
+        )
+    }
+    unchanged, _ = best(NOMINAL, steps=80, known=known)
+    assert unchanged.changed == {}
