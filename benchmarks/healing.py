@@ -1,7 +1,9 @@
 """Changes of the world under the live show of `make serve`: how soon the pole stands again, and what is said.
 
-    python -m benchmarks.healing --model FILE.onnx           # ten kinds 20 times, then 200 random worlds
-    python -m benchmarks.healing --model FILE.onnx --noise 0.05
+    python -m benchmarks.healing --model FILE.onnx                         # ten kinds, 20 times each
+    python -m benchmarks.healing --model FILE.onnx --noise 0.05 --times 5
+    python -m benchmarks.healing --model FILE.onnx --worlds 200            # random worlds instead, each once
+    python -m benchmarks.healing --model FILE.onnx --hours 1               # no change, pushes every two seconds
 
 The show is stepped by hand, without a browser. Its time is simulated, 50 steps a second with the breaks after falls.
 The CPU time of every look at a change is measured and passes in the show before the look takes effect. The time is from
@@ -21,12 +23,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from dqn.environments.world import World
+from benchmarks.harness import write
+from dqn.environments.world import NOMINAL, World
+from dqn.identification.identify import values_of
+from dqn.identification.trajectories import BIASES, SCALES
+from serving.loop.cartpole import middle
 from serving.loop.healing import Look, Looked
+from serving.loop.rehearsal import HOLDS, candidates, rehearse
+from serving.loop.undoing import Observed
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
 from serving.models.source import FileSource
-from serving.show.commands import Restart
+from serving.show.commands import PushCart, Restart
 from serving.show.stage import Stage
 from serving.show.viewer import Viewer
 
@@ -47,6 +55,45 @@ KINDS: Final = {
 }
 
 
+def random_world(generator: np.random.Generator) -> World:
+    """One to three fields changed, within the limits of the page."""
+    values = {
+        "force_mag": generator.uniform(4, 30) * (1 if generator.random() < 0.5 else -1),
+        "sensor_bias": (0.0, 0.0, float(np.radians(generator.uniform(-6, 6))), 0.0),
+        "action_delay": int(generator.integers(1, 5)),
+        "wind": generator.uniform(-6, 6),
+        "length": float(np.exp(generator.uniform(np.log(0.1), np.log(2)))),
+        "masspole": float(np.exp(generator.uniform(np.log(0.02), 0))),
+        "masscart": float(np.exp(generator.uniform(np.log(0.3), np.log(4)))),
+        "gravity": generator.uniform(3, 30),
+        "tau": float(np.exp(generator.uniform(np.log(0.01), np.log(0.04)))),
+    }
+    names = generator.choice(list(values), int(generator.integers(1, 4)), replace=False)
+    return World.from_dict({str(name): values[str(name)] for name in names})
+
+
+def holdable(policy: Observed, world: World) -> bool:
+    """Whether one of the candidates balances a world that is known exactly."""
+    return bool(rehearse(policy, candidates(policy, world, NOMINAL), world).max() >= HOLDS)
+
+
+def same_motion(one: World, other: World) -> bool:
+    """Whether two worlds move alike, to a tenth: their delays, biases and ratios of masses and forces."""
+
+    def ratios(world: World) -> np.ndarray:
+        value, lag = values_of(world), int(middle(world.action_delay))
+        mass = value["masspole"] + value["masscart"]
+        signed = [
+            value["force_mag"] / mass / 10,
+            value["wind"] / mass / 10,
+            *(value[name] / SCALES[name] for name in BIASES),
+        ]
+        sizes = [value["masspole"] / mass + 0.1, value["length"], value["gravity"] / 9.8 + 0.1, value["tau"]]
+        return np.array([lag, *signed, *np.log(sizes)])
+
+    return bool(np.abs(ratios(one) - ratios(other)).max() < 0.15)
+
+
 @dataclass
 class Slow:
     """Takes the place of the loop's thread: a look takes effect when its CPU time has passed in the show."""
@@ -54,13 +101,15 @@ class Slow:
     ticks: int = 0
     due: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    looks: list[tuple[int, Look]] = field(default_factory=list)
 
     def aside(self, looking: Callable[[], Look], then: Callable[[Any], None]) -> Looked:
         """In place of `serving.loop.healing.aside`."""
         done: Future[Look] = Future()
         began = time.process_time()
         try:
-            done.set_result(looking())
+            done.set_result(look := looking())
+            self.looks.append((self.ticks, look))
         except Exception as error:
             done.set_exception(error)
         self.seconds.append(time.process_time() - began)
@@ -133,35 +182,83 @@ def summary(kind: str, healed: list[tuple[float, int]], righted: list[tuple[floa
     }
 
 
+def changes(models: Models, worlds: dict[str, World], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Make each change, and put it right again; a row each, and one for all."""
+    home = {"sensor_noise": [options.noise] * 4} if options.noise else {}
+    everything: tuple[list[tuple[float, int]], list[tuple[float, int]]] = ([], [])
+    rows, seconds, sure = [], list[float](), Counter[bool]()
+    for kind, world in worlds.items():
+        healed, righted, played = [], [], Counter[str]()
+        for k in range(1 if options.worlds else options.times):
+            watched = Watched(models, seed=hash_of(kind) + k, home=home)
+            healed.append(watched.change(world.to_dict()))
+            looks = [look for _, look in watched.slow.looks]
+            first = next((look for look in looks if look.finding.sure and look.world), None)
+            if first and first.world:
+                sure[same_motion(first.world, world)] += 1
+            now = watched.loop.healing.playing
+            played[now.name if now else "not noticed"] += 1
+            righted.append(watched.change({}))
+            watched.show.close()
+            seconds += watched.slow.seconds
+        everything[0].extend(healed)
+        everything[1].extend(righted)
+        rows.append(summary(kind, healed, righted))
+        print(*rows[-1].values(), dict(played), sep=" | ", flush=True)
+    rows.append(summary("all", *everything))
+    print(*rows[-1].values(), sep=" | ")
+    print(
+        f"sure findings: {sure[True]} right, {sure[False]} wrong; a look {1e3 * np.median(seconds):.0f} ms of CPU, "
+        f"{1e3 * max(seconds):.0f} at most"
+    )
+    return rows
+
+
+def hash_of(kind: str) -> int:
+    """A seed that differs between kinds."""
+    return sum(map(ord, kind)) * 100
+
+
+def calm(models: Models, options: argparse.Namespace) -> None:
+    """Play without a change, with pushes of up to 60 N every two seconds on average."""
+    watched = Watched(models, seed=1, home={"sensor_noise": [options.noise] * 4} if options.noise else {})
+    generator = np.random.default_rng(1)
+    began, spent = time.process_time(), round(options.hours * 3600 * STEPS_A_SECOND)
+    for _ in range(spent):
+        if generator.random() < 0.01:
+            watched.show.command(PushCart(float(generator.uniform(-60, 60))))
+        watched.tick()
+    noticed = watched.loop.latest is not None
+    print(
+        f"{options.hours:g} hours: {'a drift' if noticed else 'no drift'} noticed, {len(watched.slow.looks)} looks; "
+        f"{1e6 * (time.process_time() - began) / spent:.0f} us of CPU a step of the show"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="an exported CartPole policy")
     parser.add_argument("--times", type=int, default=20, help="how often each change is made (default: 20)")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of the sensors' noise")
-    parser.add_argument("--kinds", nargs="*", default=list(KINDS), help="of KINDS (default: all)")
+    parser.add_argument("--worlds", type=int, default=0, help="random worlds instead of the ten kinds")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), help="some of the ten kinds")
+    parser.add_argument("--hours", type=float, default=0.0, help="of show without a change, instead")
     options = parser.parse_args()
     models = Models(FileSource(options.model), alias=None, version="1")
     asyncio.run(models.poll())
-    home = {"sensor_noise": [options.noise] * 4} if options.noise else {}
-    everything: list[list[tuple[float, int]]] = [[], []]
-    looks: list[float] = []
-    for kind in options.kinds:
-        healed, righted, said, played = [], [], Counter[str](), Counter[str]()
-        for k in range(options.times):
-            watched = Watched(models, seed=k, home=home)
-            healed.append(watched.change(KINDS[kind].to_dict()))
-            said[watched.loop.latest.finding if watched.loop.latest else ""] += 1
-            now = watched.loop.healing.playing
-            played[now.name if now else "nothing"] += 1
-            righted.append(watched.change({}))
-            watched.show.close()
-            looks += watched.slow.seconds
-            if watched.loop.trouble:
-                print(watched.loop.trouble)
-        everything[0] += healed
-        everything[1] += righted
-        print(summary(kind, healed, righted), dict(said.most_common(3)), dict(played.most_common(3)), flush=True)
-    print(summary("all", *everything), f"look {1e3 * np.median(looks):.0f} {1e3 * max(looks):.0f} ms")
+    assert models.current
+    if options.hours:
+        calm(models, options)
+        return
+    worlds = {kind: KINDS[kind] for kind in options.kinds}
+    if options.worlds:
+        generator = np.random.default_rng(0)
+        drawn = [random_world(generator) for _ in range(options.worlds)]
+        worlds = {str(world): world for world in drawn if holdable(models.current.policy.q_values, world)}
+        print(f"{len(worlds)} of {len(drawn)} worlds are held by a candidate")
+    rows = changes(models, worlds, options)
+    if not options.noise and not options.worlds and options.times >= 20:
+        print(f"written to {write('healing', rows)}")
 
 
 if __name__ == "__main__":

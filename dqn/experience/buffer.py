@@ -11,7 +11,7 @@ from torch import Tensor
 from dqn.experience.priorities import Priorities, leaves
 from dqn.experience.transitions import Batch
 
-_CHUNK_ROWS = 8_192
+_CHUNK_BYTES = 1 << 20
 _FLOAT = 4
 _NUMBERS = 3  # action, reward and discount
 
@@ -182,10 +182,10 @@ class ReplayBuffer:
 
     def chunks(self) -> Iterator[Tensor]:
         """Views `[n, width]` of the rows in use, to write to a file or to fill from one."""
-        used = self._used()
+        used, at_once = self._used(), max(1, _CHUNK_BYTES // (self._rows.shape[-1] * _FLOAT))
         for rows in self._rows:
-            for first in range(0, used, _CHUNK_ROWS):
-                yield rows[first : min(first + _CHUNK_ROWS, used)]
+            for first in range(0, used, at_once):
+                yield rows[first : min(first + at_once, used)]
 
     def _packed(self, *observations: Tensor) -> Sequence[Tensor]:
         """Two observations `[A, B, obs]` as the first entries of a row."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dqn.environments.conditions import Integers
 from dqn.environments.making import make_vec, side_by_side
-from dqn.environments.masks import ACTION_MASK, action_masks
+from dqn.environments.masks import ACTION_MASK, action_masks, refuse_uneven
 from dqn.environments.snapshot import SnapshotError, capture, restore, why_not_capturable
 from dqn.environments.spaces import Spaces, flattened_space, spaces_of
 from dqn.environments.spec import Environment
@@ -90,9 +90,13 @@ class VectorEnvironment:
         Raises:
             EnvironmentFaultError: if an observation or a reward is not finite, or an action mask is invalid.
         """
-        observation, reward, terminated, truncated, info = self._envs.step(action.flatten().numpy())
-        self._steps += 1
         masked = self.action_mask is not None
+        try:
+            observation, reward, terminated, truncated, info = self._envs.step(action.flatten().numpy())
+        except ValueError as error:
+            refuse_uneven(error, self.env_id, masked=masked, step=self._steps + 1)
+            raise
+        self._steps += 1
         self.action_mask = self._mask(info, self._tensor(terminated, torch.bool), step=self._steps, masked=masked)
         transition = Transition(
             observation=self.observation,

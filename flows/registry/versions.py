@@ -18,6 +18,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from dqn.config import DQNConfig
+from dqn.environments.masks import ACTION_MASK
 from flows.failures.errors import InputError, RegistryError
 from flows.failures.outages import is_transient
 from flows.names import environment_of, no_version
@@ -237,10 +238,12 @@ def describe(
     """Write the description of a version: its inputs and outputs, training, evaluation, and how to play it."""
     shape = ", ".join(map(str, metadata.observation_shape))
     given = f" with `{metadata.env_kwargs}`" if metadata.env_kwargs != "{}" else ""
+    allowed = f" The optional input `{ACTION_MASK}`, bool `[batch, {metadata.num_actions}]`, is of the allowed actions."
+    masks = allowed if metadata.masked else ""
     description = f"""\
 The greedy policy of a DQN agent on **{metadata.env_id}**{given}, one ONNX file. It takes `{INPUT}` float32 \
 `[batch, {shape}]` and gives `{OUTPUT}` float32 `[batch, {metadata.num_actions}]`, a value for \
-each action ({", ".join(metadata.action_meanings)}); the greedy action has the highest.
+each action ({", ".join(metadata.action_meanings)}); the greedy action has the highest.{masks}
 
 **How it was trained:** {training}
 

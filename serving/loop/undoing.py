@@ -88,11 +88,11 @@ class Undone:
     def __init__(self, policy: Observed, plant: Plant, own: Plant, actions: Iterable[int] = ()) -> None:
         self._policy = policy
         self._plant = plant
-        self._bias = np.array(plant.bias)
-        self._own_bias = np.array(own.bias)
+        self._own_bias = own.bias
         self.swapped = plant.cartpole.force_mag * own.cartpole.force_mag < 0
         self.bridged = max(0, plant.delay - own.delay)
-        self._gain = filter_gain(plant) if max(plant.noise) > FILTERED_NOISE else None
+        noisy = max(plant.noise) > FILTERED_NOISE
+        self._gain: list[list[float]] = filter_gain(plant).tolist() if noisy else []
         self._sides: deque[Any] = deque(maxlen=plant.delay + 1)
         self._estimate: State | None = None
         for action in actions:
@@ -105,18 +105,19 @@ class Undone:
 
     def q_values(self, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> npt.NDArray[np.floating]:
         """Q-values `[B, 2]` of the actions as the motor gets them; the greedy ones are taken. CartPole has no masks."""
-        seen = observation - self._bias
-        single = len(seen) == 1
-        state: State = tuple(seen[0].tolist()) if single else tuple(seen.T)
-        if self._gain is not None:
+        single = len(observation) == 1  # numbers are faster than arrays of one
+        x, x_dot, theta, theta_dot = observation[0].tolist() if single else observation.T
+        state = _shifted((x, x_dot, theta, theta_dot), self._plant.bias, -1.0)
+        if self._gain:
             state = self._filtered(state)
-        for side in list(self._sides)[: self.bridged]:
-            state = self._plant.step(state, side)
-        ahead = np.stack(np.broadcast_arrays(*state), axis=-1).reshape(-1, 4)
-        q_values = self._policy(ahead + self._own_bias)
+        for k in range(min(self.bridged, len(self._sides))):
+            state = self._plant.step(state, self._sides[k])
+        state = _shifted(state, self._own_bias, 1.0)
+        q_values = self._policy(np.array([state]) if single else np.stack(state, axis=1))
         if self.swapped:
             q_values = q_values[:, ::-1]
-        self._take(2.0 * q_values[0].argmax() - 1.0 if single else 2.0 * q_values.argmax(1) - 1.0)
+        right = q_values[:, 1] > q_values[:, 0]
+        self._take((1.0 if right[0] else -1.0) if single else np.where(right, 1.0, -1.0))
         return q_values
 
     def _take(self, side: Any) -> None:
@@ -131,14 +132,18 @@ class Undone:
             self._estimate = seen
             return seen
         predicted = self._plant.step(self._estimate, self._sides[0])
-        gain = self._gain
-        assert gain is not None
         error = [there - expected for there, expected in zip(seen, predicted, strict=True)]
         corrected = [
-            expected + sum(float(gain[row, k]) * error[k] for k in range(4)) for row, expected in enumerate(predicted)
+            expected + a * error[0] + b * error[1] + c * error[2] + d * error[3]
+            for expected, (a, b, c, d) in zip(predicted, self._gain, strict=True)
         ]
         self._estimate = (corrected[0], corrected[1], corrected[2], corrected[3])
         return self._estimate
+
+
+def _shifted(state: State, bias: tuple[float, ...], sign: float) -> State:
+    x, x_dot, theta, theta_dot = state
+    return x + sign * bias[0], x_dot + sign * bias[1], theta + sign * bias[2], theta_dot + sign * bias[3]
 
 
 def regulator(plant: Plant) -> Observed:

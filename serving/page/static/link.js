@@ -5,7 +5,6 @@ const MOST_WAIT = 5000;
 const REFUSED = 1008; // a close code: these versions cannot be shown, and trying again does not help
 
 export class Link {
-  // `heard` takes each message; `opened`, `lost` and `refused` are told of the connection.
   constructor({ heard, opened, lost, refused }) {
     Object.assign(this, { heard, opened, lost, refused, socket: null, token: "", wait: LEAST_WAIT });
   }

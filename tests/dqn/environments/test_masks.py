@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from dqn.environments.making import has_action_mask, make, make_vec
 from dqn.environments.masks import action_masks
@@ -12,6 +13,7 @@ from dqn.environments.snapshot import why_not_capturable
 from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.environments.world import World
 from dqn.evaluation.returns import episodic_returns
+from dqn.experience.vector import VectorEnvironment
 from dqn.finite import EnvironmentFaultError
 from tests.support.dqn.masked import ACTIONS, BROKEN, CORRIDOR, Broken, counted
 
@@ -36,6 +38,18 @@ def test_a_wrong_mask_is_refused_by_environment_field_and_step(
     where = r".*, in sub-environment 0 of 2 at step 1$"
     with pytest.raises(EnvironmentFaultError, match=f"^environment '{BROKEN}' {message}{where}"):
         episodic_returns(lambda _, mask: mask.argmax(1), BROKEN, num_episodes=2, seed=0)
+
+
+def test_masks_of_several_lengths_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = iter([6, 5, 6, 5])
+    monkeypatch.setattr(Broken, "answer", lambda *_: np.ones(next(lengths), np.int8))
+    refused = f"^environment '{BROKEN}' returned an action_mask of another length .*, at step 1 "
+    with pytest.raises(EnvironmentFaultError, match=refused):
+        episodic_returns(lambda _, mask: mask.argmax(1), BROKEN, num_episodes=2, seed=0)
+    environment = VectorEnvironment(BROKEN, num_agents=1, num_envs=2, seed=0)
+    with pytest.raises(EnvironmentFaultError, match=refused):
+        environment.step(torch.zeros(1, 2, dtype=torch.int64))
+    environment.close()
 
 
 @pytest.mark.parametrize("mask", [ALLOWED, ALLOWED.astype(bool), ALLOWED.astype(float)])

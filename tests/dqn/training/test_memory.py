@@ -68,13 +68,13 @@ from tests.support.dqn import probes, spaces
 
 def fill(state):
     config, obs, like = state.config, state.environment.observation_size, state.environment.observation
-    shape = config.num_agents, min(config.replay_capacity, 200)
+    shape = config.num_agents, min(config.replay_capacity, 1_000, 200_000 // obs)
     observation = torch.ones(*shape, obs, dtype=like.dtype)
     batch = Batch(
         observation=observation, action=torch.zeros(shape, dtype=torch.int64), reward=torch.rand(shape),
         next_observation=observation, discount=torch.rand(shape),
     )
-    for _ in range(config.replay_capacity // shape[1]):
+    for _ in range(-(-config.replay_capacity // shape[1])):
         state.replay.insert(batch, torch.ones(shape, dtype=torch.bool))
 
 def run(config, path):

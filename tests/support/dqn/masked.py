@@ -89,13 +89,14 @@ class Corridor(gym.Env[npt.NDArray[np.float32], np.int64]):
 
 
 class Broken(Corridor):
-    """Its mask after the first step is `answer`; `...` leaves it out."""
+    """Its mask after a step is `answer`, or what that returns if it is a function; `...` leaves it out."""
 
     answer: Any = ...
 
     def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, _ = super().step(action)
-        info = {} if self.answer is ... else {"action_mask": self.answer}
+        answer = self.answer() if callable(self.answer) else self.answer
+        info = {} if answer is ... else {"action_mask": answer}
         return observation, reward, terminated, truncated, info
 
 
