@@ -1,8 +1,8 @@
 """Sets up the servers for this project; running it again changes nothing.
 
 Prefect (PREFECT_API_URL) gets the work pool, a concurrency limit, the automations and deployments, and notifications to
-the address in NOTIFY_URL, if it is set. MLflow (MLFLOW_TRACKING_URI) gets the user that serving logs in as, if
-MLFLOW_READER_PASSWORD is set, and the webhook, if SERVING_WEBHOOK_URL is set.
+the address in NOTIFY_URL, if it is set. MLflow (MLFLOW_TRACKING_URI) gets the users of serving and of the worker, if
+MLFLOW_READER_PASSWORD and MLFLOW_WORKER_PASSWORD are set, and the webhook, if SERVING_WEBHOOK_URL is set.
 """
 
 import os
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-import httpx
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities.webhook import WebhookEvent, WebhookEventStr
+from mlflow_users import USERS, upsert_user
 from notifications import notifications, save_block
 from prefect.automations import AutomationCore, EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -34,8 +34,6 @@ from flows.orchestration.heartbeat import ALIVE
 POOL: Final = "dqn"
 PROMOTION_LIMIT: Final = "promote-dqn-CartPole-v1"
 WEBHOOK: Final = "serving"
-READER: Final = "reader"
-"""MLflow's user with read access only."""
 MAX_RUN_COUNT: Final = 5
 STARTED_OR_OVER: Final = (
     "Running", "heartbeat", "Completed", "Cached", "Failed", "Crashed", "Cancelling", "Cancelled", "Paused",
@@ -169,8 +167,9 @@ def main() -> int:
         if not os.environ.get(name):  # Prefect would start a server of its own, MLflow make a file
             sys.stderr.write(f"{name} is not set: set it to the URL of the server to deploy to\n")
             return 1
-    if password := os.environ.get("MLFLOW_READER_PASSWORD"):
-        upsert_reader(password)  # first: serving waits for it
+    for user, grants in USERS.items():  # first: serving waits for its user
+        if password := os.environ.get(f"MLFLOW_{user.upper()}_PASSWORD"):
+            upsert_user(user, password, grants)
     with get_client(sync_client=True) as client:
         create_pool(client)
         client.upsert_global_concurrency_limit_by_name(PROMOTION_LIMIT, limit=1)
@@ -263,21 +262,6 @@ def deploy(path: Path) -> None:
         copy.flush()
         command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", copy.name)
         subprocess.run(command, check=True)
-
-
-def upsert_reader(password: str) -> None:
-    """Create the reader, or set its password; its only permission is `default_permission` in mlflow.ini.
-
-    By HTTP, because MLflow's own client for users imports the whole server.
-    """
-    users = f"{os.environ['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/users"
-    user = {"username": READER, "password": password}
-    login = (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
-    with httpx.Client(auth=login, timeout=30) as client:
-        answer = client.post(f"{users}/create", json=user)
-        if "RESOURCE_ALREADY_EXISTS" in answer.text:
-            answer = client.patch(f"{users}/update-password", json=user)
-        answer.raise_for_status()
 
 
 def register_webhook(url: str, secret: str) -> None:

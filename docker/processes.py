@@ -32,6 +32,7 @@ DEFAULT_PORTS: Final = {"PREFECT_PORT": "4201", "MLFLOW_PORT": "5001", "SERVING_
 LOGIN: Final = "prefect.password"
 MLFLOW_LOGIN: Final = "mlflow.password"
 READER_LOGIN: Final = "mlflow-reader.password"
+WORKER_LOGIN: Final = "mlflow-worker.password"
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 15
 
@@ -75,12 +76,15 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "MLFLOW_TRACKING_URI": mlflow,
-        "MLFLOW_TRACKING_USERNAME": "admin",
-        "MLFLOW_TRACKING_PASSWORD": kept_key(STATE / MLFLOW_LOGIN),
     }
+    admin, worker, reader = (
+        {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": kept_key(STATE / file)}
+        for user, file in (("admin", MLFLOW_LOGIN), ("worker", WORKER_LOGIN), ("reader", READER_LOGIN))
+    )
     prefect_server = {
         **common,
         "PREFECT_SERVER_API_AUTH_STRING": auth_string,
+        "PREFECT_UI_URL": prefect,  # of links in notifications
         # Without this the pages look for the API on port 4200, and stay blank.
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{prefect},{prefect.replace('127.0.0.1', 'localhost')}",
@@ -88,7 +92,6 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
     }
-    reader = {"MLFLOW_TRACKING_USERNAME": "reader", "MLFLOW_TRACKING_PASSWORD": kept_key(STATE / READER_LOGIN)}
     webhook = {"SERVING_WEBHOOK_URL": f"{serving}/api/webhooks/registry", "SERVING_WEBHOOK_SECRET": secret}
 
     def start(name: str, *arguments: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -103,7 +106,7 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
     wait_for(f"{prefect}/api/ready", processes[0])
     wait_for(f"{mlflow}/health", processes[1])
     processes += [
-        start("worker", "flows.worker", "--pool", "dqn", "--limit", "2", env=clients),
+        start("worker", "flows.worker", "--pool", "dqn", "--limit", "2", env={**clients, **worker}),
         start(
             "serving",
             *("serving", "--port", str(serving_port), "--cache-dir", str(STATE / "models"), "--mlflow-url", mlflow),
@@ -111,7 +114,13 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
         ),
     ]
     wait_for(f"{serving}/v2", processes[-1])
-    deploying = {**clients, **webhook, "MLFLOW_READER_PASSWORD": reader["MLFLOW_TRACKING_PASSWORD"]}
+    deploying = {
+        **clients,
+        **admin,
+        **webhook,
+        "MLFLOW_READER_PASSWORD": reader["MLFLOW_TRACKING_PASSWORD"],
+        "MLFLOW_WORKER_PASSWORD": worker["MLFLOW_TRACKING_PASSWORD"],
+    }
     with (STATE / "deploy.log").open("wb") as log:
         deployed = subprocess.run((sys.executable, "docker/deploy.py"), cwd=ROOT, env=deploying, stdout=log, stderr=log)
     if deployed.returncode:

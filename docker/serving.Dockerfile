@@ -27,6 +27,7 @@ WORKDIR /app
 COPY dqn/__init__.py dqn/
 COPY dqn/finite.py dqn/
 COPY dqn/environments dqn/environments
+COPY dqn/identification dqn/identification
 COPY docker/entrypoint.sh docker/
 COPY serving serving
 RUN python -m compileall -q dqn serving

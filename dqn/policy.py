@@ -55,7 +55,8 @@ class Policy:
         self.action_meanings: tuple[str, ...] = tuple(properties.get("action_meanings", "").split(","))
         self.observation_shape: tuple[int, ...] = tuple(session.get_inputs()[0].shape[1:])
         """Of one observation, without the batch."""
-        self._masked = properties.get(ACTION_MASK) == "true"
+        self.masked = ACTION_MASK in [each.name for each in session.get_overridable_initializers()]
+        """Whether it takes action masks."""
         self.model = model
         """The bytes of the ONNX file."""
         self._session = session
@@ -77,28 +78,26 @@ class Policy:
         """Write the policy as an ONNX file for any runtime, including this project's server."""
         Path(path).write_bytes(self.model)
 
-    def q_values(
-        self, observations: npt.ArrayLike, action_mask: npt.ArrayLike | None = None
-    ) -> npt.NDArray[np.float32]:
+    def q_values(self, observations: npt.ArrayLike, masks: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """Q-values `[batch, actions]` of observations `[batch, *observation_shape]`.
 
-        Actions that `action_mask` `[batch, actions]` forbids have the least float32. A policy that was trained without
-        masks ignores it.
+        Actions that `masks` `[batch, actions]` forbid have the least float32, -3.4e38. A policy that was trained
+        without action masks ignores them.
         """
         given: dict[str, Any] = {"observation": np.ascontiguousarray(observations, dtype=np.float32)}
-        if action_mask is not None and self._masked:
-            given[ACTION_MASK] = np.asarray(action_mask, dtype=np.bool_)
+        if masks is not None and self.masked:
+            given[ACTION_MASK] = np.ascontiguousarray(masks, dtype=np.bool_)
         return np.asarray(self._session.run(["q_values"], given)[0], dtype=np.float32)
 
-    def act(self, observations: npt.ArrayLike, action_mask: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
-        """Greedy actions `[batch]` for observations `[batch, *observation_shape]`, among the allowed ones."""
-        return np.asarray(self.q_values(observations, action_mask).argmax(1), dtype=np.int64)
+    def act(self, observations: npt.ArrayLike, masks: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
+        """Greedy actions `[batch]` for observations `[batch, *observation_shape]`, masked as in `q_values`."""
+        return np.asarray(self.q_values(observations, masks).argmax(1), dtype=np.int64)
 
     def predict(self, observation: npt.ArrayLike, action_mask: npt.ArrayLike | None = None) -> Any:
         """The greedy action for an observation `[*observation_shape]`, or actions `[batch]` for a batch of them.
 
-        Actions count from 0 and are among those that `action_mask`, of shape `[actions]` or `[batch, actions]`, allows.
-        Observations of Dict, Tuple and Discrete spaces are those of Gymnasium's FlattenObservation.
+        It is among the actions that `action_mask` `[actions]`, or `[batch, actions]`, allows with 1 or True. Actions
+        count from 0. Observations of Dict, Tuple and Discrete spaces are those of Gymnasium's FlattenObservation.
 
         Raises:
             ValueError: if the observation has another shape.
@@ -112,8 +111,9 @@ class Policy:
                 "environment in gymnasium.wrappers.FlattenObservation"
             ) from None
         if given.shape == shape:
-            mask = None if action_mask is None else np.asarray(action_mask)[np.newaxis]
-            return int(self.act(given[np.newaxis], mask)[0])
+            return int(
+                self.act(given[np.newaxis], None if action_mask is None else np.asarray(action_mask)[np.newaxis])[0]
+            )
         if given.shape[1:] != shape or not given.ndim:
             raise ValueError(f"the policy takes observations of the shape {list(shape)}, got {list(given.shape)}")
         return self.act(given, action_mask)
@@ -131,7 +131,8 @@ def evaluate(
     """Undiscounted returns `[episodes]` of a policy, on test seeds, which no training uses.
 
     Args:
-        policy: a policy, or a function that maps observations `[N, *observation_shape]` to actions `[N]`.
+        policy: a policy, or a function that maps observations `[N, *observation_shape]` to actions `[N]`; in an
+            environment with action masks the function is also given the masks `[N, actions]`, bool.
         env: a registered id, or a function that makes an environment; by default the policy's own environment.
         world: of the episodes; by default that of the policy in its own environment, otherwise the nominal one.
         episodes: number of episodes, which are played in parallel.
@@ -140,7 +141,7 @@ def evaluate(
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown, has no time limit or cannot have this world.
-        EnvironmentFaultError: if an observation or a reward is not finite.
+        EnvironmentFaultError: if an observation or a reward is not finite, or an action mask is invalid.
         ValueError: if the environment is not said, or its observations do not fit the policy.
     """
     act: Act = policy.act if isinstance(policy, Policy) else policy

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from dqn.environments.spec import EnvironmentUnsupportedError, environment_spec
+from dqn.environments.spec import EnvironmentUnsupportedError, registered_spec
 from serving.application import App
 from serving.arguments import UsageError, parse
 from serving.disk import sentence, write_new
@@ -143,7 +143,7 @@ def require_environments(env_ids: Sequence[str]) -> None:
         sys.path.append(here)  # a console script does not search the current directory, as `python -m` does
     for env_id in sorted(env_ids, key=lambda env_id: ":" not in env_id):  # a module may register several ids
         try:
-            environment_spec(env_id)
+            registered_spec(env_id)  # its time limit may be the model's
         except EnvironmentUnsupportedError as error:
             raise UsageError(f"--allow-env: {error}") from error
         except (Exception, SystemExit) as error:  # importing a module runs its code

@@ -47,12 +47,12 @@ class PolicyMetadata:
     """The world that it was trained for."""
     observed: tuple[tuple[float, float], ...] = ()
     """Least and greatest value of each entry of the observations in training; empty if the file does not say."""
+    masked: bool = False
+    """Whether it takes action masks."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as a JSON object."""
     max_episode_steps: int = 0
     """Time limit of the environment in steps; 0 for the registered one."""
-    masked: bool = False
-    """Whether it takes action masks."""
 
     @property
     def environment(self) -> Environment:

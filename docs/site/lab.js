@@ -40,6 +40,7 @@ function begin() {
   workers = Array.from({ length: count }, (_, w) => {
     const worker = new Worker(source), mine = Math.floor(agents / count) + (w < agents % count ? 1 : 0);
     worker.onmessage = ({ data: told }) => (told.done ? worker.terminate() : hear(told));
+    worker.onerror = () => ($("hint").textContent = "this browser refuses to train here");
     worker.postMessage({ settings, first, agents: mine, seed });
     first += mine;
     return worker;
@@ -70,7 +71,7 @@ function choose(index, scroll = false) {
   population.forEach((each) => each.button.setAttribute("aria-pressed", String(each.index === index)));
   $("chosen").textContent = `Agent ${index}: push it, break its world`;
   if (!playing) playing = stage($("stage"), { environment: ENV, actions: ACTIONS, seed: 100, policy: () => population[chosen].policy ?? blank() });
-  if (scroll) $("chosen").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  if (scroll) $("chosen").scrollIntoView({ behavior: calm ? "auto" : "smooth" });
 }
 const blank = () => network(new Float32Array(countOf(sizes)).fill(1), sizes);
 
@@ -91,11 +92,12 @@ function step(one) {
   one.play.step(greedy(qValues(one.policy, one.play.observation())));
 }
 
+const calm = matchMedia("(prefers-reduced-motion: reduce)").matches; // then only the stage moves, after "Play"
 let last = 0, frames = 0;
 function frame(time) {
   frames++;
   if (time - last > 100) last = time - 20;
-  for (; time - last >= 20; last += 20) population.forEach(step);
+  for (; time - last >= 20; last += 20) if (!calm) population.forEach(step);
   for (const one of population) {
     const [pen, width, height] = cleared(one.canvas);
     ENVIRONMENTS[ENV].draw(pen, width, height, one.play.state, world, colours);

@@ -125,6 +125,11 @@ def _refusing(environment: str | Environment) -> Iterator[None]:
 
 def _single(spec: EnvSpec, **drawn: Any) -> gym.Env[Any, Any]:
     """The registered environment, with actions from 0 and observations of a shape."""
+    if spec.entry_point is None and spec.vector_entry_point is not None:
+        raise EnvironmentUnsupportedError(
+            f"environment {spec.id!r} has a vector implementation alone, which can neither be played one at a time nor "
+            "be narrowed to some of its sub-environments: register its single environment too, as entry_point="
+        )
     env: gym.Env[Any, Any] = gym.make(spec, **drawn)
     if must_be_flattened(env.observation_space):
         env = Flat(env)

@@ -61,6 +61,19 @@ def action_masks(
     return allowed | terminated[:, np.newaxis]
 
 
+def refuse_uneven(error: ValueError, env_id: str, *, masked: bool, step: int) -> None:
+    """Refuse masks of several lengths in one step, for which Gymnasium's vector environment raises NumPy's `error`.
+
+    Raises:
+        EnvironmentFaultError: if the environment is `masked` and this is the error.
+    """
+    if masked and str(error).startswith("could not broadcast input array"):
+        raise EnvironmentFaultError(
+            f"environment {env_id!r} returned an {ACTION_MASK} of another length than its other sub-environments did, "
+            f"at step {step} ({error})"
+        ) from error
+
+
 def _wrong(mask: Any, num_actions: int, *, masked: bool) -> str:
     """What is wrong with a mask; None for a missing one."""
     if mask is None or not masked:

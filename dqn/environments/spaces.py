@@ -27,7 +27,8 @@ class Spaces:
     """Type of the observations in training: small whole numbers stay bytes, and networks convert them."""
     divisors: tuple[float, ...] = ()
     """Greatest value of each entry of bytes `[observation_size]`, by which networks divide; empty if all are 1."""
-
+    masked: bool = False
+    """Whether the environment has action masks."""
     flattened: str = dataclasses.field(default="", compare=False)
     """The environment's own space, if its observations are flattened."""
 
@@ -40,6 +41,11 @@ class Spaces:
     def observation_size(self) -> int:
         """Number of entries of an observation."""
         return math.prod(self.observation_shape)
+
+    @property
+    def mask_size(self) -> int:
+        """Number of actions if the environment has action masks, otherwise 0."""
+        return self.num_actions if self.masked else 0
 
     @property
     def is_image(self) -> bool:

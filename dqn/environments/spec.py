@@ -45,7 +45,7 @@ def environment_spec(environment: str | Environment) -> EnvSpec:
         EnvironmentUnsupportedError: if the environment is unknown or has no time limit.
     """
     wanted = Environment.of(environment)
-    registered = EnvSpec(wanted.env_id, wanted.factory) if wanted.factory else _registered(wanted.env_id)
+    registered = EnvSpec(wanted.env_id, wanted.factory) if wanted.factory else registered_spec(wanted.env_id)
     spec = dataclasses.replace(
         registered,
         kwargs={**registered.kwargs, **json.loads(wanted.kwargs)},
@@ -59,7 +59,12 @@ def environment_spec(environment: str | Environment) -> EnvSpec:
     return spec
 
 
-def _registered(env_id: str) -> EnvSpec:
+def registered_spec(env_id: str) -> EnvSpec:
+    """What Gymnasium has registered by an id, after importing the module that the id names.
+
+    Raises:
+        EnvironmentUnsupportedError: if the environment is unknown.
+    """
     module, colon, name = env_id.rpartition(":")
     try:
         if colon:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn.environments.making import make_vec
-from dqn.environments.masks import action_masks
+from dqn.environments.masks import action_masks, refuse_uneven
 from dqn.environments.spec import Environment, environment_spec
 from dqn.environments.world import NOMINAL, World
 from dqn.finite import require_finite
@@ -56,7 +56,11 @@ def episodic_returns(
         for step in range(1, limit + 1):  # a vector implementation may not apply the limit
             given = np.asarray(observation, dtype=np.float32)
             action = act(given) if mask is None else act(given, mask)
-            observation, reward, terminated, truncated, info = envs.step(action)
+            try:
+                observation, reward, terminated, truncated, info = envs.step(action)
+            except ValueError as error:
+                refuse_uneven(error, env_id, masked=mask is not None, step=step)
+                raise
             require_finite("observation", observation, env_id, step=step)
             require_finite("reward", reward, env_id, step=step)
             mask = masks(info, terminated=terminated, step=step, masked=mask is not None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dqn.experience.priorities import Priorities, leaves
 from dqn.experience.transitions import Batch
 
-_CHUNK_ROWS = 8_192
+_CHUNK_BYTES = 1 << 20
 _FLOAT = 4
 _NUMBERS = 3  # action, reward and discount
 
@@ -20,10 +20,9 @@ class ReplayBuffer:
     """A ring buffer of transitions for each agent, in one preallocated tensor.
 
     A transition is one row of float32, so that sampling a batch for all agents is a single gather, several times
-    cheaper than one per field. Observations of bytes are four to an entry of the row, which is only copied. Actions are
-    exact up to 2^24. Sampling is uniform without `priorities`. The rows and the samples are on `device`; random draws
-    and indices are computed on the CPU. A mask of actions, where the environment has them, is a byte per action at the
-    end of the row.
+    cheaper than one per field. Observations of bytes, and the masks of actions of an environment that has them, are
+    four to an entry of the row, which is only copied. Actions are exact up to 2^24. Sampling is uniform without
+    `priorities`. The rows and the samples are on `device`; random draws and indices are computed on the CPU.
 
     On the CPU the rows are a memory mapping, so that parts of it can be returned to the system. Copying the remaining
     agents' rows to a smaller tensor would almost double the memory of a training.
@@ -46,7 +45,6 @@ class ReplayBuffer:
         self._priorities = priorities
         self._obs, self._dtype, self._mask = obs, dtype, mask
         self._generator = generator
-        self._end = row_width(obs, dtype.itemsize)
         shape = (num_agents, capacity, row_width(obs, dtype.itemsize, mask))
         if torch.device(device).type == "cpu":
             self._memory = mmap.mmap(-1, math.prod(shape) * _FLOAT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -77,12 +75,11 @@ class ReplayBuffer:
             raise ValueError(f"{most} transitions at once do not fit a capacity of {self._capacity}")
         columns = [
             *self._packed(batch.observation, batch.next_observation),
+            *([] if batch.next_mask is None else [_as_floats(batch.next_mask)]),
             batch.action.unsqueeze(-1).float(),
             batch.reward.unsqueeze(-1),
             batch.discount.unsqueeze(-1),
         ]
-        if batch.next_mask is not None:
-            columns.append(_as_floats(batch.next_mask))
         row = valid.flatten().nonzero().squeeze(1)
         first = self._position - (count.cumsum(0) - count)
         slot = (torch.arange(len(row)) + first.repeat_interleave(count)) % self._capacity
@@ -128,7 +125,7 @@ class ReplayBuffer:
             slot = (draws * self._size.unsqueeze(1)).long()
         index = (slot + self._offset()).to(self._rows.device)
         rows = self._rows.view(-1, self._rows.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
-        action, reward, discount = rows[..., self._end - _NUMBERS : self._end].unbind(-1)
+        action, reward, discount = rows[..., -_NUMBERS:].unbind(-1)
         observation, next_observation = self._observations(rows)
         return Batch(
             observation=observation,
@@ -136,7 +133,7 @@ class ReplayBuffer:
             reward=reward,
             next_observation=next_observation,
             discount=discount,
-            next_mask=rows[..., self._end :].view(torch.bool)[..., : self._mask] if self._mask else None,
+            next_mask=self._masks(rows),
             weight=weight,
             slot=slot,
         )
@@ -185,10 +182,10 @@ class ReplayBuffer:
 
     def chunks(self) -> Iterator[Tensor]:
         """Views `[n, width]` of the rows in use, to write to a file or to fill from one."""
-        used = self._used()
+        used, at_once = self._used(), max(1, _CHUNK_BYTES // (self._rows.shape[-1] * _FLOAT))
         for rows in self._rows:
-            for first in range(0, used, _CHUNK_ROWS):
-                yield rows[first : min(first + _CHUNK_ROWS, used)]
+            for first in range(0, used, at_once):
+                yield rows[first : min(first + at_once, used)]
 
     def _packed(self, *observations: Tensor) -> Sequence[Tensor]:
         """Two observations `[A, B, obs]` as the first entries of a row."""
@@ -198,8 +195,15 @@ class ReplayBuffer:
 
     def _observations(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The observation and the next observation `[..., obs]` of rows, in their own type."""
-        both = rows[..., : self._end - _NUMBERS].view(self._dtype)
+        both = rows[..., :-_NUMBERS].view(self._dtype)
         return both[..., : self._obs], both[..., self._obs : 2 * self._obs]
+
+    def _masks(self, rows: Tensor) -> Tensor | None:
+        """The masks `[..., actions]` of rows; None without."""
+        if not self._mask:
+            return None
+        first = row_width(self._obs, self._dtype.itemsize) - _NUMBERS
+        return rows[..., first:-_NUMBERS].view(torch.bool)[..., : self._mask]
 
     def _used(self) -> int:
         """Largest number of rows in use of any agent."""
@@ -210,11 +214,11 @@ class ReplayBuffer:
 
 
 def row_width(obs: int, itemsize: int = _FLOAT, mask: int = 0) -> int:
-    """Number of floats of a transition: observations with entries of `itemsize` bytes, three numbers, a mask in bytes.
+    """Number of floats of a stored transition: two observations with entries of `itemsize` bytes, and three numbers.
 
-    `mask` is the number of actions of an environment with action masks, and 0 without.
+    With action masks of `mask` actions, it has a byte for each.
     """
-    return -(-2 * obs * itemsize // _FLOAT) + _NUMBERS + -(-mask // _FLOAT)
+    return -(-2 * obs * itemsize // _FLOAT) + -(-mask // _FLOAT) + _NUMBERS
 
 
 def replay_bytes(
@@ -224,6 +228,6 @@ def replay_bytes(
     return num_agents * (capacity * row_width(obs, itemsize, mask) + 2 * leaves(capacity) * prioritised) * _FLOAT
 
 
-def _as_floats(rows: Tensor) -> Tensor:
-    """Bytes `[..., n]`, bool or uint8, as floats `[..., ceil(n / 4)]`, which are only copied."""
-    return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % _FLOAT)).view(torch.float32)
+def _as_floats(values: Tensor) -> Tensor:
+    """Values `[..., n]` of one byte each as the bytes of floats `[..., ceil(n / 4)]`."""
+    return torch.nn.functional.pad(values, (0, -values.shape[-1] % _FLOAT)).view(torch.float32)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dqn.environments.conditions import Integers
 from dqn.environments.making import make_vec, side_by_side
-from dqn.environments.masks import ACTION_MASK, action_masks
+from dqn.environments.masks import ACTION_MASK, action_masks, refuse_uneven
 from dqn.environments.snapshot import SnapshotError, capture, restore, why_not_capturable
 from dqn.environments.spaces import Spaces, flattened_space, spaces_of
 from dqn.environments.spec import Environment
@@ -45,6 +45,7 @@ class VectorEnvironment:
             self._uncaptured: str | None = None
             self._tried = False
             self.reset(seed=seed)
+            self.spaces = dataclasses.replace(self.spaces, masked=self.action_mask is not None)
         except BaseException:
             self.close()
             raise
@@ -65,11 +66,6 @@ class VectorEnvironment:
     def num_agents(self) -> int:
         """Number of agents, A."""
         return int(self._previous_ended.shape[0])
-
-    @property
-    def mask_size(self) -> int:
-        """Number of actions if the environment has action masks, otherwise 0."""
-        return 0 if self.action_mask is None else self.num_actions
 
     def reset(self, *, seed: int) -> None:
         """Start new episodes in all sub-environments.
@@ -94,9 +90,13 @@ class VectorEnvironment:
         Raises:
             EnvironmentFaultError: if an observation or a reward is not finite, or an action mask is invalid.
         """
-        observation, reward, terminated, truncated, info = self._envs.step(action.flatten().numpy())
-        self._steps += 1
         masked = self.action_mask is not None
+        try:
+            observation, reward, terminated, truncated, info = self._envs.step(action.flatten().numpy())
+        except ValueError as error:
+            refuse_uneven(error, self.env_id, masked=masked, step=self._steps + 1)
+            raise
+        self._steps += 1
         self.action_mask = self._mask(info, self._tensor(terminated, torch.bool), step=self._steps, masked=masked)
         transition = Transition(
             observation=self.observation,
@@ -173,10 +173,6 @@ class VectorEnvironment:
                 self._uncaptured = str(error)
         return None
 
-    def _rows(self, observation: Any) -> Tensor:
-        """Observations `[A, E, observation_size]` in their own type."""
-        return self._tensor(observation, self._dtype).flatten(2)
-
     def _mask(
         self, info: dict[str, Any], terminated: Tensor, *, step: int, masked: bool | None = None
     ) -> Tensor | None:
@@ -193,13 +189,17 @@ class VectorEnvironment:
         )
         return self._tensor(masks, torch.bool)
 
+    def _rows(self, observation: Any) -> Tensor:
+        """Observations `[A, E, observation_size]` in their own type."""
+        return self._tensor(observation, self._dtype).flatten(2)
+
     def _tensor(self, array: Any, dtype: torch.dtype) -> Tensor:
         tensor = torch.from_numpy(np.asarray(array)).to(dtype)
         return tensor.view(-1, self.num_envs, *tensor.shape[1:])
 
 
 def describe(environment: str | Environment, world: World = NOMINAL) -> Spaces:
-    """The observations and the number of actions of an environment.
+    """The observations and the number of actions of an environment, and whether it has action masks.
 
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown, has no time limit, cannot have this world, or has
@@ -207,7 +207,8 @@ def describe(environment: str | Environment, world: World = NOMINAL) -> Spaces:
     """
     envs = make_vec(environment, world, num_envs=1)
     try:
-        return _spaces(envs, Environment.of(environment).env_id)
+        found = _spaces(envs, Environment.of(environment).env_id)
+        return dataclasses.replace(found, masked=ACTION_MASK in envs.reset(seed=0)[1])
     finally:
         envs.close()
 

@@ -144,13 +144,13 @@ def play(
     Args:
         values: each parameter as a number, or `[C, 1]`.
         initial: states `[C, W, 4]`.
-        direction: of the motor `[W, K]`.
+        direction: of the motor `[W, K]` or `[C, W, K]`.
         push: outside force `[W, K]` in newtons.
 
     Returns:
         Observations `[C, W, K + 1, 4]`.
     """
-    K = direction.shape[1]
+    K = direction.shape[-1]
     trajectory = np.empty((*initial.shape[:2], K + 1, 4))
     x, x_dot, theta, theta_dot = np.moveaxis(initial, -1, 0)
     total_mass = values["masspole"] + values["masscart"]
@@ -160,7 +160,7 @@ def play(
             trajectory[:, :, k, entry] = value
         if k == K:
             break
-        force = values["force_mag"] * direction[:, k] + values["wind"] + push[:, k]
+        force = values["force_mag"] * direction[..., k] + values["wind"] + push[:, k]
         cos, sin = np.cos(theta), np.sin(theta)
         temp = (force + polemass_length * theta_dot**2 * sin) / total_mass
         inertia = values["length"] * (4 / 3 - values["masspole"] * cos**2 / total_mass)

@@ -36,6 +36,7 @@ _ACTIONS: Final = {
     "MountainCar-v0": ("left", "nothing", "right"),
     "Acrobot-v1": ("torque -1", "torque 0", "torque +1"),
     "LunarLander-v3": ("nothing", "left engine", "main engine", "right engine"),
+    "Taxi-v4": ("south", "north", "east", "west", "pick up", "drop off"),
 }
 _OPSET: Final = 20
 _IR_VERSION: Final = 10

@@ -17,7 +17,7 @@ from dqn.experience.priorities import leaves
 from dqn.networks.bodies.body import Body
 from dqn.networks.bodies.conv import KERNEL
 from dqn.networks.making import body_of, head_of
-from dqn.training.milestones import number_of_milestones
+from dqn.training.milestones import milestones_due
 
 
 def require_device(name: str) -> torch.device:
@@ -69,11 +69,10 @@ def policy_bytes(config: DQNConfig, spaces: Spaces) -> int:
     return 4 * (body.num_parameters + (body.num_features + 1) * spaces.num_actions)
 
 
-def training_bytes(config: DQNConfig, spaces: Spaces, body: Body | None = None, *, mask: int = 0) -> int:
+def training_bytes(config: DQNConfig, spaces: Spaces, body: Body | None = None) -> int:
     """Peak memory of training in bytes, without the program itself and the environments' own objects.
 
-    `body` is by default the configuration's. `mask` is the number of actions of an environment with action masks, and 0
-    without.
+    `body` is by default the configuration's.
 
     Neither a checkpoint nor a leaving agent makes a second copy of the replay buffer's rows. A leaving agent does copy
     the priorities.
@@ -88,14 +87,14 @@ def training_bytes(config: DQNConfig, spaces: Spaces, body: Body | None = None, 
         capacity=config.replay_capacity,
         obs=observation_size,
         itemsize=itemsize,
-        mask=mask,
+        mask=spaces.mask_size,
         prioritised=config.priority_exponent > 0,
     )
     copied = A * 2 * leaves(config.replay_capacity) * 4 if config.priority_exponent else 0
-    pending = A * config.num_envs * config.n_step * (2 * observation_size * itemsize + 6 * 4 + mask)
+    pending = A * config.num_envs * config.n_step * (2 * observation_size * itemsize + spaces.mask_size + 6 * 4)
     at_once = max(config.batch_size, config.num_envs, config.eval_episodes, config.acceptance_episodes)
     activations = 2 * A * at_once * (body.num_activations + outputs) * 4
-    copies = _COPIES + number_of_milestones(config)
+    copies = _COPIES + len(milestones_due(config.max_updates))
     return replay + copied + pending + activations + copies * A * parameters * 4
 
 
@@ -104,13 +103,13 @@ def least(config: DQNConfig) -> Spaces:
     return Spaces(observation_shape=(KERNEL, KERNEL, 1) if config.body == "conv" else (1,), num_actions=2)
 
 
-def require_memory(config: DQNConfig, spaces: Spaces, body: Body | None = None, *, mask: int = 0) -> str:
-    """A sentence on the peak memory of training and this machine's memory; `body` and `mask` as in `training_bytes`.
+def require_memory(config: DQNConfig, spaces: Spaces, body: Body | None = None) -> str:
+    """A sentence on the peak memory of training and this machine's memory; `body` as in `training_bytes`.
 
     Raises:
         MemoryError: if training needs more than this machine has.
     """
-    needed = training_bytes(config, spaces, body, mask=mask)
+    needed = training_bytes(config, spaces, body)
     limit = memory_limit()
     if needed > limit:
         raise MemoryError(

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from dqn.config import DQNConfig
 from dqn.networks.population import QNetworks
 
 MOST: Final = 29
@@ -35,16 +34,6 @@ class Milestone:
         return {**vars(self), "networks": self.networks.state_dict()}
 
 
-def milestone_due(config: DQNConfig, updates: int) -> bool:
-    """Whether this number of updates is a milestone; each milestone has 1.25 times the updates of the one before."""
-    return updates in _schedule(config.max_updates)
-
-
-def number_of_milestones(config: DQNConfig) -> int:
-    """Number of milestones of an agent that uses its whole budget."""
-    return len(_schedule(config.max_updates))
-
-
 def load_milestones(states: Sequence[dict[str, Any]], like: QNetworks) -> list[Milestone]:
     """Inverse of `Milestone.state_dict`; `like` is a population of A networks of the same shape."""
     milestones = []
@@ -56,5 +45,6 @@ def load_milestones(states: Sequence[dict[str, Any]], like: QNetworks) -> list[M
 
 
 @functools.cache
-def _schedule(max_updates: int) -> frozenset[int]:
+def milestones_due(max_updates: int) -> frozenset[int]:
+    """Updates at which an agent with this budget has a milestone; each has 1.25 times the updates of the one before."""
     return frozenset(round(max_updates * _GROWTH**-n) for n in range(MOST - 1)) - {max_updates} | {0}

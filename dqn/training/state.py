@@ -22,7 +22,7 @@ from dqn.seeding import TRAINING, stream_seed
 from dqn.training.fits import Factory, divisors, own_environment, require_start
 from dqn.training.machine import least, require_device, require_memory
 from dqn.training.metrics import POPULATION, MetricHistory, MetricName
-from dqn.training.milestones import Milestone, load_milestones, milestone_due
+from dqn.training.milestones import Milestone, load_milestones, milestones_due
 
 
 class TrainingState:
@@ -114,7 +114,7 @@ class TrainingState:
         try:
             spaces = environment.spaces
             made = body_of(config, spaces.observation_shape, body)
-            require_memory(config, spaces, made, mask=environment.mask_size)
+            require_memory(config, spaces, made)
             divisors(config, spaces)
             if start is not None:
                 require_start(config, start, spaces, made)
@@ -124,8 +124,8 @@ class TrainingState:
             return cls(
                 config,
                 environment=environment,
-                accumulator=_accumulator(config, hyperparameters, environment),
-                replay=_replay(replay, config, environment, generator, device),
+                accumulator=_accumulator(config, hyperparameters, spaces),
+                replay=_replay(replay, config, spaces, generator, device),
                 learner=Learner(config, networks.on(device), hyperparameters),
                 generator=generator,
             )
@@ -164,7 +164,8 @@ class TrainingState:
     def keep_milestone(self) -> None:
         """Store the evaluated networks as a milestone if one is due."""
         updates = self.learner.updates
-        if milestone_due(self.config, updates) and all(kept.updates < updates for kept in self.milestones):
+        due = milestones_due(self.config.max_updates)
+        if updates in due and all(kept.updates < updates for kept in self.milestones):
             networks = self.learner.evaluated.select(torch.arange(len(self.agents)))
             steps = self.environment_steps
             kept = Milestone(updates=updates, environment_steps=steps, agents=self.agents, networks=networks)
@@ -244,9 +245,7 @@ def _initialised(config: DQNConfig, hyperparameters: HyperParameters, spaces: Sp
     )
 
 
-def _accumulator(
-    config: DQNConfig, hyperparameters: HyperParameters, environment: VectorEnvironment
-) -> NStepAccumulator:
+def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, spaces: Spaces) -> NStepAccumulator:
     return NStepAccumulator(
         n_step=config.n_step,
         gamma=hyperparameters.gamma,
@@ -254,27 +253,23 @@ def _accumulator(
         bootstrap_on_truncation=config.bootstrap_on_truncation,
         num_agents=config.num_agents,
         num_envs=config.num_envs,
-        obs=environment.observation_size,
-        dtype=getattr(torch, environment.spaces.dtype),
-        mask=environment.mask_size,
+        obs=spaces.observation_size,
+        dtype=getattr(torch, spaces.dtype),
+        mask=spaces.mask_size,
     )
 
 
 def _replay(
-    make: MakeReplay,
-    config: DQNConfig,
-    environment: VectorEnvironment,
-    generator: torch.Generator,
-    device: torch.device,
+    make: MakeReplay, config: DQNConfig, spaces: Spaces, generator: torch.Generator, device: torch.device
 ) -> Replay:
     A, capacity, exponent = config.num_agents, config.replay_capacity, config.priority_exponent
     return make(
         num_agents=A,
         capacity=capacity,
-        obs=environment.observation_size,
-        mask=environment.mask_size,
+        obs=spaces.observation_size,
+        mask=spaces.mask_size,
         generator=generator,
-        dtype=getattr(torch, environment.spaces.dtype),
+        dtype=getattr(torch, spaces.dtype),
         priorities=Priorities(num_agents=A, capacity=capacity, exponent=exponent) if exponent else None,
         device=device,
     )

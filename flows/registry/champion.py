@@ -4,7 +4,6 @@ import dataclasses
 import logging
 from typing import Any, Final
 
-import mlflow
 from mlflow import MlflowClient
 
 from dqn.environments.world import World
@@ -13,14 +12,15 @@ from flows.failures.errors import RegistryError
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.registry import versions
-from flows.registry.evaluation import SEED_TAG, play, play_on, read_stress, require_playable, threshold_of, under_stress
+from flows.registry.evaluation import play, play_on, read_played, require_playable, threshold_of, under_stress
 from flows.registry.gate import Champion, Decision, should_promote
 from flows.registry.gate_tag import is_decided, not_promoted_if_ended, undecided_if_ended
 from flows.registry.history import add_champion
 from flows.registry.lock import begin_promotion, hold, promotion_lock
-from flows.registry.returns import Returns, read_returns
+from flows.registry.returns import Returns
 from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, Artifact
 from flows.tracking.attempt import Attempt, FencedClient
+from flows.tracking.runs import has_artifact, read_artifact
 from flows.tracking.store import connect
 from serving.policy import PolicyMetadata
 
@@ -58,14 +58,14 @@ def promote(
         if champion != version:  # promoting the champion changes no alias, and overtakes no other promotion
             token = begin_promotion(client, name)
             champion = versions.version_of(client, name, CHAMPION)  # again: the token is set now
-        gate = _tags(client, name, version).get("gate", "")
+        tags = _tags(client, name, version)
+        gate = tags.get("gate", "")
         if champion == version and gate.startswith(("passed", "forced")):  # an earlier attempt promoted it and died
             remove_challenger(client, name, version, token)
             return gate
-        stress, returns, tags = read_stress(evaluation), read_returns(evaluation), _tags(client, name, version)
-        challenger = versions.download(name, version)
-        rival = play_rival(client, challenger, champion, int(tags[SEED_TAG]), world, stressed=stress is not None)
-        decision = decide(challenger, tags[DIGEST_TAG], rival, returns, stress, world)
+        mine, challenger = read_played(evaluation), versions.download(name, version)
+        rival = play_rival(client, challenger, champion, mine.seed, world, stressed=mine.stress is not None)
+        decision = decide(challenger, tags[DIGEST_TAG], rival, mine.returns, mine.stress, world)
         gate = f"forced: the gate said {decision.gate}" if force else decision.gate
         gate += f" (in the world {World.from_dict(world)})" if world is not None else ""
         if rival and rival.returns is not None:  # before the gate tag, so that a decided version has it
@@ -98,7 +98,7 @@ def _carried_out(client: MlflowClient, name: str, version: int) -> str | None:
     A version that passed keeps the alias `challenger` until the promotion is complete. Later another version, or a
     person, may have replaced it as champion.
     """
-    gate = str(versions.get_version(client, name, version).tags.get("gate", ""))
+    gate = _tags(client, name, version).get("gate", "")
     complete = not gate.startswith("passed") or versions.version_of(client, name, CHALLENGER) != version
     return gate if is_decided(gate) and complete else None
 
@@ -211,10 +211,7 @@ def remove_challenger(client: MlflowClient, name: str, version: int, token: str 
 
 def _read_champion(client: MlflowClient, run_id: str, version: int) -> dict[str, Any]:
     file = _champion_file(version)
-    if all(found.path != file for found in client.list_artifacts(run_id, file.rpartition("/")[0])):
-        return {}
-    content: dict[str, Any] = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{file}")
-    return content
+    return dict(read_artifact(client, run_id, file)) if has_artifact(client, run_id, file) else {}
 
 
 def _tags(client: MlflowClient, name: str, version: int) -> dict[str, str]:

@@ -99,7 +99,7 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """What a version did on its own episodes, in its own world."""
+    """What a version did on its own episodes."""
 
     returns: Returns
     """`[EPISODES]`"""
@@ -181,10 +181,11 @@ def under_stress(policy: OnnxPolicy, world: World, *, seed: int) -> StressTest |
     return stress_test(policy.act, world, episodes=EPISODES, seed=seed)
 
 
-def read_stress(uri: str) -> StressTest | None:
-    """The stress test in an artifact of `evaluate`, if there is one."""
-    content = mlflow.artifacts.load_dict(uri)["stress"]
-    return StressTest.from_dict(content) if content else None
+def read_played(uri: str) -> Played:
+    """The artifact of `evaluate` or `evaluate_elsewhere`."""
+    content = mlflow.artifacts.load_dict(uri)
+    stress = StressTest.from_dict(content["stress"]) if content["stress"] else None
+    return Played(returns=np.asarray(content["returns"]), stress=stress, seed=content["seed"])
 
 
 def baselines(world: World) -> dict[str, StressTest]:

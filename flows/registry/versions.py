@@ -10,6 +10,7 @@ from typing import Final, Literal
 import mlflow
 import numpy as np
 import onnx
+import onnxruntime as ort
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
@@ -18,6 +19,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from dqn.config import DQNConfig
+from dqn.environments.masks import ACTION_MASK
 from flows.failures.errors import InputError, RegistryError
 from flows.failures.outages import is_transient
 from flows.names import environment_of, no_version
@@ -79,6 +81,7 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
         inputs=Schema([TensorSpec(float32, (-1, *metadata.observation_shape), INPUT)]),
         outputs=Schema([TensorSpec(float32, (-1, metadata.num_actions), OUTPUT)]),
     )
+    ort.set_default_logger_severity(3)  # MLflow loads the model, and onnxruntime warns of its optional input
     info = Model.log(
         artifact_path=None,
         model_id=model.model_id,
@@ -237,10 +240,12 @@ def describe(
     """Write the description of a version: its inputs and outputs, training, evaluation, and how to play it."""
     shape = ", ".join(map(str, metadata.observation_shape))
     given = f" with `{metadata.env_kwargs}`" if metadata.env_kwargs != "{}" else ""
+    allowed = f" The optional input `{ACTION_MASK}`, bool `[batch, {metadata.num_actions}]`, is of the allowed actions."
+    masks = allowed if metadata.masked else ""
     description = f"""\
 The greedy policy of a DQN agent on **{metadata.env_id}**{given}, one ONNX file. It takes `{INPUT}` float32 \
 `[batch, {shape}]` and gives `{OUTPUT}` float32 `[batch, {metadata.num_actions}]`, a value for \
-each action ({", ".join(metadata.action_meanings)}); the greedy action has the highest.
+each action ({", ".join(metadata.action_meanings)}); the greedy action has the highest.{masks}
 
 **How it was trained:** {training}
 

@@ -11,7 +11,7 @@ from dqn.cards.card import card
 from dqn.training.result import in_words
 from flows.failures.outages import is_transient
 from flows.registry import versions
-from flows.tracking.runs import config_of, find_run
+from flows.tracking.runs import config_of
 from flows.training.population import read_summary
 
 CARD: Final = "card.html"
@@ -20,21 +20,25 @@ CARD: Final = "card.html"
 def version_card(client: MlflowClient, artifact: versions.Artifact) -> bytes:
     """The card of a version; what the registry does not say is left out."""
     version = versions.get_version(client, artifact.name, artifact.version)
-    run = find_run(client, str(version.run_id))
-    try:
-        summary = read_summary(client, run.info.run_id)
-    except (MlflowException, OSError) as error:
-        if is_transient(error):
-            raise
-        trained, judged = "", ""  # no training of this project's has registered it
+    run = client.get_run(str(version.run_id))
+    trained = judged = ""
+    if origin := version.tags.get(versions.ORIGIN_TAG):  # no training here has registered it
+        trained = f"A policy from {origin}"
     else:
-        words = in_words(config_of(run), summary.agents, summary.best_agent, summary.seconds, summary.cpu_seconds)
-        trained, judged = words["trained"], words["judged"]
-    commit = run.data.tags.get(MLFLOW_GIT_COMMIT, "unknown")[:12]
+        try:
+            summary = read_summary(client, run.info.run_id)
+            words = in_words(config_of(run), summary.agents, summary.best_agent, summary.seconds, summary.cpu_seconds)
+            trained, judged = words["trained"], words["judged"]
+        except (MlflowException, OSError) as error:
+            if is_transient(error):
+                raise
+    source = f"MLflow run {run.info.run_name} ({run.info.run_id})"
+    if commit := run.data.tags.get(MLFLOW_GIT_COMMIT):
+        source += f", commit {commit[:12]}"
     return card(
         artifact.content,
         title=f"{artifact.policy.metadata.env_id}, version {artifact.version}",
-        trained=f"{trained} MLflow run {run.info.run_name} ({run.info.run_id}), commit {commit}.".strip(),
+        trained=f"{trained} {source}.".strip(),
         judged=f"{judged} {_evaluated(version.tags)}".strip(),
     )
 

@@ -6,18 +6,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-import mlflow
 import numpy as np
 
 from flows.failures.errors import one_line
 from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.champion import read_champion_stress
-from flows.registry.evaluation import baselines, read_stress
+from flows.registry.evaluation import baselines, read_played
 from flows.registry.returns import read_returns
 from flows.reporting.card import CARD, version_card
 from flows.tracking.attempt import Attempt, FencedClient
-from flows.tracking.runs import read_config
 from flows.tracking.store import connect
 from flows.training.milestones import read_learning
 from flows.training.population import read_curves, read_summary
@@ -37,13 +35,12 @@ def draw_population(run_id: str, agents: str, attempt: Attempt) -> None:
     from flows.reporting import figures
 
     client = connect()
-    env_id = read_config(client, run_id).env_id
     curves, returns = read_curves(client, run_id), read_returns(agents)
     diverged = [agent.agent for agent in read_summary(client, run_id).agents if agent.diverged is not None]
     returns[diverged] = np.nan
     fenced = FencedClient(client=client, attempt=attempt)
     draw(fenced, run_id, LEARNING_CURVES, lambda: figures.png(figures.learning_curves(curves)))
-    draw(fenced, run_id, FINAL_RETURNS, lambda: figures.png(figures.final_returns(returns, env_id)))
+    draw(fenced, run_id, FINAL_RETURNS, lambda: figures.png(figures.final_returns(returns, curves.env_id)))
 
 
 @step("draw version")
@@ -57,16 +54,16 @@ def draw_version(name: str, version: int, evaluation: str, attempt: Attempt | No
     artifact = versions.download(name, version)
     policy = artifact.policy
     draw(fenced, run_id, CARD, lambda: version_card(client, artifact))
-    seed = mlflow.artifacts.load_dict(evaluation)["seed"]
-    draw(fenced, run_id, EPISODE, lambda: animations.episode_gif(policy, seed=seed))
+    mine = read_played(evaluation)
+    draw(fenced, run_id, EPISODE, lambda: animations.episode_gif(policy, seed=mine.seed))
 
     def learning() -> bytes | None:
-        way = read_learning(client, run_id, policy, mean_return=read_returns(evaluation).mean())
+        way = read_learning(client, run_id, policy, mean_return=mine.returns.mean())
         return animations.learning_gif(way) if way else None
 
     draw(fenced, run_id, LEARNING, learning)
-    if stress := read_stress(evaluation):
-        tests = {f"version {version}": stress, **read_champion_stress(client, run_id, version)}
+    if mine.stress:
+        tests = {f"version {version}": mine.stress, **read_champion_stress(client, run_id, version)}
         tests |= baselines(policy.metadata.world)
         draw(fenced, run_id, STRESS, lambda: figures.png(figures.stress_cells(tests)))
 

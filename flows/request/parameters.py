@@ -18,7 +18,6 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from dqn.config import WORLDS, ConfigError, DQNConfig
-from dqn.environments.making import has_action_mask
 from dqn.environments.world import World
 from dqn.experience.vector import describe
 from dqn.learning.losses import require_loss
@@ -126,7 +125,6 @@ def check_trainable(config: DQNConfig) -> None:
     require_loss(config)
     with of_environment(config.env_id):
         spaces = describe(config.environment, config.training_world)
-        masked = has_action_mask(config.environment, config.training_world)
         if config.world != config.training_world:
             describe(config.environment, config.world)
     divisors(config, spaces)
@@ -136,4 +134,4 @@ def check_trainable(config: DQNConfig) -> None:
             f"hidden_sizes {list(config.hidden_sizes)} make a policy of {size >> 20} MiB, which serving would refuse: "
             f"it loads {MAX_BYTES >> 20} MiB at most; make them smaller"
         )
-    require_memory(config, spaces, mask=spaces.num_actions if masked else 0)
+    require_memory(config, spaces)

@@ -47,12 +47,12 @@ def find_version(client: MlflowClient, config: DQNConfig, reference: str) -> int
     return version
 
 
-def starting_network(client: MlflowClient, run: Run, config: DQNConfig) -> QNetworks | None:
-    """The network that all agents of a run start from; None if the run names no version."""
+def starting_network(client: MlflowClient, run: Run, name: str) -> QNetworks | None:
+    """The network that all agents of a run start from; None if the run names no version of the model `name`."""
     version = run.data.tags.get(WARM_START_TAG)
     if version is None:
         return None
-    source = _run_of(client, versions.model_name(config.env_id), int(version))
+    source = _run_of(client, name, int(version))
     networks, _ = read_networks(client, source)
     return networks.select(torch.tensor([read_summary(client, source).best_agent]))
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,13 @@ class Step:
     terminated: bool
     truncated: bool
     next_observation: tuple[float, ...]
+
+
+class Policy(Protocol):
+    """Whatever gives Q-values; the greedy action is taken."""
+
+    def q_values(self, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> npt.NDArray[np.floating]:
+        """Q-values `[batch, actions]` of observations `[batch, obs]`, the least ones of actions that `mask` forbids."""
 
 
 _MODES: Final = {"rgb_array": {"rgb_array"}, "human": {"human", "rgb_array"}}
@@ -132,7 +139,7 @@ class Simulation:
         self._mask = self._allowed(info, step=0)
         self.seed, self._index, self._return, self.over = seed, 0, 0.0, False
 
-    def step(self, policy: OnnxPolicy, force: float = 0.0) -> Step:
+    def step(self, policy: Policy, force: float = 0.0) -> Step:
         """Let the policy act once while an outside force, in newtons, acts on the cart."""
         observation = self.observation
         q_values = policy.q_values(self._observation[np.newaxis], self._mask)[0]

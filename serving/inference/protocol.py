@@ -162,14 +162,14 @@ def _parse_tensor(
     """An input `[batch, ...]`, and what is left of the bytes after the JSON."""
     name, shape, parameters = tensor.name, tensor.shape, tensor.parameters
     is_mask = bool(mask_size) and name == ACTION_MASK
-    datatype, each = ("BOOL", [mask_size]) if is_mask else ("FP32", [*observation_shape])
+    datatype, wanted = ("BOOL", [mask_size]) if is_mask else ("FP32", [*observation_shape])
     if (not is_mask and name != INPUT) or tensor.datatype != datatype:
-        wanted = f", and '{ACTION_MASK}' of BOOL or none" if mask_size else ""
+        besides = f", and '{ACTION_MASK}' of BOOL or none" if mask_size else ""
         raise RequestError(
-            f"expected one input '{INPUT}' of datatype FP32{wanted}, got {name[:40]!r} of {tensor.datatype[:40]!r}"
+            f"expected one input '{INPUT}' of datatype FP32{besides}, got {name[:40]!r} of {tensor.datatype[:40]!r}"
         )
-    if not shape or shape[1:] != each or shape[0] < 1:
-        axes = ", ".join(map(str, each))
+    if not shape or shape[1:] != wanted or shape[0] < 1:
+        axes = ", ".join(map(str, wanted))
         raise RequestError(f"'{name}' must have shape [batch, {axes}] with a batch of 1 or more, got {shape[:9]}")
     if shape[0] > MAX_BATCH:
         raise RequestError(f"a batch may have at most {MAX_BATCH} rows, got {shape[0]}")

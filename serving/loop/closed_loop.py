@@ -13,21 +13,24 @@ from msgspec import structs
 from starlette.exceptions import HTTPException
 
 from dqn.environments.world import NOMINAL, World
-from serving.deadlines import begin
-from serving.episodes.simulation import Step
+from dqn.identification.one_step import MAX_LAG
+from serving.episodes.simulation import Policy, Step
 from serving.loop.drift import EpisodeTest, StepTest, can_predict
 from serving.loop.experience import Experience
-from serving.loop.finding import Finding, explain
+from serving.loop.finding import Finding
+from serving.loop.healing import Healing, Look, Looked, aside, look
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, StageReport
 from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
-EXPLAINED_AT: Final = (10, 20, 40, 80, 160)
-"""A change is explained after so many transitions, and noticed at the first number or when the pole falls."""
+EXPLAINED_AT: Final = (4, 6, 8, 10, 14, 20, 30, 40, 60, 80, 120, 160)
+"""A change is explained after so many transitions, at the alarm if that comes later, and whenever the pole falls."""
 CALM_STEPS: Final = 250
 """A drift is over after so many steps as predicted, and at least three times as many as it took to notice."""
 _CALM_EPISODES: Final = 3
-_BEFORE: Final = 128  # transitions before a change that are read too: delayed actions were chosen there
+_BEFORE: Final = 32  # transitions before a change that are read too: delayed actions were chosen there
+_LATEST: Final = 160  # transitions that are explained at most
+_CONFIRMED: Final = 25  # steps as an explanation predicts them, after which what deviates is another change
 _STAGES: Final = 40
 _LOG: Final = logging.getLogger("serving")
 
@@ -61,16 +64,18 @@ class ClosedLoop:
         self._over = True
         self._onset: int | None = None
         self._since = 0
-        self._sure = False
         self._usual: float | None = None
         self._calm = self._calm_episodes = 0
         self._calm_needed = CALM_STEPS
         self._expected = NOMINAL
         self._identified: World | None = None
         self._steps: StepTest | None = None
+        self.healing = Healing(lambda: self._clock())
+        self.aside = aside
+        """Runs a look; benchmarks have another function here."""
         self._returns = EpisodeTest()
         self._pushed = self._mixed = False
-        self._looking: asyncio.Future[Finding] | None = None
+        self._looking: Looked | None = None
         self._looks_again = False
 
     def status(self) -> dict[str, Any]:
@@ -79,6 +84,7 @@ class ClosedLoop:
             "drift": self.latest,
             "over": self._over,
             "stages": self.stages,
+            "undoing": self.healing.playing,
             "now": self._clock(),
             "heals": self.sender is not None,
             "trouble": self.trouble or (self.sender.trouble if self.sender and self.untold.is_set() else ""),
@@ -88,6 +94,10 @@ class ClosedLoop:
     def drift(self) -> Drift | None:
         """The drift that is not over."""
         return None if self._over else self.latest
+
+    def policy(self, served: ServedModel) -> Policy:
+        """What plays for a version: its policy, with a change of the world undone in front of it, or a regulator."""
+        return self.healing.undone if self.healing.undone and served is self._served else served.policy
 
     @property
     def drifting(self) -> bool:
@@ -141,15 +151,18 @@ class ClosedLoop:
         newest = self.experience.add(version=int(number), episode=episode, step=step)
         self.playing = PresentEpisode(version=number, step=step.index, disturbed=self._pushed)
         lasted = self._steps.update(step) if self._steps else 0
+        again = self.healing.update(step)
         if lasted and self._onset is None:
             self._onset, self._since = newest - lasted, newest
             self._calm_needed = max(CALM_STEPS, 3 * lasted)
+        if again and self.healing.confirmed > again + _CONFIRMED:
+            self._onset, self._since = newest - again, newest  # another change, no wrong explanation of the last one
         if self._onset is not None:
             count = newest - self._onset
-            unnoticed = self.drift is None or self.drift.version != number
-            # do not wait for the break after a fall: look at once
-            if count in EXPLAINED_AT or (unnoticed and (count > EXPLAINED_AT[0] or step.terminated)):
-                self._look(served)
+            alarmed = again or (lasted and (self.drift is None or self.drift.version != number))
+            due = count in EXPLAINED_AT and not self.healing.settled
+            if due or (alarmed and count > EXPLAINED_AT[0]) or step.terminated:
+                self._look(served)  # do not wait for the break after a fall
         self._calm = 0 if lasted else self._calm + 1
         if self.drift and self._usual is None and self._steps and self._calm >= self._calm_needed:
             self._end("steps are as predicted again")
@@ -173,41 +186,46 @@ class ClosedLoop:
         predictable = can_predict(metadata.env_id, self._expected)
         self._steps = StepTest(self._expected) if predictable else None
         self._returns = EpisodeTest()
-        self._onset, self._calm, self._sure = None, 0, False
+        self._onset, self._calm = None, 0
+        self.healing.stop()
 
     def _look(self, served: ServedModel) -> None:
-        """Explain what has changed from the steps so far, in a thread because that takes about 50 ms."""
+        """Explain what has changed and rehearse what could play, in a thread because that takes about 50 ms."""
         assert self._onset is not None
         onset = self._onset
         if self._looking:
             self._looks_again = True
             return
-        looking = partial(explain, self.experience.columns(onset - _BEFORE), self._expected, onset)
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:  # no event loop to block
-            self._say(served, looking())
-            return
-        self._looking = asyncio.wrap_future(begin(looking))
-        self._looking.add_done_callback(partial(self._looked, served, onset))
+        columns = self.experience.columns(max(onset, self.experience.newest - _LATEST) - _BEFORE)
+        name = self.healing.playing.name if self.healing.playing else ""
+        looking = partial(look, columns, served.policy.q_values, self._expected, onset, name)
+        self._looking = self.aside(looking, partial(self._looked, served, onset))
 
-    def _looked(self, served: ServedModel, onset: int, looking: asyncio.Future[Finding]) -> None:
+    def _looked(self, served: ServedModel, onset: int, looking: Looked) -> None:
         self._looking, again, self._looks_again = None, self._looks_again, False
-        if looking.cancelled() or served is not self._served or onset != self._onset:
+        if looking.cancelled() or served is not self._served or self._onset is None:
             return  # the drift is over, or another version plays
+        again |= onset != self._onset
         try:
-            self._say(served, looking.result())
+            if onset == self._onset:
+                self._say(served, looking.result())
         except Exception as error:
             self._fail(error)
-        if again:
+        if again and self._onset is not None:
             self._look(served)
 
-    def _say(self, served: ServedModel, finding: Finding) -> None:
+    def _say(self, served: ServedModel, look: Look) -> None:
+        finding = look.finding
         if self.drift is None or self.drift.version != served.version.number:
             self._notice(served, finding)
-        elif finding.sure or not self._sure:
-            self.latest = structs.replace(self.drift, finding=finding.sentence, evidence=finding.evidence)
-        self._sure = self._sure or finding.sure
+            self.healing.stop()
+        elif not look.unchanged:
+            self.latest = structs.replace(
+                self.drift, finding=finding.sentence, evidence=finding.evidence, since=self._since
+            )
+        if look.unchanged:
+            self._onset = None  # put right: the next alarm is another change
+        self.healing.take(look, self.experience.episode_so_far(MAX_LAG + 1))
         self._tell()
 
     def _fail(self, error: Exception) -> None:
@@ -266,7 +284,7 @@ class ClosedLoop:
         if why:
             self._add("as predicted", why)
         self._over, self._onset, self._identified = True, None, None
-        self._sure = False
+        self.healing.stop()
         self.untold.clear()
         self._metrics.drift.set(0)
 

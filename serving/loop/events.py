@@ -89,7 +89,7 @@ class EventSender:
 
     def event(self) -> dict[str, Any] | None:
         """The event of the present drift; None if there is no drift."""
-        drift, current = self._loop.drift, self._models.current
+        drift, current, playing = self._loop.drift, self._models.current, self._loop.healing.playing
         if drift is None or current is None:
             return None
         return {
@@ -108,6 +108,8 @@ class EventSender:
                 "env_id": current.policy.metadata.env_id,
                 "since": drift.since,
                 "finding": drift.finding,
+                "playing": playing.text if playing else "",
+                "rehearsed_return": playing.rehearsed_return if playing else None,
                 "serving": self._serving_url,
             },
         }

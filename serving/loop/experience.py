@@ -72,6 +72,13 @@ class Experience:
         rows = (ids - 1) % CAPACITY
         return {"id": ids} | {name: column[rows] for name, column in self._columns.items()}
 
+    def episode_so_far(self, count: int) -> list[int]:
+        """The last actions, at most `count`, of the episode that plays; none after its end."""
+        lately = self.columns(self.newest - count)
+        if not len(lately["id"]) or lately["terminated"][-1] or lately["truncated"][-1]:
+            return []
+        return list(map(int, lately["action"][lately["episode"] == lately["episode"][-1]]))
+
     def since(self, since: int) -> Transitions:
         """The same transitions for JSON."""
         columns = {name: column.tolist() for name, column in self.columns(since).items()}

@@ -69,8 +69,25 @@ class StageReport(Struct, frozen=True, kw_only=True):
     links: dict[str, str] = {}
 
 
+class Playing(Struct, frozen=True, kw_only=True):
+    """What plays during a drift: this server's choice among candidates that it rehearsed in the identified world."""
+
+    name: str
+    """What is undone in front of the policy, or what plays in its place; empty for the policy as it is."""
+    text: str
+    """The same as a sentence."""
+    rehearsed_return: float
+    """Mean return of its rehearsal, scaled to 500 steps."""
+    holds: bool
+    """Whether it balanced nearly all of the rehearsal; otherwise nothing that was rehearsed did."""
+    at: float
+    """Seconds since 1970 when it began to play."""
+
+
 class Adaptation(Struct, frozen=True, kw_only=True):
     """The latest drift, even if it is over, and the stages of the adaptation to it."""
 
     drift: Drift | None
     stages: list[StageReport]
+    playing: Playing | None
+    """None without a drift, and before anything was rehearsed."""

@@ -84,7 +84,8 @@ class LoopAPI:
         )
 
     async def _adaptation(self, scope: Scope, body: None) -> Adaptation:
-        return Adaptation(drift=self._loop.latest, stages=self._loop.stages)
+        loop = self._loop
+        return Adaptation(drift=loop.latest, stages=loop.stages, playing=loop.healing.playing)
 
     async def _report(self, scope: Scope, report: Report) -> Adaptation:
         self._loop.report(report)

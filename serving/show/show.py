@@ -254,6 +254,8 @@ class Show:
         self._initial_world, self._swapped = self.players[0].simulation.world, False
         self._changes.clear()
         self.episode += 1
+        if self._loop:
+            self._loop.healing.begin_episode()
         for player in self.players:
             player.simulation.reset(self._seed)
             player.last, player.episodic_return = None, 0.0
@@ -268,9 +270,12 @@ class Show:
         for player in self.players:
             if player.simulation.over:
                 continue
-            player.last = player.simulation.step(player.served.policy, force)
-            inputs = self._metrics.inputs.of(player.served, "show")
-            inputs.add(np.array([player.last.observation], np.float32), np.array([player.last.q_values], np.float32))
+            policy = self._loop.policy(player.served) if self._loop else player.served.policy
+            player.last = player.simulation.step(policy, force)
+            if policy is player.served.policy:
+                inputs = self._metrics.inputs.of(player.served, "show")
+                last = player.last
+                inputs.add(np.array([last.observation], np.float32), np.array([last.q_values], np.float32))
             player.episodic_return = player.last.episodic_return
         first = self.players[0]
         if self._loop and first.last:

@@ -13,9 +13,9 @@ from typing import Any, cast
 import httpx
 import pytest
 import yaml
-from deploy import READER
 from dotenv import dotenv_values
 from engine import StackError
+from mlflow_users import USERS
 from prefect.server.api.server import create_app
 from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 from processes import run
@@ -32,7 +32,7 @@ def test_secrets_are_fresh_complete_and_never_overwritten(tmp_path: Path) -> Non
     variables, others = read_env(first), read_env(second)
     assert all(variables.values())
     secret = [name for name in variables if variables[name] != others[name]]
-    assert [name for name in read_env(ROOT / "docker/.env.example") if name not in PORTS.values()][:11] == secret
+    assert [name for name in read_env(ROOT / "docker/.env.example") if name not in PORTS.values()][:12] == secret
     assert first.stat().st_mode & 0o077 == 0
     with pytest.raises(StackError, match="exists already"):
         write_env(first)
@@ -93,10 +93,12 @@ def test_a_client_of_a_server_in_the_stack_has_its_password(services: dict[str, 
         for name, service in services.items()
         if "MLFLOW_TRACKING_URI" in service.get("environment", {})
     }
-    admin, reader = ("admin", "MLFLOW_PASSWORD"), (READER, "MLFLOW_READER_PASSWORD")
-    assert logins == {"worker": admin, "deploy": admin, "serving": reader, "inference": reader}
-    assert "MLFLOW_READER_PASSWORD" in secrets["deploy"], "it creates the user"
-    assert "MLFLOW_PASSWORD" not in {*secrets["serving"].values(), *secrets["inference"].values()}
+    admin, reader = ("admin", "MLFLOW_PASSWORD"), ("reader", "MLFLOW_READER_PASSWORD")
+    worker = ("worker", "MLFLOW_WORKER_PASSWORD")
+    assert logins == {"worker": worker, "deploy": admin, "serving": reader, "inference": reader}
+    created = {name for name in secrets["deploy"] if name.startswith("MLFLOW_") and name != "MLFLOW_TRACKING_PASSWORD"}
+    assert created == {f"MLFLOW_{user.upper()}_PASSWORD" for user in USERS}, "it creates the users"
+    assert {name for name, mounted in secrets.items() if "MLFLOW_PASSWORD" in mounted.values()} == {"mlflow", "deploy"}
     settings = (ROOT / "docker/mlflow.ini").read_text()
     assert "admin_username = admin" in settings
     assert "default_permission = READ" in settings
@@ -139,16 +141,17 @@ def test_processes_without_containers_know_the_api_and_their_login(
         for name in ("worker", "deploy", "serving")
     }
     admin = ("admin", environments["mlflow"]["MLFLOW_AUTH_ADMIN_PASSWORD"])
-    reader = (READER, environments["deploy"]["MLFLOW_READER_PASSWORD"])
-    assert logins == {"worker": admin, "deploy": admin, "serving": reader}
-    assert reader[1] != admin[1]
-    assert "MLFLOW_READER_PASSWORD" not in worker
+    users = {user: (user, environments["deploy"][f"MLFLOW_{user.upper()}_PASSWORD"]) for user in USERS}
+    assert logins == {"worker": users["worker"], "deploy": admin, "serving": users["reader"]}
+    assert len({password for _, password in (admin, *users.values())}) == 3
+    for name in ("worker", "serving"):
+        assert admin[1] not in environments[name].values(), "only what deploys is an admin"
 
 
 def test_no_secret_is_a_variable_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
     secret = [name for name, value in read_env(ROOT / "docker/.env.example").items() if not value]
-    assert len(secret) == 11
+    assert len(secret) == 12
     text = json.dumps(compose)
     assert [name for name in (*secret, "AWS_SECRET_ACCESS_KEY", "NOTIFY_URL") if f"${{{name}" in text] == []
     used = {source for service in compose["services"].values() for source in secrets_of(service).values()}

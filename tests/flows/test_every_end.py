@@ -112,7 +112,7 @@ def test_a_verdict_of_before_outlasts_a_promotion_that_comes_to_nothing(
     store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.versions[3].tags["gate"] = "rolled back to version 1"
-    monkeypatch.setattr(promotions, "read_returns", lambda uri: error())
+    monkeypatch.setattr(promotions, "read_played", lambda uri: error())
     with pytest.raises(ValueError, match="injected"):
         promote.fn(NAME, 3, evaluated(store, 3))
     assert store.versions[3].tags["gate"] == "rolled back to version 1"

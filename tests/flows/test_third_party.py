@@ -1,5 +1,6 @@
 """An environment from a third party's package, from training over the registry and the gate to serving."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from serving.errors import UnknownModelError
 from serving.models.cache import Cache
 from serving.models.mlflow import RegistrySource
 from serving.models.source import ModelURI
+from tests.dqn.test_every_space import config_of
 
 ENVIRONMENT = "boing_gym:Boing-v0"
 
@@ -41,3 +43,25 @@ def test_an_environment_of_another_package_is_trained_registered_and_served(
     replay = record(served.policy, model=served.name, version=served.version.number, seed=1)
     assert replay.env_id == ENVIRONMENT
     assert -10 <= replay.episodic_return <= 10  # points of a match
+
+
+@pytest.mark.slow
+def test_images_of_an_environment_with_arguments_are_trained_registered_and_served(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a registered time limit: gate, tags and server have that of the configuration, and its arguments."""
+    monkeypatch.setattr("flows.reporting.draw.draw", lambda *_: None)
+    own = {"env_id": "Endless-image-v0", "env_kwargs": {"actions": 3}, "max_episode_steps": 8}
+    config = config_of("image", **own, max_updates=400, eval_interval=200)
+    assert "passed: mean return 8 over" in train_dqn(
+        ConfigOverrides.model_validate(config), checkpoint_dir=str(tmp_path)
+    )
+    uri = ModelURI.parse("models:/dqn-Endless-image-v0@champion")
+    tags = store.get_model_version_by_alias(uri.name, "champion").tags
+    assert (json.loads(tags["env_kwargs"]), tags["max_episode_steps"]) == ({"actions": 3}, "8")
+    source, cache = RegistrySource(uri.name), Cache(tmp_path / "models", uri.name)
+    served = resolve(source, uri, cache, frozenset(["Endless-image-v0"]))
+    assert served.policy.metadata.environment == config.environment
+    assert served.policy.metadata.observation_shape == (3, 2, 3)
+    replay = record(served.policy, model=served.name, version=served.version.number, seed=1)
+    assert (replay.episodic_return, replay.truncated) == (8.0, True)

@@ -169,7 +169,7 @@ def assert_can_be_started_from(client: MlflowClient, run: Run, config: DQNConfig
     for reference in (version, "challenger"):
         assert find_version(client, config, reference) == int(version)
     client.set_tag(run.info.run_id, WARM_START_TAG, version)
-    start = starting_network(client, client.get_run(run.info.run_id), config)
+    start = starting_network(client, client.get_run(run.info.run_id), registered.name)
     assert start is not None
     trained, _ = read_networks(client, run.info.run_id)
     best = trained.select(torch.tensor([read_summary(client, run.info.run_id).best_agent]))

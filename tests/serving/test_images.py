@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from dqn.environments.making import make
+from serving.__main__ import require_environments
+from serving.arguments import UsageError
 from serving.episodes.replay import record
 from serving.episodes.simulation import Simulation, why_no_pictures
 from serving.errors import PolicyError, RequestError
@@ -125,3 +127,9 @@ def test_what_is_kept_of_a_large_image_has_a_bound(monkeypatch: pytest.MonkeyPat
     inputs.add(np.array([step.observation], np.float32), np.array([[0.0, 1.0]], np.float32))
     inputs.count()
     assert (inputs.rows, inputs.actions.tolist()) == (5, [0, 5])
+
+
+def test_an_environment_without_a_registered_time_limit_may_be_admitted() -> None:
+    require_environments(["Endless-image-v0"])  # the model has the limit
+    with pytest.raises(UsageError, match=r"^--allow-env: environment 'NoSuch-v0' cannot be made"):
+        require_environments(["NoSuch-v0"])

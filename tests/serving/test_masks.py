@@ -53,7 +53,7 @@ def without_effect(proto: Any) -> None:
 
 def parse(*inputs: dict[str, Any], binary: bytes = b"") -> Any:
     header = orjson.dumps({"inputs": inputs})
-    return parse_infer(header + binary, str(len(header)), (LENGTH,), mask_size=ACTIONS)
+    return parse_infer(header + binary, str(len(header)), [LENGTH], mask_size=ACTIONS)
 
 
 def models_of(folder: Path) -> Models:
@@ -83,7 +83,7 @@ def test_a_policy_without_masks_ignores_them() -> None:
 
 
 def test_a_model_must_say_that_it_has_the_input_and_apply_it() -> None:
-    with pytest.raises(PolicyError, match=r"'action_mask' must be bool \[batch, 5\], and the model property .* absent"):
+    with pytest.raises(PolicyError, match=r"'action_mask' must be bool \[batch, 6\], and the model property .* absent"):
         OnnxPolicy.load(changed(without_property))
     version = Version(number="1", source="s")
     assert ServedModel.load("m", version, model(), environments=frozenset({CORRIDOR})).policy.metadata.masked
@@ -128,14 +128,14 @@ def test_a_request_may_have_a_mask_in_any_form(inputs: tuple[dict[str, Any], ...
         ((OBSERVATION, MASK, MASK), "inputs must be a list of length at most 2"),
         ((OBSERVATION, MASK | {"name": "mask"}), "FP32, and 'action_mask' of BOOL or none, got 'mask' of 'BOOL'$"),
         ((OBSERVATION, MASK | {"datatype": "INT8"}), "got 'action_mask' of 'INT8'$"),
-        ((OBSERVATION, MASK | {"shape": [2, 4]}), r"^'action_mask' must have shape \[batch, 5\]"),
-        ((OBSERVATION, MASK | {"data": [1] * 9}), r"^shape \[2, 5\] takes 10 numbers, 'data' has the shape \[9\]$"),
+        ((OBSERVATION, MASK | {"shape": [2, 4]}), r"^'action_mask' must have shape \[batch, 6\]"),
+        ((OBSERVATION, MASK | {"data": [1] * 11}), r"^shape \[2, 6\] takes 12 numbers, 'data' has the shape \[11\]$"),
         (
-            (OBSERVATION, MASK | {"shape": [1, 5], "data": [1] * 5}),
+            (OBSERVATION, MASK | {"shape": [1, 6], "data": [1] * 6}),
             "^'action_mask' has 1 rows and 'observation' has 2$",
         ),
-        ((OBSERVATION, MASK | {"data": [1] * 9 + [2]}), "^'action_mask' must hold true and false, .*; it holds 2$"),
-        ((OBSERVATION, MASK | {"data": [1] * 5 + [0] * 5}), "^'action_mask' allows no action in row 1$"),
+        ((OBSERVATION, MASK | {"data": [1] * 11 + [2]}), "^'action_mask' must hold true and false, .*; it holds 2$"),
+        ((OBSERVATION, MASK | {"data": [1] * 6 + [0] * 6}), "^'action_mask' allows no action in row 1$"),
     ],
 )
 def test_a_bad_mask_gets_a_sentence(inputs: tuple[dict[str, Any], ...], message: str) -> None:
@@ -143,16 +143,16 @@ def test_a_bad_mask_gets_a_sentence(inputs: tuple[dict[str, Any], ...], message:
         parse(*inputs)
 
 
-@pytest.mark.parametrize("size", [9, 11])
+@pytest.mark.parametrize("size", [11, 13])
 def test_bytes_that_do_not_fit_are_refused(size: int) -> None:
-    sized = {name: value for name, value in MASK.items() if name != "data"} | {"parameters": {"binary_data_size": 10}}
+    sized = {name: value for name, value in MASK.items() if name != "data"} | {"parameters": {"binary_data_size": 12}}
     with pytest.raises(RequestError, match="bytes follow the JSON"):
         parse(OBSERVATION, sized, binary=b"\1" * size)
 
 
 def test_a_policy_without_masks_is_sent_none() -> None:
     with pytest.raises(RequestError, match="inputs must be a list of length at most 1"):
-        parse_infer(orjson.dumps({"inputs": [OBSERVATION, MASK | {"data": [1, 0] * ACTIONS}]}), None, (LENGTH,))
+        parse_infer(orjson.dumps({"inputs": [OBSERVATION, MASK | {"data": [1, 0] * ACTIONS}]}), None, [LENGTH])
 
 
 def test_the_server_answers_with_allowed_actions(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_the_server_answers_with_allowed_actions(tmp_path: Path) -> None:
     plain, under = (np.array(answer.json()["outputs"][0]["data"], np.float32).reshape(2, ACTIONS) for answer in answers)
     np.testing.assert_array_equal(under, np.where(ALLOWED, plain, np.float32(MASKED_Q)))
     assert answers[1].json()["outputs"][1]["data"] == under.argmax(1).tolist()
-    refused = client.post(f"/v2/models/{name}/infer", json={"inputs": [OBSERVATION, MASK | {"data": [0] * 10}]})
+    refused = client.post(f"/v2/models/{name}/infer", json={"inputs": [OBSERVATION, MASK | {"data": [0] * 12}]})
     assert (refused.status_code, refused.json()["error"]) == (400, "'action_mask' allows no action in row 0")
 
 
@@ -192,7 +192,7 @@ def test_a_gap_is_between_allowed_actions() -> None:
     metadata = OnnxPolicy.load(model()).metadata
     inputs = Inputs(metadata)
     observation = np.zeros((2, LENGTH), np.float32)
-    q_values = np.array([[3, MASKED_Q, 1, MASKED_Q, 0], [MASKED_Q, MASKED_Q, 7, MASKED_Q, MASKED_Q]], np.float32)
+    q_values = np.array([[3, MASKED_Q, 1, MASKED_Q, 0, MASKED_Q], [*[MASKED_Q] * 5, 7]], np.float32)
     inputs.add(observation, q_values)
     inputs.count()
     assert (inputs.gaps.sum, inputs.rows) == (2.0, 2)

@@ -1,11 +1,10 @@
-// The link to the server: the WebSocket of the show, which connects again when it is lost, and requests.
+// The link to the server: the show's WebSocket, which connects again when it is lost, and requests.
 
 const LEAST_WAIT = 500; // milliseconds
 const MOST_WAIT = 5000;
 const REFUSED = 1008; // a close code: these versions cannot be shown, and trying again does not help
 
 export class Link {
-  // `heard` takes each message; `opened`, `lost` and `refused` are told of the connection.
   constructor({ heard, opened, lost, refused }) {
     Object.assign(this, { heard, opened, lost, refused, socket: null, token: "", wait: LEAST_WAIT });
   }

@@ -18,7 +18,6 @@ const page = {
   players: [], status: null, frame: null, versions: new URLSearchParams(location.search).get("compare") || "",
   mlflow: "", locked: false, pixels: false, streams: 0, frames: 0, dirty: true,
 };
-page.recent = (count) => time.recent(count);
 window.page = page; // for the browser's console and for tests
 
 const link = (page.link = new Link({ heard, opened, lost, refused: () => compare("") }));
@@ -108,7 +107,7 @@ function showStatus(status) {
   refresh();
 }
 
-// Before the registry answers it is unknown whether there is a champion, so no advice is shown.
+// Before the registry answers, no advice is shown.
 function showNothing({ looking, model, notice }) {
   text("nothing-title", looking ? "Looking for the champion" : "Nothing plays yet");
   const [, why, command] = /^(.*): run `([^`]+)`/.exec(notice) ?? [, notice, ""];
@@ -188,7 +187,7 @@ function compare(versions) {
   link.watch(versions);
 }
 
-const time = new OwnTime({ changed: () => showPixels(page.pixels) });
+const time = (page.time = new OwnTime({ changed: () => showPixels(page.pixels) }));
 const replays = new Replays({ api, page });
 const challenge = new Challenge({ send });
 const panels = [
@@ -199,6 +198,9 @@ new InputsPanel({ api, page });
 const toggle = () => send({ do: page.status?.paused ? "resume" : "pause" });
 $("push-left").onclick = () => push(-1);
 $("push-right").onclick = () => push(1);
+$("players").onclick = ({ target, offsetX }) => {
+  if (target.matches("canvas")) push(offsetX / target.clientWidth - 0.5 < page.frame.s[0][0] / 4.8 ? 1 : -1); // from the side of the click
+};
 $("strength").oninput = () => ($("strength-value").textContent = `${$("strength").value} N`);
 $("pause").onclick = toggle;
 $("step").onclick = () => send({ do: "step" });

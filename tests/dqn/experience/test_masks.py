@@ -48,7 +48,7 @@ def test_masked_q_values_are_finite() -> None:
 def test_a_vector_environment_has_the_masks_of_the_next_actions() -> None:
     with counted():
         environment = make(CORRIDOR, num_agents=2, num_envs=3)
-        assert environment.mask_size == 5
+        assert environment.spaces.mask_size == 6
         for _ in range(100):
             assert environment.action_mask is not None
             assert environment.action_mask.sum(-1).min() >= 2
@@ -60,9 +60,9 @@ def test_a_vector_environment_has_the_masks_of_the_next_actions() -> None:
         assert mask is not None
         assert environment.action_mask is not None
         assert torch.equal(environment.action_mask, mask[1:])
-        assert environment.action_mask.shape == (1, 3, 5)
+        assert environment.action_mask.shape == (1, 3, 6)
         environment.close()
-    assert make("CartPole-v1").mask_size == 0
+    assert make("CartPole-v1").spaces.mask_size == 0
 
 
 def transition(number: int, *, terminated: bool = False, truncated: bool = False) -> Transition:

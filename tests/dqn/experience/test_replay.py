@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dqn.experience.buffer import ReplayBuffer, replay_bytes
+from dqn.experience.buffer import ReplayBuffer, replay_bytes, row_width
 from dqn.experience.priorities import Priorities
 from dqn.experience.transitions import Batch
 
@@ -146,7 +146,7 @@ def test_agents_that_leave_give_back_their_memory_and_the_others_keep_their_tran
 
 
 def test_transitions_go_out_and_in_again_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dqn.experience.buffer._CHUNK_ROWS", 3)
+    monkeypatch.setattr("dqn.experience.buffer._CHUNK_BYTES", 4 * row_width(OBS) * 4 - 1)
     source, copy = (ReplayBuffer(num_agents=2, capacity=10, obs=OBS, generator=torch.Generator()) for _ in range(2))
     assert list(source.chunks()) == []
     source._rows[:] = torch.rand(2, 10, source._rows.shape[2])

@@ -17,6 +17,7 @@ from dqn.experience.buffer import ReplayBuffer
 from dqn.finite import EnvironmentFaultError
 from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
+from dqn.policy import evaluate
 from dqn.training.checkpoint import load_checkpoint, save_checkpoint
 from dqn.training.loop import train
 from dqn.training.machine import training_bytes
@@ -51,6 +52,8 @@ def test_the_corridor_is_solved_without_an_action_that_is_not_allowed(fields: di
     assert 20 * -1 <= noisy.min() < BEST
     result.export(tmp_path / "policy.onnx")
     with counted():
+        assert evaluate(result.policy(), episodes=5).min() == BEST
+    with counted():
         steps = list(play(OnnxPolicy.load(tmp_path / "policy.onnx"), seed=3))
     assert steps[-1].episodic_return == BEST
 
@@ -66,7 +69,7 @@ def test_without_its_masks_an_agent_takes_actions_that_are_not_allowed(monkeypat
 
 def unmasked_step(step: Any) -> Any:
     def illegal(self: Corridor, action: np.int64) -> Any:
-        Corridor.illegal += int(action) not in (self._onward(), (self._onward() - 1) % ACTIONS)
+        Corridor.illegal += int(action) not in (self._onward(), (self._onward() + 4) % 5)
         return step(self, action)
 
     return illegal
@@ -137,8 +140,8 @@ def test_a_training_ends_with_the_agent_and_the_step_of_a_wrong_mask(
 def test_the_memory_of_masks_is_counted() -> None:
     config = DQNConfig(num_agents=2, num_envs=3, n_step=2, replay_capacity=2000)
     spaces = Spaces(observation_shape=(4,), num_actions=6)
-    plain = training_bytes(config, spaces)
-    assert training_bytes(config, spaces, mask=6) == plain + 2 * 2000 * 8 + 2 * 3 * 2 * 6
+    plain, masked = (training_bytes(config, dataclasses.replace(spaces, masked=each)) for each in (False, True))
+    assert masked == plain + 2 * 2000 * 8 + 2 * 3 * 2 * 6
     state = TrainingState.begin(SHORT)
     assert isinstance(state.replay, ReplayBuffer)
     assert state.replay.nbytes == SHORT.num_agents * SHORT.replay_capacity * (2 * LENGTH + 3 + 2) * 4

@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
+from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World
 from dqn.seeding import TEST, stream_seed
 from flows.adaptation import identify, watch
@@ -195,7 +196,7 @@ def test_how_both_do_in_the_nominal_world_is_noted(
     before: int | None, numbers: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def download(name: str, version: int) -> Any:
-        metadata = SimpleNamespace(env_id="CartPole-v1")
+        metadata = SimpleNamespace(env_id="CartPole-v1", environment=Environment(env_id="CartPole-v1"))
         return SimpleNamespace(policy=SimpleNamespace(metadata=metadata, version=version))
 
     def play(policy: Any, world: World, *, seed: int) -> Any:

@@ -7,8 +7,11 @@ from mlflow import MlflowClient
 
 from flows.cli.card import main
 from flows.registry import versions
+from flows.registry.challenger import register_file
+from tests.dqn.cards.test_card import exported
 from tests.support.flows.promoting import empty_store
 from tests.support.flows.registering import BALANCING, registered
+from tests.support.serving.policies import BALANCES
 
 __all__ = ["empty_store"]  # the fixture
 
@@ -44,3 +47,14 @@ def test_a_version_that_does_not_exist_is_refused_with_those_that_do(
     said = f"error: {NAME} has no version {reference!r}; registered are: {version}; an alias that is set"
     assert said in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_version_from_a_file_says_where_it_is_from(empty_store: MlflowClient, tmp_path: Path) -> None:
+    file, output = tmp_path / "lab.onnx", tmp_path / "mine.html"
+    file.write_bytes(exported("CartPole-v1", hidden=(), gains=BALANCES))
+    register_file.fn(file, "CartPole-v1")
+    assert main(["challenger", "--output", str(output)]) == 0
+    page = output.read_text()
+    assert "A policy from the file lab.onnx (SHA-256 " in page
+    assert "The gate: not evaluated yet." in page
+    assert '"sizes": [4, 2]' in page

@@ -23,11 +23,12 @@ from flows.registry.champion import (
     read_champion_stress,
     read_comparison,
 )
+from flows.registry.evaluation import read_played
 from flows.registry.history import CHAMPIONS_TAG, ROLLBACK_TAG, return_to_previous
 from flows.registry.lock import PROMOTION_TAG, OvertakenError
 from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 from tests.support.flows.in_memory import Store
-from tests.support.flows.promotion import NAME, evaluated, returns_of, store
+from tests.support.flows.promotion import NAME, evaluated, store
 
 __all__ = ["store"]  # the fixture
 
@@ -235,9 +236,9 @@ def test_a_champion_that_is_replaced_while_it_is_asked_about_moves_nothing(
 
     def replaced(uri: str) -> Any:
         store.aliases = {CHAMPION: 2, PREVIOUS: 3}
-        return returns_of(3)
+        return read_played(uri)
 
-    monkeypatch.setattr(module, "read_returns", replaced)
+    monkeypatch.setattr(module, "read_played", replaced)
     assert promote.fn(NAME, 3, evaluated(store, 3), force=True)
     assert store.aliases == {CHAMPION: 2, PREVIOUS: 3}
 

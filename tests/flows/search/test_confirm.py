@@ -46,7 +46,7 @@ def test_a_winner_is_trained_and_its_best_networks_play_unseen_episodes(monkeypa
     monkeypatch.setattr(module, "greedy_returns", greedy_returns)
     confirmation = confirm(11, config)
     seed = stream_seed(8, TEST, 0)
-    assert played == [(("the best networks", "CartPole-v1", config.world), {"episodes": 100, "seed": seed}, False)]
+    assert played == [(("the best networks", config.environment, config.world), {"episodes": 100, "seed": seed}, False)]
     assert (confirmation.trial, confirmation.config, confirmation.agents) == (11, config, agents)
     assert (confirmation.returns.tolist(), confirmation.cpu_seconds) == ([[1.0, 2.0], [3.0, 4.0]], 4.0)
     assert confirmation.solved_fraction == 0.5

@@ -70,7 +70,7 @@ class Machine:
             on_step()
 
     def greedy_returns(self, state: Population, *where: Any, episodes: int, seed: int) -> torch.Tensor:
-        assert where == (state.config.env_id, state.config.world)
+        assert where == (state.config.environment, state.config.world)
         assert not torch.is_grad_enabled()
         self.played.append((episodes, seed))
         around = torch.linspace(-1.0, 1.0, episodes) if episodes > 1 else torch.zeros(1)

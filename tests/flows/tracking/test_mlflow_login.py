@@ -8,18 +8,25 @@ from pathlib import Path
 import httpx
 import pytest
 import requests
-from deploy import READER, upsert_reader
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow_users import USERS, upsert_user
 from processes import MLFLOW_LOGIN, mlflow_command, mlflow_environment, process, wait_for
 
 from flows.failures.errors import InputError
 from flows.failures.outages import is_transient
+from flows.promotion import promote_version, retire, roll_back
 from flows.tracking.store import connect
 from serving.errors import RegistryUnavailableError
 from serving.models.mlflow import RegistrySource
+from tests.support.flows.promoting import quick
+from tests.support.flows.registering import BALANCING, DRIFTING, registered
+
+__all__ = ["quick"]  # the fixture
 
 pytestmark = pytest.mark.slow
+
+READER, WORKER = "reader", "worker"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +89,7 @@ def test_serving_logs_in_as_a_user_that_reads_everything_and_changes_nothing(
     client.set_registered_model_alias("read", "champion", version)
     for current in ("a password of twelve", "another password, later"):  # deploying again gives it the one of then
         log_in(monkeypatch, "admin", password)
-        upsert_reader(current)
+        upsert_user(READER, current, USERS[READER])
         log_in(monkeypatch, READER, current)
         source = RegistrySource("read")
         snapshot = source.snapshot(None)
@@ -107,6 +114,40 @@ def test_serving_logs_in_as_a_user_that_reads_everything_and_changes_nothing(
     )
     assert raised.status_code == 403
     assert httpx.get(f"{url}/version", auth=(READER, "a password of twelve")).status_code == 401
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_worker_trains_and_promotes_and_is_no_admin(
+    server: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also in experiments and models that another user has made, which an upgraded stack has."""
+    url, password = server
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    log_in(monkeypatch, "admin", password)
+    name = "dqn-CartPole-v1"
+    theirs = registered(MlflowClient(url), name, DRIFTING)
+    for _ in range(2):  # deploying again changes nothing
+        log_in(monkeypatch, "admin", password)
+        upsert_user(WORKER, "a worker's password", USERS[WORKER])
+    log_in(monkeypatch, WORKER, "a worker's password")
+    client = MlflowClient(url)
+    mine = registered(client, name, BALANCING)
+    assert promote_version(theirs, "CartPole-v1", force=True).startswith("forced")
+    assert promote_version(mine, "CartPole-v1", force=False).startswith("passed: better")
+    assert roll_back(name)[0] == theirs
+    retire(name, mine)
+    registered(client, "dqn-another", BALANCING)  # in an experiment of its own
+    with pytest.raises(MlflowException, match=r"403|PERMISSION_DENIED|Permission denied"):
+        client.list_webhooks()
+    for method, path, body in (
+        ("POST", "2.0/mlflow/users/create", {"username": "friend", "password": "a friend's password"}),
+        ("PATCH", "2.0/mlflow/users/update-admin", {"username": WORKER, "is_admin": True}),
+        ("PATCH", "2.0/mlflow/users/update-password", {"username": "admin", "password": "another password"}),
+        ("DELETE", "2.0/mlflow/users/delete", {"username": "admin"}),
+    ):
+        answer = httpx.request(method, f"{url}/api/{path}", auth=(WORKER, "a worker's password"), json=body)
+        assert answer.status_code == 403, path
 
 
 def log_in(monkeypatch: pytest.MonkeyPatch, user: str, password: str) -> None:

@@ -12,7 +12,7 @@ from dqn.seeding import version_seed
 from dqn.stress.robustness import CELLS, StressTest
 from flows.failures.errors import InputError, RegistryError
 from flows.registry import evaluation, versions
-from flows.registry.evaluation import evaluate, evaluate_elsewhere, read_stress, threshold_of, under_stress
+from flows.registry.evaluation import evaluate, evaluate_elsewhere, read_played, threshold_of, under_stress
 from flows.tracking.attempt import Attempt
 from flows.training import warm_start
 from flows.training.warm_start import find_version, starting_network
@@ -79,7 +79,7 @@ def test_a_version_is_judged_in_its_own_world_on_its_own_episodes(stressed: bool
     assert tags == expected
     content = store.files[version.run_id]["evaluation/version-1.json"]
     assert (content["seed"], len(content["returns"]), bool(content["stress"])) == (seed, 100, stressed)
-    assert (read_stress(uri) is not None) == stressed
+    assert (read_played(uri).stress is not None) == stressed
     (texts,) = version.described
     assert texts["training"] == f"run 'the run' (`{version.run_id}`), commit `unknown`."
     assert texts["evaluation"].startswith("mean return 49.5, from 0 to 99, over 100 episodes that neither")
@@ -102,7 +102,7 @@ def test_elsewhere_a_version_plays_the_same_episodes_in_that_world(version: Any,
     assert version.played == [(world, seed)]
     assert uri == f"memory:/{adapting}/evaluation/version-1.json"
     assert store.files[adapting]["evaluation/version-1.json"]["seed"] == seed
-    assert (read_stress(uri), store.versions[1].tags) == (None, {})
+    assert (read_played(uri).stress, store.versions[1].tags) == (None, {})
 
 
 def test_only_cartpole_is_put_under_stress_and_some_environments_name_no_threshold() -> None:
@@ -144,6 +144,6 @@ def test_all_agents_start_from_the_best_of_the_run_that_is_named(store: Any, mon
     monkeypatch.setattr(warm_start, "read_networks", lambda client, run_id: (networks, None))
     monkeypatch.setattr(warm_start, "read_summary", lambda client, run_id: SimpleNamespace(best_agent=3))
     cold, warm = a_run(store), a_run(store, warm_start="1")
-    assert starting_network(store, store.get_run(cold), DQNConfig()) is None
-    start: Any = starting_network(store, store.get_run(warm), DQNConfig())
+    assert starting_network(store, store.get_run(cold), "dqn-CartPole-v1") is None
+    start: Any = starting_network(store, store.get_run(warm), "dqn-CartPole-v1")
     assert start == ("selected", [3])

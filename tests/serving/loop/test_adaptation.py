@@ -133,7 +133,7 @@ def test_a_report_that_does_not_fit_is_refused(stepped: Stepped, report: dict[st
 def test_no_drift_can_be_reported_on_before_there_was_one(stepped: Stepped) -> None:
     answer = stepped.client.post("/api/adaptation", json={"drift": "d", "stage": "started"})
     assert (answer.status_code, answer.json()["error"]) == (409, "there is no drift 'd': there was none yet")
-    assert stepped.get("/api/adaptation") == {"drift": None, "stages": []}
+    assert stepped.get("/api/adaptation") == {"drift": None, "stages": [], "playing": None}
 
 
 def test_stages_are_bounded(stepped: Stepped) -> None:

@@ -72,7 +72,7 @@ def test_a_pushs_arrow_ends_with_its_episode(page: Page, stepped: Serving) -> No
     page.keyboard.press("r")
     until(page, "page.status.episode >= 1")
     stepped_to(page, stepped, 3)
-    recent = page.evaluate("[...new Set(page.recent(300).map(({ e }) => e))]")
+    recent = page.evaluate("[...new Set(page.time.recent(300).map(({ e }) => e))]")
     assert recent == [page.evaluate("page.frame.e")], "what is drawn is of one episode"
 
 

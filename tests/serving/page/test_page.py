@@ -38,6 +38,19 @@ def test_a_push_moves_the_pole(page: Page, stepped: Serving) -> None:
     assert page.evaluate("page.frame.s[0][1]") - before > 0.6, "60 N on 1.1 kg for 0.02 s, and an action of 10 N"
 
 
+def test_a_click_beside_the_cart_pushes_from_there(page: Page, stepped: Serving) -> None:
+    opened(page, stepped)
+    stepped_to(page, stepped, 2)
+    show = stepped.app.live.stage.main if stepped.app.live else None
+    assert show
+    picture = page.locator("canvas.picture").bounding_box()
+    assert picture
+    for share, force in ((0.25, 60), (0.75, -60)):
+        page.locator("canvas.picture").click(position={"x": share * picture["width"], "y": picture["height"] / 2})
+        until_true(page, lambda force=force: show._push == force)  # type: ignore[misc]
+        stepped_to(page, stepped, 1)
+
+
 def test_keys_pause_step_and_change_speed(page: Page, stepped: Serving) -> None:
     opened(page, stepped)
     stepped_to(page, stepped, 2)

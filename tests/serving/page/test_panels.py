@@ -54,6 +54,10 @@ def test_a_drift_and_the_stages_of_its_adaptation_are_shown(page: Page, shown: S
     until(page, "document.querySelector('#loop-title').textContent === 'Noticed: the motor answers the other way'")
     assert page.locator("#loop-timeline strong").all_inner_texts() == ["The world was changed", "The server noticed"]
     assert "make stack" in page.locator("#loop-hint").inner_text()
+    until(
+        page,
+        """document.querySelector('#loop-undoing').textContent.startsWith("Playing with the motor's sign undone")""",
+    )
     drift = shown.get("/api/adaptation").json()["drift"]["id"]
 
     def report(stage: str, **more: object) -> None:
@@ -64,7 +68,7 @@ def test_a_drift_and_the_stages_of_its_adaptation_are_shown(page: Page, shown: S
     until(page, "document.querySelector('#loop-timeline progress')?.value === 0.25")
     assert page.locator("#loop-timeline a").get_attribute("href") == "http://127.0.0.1:4200/runs/1"
     assert re.match(r"\+\d+(\.\d)? s", page.locator("#loop-timeline .after").last.inner_text())
-    report("recovered", text="<b>500</b>")
+    report("recovered", text="<b>500</b>", world={"force_mag": -10})
     until(page, "document.querySelector('#loop-title').textContent.startsWith('Healed. The motor answers')")
     assert page.locator("#loop-timeline li.good .text").inner_text() == "<b>500</b>"
     after = page.locator("#push-left").bounding_box(), page.locator("#word-reverse").bounding_box()
@@ -110,6 +114,27 @@ def test_the_preference_is_drawn_true_to_its_axis(page: Page, stepped: Serving) 
     words, amount = said.rsplit(" ", 1)
     assert words == f"prefers {['left', 'right'][action]} by"
     assert float(amount) == pytest.approx(abs(gap), rel=0.1)
+
+
+def test_an_action_that_is_not_allowed_has_no_bar_and_no_line(page: Page, shown: Serving) -> None:
+    opened(page, shown)
+    rows, said, single, lines, end = page.evaluate(
+        """async () => {
+            const { axisOf, Preference, sample } = await import("./static/draw/charts.js");
+            const root = document.createElement("div");
+            const preference = new Preference(root, ["a", "b", "c"]);
+            const least = -3.4028234663852886e38;
+            const said = preference.show([1, least, 3], 2, 2);
+            const rows = [...root.querySelectorAll(".row")].map((row) =>
+                [row.querySelector("i").style.transform, row.lastChild.textContent]);
+            const single = preference.show([least, least, 3], 2, 2);
+            const samples = [sample([1, least, 3]), sample([1, least])];
+            return [rows, said, single, samples.map(({ lines }) => lines), axisOf(samples)];
+        }"""
+    )
+    assert rows == [["scaleX(1)", "\u22122"], ["scaleX(0)", "not allowed"], ["scaleX(0)", "best"]]
+    assert (said, single) == ("prefers c by 2", "only c is allowed")
+    assert (lines, end) == ([[-2, None, 0], [None]], 2)
 
 
 def test_q_values_and_returns_are_explained_where_they_are_shown(page: Page, shown: Serving) -> None:

@@ -83,6 +83,17 @@ def test_a_socket_is_closed_with_the_reason_for_it(app_and_client: tuple[App, Te
         assert (received["code"], received["reason"] or "") == expected
 
 
+def test_a_viewer_is_told_to_come_again_while_the_registry_has_not_answered(
+    app_and_client: tuple[App, TestClient],
+) -> None:
+    """A page that compares versions must outlive a restart of the server: it connects before the registry answers."""
+    app, client = app_and_client
+    app.models.reachable = None
+    with client.websocket_connect(SHOW + "?versions=nine") as viewer:
+        assert orjson.loads(viewer.receive_text())["error"] == "the registry has not yet answered what 'nine' is"
+        assert viewer.receive()["code"] == 1013
+
+
 def test_eight_shows_run_at_once_and_one_without_viewers_ends(app_and_client: tuple[App, TestClient]) -> None:
     app, _ = app_and_client
 

@@ -14,7 +14,7 @@ from dqn.config import DQNConfig
 CORRIDOR: Final = "Corridor-v0"
 BROKEN: Final = "BrokenMask-v0"
 LENGTH: Final = 5
-ACTIONS: Final = 5
+ACTIONS: Final = 6
 BEST: Final = 10.0 - LENGTH
 QUICK: Final = DQNConfig(
     env_id=CORRIDOR,
@@ -38,13 +38,14 @@ QUICK: Final = DQNConfig(
     acceptance_episodes=4,
     log_interval=50,
 )
-"""Learns it in seconds. `initial_q` is far above every return: whatever prefers untried actions takes masked ones."""
+"""Learns it in seconds. `initial_q`, far above every return, stays the value of the action that is never allowed."""
 
 
 class Corridor(gym.Env[npt.NDArray[np.float32], np.int64]):
     """Places in a row, observed one-hot. At each, two of five actions are allowed: one step on, and to stay.
 
-    A step costs 1, and the last place pays 10. An action that is not allowed ends the episode and costs 100.
+    The sixth action never is. A step costs 1, and the last place pays 10. An action that is not allowed ends the
+    episode and costs 100.
     """
 
     observation_space = spaces.Box(0.0, 1.0, (LENGTH,), np.float32)
@@ -74,7 +75,7 @@ class Corridor(gym.Env[npt.NDArray[np.float32], np.int64]):
         return np.full((20, 20, 3), 40 * self._place, dtype=np.uint8)
 
     def _onward(self) -> int:
-        return 2 * self._place % ACTIONS
+        return 2 * self._place % 5
 
     def _observation(self) -> npt.NDArray[np.float32]:
         observation = np.zeros(LENGTH, dtype=np.float32)
@@ -83,18 +84,19 @@ class Corridor(gym.Env[npt.NDArray[np.float32], np.int64]):
 
     def _info(self) -> dict[str, Any]:
         mask = np.zeros(ACTIONS, dtype=np.int8)
-        mask[[self._onward(), self._onward() - 1]] = 1
+        mask[[self._onward(), (self._onward() + 4) % 5]] = 1
         return {"action_mask": mask}
 
 
 class Broken(Corridor):
-    """Its mask after the first step is `answer`; `...` leaves it out."""
+    """Its mask after a step is `answer`, or what that returns if it is a function; `...` leaves it out."""
 
     answer: Any = ...
 
     def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, _ = super().step(action)
-        info = {} if self.answer is ... else {"action_mask": self.answer}
+        answer = self.answer() if callable(self.answer) else self.answer
+        info = {} if answer is ... else {"action_mask": answer}
         return observation, reward, terminated, truncated, info
 
 

@@ -66,7 +66,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Any:
 def evaluated(store: Any, version: int, *, stressed: bool = True) -> str:
     stress = stress_of(version).to_dict() if stressed else None
     run_id = store.versions[version].run_id
-    store.files[run_id][EVALUATION] = {"returns": returns_of(version).tolist(), "stress": stress}
+    seed = int(store.versions[version].tags[SEED_TAG])
+    store.files[run_id][EVALUATION] = {"returns": returns_of(version).tolist(), "stress": stress, "seed": seed}
     return f"{ROOT}/{run_id}/{EVALUATION}"
 
 

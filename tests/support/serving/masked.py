@@ -13,7 +13,7 @@ def model(*, masked: bool = True) -> bytes:
     )
     properties = ModelProperties(
         env_id=CORRIDOR,
-        action_meanings=("a", "b", "c", "d", "e"),
+        action_meanings=("a", "b", "c", "d", "e", "f"),
         run_id="0" * 32,
         seed=0,
         agent=0,

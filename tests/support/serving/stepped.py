@@ -7,6 +7,8 @@ from typing import Any
 
 from dqn.environments.world import World
 from serving.application import App
+from serving.loop.finding import Finding
+from serving.loop.healing import Look
 from serving.models.served import ServedModel
 from serving.show.show import Show
 from serving.show.viewer import Viewer
@@ -60,3 +62,9 @@ def reversed_motor(stepped: Stepped) -> str:
     stepped.play(100)
     assert stepped.loop.drift
     return stepped.loop.drift.id
+
+
+def told(sentence: str, *, sure: bool = False) -> Look:
+    """A look that finds the world it expects in other words, and lets nothing else play."""
+    finding = Finding(sentence=sentence, evidence={}, sure=sure)
+    return Look(finding=finding, world=World(gravity=9.8), unchanged=False, chosen=None, share=0.0)

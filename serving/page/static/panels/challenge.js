@@ -1,4 +1,4 @@
-// "Knock it over": the strongest push that was survived, and the smallest sum of pushes that felled the pole.
+// "Knock it over": the strongest push survived, and the smallest sum of pushes that felled the pole.
 
 import { $, element, stored, text } from "../dom.js";
 import { fallen } from "../draw/cartpole.js";
@@ -69,13 +69,13 @@ const key = (status) => `felled ${status.model} ${status.players[0]?.version}`;
 
 const altered = ({ changes, altered: began, swapped }) => swapped || began || changes.length > 0;
 
-// A link to this server that plays the episode again from its seed and pushes.
+// A link that plays the episode again.
 export function shareLink({ seed, version, pushes }) {
   const query = new URLSearchParams({ seed, version, pushes: pushes.map(({ step, force }) => `${step}:${force}`).join() });
   return `${location.origin}${location.pathname}?${query}`;
 }
 
-// The episode in the page's address, as a request for POST /api/episodes; null without one.
+// The episode of such a link, as a request; null without one.
 export function sharedEpisode(search) {
   const query = new URLSearchParams(search);
   if (!query.has("seed")) return null;

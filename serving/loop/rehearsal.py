@@ -1,0 +1,107 @@
+"""Who plays a changed world: candidates are rehearsed in it by the equations of motion, and the best one is chosen."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from dqn.environments.world import World
+from serving.loop.finding import undone_of
+from serving.loop.undoing import Floats, Observed, Plant, Undone, regulator
+
+EPISODES: Final = 6
+STEPS: Final = 500
+QUICK_STEPS: Final = 150
+"""Of the first rehearsals after a change, when a pole may be falling."""
+HOLDS: Final = 0.95
+"""Least part of the rehearsed steps that a candidate balances if it holds a world."""
+_EQUAL: Final = 0.01
+"""Difference below which two candidates balance equally long."""
+_GAIN: Final = 1.5
+"""How many times the steps of the one that plays a candidate must balance to replace it where none holds the world."""
+_EDGE: Final = (2.4, 12 * 2 * np.pi / 360)
+"""Where an episode of CartPole ends: distance of the cart (m), angle of the pole (rad)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Something that can play: what it is, for a person, and how to begin playing.
+
+    `begin` takes the actions of the episode that plays, oldest first.
+    """
+
+    name: str
+    begin: Callable[[Sequence[int]], Undone] | None
+    """None for the policy as it is."""
+
+
+def candidates(policy: Observed, world: World, own: World) -> list[Candidate]:
+    """The policy as it is, the policy with the changes undone, and a regulator, for a world and the policy's own.
+
+    Members of a bank would be further entries: each with the world it was trained for as `own`.
+    """
+    plant, home = Plant.of(world), Plant.of(own)
+    ideal = Plant(cartpole=plant.cartpole, wind=0.0, bias=(0.0,) * 4, noise=(0.0,) * 4, delay=0)
+    steer = regulator(plant)
+    found = [Candidate(name="", begin=None)]
+    if undone := undone_of(world, own):
+        found.append(Candidate(name=undone, begin=lambda actions: Undone(policy, plant, home, actions)))
+    name = "a linear-quadratic regulator of the identified world"
+    found.append(Candidate(name=name, begin=lambda actions: Undone(steer, plant, ideal, actions)))
+    return found
+
+
+def rehearse(
+    policy: Observed, tried: Sequence[Candidate], world: World, *, steps: int = STEPS, seed: int = 0
+) -> Floats:
+    """The part `[C]` of the steps that each candidate balances in a world, from Gymnasium's initial states.
+
+    Args:
+        policy: the policy as it is, for the candidate without `begin`.
+        tried: C candidates, which get the same initial states and the same noise.
+        world: a range counts as its middle.
+        steps: of an episode.
+        seed: of the initial states and the noise.
+    """
+    plant, C = Plant.of(world), len(tried)
+    generator = np.random.default_rng(seed)
+    players = [each.begin(()).q_values if each.begin else policy for each in tried]
+    start = np.tile(generator.uniform(-0.05, 0.05, (4, EPISODES)), C)
+    state: Any = tuple(start)
+    bias, noise = np.array(plant.bias), np.array(plant.noise)
+    sides: list[Floats] = []
+    balanced, stands = np.zeros(C * EPISODES), np.ones(C * EPISODES, dtype=np.bool_)
+    for step in range(steps):
+        observed = np.stack(state, axis=1) + bias
+        if noise.any():
+            observed += np.tile(generator.normal(0.0, noise, (EPISODES, 4)), (C, 1))
+        rows = observed.astype(np.float32).reshape(C, EPISODES, 4)
+        side = np.concatenate([2.0 * play(own).argmax(1) - 1.0 for play, own in zip(players, rows, strict=True)])
+        sides.append(side)
+        state = plant.step(state, sides[max(0, step - plant.delay)])
+        stands &= (np.abs(state[0]) < _EDGE[0]) & (np.abs(state[2]) < _EDGE[1])
+        balanced += stands
+        if not stands.any():
+            break
+        state = tuple(np.where(stands, entry, 0.0) for entry in state)
+    return np.asarray(balanced.reshape(C, EPISODES).mean(1) / steps)
+
+
+def choose(shares: Floats, names: Sequence[str], playing: str) -> int:
+    """The candidate that shall play.
+
+    Of those that balance longest the policy as it is, or what plays, or the first one. Where none holds the world, the
+    best one replaces what plays only if it balances considerably longer.
+
+    Args:
+        shares: `[C]`, parts of the rehearsed steps that the candidates balance; the first one is the policy as it is.
+        names: of the candidates.
+        playing: name of the one that plays.
+    """
+    now: int = list(names).index(playing) if playing in names else 0
+    best: int = int(shares.argmax())
+    if shares[best] < HOLDS and shares[best] < _GAIN * shares[now]:
+        return now
+    longest: list[int] = [k for k in (0, now, *range(len(names))) if shares[k] >= shares[best] - _EQUAL]
+    return longest[0]
