@@ -84,6 +84,7 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
     prefect_server = {
         **common,
         "PREFECT_SERVER_API_AUTH_STRING": auth_string,
+        "PREFECT_UI_URL": prefect,  # of links in notifications
         # Without this the pages look for the API on port 4200, and stay blank.
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{prefect},{prefect.replace('127.0.0.1', 'localhost')}",

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, get_type_hints
 
+from dqn import field_limits as limits
 from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World, WorldError
 from dqn.field_types import accepts, as_floats, expected
@@ -44,6 +45,8 @@ class DQNConfig:
     num_envs: int = 16
     """Parallel sub-environments of each agent."""
 
+    body: Literal["mlp", "conv"] = "mlp"
+    """mlp: hidden layers on the flattened observation; conv: 16 filters of 3 x 3 on an image, then hidden layers."""
     hidden_sizes: tuple[int, ...] = (128, 64)
     """Widths of the hidden layers, each followed by ReLU."""
     observation_scale: tuple[float, ...] = ()
@@ -55,6 +58,10 @@ class DQNConfig:
     """Dueling heads: the last layer outputs the state value and the advantage of each action (Wang et al., 2016)."""
     num_quantiles: int = 1
     """Outputs per action; their mean is the Q-value. More than one requires a loss that learns quantiles."""
+    num_atoms: int = 0
+    """C51 with this many atoms: returns have a distribution over them (Bellemare et al., 2017); replaces `loss`."""
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    """Returns of the first and last of C51's atoms, after `reward_scale`; returns beyond count as these."""
 
     replay_capacity: int = 100_000
     """Capacity of each agent's replay buffer, in transitions."""
@@ -154,31 +161,41 @@ class DQNConfig:
             object.__setattr__(self, name, as_floats(annotation, getattr(self, name)))
         reserved = "must leave out render_mode, which serving chooses, and max_episode_steps, which is a field"
         self._require("env_kwargs", not {"render_mode", "max_episode_steps"} & self.env_kwargs.keys(), reserved)
-        for name in _POSITIVE:
+        for name in limits.POSITIVE:
             self._require(name, getattr(self, name) > 0, "must be above 0")
-        for name in _NOT_NEGATIVE:
+        for name in limits.NOT_NEGATIVE:
             self._require(name, getattr(self, name) >= 0, "must be 0 or above")
-        for name in _FRACTION:
+        for name in limits.FRACTION:
             self._require(name, 0 <= getattr(self, name) <= 1, "must be from 0 to 1")
-        for name, (low, high, reason) in _BETWEEN.items():
+        for name, (low, high, reason) in limits.BETWEEN.items():
             self._require(name, low <= getattr(self, name) <= high, f"must be from {low:g} to {high:g}, {reason}")
         for name in _annotations():
-            entries = getattr(self, name) if name not in _NOT_IN_TENSORS else ()
+            entries = getattr(self, name) if name not in limits.NOT_IN_TENSORS else ()
             for entry in entries if isinstance(entries, tuple) else (entries,):
                 self._require(
                     name,
-                    not isinstance(entry, float) or entry == 0 or _LEAST <= abs(entry) <= _GREATEST,
-                    f"must be 0 or have a size from {_LEAST:.2g} to {_GREATEST:.2g}, the range of float32",
+                    not isinstance(entry, float) or entry == 0 or limits.LEAST <= abs(entry) <= limits.GREATEST,
+                    f"must be 0 or have a size from {limits.LEAST:.2g} to {limits.GREATEST:.2g}, the range of float32",
                 )
         self._require(
             "gamma",
-            self.gamma < _ONE,
+            self.gamma < limits.ONE,
             "must be below 1 in float32: at 1 the value of an unending episode is unbounded; use 0.999 or less",
         )
         self._require("hidden_sizes", all(size > 0 for size in self.hidden_sizes), "must be positive")
         self._require("observation_scale", all(s > 0 for s in self.observation_scale), "must be positive")
-        self._require("observation_scale", all(s >= _LEAST_SCALE for s in self.observation_scale), _SCALE_REASON)
-        self._require("adam_betas", all(0 <= beta < _ONE for beta in self.adam_betas), "must be from 0 to below 1")
+        self._require(
+            "observation_scale", all(s >= limits.LEAST_SCALE for s in self.observation_scale), limits.SCALE_REASON
+        )
+        self._require("num_atoms", self.num_atoms != 1, "must be 0 or at least 2")
+        (low, high), greatest = self.value_range, max(map(abs, self.value_range))
+        spaced = high - low > 1e-4 * greatest and greatest <= limits.GREATEST_RETURN
+        self._require("value_range", spaced, "must be two numbers from -1e9 to 1e9, the first well below the second")
+        for name, plain in (("num_quantiles", 1), ("initial_q", 0.0)) if self.num_atoms else ():
+            self._require(name, getattr(self, name) == plain, f"must be {plain} where num_atoms is above 0")
+        self._require(
+            "adam_betas", all(0 <= beta < limits.ONE for beta in self.adam_betas), "must be from 0 to below 1"
+        )
         self._require(
             "weight_decay",
             self.weight_decay * max(self.learning_rate, self.learning_rate_end) <= 1,
@@ -251,47 +268,18 @@ class DQNConfig:
     @property
     def sha256(self) -> str:
         """SHA-256 of the configuration, independent of field order."""
-        values = {name: value for name, value in self.to_dict().items() if value or name not in _LATER}
+        values = self.to_dict()
+        for each in dataclasses.fields(self):
+            if each.name in _LATER and values[each.name] in (each.default, {}):
+                del values[each.name]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 WORLDS: Final = ("world", "randomisation")
 """Names of the fields that are worlds."""
-_LATER: Final = ("env_kwargs", "max_episode_steps")  # not in a digest where they are off, as in earlier versions
-_POSITIVE: Final = (
-    "num_agents", "num_envs", "num_quantiles", "replay_capacity", "min_replay_batches", "n_step", "reward_scale",
-    "batch_size", "updates_per_step", "learning_rate", "adam_eps", "max_updates", "eval_interval", "eval_episodes",
-    "acceptance_episodes", "log_interval", "num_threads",
-)  # fmt: skip
-_NOT_NEGATIVE: Final = (
-    "seed", "epsilon_decay_updates", "max_gradient_norm", "learning_rate_end", "learning_rate_decay_updates",
-    "weight_decay", "target_update_interval", "target_update_episodes", "max_episodes", "eval_start",
-    "max_episode_steps",
-    "checkpoint_interval",
-)  # fmt: skip
-_LEAST: Final = 2.0**-126
-_GREATEST: Final = (2 - 2.0**-23) * 2.0**127
-"""Smallest and largest normal number of float32; smaller numbers are flushed to 0."""
-_ONE: Final = 1 - 2.0**-25
-"""Numbers from here on round to 1 in float32."""
+_LATER: Final = ("env_kwargs", "max_episode_steps", "body", "num_atoms", "value_range")
+"""Fields that are not in a digest where they have their default, so that digests of earlier versions stay the same."""
 _UNSET_END: Final = DQNConfig.learning_rate_end
-_LEAST_SCALE: Final = 1e-6
-_SCALE_REASON: Final = "must be 1e-06 or above: dividing an observation by less overflows float32 within a few layers"
-_FINITE: Final = "so that its square, which the loss contains, is well within float32"
-_BETWEEN: Final = {
-    "learning_rate": (0.0, 1.0, "because a step changes a weight by about as much and weights are about 0.1"),
-    "learning_rate_end": (0.0, 1.0, "because a step changes a weight by about as much and weights are about 0.1"),
-    "adam_eps": (1e-19, _GREATEST, "because its square must be a float32 and it divides a vanishing gradient"),
-    "reward_scale": (0.0, 1e9, _FINITE),
-    "initial_q": (-1e9, 1e9, _FINITE),
-    "num_threads": (1, 256, "because more threads do not fit a machine"),
-}
-"""Least and greatest value and the reason, for fields with limits besides those of their type."""
-_NOT_IN_TENSORS: Final = {"acceptance_return", "checkpoint_interval"}
-_FRACTION: Final = (
-    "epsilon_start", "epsilon_end", "epsilon_decay_per_episode", "gamma", "tau", "average_rate", "acceptance_epsilon",
-    "priority_exponent", "importance_exponent", "exploration_persistence",
-)  # fmt: skip
 
 
 @functools.cache

@@ -1,11 +1,21 @@
 """Epsilon schedules and epsilon-greedy action selection."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from dqn.experience.masking import masked, random_action
+from dqn.config import ConfigError
+from dqn.experience.masking import allows, masked, random_action
 from dqn.hyperparameters import Value
 from dqn.networks.population import greedy_action
+
+Exploration = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+"""Exploration of one's own: `exploration(q_values, epsilon, generator)` returns actions `[A, E]`, int64.
+
+`q_values` are `[A, E, actions]`, with `MASKED_Q` for actions that an action mask forbids, and `epsilon` `[A]` is the
+configuration's schedule. Every draw has to be from `generator`, so that a resumed training draws the same.
+"""
 
 
 def linear_epsilon(update: int, *, start: Value, end: Value, decay_updates: Value) -> Value:
@@ -53,3 +63,22 @@ def epsilon_greedy(
         random = torch.where(repeated, persisting, random)
         persisting.copy_(torch.where(explore, random, -1))
     return torch.where(explore, random, greedy)
+
+
+def require_actions(action: object, q_values: Tensor, mask: Tensor | None) -> Tensor:
+    """Check that an exploration of one's own returned an action for each sub-environment that `mask` allows.
+
+    Raises:
+        ConfigError: if it did not.
+    """
+    shape, num_actions = tuple(q_values.shape[:-1]), q_values.shape[-1]
+    expected = f"exploration must give an action from 0 to {num_actions - 1} for each sub-environment, int64 {[*shape]}"
+    if not isinstance(action, Tensor):
+        raise ConfigError(f"{expected}, got {type(action).__name__}")
+    if action.shape != shape or action.dtype != torch.int64:
+        raise ConfigError(f"{expected}, got {str(action.dtype).removeprefix('torch.')} {list(action.shape)}")
+    if bool(((action < 0) | (action >= num_actions)).any()):
+        raise ConfigError(f"{expected}, got {int(action.min())} to {int(action.max())}")
+    if mask is not None and not bool(allows(mask, action).all()):
+        raise ConfigError(f"{expected}, got one that the action mask forbids")
+    return action

@@ -10,7 +10,7 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.experience.transitions import Batch
 from dqn.finite import all_finite
 from dqn.hyperparameters import HyperParameters, Value, column
-from dqn.learning.losses import Loss, require_loss, td_gradient, td_loss, td_target
+from dqn.learning.losses import Loss, categorical, require_loss, td_gradient, td_loss, td_target
 from dqn.learning.optimizer import Optimizer
 from dqn.networks.population import QNetworks
 
@@ -53,9 +53,11 @@ class Learner:
     def update(self, batch: Batch, loss: Loss | None = None) -> UpdateStatistics:
         """Take one gradient update of every agent on its own part of the batch, with the mean loss of the batch.
 
-        The configuration's loss has a hand-written gradient; the gradient of a given `loss` comes from autograd.
+        The configuration's `loss` has a hand-written gradient; those of C51 and of a given `loss` come from autograd.
         """
         require_loss(self._config, loss)
+        if loss is None and self._config.num_atoms:
+            loss = categorical
         activations = self.online.activations(batch.observation)
         last = activations[-1]
         gradient, statistics = self._td(last, batch) if loss is None else self._own(last, batch, loss)
@@ -128,7 +130,7 @@ class Learner:
         return torch.zeros_like(q_values).scatter_(1, action, gradient.unsqueeze(1)), statistics
 
     def _own(self, last: Tensor, batch: Batch, loss: Loss) -> tuple[Tensor, UpdateStatistics]:
-        """Gradient of a given loss with respect to the last activations `[A, actions x quantiles, B]`."""
+        """Gradient of a given loss with respect to the last activations `[A, actions x N, B]`."""
         last = last.detach().requires_grad_(True)
         with torch.enable_grad():
             outputs = self.online.by_action(last)
@@ -136,7 +138,7 @@ class Learner:
             weighted = losses if batch.weight is None else losses * batch.weight
             (gradient,) = torch.autograd.grad(weighted.mean(1).sum(), last)
         losses = losses.detach()
-        q_value = outputs.detach().mean(3).gather(2, batch.action.unsqueeze(2)).squeeze(2)
+        q_value = self.online.head.q_values(outputs.detach()).gather(2, batch.action.unsqueeze(2)).squeeze(2)
         return gradient, UpdateStatistics(loss=losses, priority=losses, q_value=q_value, finite=all_finite(losses))
 
     def _follow(self) -> None:

@@ -1,4 +1,4 @@
-"""TD targets and TD losses, and two custom losses for `dqn.train(config, loss=...)`: QR-DQN and Munchausen DQN."""
+"""TD targets, TD losses, C51's loss, and two losses for `dqn.train(config, loss=...)`: QR-DQN and Munchausen DQN."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from dqn.config import ConfigError, DQNConfig
 from dqn.experience.masking import masked
 from dqn.experience.transitions import Batch
+from dqn.networks.heads import Categorical
 from dqn.networks.population import QNetworks, greedy_action
 
 
@@ -30,6 +31,21 @@ def quantile_huber(
     midpoint = (torch.arange(outputs.shape[3], device=outputs.device) + 0.5) / outputs.shape[3]
     weight = (midpoint.unsqueeze(1) - (error < 0).float()).abs()
     return (weight * huber).mean(3).sum(2)
+
+
+def categorical(outputs: Tensor, batch: Batch, online: QNetworks, target: QNetworks) -> Tensor:
+    """Loss `[A, B]` of C51 (Bellemare et al., 2017, algorithm 1), with Double DQN's next action.
+
+    The cross entropy of the next action's distribution, moved by reward and discount and projected onto the atoms.
+    """
+    head = online.head
+    assert isinstance(head, Categorical)
+    with torch.no_grad():
+        action = greedy_action(masked(online(batch.next_observation), batch.next_mask))
+        following = _of_action(target.outputs(batch.next_observation), action).softmax(2)
+        returns = batch.reward.unsqueeze(2) + batch.discount.unsqueeze(2) * head.atoms(outputs.device)
+        projected = head.projected(returns, following)
+    return -(projected * _of_action(outputs, batch.action).log_softmax(2)).sum(2)
 
 
 def munchausen(

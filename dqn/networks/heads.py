@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -38,3 +39,54 @@ class Mean:
     def module(self) -> nn.Module:
         """As in `Head`."""
         return nn.Identity()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Categorical:
+    """C51 (Bellemare et al., 2017): the outputs are logits of evenly spaced returns, whose mean is the Q-value."""
+
+    num_outputs: int
+    low: float
+    """Return of the first atom."""
+    high: float
+    """Return of the last atom."""
+    is_mean: ClassVar[bool] = False
+
+    def atoms(self, device: torch.device | None = None) -> Tensor:
+        """The return of each atom `[N]`."""
+        return torch.linspace(self.low, self.high, self.num_outputs, device=device)
+
+    def projected(self, returns: Tensor, probabilities: Tensor) -> Tensor:
+        """Probabilities `[..., N]` of the atoms, given those of any returns `[..., M]`.
+
+        Each return shares its probability between its two neighbours among the atoms, by its distance to them. Returns
+        beyond the last atoms count as these.
+        """
+        spacing = (self.high - self.low) / (self.num_outputs - 1)
+        position = ((returns - self.low) / spacing).clamp(0, self.num_outputs - 1)
+        below = position.long().clamp_max(self.num_outputs - 2)
+        above = probabilities * (position - below)
+        atoms = torch.zeros(*probabilities.shape[:-1], self.num_outputs, device=probabilities.device)
+        return atoms.scatter_add_(-1, below, probabilities - above).scatter_add_(-1, below + 1, above)
+
+    def q_values(self, outputs: Tensor) -> Tensor:
+        """As in `Head`."""
+        return outputs.softmax(-1) @ self.atoms(outputs.device)
+
+    def module(self) -> nn.Module:
+        """As in `Head`."""
+        return nn.Sequential(nn.Unflatten(1, (-1, self.num_outputs)), nn.Softmax(-1), Expectation(self.atoms()))
+
+
+class Expectation(nn.Module):
+    """The mean `[...]` of values `[N]` under probabilities `[..., N]`."""
+
+    values: Tensor
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("values", values)
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        """The mean under each distribution."""
+        return probabilities @ self.values

@@ -1,6 +1,8 @@
 """Export of one agent's network to ONNX."""
 
 import json
+import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -10,14 +12,15 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, checker, helper, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from dqn.config import DQNConfig
 from dqn.environments.making import has_action_mask
 from dqn.environments.masks import ACTION_MASK, MASKED_Q, Mask
 from dqn.environments.spec import Environment, environment_spec
 from dqn.environments.world import NOMINAL, World
-from dqn.networks.population import ObservationScale, QNetworks
+from dqn.networks.operators import Operator, operators
+from dqn.networks.population import QNetworks
 
 QFunction = Callable[..., npt.NDArray[np.float32]]
 """Q-values `[batch, actions]` of observations `[batch, ...]`, and of masks `[batch, actions]` where there are masks."""
@@ -137,58 +140,77 @@ def export_onnx(networks: QNetworks, properties: ModelProperties, *, load: Calla
 def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_shape: tuple[int, ...]) -> bytes:
     """Convert a network of `QNetworks.agent` to ONNX, layer by layer.
 
-    PyTorch's exporter takes two seconds longer and stores local paths in the file. The tests compare the results. With
-    action masks the model has a second input, `action_mask`, bool `[batch, actions]` or `[1, actions]`. It may be left
-    out, and then allows all actions. Q-values of the others are `MASKED_Q`, which is finite.
+    PyTorch's exporter takes seconds longer and stores local paths in the file. It converts only networks with modules
+    that have no entry in `operators`. The tests compare the results. With action masks the model has a second input,
+    `action_mask`, bool `[batch, actions]` or `[1, actions]`. It may be left out, and then allows all actions. Q-values
+    of the others are `MASKED_Q`, which is finite.
 
     Raises:
-        ExportError: if a weight is not finite.
+        ExportError: if a weight is not finite, or PyTorch's exporter is needed and fails or is not installed.
     """
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise ExportError(
             f"the network of agent {properties.agent:02d} has weights that are not finite (it diverged) and cannot be "
             "exported: lower learning_rate or reward_scale, or set max_gradient_norm"
         )
-    nodes, tensors = [], []
-    given, num_actions = "observation", len(properties.action_meanings)
-    for index, layer in enumerate(network):
-        last = "unmasked" if properties.masked else "q_values"
-        result = last if index == len(network) - 1 else f"layer_{index}"
-        operator, parameters, attributes = _operator(layer)
-        named = {f"{result}.{name}": tensor for name, tensor in parameters.items()}
-        nodes.append(helper.make_node(operator, [given, *named], [result], **attributes))
-        tensors += [numpy_helper.from_array(tensor.detach().numpy(), name) for name, tensor in named.items()]
-        given = result
-    inputs = [_batch("observation", *observation_shape)]
+    known, last = operators(network), "unmasked" if properties.masked else "q_values"
+    graph = _by_torch(network, observation_shape, last) if known is None else _graph(known, last)
+    num_actions = len(properties.action_meanings)
+    graph.input.append(_batch("observation", *observation_shape))
+    graph.output.append(_batch("q_values", num_actions))
     if properties.masked:
-        inputs.append(helper.make_tensor_value_info(ACTION_MASK, TensorProto.BOOL, ["masks", num_actions]))
-        nodes.append(helper.make_node("Where", [ACTION_MASK, "unmasked", "masked_q"], ["q_values"]))
-        tensors.append(numpy_helper.from_array(np.ones((1, num_actions), dtype=np.bool_), ACTION_MASK))
-        tensors.append(numpy_helper.from_array(np.array(MASKED_Q, dtype=np.float32), "masked_q"))
-    graph = helper.make_graph(
-        nodes,
-        "q_network",
-        inputs,
-        [_batch("q_values", num_actions)],
-        initializer=tensors,
-    )
+        graph.input.append(helper.make_tensor_value_info(ACTION_MASK, TensorProto.BOOL, ["masks", num_actions]))
+        graph.node.append(helper.make_node("Where", [ACTION_MASK, last, "masked_q"], ["q_values"]))
+        graph.initializer.append(numpy_helper.from_array(np.ones((1, num_actions), dtype=np.bool_), ACTION_MASK))
+        graph.initializer.append(numpy_helper.from_array(np.array(MASKED_Q, dtype=np.float32), "masked_q"))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
     helper.set_model_props(model, properties.to_strings())
     checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _operator(layer: nn.Module) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
-    """The layer's ONNX operator, its parameters and its attributes."""
-    if isinstance(layer, nn.Linear):
-        return "Gemm", {"weight": layer.weight, "bias": layer.bias}, {"transB": 1}
-    if isinstance(layer, nn.ReLU):
-        return "Relu", {}, {}
-    if isinstance(layer, nn.Flatten):
-        return "Flatten", {}, {}
-    if isinstance(layer, ObservationScale):
-        return "Div", {"scale": layer.scale}, {}
-    raise ExportError(f"there is no operator for the layer {layer}")
+def _graph(layers: Sequence[Operator], output: str) -> onnx.GraphProto:
+    nodes, tensors, given = [], [], "observation"
+    for index, (operator, parameters, attributes) in enumerate(layers):
+        result = output if index == len(layers) - 1 else f"layer_{index}"
+        named = {f"{result}.{name}": tensor for name, tensor in parameters.items()}
+        nodes.append(helper.make_node(operator, [given, *named], [result], **attributes))
+        tensors += [numpy_helper.from_array(tensor.detach().numpy(), name) for name, tensor in named.items()]
+        given = result
+    return helper.make_graph(nodes, "q_network", [], [], initializer=tensors)
+
+
+def _by_torch(network: nn.Module, observation_shape: tuple[int, ...], output: str) -> onnx.GraphProto:
+    """The graph that PyTorch's exporter makes of a network, without what it notes about this machine.
+
+    Raises:
+        ExportError: if the exporter fails, or the package `onnxscript` is not installed.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program: Any = torch.onnx.export(
+                network.eval(),
+                (torch.zeros(2, *observation_shape),),
+                input_names=["observation"],
+                output_names=[output],
+                dynamic_shapes=({0: "batch"},),
+                opset_version=_OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the network's own code, or a package that is missing
+        reason = str(error).partition("\n")[0]
+        raise ExportError(f"PyTorch cannot export the body ({reason}); it needs the package onnxscript") from error
+    graph: onnx.GraphProto = program.model_proto.graph
+    for node in graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for field in ("input", "output", "value_info", "metadata_props"):
+        graph.ClearField(field)
+    return graph
 
 
 def _batch(name: str, *shape: int) -> onnx.ValueInfoProto:

@@ -19,7 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.snapshot import SnapshotError
+from dqn.experience.buffer import ReplayBuffer
+from dqn.experience.replay import MakeReplay
 from dqn.hyperparameters import HyperParameters
+from dqn.networks.bodies.module import MakeModule
 from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
 from dqn.training.fits import Factory
@@ -73,7 +76,12 @@ def save_checkpoint(path: Path, state: TrainingState, *, may_replace: Callable[[
 
 
 def load_checkpoint(
-    path: Path, config: DQNConfig | None = None, *, env: Factory | None = None
+    path: Path,
+    config: DQNConfig | None = None,
+    *,
+    env: Factory | None = None,
+    body: MakeModule | None = None,
+    replay: MakeReplay = ReplayBuffer,
 ) -> tuple[TrainingState, bool]:
     """Read a training state.
 
@@ -81,6 +89,8 @@ def load_checkpoint(
         path: a file written by `save_checkpoint`.
         config: if given, the configuration that the checkpoint must have.
         env: makes the environments, as it did when the training began.
+        body: the `body` that `train` was given.
+        replay: the `replay` that `train` was given.
 
     Returns:
         The state, and whether the environments continue in mid-episode. False if their state could not be captured;
@@ -106,7 +116,8 @@ def load_checkpoint(
         if config is not None and saved != config:
             differing = [name for name, value in saved.to_dict().items() if config.to_dict()[name] != value]
             raise CheckpointError(f"{path} belongs to another configuration: {', '.join(differing)} differ")
-        state = TrainingState.begin(saved, HyperParameters.from_state_dict(content["hyperparameters"]), env=env)
+        values = HyperParameters.from_state_dict(content["hyperparameters"])
+        state = TrainingState.begin(saved, values, env=env, body=body, replay=replay)
         opened.callback(state.environment.close)
         content["state"]["environment"]["envs"] = file.read(environment_bytes) or None
         try:
@@ -115,6 +126,8 @@ def load_checkpoint(
             raise CheckpointError(
                 f"{path} has environments that this version of {saved.env_id} cannot continue: {error}"
             ) from error
+        except RuntimeError as error:  # tensors of other names or shapes
+            raise CheckpointError(f"{path} has networks with another body: pass the `body` of its training") from error
         for chunk in state.replay.chunks():
             rows = torch.frombuffer(bytearray(file.read(chunk.nbytes)), dtype=chunk.dtype)
             chunk.copy_(rows.view_as(chunk))
@@ -134,8 +147,8 @@ def save_networks(directory: Path, networks: QNetworks, config: DQNConfig) -> No
     save_file(tensors, directory / "networks.safetensors")
 
 
-def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
-    """Inverse of `save_networks`.
+def load_networks(directory: Path, *, body: MakeModule | None = None) -> tuple[QNetworks, DQNConfig]:
+    """Inverse of `save_networks`; `body` is the one that `train` was given.
 
     Raises:
         CheckpointError: if a file is missing or damaged, or the files do not fit each other.
@@ -143,13 +156,15 @@ def load_networks(directory: Path) -> tuple[QNetworks, DQNConfig]:
     try:
         config = DQNConfig.from_dict(json.loads((directory / "config.json").read_text()))
         tensors = load_file(directory / "networks.safetensors")
-        body, head = body_of(config, tuple(tensors["observation_scale"].shape)), head_of(config)
         weights, biases = (
             [tensors[f"{kind}.{k}"] for k in range(sum(name.startswith(kind) for name in tensors))]
             for kind in ("weights", "biases")
         )
-        scale, dueling = tensors["observation_scale"].flatten(), config.dueling
-        return QNetworks(weights, biases, scale, body=body, head=head, dueling=dueling), config
+        made, head = body_of(config, tuple(tensors["observation_scale"].shape), body), head_of(config)
+        if made.num_parameters != sum(tensor[0].numel() for tensor in (*weights[:-1], *biases[:-1])):
+            raise ValueError("they have another body: pass the `body` of their training")
+        scale = tensors["observation_scale"].flatten()
+        return QNetworks(weights, biases, scale, body=made, head=head, dueling=config.dueling), config
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{directory} has no trained networks ({error})") from error
 

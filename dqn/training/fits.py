@@ -11,7 +11,8 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spaces import Spaces
 from dqn.environments.spec import Environment
 from dqn.hyperparameters import HyperParameters
-from dqn.networks.making import body_of, head_of
+from dqn.networks.bodies.body import Body
+from dqn.networks.making import head_of
 from dqn.networks.population import QNetworks
 
 Factory = Callable[..., gym.Env[Any, Any]]
@@ -59,8 +60,8 @@ def divisors(config: DQNConfig, spaces: Spaces) -> tuple[float, ...]:
     return scale or spaces.divisors
 
 
-def require_start(config: DQNConfig, start: QNetworks, spaces: Spaces) -> None:
-    """Check that a network to start from has the configuration's shape.
+def require_start(config: DQNConfig, start: QNetworks, spaces: Spaces, body: Body) -> None:
+    """Check that a network to start from has this body, and the configuration's head and shape.
 
     Raises:
         ConfigError: naming the differences.
@@ -68,7 +69,7 @@ def require_start(config: DQNConfig, start: QNetworks, spaces: Spaces) -> None:
     given = _shape(start)
     scale = torch.tensor(divisors(config, spaces) or (1.0,), dtype=torch.float32).expand(spaces.observation_size)
     wanted = {
-        "body": body_of(config, spaces.observation_shape),
+        "body": body,
         "head": head_of(config),
         "dueling": config.dueling,
         "num_actions": spaces.num_actions,

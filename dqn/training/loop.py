@@ -9,9 +9,13 @@ import torch
 from tqdm import tqdm
 
 from dqn.config import DQNConfig
+from dqn.experience.buffer import ReplayBuffer
+from dqn.experience.exploration import Exploration
+from dqn.experience.replay import MakeReplay
 from dqn.finite import none_left
 from dqn.hyperparameters import HyperParameters
 from dqn.learning.losses import Loss, require_loss
+from dqn.networks.bodies.module import MakeModule
 from dqn.training.clock import Clock
 from dqn.training.fits import Factory, require_factory, require_state
 from dqn.training.machine import torch_threads
@@ -27,7 +31,10 @@ def train(
     hyperparameters: HyperParameters | None = None,
     *,
     env: Factory | None = None,
+    body: MakeModule | None = None,
     loss: Loss | None = None,
+    exploration: Exploration | None = None,
+    replay: MakeReplay = ReplayBuffer,
     state: TrainingState | None = None,
     on_metrics: Callable[[Sequence[Metrics]], None] = lambda _: None,
     on_checkpoint: Callable[[TrainingState], None] = lambda _: None,
@@ -40,9 +47,13 @@ def train(
         hyperparameters: values that differ between agents; None trains all agents by the configuration.
         env: makes an environment of one's own, given `env_kwargs`; its name is the configuration's `env_id`. A policy
             of it can be exported, but `flows` and serving play it only if it is registered with Gymnasium.
+        body: makes the body of one agent, a `torch.nn.Module` from `[batch, *observation_shape]` to
+            `[batch, features]`, given the observation's shape; replaces the configuration's body.
         loss: replaces the configuration's loss; pass it again when resuming.
-        state: where an earlier process stopped, with its hyper-parameters; None starts a new training. Its environments
-            are closed when this function returns or raises.
+        exploration: replaces epsilon-greedy exploration; pass it again when resuming.
+        replay: makes the replay buffer from the keyword arguments of `ReplayBuffer`.
+        state: where an earlier process stopped, with its hyper-parameters, body and replay buffer; None starts a new
+            training. Its environments are closed when this function returns or raises.
         on_metrics: called with every record once, in order; after resuming, with the records since the checkpoint.
         on_checkpoint: called with the whole state between two steps, after the first one and then `checkpoint_interval`
             seconds after its last call returned, less often if it would take more than a tenth of the time.
@@ -51,23 +62,25 @@ def train(
 
     Raises:
         ConfigError: if the networks output quantiles and no `loss` is given, if `loss` does not return one number per
-            transition, or if the state has another configuration or other hyper-parameters.
+            transition, if `body` or `exploration` returns another shape, or if the state has another configuration or
+            other hyper-parameters.
         DivergedError: if every agent diverged.
         EnvironmentFaultError: if the environment returns a value that is not finite, or an invalid action mask.
     """
     require_loss(config, loss)
     if state is None:
-        state = TrainingState.begin(config, hyperparameters, env=env)
+        state = TrainingState.begin(config, hyperparameters, env=env, body=body, replay=replay)
     else:
         require_state(state.config, state.hyperparameters, config, hyperparameters)
         require_factory(state.environment.origin, env)
     with closing(state.environment):
-        return _train(state, loss, on_metrics, on_checkpoint, now)
+        return _train(state, loss, exploration, on_metrics, on_checkpoint, now)
 
 
 def _train(
     state: TrainingState,
     loss: Loss | None,
+    exploration: Exploration | None,
     on_metrics: Callable[[Sequence[Metrics]], None],
     on_checkpoint: Callable[[TrainingState], None],
     now: Callable[[], float],
@@ -78,7 +91,7 @@ def _train(
     with torch_threads(config.num_threads), _bar(state) as progress:
         state.keep_milestone()
         while state.agents.numel() and state.learner.updates < config.max_updates:
-            collect(state)
+            collect(state, exploration)
             if may_learn(state):
                 left = config.max_updates - state.learner.updates
                 for _ in range(min(config.updates_per_step, left)):

@@ -1,7 +1,6 @@
 """This machine's device, memory and threads."""
 
 import ctypes
-import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,9 @@ from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spaces import Spaces
 from dqn.experience.buffer import replay_bytes
 from dqn.experience.priorities import leaves
+from dqn.networks.bodies.body import Body
+from dqn.networks.bodies.conv import KERNEL
+from dqn.networks.making import body_of, head_of
 from dqn.training.milestones import milestones_due
 
 
@@ -49,9 +51,6 @@ def torch_threads(number: int) -> Iterator[None]:
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
 
 
-LEAST: Final = Spaces(observation_shape=(1,), num_actions=2)
-"""The smallest spaces of an environment."""
-
 # Copies of each network: online, target, average, best, final, gradient and two moments; five more for a short time
 # while agents leave or a checkpoint is read. Milestones come in addition.
 _COPIES: Final = 13
@@ -66,20 +65,23 @@ def memory_limit() -> int:
 
 def policy_bytes(config: DQNConfig, spaces: Spaces) -> int:
     """Minimum size of the exported policy's weights, in bytes."""
-    sizes = (spaces.observation_size, *config.hidden_sizes, spaces.num_actions)
-    return 4 * sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+    body = body_of(config, spaces.observation_shape)
+    return 4 * (body.num_parameters + (body.num_features + 1) * spaces.num_actions)
 
 
-def training_bytes(config: DQNConfig, spaces: Spaces) -> int:
+def training_bytes(config: DQNConfig, spaces: Spaces, body: Body | None = None) -> int:
     """Peak memory of training in bytes, without the program itself and the environments' own objects.
+
+    `body` is by default the configuration's.
 
     Neither a checkpoint nor a leaving agent makes a second copy of the replay buffer's rows. A leaving agent does copy
     the priorities.
     """
     A, observation_size = config.num_agents, spaces.observation_size
     itemsize = np.dtype(spaces.dtype).itemsize
-    sizes = (observation_size, *config.hidden_sizes, (spaces.num_actions + config.dueling) * config.num_quantiles)
-    parameters = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
+    body = body or body_of(config, spaces.observation_shape)
+    outputs = (spaces.num_actions + config.dueling) * head_of(config).num_outputs
+    parameters = body.num_parameters + (body.num_features + 1) * outputs
     replay = replay_bytes(
         num_agents=A,
         capacity=config.replay_capacity,
@@ -91,18 +93,23 @@ def training_bytes(config: DQNConfig, spaces: Spaces) -> int:
     copied = A * 2 * leaves(config.replay_capacity) * 4 if config.priority_exponent else 0
     pending = A * config.num_envs * config.n_step * (2 * observation_size * itemsize + spaces.mask_size + 6 * 4)
     at_once = max(config.batch_size, config.num_envs, config.eval_episodes, config.acceptance_episodes)
-    activations = 2 * A * at_once * sum(sizes) * 4
+    activations = 2 * A * at_once * (body.num_activations + outputs) * 4
     copies = _COPIES + len(milestones_due(config.max_updates))
     return replay + copied + pending + activations + copies * A * parameters * 4
 
 
-def require_memory(config: DQNConfig, spaces: Spaces) -> str:
-    """A sentence on the peak memory of training and this machine's memory.
+def least(config: DQNConfig) -> Spaces:
+    """The smallest spaces of an environment that the configuration can train on."""
+    return Spaces(observation_shape=(KERNEL, KERNEL, 1) if config.body == "conv" else (1,), num_actions=2)
+
+
+def require_memory(config: DQNConfig, spaces: Spaces, body: Body | None = None) -> str:
+    """A sentence on the peak memory of training and this machine's memory; `body` as in `training_bytes`.
 
     Raises:
         MemoryError: if training needs more than this machine has.
     """
-    needed = training_bytes(config, spaces)
+    needed = training_bytes(config, spaces, body)
     limit = memory_limit()
     if needed > limit:
         raise MemoryError(

@@ -10,14 +10,17 @@ from dqn.environments.spaces import Spaces
 from dqn.experience.buffer import ReplayBuffer
 from dqn.experience.nstep import NStepAccumulator
 from dqn.experience.priorities import Priorities
+from dqn.experience.replay import MakeReplay, Replay
 from dqn.experience.vector import VectorEnvironment
 from dqn.hyperparameters import HyperParameters
 from dqn.learning.learner import Learner
+from dqn.networks.bodies.body import Body
+from dqn.networks.bodies.module import MakeModule
 from dqn.networks.making import body_of, head_of
 from dqn.networks.population import QNetworks
 from dqn.seeding import TRAINING, stream_seed
 from dqn.training.fits import Factory, divisors, own_environment, require_start
-from dqn.training.machine import LEAST, require_device, require_memory
+from dqn.training.machine import least, require_device, require_memory
 from dqn.training.metrics import POPULATION, MetricHistory, MetricName
 from dqn.training.milestones import Milestone, load_milestones, milestones_due
 
@@ -35,7 +38,7 @@ class TrainingState:
         *,
         environment: VectorEnvironment,
         accumulator: NStepAccumulator,
-        replay: ReplayBuffer,
+        replay: Replay,
         learner: Learner,
         generator: torch.Generator,
     ) -> None:
@@ -75,6 +78,8 @@ class TrainingState:
         *,
         start: QNetworks | None = None,
         env: Factory | None = None,
+        body: MakeModule | None = None,
+        replay: MakeReplay = ReplayBuffer,
     ) -> Self:
         """Begin a training.
 
@@ -84,6 +89,8 @@ class TrainingState:
             start: one network, of the configuration's shape, that every agent starts from; by default each agent draws
                 its own.
             env: makes an environment, given the configuration's `env_kwargs`; by default Gymnasium makes `env_id`.
+            body: makes the body of one agent; None for the configuration's body.
+            replay: makes the replay buffer.
 
         Raises:
             ConfigError: if this machine does not have the device, an argument does not fit the environment, or `env` is
@@ -92,7 +99,8 @@ class TrainingState:
             MemoryError: if training needs more memory than this machine has.
         """
         device = require_device(config.device)
-        require_memory(config, LEAST)  # a lower bound, before the environments are made
+        if body is None:
+            require_memory(config, least(config))  # a lower bound, before the environments are made
         hyperparameters = hyperparameters or HyperParameters.of([config])
         hyperparameters.require_fit(config)
         generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
@@ -105,18 +113,19 @@ class TrainingState:
         )
         try:
             spaces = environment.spaces
-            require_memory(config, spaces)
+            made = body_of(config, spaces.observation_shape, body)
+            require_memory(config, spaces, made)
             divisors(config, spaces)
             if start is not None:
-                require_start(config, start, spaces)
+                require_start(config, start, spaces, made)
                 networks = start.select(torch.zeros(config.num_agents, dtype=torch.int64))
             else:
-                networks = _initialised(config, hyperparameters, spaces)
+                networks = _initialised(config, hyperparameters, spaces, made)
             return cls(
                 config,
                 environment=environment,
                 accumulator=_accumulator(config, hyperparameters, spaces),
-                replay=_replay(config, spaces, generator, device),
+                replay=_replay(replay, config, spaces, generator, device),
                 learner=Learner(config, networks.on(device), hyperparameters),
                 generator=generator,
             )
@@ -224,10 +233,10 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def _initialised(config: DQNConfig, hyperparameters: HyperParameters, spaces: Spaces) -> QNetworks:
+def _initialised(config: DQNConfig, hyperparameters: HyperParameters, spaces: Spaces, body: Body) -> QNetworks:
     return QNetworks.initialised(
         seeds=[stream_seed(config.seed, TRAINING, 2, agent) for agent in range(config.num_agents)],
-        body=body_of(config, spaces.observation_shape),
+        body=body,
         num_actions=spaces.num_actions,
         head=head_of(config),
         dueling=config.dueling,
@@ -250,9 +259,11 @@ def _accumulator(config: DQNConfig, hyperparameters: HyperParameters, spaces: Sp
     )
 
 
-def _replay(config: DQNConfig, spaces: Spaces, generator: torch.Generator, device: torch.device) -> ReplayBuffer:
+def _replay(
+    make: MakeReplay, config: DQNConfig, spaces: Spaces, generator: torch.Generator, device: torch.device
+) -> Replay:
     A, capacity, exponent = config.num_agents, config.replay_capacity, config.priority_exponent
-    return ReplayBuffer(
+    return make(
         num_agents=A,
         capacity=capacity,
         obs=spaces.observation_size,

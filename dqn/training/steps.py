@@ -6,8 +6,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dqn.experience.exploration import episode_epsilon, epsilon_greedy, linear_epsilon
-from dqn.experience.masking import allows
+from dqn.experience.exploration import (
+    Exploration,
+    episode_epsilon,
+    epsilon_greedy,
+    linear_epsilon,
+    require_actions,
+)
+from dqn.experience.masking import allows, masked
 from dqn.experience.transitions import Transition
 from dqn.finite import all_finite
 from dqn.learning.losses import Loss, require_loss
@@ -20,7 +26,12 @@ _RELEASE_INTERVAL: Final = 200
 
 
 def advance(
-    state: TrainingState, updates: int, *, loss: Loss | None = None, on_step: Callable[[], None] = lambda: None
+    state: TrainingState,
+    updates: int,
+    *,
+    loss: Loss | None = None,
+    exploration: Exploration | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train the remaining agents until they have taken `updates` gradient updates, without evaluation.
 
@@ -30,6 +41,7 @@ def advance(
         state: the training state; unchanged if it already has that many updates.
         updates: number of updates to stop at.
         loss: replaces the configuration's loss.
+        exploration: replaces epsilon-greedy exploration.
         on_step: called after each step of the vector environment.
 
     Raises:
@@ -39,7 +51,7 @@ def advance(
     config = state.config
     require_loss(config, loss)
     while state.agents.numel() and state.learner.updates < updates:
-        collect(state)
+        collect(state, exploration)
         if may_learn(state):
             for _ in range(min(config.updates_per_step, updates - state.learner.updates)):
                 learn(state, loss)
@@ -51,12 +63,13 @@ def advance(
 
 
 @torch.no_grad()
-def collect(state: TrainingState) -> None:
-    """Take one step in every sub-environment and store the completed transitions.
+def collect(state: TrainingState, exploration: Exploration | None = None) -> None:
+    """Take one step in every sub-environment, by default epsilon-greedy, and store the completed transitions.
 
     Agents with Q-values that are not finite leave as diverged before they act.
 
     Raises:
+        ConfigError: if `exploration` does not return an allowed action for each sub-environment.
         EnvironmentFaultError: if the environment returns a value that is not finite, or an invalid action mask.
     """
     config = state.config
@@ -66,16 +79,15 @@ def collect(state: TrainingState) -> None:
     if not all_finite(q_values) and not bool((sound := q_values.isfinite().flatten(1).all(1)).all()):
         diverge(state, sound, "Q-values are not finite")
         if state.agents.numel():
-            collect(state)
+            collect(state, exploration)
         return
-    action = epsilon_greedy(
-        q_values,
-        epsilon,
-        state.generator,
-        mask=state.environment.action_mask,
-        persistence=persistence,
-        persisting=state.persisting,
-    )
+    mask = state.environment.action_mask
+    if exploration:
+        action = require_actions(exploration(masked(q_values, mask), epsilon, state.generator), q_values, mask)
+    else:
+        action = epsilon_greedy(
+            q_values, epsilon, state.generator, mask=mask, persistence=persistence, persisting=state.persisting
+        )
     transition = state.environment.step(action)
     # A repeated action ends with its episode. Actions are ignored while a sub-environment is reset.
     state.persisting[transition.terminated | transition.truncated | ~transition.valid] = -1

@@ -148,7 +148,8 @@ def announcement(arguments: Arguments) -> str:
     agents = "1 DQN agent" if config.num_agents == 1 else f"{config.num_agents} DQN agents"
     values = "general values" if arguments.preset == GENERAL else f"preset {arguments.preset}"
     what = f"{config.env_id} ({values}, seed {config.seed})"
-    return f"Training {agents} on {what}; runs and models go to {where}"
+    goes = "" if api_is_named() else f"; runs and models go to {where}"  # a worker has a store of its own
+    return f"Training {agents} on {what}{goes}"
 
 
 def run(arguments: Arguments) -> int:

@@ -1,5 +1,6 @@
 """`versions`: the registered versions as a table, or as JSON."""
 
+import base64
 import json
 import os
 import shutil
@@ -8,7 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 from dqn.config import ConfigError
 from flows.cli import options
@@ -25,6 +29,8 @@ _LEAST = 20
 """Characters of the gate's reason."""
 _PAGE = 1_000
 """Rows of one of MLflow's answers."""
+_SECONDS = 10.0
+"""That a server may take for an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ConfigError as error:
             return fail(error, BAD_INPUT)
         name = model_name(chosen.env_id) if chosen.env_id else ""
-        found = None if os.environ.get("MLFLOW_REGISTRY_URI") else glance_versions()
-        if found is not None:  # MLflow takes a second to import
+        uri = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI") or ""
+        found = (
+            by_http(uri)
+            if uri.startswith("http")
+            else None
+            if "MLFLOW_REGISTRY_URI" in os.environ
+            else glance_versions()
+        )
+        if found is not None:  # MLflow takes more than a second to import
             return show(found, name, as_json=chosen.json)
         quieten()
         from mlflow.exceptions import MlflowException
@@ -63,6 +76,47 @@ def main(argv: Sequence[str] | None = None) -> int:
             return fail(error, 1, f"MLflow: {one_line(error)}")
 
     return attended(begin)
+
+
+def by_http(uri: str) -> list[Version] | None:
+    """All versions from a server, by two requests or two for each page of its answers; None if only MLflow can tell.
+
+    That is so if the server does not answer, or wants more than a user and a password.
+    """
+    login = ":".join(os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+    header = f"Basic {base64.b64encode(login.encode()).decode()}"
+
+    def rows(kind: str) -> Iterator[dict[str, Any]]:
+        token: str | None = ""
+        while token is not None:
+            query = urlencode({"filter": f"name LIKE '{PREFIX}%'", "max_results": _PAGE, "page_token": token})
+            address = f"{uri.rstrip('/')}/api/2.0/mlflow/{kind.replace('_', '-')}/search?{query}"
+            with urlopen(Request(address, headers={"Authorization": header}), timeout=_SECONDS) as answer:  # noqa: S310
+                page = json.load(answer)
+            yield from page.get(kind, ())
+            token = page.get("next_page_token") or None
+
+    try:
+        named = [
+            (m["name"], each["version"], each["alias"])
+            for m in rows("registered_models")
+            for each in m.get("aliases", ())
+        ]
+        return [
+            Version(
+                name=row["name"],
+                number=int(row["version"]),
+                created=int(row["creation_timestamp"]) / 1000,
+                run_id=row.get("run_id", ""),
+                tags={tag["key"]: tag.get("value", "") for tag in row.get("tags", ())},
+                aliases=tuple(
+                    sorted(a for name, number, a in named if (name, number) == (row["name"], row["version"]))
+                ),
+            )
+            for row in rows("model_versions")
+        ]
+    except (OSError, ValueError, KeyError, HTTPException):
+        return None
 
 
 def by_mlflow() -> list[Version]:

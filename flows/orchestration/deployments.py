@@ -21,6 +21,10 @@ _POLL_SECONDS: Final = 1.0
 _LATE_SECONDS: Final = 15.0
 _CRASHED_SECONDS: Final = 15.0
 """A crashed run is scheduled again by an automation. One that still is crashed after this time is over."""
+_LOG_SECONDS: Final = 3.0
+"""Without a new line, after which the log of a run that is over is complete: Prefect sends it every two seconds."""
+_UNTOLD: Final = ("Finished in state ", "Encountered exception during execution")
+"""How lines begin that are not shown: of tasks, and the traceback of the error that the last state names."""
 _PAGE: Final = 200
 _RAISED: Final = "Flow run encountered an exception: "
 _INPUT: Final = f"{InputError.__name__}: "
@@ -75,22 +79,19 @@ def _answering() -> Iterator[None]:
 def _followed(client: SyncPrefectClient, run: FlowRun) -> State[Any]:
     """Print the log of a run as it is written. Returns the run's last state."""
     mine = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
-    began, crashed, said, lines = time.monotonic(), None, False, 0
+    began = written = time.monotonic()
+    crashed, said, lines = None, False, 0
     while True:
-        state = client.read_flow_run(run.id).state  # before the log, which is then complete
+        state, now = client.read_flow_run(run.id).state, time.monotonic()
         while page := client.read_logs(mine, limit=_PAGE, offset=lines, sort=LogSort.TIMESTAMP_ASC):
             for line in page:
-                note(line.message)
-            lines += len(page)
-        now = time.monotonic()
-        if state and state.type == StateType.CRASHED:
-            crashed = crashed or now
-            if now - crashed > _CRASHED_SECONDS:
-                return state
-        elif state and state.is_final():
+                if not line.message.startswith(_UNTOLD):
+                    note(line.message)
+            lines, written = lines + len(page), now
+        crashed = (crashed or now) if state and state.type == StateType.CRASHED else None
+        over = now - crashed > _CRASHED_SECONDS if crashed else state and state.is_final()
+        if state and over and now - written > _LOG_SECONDS:
             return state
-        else:
-            crashed = None
         if state and state.is_scheduled() and now - began > _LATE_SECONDS and not said:
             said = True
             note("no worker has taken the run yet: it waits for one of its work pool")

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 from typing import Any, Final
 
-import mlflow
 from mlflow import MlflowClient
 
 from dqn.environments.world import World
@@ -21,6 +20,7 @@ from flows.registry.lock import begin_promotion, hold, promotion_lock
 from flows.registry.returns import Returns
 from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, Artifact
 from flows.tracking.attempt import Attempt, FencedClient
+from flows.tracking.runs import has_artifact, read_artifact
 from flows.tracking.store import connect
 from serving.policy import PolicyMetadata
 
@@ -211,10 +211,7 @@ def remove_challenger(client: MlflowClient, name: str, version: int, token: str 
 
 def _read_champion(client: MlflowClient, run_id: str, version: int) -> dict[str, Any]:
     file = _champion_file(version)
-    if all(found.path != file for found in client.list_artifacts(run_id, file.rpartition("/")[0])):
-        return {}
-    content: dict[str, Any] = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{file}")
-    return content
+    return dict(read_artifact(client, run_id, file)) if has_artifact(client, run_id, file) else {}
 
 
 def _tags(client: MlflowClient, name: str, version: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 import mlflow
 import numpy as np
 import onnx
+import onnxruntime as ort
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
@@ -80,6 +81,7 @@ def log_model(run_id: str, onnx_bytes: bytes) -> str:
         inputs=Schema([TensorSpec(float32, (-1, *metadata.observation_shape), INPUT)]),
         outputs=Schema([TensorSpec(float32, (-1, metadata.num_actions), OUTPUT)]),
     )
+    ort.set_default_logger_severity(3)  # MLflow loads the model, and onnxruntime warns of its optional input
     info = Model.log(
         artifact_path=None,
         model_id=model.model_id,

@@ -21,16 +21,17 @@ def version_card(client: MlflowClient, artifact: versions.Artifact) -> bytes:
     """The card of a version; what the registry does not say is left out."""
     version = versions.get_version(client, artifact.name, artifact.version)
     run = client.get_run(str(version.run_id))
-    try:
-        summary = read_summary(client, run.info.run_id)
-    except (MlflowException, OSError) as error:
-        if is_transient(error):
-            raise
-        origin = version.tags.get(versions.ORIGIN_TAG)  # of a version that no training here has registered
-        trained, judged = f"A policy from {origin}" if origin else "", ""
+    trained = judged = ""
+    if origin := version.tags.get(versions.ORIGIN_TAG):  # no training here has registered it
+        trained = f"A policy from {origin}"
     else:
-        words = in_words(config_of(run), summary.agents, summary.best_agent, summary.seconds, summary.cpu_seconds)
-        trained, judged = words["trained"], words["judged"]
+        try:
+            summary = read_summary(client, run.info.run_id)
+            words = in_words(config_of(run), summary.agents, summary.best_agent, summary.seconds, summary.cpu_seconds)
+            trained, judged = words["trained"], words["judged"]
+        except (MlflowException, OSError) as error:
+            if is_transient(error):
+                raise
     source = f"MLflow run {run.info.run_name} ({run.info.run_id})"
     if commit := run.data.tags.get(MLFLOW_GIT_COMMIT):
         source += f", commit {commit[:12]}"

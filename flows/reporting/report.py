@@ -26,7 +26,7 @@ from flows.registry.returns import Returns, read_returns
 from flows.reporting.draw import LEARNING_CURVES
 from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.pages import LOCAL_UI, absolute_uri, run_page, version_page
-from flows.tracking.runs import config_of, describe_run
+from flows.tracking.runs import config_of, describe_run, has_artifact
 from flows.tracking.store import connect
 from flows.training.population import PopulationSummary, read_summary
 from serving.commands import command
@@ -200,7 +200,7 @@ def _show_in_prefect(client: MlflowClient, finished: Report) -> None:
 
 def _learning_curves(client: MlflowClient, run_id: str) -> str:
     """The figure as markdown; nothing if it could not be drawn."""
-    if all(file.path != LEARNING_CURVES for file in client.list_artifacts(run_id)):
+    if not has_artifact(client, run_id, LEARNING_CURVES):
         return ""
     with open(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{LEARNING_CURVES}"), "rb") as file:
         picture = base64.b64encode(file.read()).decode()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 import mlflow
 from mlflow import MlflowClient
@@ -88,7 +88,7 @@ def complete_runs(fenced: FencedClient, config: DQNConfig, *, flow_run_id: str |
     """
     client, run_id = fenced.checked(), fenced.run_id
     parent = client.get_run(run_id)
-    kept = _config_of(parent) if _has_config(client, run_id) else None
+    kept = _config_of(parent) if has_artifact(client, run_id, CONFIG_FILE) else None
     if kept is None:
         client.log_batch(run_id, params=params(config))
         with _artifacts_of(parent):
@@ -165,6 +165,16 @@ def config_of(run: Run) -> DQNConfig:
     return config
 
 
+def has_artifact(client: MlflowClient, run_id: str, file: str) -> bool:
+    """Whether a file of this path is among a run's artifacts."""
+    return any(found.path == file for found in client.list_artifacts(run_id, file.rpartition("/")[0] or None))
+
+
+def read_artifact(client: MlflowClient, run_id: str, file: str) -> Any:
+    """The content of a JSON file among a run's artifacts."""
+    return mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{file}")
+
+
 def describe_run(fenced: FencedClient, results: str) -> None:
     """Put results above the run's description, once."""
     before = fenced.client.get_run(fenced.run_id).data.tags[MLFLOW_RUN_NOTE]
@@ -231,11 +241,6 @@ def _artifacts_of(run: Run) -> Iterator[None]:
             "MLflow's server with --artifacts-destination, so that it writes them itself, or install and allow what "
             "that place needs"
         ) from error
-
-
-def _has_config(client: MlflowClient, run_id: str) -> bool:
-    directory = CONFIG_FILE.rpartition("/")[0]
-    return any(file.path == CONFIG_FILE for file in client.list_artifacts(run_id, directory))
 
 
 def _config_of(run: Run) -> DQNConfig | None:

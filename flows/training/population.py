@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, RunTag
 
@@ -30,7 +29,7 @@ from flows.tracking.endings import end_diverged, end_runs
 from flows.tracking.labels import params
 from flows.tracking.metric_writer import MetricWriter, read_watermarks
 from flows.tracking.pages import mlflow_command
-from flows.tracking.runs import TRAINED_TAG, PopulationRuns, find_run, get_runs
+from flows.tracking.runs import TRAINED_TAG, PopulationRuns, find_run, get_runs, read_artifact
 from flows.training.curves import Curves
 
 _DIRECTORY: Final = "population"
@@ -213,14 +212,14 @@ def read_networks(client: MlflowClient, run_id: str) -> tuple[QNetworks, DQNConf
 
 def read_summary(client: MlflowClient, run_id: str) -> PopulationSummary:
     """The summary that `keep_result` logged."""
-    content: dict[str, Any] = mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{_RESULT_FILE}")
+    content: dict[str, Any] = read_artifact(client, run_id, _RESULT_FILE)
     agents = tuple(AgentResult(**agent) for agent in content.pop("agents"))
     return PopulationSummary(agents=agents, **content)
 
 
 def read_curves(client: MlflowClient, run_id: str) -> Curves:
     """The curves that `keep_result` logged."""
-    return Curves.from_dict(mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{_CURVES_FILE}"))
+    return Curves.from_dict(read_artifact(client, run_id, _CURVES_FILE))
 
 
 def _start(config: DQNConfig, checkpoint: Path, start: QNetworks | None) -> TrainingState:

@@ -34,7 +34,7 @@ from flows.registry.returns import TEST_EPISODES, TEST_MEAN, TEST_MIN, Returns, 
 from flows.serving_client import ADAPTATION_TAG, progress_of
 from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.endings import end_runs
-from flows.tracking.runs import TRAINED_TAG, config_of, find_run, get_runs, read_runs, unless_deleted
+from flows.tracking.runs import TRAINED_TAG, config_of, find_run, get_runs, has_artifact, read_runs, unless_deleted
 from flows.tracking.store import connect
 from flows.training.milestones import keep_learning
 from flows.training.population import checkpoint_path, keep_result, read_networks, read_summary, train_population
@@ -116,8 +116,7 @@ def test_agents(run_id: str, attempt: Attempt) -> str:
     fenced = FencedClient(client=connect(), attempt=attempt)
     client = fenced.checked()
     uri = f"{client.get_run(run_id).info.artifact_uri}/{AGENTS_FILE}"
-    kept = client.list_artifacts(run_id, AGENTS_FILE.rpartition("/")[0])
-    if all(file.path != AGENTS_FILE for file in kept):  # the directory may hold only the version's evaluation
+    if not has_artifact(client, run_id, AGENTS_FILE):
         networks, config = read_networks(client, run_id)
         returns = _test_returns(networks, config)
         sound = [agent.diverged is None for agent in read_summary(client, run_id).agents]

@@ -15,7 +15,9 @@ from flows.tracking.runs import read_config
 from flows.training.population import read_networks, read_summary
 
 WARM_START_TAG: Final = "warm_start"
-_SHAPE: Final = ("hidden_sizes", "observation_scale", "dueling", "num_quantiles")
+_SHAPE: Final = (
+    "body", "hidden_sizes", "observation_scale", "dueling", "num_quantiles", "num_atoms", "value_range",
+)  # fmt: skip
 
 
 def find_version(client: MlflowClient, config: DQNConfig, reference: str) -> int:

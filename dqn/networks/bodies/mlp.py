@@ -60,14 +60,30 @@ class MLP:
 
     def backward(self, weights: Tensors, biases: Tensors, activations: Tensors, gradient: Tensor) -> None:
         """As in `Body`."""
-        for i in reversed(range(len(weights))):
-            gradient = before_relu(gradient, activations[i + 1])
-            weights[i].grad = outer(gradient, activations[i])
-            biases[i].grad = gradient.sum(2, keepdim=True)
-            if i:
-                gradient = torch.bmm(weights[i].mT, gradient)
+        dense_backward(weights, biases, activations, gradient)
 
     def modules(self, weights: Tensors, biases: Tensors) -> list[nn.Module]:
         """As in `Body`."""
         layers = [linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
         return [module for layer in layers for module in (layer, nn.ReLU())]
+
+
+def dense_backward(weights: Tensors, biases: Tensors, activations: Tensors, gradient: Tensor) -> Tensor:
+    """Set the gradients of linear layers with ReLU, of which there is at least one.
+
+    Args:
+        weights: `[A, out, in]` of each layer.
+        biases: `[A, out, 1]` of each layer.
+        activations: the input of the first layer and the output of each, `[A, ., B]`.
+        gradient: by the last output.
+
+    Returns:
+        The gradient by the first layer's product, before its ReLU.
+    """
+    for i in reversed(range(len(weights))):
+        gradient = before_relu(gradient, activations[i + 1])
+        weights[i].grad = outer(gradient, activations[i], out=weights[i].grad)
+        biases[i].grad = gradient.sum(2, keepdim=True)
+        if i:
+            gradient = torch.bmm(weights[i].mT, gradient)
+    return gradient

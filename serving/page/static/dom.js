@@ -2,7 +2,7 @@
 
 export const $ = (id) => document.getElementById(id);
 
-// Says a text, and touches the page only where it differs: readers hear what changes.
+// Touches the page only where it differs: readers hear what changes.
 export function text(id, value) {
   if ($(id).textContent !== `${value}`) $(id).textContent = value;
 }
@@ -18,7 +18,7 @@ export function toast(message) {
   toast.timer = setTimeout(() => ($("toast").hidden = true), 6000);
 }
 
-// A value of the browser's storage, after setting it if one is given. A browser may deny storage: then it is "".
+// A stored value, after setting it if one is given; "" where a browser denies storage.
 export function stored(kind, key, value) {
   try {
     if (value !== undefined) window[kind].setItem(key, value);
@@ -40,7 +40,7 @@ export function choose(chosen) {
   $(chosen.getAttribute("aria-controls")).dispatchEvent(new Event("shown"));
 }
 
-// Shows or hides a tab; another one is chosen if it was the chosen one. Until a viewer chooses, the first is.
+// Shows or hides a tab. Until a viewer chooses, the first is chosen.
 export function offer(tab, offered) {
   if (tab.hidden !== offered) return;
   tab.hidden = !offered;

@@ -1,4 +1,4 @@
-// The link to the server: the WebSocket of the show, which connects again when it is lost, and requests.
+// The link to the server: the show's WebSocket, which connects again when it is lost, and requests.
 
 const LEAST_WAIT = 500; // milliseconds
 const MOST_WAIT = 5000;

@@ -107,7 +107,7 @@ function showStatus(status) {
   refresh();
 }
 
-// Before the registry answers it is unknown whether there is a champion, so no advice is shown.
+// Before the registry answers, no advice is shown.
 function showNothing({ looking, model, notice }) {
   text("nothing-title", looking ? "Looking for the champion" : "Nothing plays yet");
   const [, why, command] = /^(.*): run `([^`]+)`/.exec(notice) ?? [, notice, ""];

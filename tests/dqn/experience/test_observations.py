@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dqn.environments.making import make
 from dqn.environments.spaces import spaces_of
 from dqn.environments.spec import EnvironmentUnsupportedError
+from dqn.environments.world import NOMINAL, World
 from dqn.experience.buffer import ReplayBuffer, replay_bytes
 from dqn.experience.nstep import NStepAccumulator
 from dqn.experience.transitions import Batch, Transition
@@ -165,3 +166,26 @@ def test_a_space_that_is_not_supported_is_refused_in_a_sentence(
     with pytest.raises(EnvironmentUnsupportedError, match=rf"^environment 'X-v0' {message}") as refused:
         spaces_of(observation, action, "X-v0")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_world_delays_actions_in_any_space_and_disturbs_flat_floats_alone(name: str) -> None:
+    """A delayed environment shows the same observations, in the same type, and rewards the action before."""
+    late, plain = (
+        VectorEnvironment(f"Shown-{name}-v0", world, num_agents=1, num_envs=3, seed=0)
+        for world in (World(action_delay=1), NOMINAL)
+    )
+    spaces_found = plain.spaces
+    for delayed, direct in zip(play(late, LENGTH), play(plain, LENGTH), strict=True):
+        assert torch.equal(delayed.next_observation, direct.next_observation)
+        assert delayed.next_observation.dtype == getattr(torch, spaces_found.dtype)
+    noisy = World(sensor_noise=(0.1,) * spaces_found.observation_size)
+    if spaces_found.dtype == "float32" and name not in ("film", "signed"):
+        describe(f"Shown-{name}-v0", noisy)
+    else:
+        with pytest.raises(
+            EnvironmentUnsupportedError, match="has no sensor_noise for a world to change; it has action"
+        ):
+            describe(f"Shown-{name}-v0", noisy)
+    for each in (late, plain):
+        each.close()

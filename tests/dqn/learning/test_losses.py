@@ -4,13 +4,15 @@ import dataclasses
 import math
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from dqn.experience.transitions import Batch
-from dqn.learning.losses import Loss, munchausen, quantile_huber
+from dqn.learning.losses import Loss, categorical, munchausen, quantile_huber
 from dqn.networks.bodies.mlp import MLP
-from dqn.networks.heads import Mean
+from dqn.networks.heads import Categorical, Mean
 from dqn.networks.population import QNetworks
 from dqn.training.loop import train
 from tests.support.dqn.probes import QUICK
@@ -78,6 +80,54 @@ def test_quantiles_are_weighed_by_their_midpoints_and_errors_by_huber() -> None:
     actual = quantile_huber(outputs, transitions(0, 1), online, target, kappa=0.8)
     near, far = (0.25 * (0.48 + 1.28) + 0.25 * 0.125 + 0.75 * 0.125) / 2, (0.25 * (4.88 + 5.68) + 0.25 * 0.48) / 2
     torch.testing.assert_close(actual, torch.tensor([[near, far]]))
+
+
+ATOMS = Categorical(num_outputs=5, low=-1.0, high=3.0)
+
+
+def by_the_paper(reward: float, discount: float, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The projected distribution of algorithm 1, atom by atom, as it is written there."""
+    spacing, projected = (ATOMS.high - ATOMS.low) / (ATOMS.num_outputs - 1), np.zeros(ATOMS.num_outputs)
+    for j, probability in enumerate(probabilities):
+        value = min(max(reward + discount * (ATOMS.low + j * spacing), ATOMS.low), ATOMS.high)
+        position = (value - ATOMS.low) / spacing
+        below, above = math.floor(position), math.ceil(position)
+        if below == above:
+            projected[below] += probability
+        else:
+            projected[below] += probability * (above - position)
+            projected[above] += probability * (position - below)
+    return projected
+
+
+@pytest.mark.parametrize("reward", [-9.0, -1.0, 0.0, 0.3, 1.0, 2.7, 3.0, 50.0])
+@pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
+def test_c51_is_the_cross_entropy_with_the_projected_distribution(reward: float, discount: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(1, 1, 2, 5, generator=generator)
+    logits, body = torch.randn(1, 2, 5, 1, generator=generator), MLP(observation_shape=(1,), hidden_sizes=())
+    online, target = (
+        QNetworks([torch.zeros(1, 10, 1)], [bias.flatten(1, 2)], torch.ones(1), body=body, head=ATOMS)
+        for bias in (logits, logits.flip(1))
+    )
+    batch = dataclasses.replace(
+        transitions(1), reward=torch.full((1, 1), reward), discount=torch.full((1, 1), discount)
+    )
+    action = int(online(batch.next_observation).argmax())
+    assert action != int(target(batch.next_observation).argmax()), "Double DQN's action is the online network's"
+    following = target.outputs(batch.next_observation)[0, 0, action].double().softmax(0).numpy()
+    projected = by_the_paper(reward, discount, following)
+    assert projected.sum() == pytest.approx(1.0)
+    expected = -(projected * np.log(outputs[0, 0, 1].double().softmax(0).numpy())).sum()
+    assert categorical(outputs, batch, online, target).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_c51_learns_the_distribution_of_returns() -> None:
+    config = dataclasses.replace(QUICK, env_id="ProbeRareWin-v0", num_atoms=3, value_range=(0.0, 1.0))
+    networks = train(config).final
+    chances = networks.outputs(observed(0.0)).softmax(3)
+    torch.testing.assert_close(chances, torch.tensor([0.75, 0.0, 0.25]).expand(2, 1, 2, 3), rtol=0, atol=0.1)
+    torch.testing.assert_close(networks(observed(0.0)), torch.full((2, 1, 2), 0.25), rtol=0, atol=0.1)
 
 
 def test_what_is_not_given_is_as_in_the_papers() -> None:

@@ -20,7 +20,6 @@ from dqn.networks.onnx import (
     action_meanings,
     check_parity,
     export_onnx,
-    to_onnx,
 )
 from dqn.networks.population import QNetworks
 from serving.policy import OnnxPolicy
@@ -119,11 +118,6 @@ def test_pytorchs_exporter_gives_the_same_function(shape: dict[str, Any]) -> Non
     oracle = ort.InferenceSession(by_torch(population.agent(1).eval(), 4), providers=["CPUExecutionProvider"])
     (expected,) = oracle.run(None, {oracle.get_inputs()[0].name: observation})
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-7)
-
-
-def test_a_layer_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ExportError, match=r"no operator for the layer Tanh\(\)"):
-        to_onnx(torch.nn.Sequential(torch.nn.Tanh()), PROPERTIES, observation_shape=(4,))
 
 
 @pytest.mark.slow

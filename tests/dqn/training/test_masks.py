@@ -13,6 +13,7 @@ from dqn.config import DQNConfig
 from dqn.environments.spaces import Spaces
 from dqn.environments.world import World
 from dqn.evaluation.greedy import greedy_returns
+from dqn.experience.buffer import ReplayBuffer
 from dqn.finite import EnvironmentFaultError
 from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
@@ -142,6 +143,7 @@ def test_the_memory_of_masks_is_counted() -> None:
     plain, masked = (training_bytes(config, dataclasses.replace(spaces, masked=each)) for each in (False, True))
     assert masked == plain + 2 * 2000 * 8 + 2 * 3 * 2 * 6
     state = TrainingState.begin(SHORT)
+    assert isinstance(state.replay, ReplayBuffer)
     assert state.replay.nbytes == SHORT.num_agents * SHORT.replay_capacity * (2 * LENGTH + 3 + 2) * 4
     state.environment.close()
 

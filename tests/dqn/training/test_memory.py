@@ -18,6 +18,7 @@ from dqn.training.machine import memory_limit, release_memory, require_memory, t
 from dqn.training.milestones import milestones_due
 from dqn.training.state import TrainingState
 from dqn.training.steps import advance
+from tests.support.dqn.masked import CORRIDOR
 
 
 def test_a_containers_limit_counts_where_it_is_less_than_the_machines(
@@ -64,7 +65,7 @@ from dqn.config import DQNConfig
 from dqn.experience.transitions import Batch
 from dqn.training.state import TrainingState
 from dqn.training.loop import train
-from tests.support.dqn import probes, spaces
+from tests.support.dqn import masked, probes, spaces
 
 def fill(state):
     config, obs, like = state.config, state.environment.observation_size, state.environment.observation
@@ -73,6 +74,7 @@ def fill(state):
     batch = Batch(
         observation=observation, action=torch.zeros(shape, dtype=torch.int64), reward=torch.rand(shape),
         next_observation=observation, discount=torch.rand(shape),
+        next_mask=torch.ones(*shape, size, dtype=torch.bool) if (size := state.environment.spaces.mask_size) else None,
     )
     for _ in range(-(-config.replay_capacity // shape[1])):
         state.replay.insert(batch, torch.ones(shape, dtype=torch.bool))
@@ -90,8 +92,8 @@ def peak():
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
-probes.register()
-spaces.register()
+for module in (masked, probes, spaces):
+    module.register()
 torch.set_num_threads(1)
 small, large = (DQNConfig.from_dict(fields) for fields in json.loads(sys.argv[1]))
 run(small, Path(sys.argv[2]))
@@ -157,11 +159,12 @@ def of_frames(space: str) -> dict[str, Any]:
         {"replay_capacity": 1_500_000, "num_agents": 5, "acceptance_return": None},
         {"replay_capacity": 1_000_000, "priority_exponent": 0.6},
         {"replay_capacity": 2_500_000, "num_agents": 2, "hidden_sizes": (512, 512), "average_rate": 0.1},
+        {"replay_capacity": 1_500_000, "env_id": CORRIDOR, "acceptance_return": None},
         {"replay_capacity": 10_000, **of_frames("frame")},
         {"replay_capacity": 10_000, **of_frames("frame of bits")},
         {"replay_capacity": 3_000, **of_frames("frame of floats")},
     ],
-    ids=["agents leave", "agents stay", "priorities", "large networks", "bytes", "bits", "images of floats"],
+    ids=["agents leave", "agents stay", "priorities", "large networks", "masks", "bytes", "bits", "images of floats"],
 )
 def test_the_figure_is_what_a_training_takes_at_most(tmp_path: Path, fields: dict[str, Any]) -> None:
     config = dataclasses.replace(SMALL, **fields)

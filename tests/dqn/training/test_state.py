@@ -225,6 +225,7 @@ def test_a_state_trains_with_the_parts_that_it_is_handed(small_config: Make) -> 
     assert replay.size.min() > 0
     assert not torch.equal(learner.online.weights[0], before)
     assert torch.equal(state.best.weights[0], before)
+    assert isinstance(begun.replay, ReplayBuffer)
     assert begun.replay.size.max() == begun.learner.updates == 0
 
 

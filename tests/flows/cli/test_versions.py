@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from mlflow import MlflowClient
@@ -124,3 +127,50 @@ def test_a_server_that_does_not_answer_is_a_sentence(
     written = capsys.readouterr().err
     assert written.startswith("error: MLflow's tracking store http://127.0.0.1:1 cannot be used")
     assert written.count("\n") == 1
+
+
+@pytest.mark.parametrize("fault", ["", "404", "text"])
+def test_a_server_is_asked_page_by_page_and_mlflow_where_that_fails(
+    fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[str, dict[str, list[str]]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            asked.append((path.split("/")[-2], parse_qs(query, keep_blank_values=True)))
+            assert self.headers["Authorization"] == "Basic bWU6c2VjcmV0"
+            second = asked[-1][1]["page_token"] == ["next"]
+            kind = asked[-1][0].replace("-", "_")
+            number = "1" if second else "2"
+            row: dict[str, Any] = {"name": "dqn-CartPole-v1"}
+            if kind == "model_versions":
+                row |= {"version": number, "creation_timestamp": 1_000, "tags": [{"key": "world", "value": "nominal"}]}
+            elif second:
+                row["aliases"] = [{"alias": "champion", "version": "2"}]
+            answer = {kind: [row]} | ({} if second else {"next_page_token": "next"})
+            self.send_response(404 if fault == "404" else 200)
+            self.end_headers()
+            self.wfile.write(b"<html>" if fault == "text" else json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(verb, "by_mlflow", lambda: FOUND)
+        assert verb.main(["--json"]) == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+    shown = [(each["version"], each["aliases"]) for each in json.loads(capsys.readouterr().out)]
+    if fault:
+        assert len(shown) == len(FOUND)
+    else:
+        assert shown == [(2, ["champion"]), (1, [])]
+        assert [kind for kind, _ in asked] == ["registered-models"] * 2 + ["model-versions"] * 2
+        assert all(query["filter"] == ["name LIKE 'dqn-%'"] for _, query in asked)

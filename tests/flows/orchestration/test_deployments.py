@@ -25,6 +25,7 @@ class Server:
         self.states = list(states)
         self.lines: list[str] = []
         self.asked: list[Any] = []
+        self.late: list[str] = []
         self.now = 0.0
 
     def __enter__(self) -> "Server":
@@ -47,7 +48,10 @@ class Server:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if isinstance(state, BaseException):
             raise state
-        self.lines.append(f"line of {state.name}")
+        if f"line of {state.name}" not in self.lines:
+            self.lines.append(f"line of {state.name}")
+        if state.is_final() and self.late:  # as Prefect sends a log: seconds after it was written
+            self.lines.append(self.late.pop(0))
         return SimpleNamespace(state=state)
 
     def read_logs(self, mine: Any, *, limit: int, offset: int, sort: Any) -> Any:
@@ -84,6 +88,15 @@ def test_a_run_is_followed_to_its_end_with_every_line_of_its_log(
     first, *lines = capsys.readouterr().err.splitlines()
     assert "runs flow/there: quick-fox" in first
     assert lines == [f"line of {name}" for name in ("Scheduled", "Pending", "Running", "Promoted")]
+
+
+def test_the_end_of_the_log_that_comes_late_is_shown_and_no_traceback(
+    serve: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve(Running(), Completed())
+    server.late = ["the report", "Finished in state Completed()", "Encountered exception during execution: x", "end"]
+    run_deployment("flow/there", {})
+    assert capsys.readouterr().err.splitlines()[1:] == ["line of Running", "line of Completed", "the report", "end"]
 
 
 def test_without_the_deployment_nothing_is_started(serve: Any) -> None:

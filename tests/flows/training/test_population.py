@@ -11,7 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from dqn.config import DQNConfig
 from dqn.finite import DivergedError, none_left
-from dqn.training.machine import LEAST
+from dqn.training.machine import least
 from flows.failures.errors import InputError, one_line
 from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.endings import end_diverged, failing
@@ -121,7 +121,7 @@ class Writer:
 def trained(store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Calls `train_population` with another training in its place."""
     state = SimpleNamespace(
-        environment=SimpleNamespace(spaces=LEAST),
+        environment=SimpleNamespace(spaces=least(DQNConfig())),
         metrics=SimpleNamespace(since=lambda _: []),
         environment_steps=0,
         agents=[0],

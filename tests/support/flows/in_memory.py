@@ -89,8 +89,8 @@ class Store:
         self._write("log_dict", run_id, file)
         self.files[run_id][file] = content
 
-    def list_artifacts(self, run_id: str, path: str = "") -> list[Any]:
-        return [SimpleNamespace(path=file) for file in self.files[run_id] if file.rpartition("/")[0] == path]
+    def list_artifacts(self, run_id: str, path: str | None = None) -> list[Any]:
+        return [SimpleNamespace(path=file) for file in self.files[run_id] if file.rpartition("/")[0] == (path or "")]
 
     def update_run(self, run_id: str, status: str) -> None:
         self._write("update_run", run_id, status)

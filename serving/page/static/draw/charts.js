@@ -45,11 +45,10 @@ function axisEnd(value) {
   return power * [1, 2, 5, 10].find((factor) => factor * power >= value * 0.999);
 }
 
-// Whether the environment's action mask allows the action of a Q-value; that of another action is the least float32.
+// The Q-value of an action that the mask does not allow is the least float32.
 const allowed = (value) => value > -3.4e38;
 
-// Which action the policy prefers and by how much. For two actions, a bar grows from the middle towards the preferred
-// one; for more, each bar is the distance of an action from the best.
+// Which action the policy prefers. Of two, a bar grows from the middle to it; of more, each bar is its distance behind it.
 export class Preference {
   constructor(root, names) {
     this.names = names;
@@ -63,7 +62,7 @@ export class Preference {
       row.querySelector("i").className = this.two ? "" : `series-${index % COLOURS.length}`;
       return row;
     }));
-    root.insertAdjacentHTML("beforeend", '<div class="axis"><span></span><span>0</span><span></span></div>');
+    root.insertAdjacentHTML("beforeend", '<div class="axis"><span></span><span></span><span></span></div>');
     this.rows = [...root.querySelectorAll(".row")];
     this.ends = [...root.querySelectorAll(".axis span")];
   }
@@ -72,8 +71,8 @@ export class Preference {
   show(values, action, end) {
     if (!values) return "";
     const behind = values.map((value) => (allowed(value) ? values[action] - value : null));
-    [this.ends[0].textContent, this.ends[2].textContent] = this.two ? [small(end), small(end)] : ["0", small(end)];
-    this.ends[1].textContent = this.two ? "0" : "behind the best by";
+    const labels = this.two ? [small(end), "0"] : ["0", "behind the best by"];
+    this.ends.forEach((place, index) => (place.textContent = labels[index] ?? small(end)));
     if (this.two) {
       const bar = this.rows[0].querySelector("i");
       bar.style.transform = `scaleX(${(action === 0 ? -1 : 1) * (behind[1 - action] / end)})`;
@@ -91,8 +90,7 @@ export class Preference {
   }
 }
 
-// A sample of a trace: for two actions the difference of Q-values, right minus left, for more each one minus the best;
-// null where an action is not allowed.
+// A sample of a trace: of two actions right minus left, of more each one minus the best; null if one is not allowed.
 export function sample(values, push = 0) {
   const best = Math.max(...values);
   const behind = values.map((value) => (allowed(value) ? value - best : null));
@@ -144,10 +142,6 @@ export function drawTrace(canvas, samples, end, length = 300) {
 
 export function mean(values) {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-export function rangeOf(returns, ceiling) {
-  return [Math.min(0, ...returns), Math.max(0, ceiling, ...returns)];
 }
 
 // One column an episode, the newest on the right; negative returns go down from zero.

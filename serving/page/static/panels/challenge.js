@@ -1,4 +1,4 @@
-// "Knock it over": the strongest push that was survived, and the smallest sum of pushes that felled the pole.
+// "Knock it over": the strongest push survived, and the smallest sum of pushes that felled the pole.
 
 import { $, element, stored, text } from "../dom.js";
 import { fallen } from "../draw/cartpole.js";

@@ -10,7 +10,7 @@ export function choices({ players, aliases, versions }) {
   return [...named, ...versions.map((version) => [version, `version ${version}`])];
 }
 
-// Fills a menu if its choices have changed; what was chosen stays chosen.
+// Fills a menu; what was chosen stays chosen.
 export function fill(select, options, index) {
   const text = JSON.stringify(options);
   if (select.dataset.options === text) return;

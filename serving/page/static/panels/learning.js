@@ -15,7 +15,7 @@ export class LearningPanel {
     this.play(!matchMedia("(prefers-reduced-motion: reduce)").matches);
   }
 
-  // Offers the tab if the version that plays has milestones; called with every status.
+  // Offers the tab if the version that plays has milestones.
   async show({ players: [player] }) {
     if (!player || player.version === this.version) return;
     Object.assign(this, { version: player.version, poles: [] });
@@ -28,7 +28,7 @@ export class LearningPanel {
     if (offered) this.open();
   }
 
-  // A pole for some milestones, the first among them, and one for the version that plays.
+  // A pole for each of some milestones, and one for the version that plays.
   place(milestones) {
     const count = Math.min(MOST, milestones.length + 1);
     this.position = 0;

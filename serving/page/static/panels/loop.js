@@ -11,7 +11,7 @@ const NAMES = {
 const GOOD = new Set(["recovered", "as predicted"]);
 const BAD = new Set(["refused", "rolled back", "failed"]);
 const IDLE = "Break its world: the server notices from the steps alone, finds out what has changed, and heals.";
-const ALONE = "This server has no pipeline that trains. Under make stack a run identifies this world, trains for it, and promotes a network that passes.";
+const ALONE = "Under make stack, a run also trains a network for this world, and promotes it if it passes.";
 const AWAITED = "A run is being started. It takes some seconds.";
 const SETTLED = 60; // seconds: then the title tells the present
 
@@ -89,7 +89,7 @@ export class LoopPanel {
     return item;
   }
 
-  // The title, and the time since the first entry; it counts up while the next one is awaited.
+  // The title, and the time since the first entry, up to now while the next one is awaited.
   showElapsed() {
     const title = this.headline();
     if ($("loop-title").textContent !== title) $("loop-title").textContent = $("news").textContent = title;

@@ -1,7 +1,7 @@
 // One policy on the page: its picture, and what it thinks.
 
 import { $, element } from "../dom.js";
-import { axisOf, drawHistory, drawPole, drawTrace, mean, Preference, rangeOf, sample, short } from "../draw/charts.js";
+import { axisOf, drawHistory, drawPole, drawTrace, mean, Preference, sample, short } from "../draw/charts.js";
 import { fallen, lately } from "../draw/cartpole.js";
 
 const CARTPOLES_MOST = 500;
@@ -51,7 +51,7 @@ export class Player {
     return fallen(state) ? `${fallen(state)} after ${episodicReturn} steps` : "Balanced to the end";
   }
 
-  // Gymnasium's pictures, or the page's own. While a viewer pauses there is one picture, of CartPole the page's own.
+  // Gymnasium's pictures, or the page's own; one picture while a viewer pauses.
   showPixels(on, held, stream) {
     const [image, canvas] = [this.find(".pixels"), this.find(".picture")];
     const pixels = on && !(held && this.cartpole);
@@ -79,6 +79,6 @@ export function paintMinds(players, frames) {
     player.find(".action").textContent = frame ? player.preference.show(frame.q[index], frame.a[index], end) : "";
     drawTrace(player.find(".trace"), traces[index], end);
     const ceiling = player.cartpole ? CARTPOLES_MOST : 0;
-    drawHistory(player.find(".history"), player.history, rangeOf(returns, ceiling));
+    drawHistory(player.find(".history"), player.history, [Math.min(0, ...returns), Math.max(0, ceiling, ...returns)]);
   });
 }

@@ -27,7 +27,7 @@ export class Replays {
     fill($("replay-version"), [["", "current"], ...choices(status)], 0);
   }
 
-  // A replay is played in the changed world; without changes, in the version's own world.
+  // A replay is played in the changed world, if it is changed.
   world() {
     const { world, changed } = this.page.status ?? {};
     return Object.keys(changed ?? {}).length ? { world } : {};

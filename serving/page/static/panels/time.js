@@ -40,7 +40,7 @@ export class OwnTime {
     this.behind = Math.min(this.behind, this.frames.length - 1);
   }
 
-  // The frame that is shown and those before it in its episode, at most `count`; the shown one last.
+  // The shown frame, last, and those before it in its episode.
   recent(count) {
     const end = this.frames.length - this.behind;
     const episode = this.frames[end - 1]?.e;
