@@ -4,7 +4,7 @@ import sys
 BLOCKED = """
 import sys
 
-WORLDS = ("dqn.environments", "dqn.finite")
+WORLDS = ("dqn.environments", "dqn.finite", "dqn.identification")
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
