@@ -286,11 +286,10 @@ class Show:
             self._break_left = _DRIFTING_BREAK_SECONDS if drifting else _BREAK_SECONDS
             for player in self.players:
                 disturbed = bool(self._pushes or self._changes)
-                at_home = player.simulation.world == player.served.policy.metadata.world
                 self._metrics.episodes.labels("show").inc()
                 if self._swapped:
                     continue  # two versions played it
-                if at_home and not disturbed:
+                if not disturbed and player.simulation.world == player.served.policy.metadata.world:
                     player.history.append(player.episodic_return)
                 version = player.served.version.number
                 self._metrics.returns.observe(version, player.episodic_return, disturbed=disturbed)
