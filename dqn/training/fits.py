@@ -73,7 +73,6 @@ def require_start(config: DQNConfig, start: QNetworks, spaces: Spaces, body: Bod
     Raises:
         ConfigError: naming the differences.
     """
-    given = _shape(start)
     scale = torch.tensor(divisors(config, spaces) or (1.0,), dtype=torch.float32).expand(spaces.observation_size)
     wanted = {
         "body": body,
@@ -82,6 +81,7 @@ def require_start(config: DQNConfig, start: QNetworks, spaces: Spaces, body: Bod
         "num_actions": spaces.num_actions,
         "observation_scale": scale.tolist(),
     }
+    given = {name: getattr(start, name) for name in wanted} | {"observation_scale": start.observation_scale.tolist()}
     if differing := [f"{name} {given[name]}, not {value}" for name, value in wanted.items() if given[name] != value]:
         raise ConfigError(f"start does not fit the configuration and {config.env_id}: it has {'; '.join(differing)}")
 
@@ -114,13 +114,3 @@ def require_state(
             f"hyperparameters differ from those of the state in {', '.join(differing)}; leave them out, or "
             "pass them to state.adopt"
         )
-
-
-def _shape(networks: QNetworks) -> dict[str, object]:
-    return {
-        "body": networks.body,
-        "head": networks.head,
-        "dueling": networks.dueling,
-        "num_actions": networks.num_actions,
-        "observation_scale": networks.observation_scale.tolist(),
-    }

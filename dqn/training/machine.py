@@ -72,10 +72,8 @@ def policy_bytes(config: DQNConfig, spaces: Spaces) -> int:
 def training_bytes(config: DQNConfig, spaces: Spaces, body: Body | None = None) -> int:
     """Peak memory of training in bytes, without the program itself and the environments' own objects.
 
-    `body` is by default the configuration's.
-
     Neither a checkpoint nor a leaving agent makes a second copy of the replay buffer's rows. A leaving agent does copy
-    the priorities.
+    the priorities. `body` is by default the configuration's.
     """
     A, observation_size = config.num_agents, spaces.observation_size
     itemsize = np.dtype(spaces.dtype).itemsize

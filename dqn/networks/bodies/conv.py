@@ -76,10 +76,10 @@ class Conv:
         """As in `Body`."""
         patches, convolved, *_ = activations
         if self.hidden_sizes:
-            gradient = dense_backward(weights[1:], biases[1:], activations[1:], gradient)
+            gradient = dense_backward(weights[1:], biases[1:], activations[1:], gradient, reuse=True)
             gradient = torch.bmm(weights[1].mT, gradient)
         gradient = before_relu(gradient, convolved).view(len(gradient), FILTERS, -1)
-        weights[0].grad = outer(gradient, patches, out=weights[0].grad)
+        weights[0].grad = outer(gradient, patches)
         biases[0].grad = gradient.sum(2, keepdim=True)
 
     def modules(self, weights: Tensors, biases: Tensors) -> list[nn.Module]:

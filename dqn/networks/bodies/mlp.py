@@ -68,7 +68,9 @@ class MLP:
         return [module for layer in layers for module in (layer, nn.ReLU())]
 
 
-def dense_backward(weights: Tensors, biases: Tensors, activations: Tensors, gradient: Tensor) -> Tensor:
+def dense_backward(
+    weights: Tensors, biases: Tensors, activations: Tensors, gradient: Tensor, *, reuse: bool = False
+) -> Tensor:
     """Set the gradients of linear layers with ReLU, of which there is at least one.
 
     Args:
@@ -76,13 +78,14 @@ def dense_backward(weights: Tensors, biases: Tensors, activations: Tensors, grad
         biases: `[A, out, 1]` of each layer.
         activations: the input of the first layer and the output of each, `[A, ., B]`.
         gradient: by the last output.
+        reuse: whether gradients are written over the last ones, which saves time where they are of megabytes.
 
     Returns:
         The gradient by the first layer's product, before its ReLU.
     """
     for i in reversed(range(len(weights))):
         gradient = before_relu(gradient, activations[i + 1])
-        weights[i].grad = outer(gradient, activations[i], out=weights[i].grad)
+        weights[i].grad = outer(gradient, activations[i], out=weights[i].grad if reuse else None)
         biases[i].grad = gradient.sum(2, keepdim=True)
         if i:
             gradient = torch.bmm(weights[i].mT, gradient)
