@@ -165,7 +165,7 @@ def test_a_replay_buffer_of_ones_own_is_learned_from() -> None:
         (lambda q: None, "got NoneType"),
         (lambda q: greedy_action(q).float(), r"got float32 \[3, 4\]"),
         (lambda q: greedy_action(q)[:, :1], r"got int64 \[3, 1\]"),
-        (lambda q: greedy_action(q) + 2, "got 2 to 3"),
+        (lambda q: torch.full_like(greedy_action(q), 2), "got 2 to 2"),
         (lambda q: greedy_action(q) - 2, "got -2 to -1"),
     ],
 )

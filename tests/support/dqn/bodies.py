@@ -45,6 +45,7 @@ class Projected(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Features `[B, 6]`."""
+        assert self.projection.device == observation.device  # products with a tensor on `meta` do not require it
         features: Tensor = self.linear(torch.cos(observation.flatten(1) @ self.projection))
         return features
 
