@@ -24,13 +24,13 @@ from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
 EXPLAINED_AT: Final = (4, 6, 8, 10, 14, 20, 30, 40, 60, 80, 120, 160)
-"""A change is explained after so many transitions, at the alarm if that comes later, and whenever the pole falls."""
+"""Numbers of transitions after which a change is explained; so it is at a later alarm, and at every fall."""
 CALM_STEPS: Final = 250
-"""A drift is over after so many steps as predicted, and at least three times as many as it took to notice."""
+"""A drift is over after this many steps as predicted, and at least three times as many as it took to notice."""
 _CALM_EPISODES: Final = 3
 _BEFORE: Final = 32  # transitions before a change that are read too: delayed actions were chosen there
 _LATEST: Final = 160  # transitions that are explained at most
-_CONFIRMED: Final = 25  # steps as an explanation predicts them, after which what deviates is another change
+_CONFIRMED: Final = 25  # steps as predicted, after which a deviation is another change
 _STAGES: Final = 40
 _LOG: Final = logging.getLogger("serving")
 

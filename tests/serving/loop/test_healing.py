@@ -54,7 +54,7 @@ def test_a_world_that_nothing_balances_is_said_to_be_one(stepped: Stepped) -> No
     stepped.play(60)
     playing = stepped.get("/api/adaptation")["playing"]
     assert (playing["name"], playing["holds"]) == ("", False)
-    assert "nothing that was rehearsed holds this world" in playing["text"]
+    assert "no rehearsed candidate balances this world" in playing["text"]
 
 
 def test_only_so_many_times_a_minute_another_candidate_begins_to_play(stepped: Stepped) -> None:
