@@ -19,7 +19,7 @@ from dqn.identification.trajectories import BIASES, POSITIVE, SCALES, Values, pl
 MAX_LAG: Final = 10
 """Longest action delay that is tried, in environment steps."""
 _FRESH: Final = 10
-"""With this many transitions of episodes that began after the change, those of the episode of the change are left out."""
+"""With this many transitions of episodes that began after the change, those of its own episode are left out."""
 _MIXED: Final = 6
 """First transitions after a change, which are left out as soon as there are more than twice as many."""
 _RESOLUTION: Final = 2e-5
