@@ -70,7 +70,7 @@ class StageReport(Struct, frozen=True, kw_only=True):
 
 
 class Playing(Struct, frozen=True, kw_only=True):
-    """What plays during a drift: this server's choice among candidates that it rehearsed in the identified world."""
+    """What plays in a changed world: this server's choice among the candidates that it rehearsed there."""
 
     name: str
     """What is undone in front of the policy, or what plays in its place; empty for the policy as it is."""
@@ -90,4 +90,4 @@ class Adaptation(Struct, frozen=True, kw_only=True):
     drift: Drift | None
     stages: list[StageReport]
     playing: Playing | None
-    """None without a drift, and before anything was rehearsed."""
+    """None before anything was rehearsed, and once the policy plays as it is again."""
