@@ -248,9 +248,11 @@ class ClosedLoop:
 
     def _fail(self, error: Exception) -> None:
         self._metrics.drift_errors.inc()
-        if str(error) != self.trouble:
+        said = str(error) or type(error).__name__
+        trouble = f"Watching for changes failed ({said}); it is tried again at the next step."
+        if trouble != self.trouble:
             _LOG.error("watching for drift failed; it is tried again at the next step", exc_info=error)
-        self.trouble = str(error) or type(error).__name__
+        self.trouble = trouble
 
     def _notice(self, served: ServedModel, finding: Finding) -> None:
         self.latest = Drift(
