@@ -32,7 +32,7 @@ class Policy:
         Raises:
             ValueError: if they are not the exported policy of an agent.
         """
-        # Imported here, because training needs no runtime of exported networks.
+        # Imported here, because training alone needs no runtime of exported networks.
         import onnxruntime as ort
 
         options = ort.SessionOptions()
