@@ -7,19 +7,20 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import structs
 from starlette.exceptions import HTTPException
 
 from dqn.environments.world import NOMINAL, World
-from dqn.identification.one_step import MAX_LAG
+from dqn.identification.record import MAX_DELAY
 from serving.episodes.simulation import Policy, Step
+from serving.loop import reports
 from serving.loop.drift import EpisodeTest, StepTest, can_predict
 from serving.loop.experience import Experience
-from serving.loop.finding import Finding
+from serving.loop.finding import Finding, say, say_returns
 from serving.loop.healing import Healing, Look, Looked, aside, look
-from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, StageReport
+from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, Sender, StageReport
 from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
@@ -31,14 +32,8 @@ _CALM_EPISODES: Final = 3
 _BEFORE: Final = 32  # transitions before a change that are read too: delayed actions were chosen there
 _LATEST: Final = 160  # transitions that are explained at most
 _CONFIRMED: Final = 25  # steps as an explanation predicts them, after which what deviates is another change
-_STAGES: Final = 40
+_SELDOM: Final = 8  # alarms and falls are looked at after so small a part of the transitions since the change
 _LOG: Final = logging.getLogger("serving")
-
-
-class Sender(Protocol):
-    """The sender of drift events, as far as the page shows it."""
-
-    trouble: str
 
 
 class ClosedLoop:
@@ -67,12 +62,14 @@ class ClosedLoop:
         self._usual: float | None = None
         self._calm = self._calm_episodes = 0
         self._calm_needed = CALM_STEPS
-        self._expected = NOMINAL
+        self._home = self._expected = NOMINAL
         self._identified: World | None = None
         self._steps: StepTest | None = None
         self.healing = Healing(lambda: self._clock())
         self.aside = aside
         """Runs a look; benchmarks have another function here."""
+        self._last_look = 0
+        self._look_failed = False
         self._returns = EpisodeTest()
         self._pushed = self._mixed = False
         self._looking: Looked | None = None
@@ -111,13 +108,18 @@ class ClosedLoop:
         except Exception as error:
             self._fail(error)
         else:
-            self.trouble = ""
+            self.trouble = self.trouble if self._look_failed else ""
+
+    def close(self) -> None:
+        """Discard the look that is taken. Its thread ends with it, in a fraction of a second."""
+        if self._looking:
+            self._looking.cancel()
 
     def report(self, report: Report) -> None:
         """Record a stage; the first one acknowledges the drift.
 
         Raises:
-            HTTPException: 409 for a drift other than the latest, and for more stages than an adaptation may have.
+            HTTPException: 409 for a drift other than the latest, and for more than MOST_STAGES stages.
             WorldError: if its world is invalid.
         """
         world = None if report.world is None else World.from_dict(report.world)
@@ -125,20 +127,15 @@ class ClosedLoop:
             latest = f"the latest is {self.latest.id}" if self.latest else "there was none yet"
             raise HTTPException(409, f"there is no drift {report.drift[:40]!r}: {latest}")
         self.untold.clear()
-        if self.stages and self.stages[-1].stage == report.stage:
-            began = self.stages.pop().at
-        elif len(self.stages) >= _STAGES:
-            raise HTTPException(409, f"an adaptation has at most {_STAGES} stages")
-        else:
-            began = self._clock()
-        self.stages.append(
-            StageReport(stage=report.stage, text=report.text, at=began, progress=report.progress, links=report.links)
-        )
+        reports.add_report(self.stages, report, self._clock())
         if report.stage == "identified":
             self._identified = world
         elif report.stage == "recovered":
             self._end()
-            self._begin_watching(world)
+            if self.healing.undone:  # the version is the one of the drift, and balances with what is undone
+                self._expect(world or self.healing.world or self._expected)
+            else:
+                self._begin_watching(world)
         self._tell()
 
     def _observe(self, served: ServedModel, episode: int, step: Step) -> None:
@@ -161,8 +158,9 @@ class ClosedLoop:
             count = newest - self._onset
             alarmed = again or (lasted and (self.drift is None or self.drift.version != number))
             due = count in EXPLAINED_AT and not self.healing.settled
-            if due or (alarmed and count > EXPLAINED_AT[0]) or step.terminated:
-                self._look(served)  # do not wait for the break after a fall
+            alarmed = (alarmed and count > EXPLAINED_AT[0]) or step.terminated  # do not wait for the break after a fall
+            if due or (alarmed and newest - self._last_look >= count / _SELDOM):
+                self._look(served)
         self._calm = 0 if lasted else self._calm + 1
         if self.drift and self._usual is None and self._steps and self._calm >= self._calm_needed:
             self._end("steps are as predicted again")
@@ -181,51 +179,58 @@ class ClosedLoop:
     def _begin_watching(self, world: World | None = None) -> None:
         """Expect the version's own world, or the one that a run identified and that this version now plays in."""
         assert self._served
-        metadata = self._served.policy.metadata
-        self._expected = world or metadata.world
-        predictable = can_predict(metadata.env_id, self._expected)
-        self._steps = StepTest(self._expected) if predictable else None
+        self.healing.stop()
+        self._home = world or self._served.policy.metadata.world
+        self._expect(self._home)
+
+    def _expect(self, world: World) -> None:
+        assert self._served
+        self._expected = world
+        predictable = can_predict(self._served.policy.metadata.env_id, world)
+        self._steps = StepTest(world) if predictable else None
         self._returns = EpisodeTest()
         self._onset, self._calm = None, 0
-        self.healing.stop()
 
     def _look(self, served: ServedModel) -> None:
         """Explain what has changed and rehearse what could play, in a thread because that takes about 50 ms."""
         assert self._onset is not None
-        onset = self._onset
+        onset, self._last_look = self._onset, self.experience.newest
         if self._looking:
             self._looks_again = True
             return
         columns = self.experience.columns(max(onset, self.experience.newest - _LATEST) - _BEFORE)
         name = self.healing.playing.name if self.healing.playing else ""
-        looking = partial(look, columns, served.policy.q_values, self._expected, onset, name)
+        looking = partial(look, columns, served.policy.q_values, self._home, self._expected, onset, name)
         self._looking = self.aside(looking, partial(self._looked, served, onset))
 
     def _looked(self, served: ServedModel, onset: int, looking: Looked) -> None:
         self._looking, again, self._looks_again = None, self._looks_again, False
-        if looking.cancelled() or served is not self._served or self._onset is None:
-            return  # the drift is over, or another version plays
-        again |= onset != self._onset
+        if looking.cancelled() or self._served is None or self._onset is None:
+            return  # the drift is over
+        late = served is not self._served or onset != self._onset  # this is another version, or another change
         try:
-            if onset == self._onset:
+            if not late:
                 self._say(served, looking.result())
+                self._look_failed = False
         except Exception as error:
+            self._look_failed = True
             self._fail(error)
-        if again and self._onset is not None:
-            self._look(served)
+            if self.drift is None or self.drift.version != served.version.number:
+                self._notice(served, say((), self._expected, sure=False, transitions=self.experience.newest - onset))
+                self._tell()
+        if (again or late) and self._onset is not None:
+            self._look(self._served)
 
     def _say(self, served: ServedModel, look: Look) -> None:
         finding = look.finding
         if self.drift is None or self.drift.version != served.version.number:
             self._notice(served, finding)
-            self.healing.stop()
         elif not look.unchanged:
-            self.latest = structs.replace(
-                self.drift, finding=finding.sentence, evidence=finding.evidence, since=self._since
-            )
+            told = {"finding": finding.sentence, "evidence": finding.evidence, "since": self._since}
+            self.latest = structs.replace(self.drift, **told)
         if look.unchanged:
             self._onset = None  # put right: the next alarm is another change
-        self.healing.take(look, self.experience.episode_so_far(MAX_LAG + 1))
+        self.healing.take(look, self.experience.episode_so_far(MAX_DELAY + 1))
         self._tell()
 
     def _fail(self, error: Exception) -> None:
@@ -271,26 +276,24 @@ class ClosedLoop:
                 self._end(f"{_CALM_EPISODES} episodes as usual")
                 self._tell()
         elif self._returns.update(step.episodic_return) and self.drift is None and self._onset is None:
-            usual = self._returns.usual
             lately = [played.episodic_return for played in self.episodes if not played.disturbed][-3:]
-            returns = ", ".join(f"{value:g}" for value in lately)
-            sentence = f"returns have fallen: {returns} lately, {usual:.4g} is usual"
             self._since = self.experience.newest
-            self._notice(served, Finding(sentence=sentence, evidence={"usual_return": usual}, sure=False))
-            self._usual, self._calm_episodes = usual, 0
+            self._notice(served, say_returns(lately, self._returns.usual))
+            self._usual, self._calm_episodes = self._returns.usual, 0
             self._tell()
 
     def _end(self, why: str = "") -> None:
         if why:
             self._add("as predicted", why)
+            if self._expected == self._home:
+                self.healing.stop()
         self._over, self._onset, self._identified = True, None, None
-        self.healing.stop()
         self.untold.clear()
         self._metrics.drift.set(0)
 
     def _add(self, stage: str, text: str) -> None:
         self.stages.append(StageReport(stage=stage, text=text, at=self._clock()))
-        del self.stages[:-_STAGES]
+        del self.stages[: -reports.MOST_STAGES]
 
     def _tell(self) -> None:
         for listener in self.listeners:
