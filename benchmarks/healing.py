@@ -244,7 +244,7 @@ def main() -> None:
         generator = np.random.default_rng(0)
         drawn = [random_world(generator) for _ in range(options.worlds)]
         worlds = {str(world): world for world in drawn if holdable(models.current.policy.q_values, world)}
-        print(f"{len(worlds)} of {len(drawn)} worlds are held by a candidate")
+        print(f"{len(worlds)} of {len(drawn)} worlds are balanced by a candidate")
     rows = changes(models, worlds, options)
     if not options.noise and not options.worlds and options.times >= 20:
         print(f"written to {write('healing', rows)}")

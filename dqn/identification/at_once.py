@@ -26,12 +26,12 @@ _SHORT_LAG: Final = 5
 """Longest delay that is tried with two or more changed parameters."""
 _KEPT: Final = 6
 _MANY: Final = 24
-"""Transitions from which on pairs of parameters are tried with the `_KEPT_LAGS` likeliest delays only."""
+"""With more transitions than this, pairs of parameters are tried with the `_KEPT_LAGS` likeliest delays only."""
 _KEPT_LAGS: Final = 3
 _SMOOTHED: Final = 20
-"""Noisy transitions from which on trajectories are fitted."""
+"""With this many noisy transitions, trajectories are fitted."""
 _AS_GOOD: Final = 12.0
-"""Difference of -2 log-likelihood up to which an explanation predicts as well as the best one."""
+"""An explanation predicts as well as the best one up to this difference of -2 log-likelihood."""
 _AGREE: Final = 0.15
 """Greatest difference of two explanations that say the same, in units of relevant changes."""
 _NOISE: Final = 1e-3

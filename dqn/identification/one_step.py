@@ -17,7 +17,7 @@ from dqn.identification.record import MAX_DELAY, Experience, Floats, Integers
 from dqn.identification.trajectories import BIASES, POSITIVE, SCALES, Values, play
 
 _FRESH: Final = 10
-"""So many transitions of episodes that began after the change are enough without those of the episode of the change."""
+"""With this many transitions of episodes that began after the change, those of its own episode are left out."""
 _MIXED: Final = 6
 """First transitions after a change, which are left out as soon as there are more than twice as many."""
 _RESOLUTION: Final = 2e-5

@@ -25,13 +25,13 @@ from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
 EXPLAINED_AT: Final = (4, 6, 8, 10, 14, 20, 30, 40, 60, 80, 120, 160)
-"""A change is explained after so many transitions, at the alarm if that comes later, and whenever the pole falls."""
+"""Numbers of transitions after which a change is explained; so it is at a later alarm, and at every fall."""
 CALM_STEPS: Final = 250
-"""A drift is over after so many steps as predicted, and at least three times as many as it took to notice."""
+"""A drift is over after this many steps as predicted, and at least three times as many as it took to notice."""
 _CALM_EPISODES: Final = 3
 _BEFORE: Final = 32  # transitions before a change that are read too: delayed actions were chosen there
 _LATEST: Final = 160  # transitions that are explained at most
-_CONFIRMED: Final = 25  # steps as an explanation predicts them, after which what deviates is another change
+_CONFIRMED: Final = 25  # steps as predicted, after which a deviation is another change
 _SELDOM: Final = 8  # alarms and falls are looked at after so small a part of the transitions since the change
 _LOG: Final = logging.getLogger("serving")
 
@@ -69,11 +69,9 @@ class ClosedLoop:
         self.aside = aside
         """Runs a look; benchmarks have another function here."""
         self._last_look = 0
-        self._look_failed = False
         self._returns = EpisodeTest()
-        self._pushed = self._mixed = False
+        self._pushed = self._mixed = self._look_failed = self._looks_again = False
         self._looking: Looked | None = None
-        self._looks_again = False
 
     def status(self) -> dict[str, Any]:
         """The latest drift and the stages of the adaptation, as the page shows them."""
@@ -235,9 +233,11 @@ class ClosedLoop:
 
     def _fail(self, error: Exception) -> None:
         self._metrics.drift_errors.inc()
-        if str(error) != self.trouble:
+        said = str(error) or type(error).__name__
+        trouble = f"Watching for changes failed ({said}); it is tried again at the next step."
+        if trouble != self.trouble:
             _LOG.error("watching for drift failed; it is tried again at the next step", exc_info=error)
-        self.trouble = str(error) or type(error).__name__
+        self.trouble = trouble
 
     def _notice(self, served: ServedModel, finding: Finding) -> None:
         self.latest = Drift(

@@ -1,4 +1,4 @@
-"""What a change of the world is, what shall play in it, and what plays.
+"""Explains a change of the world, chooses what plays in it, and plays that.
 
 A look takes about 50 ms and runs outside the event loop. `Healing` applies its result, in the event loop.
 """
@@ -30,7 +30,7 @@ SWITCHES_A_MINUTE: Final = 12
 _PLAUSIBLE: Final = 0.1
 """Least weight of an explanation besides the best one for candidates to be rehearsed in its world too."""
 _EARLY: Final = 10
-"""Transitions after a change up to which a rehearsal is short."""
+"""A rehearsal is short with fewer transitions after a change than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Look:
     unchanged: bool
     """Whether that is the expected world."""
     chosen: Candidate | None
-    """What shall play; None for whatever plays now."""
+    """What is to play; None for what plays now."""
     share: float
     """Part of the rehearsed steps that it balances, or that the best candidate does."""
 
@@ -59,7 +59,7 @@ class Look:
         playing = f"Playing with {name}" if name else "Playing with nothing undone"
         lasts = f"rehearsed return {self.rehearsed_return:g} of 500"
         return (
-            f"{playing}: {lasts}" if self.holds else f"{playing}; nothing that was rehearsed holds this world: {lasts}"
+            f"{playing}: {lasts}" if self.holds else f"{playing}; no rehearsed candidate balances this world: {lasts}"
         )
 
     @property

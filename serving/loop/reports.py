@@ -104,7 +104,7 @@ class Playing(Struct, frozen=True, kw_only=True):
     rehearsed_return: float
     """Mean return of its rehearsal, scaled to 500 steps."""
     holds: bool
-    """Whether it balanced nearly all of the rehearsal; otherwise nothing that was rehearsed did."""
+    """Whether it balanced nearly all of the rehearsal; otherwise no candidate did."""
     at: float
     """Seconds since 1970 when it began to play."""
 

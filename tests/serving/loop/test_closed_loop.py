@@ -195,7 +195,8 @@ def test_a_detector_that_fails_is_reported_and_counted_and_the_show_goes_on(
         for _ in range(10):
             stepped.show._tick(0.02)
         assert stepped.show._step == step + 10
-        assert stepped.show.status()["loop"]["trouble"] == "too much"
+        trouble = "Watching for changes failed (too much); it is tried again at the next step."
+        assert stepped.show.status()["loop"]["trouble"] == trouble
     assert "serving_drift_errors_total 10.0" in stepped.client.get("/metrics").text
     assert sum("watching for drift failed" in record.message for record in caplog.records) == 1
     stepped.play(1)
@@ -216,7 +217,10 @@ def test_a_failure_without_a_message_is_reported_by_its_class(
 
     monkeypatch.setattr(stepped.loop._steps, "update", fail)
     stepped.play(1)
-    assert stepped.loop.status()["trouble"] == "ArithmeticError"
+    assert (
+        stepped.loop.status()["trouble"]
+        == "Watching for changes failed (ArithmeticError); it is tried again at the next step."
+    )
 
 
 def test_the_last_thirty_two_episodes_are_kept(stepped: Stepped) -> None:
@@ -257,7 +261,7 @@ def test_a_finding_is_computed_outside_the_event_loop(stepped: Stepped, monkeypa
             await asyncio.sleep(0)
         assert stepped.loop.drift
         assert stepped.loop.drift.finding == "look 1"
-        assert stepped.loop.trouble == "no explanation", "a second search ran, because more transitions had arrived"
+        assert "no explanation" in stepped.loop.trouble, "a second search ran, because more transitions had arrived"
 
     asyncio.run(story())
     assert len(asked) == 2

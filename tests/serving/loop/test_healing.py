@@ -61,7 +61,7 @@ def test_a_world_that_nothing_balances_is_said_to_be_one(stepped: Stepped) -> No
     stepped.play(60)
     playing = stepped.get("/api/adaptation")["playing"]
     assert (playing["name"], playing["holds"]) == ("", False)
-    assert "nothing that was rehearsed holds this world" in playing["text"]
+    assert "no rehearsed candidate balances this world" in playing["text"]
 
 
 def test_falls_in_a_world_that_nothing_balances_are_looked_at_ever_less_often(
@@ -168,7 +168,7 @@ def test_a_drift_is_noticed_even_if_it_cannot_be_looked_at(
         assert stepped.loop.drift
         assert stepped.loop.drift.finding == "the cart moves unlike predicted; no single cause explains it"
         assert stepped.loop.untold.is_set()
-        assert stepped.loop.trouble == "singular"
+        assert "singular" in stepped.loop.trouble
     assert sum("watching for drift failed" in record.message for record in caplog.records) == 1
     stepped.play(100)
     assert stepped.loop.trouble == ""
