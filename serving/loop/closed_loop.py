@@ -7,7 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import structs
 from starlette.exceptions import HTTPException
@@ -15,11 +15,12 @@ from starlette.exceptions import HTTPException
 from dqn.environments.world import NOMINAL, World
 from dqn.identification.record import MAX_DELAY
 from serving.episodes.simulation import Policy, Step
+from serving.loop import reports
 from serving.loop.drift import EpisodeTest, StepTest, can_predict
 from serving.loop.experience import Experience
-from serving.loop.finding import Finding, say
+from serving.loop.finding import Finding, say, say_returns
 from serving.loop.healing import Healing, Look, Looked, aside, look
-from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, StageReport
+from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, Sender, StageReport
 from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
@@ -31,14 +32,8 @@ _CALM_EPISODES: Final = 3
 _BEFORE: Final = 32  # transitions before a change that are read too: delayed actions were chosen there
 _LATEST: Final = 160  # transitions that are explained at most
 _CONFIRMED: Final = 25  # steps as predicted, after which a deviation is another change
-_STAGES: Final = 40
+_SELDOM: Final = 8  # alarms and falls are looked at after so small a part of the transitions since the change
 _LOG: Final = logging.getLogger("serving")
-
-
-class Sender(Protocol):
-    """The sender of drift events, as far as the page shows it."""
-
-    trouble: str
 
 
 class ClosedLoop:
@@ -73,11 +68,10 @@ class ClosedLoop:
         self.healing = Healing(lambda: self._clock())
         self.aside = aside
         """Runs a look; benchmarks have another function here."""
-        self._look_failed = False
+        self._last_look = 0
         self._returns = EpisodeTest()
-        self._pushed = self._mixed = False
+        self._pushed = self._mixed = self._look_failed = self._looks_again = False
         self._looking: Looked | None = None
-        self._looks_again = False
 
     def status(self) -> dict[str, Any]:
         """The latest drift and the stages of the adaptation, as the page shows them."""
@@ -112,8 +106,7 @@ class ClosedLoop:
         except Exception as error:
             self._fail(error)
         else:
-            if not self._look_failed:
-                self.trouble = ""
+            self.trouble = self.trouble if self._look_failed else ""
 
     def close(self) -> None:
         """Discard the look that is taken. Its thread ends with it, in a fraction of a second."""
@@ -124,7 +117,7 @@ class ClosedLoop:
         """Record a stage; the first one acknowledges the drift.
 
         Raises:
-            HTTPException: 409 for a drift other than the latest, and for more stages than an adaptation may have.
+            HTTPException: 409 for a drift other than the latest, and for more than MOST_STAGES stages.
             WorldError: if its world is invalid.
         """
         world = None if report.world is None else World.from_dict(report.world)
@@ -132,15 +125,7 @@ class ClosedLoop:
             latest = f"the latest is {self.latest.id}" if self.latest else "there was none yet"
             raise HTTPException(409, f"there is no drift {report.drift[:40]!r}: {latest}")
         self.untold.clear()
-        if self.stages and self.stages[-1].stage == report.stage:
-            began = self.stages.pop().at
-        elif len(self.stages) >= _STAGES:
-            raise HTTPException(409, f"an adaptation has at most {_STAGES} stages")
-        else:
-            began = self._clock()
-        self.stages.append(
-            StageReport(stage=report.stage, text=report.text, at=began, progress=report.progress, links=report.links)
-        )
+        reports.add_report(self.stages, report, self._clock())
         if report.stage == "identified":
             self._identified = world
         elif report.stage == "recovered":
@@ -171,8 +156,9 @@ class ClosedLoop:
             count = newest - self._onset
             alarmed = again or (lasted and (self.drift is None or self.drift.version != number))
             due = count in EXPLAINED_AT and not self.healing.settled
-            if due or (alarmed and count > EXPLAINED_AT[0]) or step.terminated:
-                self._look(served)  # do not wait for the break after a fall
+            alarmed = (alarmed and count > EXPLAINED_AT[0]) or step.terminated  # do not wait for the break after a fall
+            if due or (alarmed and newest - self._last_look >= count / _SELDOM):
+                self._look(served)
         self._calm = 0 if lasted else self._calm + 1
         if self.drift and self._usual is None and self._steps and self._calm >= self._calm_needed:
             self._end("steps are as predicted again")
@@ -206,7 +192,7 @@ class ClosedLoop:
     def _look(self, served: ServedModel) -> None:
         """Explain what has changed and rehearse what could play, in a thread because that takes about 50 ms."""
         assert self._onset is not None
-        onset = self._onset
+        onset, self._last_look = self._onset, self.experience.newest
         if self._looking:
             self._looks_again = True
             return
@@ -219,7 +205,7 @@ class ClosedLoop:
         self._looking, again, self._looks_again = None, self._looks_again, False
         if looking.cancelled() or self._served is None or self._onset is None:
             return  # the drift is over
-        late = served is not self._served or onset != self._onset  # another version plays, or it is another change
+        late = served is not self._served or onset != self._onset  # this is another version, or another change
         try:
             if not late:
                 self._say(served, looking.result())
@@ -238,9 +224,8 @@ class ClosedLoop:
         if self.drift is None or self.drift.version != served.version.number:
             self._notice(served, finding)
         elif not look.unchanged:
-            self.latest = structs.replace(
-                self.drift, finding=finding.sentence, evidence=finding.evidence, since=self._since
-            )
+            told = {"finding": finding.sentence, "evidence": finding.evidence, "since": self._since}
+            self.latest = structs.replace(self.drift, **told)
         if look.unchanged:
             self._onset = None  # put right: the next alarm is another change
         self.healing.take(look, self.experience.episode_so_far(MAX_DELAY + 1))
@@ -291,26 +276,24 @@ class ClosedLoop:
                 self._end(f"{_CALM_EPISODES} episodes as usual")
                 self._tell()
         elif self._returns.update(step.episodic_return) and self.drift is None and self._onset is None:
-            usual = self._returns.usual
             lately = [played.episodic_return for played in self.episodes if not played.disturbed][-3:]
-            returns = ", ".join(f"{value:g}" for value in lately)
-            sentence = f"returns have fallen: {returns} lately, {usual:.4g} is usual"
             self._since = self.experience.newest
-            self._notice(served, Finding(sentence=sentence, evidence={"usual_return": usual}, sure=False))
-            self._usual, self._calm_episodes = usual, 0
+            self._notice(served, say_returns(lately, self._returns.usual))
+            self._usual, self._calm_episodes = self._returns.usual, 0
             self._tell()
 
     def _end(self, why: str = "") -> None:
         if why:
             self._add("as predicted", why)
-            self.healing.stop()
+            if self._expected == self._home:
+                self.healing.stop()
         self._over, self._onset, self._identified = True, None, None
         self.untold.clear()
         self._metrics.drift.set(0)
 
     def _add(self, stage: str, text: str) -> None:
         self.stages.append(StageReport(stage=stage, text=text, at=self._clock()))
-        del self.stages[:-_STAGES]
+        del self.stages[: -reports.MOST_STAGES]
 
     def _tell(self) -> None:
         for listener in self.listeners:

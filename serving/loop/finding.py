@@ -55,6 +55,13 @@ def say(found: Sequence[Explanation], known: World, *, sure: bool, transitions: 
     return Finding(sentence=sentence, evidence=evidence, sure=sure)
 
 
+def say_returns(lately: Sequence[float], usual: float) -> Finding:
+    """Fallen returns as a finding: the latest ones beside what is usual."""
+    returns = ", ".join(f"{value:g}" for value in lately)
+    sentence = f"returns have fallen: {returns} lately, {usual:.4g} is usual"
+    return Finding(sentence=sentence, evidence={"usual_return": usual}, sure=False)
+
+
 def described(changed: Mapping[str, float], known: World) -> list[str]:
     """Each change as a clause, by the names of `dqn.identification.at_once.Explanation.changed`."""
     return [_clause(name, value, known) for name, value in changed.items()]

@@ -1,8 +1,12 @@
 """What the closed loop reports, and what an adaptation reports to it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Protocol
 
 from msgspec import Meta, Struct
+from starlette.exceptions import HTTPException
+
+MOST_STAGES: Final = 40
+"""Of an adaptation."""
 
 Text = Annotated[str, Meta(max_length=500)]
 Link = Annotated[str, Meta(pattern="^https?://", max_length=500)]
@@ -10,6 +14,12 @@ Reported = Literal[
     "started", "experience", "identified", "memory", "training", "gate", "promoted", "recovered",
     "refused", "waiting", "rolled back", "failed",
 ]  # fmt: skip
+
+
+class Sender(Protocol):
+    """The sender of drift events, as far as the page shows it."""
+
+    trouble: str
 
 
 class Drift(Struct, frozen=True, kw_only=True):
@@ -67,6 +77,21 @@ class StageReport(Struct, frozen=True, kw_only=True):
     """When it began."""
     progress: float | None = None
     links: dict[str, str] = {}
+
+
+def add_report(stages: list[StageReport], report: Report, now: float) -> None:
+    """Append a reported stage, or update the last one if it is the same.
+
+    Raises:
+        HTTPException: 409 for more than MOST_STAGES.
+    """
+    if stages and stages[-1].stage == report.stage:
+        now = stages.pop().at
+    elif len(stages) >= MOST_STAGES:
+        raise HTTPException(409, f"an adaptation has at most {MOST_STAGES} stages")
+    stages.append(
+        StageReport(stage=report.stage, text=report.text, at=now, progress=report.progress, links=report.links)
+    )
 
 
 class Playing(Struct, frozen=True, kw_only=True):

@@ -64,6 +64,23 @@ def test_a_world_that_nothing_balances_is_said_to_be_one(stepped: Stepped) -> No
     assert "no rehearsed candidate balances this world" in playing["text"]
 
 
+def test_falls_in_a_world_that_nothing_balances_are_looked_at_ever_less_often(
+    stepped: Stepped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def look(*_: object) -> Look:
+        looks.append(stepped.loop.experience.newest)
+        return dataclasses.replace(told("nothing"), world=None)
+
+    monkeypatch.setattr("serving.loop.closed_loop.look", look)
+    stepped.play(20)
+    stepped.client.put("/api/world", json={"force_mag": 0.0, "wind": 20.0})
+    stepped.play(4000)
+    assert sum(number < 200 for number in looks) > 15
+    assert 0 < sum(2000 < number < 4000 for number in looks) < 10
+
+
 def test_only_so_many_times_a_minute_another_candidate_begins_to_play(stepped: Stepped) -> None:
     stepped.play(1)
     healing = stepped.loop.healing
@@ -119,6 +136,12 @@ def test_a_version_that_recovered_with_a_change_undone_goes_on_with_it(
     assert later["id"] != drift, "another change is another drift"
     assert "3 steps late" in later["finding"]
     assert "the motor's sign undone, 3 steps of delay" in stepped.get("/api/adaptation")["playing"]["name"]
+    stepped.client.put("/api/world", json={"force_mag": -10.0})
+    stepped.play(900)
+    assert (stepped.loop.drift, stepped.loop.stages[-1].stage) == (None, "as predicted")
+    assert stepped.get("/api/adaptation")["playing"]["name"] == "the motor's sign undone"
+    stepped.play(500)
+    assert stepped.loop.episodes[-1].truncated
     stepped.client.put("/api/world", json={})
     stepped.play(800)
     assert stepped.loop.episodes[-1].truncated
@@ -145,7 +168,7 @@ def test_a_drift_is_noticed_even_if_it_cannot_be_looked_at(
         assert stepped.loop.drift
         assert stepped.loop.drift.finding == "the cart moves unlike predicted; no single cause explains it"
         assert stepped.loop.untold.is_set()
-        assert stepped.loop.trouble == "singular"
+        assert "singular" in stepped.loop.trouble
     assert sum("watching for drift failed" in record.message for record in caplog.records) == 1
     stepped.play(100)
     assert stepped.loop.trouble == ""
