@@ -99,7 +99,7 @@ def test_findings_are_computed_at_growing_intervals_until_one_is_sure(
 ) -> None:
     seen: list[tuple[int, int]] = []
 
-    def look(columns: dict[str, Any], policy: object, world: World, since: int, playing: str) -> Look:
+    def look(columns: dict[str, Any], policy: object, own: World, world: World, since: int, playing: str) -> Look:
         seen.append((int(columns["id"][0]) - since, int(columns["id"][-1]) - since))
         return told(f"finding {len(seen)}", sure=seen[-1][1] == 20)
 
