@@ -40,11 +40,13 @@ def build(output: Path, *, model: bytes | None) -> None:
     """
     output.mkdir(parents=True, exist_ok=True)
     (output / "index.html").write_bytes(lab())
+    champion = output / "champion.html"
     if model is None:
-        train(PRESETS["cartpole"]).export(output / "champion.html")
+        train(PRESETS["cartpole"]).export(champion)
     else:
         words = {"trained": "The file does not say.", "judged": "The file does not say."}
-        (output / "champion.html").write_bytes(card(model, title="Champion", **words))
+        champion.write_bytes(card(model, title="Champion", **words))
+    champion.write_text(champion.read_text().replace("</footer>", f" {navigation(champion.name)}</footer>"))
     for path in found(*DOCUMENTS):
         target = (output / path.relative_to(ROOT)).with_suffix(".html")
         target.parent.mkdir(exist_ok=True)

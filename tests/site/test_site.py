@@ -45,6 +45,7 @@ def test_every_page_opens_and_every_link_leads_to_a_file(lonely: Page, site: Pat
         broken = "[...document.images].filter((image) => !image.naturalWidth).map((image) => image.src)"
         assert lonely.evaluate(broken) == [], path
         links = lonely.evaluate("[...document.links].map((link) => link.getAttribute('href'))")
+        assert any(link.endswith("index.html") for link in links) or path == site / "index.html", path
         for link in {link.partition("#")[0] for link in links if not re.match(r"\w+:", link)} - {""}:
             assert (path.parent / link).exists(), f"{path.name} links to {link}"
         assert lonely.evaluate("document.documentElement.scrollWidth <= innerWidth"), path

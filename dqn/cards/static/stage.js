@@ -29,10 +29,7 @@ function cleared(canvas) {
 }
 
 // Whether a part of the page can be seen without scrolling; what cannot is not drawn.
-function onScreen(part) {
-  const { top, bottom } = part.getBoundingClientRect();
-  return bottom > 0 && top < innerHeight;
-}
+const onScreen = (part) => part.getBoundingClientRect().bottom > 0 && part.getBoundingClientRect().top < innerHeight;
 
 // Fills `root`. `player` has environment, actions (their names), world (differences from Gymnasium's), policy() (the
 // network of this moment) and seed.

@@ -261,7 +261,7 @@ def test_a_finding_is_computed_outside_the_event_loop(stepped: Stepped, monkeypa
             await asyncio.sleep(0)
         assert stepped.loop.drift
         assert stepped.loop.drift.finding == "look 1"
-        assert "no explanation" in stepped.loop.trouble, "a second search ran, because more transitions had arrived"
+        assert "(no explanation)" in stepped.loop.trouble, "a second search ran, because more transitions had arrived"
 
     asyncio.run(story())
     assert len(asked) == 2
