@@ -25,8 +25,8 @@ import numpy as np
 
 from benchmarks.harness import write
 from dqn.environments.world import NOMINAL, World
+from dqn.identification.at_once import agree, motion
 from dqn.identification.identify import values_of
-from dqn.identification.trajectories import BIASES, SCALES
 from serving.loop.cartpole import middle
 from serving.loop.healing import Look, Looked
 from serving.loop.rehearsal import HOLDS, candidates, rehearse
@@ -79,19 +79,8 @@ def holdable(policy: Observed, world: World) -> bool:
 
 def same_motion(one: World, other: World) -> bool:
     """Whether two worlds move alike, to a tenth: their delays, biases and ratios of masses and forces."""
-
-    def ratios(world: World) -> np.ndarray:
-        value, lag = values_of(world), int(middle(world.action_delay))
-        mass = value["masspole"] + value["masscart"]
-        signed = [
-            value["force_mag"] / mass / 10,
-            value["wind"] / mass / 10,
-            *(value[name] / SCALES[name] for name in BIASES),
-        ]
-        sizes = [value["masspole"] / mass + 0.1, value["length"], value["gravity"] / 9.8 + 0.1, value["tau"]]
-        return np.array([lag, *signed, *np.log(sizes)])
-
-    return bool(np.abs(ratios(one) - ratios(other)).max() < 0.15)
+    first, second = (motion(values_of(world), int(middle(world.action_delay))) for world in (one, other))
+    return agree(first, second)
 
 
 @dataclass
@@ -255,7 +244,7 @@ def main() -> None:
         generator = np.random.default_rng(0)
         drawn = [random_world(generator) for _ in range(options.worlds)]
         worlds = {str(world): world for world in drawn if holdable(models.current.policy.q_values, world)}
-        print(f"{len(worlds)} of {len(drawn)} worlds are held by a candidate")
+        print(f"{len(worlds)} of {len(drawn)} worlds are balanced by a candidate")
     rows = changes(models, worlds, options)
     if not options.noise and not options.worlds and options.times >= 20:
         print(f"written to {write('healing', rows)}")

@@ -56,7 +56,7 @@ RL_ZOO: Final[dict[str, dict[str, Any]]] = {
 """hyperparams/dqn.yml of rl-baselines3-zoo, April 2026; every network has two hidden layers of 256."""
 
 PUBLISHED: Final = {"Acrobot-v1": -76.6, "MountainCar-v0": -100.8, "LunarLander-v3": 154.4}
-"""Mean returns of the DQN agents that rl-baselines3-zoo publishes."""
+"""Mean returns of the DQN agents that rl-baselines3-zoo publishes; the last one is of LunarLander-v2."""
 
 
 def stable_baselines3(env_id: str, seed: int) -> tuple[Act, float]:

@@ -1,4 +1,4 @@
-"""Prefect's notification blocks and automations: a person is told when something waits for one.
+"""Prefect's notification blocks and automations: they tell a person when something waits for one.
 
 NOTIFY_URL names where: a Slack webhook, any other webhook (http, https), or an address of Apprise such as
 `mailtos://USER:PASSWORD@SERVER?to=NAME@DOMAIN`, which Prefect's Slack block takes too.

@@ -32,7 +32,7 @@ class Policy:
         Raises:
             ValueError: if they are not the exported policy of an agent.
         """
-        # Imported here: whoever only trains or plays worlds needs no runtime of exported networks.
+        # Imported here, because training alone needs no runtime of exported networks.
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -83,8 +83,15 @@ class Policy:
 
         Actions that `masks` `[batch, actions]` forbid have the least float32, -3.4e38. A policy that was trained
         without action masks ignores them.
+
+        Raises:
+            ValueError: if the observations have another shape.
         """
-        given: dict[str, Any] = {"observation": np.ascontiguousarray(observations, dtype=np.float32)}
+        rows = np.asarray(observations, dtype=np.float32, order="C")
+        if rows.shape[1:] != self.observation_shape:
+            shape = list(self.observation_shape)
+            raise ValueError(f"the policy takes a batch of observations of the shape {shape}, got {[*rows.shape]}")
+        given: dict[str, Any] = {"observation": rows}
         if masks is not None and self.masked:
             given[ACTION_MASK] = np.ascontiguousarray(masks, dtype=np.bool_)
         return np.asarray(self._session.run(["q_values"], given)[0], dtype=np.float32)
@@ -114,8 +121,6 @@ class Policy:
             return int(
                 self.act(given[np.newaxis], None if action_mask is None else np.asarray(action_mask)[np.newaxis])[0]
             )
-        if given.shape[1:] != shape or not given.ndim:
-            raise ValueError(f"the policy takes observations of the shape {list(shape)}, got {list(given.shape)}")
         return self.act(given, action_mask)
 
 
@@ -151,7 +156,8 @@ def evaluate(
     if env is None:
         raise ValueError("a function does not say its environment: pass an id, or a function that makes one, as env")
     if not isinstance(env, str | Environment):
-        env = Environment(env_id=getattr(env, "__name__", "env"), factory=env)
+        name = getattr(env, "__name__", "")  # <lambda> is not a name that Gymnasium accepts
+        env = Environment(env_id=name if name.isidentifier() else "env", factory=env)
     if max_episode_steps:
         env = dataclasses.replace(Environment.of(env), max_episode_steps=max_episode_steps)
     return episodic_returns(act, env, world or NOMINAL, num_episodes=episodes, seed=stream_seed(seed, TEST, 1))

@@ -28,10 +28,10 @@ const knob = (name) => (name === "network" ? $("knob-network").value : Number($(
 
 function begin() {
   workers.forEach((worker) => worker.terminate());
-  settings = { ...PRESET, rate: 10 ** knob("rate"), epsilonEnd: knob("epsilonEnd"), nStep: knob("nStep"), hidden: HIDDEN[knob("network")] };
+  settings = { ...PRESET, seed: knob("seed"), rate: 10 ** knob("rate"), epsilonEnd: knob("epsilonEnd"), nStep: knob("nStep"), hidden: HIDDEN[knob("network")] };
   settings.rateEnd = Math.min(PRESET.rateEnd, settings.rate);
   sizes = sizesOf(settings);
-  const agents = knob("agents"), seed = knob("seed"), count = Math.min(Math.max(navigator.hardwareConcurrency || 2, 1), 8, agents);
+  const agents = knob("agents"), count = Math.min(Math.max(navigator.hardwareConcurrency || 2, 1), 8, agents);
   population = Array.from({ length: agents }, (_, k) => tile(k));
   $("population").replaceChildren(...population.map((each) => each.button));
   const source = URL.createObjectURL(new Blob([$("script-play").textContent, $("script-learner").textContent, "onmessage = (event) => trainHere(event.data);"], { type: "text/javascript" }));
@@ -39,9 +39,9 @@ function begin() {
   let first = 0;
   workers = Array.from({ length: count }, (_, w) => {
     const worker = new Worker(source), mine = Math.floor(agents / count) + (w < agents % count ? 1 : 0);
-    worker.onmessage = ({ data: told }) => (told.done ? worker.terminate() : hear(told));
+    worker.onmessage = (event) => hear(event.data);
     worker.onerror = () => ($("hint").textContent = "this browser refuses to train here");
-    worker.postMessage({ settings, first, agents: mine, seed });
+    worker.postMessage({ settings, first, agents: mine });
     first += mine;
     return worker;
   });
@@ -60,7 +60,7 @@ function hear({ index, updates, steps, solved, recent, numbers }) {
   const one = population[index];
   Object.assign(one, { updates, steps, solved, numbers, policy: network(numbers, sizes) });
   one.curve.push([updates, recent]);
-  one.name.lastChild.textContent = solved ? "accepted ✓" : Math.round(recent);
+  one.name.lastChild.textContent = solved ? "accepted ✓" : `return ${Math.round(recent)}`;
   one.button.classList.toggle("solved", solved);
   dirty = true;
   if (!ended && population.every((each) => each.solved || each.updates >= settings.maxUpdates)) ended = performance.now();
@@ -70,7 +70,8 @@ function choose(index, scroll = false) {
   chosen = index;
   population.forEach((each) => each.button.setAttribute("aria-pressed", String(each.index === index)));
   $("chosen").textContent = `Agent ${index}: push it, break its world`;
-  if (!playing) playing = stage($("stage"), { environment: ENV, actions: ACTIONS, seed: 100, policy: () => population[chosen].policy ?? blank() });
+  if (playing) playing.restart();
+  else playing = stage($("stage"), { environment: ENV, actions: ACTIONS, seed: 100, policy: () => population[chosen].policy ?? blank() });
   if (scroll) $("chosen").scrollIntoView({ behavior: calm ? "auto" : "smooth" });
 }
 const blank = () => network(new Float32Array(countOf(sizes)).fill(1), sizes);
@@ -98,7 +99,7 @@ function frame(time) {
   frames++;
   if (time - last > 100) last = time - 20;
   for (; time - last >= 20; last += 20) if (!calm) population.forEach(step);
-  for (const one of population) {
+  if (onScreen($("population"))) for (const one of population) {
     const [pen, width, height] = cleared(one.canvas);
     ENVIRONMENTS[ENV].draw(pen, width, height, one.play.state, world, colours);
   }
@@ -131,7 +132,7 @@ function take(name, content, type) {
 }
 // The file that `take-onnx` saves, and the page that `take-card` saves, of the chosen agent.
 function policyFile() {
-  const properties = { env_id: ENV, action_meanings: ACTIONS.join(","), run_id: "lab", seed: String(knob("seed")), agent: String(chosen), config_sha256: "0".repeat(64), world: "{}", observed: "[]" };
+  const properties = { env_id: ENV, action_meanings: ACTIONS.join(","), run_id: "lab", seed: String(settings.seed), agent: String(chosen), config_sha256: "0".repeat(64), world: "{}", observed: "[]" };
   return onnxFile(population[chosen].numbers, sizes, properties);
 }
 function cardPage() {

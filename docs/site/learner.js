@@ -233,8 +233,8 @@ function agent(settings, seed) {
 }
 
 // In a worker: trains agents side by side and tells the page, every tenth of a second and when one is accepted.
-function trainHere({ settings, first, agents, seed }) {
-  const learning = Array.from({ length: agents }, (_, k) => [first + k, agent(settings, seed * 1000003 + (first + k) * 7919)]);
+function trainHere({ settings, first, agents }) {
+  const learning = Array.from({ length: agents }, (_, k) => [first + k, agent(settings, settings.seed * 1000003 + (first + k) * 7919)]);
   let told = 0;
   const tell = ([index, { updates, steps, solved, recent, average }]) => postMessage({ index, updates, steps, solved, recent, numbers: average });
   while (learning.length) {
@@ -248,5 +248,5 @@ function trainHere({ settings, first, agents, seed }) {
     learning.forEach(tell);
     told = performance.now();
   }
-  postMessage({ done: true });
+  close();
 }

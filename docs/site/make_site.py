@@ -14,7 +14,7 @@ from typing import Final
 from markdown_it import MarkdownIt
 
 from dqn import PRESETS, train
-from dqn.cards.card import SCRIPTS, STATIC, card, page
+from dqn.cards.card import FOOTER, SCRIPTS, STATIC, card, page
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
@@ -51,8 +51,8 @@ def build(output: Path, *, model: bytes | None) -> None:
         target.write_bytes(document(path))
         for place in REFERENCE.findall(rendered(path)):
             file = (path.parent / place).resolve()
-            copy = output / file.relative_to(ROOT)
-            if file.is_file() and file.suffix != ".md" and not copy.exists():
+            if file.is_file() and file.suffix != ".md":
+                copy = output / file.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
 
@@ -64,7 +64,7 @@ def found(*patterns: str) -> list[Path]:
 
 def lab() -> bytes:
     """The page on which a population learns. It contains an empty card, for the agent that is taken home."""
-    empty = page(STATIC / "card.html", title="@title@", about="@about@", data="@data@", scripts=SCRIPTS)
+    empty = page(STATIC / "card.html", title="@title@", about="@about@", data="@data@", scripts=SCRIPTS, footer=FOOTER)
     play, _, stage, _ = SCRIPTS
     return page(
         HERE / "lab.html",

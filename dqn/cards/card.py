@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,9 +32,10 @@ PLAYED: Final = {
 }  # fmt: skip
 """Fields of a world that the page has equations for, by environment; other environments are recorded."""
 _INVITATION: Final = dict.fromkeys(PLAYED, "break its world.") | {"CartPole-v1": "push it, and break its world."}
+FOOTER: Final = "This page is the policy: its numbers and its world are in this one file. It asks no server."
 _SEED: Final = 7
 _WIDTH: Final = 360
-_FRAMES: Final = 100
+_FRAMES: Final = 128
 _BYTES: Final = 32_000
 _QUALITIES: Final = (60, 40, 25, 12, 5)
 
@@ -69,6 +71,7 @@ def card(model: bytes, *, title: str, trained: str, judged: str) -> bytes:
             title=title,
             subtitle=f"A policy for {name}, as recorded: this page does not compute it.",
             picture=_recorded(policy),
+            footer="This page is one file. It asks no server.",
             about=_about(trained, judged, what),
         )
     values, left_out = _played(policy.world, PLAYED[name])
@@ -88,6 +91,7 @@ def card(model: bytes, *, title: str, trained: str, judged: str) -> bytes:
         STATIC / "card.html",
         title=title,
         subtitle=f"A policy that plays {name} here, in your browser: " + _INVITATION[name],
+        footer=FOOTER,
         about=_about(trained, judged, what),
         data=data,
         scripts=SCRIPTS,
@@ -99,6 +103,7 @@ def page(
     *,
     title: str,
     subtitle: str = "",
+    footer: str = "",
     picture: str = "",
     about: str = "",
     data: Mapping[str, Any] | str | None = None,
@@ -111,6 +116,7 @@ def page(
         template: HTML with the names of the other arguments in double braces.
         title: headline.
         subtitle: sentence below it.
+        footer: sentence at the end.
         picture: HTML that stands where the policy plays.
         about: HTML below it.
         data: what the scripts read, as JSON in the element `data`.
@@ -129,7 +135,7 @@ def page(
         text = json.dumps(data).replace("<", "\\u003c")
         written.insert(0, f'<script type="application/json" id="data">{text}</script>')
     values = {"policy": policy, "title": html.escape(title), "subtitle": html.escape(subtitle), "style": style}
-    values |= {"picture": picture, "about": about, "scripts": "\n".join(written)}
+    values |= {"footer": html.escape(footer), "picture": picture, "about": about, "scripts": "\n".join(written)}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template.read_text()).encode()
 
 
@@ -164,26 +170,30 @@ def _recorded(policy: Policy) -> str:
         env = make(policy.environment, policy.world, render_mode="rgb_array")
     except EnvironmentUnsupportedError:
         return f"<p class='panel'>There are no pictures of {html.escape(policy.environment.env_id)} to show here.</p>"
-    pictures, total, over = [], 0.0, False
-    observation, info = env.reset(seed=_SEED)
-    while not over:
-        pictures.append(Image.fromarray(np.asarray(env.render())))
-        action = policy.predict(observation, info.get(ACTION_MASK))
-        observation, reward, terminated, truncated, info = env.step(action)
-        total += float(reward)
-        over = terminated or truncated
-    fps = env.metadata.get("render_fps") or 30
-    env.close()
-    stride = -(-len(pictures) // _FRAMES)
-    size = (_WIDTH, round(_WIDTH * pictures[0].height / pictures[0].width))
-    small = [each.resize(size, Image.Resampling.LANCZOS) for each in pictures[::stride]]
+    small: list[Image.Image] = []
+    steps, stride, total, over = 0, 1, 0.0, False
+    with closing(env):
+        fps = env.metadata.get("render_fps") or 30
+        observation, info = env.reset(seed=_SEED)
+        while not over:
+            if steps % stride == 0:
+                picture = Image.fromarray(np.asarray(env.render()))
+                size = (_WIDTH, round(_WIDTH * picture.height / picture.width))
+                small.append(picture.resize(size, Image.Resampling.LANCZOS))
+                if len(small) > _FRAMES:
+                    small, stride = small[::2], 2 * stride
+            action = policy.predict(observation, info.get(ACTION_MASK))
+            observation, reward, terminated, truncated, info = env.step(action)
+            total += float(reward)
+            steps += 1
+            over = terminated or truncated
     for quality in _QUALITIES:
         buffer = io.BytesIO()
         options: dict[str, Any] = {"save_all": True, "append_images": small[1:], "duration": round(1000 * stride / fps)}
         small[0].save(buffer, "WEBP", loop=0, quality=quality, method=4, **options)
         if buffer.tell() <= _BYTES:
             break
-    caption = f"One recorded episode, seed {_SEED}: return {total:.4g} in {len(pictures)} steps."
+    caption = f"One recorded episode, seed {_SEED}: return {total:.4g} in {steps} steps."
     image = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return f'<figure class="panel"><img src="{image}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 

@@ -49,7 +49,7 @@ def why_not_capturable(make: Callable[[], Envs], num_actions: int) -> str | None
     """The reason why environments do not continue identically from a snapshot; None if they do.
 
     Steps a restored copy and the original with the same allowed actions, through the ends of episodes and a reset. If
-    the original itself raises, that is no matter of copies: training raises the same.
+    the original itself raises, None is returned: training raises the same.
 
     Args:
         make: makes a vector environment with one sub-environment.

@@ -45,7 +45,7 @@ def environment_spec(environment: str | Environment) -> EnvSpec:
         EnvironmentUnsupportedError: if the environment is unknown or has no time limit.
     """
     wanted = Environment.of(environment)
-    registered = EnvSpec(wanted.env_id, wanted.factory) if wanted.factory else registered_spec(wanted.env_id)
+    registered = _own_spec(wanted) if wanted.factory else registered_spec(wanted.env_id)
     spec = dataclasses.replace(
         registered,
         kwargs={**registered.kwargs, **json.loads(wanted.kwargs)},
@@ -57,6 +57,13 @@ def environment_spec(environment: str | Environment) -> EnvSpec:
             "give it one, as with --max-episode-steps 1000 or DQNConfig(max_episode_steps=1000)"
         )
     return spec
+
+
+def _own_spec(environment: Environment) -> EnvSpec:
+    try:
+        return EnvSpec(environment.env_id, environment.factory)
+    except gym.error.Error as error:  # its name
+        raise unsupported(environment.env_id, error) from error
 
 
 def registered_spec(env_id: str) -> EnvSpec:

@@ -18,7 +18,7 @@ from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import narrowed
 from dqn.experience.transitions import Transition
-from dqn.finite import all_finite, require_finite
+from dqn.finite import EnvironmentFaultError, all_finite, place, require_finite
 
 
 class VectorEnvironment:
@@ -190,8 +190,20 @@ class VectorEnvironment:
         return self._tensor(masks, torch.bool)
 
     def _rows(self, observation: Any) -> Tensor:
-        """Observations `[A, E, observation_size]` in their own type."""
-        return self._tensor(observation, self._dtype).flatten(2)
+        """Observations `[A, E, observation_size]` in their own type.
+
+        Raises:
+            EnvironmentFaultError: if a number is beyond the observation space, so that a byte does not hold it.
+        """
+        array = np.asarray(observation)
+        if self._dtype == torch.uint8 and array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
+            row = int(((array < 0) | (array > 255)).reshape(len(array), -1).any(1).argmax())
+            where = place(row, len(array), step=self._steps, agents=self._agents)
+            raise EnvironmentFaultError(
+                f"environment {self.env_id!r} returned an observation from {array[row].min()} to {array[row].max()}, "
+                f"and its observation space has numbers from 0 to 255, {where}"
+            )
+        return self._tensor(array, self._dtype).flatten(2)
 
     def _tensor(self, array: Any, dtype: torch.dtype) -> Tensor:
         tensor = torch.from_numpy(np.asarray(array)).to(dtype)

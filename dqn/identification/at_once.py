@@ -15,8 +15,8 @@ import numpy as np
 
 from dqn.environments.world import World
 from dqn.identification.identify import values_of
-from dqn.identification.one_step import NAMES, PRICE, Rows, Tried, fitted, moved_to, rows_of, value_of
-from dqn.identification.record import Experience, Floats, cut
+from dqn.identification.one_step import NAMES, PRICE, Rows, Tried, fitted, is_plausible, moved_to, rows_of, value_of
+from dqn.identification.record import MAX_DELAY, Experience, Floats, cut
 from dqn.identification.trajectories import BIASES, SCALES, Values, fit
 
 LEAST_TRANSITIONS: Final = 3
@@ -26,12 +26,12 @@ _SHORT_LAG: Final = 5
 """Longest delay that is tried with two or more changed parameters."""
 _KEPT: Final = 6
 _MANY: Final = 24
-"""Transitions from which on pairs of parameters are tried with the `_KEPT_LAGS` likeliest delays only."""
+"""With more transitions than this, pairs of parameters are tried with the `_KEPT_LAGS` likeliest delays only."""
 _KEPT_LAGS: Final = 3
 _SMOOTHED: Final = 20
-"""Noisy transitions from which on trajectories are fitted."""
+"""With this many noisy transitions, trajectories are fitted."""
 _AS_GOOD: Final = 12.0
-"""Difference of -2 log-likelihood up to which an explanation predicts as well as the best one."""
+"""An explanation predicts as well as the best one up to this difference of -2 log-likelihood."""
 _AGREE: Final = 0.15
 """Greatest difference of two explanations that say the same, in units of relevant changes."""
 _NOISE: Final = 1e-3
@@ -63,17 +63,18 @@ def explain(record: Experience, known: World, first: int) -> tuple[tuple[Explana
     """The likeliest explanations of what follows a change, the best first, and whether the best one is sure.
 
     It is sure if every other one that predicts nearly as well agrees on what determines the motion. There is none if
-    there are too few transitions.
+    there are too few transitions, or if the known delay is longer than MAX_DELAY.
 
     Args:
-        record: transitions of CartPole; those before the change only tell which actions were on their way.
+        record: transitions of CartPole; those before the change only tell which actions were on their way, and those
+            with a push are left out.
         known: the world before the change; a range counts as its middle.
         first: index of the first transition after the change.
     """
     start = values_of(known)
-    known_lag = int(sum(known.action_delay) / 2) if isinstance(known.action_delay, tuple) else known.action_delay
+    known_lag = int(np.mean(known.action_delay))
     rows = rows_of(record, known, known_lag, first)
-    if len(rows.before) < LEAST_TRANSITIONS:
+    if len(rows.before) < LEAST_TRANSITIONS or known_lag > MAX_DELAY:
         return (), False
     found: list[Tried] = []
     for size in range(4):
@@ -101,14 +102,12 @@ def _smoothed(record: Experience, rows: Rows, found: list[Tried], start: Values,
             closest = fit(windows, windows.directions[key[0]], names, start)
         except np.linalg.LinAlgError:  # the equations of motion have no solution there
             continue
-        better.append(
-            dataclasses.replace(
-                tried[key],
-                moved=np.array([moved_to(start, name, closest.values[name]) for name in names]),
-                fit=closest.deviance,
-                criterion=closest.deviance + price * (len(names) + (key[0] != known_lag)),
-            )
-        )
+        moved = np.array([moved_to(start, name, closest.values[name]) for name in names])
+        late = key[0] != known_lag
+        if not is_plausible(key[1], moved, start, late):
+            continue
+        criterion = closest.deviance + price * (len(names) + late)
+        better.append(dataclasses.replace(tried[key], moved=moved, fit=closest.deviance, criterion=criterion))
     return better or found
 
 
@@ -137,18 +136,26 @@ def _weighed(found: list[Tried], start: Values, known: World, known_lag: int) ->
         kinds.setdefault((each.lags[0], each.free), each)
     best = list(kinds.values())
     odds = [math.exp((best[0].criterion - each.criterion) / 2) for each in best]
-    rivals = [_motion(each, start) for each in best if each.fit < best[0].fit + _AS_GOOD]
-    sure = len(best[0].lags) == 1 and all(_agree(rival, rivals[0]) for rival in rivals)
+    rivals = [motion(_values(each, start), each.lags[0]) for each in best if each.fit < best[0].fit + _AS_GOOD]
+    sure = len(best[0].lags) == 1 and all(agree(rival, rivals[0]) for rival in rivals)
     return tuple(
         _explanation(each, weight / sum(odds), start, known, known_lag)
         for each, weight in zip(best[:_KEPT], odds, strict=False)
     ), sure
 
 
-def _motion(each: Tried, start: Values) -> Floats:
-    """What determines the motion without pushes, in units of relevant changes: ratios of masses and forces."""
+def _values(each: Tried, start: Values) -> Values:
     moved = dict(zip(each.free, each.moved, strict=True))
-    value = {name: float(value_of(start, name, moved.get(k, 0.0))) for k, name in enumerate(NAMES)}
+    return {name: float(value_of(start, name, moved.get(k, 0.0))) for k, name in enumerate(NAMES)}
+
+
+def motion(value: Values, lag: int) -> Floats:
+    """What determines the motion without pushes, `[9]` in units of relevant changes: ratios of masses and forces.
+
+    Args:
+        value: of all parameters.
+        lag: the action delay, in steps.
+    """
     mass = value["masspole"] + value["masscart"]
     signed = [
         value["force_mag"] / mass / 10,
@@ -156,10 +163,11 @@ def _motion(each: Tried, start: Values) -> Floats:
         *(value[name] / SCALES[name] for name in BIASES),
     ]
     sizes = [value["masspole"] / mass + 0.1, value["length"], value["gravity"] / 9.8 + 0.1, value["tau"]]
-    return np.array([each.lags[0], *signed, *np.log(sizes)])
+    return np.array([lag, *signed, *np.log(sizes)])
 
 
-def _agree(one: Floats, other: Floats) -> bool:
+def agree(one: Floats, other: Floats) -> bool:
+    """Whether two worlds move alike, by what `motion` returns of them."""
     return bool((np.abs(one - other) < _AGREE).all())
 
 

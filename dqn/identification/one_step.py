@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn.environments.world import World
-from dqn.identification.record import Experience, Floats, Integers
+from dqn.identification.record import MAX_DELAY, Experience, Floats, Integers
 from dqn.identification.trajectories import BIASES, POSITIVE, SCALES, Values, play
 
-MAX_LAG: Final = 10
-"""Longest action delay that is tried, in environment steps."""
 _FRESH: Final = 10
-"""So many transitions of episodes that began after the change are enough without those of the episode of the change."""
+"""With this many transitions of episodes that began after the change, those of its own episode are left out."""
 _MIXED: Final = 6
 """First transitions after a change, which are left out as soon as there are more than twice as many."""
 _RESOLUTION: Final = 2e-5
@@ -56,7 +54,6 @@ class Rows:
 
     before: Floats
     after: Floats
-    push: Floats
     usable: npt.NDArray[np.bool_]
     """Mask of these transitions in the record."""
     lags: tuple[tuple[int, ...], ...]
@@ -93,7 +90,8 @@ def rows_of(record: Experience, known: World, known_lag: int, first: int) -> Row
     at = np.arange(N)
     begun = np.maximum.accumulate(np.where(record.continues, 0, at))  # index of the first transition of the episode
     usable = at > first  # the sensors of the first transition may have changed within it
-    usable &= (record.step[begun] == 0) | (at - begun >= MAX_LAG)  # otherwise delayed actions are unknown
+    usable &= record.push == 0  # what pushes is no part of the world
+    usable &= (record.step[begun] == 0) | (at - begun >= MAX_DELAY)  # otherwise delayed actions are unknown
     if known.push_force and not isinstance(known.push_interval, tuple):
         usable &= (record.step == 0) | (record.step % known.push_interval != 0)
     fresh = usable & (begun > first)
@@ -102,7 +100,7 @@ def rows_of(record: Experience, known: World, known_lag: int, first: int) -> Row
     elif usable.sum() > 2 * _MIXED:
         usable &= at > first + _MIXED
     lags: dict[bytes, dict[int, None]] = {}
-    for lag in sorted(range(MAX_LAG + 1), key=lambda lag: (lag != known_lag, lag)):
+    for lag in sorted(range(MAX_DELAY + 1), key=lambda lag: (lag != known_lag, lag)):
         for since in (first - 1, first):  # a delay counts from the change, which may have shown a transition later
             earliest = np.where(begun > first, begun, np.maximum(begun, since))
             direction = np.where(record.action[np.maximum(at - lag, earliest)] == 1, 1.0, -1.0)[usable]
@@ -110,7 +108,6 @@ def rows_of(record: Experience, known: World, known_lag: int, first: int) -> Row
     return Rows(
         before=record.observation[usable],
         after=record.next_observation[usable],
-        push=record.push[usable],
         usable=usable,
         lags=tuple(map(tuple, lags.values())),
         directions=np.array([np.frombuffer(direction) for direction in lags]),
@@ -173,7 +170,7 @@ def fitted(rows: Rows, start: Values, known_lag: int, hypotheses: list[tuple[int
             deviation=float(deviation[c]),
         )
         for c, (d, names) in enumerate(hypotheses)
-        if _is_plausible(names, moves[c], start, rows.lags[d][0] != known_lag)
+        if is_plausible(names, moves[c], start, rows.lags[d][0] != known_lag)
     ]
 
 
@@ -194,7 +191,7 @@ def _residuals(
     values = {name: value_of(start, name, flat[:, k])[:, np.newaxis] for k, name in enumerate(NAMES)}
     bias = np.concatenate([np.zeros((len(flat), 1)), *(values[name] for name in BIASES)], axis=1)
     before = rows.before + np.array([0.0, 0.0, lean, 0.0]) - bias[:, np.newaxis]
-    played = play(values, before, np.tile(direction, (1 + S, 1))[..., np.newaxis], rows.push[:, np.newaxis])[:, :, 1]
+    played = play(values, before, np.tile(direction, (1 + S, 1))[..., np.newaxis], np.zeros((1, 1)))[:, :, 1]
     played = played.reshape(1 + S, C, -1, 4)
     return rows.after - played[0], np.moveaxis(played[1:] - played[0], 0, 1) / _DIFFERENCE
 
@@ -209,7 +206,8 @@ def moved_to(start: Values, name: str, value: float) -> float:
     return math.log(value / start[name]) if name in POSITIVE else (value - start[name]) / SCALES[name]
 
 
-def _is_plausible(names: tuple[int, ...], moved: Floats, start: Values, late: bool) -> bool:
+def is_plausible(names: tuple[int, ...], moved: Floats, start: Values, late: bool) -> bool:
+    """Whether all moved parameters are within limits; `late` tells whether the delay has changed too."""
     for k, move in zip(names, moved, strict=True):
         name = NAMES[k]
         value = float(value_of(start, name, move))

@@ -1,5 +1,6 @@
 """Export of one agent's network to ONNX."""
 
+import contextlib
 import json
 import logging
 import warnings
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, checker, helper, numpy_helper
+from onnx.shape_inference import InferenceError
 from torch import nn
 
 from dqn.config import DQNConfig
@@ -141,9 +143,9 @@ def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_
     """Convert a network of `QNetworks.agent` to ONNX, layer by layer.
 
     PyTorch's exporter takes seconds longer and stores local paths in the file. It converts only networks with modules
-    that have no entry in `operators`. The tests compare the results. With action masks the model has a second input,
-    `action_mask`, bool `[batch, actions]` or `[1, actions]`. It may be left out, and then allows all actions. Q-values
-    of the others are `MASKED_Q`, which is finite.
+    that have no entry in `operators`, or that are applied to more axes than their operator takes. The tests compare the
+    results. With action masks the model has a second input, `action_mask`, bool `[batch, actions]` or `[1, actions]`.
+    It may be left out, and then allows all actions. Q-values of the others are `MASKED_Q`, which is finite.
 
     Raises:
         ExportError: if a weight is not finite, or PyTorch's exporter is needed and fails or is not installed.
@@ -154,7 +156,18 @@ def to_onnx(network: nn.Sequential, properties: ModelProperties, *, observation_
             "exported: lower learning_rate or reward_scale, or set max_gradient_norm"
         )
     known, last = operators(network), "unmasked" if properties.masked else "q_values"
-    graph = _by_torch(network, observation_shape, last) if known is None else _graph(known, last)
+    if known is not None:
+        with contextlib.suppress(InferenceError):  # a layer has an input with more axes than its operator takes
+            return _model(_graph(known, last), properties, observation_shape, last)
+    return _model(_by_torch(network, observation_shape, last), properties, observation_shape, last)
+
+
+def _model(graph: onnx.GraphProto, properties: ModelProperties, observation_shape: tuple[int, ...], last: str) -> bytes:
+    """The model of a graph that computes `last` of `observation`, with its inputs, its output and the mask.
+
+    Raises:
+        InferenceError: if an operator does not fit its input.
+    """
     num_actions = len(properties.action_meanings)
     graph.input.append(_batch("observation", *observation_shape))
     graph.output.append(_batch("q_values", num_actions))

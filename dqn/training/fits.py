@@ -10,8 +10,10 @@ import torch
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.spaces import Spaces
 from dqn.environments.spec import Environment
+from dqn.experience.replay import MakeReplay
 from dqn.hyperparameters import HyperParameters
 from dqn.networks.bodies.body import Body
+from dqn.networks.bodies.module import MakeModule
 from dqn.networks.making import head_of
 from dqn.networks.population import QNetworks
 
@@ -33,14 +35,19 @@ def own_environment(config: DQNConfig, factory: Factory) -> Environment:
     return dataclasses.replace(config.environment, factory=factory)
 
 
-def require_factory(environment: Environment, factory: Factory | None) -> None:
-    """Check that a state to continue from has the given factory's environment.
+def require_parts(
+    environment: Environment, *, env: Factory | None, body: MakeModule | None, replay: MakeReplay | None
+) -> None:
+    """Check that no part is given that a state to continue from does not have; `environment` is the state's.
 
     Raises:
-        ConfigError: if it was made by another factory, or by none.
+        ConfigError: if `env` is not what made its environment, or `body` or `replay` is given.
     """
-    if factory is not None and environment.factory is not factory:
+    if env is not None and environment.factory is not env:
         raise ConfigError("env differs from that of the state: leave it out, or pass it to load_checkpoint")
+    for name, given in (("body", body), ("replay", replay)):
+        if given is not None:
+            raise ConfigError(f"a state has its own {name}: leave out {name}=, or pass it to load_checkpoint")
 
 
 def divisors(config: DQNConfig, spaces: Spaces) -> tuple[float, ...]:

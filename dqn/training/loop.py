@@ -17,7 +17,7 @@ from dqn.hyperparameters import HyperParameters
 from dqn.learning.losses import Loss, require_loss
 from dqn.networks.bodies.module import MakeModule
 from dqn.training.clock import Clock
-from dqn.training.fits import Factory, require_factory, require_state
+from dqn.training.fits import Factory, require_parts, require_state
 from dqn.training.machine import torch_threads
 from dqn.training.metrics import Metrics
 from dqn.training.result import TrainingResult, result_of
@@ -34,7 +34,7 @@ def train(
     body: MakeModule | None = None,
     loss: Loss | None = None,
     exploration: Exploration | None = None,
-    replay: MakeReplay = ReplayBuffer,
+    replay: MakeReplay | None = None,
     state: TrainingState | None = None,
     on_metrics: Callable[[Sequence[Metrics]], None] = lambda _: None,
     on_checkpoint: Callable[[TrainingState], None] = lambda _: None,
@@ -51,9 +51,9 @@ def train(
             `[batch, features]`, given the observation's shape; replaces the configuration's body.
         loss: replaces the configuration's loss; pass it again when resuming.
         exploration: replaces epsilon-greedy exploration; pass it again when resuming.
-        replay: makes the replay buffer from the keyword arguments of `ReplayBuffer`.
-        state: where an earlier process stopped, with its hyper-parameters, body and replay buffer; None starts a new
-            training. Its environments are closed when this function returns or raises.
+        replay: makes the replay buffer from the keyword arguments of `ReplayBuffer`, which is the default.
+        state: where an earlier process stopped, with its hyper-parameters, body and replay buffer, which cannot be
+            given again; None starts a new training. Its environments are closed when this function returns or raises.
         on_metrics: called with every record once, in order; after resuming, with the records since the checkpoint.
         on_checkpoint: called with the whole state between two steps, after the first one and then `checkpoint_interval`
             seconds after its last call returned, less often if it would take more than a tenth of the time.
@@ -63,16 +63,16 @@ def train(
     Raises:
         ConfigError: if the networks output quantiles and no `loss` is given, if `loss` does not return one number per
             transition, if `body` or `exploration` returns another shape, or if the state has another configuration or
-            other hyper-parameters.
+            other hyper-parameters, or is given together with `body` or `replay`.
         DivergedError: if every agent diverged.
         EnvironmentFaultError: if the environment returns a value that is not finite, or an invalid action mask.
     """
     require_loss(config, loss)
     if state is None:
-        state = TrainingState.begin(config, hyperparameters, env=env, body=body, replay=replay)
+        state = TrainingState.begin(config, hyperparameters, env=env, body=body, replay=replay or ReplayBuffer)
     else:
         require_state(state.config, state.hyperparameters, config, hyperparameters)
-        require_factory(state.environment.origin, env)
+        require_parts(state.environment.origin, env=env, body=body, replay=replay)
     with closing(state.environment):
         return _train(state, loss, exploration, on_metrics, on_checkpoint, now)
 

@@ -16,7 +16,7 @@ HELPS: Final = ("--help", "-h", "--help-all")
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "run": ("seed", "num_agents", "device", "num_threads", "log_interval", "checkpoint_interval"),
     "environment": ("env_", "max_episode_steps", "num_envs", *WORLDS, "reward_scale"),
-    "network": ("hidden_sizes", "observation_scale", "initial_q", "dueling", "num_quantiles"),
+    "network": ("body", "hidden_sizes", "observation_scale", "initial_q", "dueling", "num_", "value_range"),
     "exploration": ("epsilon_", "exploration_"),
     "learning": (),  # all others
     "budget": ("max_updates", "max_episodes"),
@@ -32,7 +32,7 @@ def page(default: Any, *, prog: str, everything: bool, positional: Sequence[str]
     width = min(shutil.get_terminal_size().columns, _WIDEST)
     words = "".join(f" {name.upper().replace('_', '-')}" for name in positional)
     config = getattr(default, "config", None)
-    more = "; --help-all explains each" if config is not None and not everything else ""
+    more = "" if everything else "; --help-all explains each"
     lines = [f"usage: {prog}{words} [OPTIONS]{more}", "", *textwrap.wrap(inspect.getdoc(default) or "", width), ""]
     told = {name: text for name, text in described(type(default)).items() if name not in ("config", *positional)}
     defaults = {name: getattr(default, name) for name in told}

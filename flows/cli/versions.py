@@ -26,7 +26,7 @@ _LEAST = 20
 _PAGE = 1_000
 """Rows of one of MLflow's answers."""
 _SECONDS = 10.0
-"""That a server may take for an answer."""
+"""Time that a server may take for an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
 
 CHAMPIONS_TAG: Final = "champions"
 """Tag of a registered model: its champions as JSON, each once, the latest last. A version that was rolled back may
-follow the present champion; it counts no more."""
+follow the present champion; no rollback returns to it."""
 ROLLBACK_TAG: Final = "rollback"
 """Tag of a version after a rollback to it: what requested it."""
 RETIRED_TAG: Final = "retired"

@@ -13,24 +13,24 @@ from msgspec import structs
 from starlette.exceptions import HTTPException
 
 from dqn.environments.world import NOMINAL, World
-from dqn.identification.one_step import MAX_LAG
+from dqn.identification.record import MAX_DELAY
 from serving.episodes.simulation import Policy, Step
 from serving.loop.drift import EpisodeTest, StepTest, can_predict
 from serving.loop.experience import Experience
-from serving.loop.finding import Finding
+from serving.loop.finding import Finding, say
 from serving.loop.healing import Healing, Look, Looked, aside, look
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, StageReport
 from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
 EXPLAINED_AT: Final = (4, 6, 8, 10, 14, 20, 30, 40, 60, 80, 120, 160)
-"""A change is explained after so many transitions, at the alarm if that comes later, and whenever the pole falls."""
+"""Numbers of transitions after which a change is explained; so it is at a later alarm, and at every fall."""
 CALM_STEPS: Final = 250
-"""A drift is over after so many steps as predicted, and at least three times as many as it took to notice."""
+"""A drift is over after this many steps as predicted, and at least three times as many as it took to notice."""
 _CALM_EPISODES: Final = 3
 _BEFORE: Final = 32  # transitions before a change that are read too: delayed actions were chosen there
 _LATEST: Final = 160  # transitions that are explained at most
-_CONFIRMED: Final = 25  # steps as an explanation predicts them, after which what deviates is another change
+_CONFIRMED: Final = 25  # steps as predicted, after which a deviation is another change
 _STAGES: Final = 40
 _LOG: Final = logging.getLogger("serving")
 
@@ -67,12 +67,13 @@ class ClosedLoop:
         self._usual: float | None = None
         self._calm = self._calm_episodes = 0
         self._calm_needed = CALM_STEPS
-        self._expected = NOMINAL
+        self._home = self._expected = NOMINAL
         self._identified: World | None = None
         self._steps: StepTest | None = None
         self.healing = Healing(lambda: self._clock())
         self.aside = aside
         """Runs a look; benchmarks have another function here."""
+        self._look_failed = False
         self._returns = EpisodeTest()
         self._pushed = self._mixed = False
         self._looking: Looked | None = None
@@ -111,7 +112,13 @@ class ClosedLoop:
         except Exception as error:
             self._fail(error)
         else:
-            self.trouble = ""
+            if not self._look_failed:
+                self.trouble = ""
+
+    def close(self) -> None:
+        """Discard the look that is taken. Its thread ends with it, in a fraction of a second."""
+        if self._looking:
+            self._looking.cancel()
 
     def report(self, report: Report) -> None:
         """Record a stage; the first one acknowledges the drift.
@@ -138,7 +145,10 @@ class ClosedLoop:
             self._identified = world
         elif report.stage == "recovered":
             self._end()
-            self._begin_watching(world)
+            if self.healing.undone:  # the version is the one of the drift, and balances with what is undone
+                self._expect(world or self.healing.world or self._expected)
+            else:
+                self._begin_watching(world)
         self._tell()
 
     def _observe(self, served: ServedModel, episode: int, step: Step) -> None:
@@ -181,13 +191,17 @@ class ClosedLoop:
     def _begin_watching(self, world: World | None = None) -> None:
         """Expect the version's own world, or the one that a run identified and that this version now plays in."""
         assert self._served
-        metadata = self._served.policy.metadata
-        self._expected = world or metadata.world
-        predictable = can_predict(metadata.env_id, self._expected)
-        self._steps = StepTest(self._expected) if predictable else None
+        self.healing.stop()
+        self._home = world or self._served.policy.metadata.world
+        self._expect(self._home)
+
+    def _expect(self, world: World) -> None:
+        assert self._served
+        self._expected = world
+        predictable = can_predict(self._served.policy.metadata.env_id, world)
+        self._steps = StepTest(world) if predictable else None
         self._returns = EpisodeTest()
         self._onset, self._calm = None, 0
-        self.healing.stop()
 
     def _look(self, served: ServedModel) -> None:
         """Explain what has changed and rehearse what could play, in a thread because that takes about 50 ms."""
@@ -198,41 +212,47 @@ class ClosedLoop:
             return
         columns = self.experience.columns(max(onset, self.experience.newest - _LATEST) - _BEFORE)
         name = self.healing.playing.name if self.healing.playing else ""
-        looking = partial(look, columns, served.policy.q_values, self._expected, onset, name)
+        looking = partial(look, columns, served.policy.q_values, self._home, self._expected, onset, name)
         self._looking = self.aside(looking, partial(self._looked, served, onset))
 
     def _looked(self, served: ServedModel, onset: int, looking: Looked) -> None:
         self._looking, again, self._looks_again = None, self._looks_again, False
-        if looking.cancelled() or served is not self._served or self._onset is None:
-            return  # the drift is over, or another version plays
-        again |= onset != self._onset
+        if looking.cancelled() or self._served is None or self._onset is None:
+            return  # the drift is over
+        late = served is not self._served or onset != self._onset  # another version plays, or it is another change
         try:
-            if onset == self._onset:
+            if not late:
                 self._say(served, looking.result())
+                self._look_failed = False
         except Exception as error:
+            self._look_failed = True
             self._fail(error)
-        if again and self._onset is not None:
-            self._look(served)
+            if self.drift is None or self.drift.version != served.version.number:
+                self._notice(served, say((), self._expected, sure=False, transitions=self.experience.newest - onset))
+                self._tell()
+        if (again or late) and self._onset is not None:
+            self._look(self._served)
 
     def _say(self, served: ServedModel, look: Look) -> None:
         finding = look.finding
         if self.drift is None or self.drift.version != served.version.number:
             self._notice(served, finding)
-            self.healing.stop()
         elif not look.unchanged:
             self.latest = structs.replace(
                 self.drift, finding=finding.sentence, evidence=finding.evidence, since=self._since
             )
         if look.unchanged:
             self._onset = None  # put right: the next alarm is another change
-        self.healing.take(look, self.experience.episode_so_far(MAX_LAG + 1))
+        self.healing.take(look, self.experience.episode_so_far(MAX_DELAY + 1))
         self._tell()
 
     def _fail(self, error: Exception) -> None:
         self._metrics.drift_errors.inc()
-        if str(error) != self.trouble:
+        said = str(error) or type(error).__name__
+        trouble = f"Watching for changes failed ({said}); it is tried again at the next step."
+        if trouble != self.trouble:
             _LOG.error("watching for drift failed; it is tried again at the next step", exc_info=error)
-        self.trouble = str(error) or type(error).__name__
+        self.trouble = trouble
 
     def _notice(self, served: ServedModel, finding: Finding) -> None:
         self.latest = Drift(
@@ -283,8 +303,8 @@ class ClosedLoop:
     def _end(self, why: str = "") -> None:
         if why:
             self._add("as predicted", why)
+            self.healing.stop()
         self._over, self._onset, self._identified = True, None, None
-        self.healing.stop()
         self.untold.clear()
         self._metrics.drift.set(0)
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import logging
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
@@ -80,7 +81,7 @@ class EventSender:
                 await asyncio.to_thread(self._post, self._url, msgspec.json.encode([event]), self._headers)
         except Exception as error:  # a sender that ended would report no later drift
             self._metrics.event_errors.inc()
-            trouble = f"Prefect's API does not take the event ({error}); it is sent again"
+            trouble = f"{_in_words(error)}. No run can begin until it takes the event, which is sent again."
             if trouble != self.trouble:
                 _LOG.warning(trouble, extra={"url": self._url})
             self.trouble = trouble
@@ -117,6 +118,18 @@ class EventSender:
     async def _acknowledged(self) -> None:
         while self._loop.untold.is_set():
             await asyncio.sleep(min(0.1, self._again_seconds))
+
+
+def _in_words(error: Exception) -> str:
+    """Why Prefect has not taken an event, for a person that reads the page."""
+    match error:
+        case urllib.error.HTTPError():
+            return f"Prefect refuses the event with status {error.code} ({error.reason})"
+        case urllib.error.URLError(reason=OSError(strerror=str(reason))):
+            return f"Prefect cannot be reached ({reason[:1].lower()}{reason[1:]})"
+        case urllib.error.URLError() | TimeoutError():
+            return "Prefect cannot be reached"
+    return f"Prefect does not take the event ({error})"
 
 
 def _post(url: str, body: bytes, headers: dict[str, str]) -> None:

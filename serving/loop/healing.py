@@ -1,4 +1,4 @@
-"""What a change of the world is, what shall play in it, and what plays.
+"""Explains a change of the world, chooses what plays in it, and plays that.
 
 A look takes about 50 ms and runs outside the event loop. `Healing` applies its result, in the event loop.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from dqn.environments.world import World
-from dqn.identification.at_once import Explanation, explain
+from dqn.identification.at_once import explain
 from dqn.identification.record import Experience
 from serving.deadlines import begin
 from serving.episodes.simulation import Step
@@ -30,7 +30,7 @@ SWITCHES_A_MINUTE: Final = 12
 _PLAUSIBLE: Final = 0.1
 """Least weight of an explanation besides the best one for candidates to be rehearsed in its world too."""
 _EARLY: Final = 10
-"""Transitions after a change up to which a rehearsal is short."""
+"""A rehearsal is short with fewer transitions after a change than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Look:
     unchanged: bool
     """Whether that is the expected world."""
     chosen: Candidate | None
-    """What shall play; None for whatever plays now."""
+    """What is to play; None for what plays now."""
     share: float
     """Part of the rehearsed steps that it balances, or that the best candidate does."""
 
@@ -59,7 +59,7 @@ class Look:
         playing = f"Playing with {name}" if name else "Playing with nothing undone"
         lasts = f"rehearsed return {self.rehearsed_return:g} of 500"
         return (
-            f"{playing}: {lasts}" if self.holds else f"{playing}; nothing that was rehearsed holds this world: {lasts}"
+            f"{playing}: {lasts}" if self.holds else f"{playing}; no rehearsed candidate balances this world: {lasts}"
         )
 
     @property
@@ -71,6 +71,7 @@ class Look:
 def look(
     columns: dict[str, Any],
     policy: Observed,
+    own: World,
     expected: World,
     onset: int,
     playing: str,
@@ -80,7 +81,8 @@ def look(
     Args:
         columns: as of `Experience.columns`, with some transitions before `onset` too.
         policy: the policy that plays when nothing is undone.
-        expected: the world that it was trained for.
+        own: the world that it balances as it is.
+        expected: the world before the change.
         onset: id of the last transition before the change.
         playing: name of the candidate that plays; empty for the policy as it is.
     """
@@ -92,10 +94,11 @@ def look(
     finding = say(found, expected, sure=sure, transitions=count)
     if not found or not found[0].explained:
         return Look(finding=finding, world=None, unchanged=False, chosen=None, share=0.0)
-    worlds = [found[0].world, *(rival.world for rival in rivals(found))]
-    tried = candidates(policy, worlds[0], expected)
+    rivals = [each for each in found[1:2] if each.weight > _PLAUSIBLE and each.explained]
+    worlds = [found[0].world, *(rival.world for rival in rivals)]
+    tried = candidates(policy, worlds[0], own)
     for world in worlds[1:]:
-        tried += [each for each in candidates(policy, world, expected) if each.begin]
+        tried += [each for each in candidates(policy, world, own) if each.begin]
     steps = QUICK_STEPS if count < _EARLY else STEPS
     shares = np.array([rehearse(policy, tried, world, steps=steps) for world in worlds])
     holdable = shares.max(1) >= HOLDS
@@ -109,11 +112,6 @@ def look(
         chosen=tried[chosen],
         share=float(mean[chosen]),
     )
-
-
-def rivals(found: Sequence[Explanation]) -> list[Explanation]:
-    """Explanations that are not much less probable than the best one, at most one."""
-    return [each for each in found[1:2] if each.weight > _PLAUSIBLE and each.explained]
 
 
 Looked = asyncio.Future[Look] | Future[Look]
@@ -135,7 +133,7 @@ def aside(looking: Callable[[], Look], then: Callable[[Any], None]) -> Looked | 
 
 
 class Healing:
-    """What plays during a drift. `clock` gives seconds since 1970."""
+    """What plays in a changed world. `clock` gives seconds since 1970."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.playing: Playing | None = None
@@ -147,13 +145,14 @@ class Healing:
         self.confirmed = 0
         """Steps since the world was identified."""
         self._clock = clock
-        self._world: World | None = None
+        self.world: World | None = None
+        """The identified world; None before one is, and where it is the expected one."""
         self._test: StepTest | None = None
         self._switched: deque[float] = deque(maxlen=SWITCHES_A_MINUTE)
 
     def stop(self) -> None:
         """Let the policy play as it is, and expect nothing."""
-        self.playing = self.undone = self._test = self._world = None
+        self.playing = self.undone = self._test = self.world = None
         self.settled, self.confirmed = False, 0
 
     def begin_episode(self) -> None:
@@ -178,13 +177,13 @@ class Healing:
             actions: of the episode that plays, oldest first.
         """
         if look.unchanged:
-            self._test = self._world = None
+            self._test = self.world = None
         elif look.world:
-            if self._world is None or look.world.to_dict().keys() != self._world.to_dict().keys():
+            if self.world is None or look.world.to_dict().keys() != self.world.to_dict().keys():
                 self.confirmed = 0
-            if look.world != self._world:
+            if look.world != self.world:
                 self._test = StepTest(look.world)
-            self._world = look.world
+            self.world = look.world
         self.settled = look.finding.sure and not look.unchanged
         if look.chosen is None:
             return

@@ -1,4 +1,4 @@
-"""Who plays a changed world: candidates are rehearsed in it by the equations of motion, and the best one is chosen."""
+"""Chooses what plays a changed world: candidates are rehearsed in it by the equations of motion."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from serving.loop.undoing import Floats, Observed, Plant, Undone, regulator
 EPISODES: Final = 6
 STEPS: Final = 500
 QUICK_STEPS: Final = 150
-"""Of the first rehearsals after a change, when a pole may be falling."""
+"""Steps of the first rehearsals after a change, when a pole may be falling."""
 HOLDS: Final = 0.95
-"""Least part of the rehearsed steps that a candidate balances if it holds a world."""
+"""A candidate holds a world if it balances at least this part of the rehearsed steps."""
 _EQUAL: Final = 0.01
 """Difference below which two candidates balance equally long."""
 _GAIN: Final = 1.5
-"""How many times the steps of the one that plays a candidate must balance to replace it where none holds the world."""
+"""Where none holds the world, a candidate replaces what plays if it balances this many times as long."""
 _EDGE: Final = (2.4, 12 * 2 * np.pi / 360)
 """Where an episode of CartPole ends: distance of the cart (m), angle of the pole (rad)."""
 
@@ -89,7 +89,7 @@ def rehearse(
 
 
 def choose(shares: Floats, names: Sequence[str], playing: str) -> int:
-    """The candidate that shall play.
+    """The candidate to play.
 
     Of those that balance longest the policy as it is, or what plays, or the first one. Where none holds the world, the
     best one replaces what plays only if it balances considerably longer.

@@ -70,7 +70,7 @@ class StageReport(Struct, frozen=True, kw_only=True):
 
 
 class Playing(Struct, frozen=True, kw_only=True):
-    """What plays during a drift: this server's choice among candidates that it rehearsed in the identified world."""
+    """What plays in a changed world: this server's choice among the candidates that it rehearsed there."""
 
     name: str
     """What is undone in front of the policy, or what plays in its place; empty for the policy as it is."""
@@ -79,7 +79,7 @@ class Playing(Struct, frozen=True, kw_only=True):
     rehearsed_return: float
     """Mean return of its rehearsal, scaled to 500 steps."""
     holds: bool
-    """Whether it balanced nearly all of the rehearsal; otherwise nothing that was rehearsed did."""
+    """Whether it balanced nearly all of the rehearsal; otherwise no candidate did."""
     at: float
     """Seconds since 1970 when it began to play."""
 
@@ -90,4 +90,4 @@ class Adaptation(Struct, frozen=True, kw_only=True):
     drift: Drift | None
     stages: list[StageReport]
     playing: Playing | None
-    """None without a drift, and before anything was rehearsed."""
+    """None before anything was rehearsed, and once the policy plays as it is again."""

@@ -25,7 +25,7 @@ Observed = Callable[[npt.NDArray[np.floating]], npt.NDArray[np.floating]]
 """Q-values `[B, 2]` of observations `[B, 4]`."""
 
 FILTERED_NOISE: Final = 0.005
-"""Sensor noise from which on the state is filtered."""
+"""The state is filtered if the sensor noise is above this."""
 _COST: Final = (10.0, 1.0, 1.0, 1.0)
 """Weights of the squared state in the regulator; a squared newton weighs `_COST_OF_FORCE`."""
 _COST_OF_FORCE: Final = 0.01

@@ -89,6 +89,7 @@ class Stage:
 
     def close(self) -> None:
         """End every show."""
+        self.loop.close()
         for show, task in self._shows.values():
             task.cancel()
             show.close()

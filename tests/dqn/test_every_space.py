@@ -49,9 +49,9 @@ def config_of(name: str, **fields: Any) -> DQNConfig:
     return DQNConfig(**(values | fields))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_is_learned_exported_and_served_in_its_own_shape(name: str, tmp_path: Path) -> None:
-    result, spaces = train(config_of(name)), describe(f"Shown-{name}-v0")
+@pytest.mark.parametrize(("name", "body"), [*((name, "mlp") for name in NAMES), ("bits", "conv")])
+def test_it_is_learned_exported_and_served_in_its_own_shape(name: str, body: str, tmp_path: Path) -> None:
+    result, spaces = train(config_of(name, body=body)), describe(f"Shown-{name}-v0")
     assert evaluate(result.policy(), episodes=5).tolist() == [LENGTH] * 5
     shape = spaces.observation_shape
 

@@ -73,6 +73,7 @@ def test_arguments_that_are_not_plain_are_refused(kwargs: Any, message: str) -> 
         (Environment(env_id="FrozenLake-v1", kwargs='{"map_name": "9x9"}'), "constructor .*9x9"),
         (Environment(env_id="CartPole-v1", kwargs='{"size": 3}'), "constructor .*'size'"),
         (Environment(env_id="Endless-floats-v0"), "no time limit.*--max-episode-steps 1000 or DQNConfig"),
+        (Environment(env_id="Mine!", factory=make_shown), "cannot be made: Malformed environment ID"),
         (Environment(env_id="Mine", factory=make_shown), "no time limit.*DQNConfig"),
         (Environment(env_id="Mine", factory=lambda: 3, max_episode_steps=3), "constructor .*gymnasium.Env"),  # type: ignore[arg-type,return-value]
         (Environment(env_id="Mine", factory=lambda: 1 / 0, max_episode_steps=3), "constructor .*ZeroDivision"),  # type: ignore[arg-type,return-value]

@@ -80,6 +80,11 @@ def test_an_observation_of_another_shape_is_refused(result: TrainingResult, obse
         result.policy().predict(observation)
 
 
+def test_an_environment_with_other_observations_is_refused(result: TrainingResult) -> None:
+    with pytest.raises(ValueError, match=r"takes a batch of observations of the shape \[16\], got \[2, 4\]"):
+        evaluate(result.policy(), "CartPole-v1", episodes=2)
+
+
 def test_a_file_that_is_no_policy_is_named(tmp_path: Path) -> None:
     path = tmp_path / "policy.onnx"
     path.write_bytes(b"no model")
@@ -123,9 +128,7 @@ def test_any_function_is_evaluated_in_any_environment(name: str) -> None:
     def act(observation: Any) -> Any:
         return np.zeros(len(observation), dtype=np.int64)
 
-    def made() -> Any:
-        return make_shown(name, ends=False)
-
+    made = lambda: make_shown(name, ends=False)  # noqa: E731 # its name, <lambda>, is none that Gymnasium accepts
     returns = evaluate(act, made, episodes=50, max_episode_steps=LENGTH)
     assert 0.35 * LENGTH < returns.mean() < 0.65 * LENGTH
     assert evaluate(act, made, episodes=50, max_episode_steps=LENGTH).tolist() == returns.tolist()

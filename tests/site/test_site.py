@@ -70,6 +70,12 @@ def test_agents_learn_and_one_is_taken_home(lonely: Page, site: Path, tmp_path: 
     assert page.locator("#accepted").inner_text() == "2 of 2 accepted"
     page.locator(".agent").nth(1).click()
     assert page.locator("#chosen").inner_text() == "Agent 1: push it, break its world"
+    until(page, "document.querySelector('.returns li') !== null")
+    page.locator(".agent").nth(0).click()
+    assert page.locator(".returns li").count() == 0, "returns of another agent"
+    assert page.locator(".note", has_text="No episode has ended yet.").count() == 1
+    page.locator(".agent").nth(1).click()
+    page.locator("#knob-seed").fill("6")  # for the next training
     with page.expect_download() as taken:
         page.get_by_role("button", name="as policy.onnx").click()
     model = Path(taken.value.path()).read_bytes()
@@ -78,6 +84,8 @@ def test_agents_learn_and_one_is_taken_home(lonely: Page, site: Path, tmp_path: 
     policy, layers = OnnxPolicy.load(model), read_layers(model)
     assert layers is not None
     assert layers.sizes == [4, 32, 32, 2]
+    properties = {each.key: each.value for each in onnx.load_model_from_string(model).metadata_props}
+    assert (properties["seed"], properties["agent"]) == ("5", "1")
     seen = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     in_the_page = page.evaluate("rows => rows.map(row => [...qValues(population[1].policy, row)])", seen.tolist())
     np.testing.assert_allclose(policy.q_values(seen), in_the_page, rtol=1e-5, atol=1e-5)

@@ -15,6 +15,7 @@ AUTH_STRING: Final = r'''"prefect:$(sed -nE "s/^(export )?PREFECT_PASSWORD=['\"]
 COMMANDS: Final = {
     "make": RUN,
     'make train ARGS="--help"': RUN,
+    'make train ARGS="--help-all"': RUN,
     "make train": READ,
     ".venv/bin/python -m flows": "lists the verbs; tests/flows/cli/test_program.py does it",
     "make versions": READ,
@@ -38,6 +39,10 @@ COMMANDS: Final = {
     'make train ARGS="--resume RUN_ID"': READ,
     'make train ARGS="--env-id FrozenLake-v1 --env-kwargs is_slippery=false map_name=8x8 '
     '--max-episode-steps 200"': READ,
+    'make train ARGS="--preset general --env-id Taxi-v4 --num-agents 4 --num-envs 8 --hidden-sizes 64 '
+    "--batch-size 64 --replay-capacity 40000 --gamma 0.97 --n-step 3 --learning-rate 0.002 --reward-scale 0.1 "
+    "--epsilon-decay-updates 4000 --max-updates 10000 --eval-interval 2000 --eval-episodes 20 "
+    '--acceptance-return none --acceptance-episodes 20"': READ,
     'make train ARGS="--preset lunarlander --env-id boing_gym:Boing-v0 '
     '--observation-scale 400 240 1 1 10 240 240 10 10"': READ,
     'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,

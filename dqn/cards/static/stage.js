@@ -28,13 +28,18 @@ function cleared(canvas) {
   return [pen, width, height];
 }
 
+// Whether a part of the page can be seen without scrolling; what cannot is not drawn.
+function onScreen(part) {
+  const { top, bottom } = part.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+}
+
 // Fills `root`. `player` has environment, actions (their names), world (differences from Gymnasium's), policy() (the
 // network of this moment) and seed.
 function stage(root, player) {
   const kind = ENVIRONMENTS[player.environment], own = { ...kind.world, ...player.world };
   const world = { ...own }, limit = player.limit || kind.limit;
-  const returns = [];
-  let now, push = 0, shown = 0, pushed = 0, last = 0, waiting = 0, paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  let returns = [], now, push = 0, shown = 0, pushed = 0, last = 0, waiting = 0, paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   const canvas = element("canvas", { role: "img", "aria-label": `${player.environment}, played by the policy` });
   const count = element("p", { className: "count" }), said = element("p", { className: "said", role: "status" });
@@ -108,25 +113,31 @@ function stage(root, player) {
     if (now.over) ended();
   }
   function ended() {
-    returns.push(now);
+    const { seed, total, untouched } = now;
+    returns = [...returns.slice(-15), { seed, total, untouched }];
     said.textContent = `${now.over}${now.over.includes("steps") ? "" : ` at step ${now.steps}`}. Return ${now.total}.`;
-    history.replaceChildren(...returns.slice(-16).map((each) => {
+    list();
+  }
+  function list() {
+    history.replaceChildren(...returns.map((each) => {
       const bar = element("li", { title: `seed ${each.seed}: return ${each.total}${each.untouched ? "" : ", pushed or in a changed world"}` }, String(each.total));
       bar.style.setProperty("--share", Math.min(Math.abs(each.total) / limit, 1));
       bar.className = each.untouched ? "" : "touched";
       return bar;
     }));
-    const own = returns.filter((each) => each.untouched);
-    mean.textContent = own.length ? `Mean of ${own.length} untouched: ${(own.reduce((sum, each) => sum + each.total, 0) / own.length).toFixed(1)}. ` : "";
-    mean.textContent += returns.length > own.length ? "Hollow: pushed, or in a changed world." : "";
+    const kept = returns.filter((each) => each.untouched);
+    mean.textContent = returns.length ? "" : "No episode has ended yet.";
+    if (kept.length) mean.textContent = `Mean of ${kept.length} untouched: ${(kept.reduce((sum, each) => sum + each.total, 0) / kept.length).toFixed(1)}. `;
+    if (returns.length > kept.length) mean.textContent += "Hollow: pushed, or in a changed world.";
   }
   function frame(time) {
     if (!paused && time - last > 250) last = time - 1000 / kind.fps;
     for (; !paused && time - last >= 1000 / kind.fps; last += 1000 / kind.fps) advance();
+    requestAnimationFrame(frame);
+    if (!onScreen(canvas)) return;
     const [pen, width, height] = cleared(canvas);
     kind.draw(pen, width, height, now.state, world, colours, shown ? pushed : 0);
     count.textContent = `step ${now.steps}`;
-    requestAnimationFrame(frame);
   }
   document.addEventListener("keydown", (event) => {
     const side = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -134,7 +145,13 @@ function stage(root, player) {
     shove(side);
     event.preventDefault();
   });
-  begin(player.seed ?? 0);
+  // Begins again, without the returns so far: they were another policy's.
+  function restart() {
+    [returns, said.textContent] = [[], ""];
+    list();
+    begin(player.seed ?? 0);
+  }
+  restart();
   requestAnimationFrame(frame);
-  return { begin, change, world, episode: () => now };
+  return { restart, world, episode: () => now };
 }

@@ -1,5 +1,6 @@
 """A body of one's own: any `torch.nn.Module`, for all agents at once by vmap, with gradients by autograd."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ MakeModule = Callable[[tuple[int, ...]], nn.Module]
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleBody:
-    """The parameters of each agent are one row of `weights`; there are no `biases`.
+    """The parameters of each agent are one row of `weights`; there are no `biases`. All agents share the buffers.
 
     A parameter `[d, ...]` is stored as `[A, d, .]`, so that what is computed for every tensor of a population needs no
     other shapes. The module is in evaluation mode: dropout does nothing, and batch normalisation does not learn.
@@ -26,7 +27,7 @@ class ModuleBody:
     observation_shape: tuple[int, ...]
     make: MakeModule
     module: nn.Module = field(compare=False, repr=False)
-    """One that `make` returned; its own parameters are not used."""
+    """One that `make` returned, with the buffers of all agents; its own parameters are not used."""
     num_features: int
     num_activations: int
 
@@ -39,9 +40,9 @@ class ModuleBody:
         """As in `Body`; each agent's module is made under a seed that its generator draws."""
         agents = []
         for generator in generators:
-            with torch.random.fork_rng(devices=()):
-                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-                agents.append([parameter.detach() for parameter in self.make(self.observation_shape).parameters()])
+            seed = int(torch.randint(2**62, (), generator=generator))
+            module = _made(self.make, self.observation_shape, seed=seed)
+            agents.append([parameter.detach() for parameter in module.parameters()])
         return [torch.stack(each).view(len(agents), *_rows(each[0])) for each in zip(*agents, strict=True)], []
 
     def features(self, weights: Tensors, biases: Tensors, observation: Tensor) -> Tensor:
@@ -50,8 +51,9 @@ class ModuleBody:
             name: weight.view(-1, *parameter.shape)
             for (name, parameter), weight in zip(self.module.named_parameters(), weights, strict=True)
         }
+        buffers = {name: buffer.to(observation.device) for name, buffer in self.module.named_buffers()}
         images = torch.unflatten(observation.mT, 2, self.observation_shape)
-        features: Tensor = vmap(lambda tensors, given: functional_call(self.module, tensors, (given,)))(named, images)
+        features: Tensor = vmap(lambda own, given: functional_call(self.module, own | buffers, (given,)))(named, images)
         return features.mT
 
     def activations(self, weights: Tensors, biases: Tensors, observation: Tensor) -> list[Tensor]:
@@ -69,7 +71,7 @@ class ModuleBody:
 
     def modules(self, weights: Tensors, biases: Tensors) -> list[nn.Module]:
         """As in `Body`."""
-        module = self.make(self.observation_shape).eval()
+        module = copy.deepcopy(self.module)
         for parameter, weight in zip(module.parameters(), weights, strict=True):
             parameter.data = weight.detach().view_as(parameter).clone()
         return [nn.Unflatten(1, self.observation_shape), module] if len(self.observation_shape) > 1 else [module]
@@ -79,9 +81,12 @@ def module_body(make: MakeModule, observation_shape: tuple[int, ...]) -> ModuleB
     """The body that `make` makes for observations of a shape.
 
     Raises:
-        ConfigError: if the module does not map two observations to two rows of features.
+        ConfigError: if the module does not map two observations to two rows of features, or has a parameter that does
+            not require a gradient.
     """
-    module = make(observation_shape).eval()
+    module = _made(make, observation_shape, seed=0)  # equal buffers in every process
+    if frozen := [name for name, parameter in module.named_parameters() if not parameter.requires_grad]:
+        raise ConfigError(f"body has the parameter {frozen[0]} without a gradient, and all are learned: use a buffer")
     kept: list[int] = []
     hooks = [each.register_forward_hook(lambda *called: kept.append(_numbers(called[2]))) for each in module.modules()]
     with torch.no_grad():
@@ -98,6 +103,15 @@ def module_body(make: MakeModule, observation_shape: tuple[int, ...]) -> ModuleB
         num_features=features.shape[1],
         num_activations=math.prod(observation_shape) + sum(kept) // 2,
     )
+
+
+@torch.no_grad()
+def _made(make: MakeModule, observation_shape: tuple[int, ...], *, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        module = make(observation_shape).eval()
+        module(torch.zeros(2, *observation_shape))  # lazy modules draw their parameters now
+    return module
 
 
 def _numbers(output: object) -> int:

@@ -7,7 +7,7 @@ export function text(id, value) {
   if ($(id).textContent !== `${value}`) $(id).textContent = value;
 }
 
-export function element(tag, className, text = "") {
+export function element(tag, className = "", text = "") {
   return Object.assign(document.createElement(tag), { className, textContent: text });
 }
 

@@ -1,6 +1,7 @@
 // The page: hands what is received to the panels, and sends commands.
 
 import { $, choose, stored, text, toast } from "./dom.js";
+import { TRACED } from "./draw/charts.js";
 import { Link } from "./link.js";
 import { Challenge, sharedEpisode } from "./panels/challenge.js";
 import { Compare } from "./panels/compare.js";
@@ -11,8 +12,6 @@ import { paintMinds, Player } from "./panels/player.js";
 import { Replays } from "./panels/replays.js";
 import { OwnTime } from "./panels/time.js";
 import { WorldPanel, whole } from "./panels/world.js";
-
-const TRACED = 300; // frames: six seconds
 
 const page = {
   players: [], status: null, frame: null, versions: new URLSearchParams(location.search).get("compare") || "",

@@ -1,6 +1,6 @@
 // Plays one recorded episode from data in the page. Inlined into the page after draw/.
 
-import { axisOf, drawPole, drawTrace, Preference, sample, short } from "./draw/charts.js";
+import { axisOf, drawPole, drawTrace, Preference, sample, short, TRACED } from "./draw/charts.js";
 import { lately } from "./draw/cartpole.js";
 
 const byId = (id) => document.getElementById(id);
@@ -27,7 +27,7 @@ function showStep() {
     const length = [world.length ?? 0.5].flat();
     drawPole(canvas, replay.observations[whole], { length: (length[0] + length.at(-1)) / 2, push });
   }
-  const shown = samples.slice(Math.max(0, index - 299), index + 1);
+  const shown = samples.slice(Math.max(0, index + 1 - TRACED), index + 1);
   const end = axisOf(shown);
   byId("action").textContent = preference.show(replay.q_values[index], replay.actions[index], end);
   drawTrace(byId("trace"), shown, end);

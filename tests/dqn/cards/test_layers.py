@@ -1,8 +1,11 @@
 """What a card says, and what it does with a policy that it cannot play."""
 
+import base64
 import re
+from io import BytesIO
 
 import onnx
+from PIL import Image, ImageSequence
 
 from dqn.cards.card import card
 from dqn.cards.layers import read_layers
@@ -49,6 +52,11 @@ def test_another_graph_is_a_recorded_episode() -> None:
     page = card(model, **WORDS).decode()
     assert "this page does not compute it" in page
     assert "One recorded episode, seed 7: return 500 in 500 steps." in page
+    picture = Image.open(BytesIO(base64.b64decode(page.partition("base64,")[2].partition('"')[0])))
+    shown = [frame.info["duration"] for frame in ImageSequence.Iterator(picture) if frame.load() is not None]
+    assert 20 < len(shown) <= 128
+    assert sum(shown) == 10_000, "milliseconds: it is shown as fast as it was played"
+    assert "its numbers and its world are in this one file" not in page
     assert "<script" not in page
 
 

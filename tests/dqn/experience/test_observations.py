@@ -20,7 +20,8 @@ from dqn.experience.buffer import ReplayBuffer, replay_bytes
 from dqn.experience.nstep import NStepAccumulator
 from dqn.experience.transitions import Batch, Transition
 from dqn.experience.vector import VectorEnvironment, describe
-from tests.support.dqn.spaces import DTYPES, LENGTH, SPACES
+from dqn.finite import EnvironmentFaultError
+from tests.support.dqn.spaces import DTYPES, LENGTH, SPACES, Shown
 from tests.support.dqn.vector import play, same
 
 NAMES = sorted(SPACES)
@@ -139,6 +140,17 @@ def test_every_byte_survives_the_buffer() -> None:
     sampled = replay.sample(5_000)
     assert torch.equal(sampled.observation[0], observation[0, sampled.action[0]])
     assert torch.equal(sampled.next_observation[0], 255 - observation[0, sampled.action[0]])
+
+
+@pytest.mark.parametrize("value", [-1, 256])
+def test_a_number_that_is_no_byte_is_refused(value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = VectorEnvironment("Shown-whole-v0", num_agents=2, num_envs=3, seed=0)
+    at_once = iter(range(6))
+    monkeypatch.setattr(Shown, "_show", lambda self: np.full((2, 2), value if next(at_once) == 4 else 1))
+    said = rf"observation from {value} to {value}, .* in sub-environment 1 of agent 01 at step 1"
+    with pytest.raises(EnvironmentFaultError, match=said):
+        env.step(torch.zeros(2, 3, dtype=torch.int64))
+    env.close()
 
 
 DISCRETE = spaces.Discrete(2)

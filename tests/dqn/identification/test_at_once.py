@@ -27,8 +27,8 @@ def record(change: World, *, steps: int, known: World = NOMINAL, seed: int = 1, 
             env.change(dataclasses.replace(known, **change.to_dict()))
         action = int(generator.integers(2)) if generator.random() < 0.3 else balance(observation)
         action = side if side is not None and number >= 60 else action
-        after, _, terminated, truncated, _ = env.step(action, 5.0 if number == 63 else 0.0)
-        rows.append((observation, action, 5.0 if number == 63 else 0.0, after, episode, index))
+        after, _, terminated, truncated, _ = env.step(action, 50.0 if number == 65 else 0.0)
+        rows.append((observation, action, 50.0 if number == 65 else 0.0, after, episode, index))
         observation, over, index = after, terminated or truncated, index + 1
     before, actions, pushes, afters, episodes, indices = zip(*rows, strict=True)
     return Experience(
@@ -110,6 +110,25 @@ def test_transitions_of_fresh_episodes_are_used_alone_once_there_are_ten() -> No
 def test_a_few_transitions_explain_nothing() -> None:
     assert explain(record(World(force_mag=-10.0), steps=3), NOMINAL, 60) == ((), False)
     assert explain(record(World(force_mag=-10.0), steps=4), NOMINAL, 60)[0]
+
+
+def test_a_push_is_left_out_and_its_force_is_not_read() -> None:
+    seen = record(World(length=0.3), steps=20)
+    assert (np.count_nonzero(seen.push), seen.push[65]) == (1, 50.0)
+    found, sure = explain(seen, NOMINAL, 60)
+    assert (found[0].changed, sure) == ({"length": pytest.approx(0.3, rel=1e-2)}, True)
+    assert explain(dataclasses.replace(seen, push=7 * seen.push), NOMINAL, 60) == (found, sure)
+
+
+def test_a_delay_is_open_where_all_actions_are_the_same() -> None:
+    for side, expected in ((1, False), (None, True)):
+        found, sure = explain(record(World(gravity=29.4), steps=16, side=side), NOMINAL, 60)
+        assert (found[0].changed, sure) == ({"gravity": pytest.approx(29.4, rel=1e-2)}, expected)
+
+
+def test_a_delay_that_no_hypothesis_has_leaves_everything_open() -> None:
+    known = World(action_delay=12)
+    assert explain(record(World(gravity=29.4), steps=20, known=known), known, 60) == ((), False)
 
 
 def test_a_world_of_another_kind_is_not_explained() -> None:

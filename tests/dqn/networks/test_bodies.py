@@ -20,7 +20,7 @@ from dqn.networks.onnx import ExportError, ModelProperties, by_reference, export
 from dqn.networks.population import QNetworks, together
 from dqn.training.checkpoint import CheckpointError, load_networks, save_networks
 from serving.policy import OnnxPolicy
-from tests.support.dqn.bodies import BODIES, HEADS, IMAGE, Gated, layers, observations, population
+from tests.support.dqn.bodies import BODIES, HEADS, IMAGE, Gated, Projected, layers, observations, population
 from tests.support.dqn.learning import rows_of
 
 every_body = pytest.mark.parametrize("body", BODIES)
@@ -141,8 +141,10 @@ def batches(networks: QNetworks, *, seed: int) -> Batch:
 
 @pytest.mark.parametrize(
     ("body", "head"),
-    [(body, "values") for body in BODIES if body != "own module"]
-    + [pytest.param("own module", "values", marks=pytest.mark.slow)]
+    [
+        pytest.param(body, "values", marks=[pytest.mark.slow] if body in ("own module", "own buffers") else [])
+        for body in BODIES
+    ]
     + [(body, head) for head in HEADS for body in ("mlp", "conv")],
 )
 def test_serving_plays_what_is_exported(body: str, head: str) -> None:
@@ -192,6 +194,7 @@ def test_a_module_that_computes_something_else_than_its_base_is_not_taken_for_it
         (lambda _: nn.Unflatten(1, (2, 2)), r"to features \[2, F\], got \[2, 2, 2\]"),
         (lambda _: nn.Flatten(0), r"got \[8\]"),
         (lambda _: nn.LSTM(4, 3), "got tuple"),
+        (lambda _: nn.Linear(4, 3).requires_grad_(False), "body has the parameter weight without a gradient"),
     ],
 )
 def test_a_body_that_gives_no_features_is_refused(make: object, message: str) -> None:
@@ -205,6 +208,14 @@ def test_a_convolution_takes_images_only() -> None:
         with pytest.raises(ConfigError, match=r"body 'conv' takes images .* of at least 3 x 3, and CartPole-v1 has"):
             body_of(config, shape)
     assert body_of(config, (3, 3, 1)).num_features == 64
+
+
+def test_buffers_are_the_same_in_every_process() -> None:
+    networks = population("own buffers")
+    torch.manual_seed(7)
+    made = module_body(Projected, IMAGE)
+    again = QNetworks.initialised(seeds=range(3), body=made, num_actions=3, observation_scale=(2.0,))
+    torch.testing.assert_close(again(observations(networks)), networks(observations(networks)))
 
 
 @pytest.mark.parametrize("body", ["mlp", "conv", "own"])

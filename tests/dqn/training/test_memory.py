@@ -163,8 +163,19 @@ def of_frames(space: str) -> dict[str, Any]:
         {"replay_capacity": 10_000, **of_frames("frame")},
         {"replay_capacity": 10_000, **of_frames("frame of bits")},
         {"replay_capacity": 3_000, **of_frames("frame of floats")},
+        {"replay_capacity": 10_000, "body": "conv", **of_frames("frame")},
     ],
-    ids=["agents leave", "agents stay", "priorities", "large networks", "masks", "bytes", "bits", "images of floats"],
+    ids=[
+        "agents leave",
+        "agents stay",
+        "priorities",
+        "large networks",
+        "masks",
+        "bytes",
+        "bits",
+        "images of floats",
+        "conv",
+    ],
 )
 def test_the_figure_is_what_a_training_takes_at_most(tmp_path: Path, fields: dict[str, Any]) -> None:
     config = dataclasses.replace(SMALL, **fields)

@@ -130,6 +130,15 @@ def test_a_checkpoint_of_another_body_is_refused(tmp_path: Path) -> None:
             load_checkpoint(tmp_path / "run.ckpt", config, body=body)
 
 
+@pytest.mark.parametrize("given", [{"body": Gated}, {"replay": Recent}], ids=str)
+def test_a_state_has_its_own_parts(given: dict[str, Any]) -> None:
+    config = config_of("own body")
+    state = TrainingState.begin(config, body=layers)
+    with pytest.raises(ConfigError, match=f"a state has its own {(name := next(iter(given)))}: leave out {name}="):
+        train(config, state=state, **given)
+    state.environment.close()
+
+
 def test_a_network_to_start_from_has_the_same_body() -> None:
     config = config_of("own body")
     first = TrainingState.begin(config, body=layers)

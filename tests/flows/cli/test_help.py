@@ -26,6 +26,7 @@ def test_help_is_one_screen_with_every_option(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     screen = shown(module.parse, ["--help"], capsys)
+    assert "--help-all explains each" in screen
     assert len(screen.splitlines()) <= lines
     assert all(len(line) <= 80 for line in screen.splitlines())
     names = {name.partition(".")[0] for name in options.option_types(module.Arguments)}
@@ -42,6 +43,7 @@ def test_the_groups_of_training_are_in_order_and_none_is_empty(capsys: pytest.Ca
     groups = ["run", "environment", "network", "exploration", "learning", "budget", "evaluation"]
     assert heads == groups
     assert {group_of(field.name) for field in dataclasses.fields(DQNConfig)} == set(groups)
+    assert {group_of(name) for name in ("body", "num_atoms", "value_range", "num_quantiles")} == {"network"}
     everything = " ".join(shown(train.parse, ["--help-all"], capsys).split())
     for told in described(DQNConfig).values():
         assert told

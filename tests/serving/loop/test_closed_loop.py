@@ -99,7 +99,7 @@ def test_findings_are_computed_at_growing_intervals_until_one_is_sure(
 ) -> None:
     seen: list[tuple[int, int]] = []
 
-    def look(columns: dict[str, Any], policy: object, world: World, since: int, playing: str) -> Look:
+    def look(columns: dict[str, Any], policy: object, own: World, world: World, since: int, playing: str) -> Look:
         seen.append((int(columns["id"][0]) - since, int(columns["id"][-1]) - since))
         return told(f"finding {len(seen)}", sure=seen[-1][1] == 20)
 
@@ -195,7 +195,8 @@ def test_a_detector_that_fails_is_reported_and_counted_and_the_show_goes_on(
         for _ in range(10):
             stepped.show._tick(0.02)
         assert stepped.show._step == step + 10
-        assert stepped.show.status()["loop"]["trouble"] == "too much"
+        trouble = "Watching for changes failed (too much); it is tried again at the next step."
+        assert stepped.show.status()["loop"]["trouble"] == trouble
     assert "serving_drift_errors_total 10.0" in stepped.client.get("/metrics").text
     assert sum("watching for drift failed" in record.message for record in caplog.records) == 1
     stepped.play(1)
@@ -216,7 +217,10 @@ def test_a_failure_without_a_message_is_reported_by_its_class(
 
     monkeypatch.setattr(stepped.loop._steps, "update", fail)
     stepped.play(1)
-    assert stepped.loop.status()["trouble"] == "ArithmeticError"
+    assert (
+        stepped.loop.status()["trouble"]
+        == "Watching for changes failed (ArithmeticError); it is tried again at the next step."
+    )
 
 
 def test_the_last_thirty_two_episodes_are_kept(stepped: Stepped) -> None:

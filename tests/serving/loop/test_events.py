@@ -5,11 +5,13 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
 from typing import Any, ClassVar
+from urllib.error import HTTPError, URLError
 from urllib.request import Request
 
 import pytest
@@ -21,6 +23,8 @@ from serving.loop.reports import Report
 from tests.support.serving.clients import client_of
 from tests.support.serving.inprocess import serving
 from tests.support.serving.stepped import Stepped, reversed_motor
+
+AGAIN = "No run can begin until it takes the event, which is sent again."
 
 
 class Prefect(BaseHTTPRequestHandler):
@@ -129,9 +133,29 @@ def test_an_api_that_does_not_answer_is_told_and_counted(stepped: Stepped, caplo
     stepped.loop.sender = sender
     for _ in range(2):
         asyncio.run(sender.send())
-    assert "Prefect's API does not take the event" in stepped.show.status()["loop"]["trouble"]
+    trouble = stepped.show.status()["loop"]["trouble"]
+    assert trouble == f"Prefect cannot be reached (connection refused). {AGAIN}"
     assert "serving_event_errors_total 2.0" in stepped.client.get("/metrics").text
-    assert sum("does not take the event" in record.message for record in caplog.records) == 1
+    assert sum("cannot be reached" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (HTTPError("u", 401, "No", Message(), None), "Prefect refuses the event with status 401 (No)"),
+        (URLError(OSError(-2, "Name or service not known")), "Prefect cannot be reached (name or service not known)"),
+        (URLError(TimeoutError("timed out")), "Prefect cannot be reached"),
+        (TimeoutError("timed out"), "Prefect cannot be reached"),
+    ],
+)
+def test_why_an_event_is_not_taken_is_said_in_words(stepped: Stepped, error: Exception, said: str) -> None:
+    def post(*_: object) -> None:
+        raise error
+
+    reversed_motor(stepped)
+    sender = event_sender(stepped, "http://prefect/api", post=post)
+    asyncio.run(sender.send())
+    assert sender.trouble == f"{said}. {AGAIN}"
 
 
 def test_events_are_sent_where_prefect_is_known(tmp_path: Path) -> None:
@@ -182,7 +206,7 @@ def test_a_sender_without_a_password_sends_none_and_trouble_ends(stepped: Steppe
     for _ in range(3):
         asyncio.run(sender.send())
         told.append(sender.trouble)
-    trouble = "Prefect's API does not take the event (%s); it is sent again"
+    trouble = f"Prefect does not take the event (%s). {AGAIN}"
     assert told == [trouble % "gone", trouble % "still gone", ""]
     assert headers_sent == [{"Content-Type": "application/json"}]
     stepped.app.models.current = None

@@ -18,7 +18,7 @@ from tests.support.serving.steps import step
 
 def found(change: World, *, steps: int = 80, real: World = NOMINAL, own: World = NOMINAL) -> Finding:
     """What is said of a change after some steps of it, with a linear controller in front of it."""
-    return look(played(change, steps=steps, real=real).columns(0), balancing, own, 200, "").finding
+    return look(played(change, steps=steps, real=real).columns(0), balancing, own, own, 200, "").finding
 
 
 def balancing(observation: Any) -> Any:

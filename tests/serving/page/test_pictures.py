@@ -22,6 +22,10 @@ from tests.support.serving.inprocess import MemoryRegistry, Serving, serving
 from tests.support.serving.policies import ACROBOT, SWINGS, linear_model
 
 pytestmark = IN_A_BROWSER
+GYMNASIUMS = {
+    "background": "#ffffff", "track": "#000000", "cart": "#000000", "pole": "rgb(202 152 101)",
+    "axle": "rgb(129 132 203)", "guide": "transparent", "push": "transparent",
+}  # fmt: skip
 
 
 def test_gymnasiums_pixels_can_be_watched(page: Page, shown: Serving) -> None:
@@ -83,13 +87,13 @@ def test_the_canvas_is_gymnasiums_picture(page: Page, shown: Serving, state: tup
     expected = simulation.render().astype(int)
     page.goto(shown.url, wait_until="domcontentloaded")
     data = page.evaluate(
-        """async ([state, length]) => {
+        """async ([state, length, colours]) => {
             const { drawCartPole } = await import("/static/draw/cartpole.js");
             const canvas = document.createElement("canvas");
-            drawCartPole(canvas, state, { length });
+            drawCartPole(canvas, state, { length, colours });
             return canvas.toDataURL("image/png");
         }""",
-        [list(state), length],
+        [list(state), length, GYMNASIUMS],
     )
     with Image.open(BytesIO(base64.b64decode(data.split(",")[1]))) as picture:
         drawn = np.asarray(picture.convert("RGB")).astype(int)
@@ -106,13 +110,14 @@ def test_the_canvas_is_gymnasiums_picture(page: Page, shown: Serving, state: tup
 def test_a_long_pole_stays_in_the_picture(page: Page, shown: Serving) -> None:
     page.goto(shown.url, wait_until="domcontentloaded")
     above, tip = page.evaluate(
-        """async () => {
+        """async (colours) => {
             const { drawCartPole } = await import("/static/draw/cartpole.js");
             const canvas = document.createElement("canvas");
-            drawCartPole(canvas, [0, 0, 0, 0], { length: 2 });
+            drawCartPole(canvas, [0, 0, 0, 0], { length: 2, colours });
             const pixels = canvas.getContext("2d").getImageData(300, 0, 1, 400).data;
             const brown = (row) => pixels[4 * row] === 202;
             return [[...Array(10).keys()].some(brown), [...Array(30).keys()].some(brown)];
-        }"""
+        }""",
+        GYMNASIUMS,
     )
     assert (above, tip) == (False, True)

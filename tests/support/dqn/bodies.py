@@ -33,6 +33,27 @@ class Gated(nn.Module):
         return linear * torch.sigmoid(self.sharpness * linear + self.shift)
 
 
+class Projected(nn.Module):
+    """A body of one's own with a buffer that is drawn, and layers that draw their parameters at their first use."""
+
+    projection: Tensor
+
+    def __init__(self, observation_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("projection", torch.randn(torch.Size(observation_shape).numel(), 5))
+        self.linear = nn.LazyLinear(6)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Features `[B, 6]`."""
+        features: Tensor = self.linear(torch.cos(observation.flatten(1) @ self.projection))
+        return features
+
+
+def pairs(observation_shape: tuple[int, ...]) -> nn.Module:
+    """A body of one's own that applies known layers to more axes than their ONNX operators take."""
+    return nn.Sequential(nn.Unflatten(1, (-1, 2)), nn.Linear(2, 3), nn.ReLU(), nn.Flatten())
+
+
 BODIES: dict[str, Body] = {
     "mlp": MLP(observation_shape=(4,), hidden_sizes=(16, 8)),
     "linear": MLP(observation_shape=(4,), hidden_sizes=()),
@@ -41,6 +62,8 @@ BODIES: dict[str, Body] = {
     "conv alone": Conv(observation_shape=IMAGE, hidden_sizes=()),
     "own layers": module_body(layers, (4,)),
     "own module": module_body(Gated, IMAGE),
+    "own buffers": module_body(Projected, IMAGE),
+    "own pairs": module_body(pairs, (4,)),
     "no parameters": module_body(lambda _: nn.Flatten(), IMAGE),
 }
 HEADS: dict[str, tuple[Head, bool]] = {

@@ -1,7 +1,7 @@
 // Draws CartPole with the geometry of Gymnasium's CartPoleEnv.render, 600 x 400 pixels.
 
-export const SIZE = { width: 600, height: 400 };
-const SCALE = SIZE.width / 4.8; // pixels per metre: the track is twice x_threshold wide
+const [WIDTH, HEIGHT] = [600, 400];
+const SCALE = WIDTH / 4.8; // pixels per metre: the track is twice x_threshold wide
 const CART = { width: 50, height: 30, y: 100 };
 const POLE_WIDTH = 10;
 const AXLE_OFFSET = CART.height / 4;
@@ -9,14 +9,9 @@ const ROOM = -CART.y - AXLE_OFFSET - 16; // above the axle, for the pole, less t
 const TRACK_END = 2.4; // metres
 const FALL_ANGLE = (12 * Math.PI) / 180;
 
-export const GYMNASIUM_COLOURS = {
-  background: "#ffffff", track: "#000000", cart: "#000000", pole: "rgb(202 152 101)", axle: "rgb(129 132 203)",
-  guide: "transparent", push: "transparent",
-};
-
 // Pygame fills whole pixels including edges; Gymnasium flips the picture, so rows count from below.
 const X = (x) => x + 0.5;
-const Y = (y) => SIZE.height - 0.5 - y;
+const Y = (y) => HEIGHT - 0.5 - y;
 const PUSH_STEPS = 12; // a push lasts one step and is drawn for so many
 
 function polygon(context, points, colour) {
@@ -31,26 +26,25 @@ function polygon(context, points, colour) {
 
 // state: [x, x_dot, theta, theta_dot]; options: colours, half pole length in metres, push in newtons, ratio of pixels,
 // believed: the observation if sensor errors make it differ from the state, height: of the picture, cut off above
-export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, length = 0.5, push = 0, ratio = 1, believed = null, height = SIZE.height } = {}) {
-  const width = Math.round(SIZE.width * ratio);
+export function drawCartPole(canvas, state, { colours, length = 0.5, push = 0, ratio = 1, believed = null, height = HEIGHT }) {
+  const width = Math.round(WIDTH * ratio);
   if (canvas.width !== width) {
     canvas.width = width;
     canvas.height = Math.round(height * ratio);
   }
   const context = canvas.getContext("2d");
-  context.setTransform(ratio, 0, 0, ratio, 0, (height - SIZE.height) * ratio);
+  context.setTransform(ratio, 0, 0, ratio, 0, (height - HEIGHT) * ratio);
   context.fillStyle = colours.background;
-  context.fillRect(0, 0, SIZE.width, SIZE.height);
-  if (!state) return;
+  context.fillRect(0, 0, WIDTH, HEIGHT);
   const zoom = Math.min(1, (height + ROOM) / (SCALE * 2 * length)); // zoom out for a pole that is too long for the picture
-  context.translate(SIZE.width / 2, Y(CART.y));
+  context.translate(WIDTH / 2, Y(CART.y));
   context.scale(zoom, zoom);
-  context.translate(-SIZE.width / 2, -Y(CART.y));
+  context.translate(-WIDTH / 2, -Y(CART.y));
   const [x, , theta] = state;
-  const cartX = x * SCALE + SIZE.width / 2;
+  const cartX = x * SCALE + WIDTH / 2;
   const axleY = CART.y + AXLE_OFFSET;
   const whole = SCALE * 2 * length;
-  if (colours.guide !== "transparent") for (const end of [-FALL_ANGLE, FALL_ANGLE]) drawDashed(context, [x, 0, end], whole, colours.guide, 1);
+  for (const end of [-FALL_ANGLE, FALL_ANGLE]) drawDashed(context, [x, 0, end], whole, colours.guide, 1);
   const half = CART.width / 2;
   const [low, high] = [CART.y - CART.height / 2, CART.y + CART.height / 2];
   polygon(context, [[cartX - half, low], [cartX - half, high], [cartX + half, high], [cartX + half, low]], colours.cart);
@@ -66,15 +60,15 @@ export function drawCartPole(canvas, state, { colours = GYMNASIUM_COLOURS, lengt
   context.fill();
   context.stroke();
   context.fillStyle = colours.track;
-  context.fillRect(SIZE.width * (0.5 - 0.5 / zoom), Math.floor(Y(CART.y)), SIZE.width / zoom, 1 / zoom);
-  if (zoom < 1) for (const end of [-TRACK_END, TRACK_END]) context.fillRect(X(end * SCALE + SIZE.width / 2), Y(CART.y + 8), 2, 16);
+  context.fillRect(WIDTH * (0.5 - 0.5 / zoom), Math.floor(Y(CART.y)), WIDTH / zoom, 1 / zoom);
+  if (zoom < 1) for (const end of [-TRACK_END, TRACK_END]) context.fillRect(X(end * SCALE + WIDTH / 2), Y(CART.y + 8), 2, 16);
   if (believed) drawDashed(context, believed, whole, colours.push, 2);
   if (push) drawPush(context, cartX, push, colours.push);
 }
 
 // A dashed line from the axle, at an angle: where an episode ends, or the pole as the policy observes it.
 function drawDashed(context, [x, , theta], reach, colour, width) {
-  const [cartX, axleY] = [x * SCALE + SIZE.width / 2, CART.y + AXLE_OFFSET];
+  const [cartX, axleY] = [x * SCALE + WIDTH / 2, CART.y + AXLE_OFFSET];
   context.strokeStyle = colour;
   context.lineWidth = width;
   context.setLineDash([3 * width, 5]);

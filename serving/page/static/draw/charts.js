@@ -4,6 +4,9 @@ import { drawCartPole } from "./cartpole.js";
 
 const COLOURS = ["--first", "--second", "--third", "--fourth", "--fifth", "--sixth"];
 
+export const TRACED = 300; // steps: six seconds
+const EPISODES = 60;
+
 const values = new Map();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => values.clear());
 
@@ -102,13 +105,13 @@ export function axisOf(samples) {
 }
 
 // Of two actions the difference changes its sign at nearly every step: it is pale, below the mean of its last ten.
-export function drawTrace(canvas, samples, end, length = 300) {
+export function drawTrace(canvas, samples, end) {
   const { context, width, height } = prepare(canvas);
   if (samples.length < 2) return;
   const one = samples[0].lines.length === 1;
   const [low, high] = [-end, one ? end : 0];
   const margin = 56;
-  const x = (index) => ((width - margin) * index) / (length - 1);
+  const x = (index) => ((width - margin) * index) / (TRACED - 1);
   const y = (value) => 8 + (height - 16) * (1 - (value - low) / (high - low));
   context.strokeStyle = css("--line");
   context.fillStyle = css("--muted");
@@ -145,10 +148,10 @@ export function mean(values) {
 }
 
 // One column an episode, the newest on the right; negative returns go down from zero.
-export function drawHistory(canvas, returns, [low, high], slots = 60) {
+export function drawHistory(canvas, returns, [low, high]) {
   const { context, width, height } = prepare(canvas);
-  const shown = returns.slice(-slots);
-  const step = width / slots;
+  const shown = returns.slice(-EPISODES);
+  const step = width / EPISODES;
   const y = (value) => 16 + ((height - 17) * (high - value)) / Math.max(high - low, 1e-3);
   context.fillStyle = css("--line");
   context.fillRect(0, y(0), width, 1);

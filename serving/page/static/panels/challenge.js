@@ -58,7 +58,7 @@ export class Challenge {
     const [force, link] = this.best(status);
     if (link !== $("challenge-best").dataset.link) {
       $("challenge-best").dataset.link = link;
-      $("challenge-best").replaceChildren(link ? Object.assign(element("a", ""), { href: link, title: "Watch it again" }) : "");
+      $("challenge-best").replaceChildren(link ? Object.assign(element("a"), { href: link, title: "Watch it again" }) : "");
     }
     const place = $("challenge-best").firstElementChild ?? $("challenge-best");
     place.textContent = force ? `${force} N` : "–";

@@ -36,9 +36,8 @@ export class InputsPanel {
   }
 
   source({ source, rows, outside, entries, actions, mean_gap: gap }) {
-    const section = document.createElement("section");
-    const title = document.createElement("h2");
-    title.textContent = `${SOURCES[source]}: ${rows.toLocaleString("en")} observations`;
+    const section = element("section");
+    const title = element("h2", "", `${SOURCES[source]}: ${rows.toLocaleString("en")} observations`);
     if (outside !== null) title.append(element("span", outside ? "outside some" : "outside", `${share(outside, rows)} outside`));
     const names = NAMES[this.page.status?.players[0]?.env_id] ?? [];
     const chosen = Object.entries(actions).map(([action, count]) => `${action} ${share(count, rows)}`);
@@ -52,14 +51,14 @@ export class InputsPanel {
 }
 
 function histogram(name, { low, high, counts }) {
-  const row = element("div", "inputs-entry", "");
-  const bars = element("div", "inputs-bars", "");
+  const row = element("div", "inputs-entry");
+  const bars = element("div", "inputs-bars");
   const most = Math.max(...counts);
   const all = counts.reduce((sum, count) => sum + count, 0);
   bars.setAttribute("role", "img");
   bars.setAttribute("aria-label", `${share(counts[0] + counts.at(-1), all)} of values outside ${low.toPrecision(2)} to ${high.toPrecision(2)}`);
   bars.append(...counts.map((count, index) => {
-    const bar = element("i", index === 0 || index === counts.length - 1 ? "beyond" : "", "");
+    const bar = element("i", index === 0 || index === counts.length - 1 ? "beyond" : "");
     bar.style.height = `${count ? Math.max(4, (100 * count) / most) : 0}%`; // a rare value is still visible
     return bar;
   }));

@@ -36,8 +36,8 @@ export class LearningPanel {
       const index = Math.round((at * milestones.length) / (count - 1));
       const { updates, mean_return: mean } = milestones[index] ?? {};
       const name = updates ? `After ${updates} updates` : updates === 0 ? "Untrained" : "The version that plays";
-      const figure = element("figure", "");
-      const [canvas, caption, ends] = [element("canvas", ""), element("figcaption", ""), element("span", "")];
+      const figure = element("figure");
+      const [canvas, caption, ends] = [element("canvas"), element("figcaption"), element("span")];
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", `The cart and its pole: ${name}`);
       caption.append(element("strong", "", name), ends, element("span", "", mean === undefined ? "" : `mean return ${short(Math.round(mean * 10) / 10)}`));

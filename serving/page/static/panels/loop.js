@@ -53,7 +53,7 @@ export class LoopPanel {
     const past = this.state === "over" && Date.now() / 1000 - this.clock - this.entries.at(-1).at;
     if (past === false || (past > SETTLED && !this.broken)) return "All is as it was trained for";
     if (stages.findLast(({ stage }) => GOOD.has(stage))?.stage !== "recovered") return "Calm again";
-    return `Healed. ${drift.finding[0].toUpperCase()}${drift.finding.slice(1)}, and the policy has learned it.`;
+    return `Healed. ${drift.finding[0].toUpperCase()}${drift.finding.slice(1)}, and the version that plays balances.`;
   }
 
   hint() {

@@ -47,7 +47,7 @@ export class Replays {
   async list() {
     const replays = await this.api("api/episodes");
     $("replays").replaceChildren(...replays.map((replay) => {
-      const row = document.createElement("li");
+      const row = element("li");
       const pushes = replay.pushes ? `, ${replay.pushes} ${replay.pushes === 1 ? "push" : "pushes"}` : "";
       const changes = replay.changes ? ", world changed" : "";
       const what = `Version ${replay.version}, seed ${replay.seed}${pushes}${changes}`;
