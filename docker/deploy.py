@@ -20,7 +20,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities.webhook import WebhookEvent, WebhookEventStr
 from mlflow_users import USERS, upsert_user
-from notifications import notifications, save_block
+from notifications import block_of, notifications, save_block
 from prefect.automations import AutomationCore, EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -167,6 +167,12 @@ def main() -> int:
         if not os.environ.get(name):  # Prefect would start a server of its own, MLflow make a file
             sys.stderr.write(f"{name} is not set: set it to the URL of the server to deploy to\n")
             return 1
+    address = os.environ.get("NOTIFY_URL")
+    try:
+        told = block_of(address) if address else None
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     for user, grants in USERS.items():  # first: serving waits for its user
         if password := os.environ.get(f"MLFLOW_{user.upper()}_PASSWORD"):
             upsert_user(user, password, grants)
@@ -178,8 +184,8 @@ def main() -> int:
         keep_switches(client, switched)
         adapting = adapts(client.read_deployment_by_name(ADAPTING).id)
         automations = [*AUTOMATIONS, adapting]
-        if address := os.environ.get("NOTIFY_URL"):
-            block = save_block(address)
+        if told:
+            block = save_block(told)
             automations += notifications(block, again_after=START_AGAIN_AFTER, max_run_count=MAX_RUN_COUNT)
         for automation in automations:
             upsert(client, automation)

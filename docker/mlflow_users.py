@@ -8,7 +8,8 @@ import httpx
 
 USERS: Final[Mapping[str, Mapping[str, str]]] = {
     "reader": {},
-    "worker": {"experiment": "EDIT", "registered_model": "MANAGE"},  # MANAGE, because it deletes aliases
+    # MANAGE is the right to delete: aliases, and a logged model that an interrupted attempt has left unfinished.
+    "worker": {"experiment": "EDIT", "logged_model": "MANAGE", "registered_model": "MANAGE"},
 }
 """MLflow's users beside `admin`, with their permissions. Serving is the reader. The worker trains and promotes."""
 

@@ -7,8 +7,10 @@ NOTIFY_URL names where: a Slack webhook, any other webhook (http, https), or an 
 import re
 from datetime import timedelta
 from typing import Any, Final
+from urllib.parse import urlsplit
 from uuid import UUID
 
+from apprise import Apprise
 from prefect.automations import AutomationCore, EventTrigger, Posture
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
 from prefect.events.actions import SendNotification
@@ -27,11 +29,14 @@ def block_of(url: str) -> SlackWebhook | CustomWebhookNotificationBlock:
     """The block that sends to an address.
 
     Raises:
-        ValueError: if it is no URL.
+        ValueError: if it is none: the block would be saved, and send nothing.
     """
-    if "://" not in url:
-        raise ValueError("NOTIFY_URL is no URL: set it to a webhook, or to mailtos://USER:PASSWORD@SERVER?to=ADDRESS")
-    if url.startswith(("http://", "https://")) and not _SLACK.match(url):
+    web = url.startswith(("http://", "https://")) and not _SLACK.match(url)
+    if not (urlsplit(url).hostname if web else Apprise.instantiate(url)):
+        raise ValueError(
+            "NOTIFY_URL is no address to send to: set it to a webhook, or to mailtos://USER:PASSWORD@SERVER?to=ADDRESS"
+        )
+    if web:
         fields: dict[str, Any] = {
             "name": "dqn-pipeline",
             "url": "{{ address }}",
@@ -42,9 +47,8 @@ def block_of(url: str) -> SlackWebhook | CustomWebhookNotificationBlock:
     return SlackWebhook(url=SecretStr(url))
 
 
-def save_block(url: str) -> UUID:
-    """Save the block that sends to an address, under one name. Returns its id."""
-    block: Any = block_of(url)
+def save_block(block: Any) -> UUID:
+    """Save the block of `block_of` under one name. Returns its id."""
     saved: UUID = block.save(BLOCK, overwrite=True)
     return saved
 

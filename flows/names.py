@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 PREFIX: Final = "dqn-"
+_NAMED: Final = 10
+"""Versions that a message names."""
 _ESCAPES: Final = (("~", "~0"), ("/", "~1"), (":", "~2"))
 """In the order of escaping. A registered name may contain no slash or colon. The escapes are those of JSON pointers
 (RFC 6901, section 3), and one more for the colon. Gymnasium's own ids contain no tilde."""
@@ -25,8 +27,9 @@ def environment_of(name: str) -> str:
 
 
 def no_version(env_id: str, reference: str, known: Sequence[str], *, why: str = " to start from") -> str:
-    """The message for a version that does not exist."""
+    """The message for a version that does not exist; `known` are all that do, the oldest first."""
+    older = f"{len(known) - _NAMED} older ones, " if len(known) > _NAMED else ""
     return (
         f"{model_name(env_id)} has no version {reference!r}{why}; registered are: "
-        f"{', '.join(known) or 'none'}; an alias that is set, such as champion, does too"
+        f"{older}{', '.join(known[-_NAMED:]) or 'none'}; an alias that is set, such as champion, does too"
     )

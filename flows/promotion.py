@@ -40,8 +40,7 @@ def find_model(version: int, env_id: str, force: bool = False) -> str:
     """Name of the environment's registered model, which has this version.
 
     Raises:
-        InputError: if the version was retired and `force` is not set.
-        RegistryError: if it does not exist.
+        InputError: if the version does not exist, or was retired and `force` is not set.
     """
     name = versions.model_name(env_id)
     history.require_usable(connect(), name, version, force=force)

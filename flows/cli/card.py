@@ -1,14 +1,12 @@
 """`python -m flows card`: write the card of a registered version."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dqn.config import ConfigError, DQNConfig
-from flows.cli import options
-from flows.cli.program import prepare, prog
-from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
+from dqn.config import DQNConfig
+from flows.cli.refusals import require_model, require_registry, require_version
+from flows.cli.terminal import verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +23,13 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse arguments and write the card. Returns the exit code."""
-    prepare()
 
-    def begin() -> int:
-        words = sys.argv[1:] if argv is None else argv
-        try:
-            chosen = options.parse(Arguments, words, prog=prog("card"), default=Arguments(), positional=("version",))
-        except ConfigError as error:
-            return fail(error, BAD_INPUT)
-        return run(chosen)
+    def check(chosen: Arguments) -> None:
+        require_registry()
+        require_model(chosen.env_id)
+        require_version(chosen.env_id, chosen.version, why="")
 
-    return attended(begin)
+    return verb(Arguments(), argv, "card", ("version",), check, run)
 
 
 def run(arguments: Arguments) -> int:
@@ -44,8 +38,6 @@ def run(arguments: Arguments) -> int:
     from flows.registry import versions
     from flows.reporting.card import version_card
     from flows.tracking.store import connect
-
-    quieten()
 
     def work() -> None:
         client = connect()

@@ -3,16 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from dqn.config import ConfigError, DQNConfig
-from flows.cli import options
-from flows.cli.program import prepare, prog
 from flows.cli.refusals import require_model, require_registry, require_version
-from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
+from flows.cli.terminal import fail, verb
 from flows.failures.errors import FlowError
 from flows.names import model_name
 from flows.orchestration.console import phase
@@ -21,7 +19,7 @@ from flows.orchestration.place import run_elsewhere
 
 REFUSED: Final = 4
 """Exit code if the gate refuses a version."""
-T = TypeVar("T")
+_REGISTRIES: Final = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +83,23 @@ def promote(argv: Sequence[str] | None = None) -> int:
             raise ConfigError("--force and --dry-run exclude each other: leave out one")
         if chosen.file and not chosen.file.is_file():
             raise ConfigError(f"there is no file {chosen.file}")
-        if chosen.version:
+        if _reads_here(chosen) and not chosen.dry_run and api_is_named() and not any(map(os.environ.get, _REGISTRIES)):
+            number = "" if chosen.file else ", or name the version by its number"
+            raise ConfigError(f"Prefect's workers promote in their own registry: set MLFLOW_TRACKING_URI to it{number}")
+        if chosen.version and (_reads_here(chosen) or not api_is_named()):
             _check(chosen.env_id, chosen.version)
 
-    return _attended(Promote(), argv, "promote", ("version",), check, _promote)
+    return verb(Promote(), argv, "promote", ("version",), check, _promote)
 
 
 def rollback(argv: Sequence[str] | None = None) -> int:
     """`rollback`: returns the exit code."""
-    return _attended(Rollback(), argv, "rollback", (), lambda chosen: _check(chosen.env_id), _rollback)
+
+    def check(chosen: Rollback) -> None:
+        if not api_is_named():
+            _check(chosen.env_id)
+
+    return verb(Rollback(), argv, "rollback", (), check, _rollback)
 
 
 def retire(argv: Sequence[str] | None = None) -> int:
@@ -104,7 +110,7 @@ def retire(argv: Sequence[str] | None = None) -> int:
             raise ConfigError("retire takes a VERSION: name its number or its alias")
         _check(chosen.env_id, chosen.version)
 
-    return _attended(Retire(), argv, "retire", ("version",), check, _retire)
+    return verb(Retire(), argv, "retire", ("version",), check, _retire)
 
 
 def compare(argv: Sequence[str] | None = None) -> int:
@@ -115,7 +121,7 @@ def compare(argv: Sequence[str] | None = None) -> int:
             raise ConfigError("compare takes two versions: name their numbers or aliases, as in compare 3 champion")
         _check(chosen.env_id, chosen.a, chosen.b)
 
-    return _attended(Compare(), argv, "compare", ("a", "b"), check, _compare)
+    return verb(Compare(), argv, "compare", ("a", "b"), check, _compare)
 
 
 def deploy(argv: Sequence[str] | None = None) -> int:
@@ -132,43 +138,25 @@ def deploy(argv: Sequence[str] | None = None) -> int:
     def run(chosen: Deploy) -> int:
         return subprocess.call((sys.executable, str(script)), cwd=script.parents[1])  # noqa: S603 # our own program
 
-    return _attended(Deploy(), argv, "deploy", (), check, run)
-
-
-def _attended(
-    default: T,
-    argv: Sequence[str] | None,
-    verb: str,
-    positional: Sequence[str],
-    check: Callable[[T], None],
-    run: Callable[[T], int],
-) -> int:
-    prepare()
-
-    def begin() -> int:
-        words = sys.argv[1:] if argv is None else argv
-        try:
-            chosen = options.parse(type(default), words, prog=prog(verb), default=default, positional=positional)
-            check(chosen)
-        except ConfigError as error:
-            return fail(error, BAD_INPUT)
-        quieten()
-        return run(chosen)
-
-    return attended(begin)
+    return verb(Deploy(), argv, "deploy", (), check, run)
 
 
 def _check(env_id: str, *references: str) -> None:
-    if not api_is_named():
-        require_registry()
-        require_model(env_id)
-        for reference in references:
-            require_version(env_id, reference, why="")
+    """Refuse what this machine's registry does not have."""
+    require_registry()
+    require_model(env_id)
+    for reference in references:
+        require_version(env_id, reference, why="")
+
+
+def _reads_here(chosen: Promote) -> bool:
+    """Whether this process reads the registry, and not only a run of the deployment."""
+    return chosen.dry_run or not chosen.version.isdecimal()
 
 
 def _promote(chosen: Promote) -> int:
     parameters = {"env_id": chosen.env_id, "force": chosen.force}
-    here = chosen.dry_run or not chosen.version.isdecimal()
+    here = _reads_here(chosen)
     if not here and (code := _elsewhere("promote-policy/default", parameters | {"version": int(chosen.version)})):
         return code.exit_code
     with phase("load MLflow and PyTorch"):

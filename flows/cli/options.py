@@ -130,6 +130,8 @@ def values_of(argv: Sequence[str], types: Mapping[str, Any]) -> tuple[dict[str, 
             )
         kind = types[name]
         if kind is None:
+            if any(word.replace("_", "-").startswith(f"--{name}=") for word in argv):
+                raise ConfigError(f"--{name} takes no value, got {words[0] or _NOTHING}: give it or leave it out")
             values[name] = True
             free += words
             continue

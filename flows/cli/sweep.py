@@ -1,6 +1,5 @@
 """`python -m flows sweep`: arguments, the quiet environment of a terminal, and errors as one sentence."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,9 +7,7 @@ from typing import Any, Final, Literal
 
 from dqn.config import ConfigError
 from dqn.presets import PresetName
-from flows.cli import options
-from flows.cli.program import prepare, prog
-from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
+from flows.cli.terminal import fail, quieten, verb
 from flows.failures.errors import FlowError
 from flows.orchestration.console import phase
 from flows.orchestration.flow_run import api_is_named
@@ -59,27 +56,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, search, report; returns the exit code."""
-    prepare()
-
-    def begin() -> int:
-        try:
-            chosen = parse(sys.argv[1:] if argv is None else list(argv))
-            check(chosen)
-        except ConfigError as error:
-            return fail(error, BAD_INPUT)
-        return run(chosen)
-
-    return attended(begin)
-
-
-def parse(argv: Sequence[str]) -> Arguments:
-    """Arguments of the command line.
-
-    Raises:
-        ConfigError: if an option is unknown, or a value does not have its option's type.
-        SystemExit: with code 0 for `--help`.
-    """
-    return options.parse(Arguments, argv, prog=prog("sweep"), default=Arguments())
+    return verb(Arguments(), argv, "sweep", (), check, run)
 
 
 def check(arguments: Arguments) -> None:

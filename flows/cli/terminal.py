@@ -3,15 +3,19 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
+from dqn.config import ConfigError
+from flows.cli import options
+from flows.cli.program import prepare, prog
 from flows.failures.errors import InputError
 from flows.failures.interrupts import INTERRUPTED, TERMINATED, Terminated, raised
 from flows.uris import redacted
 
 BAD_INPUT: Final = InputError.exit_code
 DIVERGED: Final = 3
+T = TypeVar("T")
 ENVIRONMENT: Final = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -44,6 +48,39 @@ def attended(run: Callable[[], int]) -> int:
             return fail(error, TERMINATED, "terminated")
         except KeyboardInterrupt as error:
             return fail(error, INTERRUPTED, "interrupted")
+
+
+def verb(
+    default: T,
+    argv: Sequence[str] | None,
+    name: str,
+    positional: Sequence[str],
+    check: Callable[[T], None],
+    run: Callable[[T], int],
+) -> int:
+    """Parse a command line, check it and run a verb. Returns the exit code.
+
+    Args:
+        default: the arguments if none is given.
+        argv: the words; None takes those of this process.
+        name: of the verb, for `--help`.
+        positional: fields that are given without a name, in this order.
+        check: refuses, with a ConfigError, what can be refused before the heavy imports.
+        run: returns the exit code.
+    """
+    prepare()
+
+    def begin() -> int:
+        words = sys.argv[1:] if argv is None else argv
+        try:
+            chosen = options.parse(type(default), words, prog=prog(name), default=default, positional=positional)
+            check(chosen)
+        except ConfigError as error:
+            return fail(error, BAD_INPUT)
+        quieten()
+        return run(chosen)
+
+    return attended(begin)
 
 
 def fail(error: BaseException, code: int, message: str | None = None) -> int:

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,8 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from dqn.config import ConfigError
-from flows.cli import options
-from flows.cli.program import prepare, prog
 from flows.cli.refusals import require_registry
-from flows.cli.terminal import BAD_INPUT, attended, fail, quieten
+from flows.cli.terminal import fail, verb
 from flows.failures.errors import FlowError, one_line
 from flows.names import PREFIX, environment_of, model_name
 from serving.models.glance import Version, glance_versions
@@ -45,37 +41,28 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, read the registry and print; returns the exit code."""
-    prepare()
+    return verb(Arguments(), argv, "versions", (), lambda _: require_registry(), run)
 
-    def begin() -> int:
-        try:
-            words = sys.argv[1:] if argv is None else argv
-            chosen = options.parse(Arguments, words, prog=prog("versions"), default=Arguments())
-            require_registry()
-        except ConfigError as error:
-            return fail(error, BAD_INPUT)
-        name = model_name(chosen.env_id) if chosen.env_id else ""
-        uri = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI") or ""
-        found = (
-            by_http(uri)
-            if uri.startswith("http")
-            else None
-            if "MLFLOW_REGISTRY_URI" in os.environ
-            else glance_versions()
-        )
-        if found is not None:  # MLflow takes more than a second to import
-            return show(found, name, as_json=chosen.json)
-        quieten()
-        from mlflow.exceptions import MlflowException
 
-        try:
-            return show(by_mlflow(), name, as_json=chosen.json)
-        except FlowError as error:
-            return fail(error, error.exit_code)
-        except MlflowException as error:
-            return fail(error, 1, f"MLflow: {one_line(error)}")
+def run(chosen: Arguments) -> int:
+    """Read the registry and print; returns the exit code."""
+    name = model_name(chosen.env_id) if chosen.env_id else ""
+    uri = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    found = None
+    if uri.startswith("http"):
+        found = by_http(uri)
+    elif "MLFLOW_REGISTRY_URI" not in os.environ:
+        found = glance_versions()
+    if found is not None:  # MLflow takes more than a second to import
+        return show(found, name, as_json=chosen.json)
+    from mlflow.exceptions import MlflowException
 
-    return attended(begin)
+    try:
+        return show(by_mlflow(), name, as_json=chosen.json)
+    except FlowError as error:
+        return fail(error, error.exit_code)
+    except MlflowException as error:
+        return fail(error, 1, f"MLflow: {one_line(error)}")
 
 
 def by_http(uri: str) -> list[Version] | None:

@@ -107,10 +107,10 @@ def require_usable(client: MlflowClient, name: str, version: int, *, force: bool
     """Refuse to promote a retired version, unless that is forced: then it is not retired any more.
 
     Raises:
-        InputError: if it is retired.
-        RegistryError: if it does not exist.
+        InputError: if it is retired or does not exist.
     """
-    if since := versions.get_version(client, name, version).tags.get(RETIRED_TAG):
+    known = versions.require(client, name, str(version))
+    if since := versions.get_version(client, name, known).tags.get(RETIRED_TAG):
         if not force:
             raise InputError(f"version {version} of {name} was retired at {since}: promote another one, or use force")
         client.delete_model_version_tag(name, str(version), RETIRED_TAG)

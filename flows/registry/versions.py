@@ -40,6 +40,8 @@ WORLD_TAG: Final = "world.values"
 ORIGIN_TAG: Final = "origin"
 """Tag of a version that was not trained here: a sentence about where it comes from."""
 
+_LARGEST: Final = 2**31 - 1
+"""Of the numbers that Postgres has a column for; MLflow answers a larger one with 500."""
 _REQUIREMENTS: Final = ["onnxruntime>=1.27", "numpy>=2"]
 
 
@@ -132,10 +134,7 @@ def get_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        known = [str(found.version) for found in client.search_model_versions(f"name='{name}'")]
-        raise RegistryError(
-            f"{name} has no version {version}; registered are: {', '.join(sorted(known, key=int)) or 'none'}"
-        ) from error
+        raise RegistryError(f"{name} has no version {version}") from error
 
 
 def version_of(client: MlflowClient, name: str, alias: Alias) -> int | None:
@@ -147,6 +146,8 @@ def resolve(client: MlflowClient, name: str, reference: str) -> int | None:
     """The version that a number or an alias refers to, if it exists."""
     try:
         if reference.isdecimal():
+            if int(reference) > _LARGEST:
+                return None
             return int(client.get_model_version(name, reference).version)
         return int(client.get_model_version_by_alias(name, reference).version)
     except MlflowException as error:

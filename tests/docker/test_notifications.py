@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from uuid import uuid4
 
+import deploy
 import pytest
 from deploy import AUTOMATIONS, MAX_RUN_COUNT, POOL, START_AGAIN_AFTER, create_pool
 from notifications import block_of, notifications, save_block
@@ -51,9 +52,17 @@ def test_an_email_goes_to_its_server() -> None:
     )
 
 
-def test_what_is_no_address_is_refused_in_a_sentence() -> None:
-    with pytest.raises(ValueError, match="NOTIFY_URL is no URL: set it to a webhook"):
-        block_of("me@example.org")
+@pytest.mark.parametrize("url", ["me@example.org", "unknown://x", "mailtos://user:password@", "https://"])
+def test_an_address_that_nothing_is_sent_to_is_refused_before_anything_is_set_up(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("NOTIFY_URL", url)
+    assert deploy.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("NOTIFY_URL is no address to send to: set it to a webhook")
+    assert "password@" not in said.replace("PASSWORD@", "")
 
 
 def test_a_crash_is_told_exactly_where_no_automation_starts_the_run_again() -> None:
@@ -116,7 +125,7 @@ def promote() -> None:
 @pytest.mark.slow
 def test_what_waits_for_a_person_arrives(prefect_api: str, received: tuple[str, list[dict[str, str]]]) -> None:
     url, messages = received
-    automations = notifications(save_block(url), again_after=START_AGAIN_AFTER, max_run_count=MAX_RUN_COUNT)
+    automations = notifications(save_block(block_of(url)), again_after=START_AGAIN_AFTER, max_run_count=MAX_RUN_COUNT)
     assert all(isinstance(action, SendNotification) for each in automations for action in each.actions)
     with SyncPrefectClient(prefect_api) as client, installed(client, automations):
         create_pool(client)

@@ -24,6 +24,7 @@ SPAN: Final = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 PROGRAM: Final = re.compile(r"(\.venv/bin/\S+|make|python|pip|prefect|mlflow|docker(-compose)?|curl|git|chrt)( |$)")
 
 DATACLASSES: Final[dict[str, tuple[Any, tuple[str, ...]]]] = {
+    "sweep": (sweep.Arguments(), ()),
     "versions": (versions.Arguments(), ()),
     "card": (card.Arguments(), ("version",)),
     "compare": (models.Compare(), ("a", "b")),
@@ -90,8 +91,8 @@ def test_the_program_that_a_command_starts_accepts_its_arguments(command: str) -
     assert (Path(program).name, flag) == ("python", "-m")
     if module == "flows":
         verb = arguments.pop(0)
-        if verb in ("train", "sweep"):
-            {"train": train.parse, "sweep": sweep.parse}[verb](arguments)
+        if verb == "train":
+            train.parse(arguments)
         else:
             default, positional = DATACLASSES[verb]
             options.parse(type(default), arguments, prog=verb, default=default, positional=positional)

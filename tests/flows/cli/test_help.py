@@ -25,13 +25,13 @@ def test_help_is_one_screen_with_every_option(
     module: Any, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    screen = shown(module.parse, ["--help"], capsys)
+    screen = shown(module.main, ["--help"], capsys)
     assert "--help-all explains each" in screen
     assert len(screen.splitlines()) <= lines
     assert all(len(line) <= 80 for line in screen.splitlines())
     names = {name.partition(".")[0] for name in options.option_types(module.Arguments)}
     assert [name for name in sorted(names) if f"--{name}" not in screen] == []
-    everything = shown(module.parse, ["--help-all"], capsys)
+    everything = shown(module.main, ["--help-all"], capsys)
     text = " ".join(everything.split())
     for told in described(module.Arguments).values():
         assert told in text

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from dqn.environments.world import World
-from flows.cli import models
+from flows.cli import card, models
 from flows.cli.models import REFUSED
 from flows.failures.errors import PrefectError
 from flows.orchestration import place
@@ -229,6 +229,34 @@ def test_under_prefect_the_deployment_does_it(
     assert asked == [(deployment, parameters)]
     said = capsys.readouterr()
     assert (said.out, said.err) == (("what the gate says\n", "") if code != 1 else ("", "error: it is away\n"))
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "said"),
+    [
+        (models.promote, "challenger", "set MLFLOW_TRACKING_URI to it, or name the version by its number"),
+        (models.promote, "--file p.onnx", "set MLFLOW_TRACKING_URI to it\n"),
+        (models.promote, "3 --dry-run", "there is no registry "),
+        (models.retire, "3", "there is no registry "),
+        (models.compare, "3 champion", "there is no registry "),
+        (card.main, "3", "there is no registry "),
+    ],
+)
+def test_under_prefect_no_registry_of_this_directory_stands_in_for_that_of_the_workers(
+    verb: Any,
+    words: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(models, "api_is_named", lambda: True)
+    (tmp_path / "p.onnx").touch()
+    assert verb(words.split()) == 2
+    assert said in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["p.onnx"]
 
 
 def test_deploying_is_the_program_of_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:

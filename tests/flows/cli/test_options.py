@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from flows.cli.terminal import BAD_INPUT
 from flows.request.suggestions import expected
 from flows.search.spaces import SPACES
 from serving.models.glance import Registered
+
+of_a_sweep = partial(options.parse, sweep.Arguments, prog="", default=sweep.Arguments())
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,7 @@ def test_a_value_that_does_not_fit_is_refused_in_one_sentence(
         ("--trials many", "--trials takes a whole number, got many"),
         ("--promote --trials many", "--trials takes a whole number, got many"),
         ("--promote yes", "yes belongs to no option; --help lists all"),
+        ("--promote=false", "--promote takes no value, got false: give it or leave it out"),
         ("--space smal", "there is no space 'smal'; did you mean small?"),
         ("--space mine.json", "there is no space 'mine.json': name one of small, arlbench, or a JSON file"),
         ("--resume s --trials 8 --keep 0.2", "keeps its own settings: leave out --trials, --keep"),
@@ -76,7 +80,7 @@ def test_what_a_sweep_may_be_given_passes(tmp_path: Path) -> None:
     assert {*sweep.SPACES} == {*SPACES}
     (tmp_path / "space.json").touch()
     for argument in ("--space arlbench", f"--space {tmp_path}/space.json", "--resume s --save mine --promote"):
-        sweep.check(sweep.parse(argument.split()))
+        sweep.check(of_a_sweep(argument.split()))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +103,7 @@ def test_words_become_values(kind: Any, words: list[str], value: Any) -> None:
     assert type(options.converted(words, kind)) is type(value)
 
 
-@pytest.mark.parametrize("parse", [train.parse, sweep.parse])
+@pytest.mark.parametrize("parse", [train.parse, of_a_sweep])
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [

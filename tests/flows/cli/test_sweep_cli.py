@@ -14,11 +14,16 @@ from dqn.config import ConfigError
 from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.finite import DivergedError, EnvironmentFaultError
 from dqn.training.checkpoint import CheckpointError
+from flows.cli import options
 from flows.cli import sweep as sweep_cli
 from flows.failures.errors import InputError, PrefectError, TrackingError
 from flows.orchestration import place
 from flows.search.study import ShardError, begin_study
 from tests.support.flows.sweeps import keep_in_memory, sweep
+
+
+def searched(argv: list[str]) -> int:
+    return sweep_cli.run(options.parse(sweep_cli.Arguments, argv, prog="", default=sweep_cli.Arguments()))
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +38,7 @@ def test_what_a_command_line_asks_for_is_searched(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **options: asked.update(options) or "the report")
     numbers = {"trials": 9, "shard_trials": 3, "keep": 0.3, "episodes": 2, "finalists": 5, "seed": 7}
     argv = [word for name, value in numbers.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    assert sweep_cli.run(sweep_cli.parse([*argv, "--rungs", "3", "5", "--method", "random", "--promote"])) == 0
+    assert searched([*argv, "--rungs", "3", "5", "--method", "random", "--promote"]) == 0
     assert asked == {
         **numbers,
         "preset": "cartpole",
@@ -60,9 +65,9 @@ def test_a_study_to_go_on_with_is_looked_for_before_anything_starts(
 
     monkeypatch.setattr("flows.sweep.sweep_dqn", sweep_dqn)
     begin_study("known", sweep())
-    assert sweep_cli.run(sweep_cli.parse(["--resume", "known", "--trials", "0"])) == 0  # it keeps its own settings
+    assert searched(["--resume", "known", "--trials", "0"]) == 0  # it keeps its own settings
     assert "the report\n" in capsys.readouterr().out
-    assert sweep_cli.run(sweep_cli.parse(["--resume", "unknown"])) == 2
+    assert searched(["--resume", "unknown"]) == 2
     assert asked == ["known"]
     assert "error: there is no study 'unknown'" in capsys.readouterr().err
 
@@ -71,7 +76,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **_: pytest.fail("it was started"))
-    assert sweep_cli.run(sweep_cli.parse(["--keep", "2"])) == 2
+    assert searched(["--keep", "2"]) == 2
     assert "error: keep must be a share between 0 and 1, got 2.0\n" in capsys.readouterr().err
 
 
@@ -96,7 +101,7 @@ def test_where_an_api_is_named_a_sweep_is_a_run_of_its_deployment_unless_it_need
 
     monkeypatch.setattr(sweep_cli, "run_elsewhere", elsewhere)
     monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **_: pytest.fail("it runs here"))
-    assert sweep_cli.run(sweep_cli.parse(argv.split())) == 0
+    assert searched(argv.split()) == 0
     assert asked == [("sweep-dqn/default", done)]
 
 
@@ -107,7 +112,7 @@ def test_without_the_deployment_a_sweep_is_a_flow_run_of_this_process(monkeypatc
     deployed = SimpleNamespace(sweep_dqn=lambda **_: done.append("as a flow run"))
     monkeypatch.setitem(sys.modules, "flows.deployed", deployed)
     monkeypatch.setattr("flows.sweep.sweep_dqn", lambda **_: done.append("without Prefect"))
-    assert sweep_cli.run(sweep_cli.parse([])) == 0
+    assert searched([]) == 0
     assert done == ["as a flow run"]
 
 
@@ -118,7 +123,7 @@ def test_an_api_that_does_not_answer_is_a_sentence(
         raise PrefectError("it is away")
 
     monkeypatch.setattr(sweep_cli, "run_elsewhere", elsewhere)
-    assert sweep_cli.run(sweep_cli.parse([])) == 1
+    assert searched([]) == 1
     assert capsys.readouterr().err == "error: it is away\n"
 
 
@@ -154,7 +159,7 @@ def test_libraries_say_nothing_of_every_trial_and_retry(monkeypatch: pytest.Monk
     try:
         optuna.logging.set_verbosity(optuna.logging.INFO)
         logging.getLogger("urllib3").setLevel(logging.INFO)
-        assert sweep_cli.run(sweep_cli.parse([])) == 0
+        assert searched([]) == 0
         assert optuna.logging.get_verbosity() == optuna.logging.WARNING
         assert logging.getLogger("urllib3").level == logging.ERROR
     finally:

@@ -120,6 +120,6 @@ def test_the_champion_is_not_retired_nor_what_does_not_exist(store: Any) -> None
     promoted(store, 1)
     with pytest.raises(InputError, match="version 1 is the champion of dqn-CartPole-v1: promote another one or roll"):
         retire(store, NAME, 1, "mine")
-    with pytest.raises(RegistryError, match="has no version 9; registered are: 1, 2, 3, 4, 5, 6"):
+    with pytest.raises(RegistryError, match="has no version 9"):
         retire(store, NAME, 9, "mine")
     assert not any(RETIRED_TAG in version.tags for version in store.versions.values())

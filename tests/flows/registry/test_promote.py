@@ -123,7 +123,7 @@ def test_the_champion_plays_in_the_challengers_world(store: MlflowClient) -> Non
 def test_what_environment_is_named_decides_where_a_version_is_looked_for(store: MlflowClient) -> None:
     version = registered(store, "dqn-Acrobot-v1", BALANCING)
     assert find_model.fn(version, "Acrobot-v1") == "dqn-Acrobot-v1"
-    with pytest.raises(RegistryError, match="dqn-Acrobot-v1 has no version 99"):
+    with pytest.raises(InputError, match="dqn-Acrobot-v1 has no version '99'; registered are: 1"):
         find_model.fn(99, "Acrobot-v1")
 
 

@@ -6,7 +6,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
 
-from flows.failures.errors import RegistryError
+from flows.failures.errors import InputError, RegistryError
+from flows.names import no_version
 from flows.registry import versions
 from tests.support.flows.registering import BALANCING, damage, registered
 
@@ -18,8 +19,33 @@ def test_a_logged_model_is_registered_once(store: MlflowClient) -> None:
         store, name, model_id=versions.model_id_of(version), run_id=str(version.run_id), tags={"git_commit": "unknown"}
     )
     assert str(again) == str(version.version)
-    with pytest.raises(RegistryError, match=f"{name} has no version 99; registered are: {again}"):
+    with pytest.raises(RegistryError, match=f"{name} has no version 99"):
         versions.get_version(store, name, 99)
+
+
+@pytest.mark.parametrize("reference", ["99", str(2**31), str(10**30), "nobody", "1 2"])
+def test_a_version_that_does_not_exist_is_refused_without_asking_for_impossible_numbers(
+    reference: str, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "dqn-absent"
+    asked: list[int] = []
+    get = store.get_model_version
+
+    def spied(model: str, number: str) -> Any:
+        asked.append(int(number))
+        return get(model, number)
+
+    monkeypatch.setattr(store, "get_model_version", spied)
+    with pytest.raises(InputError, match=f"{name} has no version '{reference}'; registered are: none; an alias"):
+        versions.require(store, name, reference)
+    assert all(number < 2**31 for number in asked), "MLflow's server on Postgres answers these with 500"
+
+
+def test_a_refusal_names_some_of_many_versions() -> None:
+    known = [str(number) for number in range(1, 301)]
+    said = no_version("CartPole-v1", "301", known)
+    assert "registered are: 290 older ones, 291, 292, 293, 294, 295, 296, 297, 298, 299, 300; an alias" in said
+    assert "registered are: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10; an alias" in no_version("CartPole-v1", "11", known[:10])
 
 
 def test_a_file_that_is_gone_or_damaged_is_named(store: MlflowClient) -> None:

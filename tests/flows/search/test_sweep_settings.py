@@ -10,7 +10,7 @@ import pytest
 
 from dqn.config import DQNConfig
 from dqn.presets import PRESETS
-from flows.cli.sweep import parse
+from flows.cli.sweep import Arguments
 from flows.failures.errors import InputError
 from flows.search.settings import RUNGS, SweepConfig, batch_size
 from flows.search.spaces import SPACES, Choice, Range, Space
@@ -39,10 +39,10 @@ def test_the_defaults_are_the_same_by_every_way() -> None:
     numbers = {"trials": 1_024, "keep": 0.5, "episodes": 10, "finalists": 4, "seed": 0}
     settings = SweepConfig(space=SPACE, rungs=(1,))
     assert settings.shard_trials == batch_size(1_024)
-    for ways in (vars(settings), vars(parse([]))):
+    for ways in (vars(settings), vars(Arguments())):
         assert {name: ways[name] for name in numbers} == numbers
     deployed = {name: parameter.default for name, parameter in inspect.signature(sweep_dqn).parameters.items()}
-    typed = vars(parse([]))
+    typed = vars(Arguments())
     assert {**typed, "rungs": typed["rungs"] or None, "checkpoint_dir": str(typed["checkpoint_dir"])} == deployed
 
 

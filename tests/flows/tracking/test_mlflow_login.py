@@ -1,5 +1,6 @@
 """MLflow's server as `make stack` starts it: it asks for a password, and an error names a wrong one."""
 
+import hashlib
 import os
 import socket
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from processes import MLFLOW_LOGIN, mlflow_command, mlflow_environment, process,
 from flows.failures.errors import InputError
 from flows.failures.outages import is_transient
 from flows.promotion import promote_version, retire, roll_back
+from flows.registry import versions
 from flows.tracking.store import connect
 from serving.errors import RegistryUnavailableError
 from serving.models.mlflow import RegistrySource
 from tests.support.flows.promoting import quick
-from tests.support.flows.registering import BALANCING, DRIFTING, registered
+from tests.support.flows.registering import BALANCING, DRIFTING, FALLING, controller, registered
 
 __all__ = ["quick"]  # the fixture
 
@@ -138,6 +140,11 @@ def test_the_worker_trains_and_promotes_and_is_no_admin(
     assert roll_back(name)[0] == theirs
     retire(name, mine)
     registered(client, "dqn-another", BALANCING)  # in an experiment of its own
+    run = client.get_run(str(versions.get_version(client, name, theirs).run_id)).info
+    content = controller(FALLING, run.run_id)
+    tags = {versions.DIGEST_TAG: hashlib.sha256(content).hexdigest()}
+    unfinished = client.create_logged_model(run.experiment_id, "policy", run.run_id, tags=tags).model_id
+    assert versions.log_model(run.run_id, content) != unfinished, "it deletes what an interrupted attempt has left"
     with pytest.raises(MlflowException, match=r"403|PERMISSION_DENIED|Permission denied"):
         client.list_webhooks()
     for method, path, body in (
