@@ -42,6 +42,7 @@ USER app
 ENTRYPOINT ["/app/docker/entrypoint.sh"]
 # Smoke test: every entrypoint loads, and so does what the servers need beside them.
 RUN python -c "import asyncpg, boto3, flask_wtf, psycopg2, flows.cleanup, flows.deployed" \
+    && PYTHONPATH=/app:/app/docker python -c "import deploy" \
     && prefect --version && mlflow --version && rm -rf /tmp/*
 # Last, so that a new commit copies no dependencies again.
 ARG GIT_COMMIT=unknown
