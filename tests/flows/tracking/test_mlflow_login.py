@@ -18,6 +18,7 @@ from flows.failures.errors import InputError
 from flows.failures.outages import is_transient
 from flows.promotion import promote_version, retire, roll_back
 from flows.registry import versions
+from flows.tracking import store
 from flows.tracking.store import connect
 from serving.errors import RegistryUnavailableError
 from serving.models.mlflow import RegistrySource
@@ -51,6 +52,7 @@ def wrong_password(server: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server[0])
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "guess")
+    monkeypatch.setattr(store, "_answered", {})  # to another login, in another test
     return server[0]
 
 
