@@ -50,7 +50,7 @@ def test_a_page_of_another_site_can_change_nothing(system: System) -> None:
 
 def test_no_container_tells_its_secrets(system: System) -> None:
     secrets = {file.read_text() for file in system.stack.secrets.iterdir()} - {""}
-    assert len(secrets) == 11
+    assert len(secrets) == 12
     told = json.dumps(system.stack.containers())
     assert not [secret for secret in secrets if secret in told or secret.removeprefix("prefect:") in told]
 
