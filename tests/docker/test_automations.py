@@ -129,11 +129,11 @@ def test_an_automation_is_made_once_and_one_that_is_paused_stays_so() -> None:
 
 
 def test_an_automation_that_has_another_name_now_is_removed() -> None:
-    foreign, untagged = named("somebody's own", tags=["theirs"]), named("of a version without tags")
+    foreign, untagged = named("a user's own", tags=["theirs"]), named("of a version without tags")
     server = Automations(foreign, untagged)
     deploy_automations(server, [untagged, named("old")])
     deploy_automations(server, [untagged, named("new")])
-    assert server.switches() == {"somebody's own": True, "of a version without tags": True, "new": True}
+    assert server.switches() == {"a user's own": True, "of a version without tags": True, "new": True}
 
 
 def test_an_automation_that_a_person_has_renamed_is_not_made_twice() -> None:

@@ -233,7 +233,7 @@ def test_a_promotion_waits_for_a_person_where_one_is_to_approve(
     playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="mode approve waits for a click on the page of a flow run"):
-        run(playing, "by nobody", mode="approve")
+        run(playing, "by no policy", mode="approve")
     assert champion(store) == UPRIGHT
 
     def waits(**options: Any) -> None:

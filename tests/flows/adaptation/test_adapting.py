@@ -162,7 +162,7 @@ def test_an_approval_is_waited_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> N
     ("error", "told", "status"),
     [
         (None, [], "FINISHED"),
-        (RefusedError("by nobody"), [("refused", "by nobody")], "FINISHED"),
+        (RefusedError("by the policy that plays"), [("refused", "by the policy that plays")], "FINISHED"),
         (ValueError("odd\nindeed"), [("failed", "odd: the log of the flow run says more")], "FAILED"),
         (KeyboardInterrupt(), [("failed", "KeyboardInterrupt: the log of the flow run says more")], "KILLED"),
         (StaleAttemptError("replaced"), [], None),

@@ -117,7 +117,7 @@ def test_only_cartpole_is_put_under_stress_and_some_environments_name_no_thresho
         ("2", {}, None),
         ("champion", {"gamma": 0.5}, None),
         ("9", {}, r"has no version '9' to start from; registered are: 1, 2; an alias"),
-        ("nobody", {}, r"has no version 'nobody' to start from"),
+        ("missing", {}, r"has no version 'missing' to start from"),
         ("2", {"dueling": True, "hidden_sizes": (7,)}, r"its hidden_sizes is .*, not \(7,\), its dueling is False"),
         ("2", {"num_quantiles": 5, "loss": "quantile"}, "its num_quantiles is 1, not 5; give the"),
     ],
