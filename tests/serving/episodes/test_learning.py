@@ -55,7 +55,8 @@ def log_learning(run_id: str, folder: Path) -> None:
 def client_of(source: RunSource) -> Iterator[TestClient]:
     app = App(Models(source, alias=None, version="1"))
     with TestClient(app.asgi, base_url="http://localhost") as client:
-        client.portal.call(app.models.poll)  # type: ignore[union-attr] # inside the block it has one
+        while app.models.current is None:  # polled here too, it could be loaded twice
+            client.get("/api/status")
         yield client
 
 
