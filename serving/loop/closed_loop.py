@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from serving.loop.experience import Experience
 from serving.loop.finding import Finding, say, say_returns
 from serving.loop.healing import Healing, Look, Looked, aside, look
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, Sender, StageReport
+from serving.loop.timeline import Change, tell
 from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
@@ -73,15 +74,12 @@ class ClosedLoop:
         self._pushed = self._mixed = self._look_failed = self._looks_again = False
         self._looking: Looked | None = None
 
-    def status(self) -> dict[str, Any]:
-        """The latest drift and the stages of the adaptation, as the page shows them."""
+    def status(self, changes: Sequence[Change] = ()) -> dict[str, Any]:
+        """The latest drift, the stages of the adaptation and changes by viewers, as the page shows them."""
         return {
-            "drift": self.latest,
-            "over": self._over,
-            "stages": self.stages,
+            **structs.asdict(tell(self.latest, self._over, self.stages, changes, self.sender is not None)),
             "undoing": self.healing.playing,
             "now": self._clock(),
-            "heals": self.sender is not None,
             "trouble": self.trouble or (self.sender.trouble if self.sender and self.untold.is_set() else ""),
         }
 

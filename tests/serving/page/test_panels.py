@@ -267,10 +267,8 @@ def test_only_addresses_of_the_web_are_linked_in_the_timeline(
     opened(page, stepped)
     links = page.evaluate(
         """async (url) => {
-            const loop = await import("/static/panels/loop.js");
-            const panel = Object.values(loop).find((each) => each.prototype?.item);
-            const entry = { stage: "started", name: "Started", text: "", at: 1, links: { run: url } };
-            const item = panel.prototype.item.call({ entries: [] }, entry);
+            const { line } = await import("/static/panels/loop.js");
+            const item = line({ name: "Started", text: "", kind: "", progress: null, links: { run: url } });
             return [...item.querySelectorAll("a")].map((link) => link.getAttribute("href"));
         }""",
         url,
