@@ -87,7 +87,8 @@ class App:
         self.models = models
         self.metrics = Metrics()
         self.replays = Replays(models, self.metrics, Kept(replays) if replays and show else None)
-        self.live = LiveAPI(models, self.metrics, token=token) if show else None
+        self._mlflow_url = mlflow_url.rstrip("/")
+        self.live = LiveAPI(models, self.metrics, token=token, mlflow_url=self._mlflow_url) if show else None
         self.events: EventSender | None = None
         if self.live and prefect_url:
             loop = self.live.stage.loop
@@ -96,7 +97,6 @@ class App:
             )
             loop.sender = self.events
         self._token = token
-        self._mlflow_url = mlflow_url.rstrip("/")
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
         inference = InferenceAPI(models, self.metrics)
         self.training = Training(models, mlflow_url=self._mlflow_url)

@@ -47,6 +47,7 @@ class ClosedLoop:
         self.latest: Drift | None = None
         """The latest drift, even if it is over."""
         self.stages: list[StageReport] = []
+        self.past: deque[tuple[Drift, list[StageReport]]] = deque(maxlen=20)  # earlier drifts with their stages
         self.trouble = ""
         """Why watching failed; empty if it did not."""
         self.sender: Sender | None = None
@@ -59,7 +60,7 @@ class ClosedLoop:
         self._served: ServedModel | None = None
         self._over = True
         self._onset: int | None = None
-        self._since = 0
+        self._since = self._last_look = 0
         self._usual: float | None = None
         self._calm = self._calm_episodes = 0
         self._calm_needed = CALM_STEPS
@@ -69,7 +70,6 @@ class ClosedLoop:
         self.healing = Healing(lambda: self._clock())
         self.aside = aside
         """Runs a look; benchmarks have another function here."""
-        self._last_look = 0
         self._returns = EpisodeTest()
         self._pushed = self._mixed = self._look_failed = self._looks_again = False
         self._looking: Looked | None = None
@@ -238,6 +238,8 @@ class ClosedLoop:
         self.trouble = trouble
 
     def _notice(self, served: ServedModel, finding: Finding) -> None:
+        if self.latest:
+            self.past.append((self.latest, self.stages))
         self.latest = Drift(
             id=uuid.uuid4().hex,
             version=served.version.number,

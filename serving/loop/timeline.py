@@ -11,7 +11,7 @@ State = Literal["calm", "changed", "drift", "over"]
 Kind = Literal["", "good", "bad"]
 Change = tuple[float, bool]
 """Time of a viewer's change of the world, and whether it undid all changes."""
-_NAMES: Final = {
+NAMES: Final = {
     "started": "A run began",
     "experience": "Read what happened",
     "identified": "Knows the new world",
@@ -27,7 +27,7 @@ _NAMES: Final = {
     "rolled back": "Taken back",
     "failed": "Failed",
 }
-_KINDS: Final[dict[str, Kind]] = {
+KINDS: Final[dict[str, Kind]] = {
     **dict.fromkeys(("recovered", "as predicted"), "good"),
     **dict.fromkeys(("refused", "rolled back", "failed"), "bad"),
 }
@@ -68,7 +68,7 @@ def tell(
     """The latest drift, its stages and the changes of the world around it; `heals` where runs can be started."""
     state: State = "over" if drift else "calm"
     lasts, broken = drift is not None and not over, bool(changes) and not changes[-1][1]
-    entries = _entries(drift, stages, changes) if drift else [_change(change) for change in changes[-1:] if broken]
+    entries = _entries(drift, stages, changes) if drift else [change_entry(change) for change in changes[-1:] if broken]
     later = sum(at > drift.noticed_at for at, _ in changes) if drift else 0
     unnoticed = broken and not lasts and (drift is None or changes[-1][0] >= entries[-1].at)
     title = "All is as it was trained for"
@@ -77,7 +77,7 @@ def tell(
     elif unnoticed:
         title, state = "Changed. Not noticed yet", "changed"
     elif drift:
-        ends = [stage.stage for stage in stages if _KINDS.get(stage.stage) == "good"]
+        ends = [stage.stage for stage in stages if KINDS.get(stage.stage) == "good"]
         healed = f"Healed. {drift.finding[:1].upper()}{drift.finding[1:]}, and the version that plays balances."
         title = healed if ends[-1:] == ["recovered"] else "Calm again"
     hint = "" if entries else _IDLE
@@ -96,19 +96,20 @@ def tell(
 
 def _entries(drift: Drift, stages: Sequence[StageReport], changes: Sequence[Change]) -> list[Entry]:
     """The change before the drift, the drift, and in the order of time the stages and later changes."""
-    before = [_change(change) for change in changes if change[0] <= drift.noticed_at][-1:]
+    before = [change_entry(change) for change in changes if change[0] <= drift.noticed_at][-1:]
     noticed = Entry(name="The server noticed", at=drift.noticed_at, text=f"from the steps of version {drift.version}")
     linked, told = set[str](), list[Entry]()
     for stage in stages:
         fresh = {name: url for name, url in stage.links.items() if url not in linked}  # each place is linked once
         linked.update(fresh.values())
-        name, kind = _NAMES.get(stage.stage, stage.stage), _KINDS.get(stage.stage, "")
+        name, kind = NAMES.get(stage.stage, stage.stage), KINDS.get(stage.stage, "")
         progress = stage.progress if stage is stages[-1] else None
         told.append(Entry(name=name, at=stage.at, text=stage.text, kind=kind, progress=progress, links=fresh))
-    later = [_change(change) for change in changes if change[0] > drift.noticed_at]
+    later = [change_entry(change) for change in changes if change[0] > drift.noticed_at]
     return [*before, noticed, *sorted([*told, *later], key=lambda entry: entry.at)]
 
 
-def _change(change: Change) -> Entry:
+def change_entry(change: Change) -> Entry:
+    """A viewer's change of the world."""
     at, right = change
     return Entry(name="The world was put right" if right else "The world was changed", at=at, text="by a viewer")

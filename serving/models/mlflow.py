@@ -38,6 +38,8 @@ _KEPT_TAGS: Final = (
     "eval.min_return",
     "eval.episodes",
     "gate",
+    "promoted",
+    "retired",
 )
 
 

@@ -77,7 +77,7 @@ def test_a_drift_and_the_stages_of_its_adaptation_are_shown(page: Page, shown: S
 
 def test_compare_shows_two_versions_under_one_seed(page: Page, shown: Serving) -> None:
     opened(page, shown)
-    tab(page, "Compare")
+    tab(page, "Versions")
     page.locator("#first").select_option("champion")
     page.locator("#second").select_option("2")
     page.get_by_role("button", name="Compare").click()
@@ -88,7 +88,7 @@ def test_compare_shows_two_versions_under_one_seed(page: Page, shown: Serving) -
     until(page, "page.frame.o[1] && !page.frame.o[0]")  # the challenger falls, the champion does not
     assert page.locator(".player .version").all_inner_texts() == ["Version 1", "Version 2"]
     assert page.locator(".player .aliases").all_inner_texts() == ["champion", "challenger"]
-    tab(page, "Compare")
+    tab(page, "Versions")
     page.get_by_role("button", name="One alone").click()
     until(page, "page.frame?.s.length === 1 && page.status.players.length === 1")
 

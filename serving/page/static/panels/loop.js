@@ -52,7 +52,9 @@ export function line({ name, text, kind, progress, links }, when) {
     item.append(bar);
   }
   for (const [word, href] of Object.entries(links)) {
-    if (/^(https?:|\?|api)/.test(href)) item.append(Object.assign(element("a", "", word), { href, target: /^h/.test(href) ? "_blank" : "" }), " ");
+    if (!/^(https?:|\?)/.test(href)) continue;
+    const target = href.startsWith("?") ? "" : "_blank";
+    item.append(Object.assign(element("a", "", word), { href, target, ariaLabel: `${word}: ${name}` }), " ");
   }
   return item;
 }
