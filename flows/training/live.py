@@ -154,6 +154,7 @@ class Live:
             )
         models = []
         for agent in range(min(self._state.config.num_agents, AGENTS)):
-            properties = dataclasses.replace(self._properties, agent=agent)
+            world = self._state.config.world_of(agent)
+            properties = dataclasses.replace(self._properties, agent=agent, world=world)
             models.append(to_onnx(networks.agent(agent), properties, observation_shape=networks.body.observation_shape))
         return models

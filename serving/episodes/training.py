@@ -31,6 +31,7 @@ DECIDING_SECONDS: Final = 900.0
 """The same after training: testing and the gate take some time."""
 _LIMIT_SECONDS: Final = 20.0
 _CARTPOLE: Final = "CartPole"
+_USUAL_LENGTH: Final = 0.5
 T = TypeVar("T")
 
 Curve = Annotated[list[tuple[int, float]], Meta(max_length=128)]
@@ -84,6 +85,8 @@ class Pole(Struct, frozen=True, kw_only=True):
     """An episode of one agent's network. All begin in the same state."""
 
     agent: int
+    length: float
+    """Half the pole's length in metres."""
     states: list[tuple[float, float]]
     """`[steps + 1]`: the cart's position in metres and the pole's angle in radians."""
     terminated: bool
@@ -93,8 +96,6 @@ class Poles(Struct, frozen=True, kw_only=True):
     """The population's episodes at its latest state."""
 
     updates: int
-    length: float
-    """Half the pole's length in metres."""
     poles: list[Pole]
 
 
@@ -206,7 +207,7 @@ def _without_networks(population: Population) -> Population:
 
 
 def _play(name: str, population: Population) -> Poles:
-    poles, length = list[Pole](), 0.5
+    poles = list[Pole]()
     for agent in population.agents:
         served = ServedModel.load(name, Version(number=str(agent.agent), source=""), agent.model)
         policy = served.policy
@@ -215,10 +216,10 @@ def _play(name: str, population: Population) -> Poles:
         steps = list(play(policy, seed=SEED))
         seen = [*(step.observation for step in steps), steps[-1].next_observation]
         states = [(round(x, 3), round(theta, 4)) for x, _, theta, _ in seen]
-        poles.append(Pole(agent=agent.agent, states=states, terminated=steps[-1].terminated))
         given = policy.metadata.world.length
-        length = sum(given) / 2 if isinstance(given, tuple) else given or length
-    return Poles(updates=population.updates, length=length, poles=poles)
+        length = sum(given) / 2 if isinstance(given, tuple) else given or _USUAL_LENGTH
+        poles.append(Pole(agent=agent.agent, length=length, states=states, terminated=steps[-1].terminated))
+    return Poles(updates=population.updates, poles=poles)
 
 
 async def _limited(function: Callable[[], T]) -> T:

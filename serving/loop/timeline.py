@@ -16,6 +16,8 @@ NAMES: Final = {
     "experience": "Read what happened",
     "identified": "Knows the new world",
     "memory": "Looked for a network that knows it",
+    "rehearsed": "Rehearsed the old one",
+    "confirmed": "Healed without a training",
     "training": "Training a network",
     "gate": "Testing it against the old one",
     "promoted": "It is better",
@@ -28,7 +30,7 @@ NAMES: Final = {
     "failed": "Failed",
 }
 KINDS: Final[dict[str, Kind]] = {
-    **dict.fromkeys(("recovered", "as predicted"), "good"),
+    **dict.fromkeys(("recovered", "confirmed", "as predicted"), "good"),
     **dict.fromkeys(("refused", "rolled back", "failed"), "bad"),
 }
 _IDLE: Final = "Break its world: the server notices from the steps alone, finds out what has changed, and heals."
@@ -79,7 +81,7 @@ def tell(
     elif drift:
         ends = [stage.stage for stage in stages if KINDS.get(stage.stage) == "good"]
         healed = f"Healed. {drift.finding[:1].upper()}{drift.finding[1:]}, and the version that plays balances."
-        title = healed if ends[-1:] == ["recovered"] else "Calm again"
+        title = healed if ends[-1:] in (["recovered"], ["confirmed"]) else "Calm again"
     hint = "" if entries else _IDLE
     if lasts:
         hint = f"Changed {'once more' if later == 1 else f'{later} times'} since. " if later else ""

@@ -26,6 +26,7 @@ def stage(name: str, at: float, **other: object) -> StageReport:
         (DRIFT, False, [], [(9.0, False), (11.0, False)], True, "Noticed", "drift", True, False, "Changed once more"),
         (DRIFT, False, [], [(11.0, False), (12.0, True)], False, "Noticed", "drift", False, False, "Changed 2 times"),
         (DRIFT, True, ["recovered"], [(9.0, False)], True, "Healed. The motor", "over", False, False, ""),
+        (DRIFT, True, ["rehearsed", "confirmed"], [(9.0, False)], True, "Healed. The motor", "over", False, False, ""),
         (DRIFT, True, ["as predicted"], [(9.0, False), (9.5, True)], True, "Calm again", "over", False, True, ""),
         (DRIFT, True, ["as predicted"], [(40.0, False)], True, "Changed. Not noticed", "changed", False, False, ""),
     ],

@@ -77,11 +77,11 @@ export class LearningPanel {
   }
 
   async agents(population) {
-    const { poles, length } = await this.api("api/training/poles");
+    const { poles } = await this.api("api/training/poles");
     return poles.map((pole) => {
       const { state, mean_return: mean } = population.agents[pole.agent];
       const note = mean === null ? state : `${state}, mean return ${short(mean)}`;
-      return { ...pole, name: `Agent ${pole.agent}`, note, length, pushes: [], good: state === "solved" };
+      return { ...pole, name: `Agent ${pole.agent}`, note, pushes: [], good: state === "solved" };
     });
   }
 
