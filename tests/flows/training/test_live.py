@@ -145,6 +145,7 @@ def test_a_curve_is_thinned_out_and_keeps_its_newest_value(state: TrainingState)
     live, client, _ = live_of(state)
     for step in range(1_000):
         live.take(evaluated(float(step), step=step))
+        assert live._curves[0][-1] == (step, float(step))
     live.send()
     curve = client.files[0]["agents"][0]["curve"]
     assert POINTS / 2 <= len(curve) <= POINTS
