@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.harness import write
 from dqn.environments.world import NOMINAL, World
 from dqn.identification.at_once import agree, motion
-from dqn.identification.identify import values_of
+from dqn.identification.trajectories import values_of
 from serving.loop.cartpole import middle
 from serving.loop.healing import Look, Looked
 from serving.loop.rehearsal import HOLDS, candidates, rehearse

@@ -14,10 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from dqn.environments.world import World
-from dqn.identification.identify import values_of
 from dqn.identification.one_step import NAMES, PRICE, Rows, Tried, fitted, is_plausible, moved_to, rows_of, value_of
 from dqn.identification.record import MAX_DELAY, Experience, Floats, cut
-from dqn.identification.trajectories import BIASES, SCALES, Values, fit
+from dqn.identification.trajectories import BIASES, SCALES, Values, fit, values_of
 
 LEAST_TRANSITIONS: Final = 3
 EXPLAINED: Final = 2.0

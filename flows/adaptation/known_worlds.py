@@ -8,8 +8,7 @@ from typing import Any, Final
 from mlflow import MlflowClient
 
 from dqn.environments.world import World, WorldError
-from dqn.identification.identify import values_of
-from dqn.identification.trajectories import SCALES
+from dqn.identification.trajectories import SCALES, values_of
 from dqn.seeding import SELECTION, stream_seed
 from flows.adaptation.timeline import Adaptation
 from flows.failures.errors import RegistryError
