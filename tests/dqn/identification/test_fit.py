@@ -166,4 +166,4 @@ def test_where_the_search_fails_it_begins_at_what_explains_single_transitions(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identification, "_search", lambda *_, **__: (0, fitted(deviation=np.array([1.0, 8.1]))))
-    assert identify(live(world, balancing(), 100), NOMINAL).world == world
+    assert identify(live(world, balancing(exploring=0.3), 100), NOMINAL).world == world
