@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from dqn.environments.world import NOMINAL
 from dqn.seeding import TEST, stream_seed
+from flows.adaptation import beyond_cartpole
 from flows.adaptation.timeline import Adaptation
 from flows.failures.errors import one_line
 from flows.orchestration.flow_run import flow_run_id
@@ -14,6 +15,7 @@ from flows.registry import versions
 from flows.registry.evaluation import play, threshold_of
 from flows.registry.history import return_to_previous
 from flows.registry.lock import promotion
+from flows.registry.returns import Returns
 from flows.tracking.attempt import Attempt
 from flows.tracking.store import connect
 
@@ -94,26 +96,39 @@ def is_over(adaptation: Adaptation) -> bool:
 
 
 def watched(
-    adaptation: Adaptation, model: str, version: int, before: int | None, world: dict[str, Any]
+    adaptation: Adaptation,
+    model: str,
+    version: int,
+    before: int | None,
+    world: dict[str, Any],
+    expected: Returns | None = None,
 ) -> tuple[str, str]:
     """Poll the server until the version balances. If it does not, roll back to the previous one if that did better.
+
+    Beyond CartPole, an episode that lasts is no success: there `expected` has the returns `[N]` of the version at the
+    gate, and it recovers if it returns as much.
 
     Both are compared by their returns in the present world: this version's since its promotion, the previous one's
     since the change.
     """
-    since, deadline = time.time(), time.monotonic() + WATCHED_SECONDS
+    seconds = WATCHED_SECONDS if expected is None else beyond_cartpole.WATCHED_SECONDS
+    since, deadline = time.time(), time.monotonic() + seconds
     status: dict[str, Any] = {}
     outcome = "unsure"
     while outcome == "unsure" and time.monotonic() < deadline:
         try:
             status = adaptation.show.status()
-            outcome = verdict(status, version, since)
+            if expected is None:
+                outcome = verdict(status, version, since)
+            else:
+                outcome = beyond_cartpole.verdict([each for each, _ in _lengths(status, version, since)], expected)
         except Exception as error:  # it may be restarting
             adaptation.note("watching", one_line(error))
         if outcome == "unsure":
             time.sleep(POLL_SECONDS)
     if outcome == "recovered":
-        return adaptation.end("recovered", f"version {version} balances", world=world)
+        held = "balances" if expected is None else f"returns what it did at the gate ({expected.mean():.0f})"
+        return adaptation.end("recovered", f"version {version} {held}", world=world)
     mine = mean_return(status, version, since)
     if mine is None:
         return adaptation.end(
@@ -127,8 +142,8 @@ def watched(
         compared = "has returned nothing since the change" if theirs is None else "was no better"
         return adaptation.end(
             "refused",
-            f"version {version} does not balance (mean return {mine:.0f}); it stays, as the one before {compared}. "
-            "A person is needed",
+            f"version {version} does not {'balance' if expected is None else 'recover'} (mean return {mine:.0f}); it "
+            f"stays, as the one before {compared}. A person is needed",
         )
     back = roll_back_from(model, version)
     return adaptation.end(
