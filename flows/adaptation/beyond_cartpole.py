@@ -72,10 +72,17 @@ def warm(client: MlflowClient, env_id: str, version: int, world: World) -> tuple
     """
     name = versions.model_name(env_id)
     source = read_config(client, str(versions.get_version(client, name, version).run_id))
+    config = warm_config(source, world, seed=version)
+    preset = next(preset for preset, tuned in PRESETS.items() if tuned.env_id == env_id)
+    return config, preset, {WARM_START_TAG: str(find_version(client, config, str(version)))}
+
+
+def warm_config(source: DQNConfig, world: World, *, seed: int) -> DQNConfig:
+    """The configuration of a training that continues one in another world."""
     updates = max(source.max_updates // SHARE, 1)
-    config = dataclasses.replace(
+    return dataclasses.replace(
         source,
-        seed=version,
+        seed=seed,
         num_agents=NUM_AGENTS,
         max_updates=updates,
         world=world,
@@ -84,12 +91,11 @@ def warm(client: MlflowClient, env_id: str, version: int, world: World) -> tuple
         epsilon_decay_updates=max(updates // 4, 1),
         epsilon_decay_per_episode=0.0,
         learning_rate_decay_updates=updates if source.learning_rate_decay_updates else 0,
-        eval_start=0,
+        eval_start=updates // 2,
         eval_interval=max(updates // 6, 1),
+        eval_episodes=min(source.eval_episodes, 40),
         acceptance_epsilon=0.0,
     )
-    preset = next(preset for preset, tuned in PRESETS.items() if tuned.env_id == env_id)
-    return config, preset, {WARM_START_TAG: str(find_version(client, config, str(version)))}
 
 
 def verdict(returns: list[float], expected: np.ndarray[Any, np.dtype[np.float64]]) -> str:

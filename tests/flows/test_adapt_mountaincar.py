@@ -43,14 +43,16 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 
 def train_champion() -> None:
     """One agent, with a third of the preset's updates, which is enough to reach the goal."""
-    config = ConfigOverrides(
-        num_agents=1,
-        max_updates=8_000,
-        learning_rate_decay_updates=8_000,
-        eval_start=4_000,
-        eval_episodes=30,
-        acceptance_episodes=30,
-        seed=1,
+    config = ConfigOverrides.model_validate(
+        {
+            "num_agents": 1,
+            "max_updates": 8_000,
+            "learning_rate_decay_updates": 8_000,
+            "eval_start": 4_000,
+            "eval_episodes": 30,
+            "acceptance_episodes": 30,
+            "seed": 1,
+        }
     )
     attempt, name = start(config, "mountaincar", None, None, "checkpoints")
     version = register(train(attempt.run_id, "checkpoints", attempt), export(attempt.run_id, attempt), attempt)
