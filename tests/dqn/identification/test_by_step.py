@@ -57,6 +57,13 @@ def test_the_length_of_the_first_link_is_that_of_both() -> None:
     assert identify_by_step(ACROBOT, NOMINAL, **record(ACROBOT, real)).to_dict() == {"length": pytest.approx(1.5, 1e-3)}
 
 
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_a_slight_noise_is_not_explained_by_a_further_change(seed: int) -> None:
+    real = World(force_mag=0.0007, sensor_noise=(5e-5, 5e-6))
+    found = identify_by_step(CAR, NOMINAL, **record(CAR, real, seed=seed))
+    assert found.to_dict() == {"force_mag": pytest.approx(0.0007, rel=0.02)}
+
+
 def changed(**columns: Any) -> dict[str, Any]:
     return record(CAR, NOMINAL) | columns
 
