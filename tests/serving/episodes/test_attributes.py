@@ -11,6 +11,8 @@ from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.environments.world import NOMINAL, World, WorldError
 from serving.episodes.limits import parse_world
 from serving.episodes.simulation import Simulation
+from tests.support.serving.policies import ACROBOT, SWINGS
+from tests.support.serving.stepped import Stepped
 
 WORLDS = [
     ("Acrobot-v1", World(attributes={"LINK_LENGTH_1": 1.7})),
@@ -65,6 +67,27 @@ def test_the_velocity_at_the_goal_ends_an_episode() -> None:
         env.reset(seed=0)
         env.unwrapped.state = (0.49, 0.03)
         assert env.step(2)[2] is ends
+
+
+def test_a_viewer_changes_an_attribute_of_the_environment_that_plays(stepped: Stepped) -> None:
+    stepped.swap(SWINGS, NOMINAL, ACROBOT, actions=3)
+    stepped.play(1)
+    acrobot: Any = stepped.show.players[0].simulation.env.unwrapped
+    assert stepped.client.put("/api/world", json={"attributes": {"LINK_MASS_1": 2}}).status_code == 200
+    assert acrobot.LINK_MASS_1 == 2.0
+    for values, sentence in (
+        ({"attributes": {"LINK_MASS": 2}}, "Acrobot-v1 has no 'LINK_MASS' among the attributes"),
+        ({"attributes": {"LINK_MASS_1": "2"}}, "world.attributes.LINK_MASS_1 must be a finite number"),
+        ({"attributes": {"LINK_MASS_1": 1e9}}, "world.attributes must be between -1e+06 and 1e+06 here"),
+        ({"attributes": {"LINK_MASS_1": 9}}, "world.attributes.LINK_MASS_1 must be from 0.25 to 4 in Acrobot-v1"),
+        ({"attributes": [1]}, "world.attributes must be numbers by the names of attributes"),
+    ):
+        refused = stepped.client.put("/api/world", json=values)
+        assert refused.status_code == 400
+        assert sentence in refused.json()["error"]
+    assert acrobot.LINK_MASS_1 == 2.0
+    assert stepped.client.put("/api/world", json={}).status_code == 200
+    assert acrobot.LINK_MASS_1 == 1.0
 
 
 def test_an_attribute_that_is_not_named_any_more_has_its_own_value_again() -> None:
