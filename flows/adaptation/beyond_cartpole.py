@@ -5,7 +5,7 @@ The environment's own step is fitted to the observed transitions, and training c
 
 import dataclasses
 import math
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from mlflow import MlflowClient
@@ -17,6 +17,7 @@ from dqn.identification.record import UnexplainedError
 from dqn.presets import PRESETS, PresetName
 from flows.failures.errors import one_line
 from flows.registry import versions
+from flows.registry.returns import Returns
 from flows.tracking.runs import read_config
 from flows.training.warm_start import WARM_START_TAG, find_version
 
@@ -98,7 +99,7 @@ def warm_config(source: DQNConfig, world: World, *, seed: int) -> DQNConfig:
     )
 
 
-def verdict(returns: list[float], expected: np.ndarray[Any, np.dtype[np.float64]]) -> str:
+def verdict(returns: list[float], expected: Returns) -> Literal["recovered", "fell", "unsure"]:
     """Whether a version returns in the show what it returned at the gate.
 
     Args:

@@ -95,26 +95,21 @@ def is_over(adaptation: Adaptation) -> bool:
         return False
 
 
-def watched(
-    adaptation: Adaptation,
-    model: str,
-    version: int,
-    before: int | None,
-    world: dict[str, Any],
-    expected: Returns | None = None,
-) -> tuple[str, str]:
-    """Poll the server until the version balances. If it does not, roll back to the previous one if that did better.
+def judged(
+    adaptation: Adaptation, version: int, expected: Returns | None = None
+) -> tuple[Verdict, dict[str, Any], float]:
+    """Poll the server until a version balances or falls, for `WATCHED_SECONDS` at most.
 
     Beyond CartPole, an episode that lasts is no success: there `expected` has the returns `[N]` of the version at the
     gate, and it recovers if it returns as much.
 
-    Both are compared by their returns in the present world: this version's since its promotion, the previous one's
-    since the change.
+    Returns:
+        The verdict, the server's last status, and the seconds since 1970 from which on episodes counted.
     """
     seconds = WATCHED_SECONDS if expected is None else beyond_cartpole.WATCHED_SECONDS
     since, deadline = time.time(), time.monotonic() + seconds
     status: dict[str, Any] = {}
-    outcome = "unsure"
+    outcome: Verdict = "unsure"
     while outcome == "unsure" and time.monotonic() < deadline:
         try:
             status = adaptation.show.status()
@@ -126,6 +121,23 @@ def watched(
             adaptation.note("watching", one_line(error))
         if outcome == "unsure":
             time.sleep(POLL_SECONDS)
+    return outcome, status, since
+
+
+def watched(
+    adaptation: Adaptation,
+    model: str,
+    version: int,
+    before: int | None,
+    world: dict[str, Any],
+    expected: Returns | None = None,
+) -> tuple[str, str]:
+    """Poll the server until the version is `judged`. If it fails, roll back to the previous one if that did better.
+
+    Both are compared by their returns in the present world: this version's since its promotion, the previous one's
+    since the change.
+    """
+    outcome, status, since = judged(adaptation, version, expected)
     if outcome == "recovered":
         held = "balances" if expected is None else f"returns what it did at the gate ({expected.mean():.0f})"
         return adaptation.end("recovered", f"version {version} {held}", world=world)
@@ -155,7 +167,7 @@ def watched(
 
 @step("champion before")
 def champion_of(model: str, attempt: Attempt) -> int | None:
-    """The champion before the promotion."""
+    """The champion; before a promotion, the one that may be returned to."""
     return versions.version_of(connect(), model, versions.CHAMPION)
 
 
