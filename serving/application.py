@@ -17,6 +17,7 @@ from serving.episodes.milestones import Learning
 from serving.episodes.replays import Replays
 from serving.episodes.routes import EpisodesAPI
 from serving.inference.routes import InferenceAPI
+from serving.inference.shadow import Shadow
 from serving.loop.events import EventSender
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode
 from serving.loop.routes import LoopAPI
@@ -72,6 +73,7 @@ class App:
         models: Models,
         *,
         show: bool = True,
+        shadow: Shadow | None = None,
         token: str | None = None,
         hosts: tuple[str, ...] = (),
         webhook_secret: str | None = None,
@@ -83,7 +85,8 @@ class App:
         self.models = models
         self.metrics = Metrics()
         self.replays = Replays(models, self.metrics)
-        self.live = LiveAPI(models, self.metrics, token=token) if show else None
+        self.shadow = shadow
+        self.live = LiveAPI(models, self.metrics, token=token, shadow=shadow) if show else None
         self.events: EventSender | None = None
         if self.live and prefect_url:
             loop = self.live.stage.loop
@@ -94,7 +97,12 @@ class App:
         self._token = token
         self._mlflow_url = mlflow_url.rstrip("/")
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
-        inference = InferenceAPI(models, self.metrics)
+        self._drift = ""
+        if shadow:
+            self.metrics.register(shadow)
+            if self.live:
+                self.live.stage.loop.listeners.append(self._give_back_in_drift)
+        inference = InferenceAPI(models, self.metrics, shadow)
         episodes = EpisodesAPI(self.replays, Learning(models), keep=show)
         page: list[BaseRoute] = [Route("/", self._no_show)]
         if self.live:
@@ -111,6 +119,15 @@ class App:
         """End every stream and show now, so that the server can stop."""
         if self.live:
             self.live.close()
+        if self.shadow:
+            self.shadow.close()
+
+    def _give_back_in_drift(self) -> None:
+        """Return the canary once a drift: what was compared before says nothing of another world."""
+        drift = self.live.stage.loop.drift if self.live else None
+        if self.shadow and drift and drift.id != self._drift:
+            self._drift = drift.id
+            self.shadow.give_back(f"the world has changed: {drift.finding}")
 
     def _routes(self) -> list[BaseRoute]:
         webhook = Operation(
