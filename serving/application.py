@@ -20,6 +20,7 @@ from serving.episodes.replays import Replays
 from serving.episodes.routes import EpisodesAPI
 from serving.episodes.training import Training
 from serving.inference.routes import InferenceAPI
+from serving.inference.shadow import Shadow
 from serving.loop.events import EventSender
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode
 from serving.loop.routes import LoopAPI
@@ -75,6 +76,7 @@ class App:
         models: Models,
         *,
         show: bool = True,
+        shadow: Shadow | None = None,
         token: str | None = None,
         hosts: tuple[str, ...] = (),
         webhook_secret: str | None = None,
@@ -88,7 +90,10 @@ class App:
         self.metrics = Metrics()
         self.replays = Replays(models, self.metrics, Kept(replays) if replays and show else None)
         self._mlflow_url = mlflow_url.rstrip("/")
-        self.live = LiveAPI(models, self.metrics, token=token, mlflow_url=self._mlflow_url) if show else None
+        self.shadow = shadow
+        self.live = None
+        if show:
+            self.live = LiveAPI(models, self.metrics, token=token, mlflow_url=self._mlflow_url, shadow=shadow)
         self.events: EventSender | None = None
         if self.live and prefect_url:
             loop = self.live.stage.loop
@@ -98,7 +103,12 @@ class App:
             loop.sender = self.events
         self._token = token
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
-        inference = InferenceAPI(models, self.metrics)
+        self._drift = ""
+        if shadow:
+            self.metrics.register(shadow)
+            if self.live:
+                self.live.stage.loop.listeners.append(self._give_back_in_drift)
+        inference = InferenceAPI(models, self.metrics, shadow)
         self.training = Training(models, mlflow_url=self._mlflow_url)
         episodes = EpisodesAPI(self.replays, Learning(models), self.training, keep=show)
         page: list[BaseRoute] = [Route("/", self._no_show)]
@@ -117,6 +127,15 @@ class App:
         self.training.close()
         if self.live:
             self.live.close()
+        if self.shadow:
+            self.shadow.close()
+
+    def _give_back_in_drift(self) -> None:
+        """Return the canary once a drift: what was compared before says nothing of another world."""
+        drift = self.live.stage.loop.drift if self.live else None
+        if self.shadow and drift and drift.id != self._drift:
+            self._drift = drift.id
+            self.shadow.give_back(f"the world has changed: {drift.finding}")
 
     def _routes(self) -> list[BaseRoute]:
         webhook = Operation(

@@ -7,6 +7,7 @@ from typing import Any, Final
 from mlflow import MlflowClient
 
 from dqn.environments.world import World
+from dqn.identification.identify import ENVIRONMENTS
 from dqn.stress.robustness import StressTest
 from flows.failures.errors import RegistryError
 from flows.orchestration.flow_run import flow_run_id
@@ -152,7 +153,11 @@ def decide(
         reason = f"the file of {challenger} is not the one that was evaluated any more"
         return Decision(promote=False, outcome="invalid", reason=reason)
     policy = challenger.policy
-    threshold, at_home = threshold_of(policy.metadata.environment), world is not None
+    at_home = world is not None
+    # A threshold is of the nominal world. CartPole's is a full episode, which is one in every world.
+    threshold = (
+        None if world and policy.metadata.env_id not in ENVIRONMENTS else threshold_of(policy.metadata.environment)
+    )
     played = policy.metadata.world if world is None else World.from_dict(world)
     decision = should_promote(returns, threshold, rival, stress, at_home)
     while decision.episodes and rival and rival.returns is not None:

@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from serving.episodes.limits import Seed, WorldValues
 from serving.episodes.simulation import why_no_pictures
 from serving.errors import NoPicturesError, RegistryUnavailableError
+from serving.inference.shadow import Shadow
 from serving.loop.timeline import Entry
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
@@ -50,8 +51,16 @@ class _PrivateSession(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class LiveAPI:
     """Every route of the show; `close` ends its streams so that the server can stop."""
 
-    def __init__(self, models: Models, metrics: Metrics, *, token: str | None, mlflow_url: str = "") -> None:
-        self.stage = Stage(models, metrics)
+    def __init__(
+        self,
+        models: Models,
+        metrics: Metrics,
+        *,
+        token: str | None,
+        mlflow_url: str = "",
+        shadow: Shadow | None = None,
+    ) -> None:
+        self.stage = Stage(models, metrics, shadow)
         self.feed = pixels.PixelFeed(self.stage.main, metrics)
         self._models = models
         self._token = token
