@@ -48,10 +48,18 @@ COMMANDS: Final = {
     'make train ARGS="--preset lunarlander --env-id boing_gym:Boing-v0 '
     '--observation-scale 400 240 1 1 10 240 240 10 10"': READ,
     'make serve ARGS="--model models:/dqn-boing_gym~2Boing-v0@champion --allow-env boing_gym:Boing-v0"': READ,
+    ".venv/bin/pip install minatar": ELSEWHERE + "a package that is not among the requirements",
+    'make train ARGS="--preset minatar"': READ,
+    'make train ARGS="--preset minatar --body conv"': READ,
+    'make train ARGS="--preset minatar --env-id minatar.gym:MinAtar/Freeway-v1"': READ,
+    'make serve ARGS="--model models:/dqn-minatar.gym~2MinAtar~1Breakout-v1@champion '
+    '--allow-env minatar.gym:MinAtar/Breakout-v1"': READ,
     ".venv/bin/pip install boing-gym": "make install does it; tests/flows/test_third_party.py trains and serves it",
     ".venv/bin/python -m benchmarks.finite": LONG,
     ".venv/bin/python -m benchmarks.planner": LONG,
     ".venv/bin/python -m benchmarks.losses": LONG,
+    ".venv/bin/python -m benchmarks.convolution": LONG,
+    ".venv/bin/python -m benchmarks.minatar": LONG,
     ".venv/bin/python -m benchmarks.gate": "takes two minutes; tests/flows/registry/test_gate.py simulates less",
     ".venv/bin/python -m benchmarks.champions": LONG,
     ".venv/bin/python -m benchmarks.drift": LONG,
