@@ -68,6 +68,8 @@ COMMANDS: Final = {
     ".venv/bin/python -m benchmarks.pictures": ELSEWHERE + "a running stack with two versions",
     ".venv/bin/python -m benchmarks.mutants FILE": LONG,
     "curl -X PUT 127.0.0.1:8000/api/world -d '{\"force_mag\": -10}'": "tests of serving send such requests",
+    ".venv/bin/python -m flows bank": LONG,
+    ".venv/bin/python -m flows bank --worlds 128 --seed 1": LONG,
     "make sweep": READ,
     'make sweep ARGS="--help"': RUN,
     'make sweep ARGS="--trials 256 --method random"': READ,
