@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -13,9 +14,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Scope
 
+from serving.episodes.kept import Kept
 from serving.episodes.milestones import Learning
 from serving.episodes.replays import Replays
 from serving.episodes.routes import EpisodesAPI
+from serving.episodes.training import Training
 from serving.inference.routes import InferenceAPI
 from serving.loop.events import EventSender
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode
@@ -79,11 +82,13 @@ class App:
         prefect_url: str = "",
         prefect_auth: str = "",
         serving_url: str = "",
+        replays: Path | None = None,
     ) -> None:
         self.models = models
         self.metrics = Metrics()
-        self.replays = Replays(models, self.metrics)
-        self.live = LiveAPI(models, self.metrics, token=token) if show else None
+        self.replays = Replays(models, self.metrics, Kept(replays) if replays and show else None)
+        self._mlflow_url = mlflow_url.rstrip("/")
+        self.live = LiveAPI(models, self.metrics, token=token, mlflow_url=self._mlflow_url) if show else None
         self.events: EventSender | None = None
         if self.live and prefect_url:
             loop = self.live.stage.loop
@@ -92,10 +97,10 @@ class App:
             )
             loop.sender = self.events
         self._token = token
-        self._mlflow_url = mlflow_url.rstrip("/")
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
         inference = InferenceAPI(models, self.metrics)
-        episodes = EpisodesAPI(self.replays, Learning(models), keep=show)
+        self.training = Training(models, mlflow_url=self._mlflow_url)
+        episodes = EpisodesAPI(self.replays, Learning(models), self.training, keep=show)
         page: list[BaseRoute] = [Route("/", self._no_show)]
         if self.live:
             page = [*Page().routes(), *self.live.routes(), *LoopAPI(self.live.stage.loop, models).routes()]
@@ -109,6 +114,7 @@ class App:
 
     def close(self) -> None:
         """End every stream and show now, so that the server can stop."""
+        self.training.close()
         if self.live:
             self.live.close()
 
@@ -136,7 +142,7 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self.models.run())]
+        tasks = [asyncio.create_task(self.models.run()), asyncio.create_task(self.replays.restore())]
         if self.events:
             tasks.append(asyncio.create_task(self.events.run()))
         if self.live:

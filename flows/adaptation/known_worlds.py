@@ -8,8 +8,8 @@ from typing import Any, Final
 from mlflow import MlflowClient
 
 from dqn.environments.world import World, WorldError
-from dqn.identification.identify import ENVIRONMENTS, values_of
-from dqn.identification.trajectories import SCALES
+from dqn.identification.identify import ENVIRONMENTS
+from dqn.identification.trajectories import SCALES, values_of
 from dqn.seeding import SELECTION, stream_seed
 from flows.adaptation import beyond_cartpole
 from flows.adaptation.timeline import Adaptation

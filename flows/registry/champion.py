@@ -16,7 +16,7 @@ from flows.registry import versions
 from flows.registry.evaluation import play, play_on, read_played, require_playable, threshold_of, under_stress
 from flows.registry.gate import Champion, Decision, should_promote
 from flows.registry.gate_tag import is_decided, not_promoted_if_ended, undecided_if_ended
-from flows.registry.history import add_champion
+from flows.registry.history import PROMOTED_TAG, add_champion, signed
 from flows.registry.lock import begin_promotion, hold, promotion_lock
 from flows.registry.returns import Returns
 from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, Artifact
@@ -202,6 +202,8 @@ def move_champion(client: MlflowClient, name: str, version: int, token: str) -> 
         if champion is not None:
             hold(client, name, token)
             versions.set_alias(client, name, PREVIOUS, champion)
+        hold(client, name, token)
+        versions.set_tags(client, name, version, {PROMOTED_TAG: signed()})
         hold(client, name, token)
         versions.set_alias(client, name, CHAMPION, version)
     remove_challenger(client, name, version, token)
