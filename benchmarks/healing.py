@@ -138,6 +138,10 @@ class Watched:
     def change(self, world: dict[str, Any]) -> tuple[float, int]:
         """Seconds from a change until the pole stands for good, nan if it does not, and the falls until then."""
         self.stage.change_world(self.home | world)
+        return self.until_stands()
+
+    def until_stands(self) -> tuple[float, int]:
+        """The same from now on, for a change that was made in another way."""
         began = stands = self.slow.ticks
         falls, lay = 0, False
         while self.slow.ticks - stands < STANDS:

@@ -93,17 +93,15 @@ def is_over(adaptation: Adaptation) -> bool:
         return False
 
 
-def watched(
-    adaptation: Adaptation, model: str, version: int, before: int | None, world: dict[str, Any]
-) -> tuple[str, str]:
-    """Poll the server until the version balances. If it does not, roll back to the previous one if that did better.
+def judged(adaptation: Adaptation, version: int) -> tuple[Verdict, dict[str, Any], float]:
+    """Poll the server until a version balances or falls, for `WATCHED_SECONDS` at most.
 
-    Both are compared by their returns in the present world: this version's since its promotion, the previous one's
-    since the change.
+    Returns:
+        The verdict, the server's last status, and the seconds since 1970 from which on episodes counted.
     """
     since, deadline = time.time(), time.monotonic() + WATCHED_SECONDS
     status: dict[str, Any] = {}
-    outcome = "unsure"
+    outcome: Verdict = "unsure"
     while outcome == "unsure" and time.monotonic() < deadline:
         try:
             status = adaptation.show.status()
@@ -112,6 +110,18 @@ def watched(
             adaptation.note("watching", one_line(error))
         if outcome == "unsure":
             time.sleep(POLL_SECONDS)
+    return outcome, status, since
+
+
+def watched(
+    adaptation: Adaptation, model: str, version: int, before: int | None, world: dict[str, Any]
+) -> tuple[str, str]:
+    """Poll the server until the version balances. If it does not, roll back to the previous one if that did better.
+
+    Both are compared by their returns in the present world: this version's since its promotion, the previous one's
+    since the change.
+    """
+    outcome, status, since = judged(adaptation, version)
     if outcome == "recovered":
         return adaptation.end("recovered", f"version {version} balances", world=world)
     mine = mean_return(status, version, since)
@@ -140,7 +150,7 @@ def watched(
 
 @step("champion before")
 def champion_of(model: str, attempt: Attempt) -> int | None:
-    """The champion before the promotion."""
+    """The champion; before a promotion, the one that may be returned to."""
     return versions.version_of(connect(), model, versions.CHAMPION)
 
 

@@ -50,9 +50,21 @@ class PopulationSummary:
     """The result of a training without the networks."""
 
     agents: tuple[AgentResult, ...]
-    best_agent: int
+    best_agent: int | None
+    """None if the agents have different worlds."""
     seconds: float
     cpu_seconds: float
+
+    @property
+    def best(self) -> AgentResult:
+        """The best agent.
+
+        Raises:
+            InputError: if the agents have different worlds.
+        """
+        if self.best_agent is None:
+            raise InputError("the agents of this run have different worlds, in which none of them is the best")
+        return self.agents[self.best_agent]
 
 
 def checkpoint_path(directory: str | Path, run_id: str) -> Path:
@@ -129,12 +141,13 @@ def train_population(
     for sentence in filter(None, (environment.spaces.note, require_memory(config, environment.spaces))):
         say(sentence)
     known = get_runs(fenced.client, (runs.parent, *runs.children))
+    unnamed = {run_id for run_id, run in known.items() if not run.data.params}
     writer = MetricWriter(
         fenced.client,
         runs.by_agent,
         read_watermarks(fenced.client, known),
         check=fenced.check,
-        params={run_id: params(config) for run_id, run in known.items() if not run.data.params},
+        params={runs.by_agent[k]: params(config, k) for k in runs.by_agent if runs.by_agent[k] in unnamed},
         after_flush=lambda: on_progress(state),
     )
     writer.write(state.metrics.since(0))
@@ -189,7 +202,7 @@ def keep_result(fenced: FencedClient, runs: PopulationRuns, result: TrainingResu
         fenced.checked().log_artifacts(runs.parent, directory, _DIRECTORY)
     summary = {
         "agents": [dataclasses.asdict(agent) for agent in result.agents],
-        "best_agent": result.best_agent,
+        "best_agent": None if len(set(result.config.worlds)) > 1 else result.best_agent,
         "seconds": result.seconds,
         "cpu_seconds": result.cpu_seconds,
     }

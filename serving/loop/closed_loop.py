@@ -128,7 +128,7 @@ class ClosedLoop:
         reports.add_report(self.stages, report, self._clock())
         if report.stage == "identified":
             self._identified = world
-        elif report.stage == "recovered":
+        elif report.stage in ("recovered", "confirmed"):
             self._end()
             if self.healing.undone:  # the version is the one of the drift, and balances with what is undone
                 self._expect(world or self.healing.world or self._expected)

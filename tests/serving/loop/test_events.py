@@ -95,6 +95,8 @@ def test_a_drift_is_an_event_for_prefect(stepped: Stepped, prefect: HTTPServer) 
         "env_id": "CartPole-v1",
         "since": stepped.loop.drift.since if stepped.loop.drift else None,
         "finding": "the motor answers the other way",
+        "world": pytest.approx({"force_mag": -10.0}, rel=0.01),
+        "undone": "the motor's sign undone",
         "playing": "Playing with the motor's sign undone: rehearsed return 500 of 500",
         "rehearsed_return": 500.0,
         "serving": "http://serving:8000",

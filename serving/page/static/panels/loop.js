@@ -4,11 +4,12 @@ import { $, element, text } from "../dom.js";
 
 const NAMES = {
   noticed: "The server noticed", started: "A run began", experience: "Read what happened", identified: "Knows the new world",
-  memory: "Looked for a network that knows it", training: "Training a network", gate: "Testing it against the old one",
+  memory: "Looked for a network that knows it", rehearsed: "Rehearsed the old one", confirmed: "Healed without a training",
+  training: "Training a network", gate: "Testing it against the old one",
   promoted: "It is better", swapped: "A new network plays", recovered: "Healed", "as predicted": "Calm again",
   refused: "The old one stays", waiting: "Waits for a person", "rolled back": "Taken back", failed: "Failed",
 };
-const GOOD = new Set(["recovered", "as predicted"]);
+const GOOD = new Set(["recovered", "confirmed", "as predicted"]);
 const BAD = new Set(["refused", "rolled back", "failed"]);
 const IDLE = "Break its world: the server notices from the steps alone, finds out what has changed, and heals.";
 const ALONE = "Under make stack, a run also trains a network for this world, and promotes it if it passes.";
@@ -52,7 +53,7 @@ export class LoopPanel {
     if (this.state === "changed") return "Changed. Not noticed yet";
     const past = this.state === "over" && Date.now() / 1000 - this.clock - this.entries.at(-1).at;
     if (past === false || (past > SETTLED && !this.broken)) return "All is as it was trained for";
-    if (stages.findLast(({ stage }) => GOOD.has(stage))?.stage !== "recovered") return "Calm again";
+    if ((stages.findLast(({ stage }) => GOOD.has(stage))?.stage ?? "as predicted") === "as predicted") return "Calm again";
     return `Healed. ${drift.finding[0].toUpperCase()}${drift.finding.slice(1)}, and the version that plays balances.`;
   }
 
