@@ -91,6 +91,7 @@ COMMANDS: Final = {
     'make serve ARGS="--port 9000 --model models:/dqn-CartPole-v1/3"': READ,
     'make serve ARGS="--shadow challenger --shadow-share 0.1 --canary-share 0.05"': READ,
     ".venv/bin/python -m benchmarks.shadow": LONG,
+    'make up ARGS="--profile monitoring"': "needs a Docker engine; tests/docker/test_monitoring.py reads its files",
     ".venv/bin/python -m serving --no-show": READ,
     "make watch": READ,
     'make record ARGS="--seed 7 --push 100:60"': READ,
