@@ -174,7 +174,7 @@ def test_every_write_of_a_promotion_is_preceded_by_a_look_at_which_promotion_is_
         if call in ("set_registered_model_alias", "delete_registered_model_alias", "set_model_version_tag"):
             assert before == "get_registered_model", call
             written += 1
-    assert written == 4 + 4
+    assert written == 5 + 5
 
 
 @pytest.mark.usefixtures("quick")
