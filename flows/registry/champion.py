@@ -7,6 +7,7 @@ from typing import Any, Final
 from mlflow import MlflowClient
 
 from dqn.environments.world import World
+from dqn.identification.identify import ENVIRONMENTS
 from dqn.stress.robustness import StressTest
 from flows.failures.errors import RegistryError
 from flows.orchestration.flow_run import flow_run_id
@@ -15,7 +16,7 @@ from flows.registry import versions
 from flows.registry.evaluation import play, play_on, read_played, require_playable, threshold_of, under_stress
 from flows.registry.gate import Champion, Decision, should_promote
 from flows.registry.gate_tag import is_decided, not_promoted_if_ended, undecided_if_ended
-from flows.registry.history import add_champion
+from flows.registry.history import PROMOTED_TAG, add_champion, signed
 from flows.registry.lock import begin_promotion, hold, promotion_lock
 from flows.registry.returns import Returns
 from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, Artifact
@@ -152,7 +153,11 @@ def decide(
         reason = f"the file of {challenger} is not the one that was evaluated any more"
         return Decision(promote=False, outcome="invalid", reason=reason)
     policy = challenger.policy
-    threshold, at_home = threshold_of(policy.metadata.environment), world is not None
+    at_home = world is not None
+    # A threshold is of the nominal world. CartPole's is a full episode, which is one in every world.
+    threshold = (
+        None if world and policy.metadata.env_id not in ENVIRONMENTS else threshold_of(policy.metadata.environment)
+    )
     played = policy.metadata.world if world is None else World.from_dict(world)
     decision = should_promote(returns, threshold, rival, stress, at_home)
     while decision.episodes and rival and rival.returns is not None:
@@ -197,6 +202,8 @@ def move_champion(client: MlflowClient, name: str, version: int, token: str) -> 
         if champion is not None:
             hold(client, name, token)
             versions.set_alias(client, name, PREVIOUS, champion)
+        hold(client, name, token)
+        versions.set_tags(client, name, version, {PROMOTED_TAG: signed()})
         hold(client, name, token)
         versions.set_alias(client, name, CHAMPION, version)
     remove_challenger(client, name, version, token)

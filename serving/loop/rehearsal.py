@@ -7,8 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from dqn.environments.world import World
-from serving.loop.finding import undone_of
-from serving.loop.undoing import Floats, Observed, Plant, Undone, regulator
+from serving.loop.undoing import Floats, Observed, Plant, Undone, regulator, undone_of
 
 EPISODES: Final = 6
 STEPS: Final = 500
@@ -16,6 +15,8 @@ QUICK_STEPS: Final = 150
 """Steps of the first rehearsals after a change, when a pole may be falling."""
 HOLDS: Final = 0.95
 """A candidate holds a world if it balances at least this part of the rehearsed steps."""
+REGULATOR: Final = "a linear-quadratic regulator of the identified world"
+"""Name of the candidate that is no version."""
 _EQUAL: Final = 0.01
 """Difference below which two candidates balance equally long."""
 _GAIN: Final = 1.5
@@ -47,13 +48,18 @@ def candidates(policy: Observed, world: World, own: World) -> list[Candidate]:
     found = [Candidate(name="", begin=None)]
     if undone := undone_of(world, own):
         found.append(Candidate(name=undone, begin=lambda actions: Undone(policy, plant, home, actions)))
-    name = "a linear-quadratic regulator of the identified world"
-    found.append(Candidate(name=name, begin=lambda actions: Undone(steer, plant, ideal, actions)))
+    found.append(Candidate(name=REGULATOR, begin=lambda actions: Undone(steer, plant, ideal, actions)))
     return found
 
 
 def rehearse(
-    policy: Observed, tried: Sequence[Candidate], world: World, *, steps: int = STEPS, seed: int = 0
+    policy: Observed,
+    tried: Sequence[Candidate],
+    world: World,
+    *,
+    steps: int = STEPS,
+    episodes: int = EPISODES,
+    seed: int = 0,
 ) -> Floats:
     """The part `[C]` of the steps that each candidate balances in a world, from Gymnasium's initial states.
 
@@ -62,21 +68,22 @@ def rehearse(
         tried: C candidates, which get the same initial states and the same noise.
         world: a range counts as its middle.
         steps: of an episode.
+        episodes: of each candidate.
         seed: of the initial states and the noise.
     """
     plant, C = Plant.of(world), len(tried)
     generator = np.random.default_rng(seed)
     players = [each.begin(()).q_values if each.begin else policy for each in tried]
-    start = np.tile(generator.uniform(-0.05, 0.05, (4, EPISODES)), C)
+    start = np.tile(generator.uniform(-0.05, 0.05, (4, episodes)), C)
     state: Any = tuple(start)
     bias, noise = np.array(plant.bias), np.array(plant.noise)
     sides: list[Floats] = []
-    balanced, stands = np.zeros(C * EPISODES), np.ones(C * EPISODES, dtype=np.bool_)
+    balanced, stands = np.zeros(C * episodes), np.ones(C * episodes, dtype=np.bool_)
     for step in range(steps):
         observed = np.stack(state, axis=1) + bias
         if noise.any():
-            observed += np.tile(generator.normal(0.0, noise, (EPISODES, 4)), (C, 1))
-        rows = observed.astype(np.float32).reshape(C, EPISODES, 4)
+            observed += np.tile(generator.normal(0.0, noise, (episodes, 4)), (C, 1))
+        rows = observed.astype(np.float32).reshape(C, episodes, 4)
         side = np.concatenate([2.0 * play(own).argmax(1) - 1.0 for play, own in zip(players, rows, strict=True)])
         sides.append(side)
         state = plant.step(state, sides[max(0, step - plant.delay)])
@@ -85,7 +92,7 @@ def rehearse(
         if not stands.any():
             break
         state = tuple(np.where(stands, entry, 0.0) for entry in state)
-    return np.asarray(balanced.reshape(C, EPISODES).mean(1) / steps)
+    return np.asarray(balanced.reshape(C, episodes).mean(1) / steps)
 
 
 def choose(shares: Floats, names: Sequence[str], playing: str) -> int:

@@ -113,7 +113,7 @@ class Conv:
         return images.index_select(1, entries).view(len(images), self._fan_in, -1)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def _entries(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """The entry of a flat image at each entry of its patches, `[C x 9 x P]`."""
     entries = torch.arange(math.prod(shape), device=device).view(shape)

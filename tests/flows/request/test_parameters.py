@@ -11,6 +11,7 @@ from dqn.environments.world import World
 from dqn.presets import PRESETS, PresetName
 from flows.deployed import train_dqn
 from flows.request.parameters import ConfigOverrides, check_trainable
+from flows.train import check_request
 
 
 def overrides(value: Any) -> ConfigOverrides:
@@ -41,7 +42,7 @@ def test_none_is_a_value_only_where_the_field_has_it() -> None:
 def test_unknown_keys_and_presets_are_refused_by_name() -> None:
     with pytest.raises(ValidationError, match=r"there is no hyper-parameter 'gama'; did you mean gamma\?"):
         overrides({"gama": 0.5})
-    with pytest.raises(ConfigError, match=r"one of cartpole, robust, article, .*, got 'atari'"):
+    with pytest.raises(ConfigError, match=r"one of cartpole, robust, .*, got 'atari'"):
         overrides({}).applied_to("atari")  # type: ignore[arg-type] # what a person may type
 
 
@@ -51,6 +52,7 @@ def test_unknown_keys_and_presets_are_refused_by_name() -> None:
         ({"seed": "x" * 99}, f"seed must be a whole number, got '{'x' * 39}"),
         ({"hidden_sizes": [8, "x"]}, "hidden_sizes must be whole numbers, got 'x'"),
         ({"loss": "l1"}, "loss must be one of squared, huber, got 'l1'"),
+        ({"worlds": [{"wind": "x"}]}, "worlds must be worlds as JSON objects, such as '{\"length\": 1}', got 'x'"),
         ({"zzz": 1}, "there is no hyper-parameter 'zzz': leave it out"),
         ({"world": 3}, "world must be an object, got 3"),
         ({"world": {"length": "long"}}, "world.length must be a number or two numbers, from low to high, got 'long'"),
@@ -138,3 +140,11 @@ def test_a_policy_that_serving_would_not_load_is_refused_before_training(
         return
     with pytest.raises(ConfigError, match=r"make a policy of \d+ MiB, which serving would refuse: it loads 64 MiB"):
         check_trainable(config)
+
+
+def test_a_training_that_would_register_the_best_of_several_worlds_is_refused() -> None:
+    worlds = [{"wind": 1.0}, {"wind": 2.0}]
+    with pytest.raises(ConfigError, match="2 different worlds, and returns do not rank agents of different worlds"):
+        check_request(overrides({"num_agents": 2, "worlds": worlds}), "cartpole", None, None, "checkpoints")
+    with pytest.raises(EnvironmentUnsupportedError, match="has no wind"):
+        check_trainable(overrides({"num_agents": 2, "worlds": [{}, {"wind": 1.0}]}).applied_to("acrobot"))
