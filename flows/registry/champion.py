@@ -7,6 +7,7 @@ from typing import Any, Final
 from mlflow import MlflowClient
 
 from dqn.environments.world import World
+from dqn.identification.identify import ENVIRONMENTS
 from dqn.stress.robustness import StressTest
 from flows.failures.errors import RegistryError
 from flows.orchestration.flow_run import flow_run_id
@@ -23,7 +24,7 @@ from flows.registry.evaluation import (
 )
 from flows.registry.gate import Champion, Decision, should_promote
 from flows.registry.gate_tag import is_decided, not_promoted_if_ended, undecided_if_ended
-from flows.registry.history import add_champion
+from flows.registry.history import PROMOTED_TAG, add_champion, signed
 from flows.registry.lock import begin_promotion, hold, promotion_lock
 from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, Artifact
 from flows.tracking.attempt import Attempt, FencedClient
@@ -159,7 +160,11 @@ def decide(
         reason = f"the file of {challenger} is not the one that was evaluated any more"
         return Decision(promote=False, outcome="invalid", reason=reason)
     policy = challenger.policy
-    threshold, at_home = threshold_of(policy.metadata.environment), world is not None
+    at_home = world is not None
+    # A threshold is of the nominal world. CartPole's is a full episode, which is one in every world.
+    threshold = (
+        None if world and policy.metadata.env_id not in ENVIRONMENTS else threshold_of(policy.metadata.environment)
+    )
     returns, stress = mine.returns, mine.stress
     if weak := [mean for mean in mine.members if threshold is not None and not mean >= threshold]:
         reason = f"a member of the bank returns {weak[0]:g} in its own world, below the threshold {threshold:g}"
@@ -210,6 +215,8 @@ def move_champion(client: MlflowClient, name: str, version: int, token: str) -> 
         if champion is not None:
             hold(client, name, token)
             versions.set_alias(client, name, PREVIOUS, champion)
+        hold(client, name, token)
+        versions.set_tags(client, name, version, {PROMOTED_TAG: signed()})
         hold(client, name, token)
         versions.set_alias(client, name, CHAMPION, version)
     remove_challenger(client, name, version, token)

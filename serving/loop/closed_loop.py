@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from serving.loop.experience import Experience
 from serving.loop.finding import Finding, say, say_returns
 from serving.loop.healing import Healing, Look, Looked, aside, look
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, Sender, StageReport
+from serving.loop.timeline import Change, tell
 from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
@@ -46,6 +47,7 @@ class ClosedLoop:
         self.latest: Drift | None = None
         """The latest drift, even if it is over."""
         self.stages: list[StageReport] = []
+        self.past: deque[tuple[Drift, list[StageReport]]] = deque(maxlen=20)  # earlier drifts with their stages
         self.trouble = ""
         """Why watching failed; empty if it did not."""
         self.sender: Sender | None = None
@@ -58,7 +60,7 @@ class ClosedLoop:
         self._served: ServedModel | None = None
         self._over = True
         self._onset: int | None = None
-        self._since = 0
+        self._since = self._last_look = 0
         self._usual: float | None = None
         self._calm = self._calm_episodes = 0
         self._calm_needed = CALM_STEPS
@@ -68,20 +70,16 @@ class ClosedLoop:
         self.healing = Healing(lambda: self._clock())
         self.aside = aside
         """Runs a look; benchmarks have another function here."""
-        self._last_look = 0
         self._returns = EpisodeTest()
         self._pushed = self._mixed = self._look_failed = self._looks_again = False
         self._looking: Looked | None = None
 
-    def status(self) -> dict[str, Any]:
-        """The latest drift and the stages of the adaptation, as the page shows them."""
+    def status(self, changes: Sequence[Change] = ()) -> dict[str, Any]:
+        """The latest drift, the stages of the adaptation and changes by viewers, as the page shows them."""
         return {
-            "drift": self.latest,
-            "over": self._over,
-            "stages": self.stages,
+            **structs.asdict(tell(self.latest, self._over, self.stages, changes, self.sender is not None)),
             "undoing": self.healing.playing,
             "now": self._clock(),
-            "heals": self.sender is not None,
             "trouble": self.trouble or (self.sender.trouble if self.sender and self.untold.is_set() else ""),
         }
 
@@ -128,7 +126,7 @@ class ClosedLoop:
         reports.add_report(self.stages, report, self._clock())
         if report.stage == "identified":
             self._identified = world
-        elif report.stage == "recovered":
+        elif report.stage in ("recovered", "confirmed"):
             self._end()
             if self.healing.undone:  # the version is the one of the drift, and balances with what is undone
                 self._expect(world or self.healing.world or self._expected)
@@ -240,6 +238,8 @@ class ClosedLoop:
         self.trouble = trouble
 
     def _notice(self, served: ServedModel, finding: Finding) -> None:
+        if self.latest:
+            self.past.append((self.latest, self.stages))
         self.latest = Drift(
             id=uuid.uuid4().hex,
             version=served.version.number,

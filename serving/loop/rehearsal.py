@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn.environments.world import World
-from serving.loop.finding import undone_of
-from serving.loop.undoing import Floats, Observed, Plant, Undone, regulator
+from serving.loop.undoing import Floats, Observed, Plant, Undone, regulator, undone_of
 from serving.policy import OnnxPolicy
 
 EPISODES: Final = 6
@@ -21,6 +20,8 @@ MEMBER_STEPS: Final = 250
 """Steps of the rehearsal that chooses among the members of a bank, and of the one that says whether any is needed."""
 HOLDS: Final = 0.95
 """A candidate holds a world if it balances at least this part of the rehearsed steps."""
+REGULATOR: Final = "a linear-quadratic regulator of the identified world"
+"""Name of the candidate that is no version."""
 _EQUAL: Final = 0.01
 """Difference below which two candidates balance equally long."""
 _GAIN: Final = 1.5
@@ -61,8 +62,7 @@ def candidates(policy: Observed, world: World, own: World) -> list[Candidate]:
     if isinstance(policy, OnnxPolicy) and policy.metadata.members:
         alone = rehearse(policy, found[-1:], world, steps=MEMBER_STEPS)[0]
         found += [_best_member(policy, world)] if alone < HOLDS else []
-    name = "a linear-quadratic regulator of the identified world"
-    found.append(Candidate(name=name, begin=lambda actions: Undone(steer, plant, ideal, actions)))
+    found.append(Candidate(name=REGULATOR, begin=lambda actions: Undone(steer, plant, ideal, actions)))
     return found
 
 
@@ -71,7 +71,9 @@ def _best_member(policy: OnnxPolicy, world: World) -> Candidate:
     plant, members = Plant.of(world), policy.metadata.members
     numbers = range(1, len(members) + 1)
     together = Undone(partial(policy.member_q_values, numbers), plant, Plant.of(members[0]))
-    shares = _balanced(lambda observed, _: together.q_values(observed), len(members), plant, MEMBER_STEPS, seed=0)
+    shares = _balanced(
+        lambda observed, _: together.q_values(observed), len(members), plant, MEMBER_STEPS, EPISODES, seed=0
+    )
     best = int(shares.argmax())
     own, play = members[best], partial(policy.member_q_values, [best + 1])
     name = ", ".join(filter(None, (f"member {best + 1} of the bank ({own})", undone_of(world, own))))
@@ -79,7 +81,13 @@ def _best_member(policy: OnnxPolicy, world: World) -> Candidate:
 
 
 def rehearse(
-    policy: Observed, tried: Sequence[Candidate], world: World, *, steps: int = STEPS, seed: int = 0
+    policy: Observed,
+    tried: Sequence[Candidate],
+    world: World,
+    *,
+    steps: int = STEPS,
+    episodes: int = EPISODES,
+    seed: int = 0,
 ) -> Floats:
     """The part `[C]` of the steps that each candidate balances in a world, from Gymnasium's initial states.
 
@@ -88,18 +96,19 @@ def rehearse(
         tried: C candidates, which get the same initial states and the same noise.
         world: a range counts as its middle.
         steps: of an episode.
+        episodes: of each candidate.
         seed: of the initial states and the noise.
     """
     players = [each.begin(()).q_values if each.begin else policy for each in tried]
 
     def play(observed: npt.NDArray[np.floating], stands: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
-        q_values = np.zeros((len(tried), EPISODES, 2))
-        mine = observed.reshape(len(tried), EPISODES, 4)
-        for k in np.flatnonzero(stands.reshape(len(tried), EPISODES).any(axis=1)):
+        q_values = np.zeros((len(tried), episodes, 2))
+        mine = observed.reshape(len(tried), episodes, 4)
+        for k in np.flatnonzero(stands.reshape(len(tried), episodes).any(axis=1)):
             q_values[k] = players[k](mine[k])
         return q_values.reshape(-1, 2)
 
-    return _balanced(play, len(tried), Plant.of(world), steps, seed)
+    return _balanced(play, len(tried), Plant.of(world), steps, episodes, seed)
 
 
 def _balanced(
@@ -107,23 +116,24 @@ def _balanced(
     players: int,
     plant: Plant,
     steps: int,
+    episodes: int,
     seed: int,
 ) -> Floats:
     """The part `[C]` of the steps that each of C players balances.
 
-    `play` gets `EPISODES` observations of each player, and which of these episodes have not ended.
+    `play` gets the observations of `episodes` episodes of each player, and which of these have not ended.
     """
     C = players
     generator = np.random.default_rng(seed)
-    start = np.tile(generator.uniform(-0.05, 0.05, (4, EPISODES)), C)
+    start = np.tile(generator.uniform(-0.05, 0.05, (4, episodes)), C)
     state: Any = tuple(start)
     bias, noise = np.array(plant.bias), np.array(plant.noise)
     sides: list[Floats] = []
-    balanced, stands = np.zeros(C * EPISODES), np.ones(C * EPISODES, dtype=np.bool_)
+    balanced, stands = np.zeros(C * episodes), np.ones(C * episodes, dtype=np.bool_)
     for step in range(steps):
         observed = np.stack(state, axis=1) + bias
         if noise.any():
-            observed += np.tile(generator.normal(0.0, noise, (EPISODES, 4)), (C, 1))
+            observed += np.tile(generator.normal(0.0, noise, (episodes, 4)), (C, 1))
         side = 2.0 * play(observed.astype(np.float32), stands).argmax(1) - 1.0
         sides.append(side)
         state = plant.step(state, sides[max(0, step - plant.delay)])
@@ -132,7 +142,7 @@ def _balanced(
         if not stands.any():
             break
         state = tuple(np.where(stands, entry, 0.0) for entry in state)
-    return np.asarray(balanced.reshape(C, EPISODES).mean(1) / steps)
+    return np.asarray(balanced.reshape(C, episodes).mean(1) / steps)
 
 
 def choose(shares: Floats, names: Sequence[str], playing: str) -> int:

@@ -117,16 +117,17 @@ def test_pushes_into_a_changed_world_change_nothing_of_what_is_undone(stepped: S
     assert stepped.get("/api/adaptation")["playing"]["name"] == "the motor's sign undone"
 
 
-@pytest.mark.parametrize("world", [None, {"force_mag": -10.2}], ids=str)
+@pytest.mark.parametrize(("stage", "world"), [("recovered", None), ("confirmed", {"force_mag": -10.2})])
 def test_a_version_that_recovered_with_a_change_undone_goes_on_with_it(
-    stepped: Stepped, world: dict[str, Any] | None
+    stepped: Stepped, stage: str, world: dict[str, Any] | None
 ) -> None:
     drift = reversed_motor(stepped)
     stepped.play(100)
     fallen = sum(not each.truncated for each in stepped.loop.episodes)
     playing = stepped.get("/api/adaptation")["playing"]
-    report = {"drift": drift, "stage": "recovered", "text": "balances", "world": world}
-    assert stepped.client.post("/api/adaptation", json=report).json()["playing"] == playing
+    report = {"drift": drift, "stage": stage, "text": "balances", "world": world}
+    told = stepped.client.post("/api/adaptation", json=report).json()
+    assert (told["playing"], told["stages"][-1]["stage"]) == (playing, stage)
     stepped.play(1200)
     assert (stepped.loop.drift, stepped.get("/api/adaptation")["playing"]) == (None, playing)
     assert sum(not each.truncated for each in stepped.loop.episodes) == fallen

@@ -1,0 +1,80 @@
+"""What became of a model's versions, and what happened in this server's show, in one timeline, the newest first."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+from serving.loop.closed_loop import ClosedLoop
+from serving.loop.reports import Drift, StageReport
+from serving.loop.timeline import KINDS, NAMES, Change, Entry, change_entry
+from serving.models.follower import Models
+from serving.models.source import Version
+
+MOST: Final = 100
+
+
+def history(models: Models, loop: ClosedLoop, changes: Sequence[Change], *, mlflow_url: str) -> list[Entry]:
+    """At most `MOST` entries: versions with their returns, promotions, drifts, and changes of the world by viewers.
+
+    The registry remembers versions and when each last became champion. The rest is of this server since its start.
+    """
+    newest = sorted(models.snapshot.versions.values(), key=lambda version: version.created_ms, reverse=True)[:MOST]
+    entries = [entry for version in newest for entry in _version(version, models, mlflow_url)]
+    entries += [Entry(name=f"Version {number} plays", at=at, text="on this server") for at, number in models.played]
+    entries += [_drift(drift, stages) for drift, stages in (*loop.past, (loop.latest, loop.stages)) if drift]
+    entries += [change_entry(change) for change in changes]
+    return sorted(entries, key=lambda entry: entry.at, reverse=True)[:MOST]
+
+
+def _version(version: Version, models: Models, mlflow_url: str) -> Iterable[Entry]:
+    number, tags = version.number, version.tags
+    aliases = ", ".join(models.aliases_of(number))
+    played = f"mean return {tags['eval.mean_return']}" if "eval.mean_return" in tags else "no returns"
+    least = f", least {tags['eval.min_return']}" if "eval.min_return" in tags else ""
+    over = f" in {tags['eval.episodes']} episodes" if "eval.episodes" in tags else ""
+    gate = tags.get("gate", "")
+    links = {"compare": f"?compare={models.alias or ''},{number}"} if number not in _playing(models) else {}
+    if mlflow_url and version.experiment_id:
+        links["its run"] = f"{mlflow_url}/#/experiments/{version.experiment_id}/runs/{version.run_id}"
+    yield Entry(
+        name=f"Version {number}{f' ({aliases})' if aliases else ''} was registered",
+        at=version.created_ms / 1000,
+        text=f"{played}{least}{over}{f'. The gate: {gate}' if gate else ''}",
+        kind="good" if gate.startswith(("passed", "forced")) else "bad" if gate.startswith("refused") else "",
+        links=links,
+    )
+    for tag, what in (("promoted", "became champion"), ("retired", "was retired")):
+        at, _, by = tags.get(tag, "").partition(" ")
+        if moment := _moment(at):
+            forced = _forced(gate) if tag == "promoted" else ""
+            yield Entry(name=f"Version {number} {what}", at=moment, text=f"{by}{forced}")
+
+
+def _drift(drift: Drift, stages: Sequence[StageReport]) -> Entry:
+    last = stages[-1] if stages else None
+    ending = f". {NAMES.get(last.stage, last.stage)} after {last.at - drift.noticed_at:.0f} s" if last else ""
+    return Entry(
+        name="A change of the world was noticed",
+        at=drift.noticed_at,
+        text=f"{drift.finding}{ending}",
+        kind=KINDS.get(last.stage, "") if last else "",
+        links={name: url for stage in stages for name, url in stage.links.items()},
+    )
+
+
+def _playing(models: Models) -> tuple[str, ...]:
+    return (models.current.version.number,) if models.current else ()
+
+
+def _moment(text: str) -> float | None:
+    """Seconds since 1970 of a moment with its zone; None for anything else."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None
+
+
+def _forced(gate: str) -> str:
+    if not gate.startswith("forced"):
+        return ""
+    return ", although the gate refused it" if "refused" in gate else ", forced"
