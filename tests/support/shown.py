@@ -63,6 +63,7 @@ COMMANDS: Final = {
     ".venv/bin/python -m benchmarks.gate": "takes two minutes; tests/flows/registry/test_gate.py simulates less",
     ".venv/bin/python -m benchmarks.champions": LONG,
     ".venv/bin/python -m benchmarks.drift": LONG,
+    ".venv/bin/python -m benchmarks.findings --model FILE.onnx": LONG,
     ".venv/bin/python -m benchmarks.healing --model FILE.onnx": LONG,
     ".venv/bin/python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",
     ".venv/bin/python -m benchmarks.pictures": ELSEWHERE + "a running stack with two versions",
