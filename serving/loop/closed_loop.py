@@ -195,7 +195,7 @@ class ClosedLoop:
             return
         columns = self.experience.columns(max(onset, self.experience.newest - _LATEST) - _BEFORE)
         name = self.healing.playing.name if self.healing.playing else ""
-        looking = partial(look, columns, served.policy.q_values, self._home, self._expected, onset, name)
+        looking = partial(look, columns, served.policy, self._home, self._expected, onset, name)
         self._looking = self.aside(looking, partial(self._looked, served, onset))
 
     def _looked(self, served: ServedModel, onset: int, looking: Looked) -> None:
