@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -96,6 +97,42 @@ def population_sizes(updates: Sequence[Mapping[str, Any]], trainings: Sequence[M
         axes.set_xlabel("agents in the population")
         axes.legend(frameon=False, fontsize=9)
     return _save(figure, "population_sizes.png")
+
+
+def held(
+    lengths: npt.NDArray[np.float64],
+    forces: npt.NDArray[np.float64],
+    shares: Mapping[int, npt.NDArray[np.float64]],
+    contestants: Sequence[str],
+    least: float,
+) -> Path:
+    """Maps of returns over length and force, a row for each delay and a column for each contestant.
+
+    `shares` are parts of 500 steps, `[contestants, lengths, forces]`, by the delay in steps.
+    """
+    figure = Figure(figsize=(9, 5.6), dpi=110, layout="constrained")
+    grid = figure.subplots(len(shares), len(contestants), sharex=True, sharey=True)
+    for row, (delay, maps) in zip(grid, shares.items(), strict=True):
+        for axes, name, share in zip(row, contestants, maps, strict=True):
+            image = axes.imshow(500 * share, origin="lower", aspect="auto", cmap="Blues", vmin=0, vmax=500)
+            late = f"actions {delay} steps late" if delay else "no delay"
+            axes.set_title(
+                f"{name}\n{late}: {np.mean(share >= least):.0%} balanced", loc="left", fontsize=10, color=_INK
+            )
+            home = np.abs(lengths - 0.5).argmin(), np.abs(forces - 10).argmin()
+            axes.plot(home[1], home[0], "o", markerfacecolor="none", markeredgecolor="#c0392b", markersize=9)
+            axes.axvline((len(forces) - 1) / 2, color="#ffffff", linewidth=2)
+            axes.set_xticks(*_ticks(forces, (-40, -10, -2.5, 2.5, 10, 40)))
+            axes.set_yticks(*_ticks(lengths, (0.0625, 0.25, 0.5, 1, 4)))
+        row[0].set_ylabel("half length of the pole, m")
+    for axes in grid[-1]:
+        axes.set_xlabel("force of the motor, N")
+    figure.colorbar(image, ax=grid, label="mean return of 500", shrink=0.8)
+    return _save(figure, "held.png")
+
+
+def _ticks(values: npt.NDArray[np.float64], labels: Sequence[float]) -> tuple[list[int], list[str]]:
+    return [int(np.abs(values - label).argmin()) for label in labels], [f"{label:g}" for label in labels]
 
 
 def _by_population(

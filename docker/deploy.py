@@ -133,8 +133,8 @@ COOL_DOWN: Final = timedelta(seconds=60)
 
 def adapts(deployment_id: UUID) -> AutomationCore:
     """The automation that starts a run of `adapt-policy` on a drift."""
-    texts = {name: _jinja(f"{{{{ event.payload.{name} }}}}") for name in ("drift", "model", "version", "serving")}
-    finding = _jinja("{{ event.payload.finding }}")
+    names = ("drift", "model", "version", "serving", "finding", "playing")
+    texts = {name: _jinja(f"{{{{ event.payload.{name} }}}}") for name in names}
     since = {"__prefect_kind": "json", "value": _jinja("{{ event.payload.since }}")}  # a number, not a text
     return AutomationCore(
         name="a drift is adapted to",
@@ -150,7 +150,7 @@ def adapts(deployment_id: UUID) -> AutomationCore:
             RunDeployment(
                 source="selected",
                 deployment_id=deployment_id,
-                parameters={**texts, "finding": finding, "since": since},
+                parameters={**texts, "since": since},
                 job_variables=None,
             )
         ],

@@ -76,6 +76,7 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "MLFLOW_TRACKING_URI": mlflow,
+        "SERVING_URL": serving,
     }
     admin, worker, reader = (
         {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": kept_key(STATE / file)}
@@ -106,11 +107,14 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
     wait_for(f"{prefect}/api/ready", processes[0])
     wait_for(f"{mlflow}/health", processes[1])
     processes += [
-        start("worker", "flows.worker", "--pool", "dqn", "--limit", "2", env={**clients, **worker}),
+        start(
+            *("worker", "flows.worker", "--pool", "dqn", "--limit", "2"),
+            env={**clients, **worker, "SERVING_URL": serving},
+        ),
         start(
             "serving",
             *("serving", "--port", str(serving_port), "--cache-dir", str(STATE / "models"), "--mlflow-url", mlflow),
-            env={**clients, **reader, **webhook, "SERVING_URL": serving},
+            env={**clients, **reader, **webhook},
         ),
     ]
     wait_for(f"{serving}/v2", processes[-1])

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, get_type_hints
 
@@ -36,6 +37,8 @@ class DQNConfig:
     """Environment steps after which an episode is truncated; 0 keeps the registered time limit."""
     world: World = NOMINAL
     """World that the policy is for: used by tests, gate and server. Each episode draws its own values from ranges."""
+    worlds: tuple[World, ...] = ()
+    """One world per agent, each in place of `world`; returns do not rank agents of different worlds. Empty for none."""
     randomisation: World = NOMINAL
     """Changes to `world` for training and selection (domain randomisation); not used by tests, gate and server."""
     seed: int = 0
@@ -219,12 +222,14 @@ class DQNConfig:
         self._require(
             "replay_capacity", self.replay_capacity >= self.num_envs, f"must be at least num_envs = {self.num_envs}"
         )
+        self._require("worlds", not self.worlds or self.world == NOMINAL, "must be left out where there is a world")
+        one = f"must be one for each of num_agents = {self.num_agents} agents"
+        self._require("worlds", len(self.worlds) in (0, self.num_agents), one)
         targets = [bool(self.target_update_interval), bool(self.target_update_episodes), bool(self.tau)]
         if sum(targets) != 1:
-            raise ConfigError(
-                "exactly one of target_update_interval, target_update_episodes and tau must be above 0, got "
-                f"{self.target_update_interval}, {self.target_update_episodes} and {self.tau}"
-            )
+            names = "target_update_interval, target_update_episodes and tau"
+            given = f"{self.target_update_interval}, {self.target_update_episodes} and {self.tau}"
+            raise ConfigError(f"exactly one of {names} must be above 0, got {given}")
 
     @property
     def environment(self) -> Environment:
@@ -238,7 +243,8 @@ class DQNConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values; a world is given by its differences from the nominal one."""
-        return {**dataclasses.asdict(self), **{name: getattr(self, name).to_dict() for name in WORLDS}}
+        own = tuple(world.to_dict() for world in self.worlds)
+        return {**dataclasses.asdict(self), "worlds": own, **{name: getattr(self, name).to_dict() for name in WORLDS}}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "DQNConfig":
@@ -253,17 +259,22 @@ class DQNConfig:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
-        for name in values.keys() & set(WORLDS):
+        for name in values.keys() & {*WORLDS, "worlds"}:
+            given, read = values[name], World.from_dict
             try:
-                values[name] = World.from_dict(values[name])
+                values[name] = tuple(map(read, given)) if isinstance(given, tuple) else read(given)
             except WorldError as error:
                 raise ConfigError(str(error).replace("world.", f"{name}.", 1)) from error
         return cls(**values)
 
-    @property
-    def training_world(self) -> World:
-        """The world of training and selection."""
-        return self.world.altered(self.randomisation)
+    def world_of(self, agent: int) -> World:
+        """The world that an agent's policy is for."""
+        return self.worlds[agent] if self.worlds else self.world
+
+    def training_worlds(self, agents: Iterable[int]) -> tuple[World, ...]:
+        """The worlds of training and selection: one for each of `agents`, or one for all if they share it."""
+        own = tuple(self.worlds[agent] for agent in agents) if self.worlds else (self.world,)
+        return tuple(world.altered(self.randomisation) for world in own)
 
     @property
     def sha256(self) -> str:
@@ -277,7 +288,7 @@ class DQNConfig:
 
 WORLDS: Final = ("world", "randomisation")
 """Names of the fields that are worlds."""
-_LATER: Final = ("env_kwargs", "max_episode_steps", "body", "num_atoms", "value_range")
+_LATER: Final = ("worlds", "env_kwargs", "max_episode_steps", "body", "num_atoms", "value_range")
 """Fields that are not in a digest where they have their default, so that digests of earlier versions stay the same."""
 _UNSET_END: Final = DQNConfig.learning_rate_end
 

@@ -1,16 +1,24 @@
 """From a detected drift to a version that balances again: the deployment `adapt-policy`.
 
 The flow fetches the transitions that were observed on the server and identifies the world from them. It then looks for
-a registered version that solves this world, or trains one. The version passes the gate, is promoted, and its episodes
-on the server are checked. The flow never reads the server's setting of the world: no real system has such a setting.
+a registered version that solves this world. If none does, the champion is rehearsed there with the changes undone, as
+the server plays it; a version is trained if that would gain. A known or trained version passes the gate, is promoted,
+and its episodes on the server are checked. The flow never reads the server's setting of the world: no real system has
+such a setting.
+
+An event only starts the flow. What it says of the change and of what was done about it is shown, cut to `MOST_TEXT`
+characters, and decides nothing.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
 from mlflow import MlflowClient
 
+from dqn.identification import by_step
+from flows.adaptation.confirm import confirmed
 from flows.adaptation.identify import identified
 from flows.adaptation.known_worlds import remembered
 from flows.adaptation.retrain import trained
@@ -20,7 +28,7 @@ from flows.failures.errors import InputError, one_line
 from flows.names import environment_of
 from flows.orchestration.flow_run import flow_run_id
 from flows.registry.champion import promote
-from flows.registry.evaluation import evaluate_elsewhere
+from flows.registry.evaluation import evaluate_elsewhere, read_played
 from flows.registry.gate_tag import leave_undecided, undecided_if_ended
 from flows.reporting.draw import draw_population, draw_version
 from flows.reporting.report import report
@@ -32,6 +40,8 @@ from flows.training.steps import finish, test_agents
 
 Mode = Literal["automatic", "approve", "off"]
 APPROVAL_SECONDS: Final = 3600
+MOST_TEXT: Final = 300
+"""Characters of each of the event's texts."""
 
 
 def adapt_policy(
@@ -41,11 +51,12 @@ def adapt_policy(
     since: int,
     serving: str,
     finding: str = "",
+    playing: str = "",
     mode: Mode = "automatic",
     most_an_hour: int = 20,
     checkpoint_dir: str = "checkpoints",
 ) -> tuple[str, str]:
-    """Identify the world as it is now, and promote a version that solves it.
+    """Identify the world as it is now, and promote a version that solves it if the champion does not with it undone.
 
     Args:
         drift: id of the drift.
@@ -54,6 +65,7 @@ def adapt_policy(
         since: id of the first transition that is certainly after the change.
         serving: URL of the server that detected the drift.
         finding: the server's description of the drift.
+        playing: what the server plays since, and its rehearsed return.
         mode: `approve` waits for a click in Prefect before a promotion; `off` does nothing.
         most_an_hour: how many adaptations of the model may begin within an hour.
         checkpoint_dir: directory of the training state, which is kept until training is over.
@@ -61,7 +73,12 @@ def adapt_policy(
     Returns:
         The last state that the page shows, and a sentence about it.
     """
-    show = Show(url=serving, drift=drift)
+    if serving.rstrip("/") != (known := os.environ.get("SERVING_URL", serving)).rstrip("/"):
+        return (
+            "refused",
+            f"the event names {serving[:MOST_TEXT]!r}, and SERVING_URL is {known}: nothing was asked or told",
+        )
+    show, finding, playing = Show(url=serving, drift=drift), finding[:MOST_TEXT], playing[:MOST_TEXT]
     try:
         require_allowed(mode)
         attempt = begin_adaptation(show, model, finding, most_an_hour)
@@ -72,10 +89,12 @@ def adapt_policy(
         return "refused", str(error)
     adaptation = Adaptation(show=show, attempt=attempt)
     with ending(adaptation):
-        adaptation.tell("started", f"version {version}: {finding}")
+        adaptation.tell("started", f"version {version[:20]}: {'. '.join(filter(None, (finding, playing)))}")
         world = identified(adaptation, since)
         env_id = environment_of(model)
         chosen = remembered(adaptation, model, env_id, world)
+        if chosen is None and env_id not in by_step.ENVIRONMENTS and confirmed(adaptation, model, world):
+            return adaptation.outcome
         training = None
         if chosen is None:
             chosen, evaluation, training = trained(adaptation, env_id, int(version), world, checkpoint_dir)
@@ -99,7 +118,8 @@ def adapt_policy(
                 adaptation.tell("promoted", f"version {chosen}", version=(model, chosen))
             else:
                 raise RefusedError(f"version {chosen} was not promoted, {gate}: train or promote by hand")
-            outcome = watched(adaptation, model, chosen, before, world)
+            expected = read_played(evaluation).returns if env_id in by_step.ENVIRONMENTS else None
+            outcome = watched(adaptation, model, chosen, before, world, expected)
             if training:  # the promotion has not waited for these
                 agents = test_agents(training.run_id, training)
                 draw_population(training.run_id, agents, training)

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
 from prefect.states import Completed
 
-from flows import adapt, promotion, sweep, train
+from flows import adapt, bank, promotion, sweep, train
 from flows.names import model_name
 from flows.orchestration.flow_run import deployment_id
 from flows.orchestration.heartbeat import heartbeats
@@ -58,6 +58,15 @@ def adapt_policy(*args: Any, **kwargs: Any) -> State[Any]:
     return Completed(name=outcome.capitalize(), message=text)
 
 
+@flow(name="bank-dqn")
+@aborts_when_stale
+@functools.wraps(bank.bank_dqn)
+def bank_dqn(*args: Any, **kwargs: Any) -> str:
+    """`flows.bank.bank_dqn` with heartbeats."""
+    with heartbeats():
+        return shown(bank.bank_dqn(*args, **kwargs))
+
+
 @flow(name="sweep-dqn")
 @aborts_when_stale
 @functools.wraps(sweep.sweep_dqn)
@@ -78,7 +87,7 @@ def sweep_shard(*args: Any, **kwargs: Any) -> None:
 @flow(name="promote-policy")
 @aborts_when_stale
 def promote_policy(
-    version: int, env_id: str = "CartPole-v1", force: bool = False
+    version: int, env_id: str = "CartPole-v1", force: bool = False, shadow_steps: int = 0
 ) -> Any:  # a State, of which a caller gets the result
     """Evaluate a registered version again and make it champion if it passes the gate.
 
@@ -88,8 +97,9 @@ def promote_policy(
         version: a version of the registered model `dqn-<env_id>`.
         env_id: its environment.
         force: make it champion whatever the gate decides; the decision stays in the version's gate tag.
+        shadow_steps: refuse it unless it has agreed with the champion in so many steps in the server's shadow.
     """
-    gate = promotion.promote_version(version, env_id, force)
+    gate = promotion.promote_version(version, env_id, force, shadow_steps)
     name = {"refused": "Refused", "forced": "Forced"}.get(gate.partition(":")[0], "Promoted")
     return Completed(name=name, message=gate, data=gate)
 

@@ -13,13 +13,20 @@ from flows.registry.gate import Decision
 from flows.registry.gate_tag import undecided_if_ended
 from flows.registry.lock import promotion
 from flows.reporting.draw import draw_version
+from flows.serving_client import require_shadow_steps
 from flows.tracking.attempt import FencedClient
 from flows.tracking.store import connect
 
 
-def promote_version(version: int, env_id: str, force: bool) -> str:
-    """Evaluate a registered version again and make it champion if it passes the gate. Returns its gate tag."""
+def promote_version(version: int, env_id: str, force: bool, shadow_steps: int = 0) -> str:
+    """Evaluate a registered version again and make it champion if it passes the gate. Returns its gate tag.
+
+    Raises:
+        InputError: if it is not there, or has not agreed with the champion in `shadow_steps` steps in the shadow.
+    """
     name = find_model(version, env_id, force)
+    if shadow_steps:
+        require_shadow_steps(name, version, shadow_steps)
     with undecided_if_ended(FencedClient(client=MlflowClient(), attempt=None), name, version):
         evaluation = evaluate(name, version)
     gate = promote(name, version, evaluation, force=force)
@@ -32,7 +39,7 @@ def would_decide(client: MlflowClient, artifact: versions.Artifact) -> Decision:
     mine = play_its_episodes(artifact)
     champion = versions.version_of(client, artifact.name, versions.CHAMPION)
     rival = play_rival(client, artifact, champion, mine.seed, stressed=mine.stress is not None)
-    return decide(artifact, artifact.sha256, rival, mine.returns, mine.stress, None)
+    return decide(artifact, artifact.sha256, rival, mine, None)
 
 
 @step("find model", keeps_result=False)

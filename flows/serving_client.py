@@ -11,7 +11,7 @@ import numpy as np
 
 from dqn.identification.record import Experience, UnexplainedError
 from dqn.training.state import TrainingState
-from flows.failures.errors import one_line
+from flows.failures.errors import InputError, one_line
 
 ADAPTATION_TAG: Final = "adaptation.drift"
 """Tag of runs that an adaptation has begun: the id of the drift."""
@@ -84,6 +84,35 @@ class Show:
     def _get(self, path: str) -> dict[str, Any]:
         answer: dict[str, Any] = httpx.get(f"{self.url}{path}", timeout=_TIMEOUT).raise_for_status().json()
         return answer
+
+
+def require_shadow_steps(name: str, version: int, steps: int) -> None:
+    """Require that a version has agreed with the champion in so many steps in the shadow of `SERVING_URL`'s server.
+
+    Raises:
+        InputError: if it has not, with what the server says.
+    """
+    url = os.environ.get("SERVING_URL") or "http://127.0.0.1:8000"
+    try:
+        answer = httpx.get(f"{url}/api/shadow", timeout=_TIMEOUT).raise_for_status().json()
+        shadow = {"model": "", "challenger": "", "notice": "it has no --shadow", "reference": ""} | (answer or {})
+        there = (shadow["model"], shadow["challenger"]) == (name, str(version))
+        agreed, returned = (shadow["agreed"], shadow["canary"]["returned"]) if there else (0, "")
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--shadow-steps reads {url}/api/shadow, which failed ({one_line(error)}): set SERVING_URL to the server, "
+            "or leave the option out"
+        ) from error
+    if not there or shadow["notice"]:
+        what = shadow["notice"] or f"{shadow['reference']!r} is version {shadow['challenger']} of {shadow['model']}"
+        raise InputError(f"version {version} of {name} is not in the shadow at {url}: {what}")
+    if returned:
+        raise InputError(f"the server at {url} has returned version {version} of {name}: {returned}")
+    if agreed < steps:
+        raise InputError(
+            f"version {version} of {name} has agreed with the champion in {agreed:,} steps in the shadow, and "
+            f"--shadow-steps asks for {steps:,}: wait, or ask for fewer"
+        )
 
 
 def progress_of(tags: Mapping[str, str]) -> Callable[[TrainingState], None]:

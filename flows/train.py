@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 from mlflow import MlflowClient
 
+from dqn.training.fits import require_one_world
 from flows.failures.errors import InputError
 from flows.failures.interrupts import held, released
 from flows.orchestration.console import say
@@ -103,14 +104,16 @@ def check_request(
     """Refuse an impossible request before anything starts.
 
     Raises:
-        ConfigError: if the configuration cannot be trained.
+        ConfigError: if the configuration cannot be trained, or its agents have different worlds.
         EnvironmentUnsupportedError: if the environment is unknown or unsupported.
         InputError: if the run to resume or the version to start from does not exist, or the checkpoint directory cannot
             be written.
         TrackingError: if MLflow cannot be reached.
     """
     if not resume:
-        check_trainable(config.applied_to(preset))
+        chosen = config.applied_to(preset)
+        require_one_world(chosen)
+        check_trainable(chosen)
     elif config.model_fields_set or preset != "cartpole" or warm_start:
         raise InputError("a resumed run keeps its own configuration: leave out the preset, its fields and warm_start")
     check_writable(checkpoint_dir)

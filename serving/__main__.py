@@ -22,6 +22,7 @@ from serving.episodes.replay import record
 from serving.episodes.simulation import why_no_pictures
 from serving.episodes.window import NoDisplayError, watch
 from serving.errors import RecordingError, RegistryUnavailableError, UnknownModelError
+from serving.inference.shadow import Shadow
 from serving.logs import configure_logging
 from serving.models.advice import how_to_train
 from serving.models.cache import Cache
@@ -97,6 +98,11 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Name
     models = Models(
         source, alias=uri.alias, version=uri.version, cache=cache, environments=frozenset(options.allow_env)
     )
+    if options.shadow and isinstance(source, FileSource):
+        raise ValueError("--shadow names a version of a registry, and --model names a file: leave out one of the two")
+    shadow = None
+    if options.shadow:
+        shadow = Shadow(models, options.shadow, share=options.shadow_share, canary_share=options.canary_share)
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
@@ -113,9 +119,11 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Name
         webhook_secret=os.environ.get("SERVING_WEBHOOK_SECRET") or None,
         mlflow_url=options.mlflow_url,
         show=not options.no_show,
+        shadow=shadow,
         prefect_url=os.environ.get("PREFECT_API_URL", ""),
         prefect_auth=os.environ.get("PREFECT_API_AUTH_STRING", ""),
         serving_url=os.environ.get("SERVING_URL") or url,
+        replays=(cache.folder if cache else options.cache_dir / source.name) / "replays",
     )
     server, refused = Server(app, url, proxies=options.trusted_proxies), list[str]()
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -13,10 +14,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Scope
 
+from serving.episodes.kept import Kept
 from serving.episodes.milestones import Learning
 from serving.episodes.replays import Replays
 from serving.episodes.routes import EpisodesAPI
+from serving.episodes.training import Training
 from serving.inference.routes import InferenceAPI
+from serving.inference.shadow import Shadow
 from serving.loop.events import EventSender
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode
 from serving.loop.routes import LoopAPI
@@ -72,6 +76,7 @@ class App:
         models: Models,
         *,
         show: bool = True,
+        shadow: Shadow | None = None,
         token: str | None = None,
         hosts: tuple[str, ...] = (),
         webhook_secret: str | None = None,
@@ -79,11 +84,16 @@ class App:
         prefect_url: str = "",
         prefect_auth: str = "",
         serving_url: str = "",
+        replays: Path | None = None,
     ) -> None:
         self.models = models
         self.metrics = Metrics()
-        self.replays = Replays(models, self.metrics)
-        self.live = LiveAPI(models, self.metrics, token=token) if show else None
+        self.replays = Replays(models, self.metrics, Kept(replays) if replays and show else None)
+        self._mlflow_url = mlflow_url.rstrip("/")
+        self.shadow = shadow
+        self.live = None
+        if show:
+            self.live = LiveAPI(models, self.metrics, token=token, mlflow_url=self._mlflow_url, shadow=shadow)
         self.events: EventSender | None = None
         if self.live and prefect_url:
             loop = self.live.stage.loop
@@ -92,10 +102,15 @@ class App:
             )
             loop.sender = self.events
         self._token = token
-        self._mlflow_url = mlflow_url.rstrip("/")
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
-        inference = InferenceAPI(models, self.metrics)
-        episodes = EpisodesAPI(self.replays, Learning(models), keep=show)
+        self._drift = ""
+        if shadow:
+            self.metrics.register(shadow)
+            if self.live:
+                self.live.stage.loop.listeners.append(self._give_back_in_drift)
+        inference = InferenceAPI(models, self.metrics, shadow)
+        self.training = Training(models, mlflow_url=self._mlflow_url)
+        episodes = EpisodesAPI(self.replays, Learning(models), self.training, keep=show)
         page: list[BaseRoute] = [Route("/", self._no_show)]
         if self.live:
             page = [*Page().routes(), *self.live.routes(), *LoopAPI(self.live.stage.loop, models).routes()]
@@ -109,8 +124,18 @@ class App:
 
     def close(self) -> None:
         """End every stream and show now, so that the server can stop."""
+        self.training.close()
         if self.live:
             self.live.close()
+        if self.shadow:
+            self.shadow.close()
+
+    def _give_back_in_drift(self) -> None:
+        """Return the canary once a drift: what was compared before says nothing of another world."""
+        drift = self.live.stage.loop.drift if self.live else None
+        if self.shadow and drift and drift.id != self._drift:
+            self._drift = drift.id
+            self.shadow.give_back(f"the world has changed: {drift.finding}")
 
     def _routes(self) -> list[BaseRoute]:
         webhook = Operation(
@@ -136,7 +161,7 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self.models.run())]
+        tasks = [asyncio.create_task(self.models.run()), asyncio.create_task(self.replays.restore())]
         if self.events:
             tasks.append(asyncio.create_task(self.events.run()))
         if self.live:

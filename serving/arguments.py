@@ -5,10 +5,12 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from serving.episodes.limits import MAX_PUSH, MAX_SEED, MAX_STEPS, Push
+from serving.inference.shadow import MOST_CANARIES
 from serving.web.proxies import Network, networks
 
 DEFAULT_MODEL: Final = "models:/dqn-CartPole-v1@champion"
@@ -106,6 +108,16 @@ def _networks(text: str) -> tuple[Network, ...]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _share(most: float, text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= most:
+        raise argparse.ArgumentTypeError(f"a share is a number from 0 to {most:g}, got {text!r}")
+    return share
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"a port is a number from 0 (any free one) to 65535, got {text!r}")
@@ -127,7 +139,9 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, help="models:/NAME@ALIAS, models:/NAME/VERSION or FILE.onnx")
-    parser.add_argument("--cache-dir", type=Path, default=Path("models"), help="where fetched versions are kept")
+    parser.add_argument(
+        "--cache-dir", type=Path, default=Path("models"), help="where fetched versions and replays are kept"
+    )
     parser.add_argument(
         "--allow-env",
         action="append",
@@ -153,6 +167,24 @@ def _parser(verb: str) -> argparse.ArgumentParser:
             default=os.environ.get("SERVING_TRUSTED_PROXIES", ""),
             help="trust the X-Forwarded headers of these reverse proxies, comma-separated addresses or networks "
             "(or SERVING_TRUSTED_PROXIES)",
+        )
+        parser.add_argument(
+            "--shadow",
+            default=os.environ.get("SERVING_SHADOW", ""),
+            metavar="REFERENCE",
+            help="alias or number of a version that answers in the shadow of the one that plays (or SERVING_SHADOW)",
+        )
+        parser.add_argument(
+            "--shadow-share",
+            type=partial(_share, 1.0),
+            default=os.environ.get("SERVING_SHADOW_SHARE", "0.1"),
+            help="share of the requests that it answers in the shadow (or SERVING_SHADOW_SHARE)",
+        )
+        parser.add_argument(
+            "--canary-share",
+            type=partial(_share, MOST_CANARIES),
+            default=os.environ.get("SERVING_CANARY_SHARE", "0"),
+            help="share of the requests that it answers instead (or SERVING_CANARY_SHARE)",
         )
         parser.add_argument(
             "--mlflow-url",

@@ -55,11 +55,11 @@ def make_vec(
     Args:
         environment: a Gymnasium environment with a time limit.
         world: the world of the episodes; for several worlds see `WorldVectorEnv`.
-        num_envs: number of sub-environments per world.
+        num_envs: number of sub-environments per world, in consecutive rows.
         max_episode_steps: replaces the time limit.
 
     Raises:
-        EnvironmentUnsupportedError: if the environment is unknown, cannot have this world, or supports only one world.
+        EnvironmentUnsupportedError: if the environment is unknown or cannot have this world.
     """
     worlds = (world,) if isinstance(world, World) else tuple(world)
     spec = environment_spec(environment)
@@ -75,15 +75,13 @@ def make_vec(
             if isinstance(envs, CartPoleVectorEnv):
                 return _in_worlds(envs, worlds)
             envs.close()
-        if len(worlds) != 1:
-            raise EnvironmentUnsupportedError(f"{spec.id} supports one world at a time, not {len(worlds)}")
         made: list[gym.Env[Any, Any]] = []
         try:
-            for _ in range(num_envs):
+            for each in np.repeat(np.arange(len(worlds)), num_envs):
                 # Gymnasium's checker of single environments would halve the speed.
                 env = _single(spec, disable_env_checker=True)
-                made.append(env if worlds == (NOMINAL,) else _in_world(env, worlds[0]))
-            return side_by_side(made, np.zeros(num_envs, dtype=np.bool_))
+                made.append(env if worlds == (NOMINAL,) else _in_world(env, worlds[each]))
+            return side_by_side(made, np.zeros(len(made), dtype=np.bool_))
         except BaseException:
             for env in made:
                 env.close()

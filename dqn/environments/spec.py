@@ -69,13 +69,17 @@ def _own_spec(environment: Environment) -> EnvSpec:
 def registered_spec(env_id: str) -> EnvSpec:
     """What Gymnasium has registered by an id, after importing the module that the id names.
 
+    A module that does not register its environments when it is imported may have a function `register_envs` that does.
+
     Raises:
         EnvironmentUnsupportedError: if the environment is unknown.
     """
     module, colon, name = env_id.rpartition(":")
     try:
         if colon:
-            importlib.import_module(module)
+            imported = importlib.import_module(module)
+            if name not in gym.registry and callable(register := getattr(imported, "register_envs", None)):
+                register()
         return gym.spec(name)
     except (gym.error.Error, ImportError) as error:
         raise unsupported(env_id, error) from error

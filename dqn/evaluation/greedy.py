@@ -1,6 +1,6 @@
 """Episodic returns of the greedy policies of a population."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ _OBJECTS = 256
 def greedy_returns(
     networks: QNetworks,
     environment: str | Environment,
-    world: World = NOMINAL,
+    world: World | Sequence[World] = NOMINAL,
     *,
     episodes: int,
     seed: int,
@@ -33,10 +33,13 @@ def greedy_returns(
 ) -> Tensor:
     """Undiscounted returns `[A, episodes]` of the greedy policies, all episodes in parallel.
 
-    With `epsilon`, that fraction of the actions is random. If each sub-environment is a separate object, only a few
-    agents play at a time, because a LunarLander takes 7 MB. `on_progress` is called with the number of finished agents.
+    `world` is one for all agents, or a sequence of one for all or one per agent, `[A]`; in CartPole the k-th episodes
+    of agents with a world each begin in the same state. With `epsilon`, that fraction of the actions is random. If each
+    sub-environment is a separate object, only a few agents play at a time, because a LunarLander takes 7 MB.
+    `on_progress` is called with the number of finished agents.
     """
     A = networks.num_agents
+    worlds = (world,) if isinstance(world, World) else tuple(world)
     at_once = A if has_own_vector(environment_spec(environment)) else max(1, _OBJECTS // episodes)
     returns = []
     for first in range(0, A, at_once):
@@ -45,7 +48,12 @@ def greedy_returns(
         act = acting(some, episodes=episodes, seed=first_seed, epsilon=epsilon)
         rows = some.num_agents * episodes
         played = episodic_returns(
-            act, environment, world, num_episodes=rows, seed=first_seed, max_episode_steps=max_episode_steps
+            act,
+            environment,
+            worlds if len(worlds) == 1 else worlds[first : first + some.num_agents],
+            num_episodes=rows,
+            seed=first_seed,
+            max_episode_steps=max_episode_steps,
         )
         returns.append(torch.from_numpy(played).view(some.num_agents, episodes))
         on_progress(first + some.num_agents)

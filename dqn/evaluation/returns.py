@@ -1,6 +1,6 @@
 """Episodic returns of any policy in any world. Torch-free."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, cast
@@ -22,7 +22,7 @@ masks `[N, actions]`, bool, as a second argument."""
 def episodic_returns(
     act: Act,
     environment: str | Environment,
-    world: World = NOMINAL,
+    world: World | Sequence[World] = NOMINAL,
     *,
     num_episodes: int,
     seed: int,
@@ -33,7 +33,7 @@ def episodic_returns(
     Args:
         act: the policy, for N = num_episodes.
         environment: a Gymnasium environment with a time limit.
-        world: the world of the episodes.
+        world: the world of the episodes, or W worlds with num_episodes / W consecutive episodes each.
         num_episodes: number of sub-environments; the first episode of each counts.
         seed: determines every initial state and every random transition.
         max_episode_steps: replaces the environment's time limit.
@@ -42,7 +42,8 @@ def episodic_returns(
         EnvironmentUnsupportedError: if the environment is unknown, has no time limit or cannot have this world.
         EnvironmentFaultError: if an observation or a reward is not finite, or an action mask is invalid.
     """
-    envs = make_vec(environment, world, num_envs=num_episodes, max_episode_steps=max_episode_steps)
+    each = num_episodes if isinstance(world, World) else num_episodes // len(world)
+    envs = make_vec(environment, world, num_envs=each, max_episode_steps=max_episode_steps)
     env_id = Environment.of(environment).env_id
     limit = max_episode_steps or environment_spec(environment).max_episode_steps
     assert limit is not None, "environment_spec requires a limit"

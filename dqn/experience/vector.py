@@ -1,6 +1,7 @@
 """A vector environment with tensors `[A, E, ...]`; the only code that deals with autoreset."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -29,19 +30,27 @@ class VectorEnvironment:
     """
 
     def __init__(
-        self, environment: str | Environment, world: World = NOMINAL, *, num_agents: int, num_envs: int, seed: int
+        self,
+        environment: str | Environment,
+        world: World | Sequence[World] = NOMINAL,
+        *,
+        num_agents: int,
+        num_envs: int,
+        seed: int,
     ) -> None:
+        """Begin all episodes in a world, or a sequence of one for all agents or one per agent, `[A]`."""
         self.origin = Environment.of(environment)
         self.env_id = env_id = self.origin.env_id
         self.num_envs = num_envs
         self._agents = torch.arange(num_agents)
         self._steps = 0
-        self._envs = make_vec(environment, world, num_envs=num_agents * num_envs)
+        worlds = (world,) if isinstance(world, World) else tuple(world)
+        self._envs = make_vec(environment, worlds, num_envs=num_agents * num_envs // len(worlds))
         try:
             self.spaces = _spaces(self._envs, env_id)
             self.observation_size, self.num_actions = self.spaces.observation_size, self.spaces.num_actions
             self._dtype: torch.dtype = getattr(torch, self.spaces.dtype)
-            self._world = world
+            self._world = worlds[0]
             self._uncaptured: str | None = None
             self._tried = False
             self.reset(seed=seed)

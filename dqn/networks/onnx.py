@@ -92,11 +92,11 @@ class ModelProperties:
             seed=config.seed,
             agent=agent,
             config_sha256=config.sha256,
-            world=config.world,
+            world=config.world_of(agent),
             observed=tuple((low, high) for low, high in observed),
             env_kwargs=environment.kwargs,
             max_episode_steps=environment.max_episode_steps,
-            masked=has_action_mask(environment, config.world),
+            masked=has_action_mask(environment, config.world_of(agent)),
         )
 
     def to_strings(self) -> dict[str, str]:

@@ -83,7 +83,9 @@ def lqr(world: World = NOMINAL) -> Floats:
     return np.asarray(-gain[0] * np.sign(force_mag))
 
 
-def search_linear(world: World = NOMINAL, *, seed: int, max_episode_steps: int | None = None) -> Floats:
+def search_linear(
+    world: World = NOMINAL, *, seed: int, max_episode_steps: int | None = None, environment: str = ENVIRONMENT
+) -> Floats:
     """Weights `[4]`, of length 1, of a linear policy, found by the cross-entropy method.
 
     12 generations of 64 policies that play 8 episodes each (Mannor, Rubinstein and Gat, 2003).
@@ -92,6 +94,7 @@ def search_linear(world: World = NOMINAL, *, seed: int, max_episode_steps: int |
         world: the world of the episodes.
         seed: of the search and of its episodes; equal seeds give equal weights.
         max_episode_steps: replaces the environment's time limit.
+        environment: of the episodes, with CartPole's observations.
     """
     generator = np.random.default_rng(seed)
     mean, deviation = np.zeros(4), np.ones(4)
@@ -99,7 +102,7 @@ def search_linear(world: World = NOMINAL, *, seed: int, max_episode_steps: int |
         candidates = mean + deviation * generator.standard_normal((_CANDIDATES, 4))
         returns = episodic_returns(
             linear_policy(np.repeat(candidates, _EPISODES, axis=0)),
-            ENVIRONMENT,
+            environment,
             world,
             num_episodes=_CANDIDATES * _EPISODES,
             seed=seed + generation * _CANDIDATES * _EPISODES,

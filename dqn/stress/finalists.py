@@ -49,11 +49,12 @@ def finalists(networks: QNetworks, config: DQNConfig) -> dict[int, float]:
 def stressed(result: TrainingResult) -> TrainingResult:
     """The result with the robustness of its most robust solved agents, if the environment has a stress test.
 
-    Solved agents all reach the greatest return, so that returns cannot rank them.
+    The stress test changes one world: agents with worlds of their own have none. Solved agents all reach the greatest
+    return, so that returns cannot rank them.
     """
     config = result.config
     solved = [agent.agent for agent in result.agents if agent.solved and agent.diverged is None]
-    if config.env_id != STRESSED or not solved:
+    if config.env_id != STRESSED or config.worlds or not solved:
         return result
     with torch_threads(config.num_threads):
         found = {solved[row]: mean for row, mean in finalists(result.best.select(torch.tensor(solved)), config).items()}

@@ -35,6 +35,19 @@ def own_environment(config: DQNConfig, factory: Factory) -> Environment:
     return dataclasses.replace(config.environment, factory=factory)
 
 
+def require_one_world(config: DQNConfig) -> None:
+    """Check that returns can rank the agents.
+
+    Raises:
+        ConfigError: if the agents have different worlds.
+    """
+    if (number := len(set(config.worlds))) > 1:
+        raise ConfigError(
+            f"the agents have {number} different worlds, and returns do not rank agents of different worlds: name an "
+            "agent, or train for one world"
+        )
+
+
 def require_parts(
     environment: Environment, *, env: Factory | None, body: MakeModule | None, replay: MakeReplay | None
 ) -> None:

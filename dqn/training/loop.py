@@ -1,5 +1,6 @@
 """The training loop of a population."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -9,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from dqn.config import DQNConfig
+from dqn.environments.world import World
 from dqn.experience.buffer import ReplayBuffer
 from dqn.experience.exploration import Exploration
 from dqn.experience.replay import MakeReplay
@@ -30,6 +32,7 @@ def train(
     config: DQNConfig,
     hyperparameters: HyperParameters | None = None,
     *,
+    worlds: Sequence[World] = (),
     env: Factory | None = None,
     body: MakeModule | None = None,
     loss: Loss | None = None,
@@ -45,6 +48,7 @@ def train(
     Args:
         config: what to train.
         hyperparameters: values that differ between agents; None trains all agents by the configuration.
+        worlds: one world per agent, in which it is trained, evaluated and accepted; replace the configuration's.
         env: makes an environment of one's own, given `env_kwargs`; its name is the configuration's `env_id`. A policy
             of it can be exported, but `flows` and serving play it only if it is registered with Gymnasium.
         body: makes the body of one agent, a `torch.nn.Module` from `[batch, *observation_shape]` to
@@ -61,12 +65,14 @@ def train(
         now: returns the time in seconds.
 
     Raises:
-        ConfigError: if the networks output quantiles and no `loss` is given, if `loss` does not return one number per
-            transition, if `body` or `exploration` returns another shape, or if the state has another configuration or
-            other hyper-parameters, or is given together with `body` or `replay`.
+        ConfigError: if there are `worlds` but not one per agent, if the networks output quantiles and no `loss` is
+            given, if `loss` does not return one number per transition, if `body` or `exploration` returns another
+            shape, or if the state has another configuration or other hyper-parameters, or is given together with `body`
+            or `replay`.
         DivergedError: if every agent diverged.
         EnvironmentFaultError: if the environment returns a value that is not finite, or an invalid action mask.
     """
+    config = dataclasses.replace(config, worlds=tuple(worlds)) if worlds else config
     require_loss(config, loss)
     if state is None:
         state = TrainingState.begin(config, hyperparameters, env=env, body=body, replay=replay or ReplayBuffer)

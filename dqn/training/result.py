@@ -19,7 +19,7 @@ from dqn.finite import DivergedError
 from dqn.networks.population import QNetworks
 from dqn.policy import Policy
 from dqn.seeding import TEST, stream_seed
-from dqn.training.fits import Factory
+from dqn.training.fits import Factory, require_one_world
 from dqn.training.machine import torch_threads
 from dqn.training.metrics import MetricHistory
 from dqn.training.milestones import Milestone
@@ -78,15 +78,17 @@ class TrainingResult:
 
     @property
     def best_agent(self) -> int:
-        """Index of the best agent.
+        """Index of the best agent of one world.
 
         If agents have a robustness, the one with the greatest; otherwise the compared agent with the highest return,
         solved agents before the others. Ties go to the agent with the fewest updates. Diverged agents and non-finite
         values are excluded.
 
         Raises:
+            ConfigError: if the agents have different worlds.
             DivergedError: if no agent remains.
         """
+        require_one_world(self.config)
         sound = [agent for agent in self.agents if agent.diverged is None]
         robust = [
             (-a.robustness, a.updates, a.agent) for a in sound if a.robustness is not None and isfinite(a.robustness)
@@ -122,9 +124,11 @@ class TrainingResult:
 
     def __repr__(self) -> str:
         solved = sum(agent.solved for agent in self.agents)
+        worlds = len(set(self.config.worlds))
+        what = f"in {worlds} worlds" if worlds > 1 else f"the best is agent {self.best_agent:02d}"
         return (
-            f"{solved} of {len(self.agents)} agents solved {self.config.env_id}, the best is agent "
-            f"{self.best_agent:02d}; training took {self.seconds:.1f} s ({self.cpu_seconds:.1f} CPU-seconds)"
+            f"{solved} of {len(self.agents)} agents solved {self.config.env_id}, {what}; training took "
+            f"{self.seconds:.1f} s ({self.cpu_seconds:.1f} CPU-seconds)"
         )
 
     def curves(self) -> dict[str, npt.NDArray[Any]]:
@@ -132,11 +136,12 @@ class TrainingResult:
         return self.metrics.columns()
 
     def test_returns(self, episodes: int = 100) -> npt.NDArray[np.float64]:
-        """Undiscounted greedy returns `[A, episodes]` of every agent's best network, on test seeds."""
+        """Undiscounted greedy returns `[A, episodes]` of every agent's best network in its world, on test seeds."""
         config = self.config
         seed = stream_seed(config.seed, TEST, 0)
         with torch_threads(config.num_threads):
-            return greedy_returns(self.best, self.environment, config.world, episodes=episodes, seed=seed).numpy()
+            worlds = config.worlds or config.world
+            return greedy_returns(self.best, self.environment, worlds, episodes=episodes, seed=seed).numpy()
 
     def export(self, path: str | Path) -> None:
         """Write the policy of `best_agent`: as an ONNX file for any runtime, or as a page that plays it.
@@ -146,7 +151,7 @@ class TrainingResult:
                 which this project's server plays too.
 
         Raises:
-            DivergedError, ExportError: as `policy`; nothing is written then.
+            ConfigError, DivergedError, ExportError: as `policy`; nothing is written then.
         """
         from dqn.cards.card import card
 
@@ -166,6 +171,7 @@ class TrainingResult:
             agent: index of the agent; None for `best_agent`.
 
         Raises:
+            ConfigError: if no agent is named and the agents have different worlds.
             DivergedError: if every agent diverged.
             ExportError: if a weight is not finite, or if the exported model computes other Q-values than the network.
         """

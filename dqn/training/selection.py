@@ -38,7 +38,11 @@ def evaluate(state: TrainingState) -> None:
     state.evaluations += 1
     seed = stream_seed(config.seed, SELECTION, state.evaluations, 0)
     returns = greedy_returns(
-        networks, state.environment.origin, config.training_world, episodes=config.eval_episodes, seed=seed
+        networks,
+        state.environment.origin,
+        config.training_worlds(state.agents.tolist()),
+        episodes=config.eval_episodes,
+        seed=seed,
     )
     mean_return = eval_mean = returns.mean(1)
     ceiling = torch.inf if config.acceptance_return is None else config.acceptance_return
@@ -53,7 +57,7 @@ def evaluate(state: TrainingState) -> None:
         returns = greedy_returns(
             networks.select(passed),
             state.environment.origin,
-            config.training_world,
+            config.training_worlds(state.agents[passed].tolist()),
             episodes=episodes,
             seed=seed,
             epsilon=epsilon,
@@ -87,6 +91,7 @@ def judge(state: TrainingState) -> dict[int, float]:
 
     The order is: solved agents first, then by the return of their best evaluation, then by fewest updates. The
     comparison ends early at an agent that reaches the acceptance return in every episode. Diverged agents are excluded.
+    Agents with worlds of their own all play, each in its own, in one group.
     """
     config = state.config
 
@@ -95,20 +100,22 @@ def judge(state: TrainingState) -> dict[int, float]:
 
     seed = stream_seed(config.seed, SELECTION, 0)
     judged = {}
-    for agent in sorted(state.sound.tolist(), key=standing)[:NOMINEES]:
-        network = state.best.select(torch.tensor([agent]))
-        returns = greedy_returns(
-            network,
+    leading = sorted(state.sound.tolist(), key=standing)
+    for agents in [leading] if config.worlds and leading else [[agent] for agent in leading[:NOMINEES]]:
+        played = greedy_returns(
+            state.best.select(torch.tensor(agents)),
             state.environment.origin,
-            config.training_world,
+            config.training_worlds(agents),
             episodes=config.acceptance_episodes,
             seed=seed,
         )
-        if not bool(returns.isfinite().all()):
-            state.diverged[agent] = int(state.updates[agent]), "a return of the final comparison is not finite"
-            continue
-        judged[agent] = float(returns.mean())
-        if config.acceptance_return is not None and bool((returns >= config.acceptance_return).all()):
+        for agent, returns in zip(agents, played, strict=True):
+            if bool(returns.isfinite().all()):
+                judged[agent] = float(returns.mean())
+            else:
+                state.diverged[agent] = int(state.updates[agent]), "a return of the final comparison is not finite"
+        accepted = config.acceptance_return is not None and bool((played >= config.acceptance_return).all())
+        if accepted and not any(agent in state.diverged for agent in agents):
             break
     return judged
 

@@ -106,7 +106,7 @@ class TrainingState:
         generator = torch.Generator().manual_seed(stream_seed(config.seed, TRAINING, 0))
         environment = VectorEnvironment(
             config.environment if env is None else own_environment(config, env),
-            config.training_world,
+            config.training_worlds(range(config.num_agents)),
             num_agents=config.num_agents,
             num_envs=config.num_envs,
             seed=stream_seed(config.seed, TRAINING, 1),

@@ -165,7 +165,7 @@ def end_adaptation(adaptation: Adaptation, status: str) -> None:
         markdown=f"# {outcome}\n\n{text}\n\n{adaptation.markdown()}\n\n"
         + "\n".join(f"[{name}]({url})" for name, url in links(run_id, None).items()),
     )
-    if outcome == "recovered":
+    if outcome in ("recovered", "confirmed"):
         model = fenced.client.get_run(run_id).data.tags[MODEL_TAG]
         resource = {"prefect.resource.id": f"dqn.policy.{model}", "prefect.resource.name": model}
         emit_event("dqn.policy.recovered", resource=resource, payload={"drift": adaptation.show.drift, "text": text})

@@ -36,6 +36,8 @@ class Promote:
     """Make it champion whatever the gate decides; the decision stays in the version's tags."""
     dry_run: bool = False
     """Say what the gate would decide, and change nothing."""
+    shadow_steps: int = 0
+    """Refuse it unless it has agreed with the champion in so many steps in the shadow of the server at SERVING_URL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,10 @@ def promote(argv: Sequence[str] | None = None) -> int:
             raise ConfigError("promote takes a VERSION or a --file, and not both: promote 3, or promote --file p.onnx")
         if chosen.force and chosen.dry_run:
             raise ConfigError("--force and --dry-run exclude each other: leave out one")
+        if chosen.shadow_steps < 0 or (chosen.shadow_steps and chosen.file):
+            raise ConfigError(
+                "--shadow-steps is a number of steps from 0, of a VERSION that a server has in the shadow"
+            )
         if chosen.file and not chosen.file.is_file():
             raise ConfigError(f"there is no file {chosen.file}")
         if _reads_here(chosen) and not chosen.dry_run and api_is_named() and not any(map(os.environ.get, _REGISTRIES)):
@@ -155,7 +161,9 @@ def _reads_here(chosen: Promote) -> bool:
 
 
 def _promote(chosen: Promote) -> int:
-    parameters = {"env_id": chosen.env_id, "force": chosen.force}
+    parameters: dict[str, Any] = {"env_id": chosen.env_id, "force": chosen.force}
+    if chosen.shadow_steps:
+        parameters["shadow_steps"] = chosen.shadow_steps
     here = _reads_here(chosen)
     if not here and (code := _elsewhere("promote-policy/default", parameters | {"version": int(chosen.version)})):
         return code.exit_code
@@ -164,6 +172,7 @@ def _promote(chosen: Promote) -> int:
         from flows.promotion import promote_version, would_decide
         from flows.registry import versions
         from flows.registry.challenger import read_file, register_file
+        from flows.serving_client import require_shadow_steps
         from flows.tracking.store import connect
 
     done = 0
@@ -180,6 +189,8 @@ def _promote(chosen: Promote) -> int:
                 assert chosen.file
                 artifact = read_file(client, chosen.file, chosen.env_id)
             else:
+                if chosen.shadow_steps:
+                    require_shadow_steps(name, version, chosen.shadow_steps)
                 artifact = versions.download(name, version)
             with phase("play"):
                 decision = would_decide(client, artifact)
@@ -193,7 +204,7 @@ def _promote(chosen: Promote) -> int:
         if here and (code := _elsewhere("promote-policy/default", parameters | {"version": version})):
             done = code.exit_code
             return
-        text = promote_version(version, chosen.env_id, chosen.force)
+        text = promote_version(version, chosen.env_id, chosen.force, chosen.shadow_steps)
         print(f"version {version} of {name}: {text}")
         done = REFUSED if text.startswith("refused") else 0
 

@@ -1,6 +1,7 @@
 """Command lines as frozen dataclasses: each field is an option, and each mistake is one sentence."""
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -108,6 +109,8 @@ def converted(words: Sequence[str], kind: Any) -> Any:
         return tuple(converted([word], part) for word, part in zip(words, parts, strict=True))
     elif origin is not tuple and kind is not NoneType and len(words) == 1:
         by_name = {str(choice): choice for choice in ((True, False) if kind is bool else get_args(kind))}
+        if kind is World:
+            return World.from_dict(json.loads(words[0]))
         if not by_name:
             return kind(words[0])
         if words[0] in by_name:

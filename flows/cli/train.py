@@ -201,7 +201,12 @@ def _why_here(arguments: Arguments) -> str:
 
 
 def _json(overrides: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.to_dict() if isinstance(value, World) else value for name, value in overrides.items()}
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(entry) for entry in value]
+        return value.to_dict() if isinstance(value, World) else value
+
+    return {name: plain(value) for name, value in overrides.items()}
 
 
 def _overrides(arguments: Arguments) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def version_card(client: MlflowClient, artifact: versions.Artifact) -> bytes:
     else:
         try:
             summary = read_summary(client, run.info.run_id)
-            words = in_words(config_of(run), summary.agents, summary.best_agent, summary.seconds, summary.cpu_seconds)
+            words = in_words(config_of(run), summary.agents, summary.best.agent, summary.seconds, summary.cpu_seconds)
             trained, judged = words["trained"], words["judged"]
         except (MlflowException, OSError) as error:
             if is_transient(error):

@@ -94,7 +94,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """One sentence about the registered version."""
-        return f"{self.uri} (agent {self.population.best_agent:02d}) {self.gate}"
+        return f"{self.uri} (agent {self.population.best.agent:02d}) {self.gate}"
 
     @property
     def withstood(self) -> str:
@@ -145,7 +145,7 @@ class Report:
 
     def markdown(self, room: float = math.inf) -> str:
         """The report for a page. Where it would exceed `room` characters, the last agents are left out and counted."""
-        version = f"`{self.uri}` (agent {self.population.best_agent:02d}) {self.gate}"
+        version = f"`{self.uri}` (agent {self.population.best.agent:02d}) {self.gate}"
         above = "\n\n".join(filter(None, (self.totals, version, self.compared, self.cells)))
         lines = _markdown_table(_COLUMNS, self.rows).splitlines()
         if len(above) + sum(len(line) + 1 for line in lines) + 1 <= room:

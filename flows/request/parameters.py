@@ -124,9 +124,8 @@ def check_trainable(config: DQNConfig) -> None:
     require_device(config.device)
     require_loss(config)
     with of_environment(config.env_id):
-        spaces = describe(config.environment, config.training_world)
-        if config.world != config.training_world:
-            describe(config.environment, config.world)
+        worlds = [*config.training_worlds(range(config.num_agents)), *(config.worlds or [config.world])]
+        spaces, *_ = [describe(config.environment, world) for world in dict.fromkeys(worlds)]
     divisors(config, spaces)
     size = policy_bytes(config, spaces)
     if size > MAX_BYTES:

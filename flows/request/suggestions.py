@@ -6,6 +6,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin
 
+from dqn.environments.world import World
+
 _LEAST: Final = 0.6
 _NEARLY: Final = 0.1
 
@@ -35,7 +37,7 @@ def _initials(name: str) -> str:
 
 
 _WORDS: Final = {int: "a whole number", float: "a number", bool: "True or False", Path: "a path", str: "one word"}
-_MANY: Final = {int: "whole numbers", float: "numbers"}
+_MANY: Final = {int: "whole numbers", float: "numbers", World: "worlds as JSON objects, such as '{\"length\": 1}'"}
 
 
 def expected(kind: Any) -> str:

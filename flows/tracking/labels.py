@@ -1,5 +1,6 @@
 """A run's name, description, parameters, commit and user."""
 
+import dataclasses
 import getpass
 import os
 import subprocess
@@ -9,6 +10,7 @@ from typing import Final
 from mlflow.entities import Param
 
 from dqn.config import WORLDS, DQNConfig
+from dqn.training.metrics import POPULATION
 from flows.request.general import StartName, start_of
 
 _LONGEST_NAME: Final = 250
@@ -21,9 +23,10 @@ def run_name(config: DQNConfig, preset: StartName) -> str:
     overrides = [
         f"{name}={value}"
         for name, value in config.to_dict().items()
-        if name not in ("env_id", "seed", *WORLDS) and value != usual.to_dict()[name]
+        if name not in ("env_id", "seed", "worlds", *WORLDS) and value != usual.to_dict()[name]
     ]
     worlds = [f"{name} {getattr(config, name)}" for name in WORLDS if getattr(config, name) != getattr(usual, name)]
+    worlds += [f"{len(set(config.worlds))} worlds"] if config.worlds else []
     what = ", ".join([f"{config.env_id} {preset}", *overrides, *worlds])
     seed = f", seed {config.seed}"
     return what[: _LONGEST_NAME - len(seed)] + seed
@@ -39,11 +42,17 @@ def description(config: DQNConfig, preset: StartName) -> str:
     )
 
 
-def params(config: DQNConfig) -> list[Param]:
-    """All hyper-parameters as MLflow parameters."""
+def params(config: DQNConfig, agent: int = POPULATION) -> list[Param]:
+    """All hyper-parameters as MLflow parameters; those of an agent have its world, the population's a number of them.
+
+    A value of MLflow has at most 6,000 characters.
+    """
+    values: dict[str, object] = {**config.to_dict(), "worlds": f"{len(config.worlds)} worlds" if config.worlds else ()}
+    if config.worlds and agent != POPULATION:
+        config = dataclasses.replace(config, world=config.world_of(agent), worlds=())
     worlds = {name: getattr(config, name) for name in WORLDS}
     entries = {f"{name}.{key}": value for name, world in worlds.items() for key, value in world.to_dict().items()}
-    values = {**config.to_dict(), **worlds, **entries}
+    values |= {**worlds, **entries}
     return [Param(key, "none" if value is None else str(value)) for key, value in values.items()]
 
 

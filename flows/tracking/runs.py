@@ -278,5 +278,6 @@ def _children(fenced: FencedClient, experiment: str, config: DQNConfig) -> tuple
     missing = [agent for agent in reversed(range(config.num_agents)) if agent not in children]
     for agent in fenced.in_batch(missing):  # in reverse: MLflow lists the newest first
         tags = {MLFLOW_PARENT_RUN_ID: parent, MLFLOW_USER: user(), _AGENT_TAG: str(agent), "seed": str(config.seed)}
+        tags |= {"world": str(config.world_of(agent))} if config.worlds else {}
         children[agent] = client.create_run(experiment, tags=tags, run_name=f"agent {agent:02d}")
     return tuple(children[agent] for agent in range(config.num_agents))

@@ -100,8 +100,7 @@ def read_learning(client: MlflowClient, run_id: str, version: OnnxPolicy, *, mea
             )
             for entry in json.loads((folder / INDEX).read_text())
         ]
-    summary = read_summary(client, run_id)
-    best = summary.agents[summary.best_agent]
+    best = read_summary(client, run_id).best
     label = _label(best.updates, best.environment_steps)
     return [*milestones, Learned(label=label, mean_return=mean_return, policy=version)]
 

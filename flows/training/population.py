@@ -24,13 +24,14 @@ from dqn.training.result import AgentResult, TrainingResult
 from dqn.training.state import TrainingState
 from flows.failures.errors import InputError
 from flows.orchestration.console import Estimate, say
-from flows.tracking.attempt import FencedClient
+from flows.tracking.attempt import CHECKED_SECONDS, FencedClient
 from flows.tracking.endings import end_diverged, end_runs
 from flows.tracking.labels import params
 from flows.tracking.metric_writer import MetricWriter, read_watermarks
 from flows.tracking.pages import mlflow_command
 from flows.tracking.runs import TRAINED_TAG, PopulationRuns, find_run, get_runs, read_artifact
 from flows.training.curves import Curves
+from flows.training.live import Live
 
 _DIRECTORY: Final = "population"
 _RESULT_FILE: Final = f"{_DIRECTORY}/result.json"
@@ -50,9 +51,21 @@ class PopulationSummary:
     """The result of a training without the networks."""
 
     agents: tuple[AgentResult, ...]
-    best_agent: int
+    best_agent: int | None
+    """None if the agents have different worlds."""
     seconds: float
     cpu_seconds: float
+
+    @property
+    def best(self) -> AgentResult:
+        """The best agent.
+
+        Raises:
+            InputError: if the agents have different worlds.
+        """
+        if self.best_agent is None:
+            raise InputError("the agents of this run have different worlds, in which none of them is the best")
+        return self.agents[self.best_agent]
 
 
 def checkpoint_path(directory: str | Path, run_id: str) -> Path:
@@ -129,13 +142,20 @@ def train_population(
     for sentence in filter(None, (environment.spaces.note, require_memory(config, environment.spaces))):
         say(sentence)
     known = get_runs(fenced.client, (runs.parent, *runs.children))
+    unnamed = {run_id for run_id, run in known.items() if not run.data.params}
+    live = Live(fenced, state, confirmed=lambda: writer.confirmed_within(CHECKED_SECONDS))
+
+    def after_flush() -> None:
+        live.send()
+        on_progress(state)
+
     writer = MetricWriter(
         fenced.client,
         runs.by_agent,
         read_watermarks(fenced.client, known),
         check=fenced.check,
-        params={run_id: params(config) for run_id, run in known.items() if not run.data.params},
-        after_flush=lambda: on_progress(state),
+        params={runs.by_agent[k]: params(config, k) for k in runs.by_agent if runs.by_agent[k] in unnamed},
+        after_flush=after_flush,
     )
     writer.write(state.metrics.since(0))
     speed = _Speed(state)
@@ -144,6 +164,7 @@ def train_population(
 
     def on_metrics(records: Sequence[Metrics]) -> None:
         writer.write(records)
+        live.take(records)
         for agent in state.diverged.keys() - said:
             update, reason = state.diverged[agent]
             say(f"agent {agent:02d} diverged and left after update {update:,}: {reason}")
@@ -189,7 +210,7 @@ def keep_result(fenced: FencedClient, runs: PopulationRuns, result: TrainingResu
         fenced.checked().log_artifacts(runs.parent, directory, _DIRECTORY)
     summary = {
         "agents": [dataclasses.asdict(agent) for agent in result.agents],
-        "best_agent": result.best_agent,
+        "best_agent": None if len(set(result.config.worlds)) > 1 else result.best_agent,
         "seconds": result.seconds,
         "cpu_seconds": result.cpu_seconds,
     }

@@ -84,7 +84,7 @@ def _train(fenced: FencedClient, run: Run, checkpoint: Path) -> None:
     start = starting_network(fenced.client, run, versions.model_name(config.env_id))
     with of_environment(config.env_id):
         result = train_population(fenced, runs, config, checkpoint, start=start, test=test, on_progress=on_progress)
-    if not adapting:  # an adaptation is urgent, and any solved agent will do
+    if not adapting and not config.worlds:  # an adaptation is urgent, and any solved agent will do
         result = stressed(result)
         keep_learning(fenced, result)
     keep_result(fenced, runs, result)
@@ -97,7 +97,7 @@ def export(run_id: str, attempt: Attempt) -> str:
     client = connect()
     networks, config = read_networks(client, run_id)
     summary = read_summary(client, run_id)
-    best = summary.agents[summary.best_agent]
+    best = summary.best
     properties = ModelProperties.of(
         config, num_actions=networks.num_actions, run_id=run_id, agent=best.agent, observed=best.observed
     )
@@ -136,7 +136,12 @@ def _test_returns(networks: QNetworks, config: DQNConfig) -> Returns:
     estimate = Estimate("agents tested", config.num_agents)
     with torch.no_grad(), torch_threads(config.num_threads), of_environment(config.env_id):
         returns = greedy_returns(
-            networks, config.environment, config.world, episodes=TEST_EPISODES, seed=seed, on_progress=estimate
+            networks,
+            config.environment,
+            config.worlds or config.world,
+            episodes=TEST_EPISODES,
+            seed=seed,
+            on_progress=estimate,
         )
     return np.asarray(returns.numpy())
 

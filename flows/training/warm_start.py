@@ -54,7 +54,7 @@ def starting_network(client: MlflowClient, run: Run, name: str) -> QNetworks | N
         return None
     source = _run_of(client, name, int(version))
     networks, _ = read_networks(client, source)
-    return networks.select(torch.tensor([read_summary(client, source).best_agent]))
+    return networks.select(torch.tensor([read_summary(client, source).best.agent]))
 
 
 def _run_of(client: MlflowClient, name: str, version: int) -> str:

@@ -25,6 +25,7 @@ from serving.inference.schemas import (
     ServerMetadata,
     Statistics,
 )
+from serving.inference.shadow import Shadow, ShadowStatus
 from serving.inference.statistics import extension
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
@@ -67,9 +68,10 @@ class _Work:
 class InferenceAPI:
     """Every /v2 route of one model."""
 
-    def __init__(self, models: Models, metrics: Metrics) -> None:
+    def __init__(self, models: Models, metrics: Metrics, shadow: Shadow | None = None) -> None:
         self._models = models
         self._metrics = metrics
+        self._shadow = shadow
         self._working = asyncio.Semaphore(1)  # two computations at once would each take twice as long
         self._waiting = 0
 
@@ -79,7 +81,7 @@ class InferenceAPI:
         large, missing = (408, 413, 415), (404, 503)
         infer = Operation(
             "POST",
-            self.infer,
+            self.infer if self._shadow is None else self.infer_beside,
             "Q-values and greedy actions of a batch of observations",
             body=InferRequest,
             decoded=False,
@@ -92,6 +94,7 @@ class InferenceAPI:
         models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         routes = [
             *(route(f"{model}/infer", infer) for model in models),
+            route("/api/shadow", get(self.shadow, "The challenger in the shadow", answer=ShadowStatus | None)),
             route("/v2/health/live", get(self.live, "200 while the process runs", answer=Live)),
             route("/v2/health/ready", get(self.ready, "200 once a version plays", answer=Ready, errors=(503,))),
             route("/v2", get(self.server, "Server metadata", answer=ServerMetadata)),
@@ -108,10 +111,10 @@ class InferenceAPI:
             ]
         return routes
 
-    async def infer(self, scope: Scope, body: bytes) -> _Work:
-        """Q-values and greedy actions of a batch of observations."""
+    async def infer(self, scope: Scope, body: bytes, served: ServedModel | None = None) -> _Work:
+        """Q-values and greedy actions of a batch of observations, by the version that the path names or by `served`."""
         started = time.perf_counter_ns()
-        served = await self._find(scope)
+        served = served or await self._find(scope)
         given = dict(scope["headers"])
         header_length = given[HEADER_LENGTH].decode("latin-1") if HEADER_LENGTH in given else None
         accepted = given.get(b"accept-encoding", b"")
@@ -133,6 +136,31 @@ class InferenceAPI:
         statistics.of(number).add(len(work.observation), parts)
         self._metrics.inputs.of(served, "requests").add(work.observation, work.q_values)
         return work
+
+    async def infer_beside(self, scope: Scope, body: bytes) -> _Work:
+        """`infer` beside a challenger: it answers in the shadow, or as a canary where no version is named."""
+        shadow = self._shadow
+        assert shadow
+        if "version" in scope["path_params"]:
+            return await self.infer(scope, body)
+        served = await self._find(scope)
+        failure: Exception | None = None
+        if challenger := shadow.canary(scope["headers"]):
+            try:
+                work = await self.infer(scope, body, challenger)
+                shadow.counts.canaries += 1
+                return work
+            except Exception as error:  # onnxruntime's exceptions have no common base class
+                failure = error
+        work = await self.infer(scope, body, served)  # fails too if the fault is the request's
+        if failure:
+            shadow.fail(failure)
+        shadow.offer(served, work.observation, work.q_values, "requests")
+        return work
+
+    async def shadow(self, scope: Scope, body: None) -> ShadowStatus | None:
+        """The challenger in the shadow; None without `--shadow`."""
+        return self._shadow.status() if self._shadow else None
 
     def _compute(self, served: ServedModel, body: bytes, header_length: str | None, accepted: bytes) -> _Work:
         begun = time.perf_counter_ns()

@@ -90,7 +90,7 @@ class EventSender:
 
     def event(self) -> dict[str, Any] | None:
         """The event of the present drift; None if there is no drift."""
-        drift, current, playing = self._loop.drift, self._models.current, self._loop.healing.playing
+        drift, current, healing = self._loop.drift, self._models.current, self._loop.healing
         if drift is None or current is None:
             return None
         return {
@@ -109,8 +109,10 @@ class EventSender:
                 "env_id": current.policy.metadata.env_id,
                 "since": drift.since,
                 "finding": drift.finding,
-                "playing": playing.text if playing else "",
-                "rehearsed_return": playing.rehearsed_return if playing else None,
+                "world": healing.world.to_dict() if healing.world else None,
+                "undone": healing.playing.name if healing.playing else "",
+                "playing": healing.playing.text if healing.playing else "",
+                "rehearsed_return": healing.playing.rehearsed_return if healing.playing else None,
                 "serving": self._serving_url,
             },
         }

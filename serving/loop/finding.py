@@ -1,4 +1,4 @@
-"""Says what has changed about CartPole's world, and what is undone, in sentences for a person."""
+"""Says what has changed about CartPole's world, in a sentence for a person."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from dqn.environments.world import World
 from dqn.identification.at_once import Explanation
 from serving.loop.cartpole import CartPole, middle
 from serving.loop.drift import TOLERATED_NOISE
+from serving.loop.undoing import bias_of
 
 _EVIDENCE: Final = {"force_mag": "force_ratio", "bias 2": "bias_rad", "action_delay": "delay"}
-_SLIGHT: Final = 0.02  # rad or m/s, biases below this are not worth words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,27 +67,6 @@ def described(changed: Mapping[str, float], known: World) -> list[str]:
     return [_clause(name, value, known) for name, value in changed.items()]
 
 
-def undone_of(world: World, own: World) -> str:
-    """What can be undone of a world in front of a policy that was trained for another one; empty if nothing can."""
-    there, here = CartPole.of(world), CartPole.of(own)
-    parts = []
-    if there.force_mag * here.force_mag < 0:
-        parts.append("the motor's sign undone")
-    bias = [_entry(world, k) - _entry(own, k) for k in range(4)]
-    if abs(bias[2]) > _SLIGHT:
-        parts.append(f"{abs(math.degrees(bias[2])):.0f}° of the angle's reading subtracted")
-    if max(abs(bias[1]), abs(bias[3])) > _SLIGHT:
-        parts.append("the bias of a velocity's sensor subtracted")
-    late = int(middle(world.action_delay)) - int(middle(own.action_delay))
-    if late > 0:
-        parts.append(f"{late} step{'s' * (late > 1)} of delay bridged by the equations of motion")
-    return ", ".join(parts)
-
-
-def _entry(world: World, k: int) -> float:
-    return middle(world.sensor_bias[k]) if world.sensor_bias else 0.0
-
-
 def _clause(name: str, value: float, known: World) -> str:
     own = CartPole.of(known)
     match name:
@@ -102,10 +81,10 @@ def _clause(name: str, value: float, known: World) -> str:
             late = int(value) - int(middle(known.action_delay))
             return f"actions arrive {abs(late)} step{'s' * (abs(late) > 1)} {'late' if late > 0 else 'early'}"
         case "bias 2":
-            return f"the pole's angle reads {abs(math.degrees(value - _entry(known, 2))):.0f}° off"
+            return f"the pole's angle reads {abs(math.degrees(value - bias_of(known, 2))):.0f}° off"
         case "bias 1" | "bias 3":
             what, unit = ("cart's speed", "m/s") if name == "bias 1" else ("pole's turning", "rad/s")
-            return f"the {what} reads {abs(value - _entry(known, int(name[-1]))):.2g} {unit} off"
+            return f"the {what} reads {abs(value - bias_of(known, int(name[-1]))):.2g} {unit} off"
     return _size(name, value, own)
 
 

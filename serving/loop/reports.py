@@ -11,8 +11,8 @@ MOST_STAGES: Final = 40
 Text = Annotated[str, Meta(max_length=500)]
 Link = Annotated[str, Meta(pattern="^https?://", max_length=500)]
 Reported = Literal[
-    "started", "experience", "identified", "memory", "training", "gate", "promoted", "recovered",
-    "refused", "waiting", "rolled back", "failed",
+    "started", "experience", "identified", "memory", "rehearsed", "confirmed", "training", "gate", "promoted",
+    "recovered", "refused", "waiting", "rolled back", "failed",
 ]  # fmt: skip
 
 
@@ -64,8 +64,8 @@ class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     progress: Annotated[float, Meta(ge=0, le=1)] | None = None
     links: Annotated[dict[Text, Link], Meta(max_length=8)] = {}
     world: dict[str, Any] | None = None
-    """With `identified`, the world that the next swapped-in version is expected to play in; with `recovered`, the world
-    that the version now playing is expected to play in."""
+    """With `identified`, the world that the next swapped-in version is expected to play in; with `recovered` and
+    `confirmed`, the world that the version now playing is expected to play in."""
 
 
 class StageReport(Struct, frozen=True, kw_only=True):

@@ -30,6 +30,8 @@ _COST: Final = (10.0, 1.0, 1.0, 1.0)
 """Weights of the squared state in the regulator; a squared newton weighs `_COST_OF_FORCE`."""
 _COST_OF_FORCE: Final = 0.01
 _DOUBLINGS: Final = 14
+_SLIGHT: Final = 0.02
+"""Biases below this, in rad, m/s or rad/s, are not worth words."""
 _UNMODELLED: Final = (1e-4, 0.03, 1e-4, 0.06)
 """Standard deviations of what moves the state in a step besides the equations of motion, for the filter."""
 
@@ -52,7 +54,7 @@ class Plant:
         return cls(
             cartpole=CartPole.of(world),
             wind=middle(world.wind),
-            bias=tuple(middle(value) for value in world.sensor_bias) or (0.0,) * 4,
+            bias=tuple(bias_of(world, entry) for entry in range(4)),
             noise=tuple(middle(value) for value in world.sensor_noise) or (0.0,) * 4,
             delay=int(middle(world.action_delay)),
         )
@@ -144,6 +146,28 @@ class Undone:
 def _shifted(state: State, bias: tuple[float, ...], sign: float) -> State:
     x, x_dot, theta, theta_dot = state
     return x + sign * bias[0], x_dot + sign * bias[1], theta + sign * bias[2], theta_dot + sign * bias[3]
+
+
+def undone_of(world: World, own: World) -> str:
+    """What can be undone of a world in front of a policy that was trained for another one; empty if nothing can."""
+    there, here = CartPole.of(world), CartPole.of(own)
+    parts = []
+    if there.force_mag * here.force_mag < 0:
+        parts.append("the motor's sign undone")
+    bias = [bias_of(world, k) - bias_of(own, k) for k in range(4)]
+    if abs(bias[2]) > _SLIGHT:
+        parts.append(f"{abs(math.degrees(bias[2])):.0f}° of the angle's reading subtracted")
+    if max(abs(bias[1]), abs(bias[3])) > _SLIGHT:
+        parts.append("the bias of a velocity's sensor subtracted")
+    late = int(middle(world.action_delay)) - int(middle(own.action_delay))
+    if late > 0:
+        parts.append(f"{late} step{'s' * (late > 1)} of delay bridged by the equations of motion")
+    return ", ".join(parts)
+
+
+def bias_of(world: World, entry: int) -> float:
+    """The bias of a sensor: 0 for the position, 1 for the cart's velocity, 2 for the angle, 3 for its velocity."""
+    return middle(world.sensor_bias[entry]) if world.sensor_bias else 0.0
 
 
 def regulator(plant: Plant) -> Observed:

@@ -113,6 +113,10 @@ class Metrics:
         registry.register(self._following)
         self._reachable = Gauge("serving_registry_reachable", "1 if the registry answered last time", registry=registry)
 
+    def register(self, collector: Collector) -> None:
+        """Expose another collector's families too."""
+        self._registry.register(collector)
+
     def expose(self, models: Models) -> bytes:
         """The text format, with the present state of the models."""
         return self.collect(models).write()

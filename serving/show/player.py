@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from serving.episodes.simulation import Simulation, Step
+from serving.inference.shadow import Shadow
+from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
 _HISTORY: Final = 60
@@ -24,6 +27,16 @@ class Player:
     last: Step | None = None
     episodic_return: float = 0.0
     history: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
+
+    def count(self, metrics: Metrics, shadow: Shadow | None) -> None:
+        """Count the input of its last step, and have a challenger answer it in the shadow."""
+        assert self.last
+        observation = np.array([self.last.observation], np.float32)
+        q_values = np.array([self.last.q_values], np.float32)
+        metrics.inputs.of(self.served, "show").add(observation, q_values)
+        if shadow and observation.size:  # a large image is not kept
+            shape = self.served.policy.metadata.observation_shape
+            shadow.offer(self.served, observation.reshape(1, *shape), q_values, "show")
 
 
 def frame(players: Sequence[Player], *, episode: int, step: int) -> str:

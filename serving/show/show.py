@@ -6,12 +6,12 @@ from collections import Counter
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 from msgspec import structs
 
 from dqn.environments.world import World
 from serving.episodes.limits import MAX_PUSH, MAX_SEED
 from serving.episodes.simulation import Simulation, why_no_pictures
+from serving.inference.shadow import Shadow
 from serving.loop.closed_loop import ClosedLoop
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
@@ -42,6 +42,7 @@ class Show:
         *,
         real_world: RealWorld | None = None,
         loop: ClosedLoop | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
         self.models = models
         self.references = references
@@ -52,6 +53,7 @@ class Show:
         self.closed = False
         self.real_world = real_world or RealWorld()
         self._loop = loop
+        self._shadow = shadow
         self._metrics = metrics
         self._seed = random.randrange(100_000)  # noqa: S311 -- a show, not a secret
         self._step = 0
@@ -173,13 +175,12 @@ class Show:
             "world": self.players[0].simulation.world.to_dict() if self.players else {},
             "home": self.real_world.home(self.players[0].served.policy.metadata).to_dict() if self.players else {},
             "changed": self.real_world.changed,
-            "changed_at": [{"at": at, "right": right} for at, right in self.real_world.history],
             "initial_world": self._initial_world.to_dict() if self._initial_world else {},
             "altered": any(player.served.policy.metadata.world != self._initial_world for player in self.players),
             "changes": [{"step": step, "world": world.to_dict()} for step, world in self._changes.items()],
             "swapped": self._swapped,
             "pushes": [{"step": step, "force": force} for step, force in self._pushes],
-            "loop": self._loop.status() if self._loop else None,
+            "loop": self._loop.status(tuple(self.real_world.history)) if self._loop else None,
             "viewers": sum(viewer.counted for viewer in self.viewers),
         }
 
@@ -273,9 +274,7 @@ class Show:
             policy = self._loop.policy(player.served) if self._loop else player.served.policy
             player.last = player.simulation.step(policy, force)
             if policy is player.served.policy:
-                inputs = self._metrics.inputs.of(player.served, "show")
-                last = player.last
-                inputs.add(np.array([last.observation], np.float32), np.array([last.q_values], np.float32))
+                player.count(self._metrics, self._shadow)
             player.episodic_return = player.last.episodic_return
         first = self.players[0]
         if self._loop and first.last:

@@ -7,6 +7,7 @@ from typing import Final
 
 from serving.episodes.simulation import Simulation
 from serving.errors import RegistryUnavailableError
+from serving.inference.shadow import Shadow
 from serving.loop.closed_loop import ClosedLoop
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
@@ -21,11 +22,11 @@ _SHOWS: Final = 8
 class Stage:
     """The main show, and one for each other choice of versions that has viewers."""
 
-    def __init__(self, models: Models, metrics: Metrics) -> None:
+    def __init__(self, models: Models, metrics: Metrics, shadow: Shadow | None = None) -> None:
         self.real_world = RealWorld()
         self.pace: Callable[[], Pace] = RealTime
         self.loop = ClosedLoop(metrics)
-        self.main = Show(models, metrics, real_world=self.real_world, loop=self.loop)
+        self.main = Show(models, metrics, real_world=self.real_world, loop=self.loop, shadow=shadow)
         self._models = models
         self._metrics = metrics
         self._gauge = metrics.viewers.labels("state")

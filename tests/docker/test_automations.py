@@ -69,6 +69,7 @@ def test_a_drift_starts_an_adaptation_with_what_the_event_says() -> None:
         "since": 17,
         "finding": 'it\'s "odd"',
         "serving": "u",
+        "playing": "Playing with the motor's sign undone: rehearsed return 500 of 500",
     }
     rendered = {name: render(value, event) for name, value in (action.parameters or {}).items()}
     assert rendered == event

@@ -196,6 +196,7 @@ def test_what_was_measured_is_what_is_configured() -> None:
         "article": "db03822027bf",
         "acrobot": "3a5d0e107ff4",
         "mountaincar": "6d3301ae6de3",
+        "minatar": "9bad0035bce1",
         "lunarlander": "63c7c6204166",
     }
 
@@ -218,5 +219,5 @@ def test_a_world_is_written_as_what_differs_and_read_again() -> None:
 
 def test_what_is_randomised_takes_the_place_of_the_worlds_own() -> None:
     config = DQNConfig(world=World(length=1.0, wind=2.0), randomisation=World(length=(0.5, 1.5), action_delay=1))
-    assert config.training_world == World(length=(0.5, 1.5), wind=2.0, action_delay=1)
-    assert DQNConfig(world=World(wind=2.0)).training_world == World(wind=2.0)
+    assert config.training_worlds([0]) == (World(length=(0.5, 1.5), wind=2.0, action_delay=1),)
+    assert DQNConfig(world=World(wind=2.0)).training_worlds([0]) == (World(wind=2.0),)

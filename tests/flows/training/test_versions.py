@@ -142,7 +142,9 @@ def test_all_agents_start_from_the_best_of_the_run_that_is_named(store: Any, mon
     store.version({}, a_run(store))
     networks = SimpleNamespace(select=lambda agents: ("selected", agents.tolist()))
     monkeypatch.setattr(warm_start, "read_networks", lambda client, run_id: (networks, None))
-    monkeypatch.setattr(warm_start, "read_summary", lambda client, run_id: SimpleNamespace(best_agent=3))
+    monkeypatch.setattr(
+        warm_start, "read_summary", lambda client, run_id: SimpleNamespace(best=SimpleNamespace(agent=3))
+    )
     cold, warm = a_run(store), a_run(store, warm_start="1")
     assert starting_network(store, store.get_run(cold), "dqn-CartPole-v1") is None
     start: Any = starting_network(store, store.get_run(warm), "dqn-CartPole-v1")

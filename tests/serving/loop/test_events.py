@@ -95,6 +95,8 @@ def test_a_drift_is_an_event_for_prefect(stepped: Stepped, prefect: HTTPServer) 
         "env_id": "CartPole-v1",
         "since": stepped.loop.drift.since if stepped.loop.drift else None,
         "finding": "the motor answers the other way",
+        "world": pytest.approx({"force_mag": -10.0}, rel=0.01),
+        "undone": "the motor's sign undone",
         "playing": "Playing with the motor's sign undone: rehearsed return 500 of 500",
         "rehearsed_return": 500.0,
         "serving": "http://serving:8000",
@@ -162,7 +164,7 @@ def test_events_are_sent_where_prefect_is_known(tmp_path: Path) -> None:
     app, _ = client_of(tmp_path, prefect_url="http://127.0.0.1:9/api", serving_url="http://s")
     assert app.events
     assert app.live
-    assert app.live.stage.loop.status()["heals"]
+    assert app.live.stage.loop.sender is app.events
     with pytest.raises(ValueError, match="PREFECT_API_URL must be an address"):
         client_of(tmp_path, prefect_url="ftp://x")
 

@@ -11,8 +11,9 @@ from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
 from serving.loop.cartpole import CartPole
 from serving.loop.experience import Experience
-from serving.loop.finding import Finding, _motor, _size, say, undone_of
+from serving.loop.finding import Finding, _motor, _size, say
 from serving.loop.healing import look
+from serving.loop.undoing import undone_of
 from tests.support.serving.steps import step
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dqn.environments.world import World
+from dqn.environments.world import NOMINAL, World
 from serving.loop.closed_loop import CALM_STEPS
 from serving.loop.healing import SWITCHES_A_MINUTE, Look
-from serving.loop.rehearsal import Candidate
+from serving.loop.rehearsal import Candidate, candidates
 from serving.metrics.metrics import Metrics
 from serving.show.commands import PushCart
 from serving.show.show import Show
@@ -81,6 +81,28 @@ def test_falls_in_a_world_that_nothing_balances_are_looked_at_ever_less_often(
     assert 0 < sum(2000 < number < 4000 for number in looks) < 10
 
 
+def test_an_explanation_that_steps_refute_no_longer_plays(stepped: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = World(force_mag=-10.0)
+    looks: list[int] = []
+
+    def look(_: object, policy: Any, *__: object) -> Look:
+        looks.append(stepped.loop.experience.newest)
+        if len(looks) > 1:
+            return dataclasses.replace(told("nothing explains it"), world=None)
+        return dataclasses.replace(told("reversed"), world=wrong, chosen=candidates(policy, wrong, NOMINAL)[1])
+
+    monkeypatch.setattr("serving.loop.closed_loop.look", look)
+    stepped.play(20)
+    stepped.client.put("/api/world", json={"wind": 4.0})
+    while not looks:
+        stepped.play(1)
+    served = stepped.show.players[0].served
+    assert stepped.loop.policy(served) is not served.policy
+    stepped.play(60)
+    assert stepped.loop.policy(served) is served.policy
+    assert stepped.get("/api/adaptation")["playing"] is None
+
+
 def test_only_so_many_times_a_minute_another_candidate_begins_to_play(stepped: Stepped) -> None:
     stepped.play(1)
     healing = stepped.loop.healing
@@ -117,16 +139,17 @@ def test_pushes_into_a_changed_world_change_nothing_of_what_is_undone(stepped: S
     assert stepped.get("/api/adaptation")["playing"]["name"] == "the motor's sign undone"
 
 
-@pytest.mark.parametrize("world", [None, {"force_mag": -10.2}], ids=str)
+@pytest.mark.parametrize(("stage", "world"), [("recovered", None), ("confirmed", {"force_mag": -10.2})])
 def test_a_version_that_recovered_with_a_change_undone_goes_on_with_it(
-    stepped: Stepped, world: dict[str, Any] | None
+    stepped: Stepped, stage: str, world: dict[str, Any] | None
 ) -> None:
     drift = reversed_motor(stepped)
     stepped.play(100)
     fallen = sum(not each.truncated for each in stepped.loop.episodes)
     playing = stepped.get("/api/adaptation")["playing"]
-    report = {"drift": drift, "stage": "recovered", "text": "balances", "world": world}
-    assert stepped.client.post("/api/adaptation", json=report).json()["playing"] == playing
+    report = {"drift": drift, "stage": stage, "text": "balances", "world": world}
+    told = stepped.client.post("/api/adaptation", json=report).json()
+    assert (told["playing"], told["stages"][-1]["stage"]) == (playing, stage)
     stepped.play(1200)
     assert (stepped.loop.drift, stepped.get("/api/adaptation")["playing"]) == (None, playing)
     assert sum(not each.truncated for each in stepped.loop.episodes) == fallen

@@ -80,6 +80,8 @@ class Playing:
     watched: bool = True
     broken: bool = False
     over: bool = False
+    undone: bool = False
+    """Whether a change of the world is undone in front of the champion, which then balances."""
     drift: str = ""
     noticed_at: float = field(default_factory=time.time)
     url: str = ""
@@ -98,7 +100,8 @@ class Playing:
         if self.watched:
             policy = registry.download(MODEL, champion).policy
             seed = len(self.episodes)
-            (returned,) = episodic_returns(policy.act, "CartPole-v1", self.really, num_episodes=1, seed=seed)
+            world = policy.metadata.world if self.undone else self.really
+            (returned,) = episodic_returns(policy.act, "CartPole-v1", world, num_episodes=1, seed=seed)
             self.episodes.append(
                 {
                     "version": str(champion),
