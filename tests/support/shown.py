@@ -125,6 +125,7 @@ COMMANDS: Final = {
     ".venv/bin/python -m benchmarks.seeds --last-network": LONG,
     ".venv/bin/python -m benchmarks.seeds --num-agents 32": LONG,
     ".venv/bin/python -m benchmarks.seeds --seeds 1024 --processes 2 --num-agents 128": LONG,
+    ".venv/bin/python -m benchmarks.seeds --preset frugal --num-agents 16 --seeds 128": LONG,
     ".venv/bin/python -m benchmarks.seeds --seeds 16 --num-agents 1": LONG,
     "chrt -f 1 .venv/bin/python -m benchmarks.serving": "needs real-time priority and two idle cores",
     "chrt -f 1 .venv/bin/python -m benchmarks.serving --quick beside": "needs real-time priority and two idle cores",
