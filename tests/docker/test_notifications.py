@@ -17,7 +17,7 @@ from prefect import flow
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State, StateType
-from prefect.events import Event
+from prefect.events import Event, Resource
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import EventTrigger
 
@@ -146,7 +146,9 @@ def test_what_waits_for_a_person_arrives(prefect_api: str, received: tuple[str, 
             client.set_flow_run_state(run.id, State(type=kind, name=name, message=f"because of {name}"), force=True)
             time.sleep(1)
         refused = {"version": "9", "model": "dqn", "reason": "garbage", "serving": "http://s"}
-        event = Event(event="dqn.version.refused", resource={"prefect.resource.id": "dqn.policy.dqn"}, payload=refused)
+        event = Event(
+            event="dqn.version.refused", resource=Resource({"prefect.resource.id": "dqn.policy.dqn"}), payload=refused
+        )
         client._client.post("/events", json=[event.model_dump(mode="json")]).raise_for_status()
         within(ANSWERED_SECONDS, lambda: len(messages) >= 6)
     texts = [message["text"] for message in messages]
