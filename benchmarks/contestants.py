@@ -10,16 +10,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.peers import stable_baselines3
+from benchmarks.peers import RL_ZOO, stable_baselines3
 from dqn.config import DQNConfig
 from dqn.evaluation.greedy import greedy_returns
 from dqn.evaluation.returns import episodic_returns
-from dqn.presets import PRESETS
+from dqn.presets import PRESETS, PresetName
 from dqn.training.loop import train
 from dqn.training.machine import torch_threads
 from dqn.training.result import TrainingResult
@@ -59,6 +60,10 @@ class Outcome:
     """Of training alone, without imports and without judging."""
     returns: npt.NDArray[np.float64]
     """`[A, episodes]` of its A agents"""
+    steps: npt.NDArray[np.int64]
+    """`[A]`, the environment steps that each agent learned from"""
+    evaluation_steps: float = 0.0
+    """Environment steps of the evaluations, an agent; not counted for peers."""
 
     @property
     def solved(self) -> int:
@@ -66,9 +71,10 @@ class Outcome:
         return int((self.returns >= CEILING).all(1).sum())
 
 
-def this_project(seed: int, *, num_agents: int) -> Outcome:
-    """The preset `cartpole`, each agent judged by the network that would be registered."""
-    return _population("this project", dataclasses.replace(PRESETS["cartpole"], num_agents=num_agents), seed, "best")
+def this_project(seed: int, *, num_agents: int, preset: PresetName = "cartpole") -> Outcome:
+    """A preset of CartPole, each agent judged by the network that would be registered."""
+    name = "this project" if preset == "cartpole" else f"this project, {preset}"
+    return _population(name, dataclasses.replace(PRESETS[preset], num_agents=num_agents), seed, "best")
 
 
 def without_choosing(seed: int, *, num_agents: int) -> Outcome:
@@ -88,7 +94,11 @@ def rl_zoo(seed: int) -> Outcome:
     with torch_threads(1):
         returns = episodic_returns(act, ENV_ID, num_episodes=EPISODES, seed=secrets.randbits(28))
     return Outcome(
-        contestant="Stable-Baselines3, rl-zoo's settings", seed=seed, cpu_seconds=cpu_seconds, returns=returns[None]
+        contestant="Stable-Baselines3, rl-zoo's settings",
+        seed=seed,
+        cpu_seconds=cpu_seconds,
+        returns=returns[None],
+        steps=np.array([RL_ZOO[ENV_ID]["total_timesteps"]]),
     )
 
 
@@ -106,9 +116,25 @@ def warm_up() -> None:
 
 def _population(contestant: str, config: DQNConfig, seed: int, judged: str) -> Outcome:
     results: list[TrainingResult] = []
-    cpu_seconds = cpu_time(lambda: results.append(train(dataclasses.replace(config, seed=seed))))
+    evaluation_steps = 0.0
+
+    def counted(*arguments: Any, **options: Any) -> torch.Tensor:
+        nonlocal evaluation_steps
+        returns = greedy_returns(*arguments, **options)
+        evaluation_steps += float(returns.sum())  # a step of CartPole returns 1
+        return returns
+
+    with patch("dqn.training.selection.greedy_returns", counted):
+        cpu_seconds = cpu_time(lambda: results.append(train(dataclasses.replace(config, seed=seed))))
     with torch.no_grad(), torch_threads(1):
         returns = greedy_returns(
             getattr(results[0], judged), ENV_ID, episodes=EPISODES, seed=secrets.randbits(28)
         ).numpy()
-    return Outcome(contestant=contestant, seed=seed, cpu_seconds=cpu_seconds, returns=returns)
+    return Outcome(
+        contestant=contestant,
+        seed=seed,
+        cpu_seconds=cpu_seconds,
+        returns=returns,
+        steps=np.array([agent.environment_steps for agent in results[0].agents]),
+        evaluation_steps=evaluation_steps / config.num_agents,
+    )

@@ -25,9 +25,7 @@ import numpy as np
 
 from benchmarks.harness import write
 from dqn.environments.world import NOMINAL, World
-from dqn.identification.at_once import agree, motion
-from dqn.identification.identify import values_of
-from serving.loop.cartpole import middle
+from dqn.identification.at_once import same_motion
 from serving.loop.healing import Look, Looked
 from serving.loop.rehearsal import HOLDS, candidates, rehearse
 from serving.loop.undoing import Observed
@@ -75,12 +73,6 @@ def random_world(generator: np.random.Generator) -> World:
 def holdable(policy: Observed, world: World) -> bool:
     """Whether one of the candidates balances a world that is known exactly."""
     return bool(rehearse(policy, candidates(policy, world, NOMINAL), world).max() >= HOLDS)
-
-
-def same_motion(one: World, other: World) -> bool:
-    """Whether two worlds move alike, to a tenth: their delays, biases and ratios of masses and forces."""
-    first, second = (motion(values_of(world), int(middle(world.action_delay))) for world in (one, other))
-    return agree(first, second)
 
 
 @dataclass
@@ -247,7 +239,7 @@ def main() -> None:
     if options.worlds:
         generator = np.random.default_rng(0)
         drawn = [random_world(generator) for _ in range(options.worlds)]
-        worlds = {str(world): world for world in drawn if holdable(models.current.policy.q_values, world)}
+        worlds = {str(world): world for world in drawn if holdable(models.current.policy, world)}
         print(f"{len(worlds)} of {len(drawn)} worlds are balanced by a candidate")
     rows = changes(models, worlds, options)
     if not options.noise and not options.worlds and options.times >= 20:

@@ -6,7 +6,7 @@ from typing import Final, Literal
 from dqn.config import DQNConfig
 from dqn.environments.world import World
 
-PresetName = Literal["cartpole", "robust", "article", "acrobot", "mountaincar", "lunarlander"]
+PresetName = Literal["cartpole", "robust", "frugal", "article", "acrobot", "mountaincar", "minatar", "lunarlander"]
 
 _CARTPOLE: Final = DQNConfig(
     num_envs=96,
@@ -50,6 +50,25 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
             sensor_bias=(0.0, 0.0, (-0.045, 0.045), 0.0),
         ),
         acceptance_epsilon=0.0,
+    ),
+    # Few environment steps: each is learned from 64 times, in `cartpole` 1.3 times. Random actions keep states in which
+    # the pole nearly falls among them.
+    "frugal": dataclasses.replace(
+        _CARTPOLE,
+        num_envs=8,
+        hidden_sizes=(128, 128),
+        initial_q=0.0,
+        min_replay_batches=2,
+        epsilon_end=0.3,
+        epsilon_decay_updates=1_600,
+        updates_per_step=4,
+        learning_rate=2e-3,
+        learning_rate_decay_updates=6_000,
+        max_updates=9_800,
+        eval_start=1_000,
+        eval_interval=200,
+        eval_episodes=20,
+        acceptance_episodes=500,
     ),
     "article": DQNConfig(
         num_agents=1,
@@ -111,6 +130,26 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
         eval_start=12_000,
         eval_interval=2_000,
         eval_episodes=100,
+    ),
+    # The package minatar is not among the requirements; its other games need --env-id, a convolution --body conv.
+    "minatar": DQNConfig(
+        env_id="minatar.gym:MinAtar/Breakout-v1",
+        max_episode_steps=5_000,
+        num_envs=32,
+        hidden_sizes=(128,),
+        epsilon_decay_updates=6_250,
+        n_step=3,
+        batch_size=64,
+        learning_rate_end=1e-5,
+        learning_rate_decay_updates=31_250,
+        weight_decay=0.0,
+        target_update_interval=0,
+        tau=0.01,
+        average_rate=0.002,
+        max_updates=31_250,
+        eval_start=12_500,
+        eval_interval=6_250,
+        eval_episodes=30,
     ),
     "lunarlander": DQNConfig(
         env_id="LunarLander-v3",

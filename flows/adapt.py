@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 from mlflow import MlflowClient
 
+from dqn.identification import by_step
 from flows.adaptation.confirm import confirmed
 from flows.adaptation.identify import identified
 from flows.adaptation.known_worlds import remembered
@@ -27,7 +28,7 @@ from flows.failures.errors import InputError, one_line
 from flows.names import environment_of
 from flows.orchestration.flow_run import flow_run_id
 from flows.registry.champion import promote
-from flows.registry.evaluation import evaluate_elsewhere
+from flows.registry.evaluation import evaluate_elsewhere, read_played
 from flows.registry.gate_tag import leave_undecided, undecided_if_ended
 from flows.reporting.draw import draw_population, draw_version
 from flows.reporting.report import report
@@ -92,7 +93,7 @@ def adapt_policy(
         world = identified(adaptation, since)
         env_id = environment_of(model)
         chosen = remembered(adaptation, model, env_id, world)
-        if chosen is None and confirmed(adaptation, model, world):
+        if chosen is None and env_id not in by_step.ENVIRONMENTS and confirmed(adaptation, model, world):
             return adaptation.outcome
         training = None
         if chosen is None:
@@ -117,7 +118,8 @@ def adapt_policy(
                 adaptation.tell("promoted", f"version {chosen}", version=(model, chosen))
             else:
                 raise RefusedError(f"version {chosen} was not promoted, {gate}: train or promote by hand")
-            outcome = watched(adaptation, model, chosen, before, world)
+            expected = read_played(evaluation).returns if env_id in by_step.ENVIRONMENTS else None
+            outcome = watched(adaptation, model, chosen, before, world, expected)
             if training:  # the promotion has not waited for these
                 agents = test_agents(training.run_id, training)
                 draw_population(training.run_id, agents, training)

@@ -123,6 +123,7 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Name
         prefect_url=os.environ.get("PREFECT_API_URL", ""),
         prefect_auth=os.environ.get("PREFECT_API_AUTH_STRING", ""),
         serving_url=os.environ.get("SERVING_URL") or url,
+        replays=(cache.folder if cache else options.cache_dir / source.name) / "replays",
     )
     server, refused = Server(app, url, proxies=options.trusted_proxies), list[str]()
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -13,9 +14,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Scope
 
+from serving.episodes.kept import Kept
 from serving.episodes.milestones import Learning
 from serving.episodes.replays import Replays
 from serving.episodes.routes import EpisodesAPI
+from serving.episodes.training import Training
 from serving.inference.routes import InferenceAPI
 from serving.inference.shadow import Shadow
 from serving.loop.events import EventSender
@@ -81,12 +84,16 @@ class App:
         prefect_url: str = "",
         prefect_auth: str = "",
         serving_url: str = "",
+        replays: Path | None = None,
     ) -> None:
         self.models = models
         self.metrics = Metrics()
-        self.replays = Replays(models, self.metrics)
+        self.replays = Replays(models, self.metrics, Kept(replays) if replays and show else None)
+        self._mlflow_url = mlflow_url.rstrip("/")
         self.shadow = shadow
-        self.live = LiveAPI(models, self.metrics, token=token, shadow=shadow) if show else None
+        self.live = None
+        if show:
+            self.live = LiveAPI(models, self.metrics, token=token, mlflow_url=self._mlflow_url, shadow=shadow)
         self.events: EventSender | None = None
         if self.live and prefect_url:
             loop = self.live.stage.loop
@@ -95,7 +102,6 @@ class App:
             )
             loop.sender = self.events
         self._token = token
-        self._mlflow_url = mlflow_url.rstrip("/")
         self._webhooks = Webhooks(webhook_secret) if webhook_secret else None
         self._drift = ""
         if shadow:
@@ -103,7 +109,8 @@ class App:
             if self.live:
                 self.live.stage.loop.listeners.append(self._give_back_in_drift)
         inference = InferenceAPI(models, self.metrics, shadow)
-        episodes = EpisodesAPI(self.replays, Learning(models), keep=show)
+        self.training = Training(models, mlflow_url=self._mlflow_url)
+        episodes = EpisodesAPI(self.replays, Learning(models), self.training, keep=show)
         page: list[BaseRoute] = [Route("/", self._no_show)]
         if self.live:
             page = [*Page().routes(), *self.live.routes(), *LoopAPI(self.live.stage.loop, models).routes()]
@@ -117,6 +124,7 @@ class App:
 
     def close(self) -> None:
         """End every stream and show now, so that the server can stop."""
+        self.training.close()
         if self.live:
             self.live.close()
         if self.shadow:
@@ -153,7 +161,7 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self.models.run())]
+        tasks = [asyncio.create_task(self.models.run()), asyncio.create_task(self.replays.restore())]
         if self.events:
             tasks.append(asyncio.create_task(self.events.run()))
         if self.live:

@@ -76,28 +76,17 @@ function passes(sizes, rows) {
   // Gradient by every weight after `forward`, of outputs whose gradient is `errors[last]`.
   function backward(gradient, count) {
     for (let k = last - 1; k >= 0; k--) {
-      const nin = sizes[k], nout = sizes[k + 1], at = starts[k], input = activations[k], error = errors[k + 1];
+      const nin = sizes[k], nout = sizes[k + 1], at = starts[k], input = activations[k], error = errors[k + 1], before = errors[k];
       gradient.fill(0, at, at + nout * (nin + 1));
-      for (let row = 0; row < count; row++) {
-        const from = row * nin;
-        for (let o = 0; o < nout; o++) {
-          const e = error[row * nout + o];
-          if (e === 0) continue; // half of them, behind a ReLU
-          gradient[at + nin * nout + o] += e;
-          const to = at + o * nin;
-          for (let i = 0; i < nin; i++) gradient[to + i] += e * input[from + i];
-        }
-      }
-      if (k === 0) return;
-      const before = errors[k];
       before.fill(0, 0, count * nin);
       for (let row = 0; row < count; row++) {
         const from = row * nin;
         for (let o = 0; o < nout; o++) {
-          const e = error[row * nout + o];
-          if (e === 0) continue;
-          const w = at + o * nin;
-          for (let i = 0; i < nin; i++) before[from + i] += e * weights[w + i];
+          const e = error[row * nout + o], to = at + o * nin;
+          if (e === 0) continue; // half of them, behind a ReLU
+          gradient[at + nin * nout + o] += e;
+          for (let i = 0; i < nin; i++) gradient[to + i] += e * input[from + i];
+          if (k) for (let i = 0; i < nin; i++) before[from + i] += e * weights[to + i];
         }
         for (let i = 0; i < nin; i++) if (input[from + i] <= 0) before[from + i] = 0;
       }

@@ -1,6 +1,7 @@
 """Applies worlds to N sub-environments: draws at resets; forces, delays and sensors at steps. Torch-free."""
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,10 +21,13 @@ Integers = npt.NDArray[np.int64]
 _WORLD: Final = 0x77
 """Distinguishes the world's generator from the environment's, which has the same seed."""
 
+_ATTRIBUTE: Final = "attributes."
+_FACTOR: Final = 4.0
+"""An attribute changes by this factor at most: beyond it equations become singular, and a step of Acrobot may hang."""
 _CARTPOLE: Final[dict[str, tuple[str, ...]]] = {
     name: (name,) for name in ("length", "masspole", "masscart", "gravity", "force_mag", "tau")
 }
-_ATTRIBUTES: Final[dict[type, dict[str, tuple[str, ...]]]] = {
+ATTRIBUTES: Final[dict[type, dict[str, tuple[str, ...]]]] = {
     CartPoleEnv: _CARTPOLE,
     CartPoleVectorEnv: _CARTPOLE,
     AcrobotEnv: {
@@ -34,6 +38,7 @@ _ATTRIBUTES: Final[dict[type, dict[str, tuple[str, ...]]]] = {
     },
     MountainCarEnv: {"gravity": ("gravity",), "force_mag": ("force",)},
 }
+"""Of each environment the attributes that a field of a world changes."""
 
 
 class Conditions:
@@ -45,7 +50,8 @@ class Conditions:
 
     def __init__(self, worlds: Sequence[World], env: Any, *, num_envs: int, space: Space[Any]) -> None:
         self._env = env.unwrapped
-        self._attributes = next((names for kind, names in _ATTRIBUTES.items() if isinstance(self._env, kind)), {})
+        kind = next((kind for kind in ATTRIBUTES if isinstance(self._env, kind)), None)
+        self._attributes = dict(ATTRIBUTES[kind]) if kind else {}
         self._observation_size = spaces.flatdim(space)
         self._has_sensors = np.issubdtype(space.dtype, np.floating) and len(space.shape or ()) == 1
         self.has_cart = isinstance(self._env, CartPoleEnv | CartPoleVectorEnv)
@@ -61,6 +67,7 @@ class Conditions:
         """Replace the worlds by as many others from the next step on; action delays count from now."""
         for world in worlds:
             self._require_possible(world)
+        self._add_attributes(worlds)
         self.worlds = worlds
         each = len(self._steps) // len(worlds)
         self._drawn = {
@@ -72,7 +79,7 @@ class Conditions:
             )
             for name in self._given()
         }
-        self._varying = [[name for name, value in vars(world).items() if _varies(name, value)] for world in worlds]
+        self._varying = [[name for name, value in world.flat().items() if _varies(name, value)] for world in worlds]
         self._since = self._steps.copy()
         delay = max(int(np.max(world.action_delay)) for world in worlds)
         self._actions = np.zeros((delay + 1, len(self._steps)), dtype=np.int64)
@@ -136,12 +143,13 @@ class Conditions:
         return kept
 
     def _given(self) -> list[str]:
-        """Names of the fields that some world changes, and of the push interval."""
+        """Names of the fields and attributes that some world changes, and of the push interval."""
         given = {"push_interval"}.union(*(world.to_dict() for world in self.worlds))
-        return [name for name in vars(NOMINAL) if name in given]
+        attributes = {name for world in self.worlds for name in world.flat() if name.startswith(_ATTRIBUTE)}
+        return [name for name in NOMINAL.flat() if name in given] + sorted(attributes)
 
     def _value(self, world: World, name: str) -> Any:
-        value = getattr(world, name)
+        value = world.flat().get(name)
         if value is None:
             return self._own[name]
         return value if value != () else (0.0,) * self._observation_size
@@ -160,7 +168,7 @@ class Conditions:
         for k, (world, mine) in enumerate(zip(self.worlds, rows.reshape(len(self.worlds), -1), strict=True)):
             beginning = mine.nonzero()[0] + k * len(mine)
             for name in self._varying[k]:
-                self._drawn[name][beginning] = _draw(self._at_reset[k], name, getattr(world, name), len(beginning))
+                self._drawn[name][beginning] = _draw(self._at_reset[k], name, world.flat()[name], len(beginning))
         self._set_parameters()
 
     def _due(self, action: Integers) -> Integers:
@@ -191,19 +199,55 @@ class Conditions:
             self._env.polemass_length = self._env.masspole * self._env.length
 
     def _set(self, name: str, value: Any) -> None:
-        single = isinstance(self._env, gym.Env) and isinstance(value, np.ndarray)
+        if isinstance(self._env, gym.Env) and isinstance(value, np.ndarray):
+            value = float(value[0])
+            value = int(value) if type(self._own[name]) is int and value.is_integer() else value
         for attribute in self._attributes[name]:
-            setattr(self._env, attribute, float(value[0]) if single else value)
+            setattr(self._env, attribute, value)
+
+    def _add_attributes(self, worlds: Sequence[World]) -> None:
+        """Remember the environment's own values of the attributes of these worlds."""
+        for name in {name for world in worlds for name in world.attributes}:
+            if (field := _ATTRIBUTE + name) not in self._attributes:
+                self._attributes[field], self._own[field] = (name,), getattr(self._env, name)
+
+    def _changeable(self) -> list[str]:
+        """Names of the environment's own numbers that no field names. Whole ones are perhaps counts: only arguments."""
+        if self.has_cart:
+            return []
+        env, named = self._env, self._named()
+        arguments = inspect.signature(type(env)).parameters
+        kinds = {name: type(inspect.getattr_static(env, name, None)) for name in dir(env) if not name.startswith("_")}
+        numbers = [name for name, kind in kinds.items() if kind is float or (kind is int and name in arguments)]
+        return [name for name in numbers if name not in named]
+
+    def _named(self) -> dict[str, str]:
+        """The field of each attribute that a field changes alone."""
+        alone = {names[0]: field for field, names in self._attributes.items() if len(names) == 1}
+        return {name: field for name, field in alone.items() if not field.startswith(_ATTRIBUTE)}
 
     def _require_possible(self, world: World) -> None:
         possible = {*self._attributes, "action_delay", *(ENTRYWISE if self._has_sensors else ())}
-        if self.has_cart:
-            possible |= {"wind", "push_force", "push_interval"}
+        possible |= {"wind", "push_force", "push_interval"} if self.has_cart else {"attributes"}
         env_id = self._env.spec.id
+        changeable = self._changeable() if world.attributes else []
+        if unknown := [name for name in world.attributes if name not in changeable]:
+            field = self._named().get(unknown[0])
+            hint = f"use world.{field}" if field else f"it has {', '.join(changeable) or 'none'}"
+            raise EnvironmentUnsupportedError(
+                f"{env_id} has no {unknown[0]!r:.40} among the attributes for a world to change; {hint}"
+            )
+        for name, value in world.attributes.items():
+            own = self._own.get(_ATTRIBUTE + name, getattr(self._env, name))
+            low, high = sorted((own / _FACTOR, own * _FACTOR)) if own else (-1.0, 1.0)
+            if not all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,))):
+                raise EnvironmentUnsupportedError(
+                    f"world.attributes.{name} must be from {low:g} to {high:g} in {env_id}, got {value}"
+                )
         if impossible := [name for name in world.to_dict() if name not in possible]:
             raise EnvironmentUnsupportedError(
                 f"{env_id} has no {' and no '.join(impossible)} for a world to change; "
-                f"it has {', '.join(sorted(possible))}"
+                f"it has {', '.join(name for name in sorted(possible) if not name.startswith(_ATTRIBUTE))}"
             )
         if self._masked and world.action_delay != 0:
             raise EnvironmentUnsupportedError(

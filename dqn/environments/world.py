@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self
 
 Value = float | tuple[float, float]
@@ -51,6 +51,8 @@ class World:
     """Added to the observation, one value per entry; empty for none."""
     sensor_noise: tuple[Value, ...] = ()
     """Standard deviation of normal noise on the observation, one value per entry; empty for none."""
+    attributes: dict[str, Value] = field(default_factory=dict, hash=False)
+    """Numbers among the environment's own attributes that no other field names, such as Acrobot's LINK_MASS_1."""
 
     def __post_init__(self) -> None:
         """Validate all fields and convert whole numbers to floats.
@@ -58,14 +60,21 @@ class World:
         Raises:
             WorldError: for the first field that has a wrong type or is out of range.
         """
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            self._check(field.name, value)
-            if field.name not in WHOLE:  # equal worlds are written equally
-                object.__setattr__(self, field.name, _as_floats(value))
+        for name in _DEFAULTS:
+            value = getattr(self, name)
+            value = _as_tuples(value) if isinstance(value, dict) else value  # a command line has lists there
+            self._check(name, value)
+            if name not in WHOLE:  # equal worlds are written equally
+                object.__setattr__(self, name, _as_floats(value))
 
     def _check(self, name: str, value: Any) -> None:
-        if value is None and _DEFAULTS[name] is None:
+        if name == "attributes":
+            if not isinstance(value, dict) or not all(isinstance(key, str) and _is_public(key) for key in value):
+                raise WorldError(f"world.attributes must be numbers by the names of attributes, got {value!r:.80}")
+            for key, number in value.items():
+                self._check(f"attributes.{key:.40}", number)
+            return
+        if value is None and _DEFAULTS.get(name, 0) is None:
             return
         least, expected = _LEAST.get(name, (-math.inf, "a finite number"))
         entries = value if name in ENTRYWISE and isinstance(value, tuple) else (value,)
@@ -78,8 +87,14 @@ class World:
 
     def to_dict(self) -> dict[str, Any]:
         """The differences from the default, as plain JSON values."""
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given = {name: getattr(self, name) for name in _DEFAULTS}
+        given["attributes"] = dict(self.attributes)
         return {name: value for name, value in given.items() if value != _DEFAULTS[name]}
+
+    def flat(self) -> dict[str, Any]:
+        """Every field; an attribute is the field `attributes.NAME`."""
+        fields = {name: getattr(self, name) for name in _DEFAULTS if name != "attributes"}
+        return fields | {f"attributes.{name}": value for name, value in self.attributes.items()}
 
     @classmethod
     def from_dict(cls, values: object) -> Self:
@@ -98,9 +113,9 @@ class World:
         """This world with the fields that differ from the default in `change`.
 
         If `change` has a push force, its push interval applies too. A default value can be set by a range: `wind=(0.0,
-        0.0)`.
+        0.0)`. Attributes that `change` does not name stay.
         """
-        given = change.to_dict()
+        given = change.to_dict() | {"attributes": self.attributes | change.attributes}
         if "push_force" in given:
             given["push_interval"] = change.push_interval
         return dataclasses.replace(self, **given)
@@ -110,7 +125,9 @@ class World:
         return ", ".join(f"{name} {_text(name, value)}" for name, value in self.to_dict().items()) or "nominal"
 
 
-_DEFAULTS: Final = {field.name: field.default for field in dataclasses.fields(World)}
+_DEFAULTS: Final[dict[str, Any]] = {
+    each.name: {} if each.name == "attributes" else each.default for each in dataclasses.fields(World)
+}
 ENTRYWISE: Final = ("sensor_bias", "sensor_noise")
 """Fields with one value per entry of the observation."""
 WHOLE: Final = ("push_interval", "action_delay")
@@ -125,6 +142,10 @@ _LEAST: Final[dict[str, tuple[float, str]]] = {
 }
 
 
+def _is_public(name: str) -> bool:
+    return name.isidentifier() and not name.startswith("_")
+
+
 def _is_number(value: object, *, whole: bool) -> bool:
     if type(value) is int:
         return abs(value) < 2**31
@@ -132,16 +153,22 @@ def _is_number(value: object, *, whole: bool) -> bool:
 
 
 def _as_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_tuples(entry) for name, entry in value.items()}
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _as_floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_floats(value[name]) for name in sorted(value)}
     if isinstance(value, tuple):
         return tuple(map(_as_floats, value))
     return value if value is None else float(value) + 0.0
 
 
 def _text(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} {_text(key, entry)}' for key, entry in value.items())}}}"
     if name in ENTRYWISE:
         return f"[{', '.join(_text('', entry) for entry in value)}]"
     return f"{value[0]:g} to {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"

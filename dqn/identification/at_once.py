@@ -14,10 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from dqn.environments.world import World
-from dqn.identification.identify import values_of
 from dqn.identification.one_step import NAMES, PRICE, Rows, Tried, fitted, is_plausible, moved_to, rows_of, value_of
 from dqn.identification.record import MAX_DELAY, Experience, Floats, cut
-from dqn.identification.trajectories import BIASES, SCALES, Values, fit
+from dqn.identification.trajectories import BIASES, SCALES, Values, fit, middle, values_of
 
 LEAST_TRANSITIONS: Final = 3
 EXPLAINED: Final = 2.0
@@ -72,7 +71,7 @@ def explain(record: Experience, known: World, first: int) -> tuple[tuple[Explana
         first: index of the first transition after the change.
     """
     start = values_of(known)
-    known_lag = int(np.mean(known.action_delay))
+    known_lag = int(middle(known.action_delay))
     rows = rows_of(record, known, known_lag, first)
     if len(rows.before) < LEAST_TRANSITIONS or known_lag > MAX_DELAY:
         return (), False
@@ -164,6 +163,11 @@ def motion(value: Values, lag: int) -> Floats:
     ]
     sizes = [value["masspole"] / mass + 0.1, value["length"], value["gravity"] / 9.8 + 0.1, value["tau"]]
     return np.array([lag, *signed, *np.log(sizes)])
+
+
+def same_motion(one: World, other: World) -> bool:
+    """Whether two worlds move alike, to about a tenth; ranges count as their middle."""
+    return agree(*(motion(values_of(world), int(middle(world.action_delay))) for world in (one, other)))
 
 
 def agree(one: Floats, other: Floats) -> bool:

@@ -7,6 +7,7 @@ value is kept for whatever need not have changed.
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn.environments.world import World
-from dqn.identification.record import MAX_DELAY, Experience, Floats, UnexplainedError, Windows, cut
-from dqn.identification.trajectories import BIASES, SCALES, Fit, Values, fit, play
+from dqn.identification.at_once import explain
+from dqn.identification.record import Experience, Floats, UnexplainedError, Windows, cut, plausible_delays
+from dqn.identification.trajectories import BIASES, SCALES, Fit, Values, fit, middle, play, values_of
 
 ENVIRONMENTS: Final = ("CartPole-v0", "CartPole-v1")
 """Environments with equations of motion that `play` computes."""
@@ -29,13 +31,9 @@ MOST_DEVIATION: Final = 8.0
 _STANDARD_ERRORS: Final = 4.0
 """Allowed difference of the residuals' smoothness from that of noise, in standard errors."""
 
-_NOMINAL: Final = {"force_mag": 10.0, "length": 0.5, "masspole": 0.1, "masscart": 1.0, "gravity": 9.8, "tau": 0.02}
 _SCALED_BY_MASS: Final = ("force_mag", "masspole", "wind")
 """Without pushes, a joint change of these parameters is equivalent to another mass of the cart."""
 _WITHOUT_PUSHES: Final = tuple(name for name in SCALES if name != "masscart")
-_PLAUSIBLE: Final = 20.0
-"""Greatest difference in -2 log-likelihood between the best delay and one that is still tried."""
-_DELAYS: Final = 3
 _CANDIDATES: Final = 3
 _DIGITS: Final = 3
 _KNOWN_TO: Final = 0.02
@@ -101,36 +99,60 @@ def identify(experience: Experience, known: World) -> Identification:
             f"{windows.transitions} of {len(experience.action)} transitions can be used, at least {LEAST_TRANSITIONS} "
             "are needed"
         )
-    start, pushed = values_of(known), bool(windows.push.any())
+    refusal = ""
     try:
-        delay, found = _search(windows, start, int(_middle(known.action_delay)), pushed=pushed)
+        for delay, found in _found(experience, windows, known):
+            explained = _explained(windows, windows.directions[delay], found.values)
+            why = _why_not(windows, found, explained)
+            if not why:
+                return _identification(windows, found, delay, explained, known)
+            refusal = refusal or f"{why}; the best try is {_text(found, delay)}"
     except np.linalg.LinAlgError as error:
-        raise UnexplainedError(f"no world explains this: the equations of motion have no solution ({error})") from error
-    explained = _explained(windows, windows.directions[delay], found.values)
-    best = f"the best try is {_text(found, delay)}"
+        refusal = refusal or f"no world explains this: the equations of motion have no solution ({error})"
+    raise UnexplainedError(refusal)
+
+
+def _found(experience: Experience, windows: Windows, known: World) -> Iterator[tuple[int, Fit]]:
+    """Delays and fits: that of the search, then those that begin at what explains single transitions.
+
+    The search frees one parameter after another. It can end in a local minimum if several have changed, and a pole that
+    stands shows little of it.
+    """
+    start, known_delay, pushed = values_of(known), int(middle(known.action_delay)), bool(windows.push.any())
+    yield _search(windows, start, known_delay, pushed=pushed)
+    for hint in explain(experience, known, 0)[0][:_CANDIDATES]:
+        changed = {name: value for name, value in hint.changed.items() if name in SCALES}
+        delay = int(hint.changed.get("action_delay", known_delay))
+        direction, price = windows.directions[delay], math.log(4 * windows.transitions)
+        found = fit(windows, direction, tuple(changed), start | changed)
+        yield delay, _reduced(windows, direction, found, start, price)
+
+
+def _why_not(windows: Windows, found: Fit, explained: tuple[float, float]) -> str:
+    """Why a fit does not explain a record; empty if it does."""
     if min(explained) < LEAST_EXPLAINED:
-        raise UnexplainedError(
+        return (
             f"no world explains this: {explained[0]:.0%} of the cart's and {explained[1]:.0%} of the pole's "
-            f"acceleration are predicted, {LEAST_EXPLAINED:.0%} are needed; {best}"
+            f"acceleration are predicted, {LEAST_EXPLAINED:.0%} are needed"
         )
     if (worst := float(found.deviation.max())) > MOST_DEVIATION:
-        raise UnexplainedError(
+        return (
             f"the experience contradicts itself: some steps deviate {math.sqrt(worst):.1f} times as much as the "
-            f"average, and chance explains at most {math.sqrt(MOST_DEVIATION):.1f} times; {best}"
+            f"average, and chance explains at most {math.sqrt(MOST_DEVIATION):.1f} times"
         )
     smoothest = int(found.smoothness.argmin())
     if found.smoothness[smoothest] < _least_smoothness(windows):
-        raise UnexplainedError(
+        return (
             f"the experience contradicts itself, or the world is of another kind: the {ENTRIES[smoothest]} deviates "
-            f"in the same direction for several steps, unlike noise; {best}"
+            "in the same direction for several steps, unlike noise"
         )
-    return _identification(windows, found, delay, explained, known)
+    return ""
 
 
 def _search(windows: Windows, start: Values, known_delay: int, *, pushed: bool) -> tuple[int, Fit]:
     """The delay and the parameters with the lowest information criterion."""
     price = math.log(4 * windows.transitions)
-    delays = _plausible_delays(windows, known_delay)
+    delays = plausible_delays(windows, known_delay)
     fits = {delay: _simplest(windows, windows.directions[delay], start, price, pushed=pushed) for delay in delays}
 
     def criterion(delay: int) -> float:
@@ -138,30 +160,6 @@ def _search(windows: Windows, start: Values, known_delay: int, *, pushed: bool) 
 
     best = min(delays, key=criterion)
     return best, fits[best]
-
-
-def _plausible_delays(windows: Windows, known_delay: int) -> list[int]:
-    """The few most likely delays, the known one first, then by distance from it.
-
-    For small angles each velocity's change is nearly linear in observation and action, whatever the world. If several
-    delays make the same actions take effect, only the first is tried.
-    """
-    before, after = windows.observed[:, :-1], windows.observed[:, 1:]
-    there = windows.present[:, 1:]
-    changes = (after - before)[there][:, [1, 3]]
-    angle, rate = before[there][:, 2], before[there][:, 3]
-    others = np.stack([np.ones_like(angle), angle, rate**2 * angle, *before[there][:, [1, 3]].T, windows.push[there]])
-    left, tried = {}, set()
-    for delay in sorted(range(MAX_DELAY + 1), key=lambda delay: abs(delay - known_delay)):
-        direction = windows.directions[delay][there]
-        if direction.tobytes() in tried:
-            continue
-        tried.add(direction.tobytes())
-        features = np.vstack([others, direction, direction * angle**2]).T
-        residual = changes - features @ np.linalg.lstsq(features, changes, rcond=None)[0]
-        left[delay] = len(changes) * float(np.log((residual**2).mean(0) + 1e-12).sum())
-    likely = sorted(left, key=left.__getitem__)[:_DELAYS]
-    return [delay for delay in left if delay in likely and left[delay] <= left[likely[0]] + _PLAUSIBLE]
 
 
 def _simplest(windows: Windows, direction: Floats, start: Values, price: float, *, pushed: bool) -> Fit:
@@ -248,7 +246,7 @@ def _identification(
         else:
             fields[name] = _rounded(estimate)
             changed[name] = estimate
-    if delay != int(_middle(known.action_delay)):
+    if delay != int(middle(known.action_delay)):
         fields["action_delay"] = delay
         changed["action_delay"] = Estimate(value=delay, low=delay, high=delay)
     noise = tuple(float(f"{value:.2g}") if value > _NOISE else 0.0 for value in found.noise)
@@ -274,18 +272,6 @@ def _pushed_by_itself(experience: Experience, known: World) -> npt.NDArray[np.bo
     if isinstance(known.push_interval, tuple):
         raise UnexplainedError("the world draws its push intervals: the steps with pushes are unknown")
     return np.asarray((experience.step > 0) & (experience.step % known.push_interval == 0))
-
-
-def values_of(known: World) -> Values:
-    """The parameters of CartPole in a world; a range counts as its middle."""
-    given = {name: getattr(known, name) for name in _NOMINAL}
-    values = {name: _NOMINAL[name] if value is None else _middle(value) for name, value in given.items()}
-    bias = known.sensor_bias or (0.0,) * 4
-    return {**values, "wind": _middle(known.wind), **{name: _middle(bias[entry]) for name, entry in BIASES.items()}}
-
-
-def _middle(value: Any) -> float:
-    return float(sum(value) / 2 if isinstance(value, tuple) else value)
 
 
 def _rounded(estimate: Estimate) -> float | tuple[float, float]:

@@ -16,6 +16,9 @@ _LARGEST: Final = 1e6
 """Limit of plausible values of a cart on its track and of step and episode numbers."""
 _WINDOW: Final = 10
 """Transitions per window. The pole is unstable: the end of a longer window hardly depends on its measured start."""
+_PLAUSIBLE: Final = 20.0
+"""Greatest difference in -2 log-likelihood between the best delay and one that is still tried."""
+_DELAYS: Final = 3
 
 
 class UnexplainedError(ValueError):
@@ -125,3 +128,27 @@ def cut(experience: Experience, *, left_out: npt.NDArray[np.bool_]) -> Windows:
         push[w, :K] = experience.push[row]
         directions[:, w, :K] = np.where(experience.action[effective[:, row]] == 1, 1.0, -1.0)
     return Windows(observed=observed, present=present, push=push, directions=directions)
+
+
+def plausible_delays(windows: Windows, known_delay: int) -> list[int]:
+    """The few most likely delays, the known one first, then by distance from it.
+
+    For small angles each velocity's change is nearly linear in observation and action, whatever the world. If several
+    delays make the same actions take effect, only the first is tried.
+    """
+    before, after = windows.observed[:, :-1], windows.observed[:, 1:]
+    there = windows.present[:, 1:]
+    changes = (after - before)[there][:, [1, 3]]
+    angle, rate = before[there][:, 2], before[there][:, 3]
+    others = np.stack([np.ones_like(angle), angle, rate**2 * angle, *before[there][:, [1, 3]].T, windows.push[there]])
+    left, tried = {}, set()
+    for delay in sorted(range(MAX_DELAY + 1), key=lambda delay: abs(delay - known_delay)):
+        direction = windows.directions[delay][there]
+        if direction.tobytes() in tried:
+            continue
+        tried.add(direction.tobytes())
+        features = np.vstack([others, direction, direction * angle**2]).T
+        residual = changes - features @ np.linalg.lstsq(features, changes, rcond=None)[0]
+        left[delay] = len(changes) * float(np.log((residual**2).mean(0) + 1e-12).sum())
+    likely = sorted(left, key=left.__getitem__)[:_DELAYS]
+    return [delay for delay in left if delay in likely and left[delay] <= left[likely[0]] + _PLAUSIBLE]

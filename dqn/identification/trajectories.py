@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from dqn.environments.world import Value, World
 from dqn.identification.record import Floats, Windows
 
 Values = dict[str, float]
@@ -36,6 +37,7 @@ POSITIVE: Final = ("length", "masspole", "masscart", "tau")
 BIASES: Final = {"bias 1": 1, "bias 2": 2, "bias 3": 3}
 """Entries of the observation that have an identifiable bias; the bias of the cart position (entry 0) is not."""
 
+_NOMINAL: Final = {"force_mag": 10.0, "length": 0.5, "masspole": 0.1, "masscart": 1.0, "gravity": 9.8, "tau": 0.02}
 _RESOLUTION: Final = 1e-4
 """Deviations below this count as 0, as observations are float32."""
 _ITERATIONS: Final = 25
@@ -171,6 +173,19 @@ def play(
     for name, entry in BIASES.items():
         trajectory[..., entry] += np.asarray(values[name])[..., np.newaxis]
     return trajectory
+
+
+def values_of(known: World) -> Values:
+    """The parameters of CartPole in a world; a range counts as its middle."""
+    given = {name: getattr(known, name) for name in _NOMINAL}
+    values = {name: _NOMINAL[name] if value is None else middle(value) for name, value in given.items()}
+    bias = known.sensor_bias or (0.0,) * 4
+    return {**values, "wind": middle(known.wind), **{name: middle(bias[entry]) for name, entry in BIASES.items()}}
+
+
+def middle(value: Value) -> float:
+    """A number, or the middle of a range."""
+    return float(sum(value) / 2 if isinstance(value, tuple) else value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from dqn.environments.world import World
-from dqn.identification.identify import values_of
+from dqn.identification.trajectories import values_of
 from flows.adaptation.timeline import Adaptation
 from flows.adaptation.watch import champion_of, is_over, judged
 from flows.orchestration.step import step

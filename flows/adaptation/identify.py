@@ -7,8 +7,10 @@ from typing import Any, Final
 import mlflow
 
 from dqn.environments.world import World
+from dqn.identification import by_step
 from dqn.identification.identify import ENVIRONMENTS, identify
 from dqn.identification.record import UnexplainedError
+from flows.adaptation.beyond_cartpole import identify_from
 from flows.adaptation.timeline import Adaptation, RefusedError
 from flows.adaptation.watch import POLL_SECONDS
 from flows.orchestration.step import step
@@ -66,14 +68,22 @@ def identify_world(experience: str, attempt: Attempt) -> dict[str, Any]:
     """The world that explains the transitions of an artifact: `world` and `text`, or the `refusal`."""
     answer = mlflow.artifacts.load_dict(experience)
     try:
+        if answer["env_id"] in by_step.ENVIRONMENTS:
+            result = identify_from(answer)
+            _keep(attempt, result)
+            return result
         if answer["env_id"] not in ENVIRONMENTS:
-            raise UnexplainedError(f"the worlds of {answer['env_id']} cannot be identified, those of CartPole can")
+            known = ", ".join((*ENVIRONMENTS, *by_step.ENVIRONMENTS))
+            raise UnexplainedError(f"the worlds of {answer['env_id']} cannot be identified, those of {known} can")
         found = identify(as_experience(answer["transitions"], NEWEST), World.from_dict(answer["world"]))
     except UnexplainedError as error:
         return {"refusal": str(error)}
     result = {"world": found.world.to_dict(), "text": f"{found.world}: {found}", "refusal": ""}
     estimates = {name: dataclasses.asdict(estimate) for name, estimate in found.changed.items()}
-    content = {**result, "changed": estimates, "explained": found.explained, "noise": found.noise}
+    _keep(attempt, {**result, "changed": estimates, "explained": found.explained, "noise": found.noise})
+    return result
+
+
+def _keep(attempt: Attempt, content: dict[str, Any]) -> None:
     fenced = FencedClient(client=connect(), attempt=attempt)
     fenced.checked().log_dict(attempt.run_id, content, "identification.json")
-    return result

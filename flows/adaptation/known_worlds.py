@@ -8,11 +8,13 @@ from typing import Any, Final
 from mlflow import MlflowClient
 
 from dqn.environments.world import World, WorldError
-from dqn.identification.identify import values_of
-from dqn.identification.trajectories import SCALES
+from dqn.identification.identify import ENVIRONMENTS
+from dqn.identification.trajectories import SCALES, values_of
 from dqn.seeding import SELECTION, stream_seed
+from flows.adaptation import beyond_cartpole
 from flows.adaptation.timeline import Adaptation
 from flows.failures.errors import RegistryError
+from flows.names import environment_of
 from flows.orchestration.step import step
 from flows.registry import versions
 from flows.registry.evaluation import play, require_playable, threshold_of
@@ -41,6 +43,7 @@ def near_versions(client: MlflowClient, name: str, world: World) -> list[int]:
     A version that was rolled back or retired is none of them.
     """
     found = []
+    apart = distance if environment_of(name) in ENVIRONMENTS else beyond_cartpole.distance
     for version in client.search_model_versions(f"name='{name}'"):
         tags = version.tags
         if WORLD_TAG not in tags or "eval.mean_return" not in tags or RETIRED_TAG in tags:
@@ -52,7 +55,7 @@ def near_versions(client: MlflowClient, name: str, world: World) -> list[int]:
         except (json.JSONDecodeError, WorldError) as error:
             logger.warning("version %s of %s has no world to compare (%s)", version.version, name, error)
             continue
-        found.append((distance(home, world), -int(version.version)))
+        found.append((apart(home, world), -int(version.version)))
     return [-negative for _, negative in sorted(found)[:TRIED]]
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from dqn.environments.world import NOMINAL
 from dqn.seeding import TEST, stream_seed
+from flows.adaptation import beyond_cartpole
 from flows.adaptation.timeline import Adaptation
 from flows.failures.errors import one_line
 from flows.orchestration.flow_run import flow_run_id
@@ -14,6 +15,7 @@ from flows.registry import versions
 from flows.registry.evaluation import play, threshold_of
 from flows.registry.history import return_to_previous
 from flows.registry.lock import promotion
+from flows.registry.returns import Returns
 from flows.tracking.attempt import Attempt
 from flows.tracking.store import connect
 
@@ -93,19 +95,28 @@ def is_over(adaptation: Adaptation) -> bool:
         return False
 
 
-def judged(adaptation: Adaptation, version: int) -> tuple[Verdict, dict[str, Any], float]:
+def judged(
+    adaptation: Adaptation, version: int, expected: Returns | None = None
+) -> tuple[Verdict, dict[str, Any], float]:
     """Poll the server until a version balances or falls, for `WATCHED_SECONDS` at most.
+
+    Beyond CartPole, an episode that lasts is no success: there `expected` has the returns `[N]` of the version at the
+    gate, and it recovers if it returns as much.
 
     Returns:
         The verdict, the server's last status, and the seconds since 1970 from which on episodes counted.
     """
-    since, deadline = time.time(), time.monotonic() + WATCHED_SECONDS
+    seconds = WATCHED_SECONDS if expected is None else beyond_cartpole.WATCHED_SECONDS
+    since, deadline = time.time(), time.monotonic() + seconds
     status: dict[str, Any] = {}
     outcome: Verdict = "unsure"
     while outcome == "unsure" and time.monotonic() < deadline:
         try:
             status = adaptation.show.status()
-            outcome = verdict(status, version, since)
+            if expected is None:
+                outcome = verdict(status, version, since)
+            else:
+                outcome = beyond_cartpole.verdict([each for each, _ in _lengths(status, version, since)], expected)
         except Exception as error:  # it may be restarting
             adaptation.note("watching", one_line(error))
         if outcome == "unsure":
@@ -114,16 +125,22 @@ def judged(adaptation: Adaptation, version: int) -> tuple[Verdict, dict[str, Any
 
 
 def watched(
-    adaptation: Adaptation, model: str, version: int, before: int | None, world: dict[str, Any]
+    adaptation: Adaptation,
+    model: str,
+    version: int,
+    before: int | None,
+    world: dict[str, Any],
+    expected: Returns | None = None,
 ) -> tuple[str, str]:
-    """Poll the server until the version balances. If it does not, roll back to the previous one if that did better.
+    """Poll the server until the version is `judged`. If it fails, roll back to the previous one if that did better.
 
     Both are compared by their returns in the present world: this version's since its promotion, the previous one's
     since the change.
     """
-    outcome, status, since = judged(adaptation, version)
+    outcome, status, since = judged(adaptation, version, expected)
     if outcome == "recovered":
-        return adaptation.end("recovered", f"version {version} balances", world=world)
+        held = "balances" if expected is None else f"returns what it did at the gate ({expected.mean():.0f})"
+        return adaptation.end("recovered", f"version {version} {held}", world=world)
     mine = mean_return(status, version, since)
     if mine is None:
         return adaptation.end(
@@ -137,8 +154,8 @@ def watched(
         compared = "has returned nothing since the change" if theirs is None else "was no better"
         return adaptation.end(
             "refused",
-            f"version {version} does not balance (mean return {mine:.0f}); it stays, as the one before {compared}. "
-            "A person is needed",
+            f"version {version} does not {'balance' if expected is None else 'recover'} (mean return {mine:.0f}); it "
+            f"stays, as the one before {compared}. A person is needed",
         )
     back = roll_back_from(model, version)
     return adaptation.end(

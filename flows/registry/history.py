@@ -11,12 +11,15 @@ from flows.failures.errors import InputError
 from flows.registry import versions
 from flows.registry.lock import hold
 from flows.registry.versions import CHALLENGER, CHAMPION, PREVIOUS
+from flows.tracking.labels import user
 
 CHAMPIONS_TAG: Final = "champions"
 """Tag of a registered model: its champions as JSON, each once, the latest last. A version that was rolled back may
 follow the present champion; no rollback returns to it."""
 ROLLBACK_TAG: Final = "rollback"
 """Tag of a version after a rollback to it: what requested it."""
+PROMOTED_TAG: Final = "promoted"
+"""Tag of a version that is or was champion: when it last became champion, and by which user."""
 RETIRED_TAG: Final = "retired"
 """Tag of a version that is not to be used any more: when it was retired."""
 _KEPT: Final = 50
@@ -77,7 +80,7 @@ def return_to_previous(client: MlflowClient, name: str, token: str, request: str
         hold(client, name, token)
         versions.set_tags(client, name, champion, {"gate": f"rolled back to version {target}"})
     hold(client, name, token)
-    versions.set_tags(client, name, target, {ROLLBACK_TAG: request})
+    versions.set_tags(client, name, target, {ROLLBACK_TAG: request, PROMOTED_TAG: f"{signed()}, a rollback"})
     hold(client, name, token)
     versions.set_alias(client, name, CHAMPION, target)
     _set_previous(client, name, earlier, token)
@@ -95,7 +98,7 @@ def retire(client: MlflowClient, name: str, version: int, token: str) -> None:
     if versions.version_of(client, name, CHAMPION) == version:
         raise InputError(f"version {version} is the champion of {name}: promote another one or roll back first")
     hold(client, name, token)
-    versions.set_tags(client, name, version, {RETIRED_TAG: datetime.now(UTC).isoformat(timespec="seconds")})
+    versions.set_tags(client, name, version, {RETIRED_TAG: signed()})
     if versions.version_of(client, name, CHALLENGER) == version:
         hold(client, name, token)
         versions.remove_alias(client, name, CHALLENGER)
@@ -114,6 +117,11 @@ def require_usable(client: MlflowClient, name: str, version: int, *, force: bool
         if not force:
             raise InputError(f"version {version} of {name} was retired at {since}: promote another one, or use force")
         client.delete_model_version_tag(name, str(version), RETIRED_TAG)
+
+
+def signed() -> str:
+    """The present moment and user, as a tag has them."""
+    return f"{datetime.now(UTC).isoformat(timespec='seconds')} by {user()}"
 
 
 def _set_previous(client: MlflowClient, name: str, earlier: Sequence[int], token: str) -> None:

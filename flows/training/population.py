@@ -24,13 +24,14 @@ from dqn.training.result import AgentResult, TrainingResult
 from dqn.training.state import TrainingState
 from flows.failures.errors import InputError
 from flows.orchestration.console import Estimate, say
-from flows.tracking.attempt import FencedClient
+from flows.tracking.attempt import CHECKED_SECONDS, FencedClient
 from flows.tracking.endings import end_diverged, end_runs
 from flows.tracking.labels import params
 from flows.tracking.metric_writer import MetricWriter, read_watermarks
 from flows.tracking.pages import mlflow_command
 from flows.tracking.runs import TRAINED_TAG, PopulationRuns, find_run, get_runs, read_artifact
 from flows.training.curves import Curves
+from flows.training.live import Live
 
 _DIRECTORY: Final = "population"
 _RESULT_FILE: Final = f"{_DIRECTORY}/result.json"
@@ -142,13 +143,19 @@ def train_population(
         say(sentence)
     known = get_runs(fenced.client, (runs.parent, *runs.children))
     unnamed = {run_id for run_id, run in known.items() if not run.data.params}
+    live = Live(fenced, state, confirmed=lambda: writer.confirmed_within(CHECKED_SECONDS))
+
+    def after_flush() -> None:
+        live.send()
+        on_progress(state)
+
     writer = MetricWriter(
         fenced.client,
         runs.by_agent,
         read_watermarks(fenced.client, known),
         check=fenced.check,
         params={runs.by_agent[k]: params(config, k) for k in runs.by_agent if runs.by_agent[k] in unnamed},
-        after_flush=lambda: on_progress(state),
+        after_flush=after_flush,
     )
     writer.write(state.metrics.since(0))
     speed = _Speed(state)
@@ -157,6 +164,7 @@ def train_population(
 
     def on_metrics(records: Sequence[Metrics]) -> None:
         writer.write(records)
+        live.take(records)
         for agent in state.diverged.keys() - said:
             update, reason = state.diverged[agent]
             say(f"agent {agent:02d} diverged and left after update {update:,}: {reason}")

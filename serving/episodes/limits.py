@@ -11,6 +11,7 @@ MAX_PUSH: Final = 200.0
 MAX_PUSHES: Final = 1_000
 MAX_SEED: Final = 2**31 - 1
 MAX_STEPS: Final = 2_000
+MAX_ATTRIBUTES: Final = 32
 
 LIMITS: Final[dict[str, tuple[float, float]]] = {
     "length": (0.05, 2.0),
@@ -26,14 +27,17 @@ LIMITS: Final[dict[str, tuple[float, float]]] = {
     "action_delay": (0, MAX_DELAY),
     "sensor_bias": (-5.0, 5.0),
     "sensor_noise": (0.0, 5.0),
+    "attributes": (-1e6, 1e6),
 }
-"""Least and greatest value of each field of a world that a request may set."""
+"""Least and greatest value of each field of a world that a request may set; the environment limits attributes more."""
 
 
 def _schema(name: str) -> dict[str, Any]:
     low, high = LIMITS[name]
     number = {"type": "integer" if name in WHOLE else "number", "minimum": low, "maximum": high}
     value = {"anyOf": [number, {"type": "array", "items": number, "minItems": 2, "maxItems": 2}]}
+    if name == "attributes":
+        return {"type": "object", "additionalProperties": value, "maxProperties": MAX_ATTRIBUTES}
     return {"type": "array", "items": value} if name in ENTRYWISE else value
 
 
@@ -83,6 +87,8 @@ def parse_world(values: object) -> World:
         world = World.from_dict(values)
     except RecursionError:
         raise WorldError("a world's values are numbers and ranges, not something nested deep") from None
+    if len(world.attributes) > MAX_ATTRIBUTES:
+        raise WorldError(f"world.attributes has {len(world.attributes)} numbers, at most {MAX_ATTRIBUTES} may change")
     for name, value in world.to_dict().items():
         low, high = LIMITS[name]
         for number in _numbers(value):
@@ -92,8 +98,8 @@ def parse_world(values: object) -> World:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    if not isinstance(value, tuple):
+    if not isinstance(value, tuple | dict):
         yield value
         return
-    for entry in value:
+    for entry in value.values() if isinstance(value, dict) else value:
         yield from _numbers(entry)

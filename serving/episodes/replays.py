@@ -1,4 +1,4 @@
-"""Replays in memory: episodes are played on request and rendered to files on demand; the oldest are dropped."""
+"""Replays: episodes are played on request, kept, and rendered to files on demand; the oldest are dropped."""
 
 import asyncio
 from collections import OrderedDict
@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from dqn.environments.world import World
+from serving.episodes.kept import KEPT_REPLAYS, Kept
 from serving.episodes.limits import Changes, Pushes, Seed, WorldValues, parse_world
 from serving.episodes.recording import to_gif, to_html, to_video
 from serving.episodes.replay import Replay, record
@@ -15,7 +16,6 @@ from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
 from serving.models.served import ServedModel
 
-KEPT_REPLAYS: Final = 50
 KEPT_BYTES: Final = 24 << 20
 FORMATS: Final[dict[str, tuple[str, Callable[[Replay], bytes]]]] = {
     "json": ("application/json", Replay.to_json),
@@ -73,9 +73,10 @@ class Summary(Struct, frozen=True, kw_only=True):
 class Replays:
     """Keeps a bounded number of replays and bytes. Belongs to one event loop; plays or renders one replay at a time."""
 
-    def __init__(self, models: Models, metrics: Metrics) -> None:
+    def __init__(self, models: Models, metrics: Metrics, kept: Kept | None = None) -> None:
         self._models = models
         self._metrics = metrics
+        self._kept = kept
         self._replays: OrderedDict[str, Replay] = OrderedDict()
         self._files: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._working = asyncio.Semaphore(1)
@@ -83,11 +84,22 @@ class Replays:
     async def create(self, request: EpisodeRequest) -> Replay:
         """Play the episode that a request describes, and keep it. Raises what `play` raises."""
         replay = await self.play(request)
+        self._keep(replay)
+        if self._kept:
+            await asyncio.to_thread(self._kept.add, replay)
+        return replay
+
+    async def restore(self) -> None:
+        """Read the replays that an earlier server kept on the disk."""
+        if self._kept:
+            for replay in await asyncio.to_thread(self._kept.read):
+                self._keep(replay)
+
+    def _keep(self, replay: Replay) -> None:
         self._replays[replay.id] = replay
         self._replays.move_to_end(replay.id)
         while len(self._replays) > KEPT_REPLAYS:
             self._replays.popitem(last=False)
-        return replay
 
     async def play(self, request: EpisodeRequest) -> Replay:
         """Play the episode that a request describes.

@@ -4,27 +4,30 @@ import asyncio
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Scope
 
+from serving.episodes.kept import KEPT_REPLAYS
 from serving.episodes.milestones import Learning, Way
 from serving.episodes.ranges import ranged
 from serving.episodes.recording import replay_csp
 from serving.episodes.replay import Replay
 from serving.episodes.replays import FORMATS, EpisodeRequest, Replays, Summary
+from serving.episodes.training import Poles, Training
 from serving.web.operations import Operation, route
 
 
 class EpisodesAPI:
-    """Routes of /api/episodes and /api/learning.
+    """Routes of /api/episodes, /api/learning and /api/training.
 
     Without `keep` the answer is the replay itself, and the server stores nothing.
     """
 
-    def __init__(self, replays: Replays, learning: Learning, *, keep: bool) -> None:
+    def __init__(self, replays: Replays, learning: Learning, training: Training, *, keep: bool) -> None:
         self._replays = replays
         self._learning = learning
+        self._training = training
         self._keep = keep
 
     def routes(self) -> list[Route]:
@@ -50,11 +53,16 @@ class EpisodesAPI:
             "GET", self._milestone, "An episode of a milestone; after the last comes the version itself", answer=Replay,
             errors=(404, 503),
         )  # fmt: skip
+        poles = Operation(
+            "GET", self._poles, "Episodes of the networks of the training that runs", answer=Poles, errors=(404, 503)
+        )
         return [
             route("/api/episodes", Operation("GET", self._list, "Kept replays", answer=list[Summary]), create),
             route("/api/episodes/{file}", file),
             route("/api/learning", way),
             route("/api/learning/{milestone}", milestone),
+            Route("/api/training", self._events),
+            route("/api/training/poles", poles),
         ]
 
     async def _play(self, scope: Scope, request: EpisodeRequest) -> Response:
@@ -79,13 +87,22 @@ class EpisodesAPI:
         replay = await self._learning.play(int(milestone))
         return Response(await asyncio.to_thread(replay.to_json), media_type="application/json")
 
+    async def _events(self, request: Request) -> Response:
+        headers = {"Cache-Control": "no-store", "Connection": "close"}  # a stream is the last answer of its connection
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._training.events(), media_type="text/event-stream", headers=headers)
+
+    async def _poles(self, scope: Scope, body: None) -> Poles:
+        return await self._training.poles()
+
     async def _file(self, scope: Scope, body: None) -> Response:
         replay_id, _, kind = scope["path_params"]["file"].partition(".")
         replay = self._replays.get(replay_id)
         if replay is None:
             raise HTTPException(
                 404,
-                f"there is no replay {replay_id[:40]!r} (any more): a server keeps its newest 50 until it stops, and "
+                f"there is no replay {replay_id[:40]!r} (any more): a server keeps its newest {KEPT_REPLAYS}, and "
                 "POST /api/episodes plays one again",
             )
         if kind not in FORMATS:

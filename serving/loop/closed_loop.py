@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -19,8 +19,9 @@ from serving.loop import reports
 from serving.loop.drift import EpisodeTest, StepTest, can_predict
 from serving.loop.experience import Experience
 from serving.loop.finding import Finding, say, say_returns
-from serving.loop.healing import Healing, Look, Looked, aside, look
+from serving.loop.healing import CONFIRMED, Healing, Look, Looked, aside, look
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, Sender, StageReport
+from serving.loop.timeline import Change, tell
 from serving.metrics.metrics import Metrics
 from serving.models.served import ServedModel
 
@@ -31,7 +32,6 @@ CALM_STEPS: Final = 250
 _CALM_EPISODES: Final = 3
 _BEFORE: Final = 32  # transitions before a change that are read too: delayed actions were chosen there
 _LATEST: Final = 160  # transitions that are explained at most
-_CONFIRMED: Final = 25  # steps as predicted, after which a deviation is another change
 _SELDOM: Final = 8  # alarms and falls are looked at after so small a part of the transitions since the change
 _LOG: Final = logging.getLogger("serving")
 
@@ -46,6 +46,7 @@ class ClosedLoop:
         self.latest: Drift | None = None
         """The latest drift, even if it is over."""
         self.stages: list[StageReport] = []
+        self.past: deque[tuple[Drift, list[StageReport]]] = deque(maxlen=20)  # earlier drifts with their stages
         self.trouble = ""
         """Why watching failed; empty if it did not."""
         self.sender: Sender | None = None
@@ -58,7 +59,7 @@ class ClosedLoop:
         self._served: ServedModel | None = None
         self._over = True
         self._onset: int | None = None
-        self._since = 0
+        self._since = self._last_look = 0
         self._usual: float | None = None
         self._calm = self._calm_episodes = 0
         self._calm_needed = CALM_STEPS
@@ -68,20 +69,16 @@ class ClosedLoop:
         self.healing = Healing(lambda: self._clock())
         self.aside = aside
         """Runs a look; benchmarks have another function here."""
-        self._last_look = 0
         self._returns = EpisodeTest()
         self._pushed = self._mixed = self._look_failed = self._looks_again = False
         self._looking: Looked | None = None
 
-    def status(self) -> dict[str, Any]:
-        """The latest drift and the stages of the adaptation, as the page shows them."""
+    def status(self, changes: Sequence[Change] = ()) -> dict[str, Any]:
+        """The latest drift, the stages of the adaptation and changes by viewers, as the page shows them."""
         return {
-            "drift": self.latest,
-            "over": self._over,
-            "stages": self.stages,
+            **structs.asdict(tell(self.latest, self._over, self.stages, changes, self.sender is not None)),
             "undoing": self.healing.playing,
             "now": self._clock(),
-            "heals": self.sender is not None,
             "trouble": self.trouble or (self.sender.trouble if self.sender and self.untold.is_set() else ""),
         }
 
@@ -150,7 +147,7 @@ class ClosedLoop:
         if lasted and self._onset is None:
             self._onset, self._since = newest - lasted, newest
             self._calm_needed = max(CALM_STEPS, 3 * lasted)
-        if again and self.healing.confirmed > again + _CONFIRMED:
+        if again and self.healing.confirmed > again + CONFIRMED:
             self._onset, self._since = newest - again, newest  # another change, no wrong explanation of the last one
         if self._onset is not None:
             count = newest - self._onset
@@ -198,7 +195,7 @@ class ClosedLoop:
             return
         columns = self.experience.columns(max(onset, self.experience.newest - _LATEST) - _BEFORE)
         name = self.healing.playing.name if self.healing.playing else ""
-        looking = partial(look, columns, served.policy.q_values, self._home, self._expected, onset, name)
+        looking = partial(look, columns, served.policy, self._home, self._expected, onset, name)
         self._looking = self.aside(looking, partial(self._looked, served, onset))
 
     def _looked(self, served: ServedModel, onset: int, looking: Looked) -> None:
@@ -240,6 +237,8 @@ class ClosedLoop:
         self.trouble = trouble
 
     def _notice(self, served: ServedModel, finding: Finding) -> None:
+        if self.latest:
+            self.past.append((self.latest, self.stages))
         self.latest = Drift(
             id=uuid.uuid4().hex,
             version=served.version.number,

@@ -15,11 +15,13 @@ PRESETS: Final = {
 
 
 def how_to_train(name: str) -> str:
-    """The command that registers a version under a model's name, as a part of a sentence.
-
-    Training names a model after its environment; `~0`, `~1` and `~2` in it stand for `~`, `/` and `:`.
-    """
+    """The command that registers a version under a model's name, as a part of a sentence."""
     if not name.startswith(PREFIX):
         return f"training registers models as {PREFIX}ENVIRONMENT, so name one of those with --model"
-    env_id = name.removeprefix(PREFIX).replace("~2", ":").replace("~1", "/").replace("~0", "~")
+    env_id = environment_of(name)
     return f"run `{command('train', *PRESETS.get(env_id, ('--env-id', env_id)))}` to train and promote one"
+
+
+def environment_of(name: str) -> str:
+    """The environment that training named a model after; `~0`, `~1` and `~2` stand for `~`, `/` and `:`."""
+    return name.removeprefix(PREFIX).replace("~2", ":").replace("~1", "/").replace("~0", "~")

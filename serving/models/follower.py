@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -16,6 +16,7 @@ from serving.models.served import Description, ServedModel
 from serving.models.source import ModelSource, Snapshot
 
 _SLOWEST_POLL: Final = 10.0
+_KEPT_SWAPS: Final = 20
 _LOG: Final = logging.getLogger("serving")
 
 Listener = Callable[[], None]
@@ -45,6 +46,8 @@ class Models:
         self.snapshot = Snapshot(aliases={}, versions={})
         self.notice = "looking for a model"
         self.swaps = 0
+        self.played: deque[tuple[float, str]] = deque(maxlen=_KEPT_SWAPS)
+        """Seconds since 1970 and the version, of each swap."""
         self.reachable: bool | None = None
         self.listeners: list[Listener] = []
         self.watched: Counter[str] = Counter()
@@ -234,6 +237,7 @@ class Models:
         self.current = served
         self.loader.keep(served)
         self.swaps += 1
+        self.played.append((time.time(), served.version.number))
         self.notice = ""
         self._tell()
 

@@ -1,26 +1,32 @@
 """Versions of a model from MLflow's model registry."""
 
+import fcntl
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from serving.disk import full, scratch
 from serving.errors import PolicyError
 from serving.model_file import read_model_file
+from serving.models.advice import PREFIX, environment_of
 from serving.models.glance import DEFAULT_URI, store_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from serving.errors import RegistryUnavailableError, UnknownModelError
-from serving.models.source import DIGEST_TAG, Snapshot, Version, no_model
+from serving.models.source import DIGEST_TAG, RunningTraining, Snapshot, Version, no_model
 
 _LEARNING: Final = "learning"
+_LIVE: Final = "live"
+_POPULATION: Final = "population.json"
+_LIVE_BYTES: Final = 8 << 20
+_TRAININGS: Final = 8
 _PAGE: Final = 200
 _FEW: Final = 2
 _ALL: Final = 3  # mlflow.entities.ViewType.ALL; MLflow is not imported yet
@@ -32,6 +38,8 @@ _KEPT_TAGS: Final = (
     "eval.min_return",
     "eval.episodes",
     "gate",
+    "promoted",
+    "retired",
 )
 
 
@@ -115,6 +123,56 @@ class RegistrySource:
         except Exception as error:  # as in `fetch`
             raise RegistryUnavailableError(f"downloading how it learned: {_sentence(error)}") from error
 
+    def trainings(self) -> Sequence[RunningTraining]:
+        """Trainings of this model's environment that are said to run, the newest first.
+
+        Raises:
+            RegistryUnavailableError: if the tracking server does not answer.
+        """
+        try:
+            client = self._connect()
+            experiments = [each.experiment_id for each in client.search_experiments(max_results=_PAGE)]
+            running = "attributes.status = 'RUNNING' AND tags.population LIKE '%agents'"
+            if self.name.startswith(PREFIX):
+                running += f" AND params.env_id = '{environment_of(self.name)}'"
+            newest = ["attributes.start_time DESC"]
+            found = client.search_runs(experiments, running, max_results=_TRAININGS, order_by=newest)
+        except UnknownModelError:
+            return ()  # there is no store yet
+        except Exception as error:  # as in `snapshot`
+            raise RegistryUnavailableError(_sentence(error)) from error
+        return [
+            RunningTraining(
+                run_id=run.info.run_id,
+                experiment_id=str(run.info.experiment_id),
+                name=run.info.run_name or run.info.run_id,
+                started=run.info.start_time / 1000,
+                trained="trained" in run.data.tags,
+                live=run.data.tags.get(_LIVE, ""),
+            )
+            for run in found
+        ]
+
+    def population(self, training: RunningTraining) -> bytes:
+        """Its `live/population.json`, downloaded.
+
+        Raises:
+            RegistryUnavailableError: if it cannot be downloaded now.
+            PolicyError: if it is too large.
+        """
+        try:
+            client = self._connect()
+            size = next((file.file_size for file in client.list_artifacts(training.run_id, _LIVE)), 0)
+            if size and size > _LIVE_BYTES:
+                raise PolicyError(f"what run {training.run_id} shows of itself has {size:,} bytes")
+            with tempfile.TemporaryDirectory(prefix="training-") as scratch:
+                path = client.download_artifacts(training.run_id, f"{_LIVE}/{_POPULATION}", scratch)
+                return Path(path).read_bytes()
+        except PolicyError:
+            raise
+        except Exception as error:  # as in `fetch`
+            raise RegistryUnavailableError(f"downloading what is trained: {_sentence(error)}") from error
+
     def _model(self, client: "MlflowClient") -> "RegisteredModel":
         try:
             return client.get_registered_model(self.name)
@@ -148,8 +206,29 @@ class RegistrySource:
                 if file and not file.is_file():
                     # MLflow would create and migrate the store, racing with the first training run
                     raise UnknownModelError(f"there is no registry at {uri} yet")
-                self._client = mlflow.MlflowClient()
+                with _made(file):
+                    self._client = mlflow.MlflowClient()
             return self._client
+
+
+@contextmanager
+def _made(file: Path | None) -> Iterator[None]:
+    """A block without another process that creates the tables of an embedded store: two that do at once both fail.
+
+    Raises:
+        UnknownModelError: if a training creates them now; it holds the lock of the store's directory.
+    """
+    if file is None:
+        yield
+        return
+    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UnknownModelError(f"the registry at {file} is being made") from None
+    finally:
+        os.close(directory)
 
 
 def _experiments(client: "MlflowClient", runs: Sequence[str], last: Snapshot | None) -> dict[str, str]:

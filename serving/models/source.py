@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from serving.errors import RegistryUnavailableError
+from serving.errors import RegistryUnavailableError, UnknownModelError
 from serving.model_file import read_model_file
 
 _URI: Final = re.compile(r"models:/(?P<name>[\w.~-]+)(?:@(?P<alias>[A-Za-z0-9_.-]+)|/(?P<version>[0-9]+))")
@@ -68,6 +68,21 @@ class Snapshot:
     versions: Mapping[str, Version]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunningTraining:
+    """The run of a population's training that its tracking server calls running."""
+
+    run_id: str
+    experiment_id: str
+    name: str
+    started: float
+    """Seconds since 1970."""
+    trained: bool
+    """Whether the training itself is over: its version is being tested and decided on."""
+    live: str
+    """Its tag `live`: the updates of the state in `live/population.json` and when it was last heard of, or empty."""
+
+
 class ModelSource(Protocol):
     """A source of the versions of one model. Every method may block: call it from a thread."""
 
@@ -81,6 +96,12 @@ class ModelSource(Protocol):
 
     def learning(self, version: Version) -> dict[str, bytes]:
         """The milestones of its training run by file name; empty if the run has none."""
+
+    def trainings(self) -> Sequence[RunningTraining]:
+        """Trainings of this model that are said to run, the newest first; at most a few."""
+
+    def population(self, training: RunningTraining) -> bytes:
+        """Its `live/population.json`."""
 
 
 class FileSource:
@@ -110,6 +131,20 @@ class FileSource:
     def learning(self, version: Version) -> dict[str, bytes]:
         """Nothing: a file has no run."""
         return {}
+
+    def trainings(self) -> Sequence[RunningTraining]:
+        """None can be known.
+
+        Raises:
+            UnknownModelError: always, with the reason.
+        """
+        raise UnknownModelError(
+            "a file has no tracking server: name a registered model with --model to watch trainings"
+        )
+
+    def population(self, training: RunningTraining) -> bytes:
+        """Raises what `trainings` raises."""
+        raise UnknownModelError(f"{training.run_id} is no training of a file")
 
 
 def no_model(name: str, known: Sequence[str]) -> str:

@@ -17,11 +17,13 @@ from serving.episodes.limits import Seed, WorldValues
 from serving.episodes.simulation import why_no_pictures
 from serving.errors import NoPicturesError, RegistryUnavailableError
 from serving.inference.shadow import Shadow
+from serving.loop.timeline import Entry
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
 from serving.models.served import ServedModel
 from serving.show import pixels
 from serving.show.commands import DECODER, Allowance, Authorize
+from serving.show.history import history
 from serving.show.show import Show
 from serving.show.stage import Stage
 from serving.show.viewer import ShowOverError, Viewer
@@ -49,11 +51,21 @@ class _PrivateSession(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class LiveAPI:
     """Every route of the show; `close` ends its streams so that the server can stop."""
 
-    def __init__(self, models: Models, metrics: Metrics, *, token: str | None, shadow: Shadow | None = None) -> None:
+    def __init__(
+        self,
+        models: Models,
+        metrics: Metrics,
+        *,
+        token: str | None,
+        mlflow_url: str = "",
+        shadow: Shadow | None = None,
+    ) -> None:
         self.stage = Stage(models, metrics, shadow)
         self.feed = pixels.PixelFeed(self.stage.main, metrics)
         self._models = models
         self._token = token
+        self._mlflow_url = mlflow_url
+        self._shadow = shadow
 
     def close(self) -> None:
         """End every stream and show now."""
@@ -61,7 +73,7 @@ class LiveAPI:
         self.stage.close()
 
     def routes(self) -> list[BaseRoute]:
-        """The world, pictures, and the WebSocket."""
+        """The world, its history, pictures, and the WebSocket."""
         frame = Operation(
             "GET", self._frame, "The present step, rendered by Gymnasium", media="image/png", errors=(501, 503)
         )
@@ -76,6 +88,7 @@ class LiveAPI:
         return [
             route("/api/frame.png", frame),
             route("/api/world", world),
+            route("/api/history", Operation("GET", self._history, "Versions, drifts and changes", answer=list[Entry])),
             Route("/api/live.mjpeg", self._mjpeg),
             WebSocketRoute("/api/show", self._socket),
         ]
@@ -83,6 +96,11 @@ class LiveAPI:
     async def _world(self, scope: Scope, values: dict[str, Any]) -> dict[str, Any]:
         self.stage.change_world(values)
         return self.stage.real_world.changed
+
+    async def _history(self, scope: Scope, body: None) -> list[Entry]:
+        changes = tuple(self.stage.real_world.history)
+        shadow = self._shadow.status() if self._shadow else None
+        return history(self._models, self.stage.loop, changes, mlflow_url=self._mlflow_url, shadow=shadow)
 
     async def _frame(self, scope: Scope, body: None) -> Response:
         try:

@@ -175,13 +175,12 @@ class Show:
             "world": self.players[0].simulation.world.to_dict() if self.players else {},
             "home": self.real_world.home(self.players[0].served.policy.metadata).to_dict() if self.players else {},
             "changed": self.real_world.changed,
-            "changed_at": [{"at": at, "right": right} for at, right in self.real_world.history],
             "initial_world": self._initial_world.to_dict() if self._initial_world else {},
             "altered": any(player.served.policy.metadata.world != self._initial_world for player in self.players),
             "changes": [{"step": step, "world": world.to_dict()} for step, world in self._changes.items()],
             "swapped": self._swapped,
             "pushes": [{"step": step, "force": force} for step, force in self._pushes],
-            "loop": self._loop.status() if self._loop else None,
+            "loop": self._loop.status(tuple(self.real_world.history)) if self._loop else None,
             "viewers": sum(viewer.counted for viewer in self.viewers),
         }
 

@@ -17,6 +17,7 @@ from benchmarks.contestants import FIXED_BUDGET, Outcome
 from benchmarks.generalization import TASKS, outside, row, searched, success_rates, summaries
 from benchmarks.limits import update_flops
 from benchmarks.mutants import mutants_of
+from benchmarks.planner import plan, planned_return
 from benchmarks.robustness import act_of, shares
 from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
@@ -71,10 +72,11 @@ def test_the_operations_of_an_update_are_counted() -> None:
 def test_the_summary_counts_agents_and_their_cost() -> None:
     perfect, imperfect = np.full((2, 100), 500.0), np.full((2, 100), 500.0)
     imperfect[1, 7] = 499.0
+    steps = np.array([10, 20])
     outcomes = [
-        Outcome(contestant="one", seed=0, cpu_seconds=2.0, returns=perfect),
-        Outcome(contestant="other", seed=0, cpu_seconds=9.0, returns=np.zeros((1, 100))),
-        Outcome(contestant="one", seed=1, cpu_seconds=6.0, returns=imperfect),
+        Outcome(contestant="one", seed=0, cpu_seconds=2.0, returns=perfect, steps=steps),
+        Outcome(contestant="other", seed=0, cpu_seconds=9.0, returns=np.zeros((1, 100)), steps=steps[:1]),
+        Outcome(contestant="one", seed=1, cpu_seconds=6.0, returns=imperfect, steps=steps),
     ]
     one, other = summary(outcomes)
     assert (one["agents"], one["solved"], one["CPU-s an agent"]) == (4, 3, 2.0)
@@ -82,6 +84,12 @@ def test_the_summary_counts_agents_and_their_cost() -> None:
     assert (one["from"], one["to"]) == (1.0, 3.0)
     assert (other["agents"], other["solved"]) == (1, 0)
     assert np.isnan(other["CPU-s a solved agent"])
+
+
+def test_a_planned_episode_ends_in_gymnasium_as_planned() -> None:
+    assert -75 < planned_return(3, 300) <= planned_return(3, 3_000) <= -55
+    with pytest.raises(ValueError, match="no plan of 20 actions"):
+        plan(np.zeros(4), 3, most_steps=20)
 
 
 def test_mutants_break_every_line_that_decides_one_at_a_time() -> None:

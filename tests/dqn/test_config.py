@@ -192,9 +192,11 @@ def test_what_was_measured_is_what_is_configured() -> None:
         "default": "78bc4a61a8ac",
         "cartpole": "86f6c049bad4",
         "robust": "9863c00bbcb5",
+        "frugal": "197c8d753a36",
         "article": "db03822027bf",
         "acrobot": "3a5d0e107ff4",
         "mountaincar": "6d3301ae6de3",
+        "minatar": "9bad0035bce1",
         "lunarlander": "63c7c6204166",
     }
 

@@ -47,6 +47,7 @@ DIGESTS: Final = {
     "machine": "f1fe77c26930b8a3",
     "cartpole": "879e137ec628ab8f",
     "robust": "2f68603f3068785a",
+    "frugal": "9c0e8d6c86c6a2b9",
     "article": "75f2c9878d798dd4",
     "acrobot": "bdd46c8cdd56bf46",
     "mountaincar": "020dff975a075056",
@@ -66,7 +67,7 @@ def found(*presets: str) -> dict[str, str]:
 
 
 def test_every_preset_trains_as_it_always_did() -> None:
-    digests = found(*PRESETS)
+    digests = found(*(name for name in PRESETS if name != "minatar"))  # whose package is not a requirement
     if digests["machine"] != DIGESTS["machine"]:
         pytest.skip(f"this processor computes products or sines differently: {digests['machine']}")
     assert digests == DIGESTS

@@ -4,13 +4,13 @@ import { $, choose, stored, text, toast } from "./dom.js";
 import { TRACED } from "./draw/charts.js";
 import { Link } from "./link.js";
 import { Challenge, sharedEpisode } from "./panels/challenge.js";
-import { Compare } from "./panels/compare.js";
 import { InputsPanel } from "./panels/inputs.js";
 import { LearningPanel } from "./panels/learning.js";
 import { LoopPanel } from "./panels/loop.js";
 import { paintMinds, Player } from "./panels/player.js";
 import { Replays } from "./panels/replays.js";
 import { OwnTime } from "./panels/time.js";
+import { Versions } from "./panels/versions.js";
 import { WorldPanel, whole } from "./panels/world.js";
 
 const page = {
@@ -29,6 +29,7 @@ async function opened() {
   say("live");
   page.locked = false;
   if (link.token) send({ do: "authorize", token: link.token });
+  learning.listen(true);
   page.streams += 1; // a stream of pictures ended with the link before
   showPixels(page.pixels);
   try {
@@ -45,6 +46,7 @@ async function opened() {
 
 function lost() {
   page.authorized = false;
+  learning.listen(false);
   say("gone", "server gone");
 }
 
@@ -189,8 +191,9 @@ function compare(versions) {
 const time = (page.time = new OwnTime({ changed: () => showPixels(page.pixels) }));
 const replays = new Replays({ api, page });
 const challenge = new Challenge({ send });
+const learning = new LearningPanel({ api });
 const panels = [
-  replays, new Compare({ compare, page }), new WorldPanel({ api }), new LearningPanel({ api }), new LoopPanel(),
+  replays, new Versions({ compare, page, api }), new WorldPanel({ api }), learning, new LoopPanel(),
 ];
 new InputsPanel({ api, page });
 

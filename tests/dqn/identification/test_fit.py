@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dqn.environments.world import NOMINAL
+from dqn.environments.world import NOMINAL, World
 from dqn.identification import identify as identification
 from dqn.identification import trajectories
-from dqn.identification.identify import Estimate, _rounded, identify, values_of
+from dqn.identification.identify import Estimate, _rounded, identify
 from dqn.identification.record import MAX_DELAY, Experience, UnexplainedError, Windows, cut
-from dqn.identification.trajectories import SCALES, Fit
+from dqn.identification.trajectories import SCALES, Fit, values_of
 from tests.support.dqn.living import balancing, live
 
 
@@ -152,9 +152,18 @@ def test_what_is_left_may_be_chance_up_to_a_limit(
     found: dict[str, Any], sentence: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identification, "_search", lambda *_, **__: (0, fitted(**found)))
+    monkeypatch.setattr(identification, "explain", lambda *_: ((), False))
     lived = live(NOMINAL, balancing(), 100)
     if sentence is None:
         assert identify(lived, NOMINAL).transitions == 100
         return
     with pytest.raises(UnexplainedError, match=sentence):
         identify(lived, NOMINAL)
+
+
+@pytest.mark.parametrize("world", [World(length=0.1, force_mag=-30.0), World(force_mag=-10.0, action_delay=2)], ids=str)
+def test_where_the_search_fails_it_begins_at_what_explains_single_transitions(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identification, "_search", lambda *_, **__: (0, fitted(deviation=np.array([1.0, 8.1]))))
+    assert identify(live(world, balancing(exploring=0.3), 100), NOMINAL).world == world

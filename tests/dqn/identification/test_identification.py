@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqn.environments.world import NOMINAL, World
-from dqn.identification.identify import LEAST_TRANSITIONS, Estimate, identify, values_of
+from dqn.identification.identify import LEAST_TRANSITIONS, Estimate, identify
 from dqn.identification.record import MAX_DELAY, Experience, UnexplainedError
-from dqn.identification.trajectories import SCALES, play
+from dqn.identification.trajectories import SCALES, play, values_of
 from tests.support.dqn.living import balancing, joined, live
 
 BIAS = 0.0873

@@ -63,9 +63,9 @@ def test_what_explains_an_experience_is_kept_and_what_cannot_be_explained_is_sai
     store = in_memory(monkeypatch, "flows.adaptation.identify")
     attempt = Attempt(run_id=store.create_run("1", {"attempt": "t"}).info.run_id, token="t")
     files = store.files[attempt.run_id]
-    files["lived"] = {"env_id": "Acrobot-v1", "transitions": {}, "world": {}}
+    files["lived"] = {"env_id": "LunarLander-v3", "transitions": {}, "world": {}}
     lived = f"memory:/{attempt.run_id}/lived"
-    assert "the worlds of Acrobot-v1 cannot be identified" in identify_world.fn(lived, attempt)["refusal"]
+    assert "the worlds of LunarLander-v3 cannot be identified" in identify_world.fn(lived, attempt)["refusal"]
 
     def unexplained(*_: Any) -> None:
         raise UnexplainedError("too little")

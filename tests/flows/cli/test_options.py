@@ -125,7 +125,7 @@ def test_an_option_given_twice_is_refused(parse: Any, argv: list[str], sentence:
 def test_every_option_of_training_has_words_for_what_it_takes() -> None:
     types = options.option_types(train.Arguments)
     assert all(expected(kind) for kind in types.values())
-    assert len(types) == len(dataclasses.fields(train.Arguments)) - 1 + len(dataclasses.fields(DQNConfig)) - 2 + 2 * 13
+    assert len(types) == len(dataclasses.fields(train.Arguments)) - 1 + len(dataclasses.fields(DQNConfig)) - 2 + 2 * 14
 
 
 def test_what_a_value_is_refused_for_is_the_sentence() -> None:

@@ -1,6 +1,7 @@
 """The champions of a model in order: what a rollback returns to, and what a retired version is kept from."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from flows.promotion import roll_back
 from flows.registry.champion import move_champion
 from flows.registry.history import (
     CHAMPIONS_TAG,
+    PROMOTED_TAG,
     RETIRED_TAG,
     before,
     earlier_champions,
@@ -123,3 +125,14 @@ def test_the_champion_is_not_retired_nor_what_does_not_exist(store: Any) -> None
     with pytest.raises(RegistryError, match="has no version 9"):
         retire(store, NAME, 9, "mine")
     assert not any(RETIRED_TAG in version.tags for version in store.versions.values())
+
+
+def test_who_promoted_rolled_back_and_retired_and_when_is_written_down(store: Store) -> None:
+    promoted(store, 1, 2)
+    back(store, "request")
+    retire(store, NAME, 2, "mine")  # type: ignore[arg-type]
+    signed = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 by \S+"
+    assert re.fullmatch(f"{signed}, a rollback", store.versions[1].tags[PROMOTED_TAG])
+    assert re.fullmatch(signed, store.versions[2].tags[PROMOTED_TAG])
+    assert re.fullmatch(signed, store.versions[2].tags[RETIRED_TAG])
+    assert PROMOTED_TAG not in store.versions[3].tags

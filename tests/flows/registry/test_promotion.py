@@ -60,6 +60,8 @@ def test_writes_come_in_an_order_that_can_be_gone_on_with(store: Any) -> None:
         look,
         ("set_registered_model_alias", PREVIOUS, 1),
         look,
+        ("set_model_version_tag", 3, "promoted", store.versions[3].tags["promoted"]),
+        look,
         ("set_registered_model_alias", CHAMPION, 3),
         look,
         ("delete_registered_model_alias", CHALLENGER),

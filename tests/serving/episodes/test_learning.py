@@ -12,7 +12,7 @@ from serving.application import App
 from serving.errors import RegistryUnavailableError
 from serving.models.follower import Models
 from serving.models.mlflow import RegistrySource
-from serving.models.source import Snapshot, Version
+from serving.models.source import RunningTraining, Snapshot, Version
 from tests.serving.conftest import MODEL, LocalRegistry
 from tests.support.serving.milestones import FILES, WAY
 from tests.support.serving.policies import ACROBOT, BALANCES, SWINGS, linear_model
@@ -33,6 +33,12 @@ class RunSource:
 
     def fetch(self, version: Version) -> bytes:
         return self._model
+
+    def trainings(self) -> list[RunningTraining]:
+        return []
+
+    def population(self, training: RunningTraining) -> bytes:
+        raise AssertionError("there is none")
 
     def learning(self, version: Version) -> dict[str, bytes]:
         self.asked += 1

@@ -75,7 +75,7 @@ def test_replays_are_refused_in_a_sentence_and_downloaded_under_their_name(clien
     assert (made["steps"], made["pushes"], made["changes"]) == (int(made["episodic_return"]), 0, 0)
     missing = client.get("/api/episodes/" + "x" * 41 + ".json").json()["error"]
     assert missing == (
-        f"there is no replay '{'x' * 40}' (any more): a server keeps its newest 50 until it stops, and "
+        f"there is no replay '{'x' * 40}' (any more): a server keeps its newest 50, and "
         "POST /api/episodes plays one again"
     )
     kind = client.get(f"/api/episodes/{made['id']}." + "x" * 41)

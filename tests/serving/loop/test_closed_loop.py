@@ -36,7 +36,7 @@ def test_a_reversed_motor_is_noticed_and_said(stepped: Stepped) -> None:
     assert "serving_drift_noticed_total 1.0" in metrics
     assert "serving_drift 1.0" in metrics
     status = stepped.show.status()["loop"]
-    assert (status["drift"].id, status["over"], status["heals"]) == (drift["id"], False, False)
+    assert (status["title"], status["state"]) == ("Noticed: the motor answers the other way", "drift")
 
 
 def test_a_fall_is_looked_at_before_the_break_that_follows(stepped: Stepped) -> None:
@@ -205,7 +205,7 @@ def test_a_detector_that_fails_is_reported_and_counted_and_the_show_goes_on(
 
 def test_the_status_before_the_first_drift(stepped: Stepped) -> None:
     status = stepped.loop.status()
-    assert (status["drift"], status["over"], status["stages"], status["trouble"]) == (None, True, [], "")
+    assert (status["state"], status["entries"], status["trouble"]) == ("calm", [], "")
     assert status["now"] == stepped.now
 
 

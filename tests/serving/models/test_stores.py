@@ -1,5 +1,7 @@
 """MLflow's own SQLite stores: where they are, and reading versions from them."""
 
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -100,3 +102,16 @@ def test_no_store_is_created_where_none_is(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(RegistryUnavailableError, match="downloading version 1: there is no registry at sqlite"):
         RegistrySource(MODEL).fetch(Version(number="1", source="s1", run_id="run 1"))
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_store_is_not_opened_while_a_training_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow.db").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setattr("mlflow.MlflowClient", lambda: pytest.fail("opened"))
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        with pytest.raises(UnknownModelError, match=r"mlflow.db is being made"):
+            RegistrySource(MODEL).snapshot(None)
+    finally:
+        os.close(directory)

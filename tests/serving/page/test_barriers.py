@@ -1,5 +1,6 @@
 """The page for everybody: names, contrast, landmarks, focus and touch, as axe-core and WCAG 2.2 AA ask for them."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,8 @@ from playwright.sync_api import Browser, Page, ViewportSize
 from tests.support.serving.browser import IN_A_BROWSER, opened, until
 from tests.support.serving.inprocess import Serving, serving, two_versions
 from tests.support.serving.milestones import FILES
+from tests.support.serving.policies import BALANCES, FALLS, linear_model
+from tests.support.serving.trainings import population, running
 
 pytestmark = IN_A_BROWSER
 LAPTOP: ViewportSize = {"width": 1280, "height": 800}
@@ -20,6 +23,8 @@ def learned() -> Iterator[Serving]:
     """A server whose page has every tab."""
     registry = two_versions()
     registry.files_of_learning = FILES
+    registry.running = [running(f"900 {time.time() + 10_000:.0f}")]  # for as long as these tests take
+    registry.populations["r"] = population(*[linear_model(FALLS)] * 15, linear_model(BALANCES))
     with serving(registry) as server:
         yield server
 

@@ -179,12 +179,12 @@ def test_the_server_tells_what_it_undoes_in_the_panel_of_what_happened(page: Pag
     said = page.evaluate(
         """async () => {
             const { LoopPanel } = await import("/static/panels/loop.js");
-            const loop = { drift: null, over: true, stages: [], now: Date.now() / 1000, heals: true, trouble: "" };
+            const loop = { title: "", state: "calm", entries: [], hint: "", trouble: "", now: Date.now() / 1000 };
             const panel = new LoopPanel();
             const place = document.querySelector("#loop-undoing");
             const shown = [];
             for (const undoing of [undefined, { text: "playing with the motor's sign undone", rehearsed: 500 }, null]) {
-                panel.show({ loop: { ...loop, undoing }, changed: {} });
+                panel.show({ loop: { ...loop, undoing } });
                 shown.push(place.checkVisibility() && place.textContent);
             }
             return shown;
@@ -199,7 +199,7 @@ def test_a_browser_gets_a_page_where_there_is_nothing_and_a_way_back(browser: Br
     assert (answer.status, answer.json()["error"][:16]) == (404, "there is no repl")
     page.goto(f"{shown.url}/api/episodes/0123456789abcdef.html", wait_until="domcontentloaded")
     assert page.locator("h1").inner_text() == "There is nothing here"
-    assert "a server keeps its newest 50 until it stops" in page.locator("main").inner_text()
+    assert "a server keeps its newest 50, and" in page.locator("main").inner_text()
     page.get_by_role("link", name="To the live page").click()
     until(page, "window.page?.frames > 0")
     assert page.url == f"{shown.url}/"

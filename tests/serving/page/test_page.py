@@ -179,7 +179,7 @@ def test_the_show_begins_when_a_champion_is_promoted(
         registry.aliases["champion"] = "1"
         until(page, "window.page?.frames > 5")
         assert page.locator("#nothing").is_hidden()
-        assert page.locator("#tab-compare").is_hidden(), "there is one version, and nothing to compare it with"
+        assert page.locator("#compare").is_hidden(), "there is one version, and nothing to compare it with"
         assert server.get("/v2/health/ready").status_code == 200
         assert server.get(f"/v2/models/{MODEL}/versions/champion").json()["name"] == MODEL
         page.close()

@@ -77,7 +77,7 @@ def test_a_drift_and_the_stages_of_its_adaptation_are_shown(page: Page, shown: S
 
 def test_compare_shows_two_versions_under_one_seed(page: Page, shown: Serving) -> None:
     opened(page, shown)
-    tab(page, "Compare")
+    tab(page, "Versions")
     page.locator("#first").select_option("champion")
     page.locator("#second").select_option("2")
     page.get_by_role("button", name="Compare").click()
@@ -88,7 +88,7 @@ def test_compare_shows_two_versions_under_one_seed(page: Page, shown: Serving) -
     until(page, "page.frame.o[1] && !page.frame.o[0]")  # the challenger falls, the champion does not
     assert page.locator(".player .version").all_inner_texts() == ["Version 1", "Version 2"]
     assert page.locator(".player .aliases").all_inner_texts() == ["champion", "challenger"]
-    tab(page, "Compare")
+    tab(page, "Versions")
     page.get_by_role("button", name="One alone").click()
     until(page, "page.frame?.s.length === 1 && page.status.players.length === 1")
 
@@ -267,10 +267,8 @@ def test_only_addresses_of_the_web_are_linked_in_the_timeline(
     opened(page, stepped)
     links = page.evaluate(
         """async (url) => {
-            const loop = await import("/static/panels/loop.js");
-            const panel = Object.values(loop).find((each) => each.prototype?.item);
-            const entry = { stage: "started", name: "Started", text: "", at: 1, links: { run: url } };
-            const item = panel.prototype.item.call({ entries: [] }, entry);
+            const { line } = await import("/static/panels/loop.js");
+            const item = line({ name: "Started", text: "", kind: "", progress: null, links: { run: url } });
             return [...item.querySelectorAll("a")].map((link) => link.getAttribute("href"));
         }""",
         url,

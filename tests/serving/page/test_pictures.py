@@ -57,7 +57,7 @@ def test_another_environment_is_watched_by_gymnasiums_pictures(page: Page) -> No
         names = page.locator(".preference .row .name:first-child").all_inner_texts()
         assert names == ["torque -1", "no torque", "torque +1"]
         assert "best" in page.locator(".preference .chosen").inner_text()
-        hidden = page.locator("#push-left, #world-words, #tab-compare, #challenge, #pixels").all()
+        hidden = page.locator("#push-left, #world-words, #compare, #challenge, #pixels").all()
         assert [control.is_visible() for control in hidden] == [False] * 5
         assert "Acrobot-v1 is shown as Gymnasium renders it" in page.locator("#watch-only").inner_text()
         page.keyboard.press("ArrowRight")

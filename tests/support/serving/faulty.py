@@ -7,7 +7,7 @@ from typing import Any
 from serving.errors import RegistryUnavailableError, UnknownModelError
 from serving.models.cache import Cache
 from serving.models.follower import Models
-from serving.models.source import Snapshot, Version
+from serving.models.source import RunningTraining, Snapshot, Version
 from tests.support.serving.policies import ACROBOT, BALANCES, PROPERTIES, linear_model
 
 GOOD = [linear_model(BALANCES, bias=bias) for bias in range(4)]
@@ -67,6 +67,12 @@ class Registry:
 
     def learning(self, version: Version) -> dict[str, bytes]:
         return {}
+
+    def trainings(self) -> list[RunningTraining]:
+        return []
+
+    def population(self, training: RunningTraining) -> bytes:
+        raise AssertionError("there is none")
 
     def fetch(self, version: Version) -> bytes:
         self.fetched += 1

@@ -13,7 +13,7 @@ import httpx
 from serving.application import App
 from serving.errors import UnknownModelError
 from serving.models.follower import Models
-from serving.models.source import Snapshot, Version
+from serving.models.source import RunningTraining, Snapshot, Version
 from serving.show.pace import Pace, RealTime
 from serving.web.proxies import Network
 from serving.web.server import Server
@@ -32,6 +32,8 @@ class MemoryRegistry:
         self.contents = {str(number): model for number, model in enumerate(models, start=1)}
         self.aliases = dict(aliases)
         self.files_of_learning: dict[str, bytes] = {}
+        self.running: list[RunningTraining] = []
+        self.populations: dict[str, bytes] = {}
 
     def snapshot(self, last: Snapshot | None) -> Snapshot:
         if not self.contents:
@@ -44,6 +46,12 @@ class MemoryRegistry:
 
     def learning(self, version: Version) -> dict[str, bytes]:
         return self.files_of_learning
+
+    def trainings(self) -> Sequence[RunningTraining]:
+        return self.running
+
+    def population(self, training: RunningTraining) -> bytes:
+        return self.populations[training.run_id]
 
 
 def two_versions() -> MemoryRegistry:

@@ -164,3 +164,20 @@ export function drawHistory(canvas, returns, [low, high]) {
   context.textBaseline = "top";
   context.fillText(short(shown.at(-1)), Math.min((shown.length - 1) * step, width - 40), 0);
 }
+
+// The return curve of each agent; of those that are solved in the colour of what is good.
+export function drawCurves(canvas, agents) {
+  const { context, width, height } = prepare(canvas);
+  const points = agents.flatMap(({ curve }) => curve);
+  const last = Math.max(1, ...points.map(([step]) => step));
+  const [low, high] = [Math.min(0, ...points.map(([, value]) => value)), Math.max(1, ...points.map(([, value]) => value))];
+  for (const { curve, state } of agents) {
+    context.strokeStyle = css(state === "solved" ? "--good" : "--muted");
+    context.beginPath();
+    for (const [step, value] of curve) context.lineTo((width * step) / last, 18 + ((height - 20) * (high - value)) / (high - low));
+    context.stroke();
+  }
+  context.fillStyle = css("--muted");
+  context.textBaseline = "top";
+  context.fillText(`return ${short(Math.round(high))}`, 0, 0);
+}

@@ -2,7 +2,7 @@
 
 import { $, element, text, toast } from "../dom.js";
 import { short } from "../draw/charts.js";
-import { choices, fill } from "./compare.js";
+import { choices, fill } from "./versions.js";
 
 const FILES = { html: "page", gif: "gif", mp4: "mp4", webm: "webm", json: "data" };
 

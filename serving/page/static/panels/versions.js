@@ -1,6 +1,9 @@
-// Choosing versions, and comparing two of them.
+// Versions: choosing them, comparing two, and what became of each.
 
-import { $, offer } from "../dom.js";
+import { $ } from "../dom.js";
+import { line } from "./loop.js";
+
+const WHEN = { dateStyle: "medium", timeStyle: "short" };
 
 // Values and texts of a menu of versions; the alias that plays comes first.
 export function choices({ players, aliases, versions }) {
@@ -21,20 +24,28 @@ export function fill(select, options, index) {
   select.value = kept ? chosen : (options[Math.min(index, options.length - 1)]?.[0] ?? "");
 }
 
-export class Compare {
-  constructor({ compare, page }) {
-    this.page = page;
+export class Versions {
+  constructor({ compare, page, api }) {
+    Object.assign(this, { page, api });
     $("compare").onsubmit = (event) => {
       event.preventDefault();
       compare(`${$("first").value},${$("second").value}`);
     };
     $("alone").onclick = () => compare("");
+    $("versions").addEventListener("shown", () => this.list());
   }
 
   show(status) {
     const cartpole = status.players.every(({ env_id: env }) => env.startsWith("CartPole"));
-    offer($("tab-compare"), cartpole && (status.versions.length > 1 || this.page.versions !== ""));
+    $("compare").hidden = !cartpole || (status.versions.length < 2 && this.page.versions === "");
     $("alone").hidden = this.page.versions === "";
     [$("first"), $("second")].forEach((select, index) => fill(select, choices(status), index));
+    this.list();
+  }
+
+  async list() {
+    if ($("versions").hidden) return;
+    const entries = await this.api("api/history").catch(() => []); // the page says that the server is gone
+    $("history").replaceChildren(...entries.map((entry) => line(entry, new Date(entry.at * 1000).toLocaleString("en", WHEN))));
   }
 }
