@@ -6,7 +6,7 @@ from typing import Final, Literal
 from dqn.config import DQNConfig
 from dqn.environments.world import World
 
-PresetName = Literal["cartpole", "robust", "frugal", "article", "acrobot", "mountaincar", "lunarlander"]
+PresetName = Literal["cartpole", "robust", "frugal", "article", "acrobot", "mountaincar", "minatar", "lunarlander"]
 
 _CARTPOLE: Final = DQNConfig(
     num_envs=96,
@@ -130,6 +130,26 @@ PRESETS: Final[dict[PresetName, DQNConfig]] = {
         eval_start=12_000,
         eval_interval=2_000,
         eval_episodes=100,
+    ),
+    # The package minatar is not among the requirements; its other games need --env-id, a convolution --body conv.
+    "minatar": DQNConfig(
+        env_id="minatar.gym:MinAtar/Breakout-v1",
+        max_episode_steps=5_000,
+        num_envs=32,
+        hidden_sizes=(128,),
+        epsilon_decay_updates=6_250,
+        n_step=3,
+        batch_size=64,
+        learning_rate_end=1e-5,
+        learning_rate_decay_updates=31_250,
+        weight_decay=0.0,
+        target_update_interval=0,
+        tau=0.01,
+        average_rate=0.002,
+        max_updates=31_250,
+        eval_start=12_500,
+        eval_interval=6_250,
+        eval_episodes=30,
     ),
     "lunarlander": DQNConfig(
         env_id="LunarLander-v3",

@@ -15,6 +15,7 @@ from dqn.environments.masks import ACTION_MASK, Mask, action_masks
 from dqn.environments.spec import Environment
 from dqn.environments.world import NOMINAL, World
 from dqn.environments.wrappers import WorldEnv
+from serving.episodes.grid import grid, is_grid
 from serving.episodes.limits import MAX_STEPS, Change, Push
 from serving.errors import NoPicturesError
 from serving.policy import OnnxPolicy
@@ -83,8 +84,14 @@ class Simulation:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         if render_mode == "rgb_array":
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures need no display
-        self.env = _drawn(environment, world, render_mode) if render_mode else make(environment, world)
-        self._draws = render_mode is not None
+        self._draws = self._renders = render_mode is not None
+        try:
+            self.env = _drawn(environment, world, render_mode) if render_mode else make(environment, world)
+        except NoPicturesError:
+            self.env, self._renders = make(environment, world), False
+            if render_mode != "rgb_array" or not is_grid(self.env.observation_space):
+                self.env.close()
+                raise
         self.environment = Environment.of(environment)
         self.seed = 0
         self._observation: npt.NDArray[np.floating] = np.zeros(0)
@@ -187,11 +194,23 @@ class Simulation:
     def render(self) -> npt.NDArray[np.uint8]:
         """Gymnasium's own picture of the present state, `[height, width, 3]`; needs render_mode "rgb_array".
 
+        An environment that cannot draw is seen as its observations, if these are bits.
+
         Raises:
             NoPicturesError: if the environment cannot draw.
         """
         if not self._draws:
             raise NoPicturesError(why_no_pictures(self.environment))
+        try:
+            if self._renders:
+                return self._rendered()
+        except NoPicturesError:
+            if not is_grid(self.env.observation_space):
+                raise
+            self._renders = False
+        return grid(self._observation)
+
+    def _rendered(self) -> npt.NDArray[np.uint8]:
         _load_surfarray()
         env_id = self.environment.env_id
         try:

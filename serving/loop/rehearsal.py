@@ -72,7 +72,12 @@ def _best_member(policy: OnnxPolicy, world: World) -> Candidate:
     numbers = range(1, len(members) + 1)
     together = Undone(partial(policy.member_q_values, numbers), plant, Plant.of(members[0]))
     shares = _balanced(
-        lambda observed, _: together.q_values(observed), len(members), plant, MEMBER_STEPS, EPISODES, seed=0
+        lambda observed, _: together.q_values(observed),
+        len(members),
+        plant,
+        steps=MEMBER_STEPS,
+        episodes=EPISODES,
+        seed=0,
     )
     best = int(shares.argmax())
     own, play = members[best], partial(policy.member_q_values, [best + 1])
@@ -108,20 +113,21 @@ def rehearse(
             q_values[k] = players[k](mine[k])
         return q_values.reshape(-1, 2)
 
-    return _balanced(play, len(tried), Plant.of(world), steps, episodes, seed)
+    return _balanced(play, len(tried), Plant.of(world), steps=steps, episodes=episodes, seed=seed)
 
 
 def _balanced(
     play: Callable[[npt.NDArray[np.floating], npt.NDArray[np.bool_]], npt.NDArray[np.floating]],
     players: int,
     plant: Plant,
+    *,
     steps: int,
     episodes: int,
     seed: int,
 ) -> Floats:
     """The part `[C]` of the steps that each of C players balances.
 
-    `play` gets the observations of `episodes` episodes of each player, and which of these have not ended.
+    `play` gets the observations of all episodes of each player, and which of these episodes have not ended.
     """
     C = players
     generator = np.random.default_rng(seed)

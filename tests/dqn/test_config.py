@@ -196,6 +196,7 @@ def test_what_was_measured_is_what_is_configured() -> None:
         "article": "db03822027bf",
         "acrobot": "3a5d0e107ff4",
         "mountaincar": "6d3301ae6de3",
+        "minatar": "9bad0035bce1",
         "lunarlander": "63c7c6204166",
     }
 

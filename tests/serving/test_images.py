@@ -10,6 +10,8 @@ import pytest
 from dqn.environments.making import make
 from serving.__main__ import require_environments
 from serving.arguments import UsageError
+from serving.episodes.grid import grid
+from serving.episodes.recording import frames, to_gif
 from serving.episodes.replay import record
 from serving.episodes.simulation import Simulation, why_no_pictures
 from serving.errors import PolicyError, RequestError
@@ -110,6 +112,23 @@ def test_an_environment_is_played_with_its_arguments_and_its_time_limit() -> Non
     wrong = own | {"env_kwargs": '{"sice": 3}'}
     with pytest.raises(PolicyError, match=r"cannot be played here: .* constructor .*'sice'"):
         served(linear_model(gains, shape=(3, 2, 3), actions=3, properties=wrong))
+
+
+def test_bits_are_seen_as_a_grid_of_coloured_cells_where_nothing_else_is_drawn() -> None:
+    assert {name for name in NAMES if not why_no_pictures(f"Shown-{name}-v0")} == {"bits"}
+    bits = np.zeros((2, 3, 2), np.bool_)
+    bits[0, 1], bits[1, 2] = (True, False), (True, True)
+    picture = grid(bits)
+    side = len(picture) // 2
+    assert picture.shape == (2 * side, 3 * side, 3)
+    cells = picture[::side, ::side]
+    assert np.array_equal(picture, cells.repeat(side, 0).repeat(side, 1))
+    assert np.array_equal(cells.any(2), bits.any(2))
+    assert not np.array_equal(cells[0, 1], cells[1, 2]), "the last channel that is set is seen"
+    replay = record(served(model_of("bits")).policy, model="m", version="1", seed=3)
+    seen = [picture[:: len(picture) // 3, :: len(picture) // 3].any(2) for picture in frames(replay)]
+    assert np.array_equal(seen, np.reshape(replay.observations, (LENGTH + 1, 3, 3, 2)).any(3))
+    assert to_gif(replay).startswith(b"GIF89a")
 
 
 def test_what_is_kept_of_a_large_image_has_a_bound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -106,10 +106,15 @@ def test_unsupported_environments_are_refused(env_id: str, message: str) -> None
         gym.registry.pop("Endless-v0")
 
 
-def test_a_module_before_the_colon_registers_its_environment(small_config: Callable[..., DQNConfig]) -> None:
-    gym.registry.pop("RegisteredOnImport-v0", None)
-    sys.modules.pop("tests.support.dqn.registers_on_import", None)
-    env_id = "tests.support.dqn.registers_on_import:RegisteredOnImport-v0"
+@pytest.mark.parametrize(
+    ("module", "name"), [("registers_on_import", "RegisteredOnImport-v0"), ("registers_on_call", "RegisteredOnCall-v0")]
+)
+def test_a_module_before_the_colon_registers_its_environment(
+    module: str, name: str, small_config: Callable[..., DQNConfig]
+) -> None:
+    gym.registry.pop(name, None)
+    sys.modules.pop(f"tests.support.dqn.{module}", None)
+    env_id = f"tests.support.dqn.{module}:{name}"
     assert describe(env_id) == Spaces(observation_shape=(1,), num_actions=2)
     assert train(small_config(env_id=env_id)).agents[0].selection_return == 5.0
 

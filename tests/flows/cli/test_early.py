@@ -36,8 +36,8 @@ MAIN = (
         (["--preset", "lunarlandr"], "there is no preset 'lunarlandr'; did you mean lunarlander?"),
         (
             ["--preset", "x"],
-            "there is no preset 'x'; there are cartpole, robust, frugal, article, acrobot, mountaincar, lunarlander, "
-            "general",
+            "there is no preset 'x'; there are cartpole, robust, frugal, article, acrobot, mountaincar, minatar, "
+            "lunarlander, general",
         ),
         (["--device", "cdua:0"], "there is no device 'cdua:0'; did you mean cuda?"),
     ],
