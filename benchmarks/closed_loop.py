@@ -1,4 +1,4 @@
-"""Seconds from a change of the world to a version that balances, stage by stage, against a running stack.
+"""Seconds from a change of the world to the end of the adaptation, stage by stage, against a running stack.
 
     python -m benchmarks.closed_loop --serving http://127.0.0.1:8001
 
@@ -24,7 +24,8 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
     "short pole, strong motor": {"length": 0.1, "force_mag": 30.0},
     "gravity 30, short pole": {"gravity": 30.0, "length": 0.1},
 }
-ENDS: Final = ("recovered", "as predicted", "refused", "rolled back", "failed", "waiting")
+HEALED: Final = ("recovered", "confirmed", "as predicted")
+ENDS: Final = (*HEALED, "refused", "rolled back", "failed", "waiting")
 PATIENCE: Final = 300.0
 QUIET: Final = 20.0
 """If there is no drift for so many seconds, the version balances in the changed world too."""
@@ -50,15 +51,15 @@ async def measure(options: argparse.Namespace) -> None:
                 steps = await asyncio.to_thread(heal, server, world)
                 seconds = ", ".join(f"{stage} {at:.1f}" for stage, at in steps)
                 print(f"{name}: {seconds}", flush=True)
-                if steps[-1][0] in ("recovered", "as predicted"):
+                if steps[-1][0] in HEALED:
                     times[any(stage == "training" for stage, _ in steps)].append(steps[-1][1])
     finally:
         viewer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await viewer
     for trained, found in times.items():
-        how = "trained" if trained else "remembered"
-        print(f"{how}: {len(found)} recovered, median {statistics.median(found) if found else float('nan'):.1f} s")
+        how = "trained" if trained else "without a training"
+        print(f"{how}: {len(found)} healed, median {statistics.median(found) if found else float('nan'):.1f} s")
 
 
 def heal(server: "Server", world: dict[str, Any]) -> list[tuple[str, float]]:

@@ -2,12 +2,16 @@
 
     git clone https://github.com/ahmedhajyahmed/DrDRL
     python -m benchmarks.drift_worlds "DrDRL/experimental_results/final_sheet DQN cartepole.xlsx"
+    python -m benchmarks.drift_worlds "..." --frugal          # their budget: one agent, 200 episodes
 
 A champion of the preset `cartpole`, trained in Gymnasium's CartPole-v1, plays the show of `make serve`. The drift of a
 run is then made in mid-episode, and the loop identifies, rehearses and chooses as it would in a server. If what it
 chooses returns less than 195 on average, eight agents are trained in the drifted environment from the champion's
 network, as in an adaptation, and their best one is judged. A mean is of 101 episodes of at most 200 steps, as theirs;
 the operating system draws their seeds after training. A linear policy of four numbers is searched for in each run too.
+
+With `--frugal` there is no loop. One agent is trained from the champion's network in each run, in at most 200 episodes
+like theirs, in eight sub-environments. The episodes of its evaluations are not counted, as theirs are not.
 """
 
 import argparse
@@ -47,6 +51,18 @@ MAX_UPDATES: Final = 2_000
 """As in an adaptation."""
 HEALABLE: Final = 0.04
 """A run is out of reach if more starts than this are lost: a lost one returns some 70."""
+FRUGAL: Final = {
+    "num_agents": 1,
+    "num_envs": 8,
+    "updates_per_step": 2,
+    "max_episodes": 200,
+    "max_updates": 4_000,
+    "epsilon_end": 0.1,
+    "epsilon_decay_updates": 800,
+    "learning_rate_decay_updates": 2_400,
+    "eval_start": 600,
+}
+"""Changes to the preset for their budget of episodes."""
 _STARTS: Final = 20_000
 _FASTEST: Final = 3.0
 _CELL: Final = 5e-4
@@ -56,6 +72,7 @@ def main() -> None:
     """Measure run by run, print the rows and their summary, and write them to `results/drift_worlds.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workbook", type=Path, help="of their results, in a copy of their repository")
+    parser.add_argument("--frugal", action="store_true", help="train one agent in 200 episodes instead")
     parser.add_argument("--only", nargs="*", help="names of some runs, such as 0_0")
     options = parser.parse_args()
     runs = [run for run in published(options.workbook) if not options.only or run.name in options.only]
@@ -68,11 +85,12 @@ def main() -> None:
         asyncio.run(models.poll())
         rows = []
         for run in runs:
-            rows.append(row(run, network, models))
+            rows.append(frugal(run, network) if options.frugal else row(run, network, models))
             print(*rows[-1].values(), sep=" | ", flush=True)
-    print(table(summary(rows)))
+    total = frugal_summary(rows) if options.frugal else summary(rows)
+    print(table(total))
     if not options.only:
-        print(f"written to {write('drift_worlds', [*summary(rows), *rows])}")
+        print(f"written to {write('drift_worlds_frugal' if options.frugal else 'drift_worlds', [*total, *rows])}")
 
 
 def champion(file: Path) -> QNetworks:
@@ -116,16 +134,23 @@ def row(run: Run, network: QNetworks, models: Models) -> dict[str, Any]:
     }
 
 
-def training(env_id: str, network: QNetworks) -> dict[str, float]:
-    """Train from a network, as in an adaptation, and judge the best agent."""
+def frugal(run: Run, network: QNetworks) -> dict[str, Any]:
+    """One agent within their budget of episodes."""
+    trained = training(registered(run), network, **FRUGAL)
+    healed = "training" if trained["trained"] >= HEALED else ""
+    return {"run": run.name, "dynamics": run.drift.kind, **trained, "healed by": healed}
+
+
+def training(env_id: str, network: QNetworks, **changes: Any) -> dict[str, float]:
+    """Train from a network, by default as in an adaptation, and judge the best agent."""
+    given = {"num_agents": NUM_AGENTS, "max_updates": MAX_UPDATES} | changes
     config = dataclasses.replace(
         PRESETS["cartpole"],
         env_id=env_id,
         seed=secrets.randbits(31),
-        num_agents=NUM_AGENTS,
-        max_updates=MAX_UPDATES,
         acceptance_return=float(STEPS),
         acceptance_epsilon=0.0,
+        **given,
     )
     began = time.process_time()
     result = train(config, state=TrainingState.begin(config, start=network))
@@ -203,6 +228,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for name, of in columns.items()
     ]
+
+
+def frugal_summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How many runs are healed, and what the median healed one has cost."""
+    healed = [each for each in rows if each["healed by"]]
+    costs = {name: float(np.median([each[name] for each in healed])) for name in ("episodes", "steps", "CPU-s")}
+    return [{"contestant": "one agent in 200 episodes", "healed": len(healed), "runs": len(rows), **costs}]
 
 
 if __name__ == "__main__":

@@ -115,15 +115,15 @@ def held(
     for row, (delay, maps) in zip(grid, shares.items(), strict=True):
         for axes, name, share in zip(row, contestants, maps, strict=True):
             image = axes.imshow(500 * share, origin="lower", aspect="auto", cmap="Blues", vmin=0, vmax=500)
-            late = f"actions {delay} steps late" if delay else "no delay"
+            late = f"{delay} steps late" if delay else "no delay"
             axes.set_title(
                 f"{name}\n{late}: {np.mean(share >= least):.0%} balanced", loc="left", fontsize=10, color=_INK
             )
             home = np.abs(lengths - 0.5).argmin(), np.abs(forces - 10).argmin()
             axes.plot(home[1], home[0], "o", markerfacecolor="none", markeredgecolor="#c0392b", markersize=9)
             axes.axvline((len(forces) - 1) / 2, color="#ffffff", linewidth=2)
-            axes.set_xticks(*_ticks(forces, (-40, -10, -3, 3, 10, 40)))
-            axes.set_yticks(*_ticks(lengths, (0.05, 0.16, 0.5, 1.6, 5)))
+            axes.set_xticks(*_ticks(forces, (-40, -10, -2.5, 2.5, 10, 40)))
+            axes.set_yticks(*_ticks(lengths, (0.0625, 0.25, 0.5, 1, 4)))
         row[0].set_ylabel("half length of the pole, m")
     for axes in grid[-1]:
         axes.set_xlabel("force of the motor, N")

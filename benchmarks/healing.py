@@ -239,7 +239,7 @@ def main() -> None:
     if options.worlds:
         generator = np.random.default_rng(0)
         drawn = [random_world(generator) for _ in range(options.worlds)]
-        worlds = {str(world): world for world in drawn if holdable(models.current.policy.q_values, world)}
+        worlds = {str(world): world for world in drawn if holdable(models.current.policy, world)}
         print(f"{len(worlds)} of {len(drawn)} worlds are balanced by a candidate")
     rows = changes(models, worlds, options)
     if not options.noise and not options.worlds and options.times >= 20:

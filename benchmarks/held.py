@@ -25,9 +25,9 @@ from dqn.training.loop import train
 from serving.loop.rehearsal import HOLDS, candidates, rehearse
 from serving.policy import OnnxPolicy
 
-LENGTHS: Final = np.geomspace(0.05, 5.0, 21)
+LENGTHS: Final = np.geomspace(0.0625, 4.0, 19)
 """Half lengths of the pole, in metres."""
-FORCES: Final = np.concatenate([-np.geomspace(1.0, 40.0, 13)[::-1], np.geomspace(1.0, 40.0, 13)])
+FORCES: Final = np.concatenate([-np.geomspace(1.25, 40.0, 11)[::-1], np.geomspace(1.25, 40.0, 11)])
 """In newtons; a negative one is of a reversed motor."""
 DELAYS: Final = (0, 3)
 CONTESTANTS: Final = ("champion as it is", "change undone", "LQR of the world")

@@ -1,6 +1,7 @@
-"""Stable-Baselines3's DQN with the settings that rl-baselines3-zoo publishes, untouched."""
+"""Stable-Baselines3's DQN and QR-DQN with the settings that rl-baselines3-zoo publishes, untouched."""
 
 import time
+from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
@@ -55,18 +56,28 @@ RL_ZOO: Final[dict[str, dict[str, Any]]] = {
 }
 """hyperparams/dqn.yml of rl-baselines3-zoo, April 2026; every network has two hidden layers of 256."""
 
+QUANTILES: Final = {"Acrobot-v1": 25}
+"""hyperparams/qrdqn.yml, which has the same settings otherwise."""
+
 PUBLISHED: Final = {"Acrobot-v1": -76.6, "MountainCar-v0": -100.8, "LunarLander-v3": 154.4}
 """Mean returns of the DQN agents that rl-baselines3-zoo publishes; the last one is of LunarLander-v2."""
+PUBLISHED_QR_DQN: Final = -69.1
+"""Of its QR-DQN agent on Acrobot-v1."""
 
 
-def stable_baselines3(env_id: str, seed: int) -> tuple[Act, float]:
-    """Train one agent on one thread; returns its greedy policy and the CPU-seconds of training."""
-    from stable_baselines3 import DQN
+def stable_baselines3(env_id: str, seed: int, *, quantiles: int = 0) -> tuple[Act, float]:
+    """Train one agent on one thread; returns its greedy policy and the CPU-seconds of training.
 
+    With `quantiles` it is QR-DQN, which is in `sb3-contrib`.
+    """
+    algorithm: Any = (
+        import_module("sb3_contrib").QRDQN if quantiles else import_module("stable_baselines3").DQN  # both are optional
+    )
+    network = {"net_arch": [256, 256], **({"n_quantiles": quantiles} if quantiles else {})}
     settings = dict(RL_ZOO[env_id])
     steps = settings.pop("total_timesteps")
     with torch_threads(1):
-        model = DQN("MlpPolicy", env_id, seed=seed, device="cpu", policy_kwargs={"net_arch": [256, 256]}, **settings)
+        model = algorithm("MlpPolicy", env_id, seed=seed, device="cpu", policy_kwargs=network, **settings)
         before = time.process_time()
         model.learn(steps)
         cpu_seconds = time.process_time() - before

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 COMPOSE_FILE: Final = ROOT / "docker" / "compose.yaml"
 ENV_FILE: Final = ROOT / "docker" / ".env"
 PORTS: Final = {"prefect-server": "PREFECT_PORT", "mlflow": "MLFLOW_PORT", "serving": "SERVING_PORT"}
+MONITORING_PORTS: Final = {"prometheus": "PROMETHEUS_PORT", "grafana": "GRAFANA_PORT"}
 PATIENCE: Final = 300
 _QUOTED: Final = re.compile(r"""(?:'([^']*)'|"((?:[^"\\]|\\.)*)")(?:\s*#.*)?""")
 _ESCAPE: Final = re.compile(r"""\\([nrt"\\$])""")
@@ -34,11 +36,13 @@ _COMMENT: Final = re.compile(r"\s+#")
 class Stack:
     """The containers, networks and volumes of one Compose project."""
 
-    def __init__(self, project: str = "dqn", env_file: Path = ENV_FILE) -> None:
+    def __init__(self, project: str = "dqn", env_file: Path = ENV_FILE, profiles: Sequence[str] = ()) -> None:
         self.project = project
         self.env_file = env_file
         self.secrets = env_file.with_name(f"{env_file.name}.secrets")
         self._command = [*compose_command(), "-p", project, "-f", str(COMPOSE_FILE), "--env-file", str(env_file)]
+        self._command += [f"--profile={profile}" for profile in profiles]
+        self._ports = PORTS | (MONITORING_PORTS if "monitoring" in profiles else {})
 
     @property
     def environment(self) -> dict[str, str]:
@@ -107,7 +111,7 @@ class Stack:
         for service, port in self.ports().items():
             if service in running:
                 continue
-            check_free(port, service, f"{PORTS[service]} in docker/.env")
+            check_free(port, service, f"{self._ports[service]} in docker/.env")
 
     def ports(self) -> dict[str, int]:
         """Published ports by service, as Compose resolves them.
@@ -116,7 +120,7 @@ class Stack:
             StackError: if one is not a port number.
         """
         environment = {**read_env(ENV_FILE.with_name(".env.example")), **read_env(self.env_file), **os.environ}
-        return {service: parse_port(variable, environment[variable]) for service, variable in PORTS.items()}
+        return {service: parse_port(variable, environment[variable]) for service, variable in self._ports.items()}
 
     def wait(self, patience: float = PATIENCE) -> None:
         """Wait until every container is healthy and the one-shot has succeeded."""
@@ -254,6 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="docker/stack.py", description=__doc__)
     parser.add_argument("verb", choices=("secrets", "up", "down", "destroy"))
     parser.add_argument("--yes", action="store_true", help="destroy without asking")
+    parser.add_argument("--profile", action="append", default=[], help="inference, or monitoring")
     options, rest = parser.parse_known_args(arguments)
     try:
         if options.verb == "secrets":
@@ -261,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{ENV_FILE.relative_to(ROOT)} holds fresh secrets")
             return 0
         require_env()
-        stack = Stack()
+        stack = Stack(profiles=options.profile)
         if options.verb == "up":
             stack.up(*rest)
             print_places(stack)
@@ -280,12 +285,15 @@ def main(arguments: list[str] | None = None) -> int:
 def print_places(stack: Stack) -> None:
     """Where to look now, and what to type."""
     ports = stack.ports()
+    names = {"prometheus": "Prometheus", "grafana": "Grafana"}
+    lines = [f"{names[each]}  http://127.0.0.1:{ports[each]}\n" for each in names if each in ports]
+    monitoring = "".join([*lines, "\n"] if lines else [])
     print(f"""
 Prefect  http://127.0.0.1:{ports["prefect-server"]}
 MLflow   http://127.0.0.1:{ports["mlflow"]}
 Serving  http://127.0.0.1:{ports["serving"]}
 
-MLflow asks for the user admin and MLFLOW_PASSWORD, Prefect for the string below; both are in docker/.env.
+{monitoring}MLflow asks for the user admin and MLFLOW_PASSWORD, Prefect for the string below; both are in docker/.env.
 
 export PREFECT_API_URL=http://127.0.0.1:{ports["prefect-server"]}/api
 export PREFECT_API_AUTH_STRING={_AUTH_STRING}

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
 from prefect.states import Completed
 
-from flows import adapt, promotion, sweep, train
+from flows import adapt, bank, promotion, sweep, train
 from flows.names import model_name
 from flows.orchestration.flow_run import deployment_id
 from flows.orchestration.heartbeat import heartbeats
@@ -56,6 +56,15 @@ def adapt_policy(*args: Any, **kwargs: Any) -> State[Any]:
     with heartbeats():
         outcome, text = adapt.adapt_policy(*args, **kwargs)
     return Completed(name=outcome.capitalize(), message=text)
+
+
+@flow(name="bank-dqn")
+@aborts_when_stale
+@functools.wraps(bank.bank_dqn)
+def bank_dqn(*args: Any, **kwargs: Any) -> str:
+    """`flows.bank.bank_dqn` with heartbeats."""
+    with heartbeats():
+        return shown(bank.bank_dqn(*args, **kwargs))
 
 
 @flow(name="sweep-dqn")

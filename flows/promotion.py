@@ -39,7 +39,7 @@ def would_decide(client: MlflowClient, artifact: versions.Artifact) -> Decision:
     mine = play_its_episodes(artifact)
     champion = versions.version_of(client, artifact.name, versions.CHAMPION)
     rival = play_rival(client, artifact, champion, mine.seed, stressed=mine.stress is not None)
-    return decide(artifact, artifact.sha256, rival, mine.returns, mine.stress, None)
+    return decide(artifact, artifact.sha256, rival, mine, None)
 
 
 @step("find model", keeps_result=False)

@@ -139,7 +139,9 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, help="models:/NAME@ALIAS, models:/NAME/VERSION or FILE.onnx")
-    parser.add_argument("--cache-dir", type=Path, default=Path("models"), help="where fetched versions are kept")
+    parser.add_argument(
+        "--cache-dir", type=Path, default=Path("models"), help="where fetched versions and replays are kept"
+    )
     parser.add_argument(
         "--allow-env",
         action="append",

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,12 +24,17 @@ IntArray = npt.NDArray[np.int64]
 
 INPUT: Final = "observation"
 OUTPUT: Final = "q_values"
+POLICY: Final = "policy"
+BANK: Final = "bank"
 LOAD_SECONDS: Final = 20.0
 _MAX_MEMORY: Final = 1 << 30
 """Bytes that all models together may allocate for their computations."""
 _MAX_OVERRUNS: Final = 3
 _MAX_KWARGS: Final = 4096
 _MAX_DIGITS: Final = 9
+_MAX_MEMBERS: Final = 16
+_MAX_BANK: Final = 16_384
+"""Characters."""
 _REQUIRED_PROPERTIES: Final = ("env_id", "action_meanings", "run_id", "seed", "config_sha256")
 
 
@@ -49,6 +55,8 @@ class PolicyMetadata:
     """Least and greatest value of each entry of the observations in training; empty if the file does not say."""
     masked: bool = False
     """Whether it takes action masks."""
+    members: tuple[World, ...] = ()
+    """The worlds of a bank's members, which the input `policy` chooses by their numbers from 1."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as a JSON object."""
     max_episode_steps: int = 0
@@ -109,7 +117,18 @@ class OnnxPolicy:
             late = not starting.done()
             what = f"it did not load within {LOAD_SECONDS:g} s" if late else f"not a loadable ONNX model: {error}"
             raise PolicyError(what) from error
-        return cls(session, _check_contract(session))
+        policy = cls(session, _check_contract(session))
+        if members := range(1, len(policy.metadata.members) + 1):
+            rows = np.zeros((len(members), *policy.metadata.observation_shape))
+            try:
+                policy.member_q_values(members, rows)
+            except Exception as error:  # onnxruntime raises many unrelated classes
+                raise PolicyError(f"it does not have the {len(members)} members that it names: {error}") from error
+        return policy
+
+    def __call__(self, observation: npt.NDArray[np.floating]) -> FloatArray:
+        """As `q_values`."""
+        return self.q_values(observation)
 
     def q_values(self, observation: npt.NDArray[np.floating], mask: Mask | None = None) -> FloatArray:
         """Q-values `[batch, actions]` of observations `[batch, *observation_shape]`.
@@ -125,12 +144,27 @@ class OnnxPolicy:
         if observation.shape[1:] != shape or not observation.ndim:
             expected = ", ".join(map(str, shape))
             raise ValueError(f"expected observations of shape [batch, {expected}], got {list(observation.shape)}")
+        given = {} if mask is None or not self.metadata.masked else {ACTION_MASK: mask}
+        return self._run(observation, given)
+
+    def member_q_values(self, members: Sequence[int], observation: npt.NDArray[np.floating]) -> FloatArray:
+        """Q-values `[batch, actions]` of members of a bank, by their numbers from 1.
+
+        Each member gets as many consecutive rows of the batch.
+
+        Raises:
+            ValueError: if there is no such member.
+            PolicyError: as `q_values`.
+        """
+        if not members or not all(1 <= member <= len(self.metadata.members) for member in members):
+            raise ValueError(f"members are numbers from 1 to {len(self.metadata.members)}, got {list(members)}")
+        return self._run(observation, {POLICY: np.array(members, np.int64)})
+
+    def _run(self, observation: npt.NDArray[np.floating], given: dict[str, npt.NDArray[Any]]) -> FloatArray:
         if self.overruns >= _MAX_OVERRUNS:
             raise PolicyError(f"it did not answer in time {self.overruns} times, and is not asked again")
         try:
-            given: dict[str, npt.NDArray[Any]] = {INPUT: np.ascontiguousarray(observation, dtype=np.float32)}
-            if mask is not None and self.metadata.masked:
-                given[ACTION_MASK] = mask
+            given = {INPUT: np.ascontiguousarray(observation, dtype=np.float32), **given}
             (q_values,) = deadlines.run(self._session, [OUTPUT], given)
         except TimeoutError as error:
             self.overruns += 1
@@ -203,6 +237,13 @@ def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:
             f"an optional input '{ACTION_MASK}' must be bool [batch, {len(actions)}], and the model property "
             f"'{ACTION_MASK}' must be 'true' with it and absent without"
         )
+    bank = _members(properties.get(BANK, "[]"))
+    chosen = [node for node in session.get_overridable_initializers() if node.name == POLICY]
+    if [(node.type, len(node.shape)) for node in chosen] != bool(bank) * [("tensor(int64)", 1)]:
+        raise PolicyError(
+            f"an optional input '{POLICY}' must be int64 [policies], and the model property '{BANK}' must list the "
+            "members' worlds with it and be absent without"
+        )
     return PolicyMetadata(
         env_id=properties["env_id"],
         action_meanings=actions,
@@ -215,6 +256,7 @@ def _check_contract(session: ort.InferenceSession) -> PolicyMetadata:
         env_kwargs=_env_kwargs(properties.get("env_kwargs", "{}")),
         max_episode_steps=_steps(properties.get("max_episode_steps", "0")),
         masked=masked,
+        members=bank,
     )
 
 
@@ -223,6 +265,16 @@ def _world(text: str) -> World:
         return World.from_dict(json.loads(text))
     except (json.JSONDecodeError, RecursionError, WorldError) as error:
         raise PolicyError(f"model property 'world' is none: {error}") from error
+
+
+def _members(text: str) -> tuple[World, ...]:
+    try:
+        worlds = json.loads(text) if len(text) <= _MAX_BANK else None
+        if isinstance(worlds, list) and len(worlds) <= _MAX_MEMBERS:
+            return tuple(map(World.from_dict, worlds))
+    except (json.JSONDecodeError, RecursionError, WorldError) as error:
+        raise PolicyError(f"model property '{BANK}' holds no worlds: {error}") from error
+    raise PolicyError(f"model property '{BANK}' must be a list of at most {_MAX_MEMBERS} worlds")
 
 
 def _env_kwargs(text: str) -> str:

@@ -1,7 +1,6 @@
 """The numbers of a policy in an ONNX file: observation scale, and weights and biases layer by layer."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +8,6 @@ import onnx
 from onnx import numpy_helper
 
 Floats = npt.NDArray[np.float32]
-_ROOTS: Final = ("observation", "q_values")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +34,21 @@ class Layers:
         return np.concatenate([self.scale, *flat]).astype("<f4")
 
 
+def champion_graph(model: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph of a policy, or of a bank's champion (`dqn.bank`)."""
+    last = model.graph.node[-1] if model.graph.node else onnx.NodeProto()
+    branches: dict[str, onnx.GraphProto] = {attribute.name: attribute.g for attribute in last.attribute}
+    return branches.get("then_branch", model.graph)
+
+
 def read_layers(model: bytes) -> Layers | None:
     """The layers of an exported policy; None if its graph is not a Div, and Gemm layers with Relu between them.
 
-    The Where that applies an action mask to the Q-values may follow.
+    The Where that applies an action mask to the Q-values may follow. Of a bank it is the champion's.
     """
-    loaded = onnx.load_model_from_string(model)
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in loaded.graph.initializer}
-    nodes, (given, last) = list(loaded.graph.node), _ROOTS
+    graph = champion_graph(onnx.load_model_from_string(model))
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes, given, last = list(graph.node), "observation", graph.output[0].name
     if nodes and nodes[-1].op_type == "Where" and nodes[-1].output[0] == last:
         last = nodes.pop().input[1]
     expected = ["Div", *["Gemm", "Relu"] * (len(nodes) // 2 - 1), "Gemm"]

@@ -30,7 +30,7 @@ from dqn.training.state import TrainingState
 
 # File layout: this line, the content as written by `torch.save`, the pickled environments, the rows of the replay
 # buffer, the sizes of the first two parts, and the SHA-256 of everything before it.
-_FORMAT: Final = b"dqn-training-state/9\n"
+_FORMAT: Final = b"dqn-training-state/10\n"
 _SIZES: Final = struct.Struct("<QQ")
 _READ_BYTES: Final = 2**20
 

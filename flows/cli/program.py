@@ -33,6 +33,7 @@ _SERVING: Final = "serving.__main__"
 VERBS: Final[dict[str, Verb]] = {
     "train": Verb(module="flows.cli.train", about="train agents, register the best, promote it if it passes the gate"),
     "sweep": Verb(module="flows.cli.sweep", about="search hyper-parameters with whole populations"),
+    "bank": Verb(module="flows.cli.bank", about="give the champion members for worlds that it does not balance"),
     "versions": Verb(module="flows.cli.versions", about="list the registered versions"),
     "compare": Verb(module=_MODELS, function="compare", about="play two versions on the same unseen episodes"),
     "promote": Verb(module=_MODELS, function="promote", about="make a version champion if it passes the gate"),

@@ -22,8 +22,14 @@ from serving.policy import OnnxPolicy
 
 
 @step("register")
-def register(run_id: str, model_id: str, attempt: Attempt) -> int:
+def register(run_id: str, model_id: str, attempt: Attempt, described: dict[str, str] | None = None) -> int:
     """Register a logged model as challenger, unless it is registered and decided on, or a newer one is challenger.
+
+    Args:
+        run_id: the run that trained it.
+        model_id: of the logged model.
+        attempt: the attempt that writes.
+        described: tags in place of those that the run's configuration gives.
 
     Returns:
         Its version.
@@ -37,6 +43,7 @@ def register(run_id: str, model_id: str, attempt: Attempt) -> int:
         "world": str(config.world),
         versions.WORLD_TAG: json.dumps(config.world.to_dict()),
         "gate": PENDING,
+        **(described or {}),
     }
     if config.env_kwargs:
         tags["env_kwargs"] = json.dumps(config.env_kwargs)

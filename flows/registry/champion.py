@@ -13,12 +13,19 @@ from flows.failures.errors import RegistryError
 from flows.orchestration.flow_run import flow_run_id
 from flows.orchestration.step import step
 from flows.registry import versions
-from flows.registry.evaluation import play, play_on, read_played, require_playable, threshold_of, under_stress
+from flows.registry.evaluation import (
+    Played,
+    play,
+    play_on,
+    read_played,
+    require_playable,
+    threshold_of,
+    under_stress,
+)
 from flows.registry.gate import Champion, Decision, should_promote
 from flows.registry.gate_tag import is_decided, not_promoted_if_ended, undecided_if_ended
 from flows.registry.history import PROMOTED_TAG, add_champion, signed
 from flows.registry.lock import begin_promotion, hold, promotion_lock
-from flows.registry.returns import Returns
 from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, Artifact
 from flows.tracking.attempt import Attempt, FencedClient
 from flows.tracking.runs import has_artifact, read_artifact
@@ -66,7 +73,7 @@ def promote(
             return gate
         mine, challenger = read_played(evaluation), versions.download(name, version)
         rival = play_rival(client, challenger, champion, mine.seed, world, stressed=mine.stress is not None)
-        decision = decide(challenger, tags[DIGEST_TAG], rival, mine.returns, mine.stress, world)
+        decision = decide(challenger, tags[DIGEST_TAG], rival, mine, world)
         gate = f"forced: the gate said {decision.gate}" if force else decision.gate
         gate += f" (in the world {World.from_dict(world)})" if world is not None else ""
         if rival and rival.returns is not None:  # before the gate tag, so that a decided version has it
@@ -141,13 +148,13 @@ def decide(
     challenger: Artifact,
     sha256: str,
     rival: Champion | None,
-    returns: Returns,
-    stress: StressTest | None,
+    mine: Played,
     world: dict[str, Any] | None,
 ) -> Decision:
-    """Compare a version's returns `[N]` and stress test with the environment's threshold and the champion.
+    """Compare what a version did on its episodes with the environment's threshold and the champion.
 
-    Both play further episodes as long as the gate asks for them. `sha256` is of the file that was evaluated.
+    Both play further episodes as long as the gate asks for them. `sha256` is of the file that was evaluated. A version
+    with a bank is preferable to a champion without one, and refused if a member is below the threshold in its world.
     """
     if challenger.sha256 != sha256:
         reason = f"the file of {challenger} is not the one that was evaluated any more"
@@ -158,8 +165,13 @@ def decide(
     threshold = (
         None if world and policy.metadata.env_id not in ENVIRONMENTS else threshold_of(policy.metadata.environment)
     )
+    returns, stress = mine.returns, mine.stress
+    if weak := [mean for mean in mine.members if threshold is not None and not mean >= threshold]:
+        reason = f"a member of the bank returns {weak[0]:g} in its own world, below the threshold {threshold:g}"
+        return Decision(promote=False, outcome="alone", reason=reason)
+    offers = f"has a bank of {len(mine.members)} members" if mine.members and not (rival and rival.has_bank) else ""
     played = policy.metadata.world if world is None else World.from_dict(world)
-    decision = should_promote(returns, threshold, rival, stress, at_home)
+    decision = should_promote(returns, threshold, rival, stress, at_home, offers)
     while decision.episodes and rival and rival.returns is not None:
         more: dict[str, Any] = {
             "version": challenger.version,
@@ -169,7 +181,7 @@ def decide(
         champion = versions.download(challenger.name, rival.version).policy
         returns = play_on(policy, played, returns, **more)
         rival = dataclasses.replace(rival, returns=play_on(champion, played, rival.returns, **more))
-        decision = should_promote(returns, threshold, rival, stress, at_home)
+        decision = should_promote(returns, threshold, rival, stress, at_home, offers)
     return decision
 
 
@@ -191,6 +203,7 @@ def play_champion(name: str, version: int, challenger: PolicyMetadata, *, seed: 
         version=version,
         returns=play(artifact.policy, challenger.world, seed=seed, environment=challenger.environment),
         stress=under_stress(artifact.policy, challenger.world, seed=seed) if stressed else None,
+        has_bank=bool(artifact.policy.metadata.members),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import mlflow
 import numpy as np
+import numpy.typing as npt
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from dqn.environments.spec import Environment, environment_spec
@@ -72,6 +73,8 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
         SEED_TAG: str(seed),
         DIGEST_TAG: artifact.sha256,
     }
+    if played.members:
+        tags["eval.members"] = ", ".join(f"{mean:g}" for mean in played.members)
     if stress:
         tags |= {
             ROBUSTNESS_TAG: f"{stress.robustness:.3f}",
@@ -92,7 +95,12 @@ def evaluate(name: str, version: int, attempt: Attempt | None = None, stressed: 
         f"training used, seeds from {seed} on." + (f" Under stress: {stress}." if stress else ""),
     )
     file = f"evaluation/version-{version}.json"
-    content = {"returns": returns.tolist(), "seed": seed, "stress": stress and stress.to_dict()}
+    content = {
+        "returns": returns.tolist(),
+        "seed": seed,
+        "stress": stress and stress.to_dict(),
+        "members": list(played.members),
+    }
     client.log_dict(run_id, content, file)
     return f"{run.info.artifact_uri}/{file}"
 
@@ -107,6 +115,8 @@ class Played:
     """None if there is no stress test."""
     seed: int
     """Of the first episode."""
+    members: tuple[float, ...] = ()
+    """Mean returns of the members of its bank, each in its own world."""
 
 
 def play_its_episodes(artifact: versions.Artifact, *, stressed: bool = True) -> Played:
@@ -124,7 +134,21 @@ def play_its_episodes(artifact: versions.Artifact, *, stressed: bool = True) -> 
         returns=play(policy, policy.metadata.world, seed=seed),
         stress=under_stress(policy, policy.metadata.world, seed=seed) if stressed else None,
         seed=seed,
+        members=play_members(policy, seed=seed),
     )
+
+
+def play_members(policy: OnnxPolicy, *, seed: int) -> tuple[float, ...]:
+    """Mean returns of the members of a policy's bank, each in its own world."""
+    environment = policy.metadata.environment
+
+    def mean(member: int, world: World) -> float:
+        def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
+            return np.asarray(policy.member_q_values([member], observation).argmax(1))
+
+        return float(episodic_returns(act, environment, world, num_episodes=EPISODES, seed=seed).mean())
+
+    return tuple(mean(number, world) for number, world in enumerate(policy.metadata.members, 1))
 
 
 def _spread(returns: Returns) -> str:
@@ -185,7 +209,12 @@ def read_played(uri: str) -> Played:
     """The artifact of `evaluate` or `evaluate_elsewhere`."""
     content = mlflow.artifacts.load_dict(uri)
     stress = StressTest.from_dict(content["stress"]) if content["stress"] else None
-    return Played(returns=np.asarray(content["returns"]), stress=stress, seed=content["seed"])
+    return Played(
+        returns=np.asarray(content["returns"]),
+        stress=stress,
+        seed=content["seed"],
+        members=tuple(content.get("members", ())),
+    )
 
 
 def baselines(world: World) -> dict[str, StressTest]:

@@ -46,6 +46,8 @@ class Champion:
     """Its stress test around the challenger's world; None if there is no stress test."""
     margin_used: float = 0.0
     """Share of the margin that was used up by promotions without improvement: of this version and those before it."""
+    has_bank: bool = False
+    """Whether it has members for other worlds (`dqn.bank`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +160,7 @@ def should_promote(
     champion: Champion | None,
     stress: StressTest | None = None,
     at_home: bool = False,
+    offers: str = "",
 ) -> Decision:
     """The gate: a challenger must reach the environment's threshold, and be better than the champion or preferable.
 
@@ -171,6 +174,7 @@ def should_promote(
         stress: the challenger's stress test, on the same episodes as the champion's.
         at_home: whether the world is the challenger's own and not the champion's. A version in another world than its
             own never behaves as predicted, so the server would keep detecting a drift.
+        offers: what the challenger has besides its policy, for which an equal one is preferable; "" for nothing.
 
     Raises:
         ValueError: if challenger and champion played different numbers of episodes.
@@ -203,7 +207,7 @@ def should_promote(
         return Decision(promote=True, outcome="alone", reason=f"{good}; {fault}")
     compared = f"{good}; champion version {champion.version} has {champion.returns.mean():g} on the same episodes"
     comparison = Comparison(challenger=challenger, champion=champion.returns, threshold=threshold)
-    decision = _against(comparison, champion, compared, _preferable(champion, stress, at_home), at_home)
+    decision = _against(comparison, champion, compared, _preferable(champion, stress, at_home) or offers, at_home)
     return replace(decision, comparison=comparison)
 
 

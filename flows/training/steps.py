@@ -84,7 +84,7 @@ def _train(fenced: FencedClient, run: Run, checkpoint: Path) -> None:
     start = starting_network(fenced.client, run, versions.model_name(config.env_id))
     with of_environment(config.env_id):
         result = train_population(fenced, runs, config, checkpoint, start=start, test=test, on_progress=on_progress)
-    if not adapting:  # an adaptation is urgent, and any solved agent will do
+    if not adapting and not config.worlds:  # an adaptation is urgent, and any solved agent will do
         result = stressed(result)
         keep_learning(fenced, result)
     keep_result(fenced, runs, result)

@@ -19,7 +19,7 @@ from serving.loop import reports
 from serving.loop.drift import EpisodeTest, StepTest, can_predict
 from serving.loop.experience import Experience
 from serving.loop.finding import Finding, say, say_returns
-from serving.loop.healing import Healing, Look, Looked, aside, look
+from serving.loop.healing import CONFIRMED, Healing, Look, Looked, aside, look
 from serving.loop.reports import Drift, PlayedEpisode, PresentEpisode, Report, Sender, StageReport
 from serving.loop.timeline import Change, tell
 from serving.metrics.metrics import Metrics
@@ -32,7 +32,6 @@ CALM_STEPS: Final = 250
 _CALM_EPISODES: Final = 3
 _BEFORE: Final = 32  # transitions before a change that are read too: delayed actions were chosen there
 _LATEST: Final = 160  # transitions that are explained at most
-_CONFIRMED: Final = 25  # steps as predicted, after which a deviation is another change
 _SELDOM: Final = 8  # alarms and falls are looked at after so small a part of the transitions since the change
 _LOG: Final = logging.getLogger("serving")
 
@@ -148,7 +147,7 @@ class ClosedLoop:
         if lasted and self._onset is None:
             self._onset, self._since = newest - lasted, newest
             self._calm_needed = max(CALM_STEPS, 3 * lasted)
-        if again and self.healing.confirmed > again + _CONFIRMED:
+        if again and self.healing.confirmed > again + CONFIRMED:
             self._onset, self._since = newest - again, newest  # another change, no wrong explanation of the last one
         if self._onset is not None:
             count = newest - self._onset
@@ -196,7 +195,7 @@ class ClosedLoop:
             return
         columns = self.experience.columns(max(onset, self.experience.newest - _LATEST) - _BEFORE)
         name = self.healing.playing.name if self.healing.playing else ""
-        looking = partial(look, columns, served.policy.q_values, self._home, self._expected, onset, name)
+        looking = partial(look, columns, served.policy, self._home, self._expected, onset, name)
         self._looking = self.aside(looking, partial(self._looked, served, onset))
 
     def _looked(self, served: ServedModel, onset: int, looking: Looked) -> None:

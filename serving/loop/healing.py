@@ -24,6 +24,8 @@ from serving.loop.rehearsal import HOLDS, QUICK_STEPS, STEPS, Candidate, candida
 from serving.loop.reports import Playing
 from serving.loop.undoing import Observed, Undone
 
+CONFIRMED: Final = 25
+"""Steps as an explanation predicts, after which a deviation is another change and does not refute it."""
 SWITCHES_A_MINUTE: Final = 12
 """Limit of how often another candidate begins to play."""
 
@@ -148,12 +150,13 @@ class Healing:
         self.world: World | None = None
         """The identified world; None before one is, and where it is the expected one."""
         self._test: StepTest | None = None
+        self._refuted = False
         self._switched: deque[float] = deque(maxlen=SWITCHES_A_MINUTE)
 
     def stop(self) -> None:
         """Let the policy play as it is, and expect nothing."""
         self.playing = self.undone = self._test = self.world = None
-        self.settled, self.confirmed = False, 0
+        self.settled, self.confirmed, self._refuted = False, 0, False
 
     def begin_episode(self) -> None:
         """The next step is the first one of an episode."""
@@ -167,15 +170,22 @@ class Healing:
         self.confirmed += 1
         lasted = self._test.update(step)
         self.settled &= not lasted
+        self._refuted |= lasted > 0 and self.confirmed <= lasted + CONFIRMED
         return lasted
 
     def take(self, look: Look, actions: Sequence[int]) -> None:
         """Let the candidate play that a look has chosen, unless there were too many switches.
 
+        The policy plays as it is if nothing explains the steps any more that have refuted an earlier explanation.
+
         Args:
             look: the latest one.
             actions: of the episode that plays, oldest first.
         """
+        if look.world is None and self._refuted:
+            self.stop()
+            return
+        self._refuted = False
         if look.unchanged:
             self._test = self.world = None
         elif look.world:

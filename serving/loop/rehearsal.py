@@ -2,17 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from dqn.environments.world import World
 from serving.loop.undoing import Floats, Observed, Plant, Undone, regulator, undone_of
+from serving.policy import OnnxPolicy
 
 EPISODES: Final = 6
 STEPS: Final = 500
 QUICK_STEPS: Final = 150
 """Steps of the first rehearsals after a change, when a pole may be falling."""
+MEMBER_STEPS: Final = 250
+"""Steps of the rehearsal that chooses among the members of a bank, and of the one that says whether any is needed."""
 HOLDS: Final = 0.95
 """A candidate holds a world if it balances at least this part of the rehearsed steps."""
 REGULATOR: Final = "a linear-quadratic regulator of the identified world"
@@ -38,9 +43,15 @@ class Candidate:
 
 
 def candidates(policy: Observed, world: World, own: World) -> list[Candidate]:
-    """The policy as it is, the policy with the changes undone, and a regulator, for a world and the policy's own.
+    """The policy as it is, the policy with the changes undone, a member of its bank, and a regulator.
 
-    Members of a bank would be further entries: each with the world it was trained for as `own`.
+    Of the members, with the changes undone, only the one is a candidate that balances longest in a short rehearsal of
+    all of them side by side, and none if the policy balances that long without: a look stays as short as it was.
+
+    Args:
+        policy: an `OnnxPolicy`, or another policy, which has no members.
+        world: the world to play in.
+        own: the world that the policy was trained for.
     """
     plant, home = Plant.of(world), Plant.of(own)
     ideal = Plant(cartpole=plant.cartpole, wind=0.0, bias=(0.0,) * 4, noise=(0.0,) * 4, delay=0)
@@ -48,8 +59,30 @@ def candidates(policy: Observed, world: World, own: World) -> list[Candidate]:
     found = [Candidate(name="", begin=None)]
     if undone := undone_of(world, own):
         found.append(Candidate(name=undone, begin=lambda actions: Undone(policy, plant, home, actions)))
+    if isinstance(policy, OnnxPolicy) and policy.metadata.members:
+        alone = rehearse(policy, found[-1:], world, steps=MEMBER_STEPS)[0]
+        found += [_best_member(policy, world)] if alone < HOLDS else []
     found.append(Candidate(name=REGULATOR, begin=lambda actions: Undone(steer, plant, ideal, actions)))
     return found
+
+
+def _best_member(policy: OnnxPolicy, world: World) -> Candidate:
+    """The member of a bank that balances a world longest."""
+    plant, members = Plant.of(world), policy.metadata.members
+    numbers = range(1, len(members) + 1)
+    together = Undone(partial(policy.member_q_values, numbers), plant, Plant.of(members[0]))
+    shares = _balanced(
+        lambda observed, _: together.q_values(observed),
+        len(members),
+        plant,
+        steps=MEMBER_STEPS,
+        episodes=EPISODES,
+        seed=0,
+    )
+    best = int(shares.argmax())
+    own, play = members[best], partial(policy.member_q_values, [best + 1])
+    name = ", ".join(filter(None, (f"member {best + 1} of the bank ({own})", undone_of(world, own))))
+    return Candidate(name=name, begin=lambda actions: Undone(play, plant, Plant.of(own), actions))
 
 
 def rehearse(
@@ -71,9 +104,33 @@ def rehearse(
         episodes: of each candidate.
         seed: of the initial states and the noise.
     """
-    plant, C = Plant.of(world), len(tried)
-    generator = np.random.default_rng(seed)
     players = [each.begin(()).q_values if each.begin else policy for each in tried]
+
+    def play(observed: npt.NDArray[np.floating], stands: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
+        q_values = np.zeros((len(tried), episodes, 2))
+        mine = observed.reshape(len(tried), episodes, 4)
+        for k in np.flatnonzero(stands.reshape(len(tried), episodes).any(axis=1)):
+            q_values[k] = players[k](mine[k])
+        return q_values.reshape(-1, 2)
+
+    return _balanced(play, len(tried), Plant.of(world), steps=steps, episodes=episodes, seed=seed)
+
+
+def _balanced(
+    play: Callable[[npt.NDArray[np.floating], npt.NDArray[np.bool_]], npt.NDArray[np.floating]],
+    players: int,
+    plant: Plant,
+    *,
+    steps: int,
+    episodes: int,
+    seed: int,
+) -> Floats:
+    """The part `[C]` of the steps that each of C players balances.
+
+    `play` gets the observations of all episodes of each player, and which of these episodes have not ended.
+    """
+    C = players
+    generator = np.random.default_rng(seed)
     start = np.tile(generator.uniform(-0.05, 0.05, (4, episodes)), C)
     state: Any = tuple(start)
     bias, noise = np.array(plant.bias), np.array(plant.noise)
@@ -83,8 +140,7 @@ def rehearse(
         observed = np.stack(state, axis=1) + bias
         if noise.any():
             observed += np.tile(generator.normal(0.0, noise, (episodes, 4)), (C, 1))
-        rows = observed.astype(np.float32).reshape(C, episodes, 4)
-        side = np.concatenate([2.0 * play(own).argmax(1) - 1.0 for play, own in zip(players, rows, strict=True)])
+        side = 2.0 * play(observed.astype(np.float32), stands).argmax(1) - 1.0
         sides.append(side)
         state = plant.step(state, sides[max(0, step - plant.delay)])
         stands &= (np.abs(state[0]) < _EDGE[0]) & (np.abs(state[2]) < _EDGE[1])

@@ -1,29 +1,40 @@
 """What became of a model's versions, and what happened in this server's show, in one timeline, the newest first."""
 
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
+from serving.inference.shadow import ShadowStatus
 from serving.loop.closed_loop import ClosedLoop
 from serving.loop.reports import Drift, StageReport
-from serving.loop.timeline import KINDS, NAMES, Change, Entry, change_entry
+from serving.loop.timeline import KINDS, NAMES, Change, Entry, Kind, change_entry
 from serving.models.follower import Models
 from serving.models.source import Version
 
 MOST: Final = 100
 
 
-def history(models: Models, loop: ClosedLoop, changes: Sequence[Change], *, mlflow_url: str) -> list[Entry]:
+def history(
+    models: Models,
+    loop: ClosedLoop,
+    changes: Sequence[Change],
+    *,
+    mlflow_url: str,
+    shadow: ShadowStatus | None = None,
+) -> list[Entry]:
     """At most `MOST` entries: versions with their returns, promotions, drifts, and changes of the world by viewers.
 
-    The registry remembers versions and when each last became champion. The rest is of this server since its start.
+    The registry remembers versions and when each last became champion. The rest is of this server since its start. A
+    challenger in the shadow comes first.
     """
     newest = sorted(models.snapshot.versions.values(), key=lambda version: version.created_ms, reverse=True)[:MOST]
     entries = [entry for version in newest for entry in _version(version, models, mlflow_url)]
     entries += [Entry(name=f"Version {number} plays", at=at, text="on this server") for at, number in models.played]
     entries += [_drift(drift, stages) for drift, stages in (*loop.past, (loop.latest, loop.stages)) if drift]
     entries += [change_entry(change) for change in changes]
-    return sorted(entries, key=lambda entry: entry.at, reverse=True)[:MOST]
+    ahead = [_shadow(shadow)] if shadow else []
+    return [*ahead, *sorted(entries, key=lambda entry: entry.at, reverse=True)[: MOST - len(ahead)]]
 
 
 def _version(version: Version, models: Models, mlflow_url: str) -> Iterable[Entry]:
@@ -48,6 +59,19 @@ def _version(version: Version, models: Models, mlflow_url: str) -> Iterable[Entr
         if moment := _moment(at):
             forced = _forced(gate) if tag == "promoted" else ""
             yield Entry(name=f"Version {number} {what}", at=moment, text=f"{by}{forced}")
+
+
+def _shadow(shadow: ShadowStatus) -> Entry:
+    if shadow.notice:
+        return Entry(name="Nothing is in the shadow", at=time.time(), text=shadow.notice)
+    text = f"the same action as version {shadow.champion} in {shadow.agreed:,} of {shadow.steps:,} steps"
+    text += f"; by what is at stake, an agreement of {shadow.weighted_agreement:.2f}"
+    if shadow.canary.returned:
+        text += f". It no longer answers requests: {shadow.canary.returned}"
+    elif shadow.canary.share:
+        text += f". It answers {shadow.canary.share:.0%} of the requests"
+    kind: Kind = "bad" if shadow.canary.returned else ""
+    return Entry(name=f"Version {shadow.challenger} is in the shadow", at=time.time(), text=text, kind=kind)
 
 
 def _drift(drift: Drift, stages: Sequence[StageReport]) -> Entry:

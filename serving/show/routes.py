@@ -65,6 +65,7 @@ class LiveAPI:
         self._models = models
         self._token = token
         self._mlflow_url = mlflow_url
+        self._shadow = shadow
 
     def close(self) -> None:
         """End every stream and show now."""
@@ -98,7 +99,8 @@ class LiveAPI:
 
     async def _history(self, scope: Scope, body: None) -> list[Entry]:
         changes = tuple(self.stage.real_world.history)
-        return history(self._models, self.stage.loop, changes, mlflow_url=self._mlflow_url)
+        shadow = self._shadow.status() if self._shadow else None
+        return history(self._models, self.stage.loop, changes, mlflow_url=self._mlflow_url, shadow=shadow)
 
     async def _frame(self, scope: Scope, body: None) -> Response:
         try:

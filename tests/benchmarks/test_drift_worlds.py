@@ -109,6 +109,17 @@ def test_a_run_goes_through_the_loop_and_then_training(monkeypatch: pytest.Monke
     assert list(healed.values()) == [1, 1, 1, 2, 0, 2, 2]
 
 
+def test_a_frugal_training_stays_within_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(drift_worlds.FRUGAL, "max_updates", 100)
+    network = train(dataclasses.replace(PRESETS["cartpole"], num_agents=1, max_updates=2)).best
+    row = drift_worlds.frugal(run_of("8_7", Drift(masspole=0.1, length=0.05, friction=17.0)), network)
+    assert 0 < row["episodes"] <= 200 + drift_worlds.FRUGAL["num_envs"]
+    assert (row["trained"] < 195, row["healed by"]) == (True, "")
+    healed = row | {"healed by": "training", "episodes": 21.0}
+    (line,) = drift_worlds.frugal_summary([row, healed])
+    assert (line["healed"], line["runs"], line["episodes"]) == (1, 2, 21.0)
+
+
 def test_what_is_undone_is_balanced_and_an_lqr_needs_nothing_undone(tmp_path: Path) -> None:
     served = polled(tmp_path).current
     assert served

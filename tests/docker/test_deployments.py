@@ -42,6 +42,7 @@ def test_every_deployment_names_a_flow_and_parameters_it_takes() -> None:
         "train-dqn/cartpole",
         "train-dqn/article",
         "adapt-policy/default",
+        "bank-dqn/default",
         "sweep-dqn/default",
         "sweep-shard/default",
         "promote-policy/default",

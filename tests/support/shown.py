@@ -5,6 +5,7 @@ from typing import Final
 RUN: Final = "RUN"
 READ: Final = "READ"
 CONTAINERS: Final = "tests/stack/test_containers.py does it, with containers"
+DRIFTS: Final = "takes minutes; tests/benchmarks/test_drift_worlds.py tests its parts"
 RESTORES: Final = "tests/stack/test_restore.py does it, with containers"
 LONG: Final = "takes minutes to hours; tests/benchmarks/test_benchmarks.py tests its parts"
 ELSEWHERE: Final = "is for a system that a test has not: "
@@ -63,11 +64,14 @@ COMMANDS: Final = {
     ".venv/bin/python -m benchmarks.gate": "takes two minutes; tests/flows/registry/test_gate.py simulates less",
     ".venv/bin/python -m benchmarks.champions": LONG,
     ".venv/bin/python -m benchmarks.drift": LONG,
+    ".venv/bin/python -m benchmarks.findings --model FILE.onnx": LONG,
     ".venv/bin/python -m benchmarks.healing --model FILE.onnx": LONG,
     ".venv/bin/python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",
     ".venv/bin/python -m benchmarks.pictures": ELSEWHERE + "a running stack with two versions",
     ".venv/bin/python -m benchmarks.mutants FILE": LONG,
     "curl -X PUT 127.0.0.1:8000/api/world -d '{\"force_mag\": -10}'": "tests of serving send such requests",
+    ".venv/bin/python -m flows bank": LONG,
+    ".venv/bin/python -m flows bank --worlds 128 --seed 1": LONG,
     "make sweep": READ,
     'make sweep ARGS="--help"': RUN,
     'make sweep ARGS="--trials 256 --method random"': READ,
@@ -89,6 +93,7 @@ COMMANDS: Final = {
     'make serve ARGS="--port 9000 --model models:/dqn-CartPole-v1/3"': READ,
     'make serve ARGS="--shadow challenger --shadow-share 0.1 --canary-share 0.05"': READ,
     ".venv/bin/python -m benchmarks.shadow": LONG,
+    'make up ARGS="--profile monitoring"': "needs a Docker engine; tests/docker/test_monitoring.py reads its files",
     ".venv/bin/python -m serving --no-show": READ,
     "make watch": READ,
     'make record ARGS="--seed 7 --push 100:60"': READ,
@@ -109,12 +114,18 @@ COMMANDS: Final = {
     "make bench": LONG,
     ".venv/bin/python -m benchmarks.ablation": LONG,
     ".venv/bin/python -m benchmarks.environments": LONG,
+    "git clone https://github.com/ahmedhajyahmed/DrDRL": ELSEWHERE + "the network",
+    '.venv/bin/python -m benchmarks.drift_worlds "DrDRL/experimental_results/final_sheet DQN cartepole.xlsx"': DRIFTS,
+    ".venv/bin/python -m benchmarks.drift_worlds --frugal "
+    '"DrDRL/experimental_results/final_sheet DQN cartepole.xlsx"': DRIFTS,
+    ".venv/bin/python -m benchmarks.held": DRIFTS,
     ".venv/bin/python -m benchmarks.generalization": LONG,
     ".venv/bin/python -m benchmarks.limits": LONG,
     ".venv/bin/python -m benchmarks.robustness": LONG,
     ".venv/bin/python -m benchmarks.seeds --last-network": LONG,
     ".venv/bin/python -m benchmarks.seeds --num-agents 32": LONG,
     ".venv/bin/python -m benchmarks.seeds --seeds 1024 --processes 2 --num-agents 128": LONG,
+    ".venv/bin/python -m benchmarks.seeds --preset frugal --num-agents 16 --seeds 128": LONG,
     ".venv/bin/python -m benchmarks.seeds --seeds 16 --num-agents 1": LONG,
     "chrt -f 1 .venv/bin/python -m benchmarks.serving": "needs real-time priority and two idle cores",
     "chrt -f 1 .venv/bin/python -m benchmarks.serving --quick beside": "needs real-time priority and two idle cores",

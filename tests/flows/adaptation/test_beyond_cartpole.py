@@ -16,6 +16,7 @@ from flows.adaptation.beyond_cartpole import distance, identify_from, verdict, w
 from flows.adaptation.known_worlds import near_versions
 from flows.adaptation.watch import watched
 from flows.registry.champion import decide
+from flows.registry.evaluation import Played
 from flows.registry.gate import Champion
 from flows.registry.versions import WORLD_TAG
 from flows.training.warm_start import WARM_START_TAG
@@ -151,7 +152,8 @@ def test_the_threshold_is_of_the_nominal_world_except_of_cartpole(env_id: str, w
     metadata = SimpleNamespace(environment=env_id, env_id=env_id, world=NOMINAL)
     challenger: Any = SimpleNamespace(policy=SimpleNamespace(metadata=metadata), sha256="s", version=2, name="n")
     before = Champion(version=1, returns=np.full(1_000, -200.0))
-    decision = decide(challenger, "s", before, np.full(1_000, -150.0), None, world.to_dict())
+    mine = Played(returns=np.full(1_000, -150.0), stress=None, seed=0)
+    decision = decide(challenger, "s", before, mine, world.to_dict())
     assert decision.promote is passes, decision.reason
     if not passes:
         assert "is below the environment's threshold" in decision.reason

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dqn.environments.world import World
+from dqn.environments.world import NOMINAL, World
 from serving.loop.closed_loop import CALM_STEPS
 from serving.loop.healing import SWITCHES_A_MINUTE, Look
-from serving.loop.rehearsal import Candidate
+from serving.loop.rehearsal import Candidate, candidates
 from serving.metrics.metrics import Metrics
 from serving.show.commands import PushCart
 from serving.show.show import Show
@@ -79,6 +79,28 @@ def test_falls_in_a_world_that_nothing_balances_are_looked_at_ever_less_often(
     stepped.play(4000)
     assert sum(number < 200 for number in looks) > 15
     assert 0 < sum(2000 < number < 4000 for number in looks) < 10
+
+
+def test_an_explanation_that_steps_refute_no_longer_plays(stepped: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = World(force_mag=-10.0)
+    looks: list[int] = []
+
+    def look(_: object, policy: Any, *__: object) -> Look:
+        looks.append(stepped.loop.experience.newest)
+        if len(looks) > 1:
+            return dataclasses.replace(told("nothing explains it"), world=None)
+        return dataclasses.replace(told("reversed"), world=wrong, chosen=candidates(policy, wrong, NOMINAL)[1])
+
+    monkeypatch.setattr("serving.loop.closed_loop.look", look)
+    stepped.play(20)
+    stepped.client.put("/api/world", json={"wind": 4.0})
+    while not looks:
+        stepped.play(1)
+    served = stepped.show.players[0].served
+    assert stepped.loop.policy(served) is not served.policy
+    stepped.play(60)
+    assert stepped.loop.policy(served) is served.policy
+    assert stepped.get("/api/adaptation")["playing"] is None
 
 
 def test_only_so_many_times_a_minute_another_candidate_begins_to_play(stepped: Stepped) -> None:

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 
+from serving.inference.shadow import CanaryStatus, ShadowStatus
 from serving.loop.reports import StageReport
 from serving.models.source import Snapshot, Version
 from serving.show.history import MOST, history
 from tests.support.serving.stepped import Stepped, reversed_motor
 
+AGREES = "the same action as version 1 in 1,900 of 2,000 steps; by what is at stake, an agreement of 0.98"
 JUDGED = {"eval.mean_return": "499.5", "eval.min_return": "480", "eval.episodes": "100", "gate": "passed: it is better"}
 
 
@@ -90,3 +92,31 @@ def test_it_has_a_bound_and_tells_what_played_here(stepped: Stepped) -> None:
     stepped.app.models.snapshot = Snapshot(aliases={}, versions={})
     entries = history(stepped.app.models, stepped.loop, (), mlflow_url="")
     assert [(entry.name, entry.at) for entry in entries] == [("Version 3 plays", float(at)) for at in range(29, 9, -1)]
+
+
+@pytest.mark.parametrize(
+    ("notice", "share", "returned", "name", "text", "kind"),
+    [
+        ("", 0.0, "", "Version 2 is in the shadow", AGREES, ""),
+        ("", 0.25, "", "Version 2 is in the shadow", f"{AGREES}. It answers 25% of the requests", ""),
+        (
+            "",
+            0.25,
+            "it fails",
+            "Version 2 is in the shadow",
+            f"{AGREES}. It no longer answers requests: it fails",
+            "bad",
+        ),
+        ("nothing plays yet", 0.25, "", "Nothing is in the shadow", "nothing plays yet", ""),
+    ],
+)
+def test_a_challenger_in_the_shadow_comes_first(
+    stepped: Stepped, notice: str, share: float, returned: str, name: str, text: str, kind: str
+) -> None:
+    shadow = ShadowStatus(
+        model="m", reference="challenger", champion="1", challenger="2", notice=notice, share=0.1, steps=2_000,
+        agreed=1_900, weighted_agreement=0.98, mean_q_difference=0.1, mean_seconds=1e-4, dropped=0, errors=0,
+        canary=CanaryStatus(share=share, answered=0, returned=returned),
+    )  # fmt: skip
+    first, *_ = history(stepped.app.models, stepped.loop, (), mlflow_url="", shadow=shadow)
+    assert (first.name, first.text, first.kind) == (name, text, kind)

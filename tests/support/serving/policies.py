@@ -1,5 +1,6 @@
 """Small ONNX policies, built without torch."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,4 +56,23 @@ def linear_model(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     helper.set_model_props(model, properties)
+    return bytes(model.SerializeToString())
+
+
+def member(gains: Sequence[float], world: dict[str, object]) -> bytes:
+    """A policy of one layer, as training exports it, for a world."""
+    weights = np.outer([-1, 1], gains).astype(np.float32)
+    tensors = {"scale": np.ones(4, np.float32), "weights": weights, "biases": np.zeros(2, np.float32)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Div", ["observation", "scale"], ["scaled"]),
+            helper.make_node("Gemm", ["scaled", "weights", "biases"], ["q_values"], transB=1),
+        ],
+        "layer",
+        [helper.make_tensor_value_info("observation", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("q_values", TensorProto.FLOAT, ["batch", 2])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, PROPERTIES | {"world": json.dumps(world)})
     return bytes(model.SerializeToString())
