@@ -24,6 +24,11 @@ _BODY: Final = (
     "{{ event.payload.validated_state.message }}\n{{ flow_run|ui_url }}"
 )
 
+_REFUSED: Final = (
+    "Version {{ event.payload.version }} of {{ event.payload.model }}: {{ event.payload.reason }}\n"
+    "{{ event.payload.serving }}"
+)
+
 
 def block_of(url: str) -> SlackWebhook | CustomWebhookNotificationBlock:
     """The block that sends to an address.
@@ -62,7 +67,7 @@ def notifications(block: UUID, *, again_after: timedelta, max_run_count: int) ->
         max_run_count: a run that has crashed after this many starts stays crashed.
     """
 
-    def told(name: str, subject: str, related: dict[str, str], **trigger: Any) -> AutomationCore:
+    def told(name: str, subject: str, related: dict[str, str], body: str = _BODY, **trigger: Any) -> AutomationCore:
         return AutomationCore(
             name=name,
             description="To the address in NOTIFY_URL. Pause this automation to be told no more.",
@@ -72,7 +77,7 @@ def notifications(block: UUID, *, again_after: timedelta, max_run_count: int) ->
                 for_each={"prefect.resource.id"},
                 **trigger,
             ),
-            actions=[SendNotification(block_document_id=block, subject=f"dqn: {subject}", body=_BODY)],
+            actions=[SendNotification(block_document_id=block, subject=f"dqn: {subject}", body=body)],
         )
 
     worker = {"prefect.resource.role": "work-pool"}
@@ -106,6 +111,13 @@ def notifications(block: UUID, *, again_after: timedelta, max_run_count: int) ->
             "a promotion was forced",
             _flow("promote-policy"),
             expect={"prefect.flow-run.Forced"},
+        ),
+        told(
+            "told: a version was refused",
+            "the server has refused a version, and what played plays on",
+            {},
+            _REFUSED,
+            expect={"dqn.version.refused"},
         ),
     )
 

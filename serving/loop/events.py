@@ -1,4 +1,4 @@
-"""Sends Prefect an event for a drift, until an adaptation acknowledges it."""
+"""Sends Prefect an event for a drift, until an adaptation acknowledges it, and one for each refused version."""
 
 import asyncio
 import base64
@@ -16,6 +16,7 @@ import msgspec
 from serving.loop.closed_loop import ClosedLoop
 from serving.metrics.metrics import Metrics
 from serving.models.follower import Models
+from serving.models.source import Version
 
 AGAIN_SECONDS: Final = 10.0
 _TIMEOUT: Final = 5.0
@@ -23,7 +24,9 @@ _LOG: Final = logging.getLogger("serving")
 
 
 class EventSender:
-    """Sends `dqn.policy.drifted` by plain HTTP. Belongs to one event loop; requests run in a thread.
+    """Sends `dqn.policy.drifted` and `dqn.version.refused` by plain HTTP.
+
+    Belongs to one event loop; requests run in a thread.
 
     Args:
         loop: the source of drifts.
@@ -65,6 +68,8 @@ class EventSender:
         self._serving_url = serving_url
         self._again_seconds = again_seconds
         self._post = post or _post
+        self._refusals = set[asyncio.Task[None]]()
+        models.loader.listeners.append(self.refused)
 
     async def run(self) -> None:
         """Send events until cancelled; a failed event is reported and sent again."""
@@ -88,33 +93,51 @@ class EventSender:
         else:
             self.trouble = ""
 
+    def refused(self, version: Version, reason: str) -> None:
+        """Send one event for a version that the server has refused; it is not sent again."""
+        told = {"model": self._models.name, "version": version.number, "reason": reason, "serving": self._serving_url}
+        task = asyncio.create_task(self._send_refused(self._event("dqn.version.refused", {}, told)))
+        self._refusals.add(task)
+        task.add_done_callback(self._refusals.discard)
+
+    async def _send_refused(self, event: dict[str, Any]) -> None:
+        try:
+            await asyncio.to_thread(self._post, self._url, msgspec.json.encode([event]), self._headers)
+        except Exception as error:  # whatever Prefect answers, the follower goes on
+            self._metrics.event_errors.inc()
+            _LOG.warning("%s. A refused version was not told.", _in_words(error), extra={"url": self._url})
+
     def event(self) -> dict[str, Any] | None:
         """The event of the present drift; None if there is no drift."""
         drift, current, healing = self._loop.drift, self._models.current, self._loop.healing
         if drift is None or current is None:
             return None
+        told = {
+            "drift": drift.id,
+            "model": self._models.name,
+            "version": drift.version,
+            "env_id": current.policy.metadata.env_id,
+            "since": drift.since,
+            "finding": drift.finding,
+            "world": healing.world.to_dict() if healing.world else None,
+            "undone": healing.playing.name if healing.playing else "",
+            "playing": healing.playing.text if healing.playing else "",
+            "rehearsed_return": healing.playing.rehearsed_return if healing.playing else None,
+            "serving": self._serving_url,
+        }
+        return self._event("dqn.policy.drifted", {"dqn.drift": drift.id}, told)
+
+    def _event(self, name: str, labels: dict[str, str], payload: dict[str, Any]) -> dict[str, Any]:
         return {
             "id": str(uuid.uuid4()),
             "occurred": datetime.now(UTC).isoformat(),
-            "event": "dqn.policy.drifted",
+            "event": name,
             "resource": {
                 "prefect.resource.id": f"dqn.policy.{self._models.name}",
                 "prefect.resource.name": self._models.name,
-                "dqn.drift": drift.id,
+                **labels,
             },
-            "payload": {
-                "drift": drift.id,
-                "model": self._models.name,
-                "version": drift.version,
-                "env_id": current.policy.metadata.env_id,
-                "since": drift.since,
-                "finding": drift.finding,
-                "world": healing.world.to_dict() if healing.world else None,
-                "undone": healing.playing.name if healing.playing else "",
-                "playing": healing.playing.text if healing.playing else "",
-                "rehearsed_return": healing.playing.rehearsed_return if healing.playing else None,
-                "serving": self._serving_url,
-            },
+            "payload": payload,
         }
 
     async def _acknowledged(self) -> None:

@@ -45,6 +45,8 @@ class Loader:
         self.source = source
         self.refusals = 0
         """Artifacts that were refused, each counted once."""
+        self.listeners: list[Callable[[Version, str], None]] = []
+        """Called for each of them, with the reason."""
         self.disk_errors = 0
         self.disk_notice = ""
         """Why a fetched version could not be kept on the disk; empty if that never failed."""
@@ -201,6 +203,8 @@ class Loader:
             self._refused.popitem(last=False)
         self.refusals += 1
         _LOG.error("version refused", extra={"version": version.number, "reason": str(error)})
+        for listener in self.listeners:
+            listener(version, str(error))
 
     def _disk_fails(self, cache: Cache, error: OSError) -> None:
         self.disk_errors += 1

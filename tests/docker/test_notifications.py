@@ -17,6 +17,7 @@ from prefect import flow
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State, StateType
+from prefect.events import Event, Resource
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import EventTrigger
 
@@ -144,11 +145,19 @@ def test_what_waits_for_a_person_arrives(prefect_api: str, received: tuple[str, 
             time.sleep(1)  # on SQLite Prefect's server loses some of the events that it evaluates side by side
             client.set_flow_run_state(run.id, State(type=kind, name=name, message=f"because of {name}"), force=True)
             time.sleep(1)
-        within(ANSWERED_SECONDS, lambda: len(messages) >= 5)
+        refused = {"version": "9", "model": "dqn", "reason": "garbage", "serving": "http://s"}
+        event = Event(
+            event="dqn.version.refused", resource=Resource({"prefect.resource.id": "dqn.policy.dqn"}), payload=refused
+        )
+        client._client.post("/events", json=[event.model_dump(mode="json")]).raise_for_status()
+        within(ANSWERED_SECONDS, lambda: len(messages) >= 6)
     texts = [message["text"] for message in messages]
     told = [name for text in texts for name in ("Paused", "Refused", "Rolled back", "Forced", "Failed") if name in text]
     assert sorted(told) == ["Failed", "Forced", "Paused", "Refused", "Rolled back"]
-    assert len(texts) == 5
+    assert len(texts) == 6
+    assert (
+        "dqn: the server has refused a version, and what played plays on\nVersion 9 of dqn: garbage\nhttp://s" in texts
+    )
     forced = next(text for text in texts if "Forced" in text)
     assert forced.startswith("dqn: a promotion was forced\n")
     assert "(promote-policy) is Forced: because of Forced" in forced

@@ -20,7 +20,9 @@ from prefect.events import Event
 from serving.loop.events import EventSender
 from serving.loop.finding import Finding
 from serving.loop.reports import Report
+from serving.models.follower import Models
 from tests.support.serving.clients import client_of
+from tests.support.serving.faulty import BAD, GOOD, Registry
 from tests.support.serving.inprocess import serving
 from tests.support.serving.stepped import Stepped, reversed_motor
 
@@ -238,3 +240,31 @@ def test_a_drift_is_told_by_a_server_that_runs(monkeypatch: pytest.MonkeyPatch) 
         server.server.loop.call_soon_threadsafe(loop._notice, models.current, finding)
         assert told.wait(60)
     assert posted[0] == ("http://127.0.0.1:9/api/events", "it is windy")
+
+
+def test_a_refused_version_is_told_once_and_a_failure_stops_nothing(stepped: Stepped, prefect: HTTPServer) -> None:
+    sender = sender_of(stepped, prefect)
+    models = Models(Registry(GOOD[0], BAD["garbage"]), alias="challenger", version=None)
+    models.source.aliases["challenger"] = "2"  # type: ignore[attr-defined]
+    models.loader.listeners.append(sender.refused)
+
+    async def story() -> None:
+        for _ in range(2):
+            await models.poll()
+            await asyncio.gather(*sender._refusals)
+
+    asyncio.run(story())
+    ((path, headers, (event,)),) = Prefect.events
+    assert (path, headers["Authorization"][:5]) == ("/api/events", "Basic")
+    assert Event(**event).event == "dqn.version.refused"
+    assert event["payload"] == {
+        "model": stepped.app.models.name,
+        "version": "2",
+        "reason": models.notice.removeprefix("version 2 was refused: ").removesuffix("; nothing plays"),
+        "serving": "http://serving:8000",
+    }
+    Prefect.status = 500
+    models.loader._refused.clear()
+    asyncio.run(story())
+    assert len(Prefect.events) == 2
+    assert stepped.app.metrics.event_errors._value.get() == 1
