@@ -13,6 +13,8 @@ STATUSES = {
     "GET /api/status": (200,),
     "GET /api/seen": (200,),
     "GET /api/shadow": (200,),
+    "GET /api/history": (200,),
+    "GET /api/training/poles": (200, 404, 503),
     "GET /api/episodes": (200,),
     "POST /api/episodes": (201, 400, 401, 404, 408, 413, 415, 503),
     "GET /api/episodes/{file}": (200, 404, 416, 501),
