@@ -115,7 +115,7 @@ def held(
     for row, (delay, maps) in zip(grid, shares.items(), strict=True):
         for axes, name, share in zip(row, contestants, maps, strict=True):
             image = axes.imshow(500 * share, origin="lower", aspect="auto", cmap="Blues", vmin=0, vmax=500)
-            late = f"actions {delay} steps late" if delay else "no delay"
+            late = f"{delay} steps late" if delay else "no delay"
             axes.set_title(
                 f"{name}\n{late}: {np.mean(share >= least):.0%} balanced", loc="left", fontsize=10, color=_INK
             )

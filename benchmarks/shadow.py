@@ -14,7 +14,6 @@ import orjson
 from serving.application import App
 from serving.inference.shadow import Shadow
 from serving.models.follower import Models
-from tests.support.serving.clients import infer
 from tests.support.serving.faulty import GOOD, Registry
 
 PAIRS: Final = 20
@@ -62,7 +61,8 @@ async def block(app: App, body: bytes) -> float:
 
 async def main(share: float) -> None:
     """Measure pairs, in turn, and print medians and quartiles."""
-    body = orjson.dumps(infer(1))
+    tensor = {"name": "observation", "shape": [1, 4], "datatype": "FP32", "data": [0.125] * 4}
+    body = orjson.dumps({"inputs": [tensor]})
     apps = [await application(None), await application(share)]
     for app in apps:
         await block(app, body)

@@ -36,8 +36,6 @@ from flows.training.population import check_writable, checkpoint_path, read_netw
 from flows.training.steps import finish, train
 from serving.policy import OnnxPolicy
 
-CHAMPION_TAG: Final = "bank.champion"
-"""Tag of a bank's run and version: the version of its champion."""
 SHOWN: Final = (0, 1, 2, 4, 8, 16)
 """Numbers of members that the report states the coverage of, up to the number of agents that add a world."""
 _MAX_UPDATES: Final = 2_000
@@ -98,13 +96,13 @@ def start(worlds: int, members: int, seed: int, checkpoint_dir: str) -> tuple[At
         acceptance_epsilon=0.0,  # few agents balance in a hard world with random actions too
         log_interval=100,
     )
-    tags = {CHAMPION_TAG: str(champion)}
+    tags = {versions.BANKED_TAG: str(champion)}
     run_id = open_run(client, config, preset="cartpole", flow_run_id=flow_run_id(), tags=tags)
     attempt = begin(client, run_id)
     fenced = FencedClient(client=client, attempt=attempt)
     with failing(fenced, checkpoint_path(checkpoint_dir, run_id)), released():
         complete_runs(fenced, config, flow_run_id=flow_run_id())
-    return attempt, int(client.get_run(run_id).data.tags[CHAMPION_TAG])
+    return attempt, int(client.get_run(run_id).data.tags[versions.BANKED_TAG])
 
 
 def check_request(worlds: int, members: int, checkpoint_dir: str) -> int:
@@ -200,7 +198,7 @@ def assemble(run_id: str, champion: int, members: list[int], attempt: Attempt) -
     described = {
         "world": str(own),
         versions.WORLD_TAG: json.dumps(own.to_dict()),
-        CHAMPION_TAG: str(champion),
+        versions.BANKED_TAG: str(champion),
         "bank": f"{len(members)} members: {worlds}",
     }
     return versions.log_model(run_id, model), described

@@ -113,14 +113,15 @@ def _smoothed(record: Experience, rows: Rows, found: list[Tried], start: Values,
 def _hypotheses(rows: Rows, found: list[Tried], size: int, known_lag: int) -> list[tuple[int, tuple[int, ...]]]:
     """Directions and free parameters to try; of three parameters those that contain one of the best pairs.
 
-    A parameter that explains everything is tried with each other one under its own delay alone.
+    If a parameter explains everything, pairs are tried under its delay and the known one alone. A reversed motor and a
+    further change look like a long delay as long as the actions alternate once.
     """
     ranked = sorted(found, key=lambda each: each.criterion)
     likely = ranked[:_KEPT]
     if size < 3:
         lags = [d for d, lag in enumerate(rows.lags) if size < 2 or lag[0] <= max(_SHORT_LAG, known_lag)]
         if size == 2 and likely and likely[0].noise < _NOISE and likely[0].deviation < EXPLAINED:
-            lags = [likely[0].d]
+            lags = sorted({0, likely[0].d})
         elif size == 2 and len(rows.before) > _MANY:
             lags = list(dict.fromkeys(each.d for each in ranked))[:_KEPT_LAGS]
         return list(itertools.product(lags, itertools.combinations(range(len(NAMES)), size)))

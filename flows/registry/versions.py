@@ -36,7 +36,8 @@ DIGEST_TAG: Final = "sha256"
 """Digest of the evaluated file: only the file that passed the gate may be served."""
 WORLD_TAG: Final = "world.values"
 """The world that a version was trained in, as JSON; the tag `world` describes it in words."""
-
+BANKED_TAG: Final = "bank.champion"
+"""Of a bank's run and version: the version of its champion (`flows.bank`)."""
 ORIGIN_TAG: Final = "origin"
 """Tag of a version that was not trained here: a sentence about where it comes from."""
 

@@ -58,4 +58,7 @@ def starting_network(client: MlflowClient, run: Run, name: str) -> QNetworks | N
 
 
 def _run_of(client: MlflowClient, name: str, version: int) -> str:
-    return str(versions.get_version(client, name, version).run_id)
+    """The run that trained a version's network; of a version with a bank, the champion's."""
+    found = versions.get_version(client, name, version)
+    champion = found.tags.get(versions.BANKED_TAG)
+    return _run_of(client, name, int(champion)) if champion else str(found.run_id)

@@ -11,7 +11,7 @@ from dqn.bank import space, to_bank
 from dqn.environments.world import NOMINAL, World
 from dqn.networks.onnx import ExportError
 from flows import bank
-from flows.bank import CHAMPION_TAG, bank_dqn, check_request, read_coverage, require_same
+from flows.bank import bank_dqn, check_request, read_coverage, require_same
 from flows.cli import bank as cli
 from flows.failures.errors import InputError
 from flows.registry import versions
@@ -41,7 +41,7 @@ def test_a_champion_gets_members_through_training_registry_and_gate(
     assert f"models:/{NAME}/{version} passed: not worse and has a bank of" in report
     assert [versions.version_of(empty_store, NAME, alias) for alias in (CHAMPION, PREVIOUS)] == [version, champion]
     tags = versions.get_version(empty_store, NAME, version).tags
-    assert (tags[CHAMPION_TAG], json.loads(tags[versions.WORLD_TAG])) == (str(champion), {})
+    assert (tags[versions.BANKED_TAG], json.loads(tags[versions.WORLD_TAG])) == (str(champion), {})
     policy, alone = versions.download(NAME, version).policy, versions.download(NAME, champion).policy
     members = policy.metadata.members
     assert 1 <= len(members) <= 2

@@ -5,6 +5,7 @@ from typing import Final
 RUN: Final = "RUN"
 READ: Final = "READ"
 CONTAINERS: Final = "tests/stack/test_containers.py does it, with containers"
+DRIFTS: Final = "takes minutes; tests/benchmarks/test_drift_worlds.py tests its parts"
 RESTORES: Final = "tests/stack/test_restore.py does it, with containers"
 LONG: Final = "takes minutes to hours; tests/benchmarks/test_benchmarks.py tests its parts"
 ELSEWHERE: Final = "is for a system that a test has not: "
@@ -63,6 +64,7 @@ COMMANDS: Final = {
     ".venv/bin/python -m benchmarks.gate": "takes two minutes; tests/flows/registry/test_gate.py simulates less",
     ".venv/bin/python -m benchmarks.champions": LONG,
     ".venv/bin/python -m benchmarks.drift": LONG,
+    ".venv/bin/python -m benchmarks.findings --model FILE.onnx": LONG,
     ".venv/bin/python -m benchmarks.healing --model FILE.onnx": LONG,
     ".venv/bin/python -m benchmarks.closed_loop": ELSEWHERE + "a running stack with a champion",
     ".venv/bin/python -m benchmarks.pictures": ELSEWHERE + "a running stack with two versions",
@@ -112,12 +114,18 @@ COMMANDS: Final = {
     "make bench": LONG,
     ".venv/bin/python -m benchmarks.ablation": LONG,
     ".venv/bin/python -m benchmarks.environments": LONG,
+    "git clone https://github.com/ahmedhajyahmed/DrDRL": ELSEWHERE + "the network",
+    '.venv/bin/python -m benchmarks.drift_worlds "DrDRL/experimental_results/final_sheet DQN cartepole.xlsx"': DRIFTS,
+    ".venv/bin/python -m benchmarks.drift_worlds --frugal "
+    '"DrDRL/experimental_results/final_sheet DQN cartepole.xlsx"': DRIFTS,
+    ".venv/bin/python -m benchmarks.held": DRIFTS,
     ".venv/bin/python -m benchmarks.generalization": LONG,
     ".venv/bin/python -m benchmarks.limits": LONG,
     ".venv/bin/python -m benchmarks.robustness": LONG,
     ".venv/bin/python -m benchmarks.seeds --last-network": LONG,
     ".venv/bin/python -m benchmarks.seeds --num-agents 32": LONG,
     ".venv/bin/python -m benchmarks.seeds --seeds 1024 --processes 2 --num-agents 128": LONG,
+    ".venv/bin/python -m benchmarks.seeds --preset frugal --num-agents 16 --seeds 128": LONG,
     ".venv/bin/python -m benchmarks.seeds --seeds 16 --num-agents 1": LONG,
     "chrt -f 1 .venv/bin/python -m benchmarks.serving": "needs real-time priority and two idle cores",
     "chrt -f 1 .venv/bin/python -m benchmarks.serving --quick beside": "needs real-time priority and two idle cores",

@@ -8,12 +8,23 @@ import pytest
 from benchmarks.drift import balance
 from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
-from dqn.identification.at_once import Explanation, explain
+from dqn.identification.at_once import Explanation, explain, same_motion
 from dqn.identification.record import Experience
 
 
-def record(change: World, *, steps: int, known: World = NOMINAL, seed: int = 1, side: int | None = None) -> Experience:
-    """Sixty transitions in a known world and some after a change of it; `side` is pushed to after the change."""
+def record(
+    change: World,
+    *,
+    steps: int,
+    known: World = NOMINAL,
+    seed: int = 1,
+    side: int | None = None,
+    last: tuple[int, ...] = (),
+) -> Experience:
+    """Sixty transitions in a known world and some after a change of it.
+
+    `side` is pushed to after the change; `last` are the last actions.
+    """
     env = make("CartPole-v1", known)
     rows = []
     over, episode, index = True, 0, 0
@@ -27,6 +38,7 @@ def record(change: World, *, steps: int, known: World = NOMINAL, seed: int = 1, 
             env.change(dataclasses.replace(known, **change.to_dict()))
         action = int(generator.integers(2)) if generator.random() < 0.3 else balance(observation)
         action = side if side is not None and number >= 60 else action
+        action = last[number - 60 - steps] if number >= 60 + steps - len(last) else action
         after, _, terminated, truncated, _ = env.step(action, 50.0 if number == 65 else 0.0)
         rows.append((observation, action, 50.0 if number == 65 else 0.0, after, episode, index))
         observation, over, index = after, terminated or truncated, index + 1
@@ -161,3 +173,12 @@ def test_much_noise_does_not_hide_a_change(change: World) -> None:
     }
     unchanged, _ = best(NOMINAL, steps=80, known=known)
     assert unchanged.changed == {}
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_reversed_motor_and_a_bias_are_no_sure_delay(seed: int) -> None:
+    """The action before the change is delayed by seven steps, or the motor reversed: the same eight pushes."""
+    change = World(force_mag=-10.0, sensor_bias=(0.0, 0.0, 0.07, 0.0))
+    found, sure = explain(record(change, steps=8, seed=seed, last=(0, 1, 1, 1, 1, 1, 1, 1, 0)), NOMINAL, 60)
+    assert found[0].explained
+    assert not sure or same_motion(found[0].world, change)

@@ -37,8 +37,7 @@ MAIN = (
         (
             ["--preset", "x"],
             "there is no preset 'x'; there are cartpole, robust, frugal, article, acrobot, mountaincar, minatar, "
-            "lunarlander, "
-            "general",
+            "lunarlander, general",
         ),
         (["--device", "cdua:0"], "there is no device 'cdua:0'; did you mean cuda?"),
     ],

@@ -42,7 +42,7 @@ def test_none_is_a_value_only_where_the_field_has_it() -> None:
 def test_unknown_keys_and_presets_are_refused_by_name() -> None:
     with pytest.raises(ValidationError, match=r"there is no hyper-parameter 'gama'; did you mean gamma\?"):
         overrides({"gama": 0.5})
-    with pytest.raises(ConfigError, match=r"one of cartpole, robust, article, .*, got 'atari'"):
+    with pytest.raises(ConfigError, match=r"one of cartpole, robust, .*, got 'atari'"):
         overrides({}).applied_to("atari")  # type: ignore[arg-type] # what a person may type
 
 

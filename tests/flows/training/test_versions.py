@@ -149,3 +149,21 @@ def test_all_agents_start_from_the_best_of_the_run_that_is_named(store: Any, mon
     assert starting_network(store, store.get_run(cold), "dqn-CartPole-v1") is None
     start: Any = starting_network(store, store.get_run(warm), "dqn-CartPole-v1")
     assert start == ("selected", [3])
+
+
+def test_a_training_that_starts_from_a_bank_starts_from_its_champion(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.version({}, trained := a_run(store))
+    store.version({versions.BANKED_TAG: "1"}, a_run(store))
+    asked: list[str] = []
+
+    def read_networks(client: Any, run_id: str) -> Any:
+        asked.append(run_id)
+        return SimpleNamespace(select=lambda agents: None), None
+
+    summary = SimpleNamespace(best=SimpleNamespace(agent=0))
+    monkeypatch.setattr(warm_start, "read_networks", read_networks)
+    monkeypatch.setattr(warm_start, "read_summary", lambda client, run_id: summary)
+    starting_network(store, store.get_run(a_run(store, warm_start="2")), "dqn-CartPole-v1")
+    assert asked == [trained]
