@@ -20,8 +20,6 @@ STATUSES = {
     "GET /api/episodes/{file}": (200, 404, 416, 501),
     "GET /api/learning": (200, 404, 503),
     "GET /api/learning/{milestone}": (200, 404, 503),
-    "GET /api/training/poles": (200, 404, 503),
-    "GET /api/history": (200,),
     "GET /api/frame.png": (200, 501, 503),
     "PUT /api/world": (200, 400, 401, 408, 413, 415, 503),
     "GET /api/experience": (200, 400, 503),
