@@ -69,6 +69,7 @@ def test_the_policy_is_rehearsed_with_the_changes_undone(world: World, own: Worl
     found = rehearsal(linear, world, own)
     assert (found.name, found.gain) == (name, gain)
     assert 0 <= min(found.balanced, found.around, found.home) <= max(found.balanced, found.around, found.home) <= 1
+    assert found.home == rehearsal(linear, own, own).around, "as it is, around its own world"
 
 
 def test_a_member_of_the_champions_bank_is_rehearsed_too(monkeypatch: pytest.MonkeyPatch) -> None:
