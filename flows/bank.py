@@ -30,13 +30,13 @@ from flows.registry.evaluation import evaluate, threshold_of
 from flows.registry.gate_tag import undecided_if_ended
 from flows.tracking.attempt import Attempt, FencedClient, begin
 from flows.tracking.endings import failing
-from flows.tracking.runs import complete_runs, describe_run, open_run, read_artifact
+from flows.tracking.runs import complete_runs, describe_run, open_run
 from flows.tracking.store import connect
 from flows.training.population import check_writable, checkpoint_path, read_networks, read_summary
 from flows.training.steps import finish, train
 from serving.policy import OnnxPolicy
 
-SHOWN: Final = (0, 1, 2, 4, 8, 16)
+_SHOWN: Final = (0, 1, 2, 4, 8, 16)
 """Numbers of members that the report states the coverage of, up to the number of agents that add a world."""
 _MAX_UPDATES: Final = 2_000
 _CHOOSING: Final = 320
@@ -149,11 +149,11 @@ def choose(run_id: str, champion: int, most: int, attempt: Attempt) -> dict[str,
         return held, already, worlds
 
     held, already, _ = covered(agents, _CHOOSING, _CHOOSING_EPISODES, SELECTION)
-    order = [agents[row] for row in cover(held, already, max(SHOWN))]
+    order = [agents[row] for row in cover(held, already, max(_SHOWN))]
     held, already, worlds = covered(order, _TESTED, _TEST_EPISODES, TEST)
     weights = np.repeat([lqr(world) for world in worlds], _TEST_EPISODES, axis=0)
     regulated = balanced(linear_policy(weights), worlds, policies=1, episodes=_TEST_EPISODES, seed=1)[0]
-    counts = sorted({len(order), *(k for k in SHOWN if k < len(order))})
+    counts = sorted({len(order), *(k for k in _SHOWN if k < len(order))})
     coverage = {str(k): float((already | held[:k].any(0)).mean()) for k in counts}
     coverage |= {"LQR": float(regulated.mean()), "LQR and champion": float((regulated | already).mean())}
     said = _report(len(agents), config.num_agents, coverage)
@@ -216,11 +216,6 @@ def require_same(bank: OnnxPolicy, files: list[bytes]) -> None:
         actual = bank.member_q_values([number], observations) if number else bank.q_values(observations)
         if np.abs(actual - expected).max() > bool(number) * PARITY_TOLERANCE * np.abs(expected).max():
             raise ExportError(f"policy {number} of the bank computes other Q-values than the one that it was made of")
-
-
-def read_coverage(client: MlflowClient, run_id: str) -> dict[str, float]:
-    """What `choose` measured in a run."""
-    return dict(read_artifact(client, run_id, _FILE)["coverage"])
 
 
 def _report(accepted: int, agents: int, coverage: dict[str, float]) -> str:

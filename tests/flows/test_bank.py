@@ -12,11 +12,12 @@ from dqn.bank import space, to_bank
 from dqn.environments.world import NOMINAL, World
 from dqn.networks.onnx import ExportError
 from flows import bank
-from flows.bank import balanced, bank_dqn, check_request, read_coverage, require_same
+from flows.bank import balanced, bank_dqn, check_request, require_same
 from flows.cli import bank as cli
 from flows.failures.errors import InputError
 from flows.registry import versions
 from flows.registry.versions import CHAMPION, PREVIOUS
+from flows.tracking.runs import read_artifact
 from serving.policy import OnnxPolicy
 from tests.support.flows.promoting import empty_store
 from tests.support.flows.registering import registered
@@ -53,7 +54,7 @@ def test_a_champion_gets_members_through_training_registry_and_gate(
     run_id = policy.metadata.run_id
     run = empty_store.get_run(run_id)
     assert run.info.status == "FINISHED"
-    coverage = read_coverage(empty_store, run_id)
+    coverage = read_artifact(empty_store, run_id, "bank.json")["coverage"]
     assert coverage["0"] < coverage[str(len(members))]
     children = empty_store.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
     worlds = {child.data.params["world"] for child in children}
@@ -98,7 +99,7 @@ def test_each_policy_is_judged_in_each_world() -> None:
     def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
         right = observation.reshape(-1, 2, 3, 4) @ gains > 0
         right[:, 1] = ~right[:, 1]
-        return right.astype(np.int64).ravel()
+        return np.asarray(right.astype(np.int64).ravel())
 
     worlds = [NOMINAL, World(force_mag=-10.0), World(length=1.0)]
     held = balanced(act, worlds, policies=2, episodes=3, seed=0)
