@@ -28,8 +28,8 @@ LOOKS: Final = 3
 """Attempts to identify the world before a person is needed: it may change while transitions are collected."""
 
 
-def identified(adaptation: Adaptation, since: int) -> dict[str, Any]:
-    """The world that explains the observed transitions.
+def identified(adaptation: Adaptation, env_id: str, since: int) -> dict[str, Any]:
+    """The world that explains the observed transitions of an environment.
 
     Raises:
         RefusedError: if no world explains them.
@@ -38,7 +38,7 @@ def identified(adaptation: Adaptation, since: int) -> dict[str, Any]:
     for _ in range(LOOKS):
         experience, count, since = fetch(adaptation.show.url, since, adaptation.attempt)
         adaptation.tell("experience", f"{count} transitions")
-        found = identify_world(experience, adaptation.attempt)
+        found = identify_world(experience, env_id, adaptation.attempt)
         if not found["refusal"]:
             world: dict[str, Any] = found["world"]
             adaptation.tell("identified", found["text"], world=world)
@@ -64,17 +64,19 @@ def fetch(url: str, since: int, attempt: Attempt) -> tuple[str, int, int]:
 
 
 @step("identify world")
-def identify_world(experience: str, attempt: Attempt) -> dict[str, Any]:
+def identify_world(experience: str, env_id: str, attempt: Attempt) -> dict[str, Any]:
     """The world that explains the transitions of an artifact: `world` and `text`, or the `refusal`."""
     answer = mlflow.artifacts.load_dict(experience)
     try:
-        if answer["env_id"] in by_step.ENVIRONMENTS:
+        if answer["env_id"] != env_id:  # an event chooses neither a module to import nor whose steps explain a world
+            raise UnexplainedError(f"the server plays {answer['env_id']}, and the event is of {env_id[:80]!r}")
+        if env_id in by_step.ENVIRONMENTS:
             result = identify_from(answer)
             _keep(attempt, result)
             return result
-        if answer["env_id"] not in ENVIRONMENTS:
+        if env_id not in ENVIRONMENTS:
             known = ", ".join((*ENVIRONMENTS, *by_step.ENVIRONMENTS))
-            raise UnexplainedError(f"the worlds of {answer['env_id']} cannot be identified, those of {known} can")
+            raise UnexplainedError(f"the worlds of {env_id} cannot be identified, those of {known} can")
         found = identify(as_experience(answer["transitions"], NEWEST), World.from_dict(answer["world"]))
     except UnexplainedError as error:
         return {"refusal": str(error)}
