@@ -29,6 +29,7 @@ CHAMPION_GAINS = (0.2, 0.5, 4.0, 2.5)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a training and two tests of a version, on a machine that may be busy
 def test_a_champion_gets_members_through_training_registry_and_gate(
     empty_store: MlflowClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

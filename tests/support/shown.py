@@ -57,6 +57,7 @@ COMMANDS: Final = {
     '--allow-env minatar.gym:MinAtar/Breakout-v1"': READ,
     ".venv/bin/pip install boing-gym": "make install does it; tests/flows/test_third_party.py trains and serves it",
     ".venv/bin/python -m benchmarks.finite": LONG,
+    ".venv/bin/python -m benchmarks.drift_returns MountainCar-v0 WORKBOOK": LONG,
     ".venv/bin/python -m benchmarks.planner": LONG,
     ".venv/bin/python -m benchmarks.losses": LONG,
     ".venv/bin/python -m benchmarks.convolution": LONG,

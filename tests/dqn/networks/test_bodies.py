@@ -202,6 +202,18 @@ def test_a_body_that_gives_no_features_is_refused(make: object, message: str) ->
         module_body(make, (4,))  # type: ignore[arg-type]
 
 
+def test_a_convolution_is_the_same_whether_agents_are_taken_at_once_or_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for entries in (2**18, 2 * 10 * 3 * 2 * 18, 1):  # of patches: those of all agents, of two of three, of one
+        monkeypatch.setattr("dqn.networks.bodies.conv._CACHED", entries)
+        networks = population("conv")
+        activations = networks.activations(observations(networks))
+        networks.backward(activations, torch.ones_like(activations[-1]))
+        found.append([activations[-1], *(tensor.grad for tensor in networks.tensors)])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
 def test_a_convolution_takes_images_only() -> None:
     config = DQNConfig(body="conv")
     for shape in ((4,), (4, 4), (2, 9, 1), (9, 2, 1)):

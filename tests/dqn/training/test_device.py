@@ -10,7 +10,7 @@ from dqn.experience.transitions import Batch
 from dqn.learning.losses import td_target
 from dqn.networks.bodies.mlp import MLP
 from dqn.networks.population import QNetworks
-from dqn.training.machine import require_device
+from dqn.training.machine import require_device, torch_threads
 
 META = torch.device("meta")
 
@@ -58,3 +58,15 @@ def test_a_device_this_machine_lacks_is_refused() -> None:
     for name in ("gpu", "meta"):
         with pytest.raises(ConfigError, match=f"device '{name}' cannot be used"):
             require_device(name)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_training_flushes_numbers_that_are_slow_and_leaves_the_setting_as_it_was(before: bool) -> None:
+    if not torch.set_flush_denormal(before):
+        pytest.skip("this processor does not flush denormal numbers")
+    try:
+        with torch_threads(1), torch_threads(1):
+            assert torch.tensor(1e-20).square().item() == 0
+        assert (torch.tensor(1e-20).square().item() == 0) == before
+    finally:
+        torch.set_flush_denormal(False)
