@@ -65,8 +65,10 @@ def _version(version: Version, models: Models, mlflow_url: str) -> Iterable[Entr
 def _shadow(shadow: ShadowStatus) -> Entry:
     if shadow.notice:
         return Entry(name="Nothing is in the shadow", at=time.time(), text=shadow.notice)
-    text = f"the same action as version {shadow.champion} in {shadow.agreed:,} of {shadow.steps:,} steps"
-    text += f"; by what is at stake, an agreement of {shadow.weighted_agreement:.2f}"
+    text = f"not yet compared with version {shadow.champion}"
+    if shadow.steps:
+        text = f"the same action as version {shadow.champion} in {shadow.agreed:,} of {shadow.steps:,} steps"
+        text += f"; by what is at stake, an agreement of {shadow.weighted_agreement:.2f}"
     if shadow.canary.returned:
         text += f". It no longer answers requests: {shadow.canary.returned}"
     elif shadow.canary.share:

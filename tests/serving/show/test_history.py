@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 
 from serving.inference.shadow import CanaryStatus, ShadowStatus
@@ -129,3 +130,8 @@ def test_a_challenger_in_the_shadow_comes_first(
     )  # fmt: skip
     first, *_ = history(stepped.app.models, stepped.loop, (), mlflow_url="", shadow=shadow)
     assert (first.name, first.text, first.kind) == (name, text, kind)
+    if not notice:
+        first, *_ = history(
+            stepped.app.models, stepped.loop, (), mlflow_url="", shadow=msgspec.structs.replace(shadow, steps=0)
+        )
+        assert first.text.startswith("not yet compared with version 1")
