@@ -73,7 +73,7 @@ def test_the_policy_is_rehearsed_with_the_changes_undone(world: World, own: Worl
 
 def test_a_member_of_the_champions_bank_is_rehearsed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = OnnxPolicy.load(to_bank(linear_model(FALLS), [member(FALLS, {}), member(BALANCES, {})], run_id="r"))
-    monkeypatch.setattr(confirm.versions, "download", lambda *_: SimpleNamespace(policy=bank))
+    monkeypatch.setattr("flows.registry.versions.download", lambda *_: SimpleNamespace(policy=bank))
     store = in_memory(monkeypatch, "flows.adaptation.confirm")
     attempt = Attempt(run_id=store.create_run("1", {"attempt": "t"}).info.run_id, token="t")
     found = rehearsed.fn(MODEL, 1, {"gravity": 11.0}, attempt)
