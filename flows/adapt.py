@@ -89,8 +89,8 @@ def adapt_policy(
     adaptation = Adaptation(show=show, attempt=attempt)
     with ending(adaptation):
         adaptation.tell("started", f"version {version[:20]}: {'. '.join(filter(None, (finding, playing)))}")
+        world = identified(adaptation, model, since)
         env_id = environment_of(model)
-        world = identified(adaptation, env_id, since)
         chosen = remembered(adaptation, model, env_id, world)
         if chosen is None and env_id not in by_step.ENVIRONMENTS and confirmed(adaptation, model, world):
             return adaptation.outcome

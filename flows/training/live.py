@@ -162,5 +162,5 @@ class Live:
 
 
 def _rounded(value: Tensor) -> float | None:
-    """To a tenth. None for what JSON has no number for: the mean of no agents, or returns of infinite rewards."""
+    """To a tenth. None for what JSON has no number for, such as the mean of no agents."""
     return round(float(value), 1) if value.isfinite() else None

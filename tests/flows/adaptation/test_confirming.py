@@ -16,7 +16,6 @@ from flows import adapt
 from flows.adapt import MOST_TEXT, adapt_policy
 from flows.adaptation import confirm, watch
 from flows.adaptation.confirm import LOST, Rehearsed, around, confirmed, rehearsal, rehearsed
-from flows.names import model_name
 from flows.registry.versions import CHAMPION, version_of
 from flows.tracking.attempt import Attempt
 from serving.policy import OnnxPolicy
@@ -69,6 +68,7 @@ def test_the_policy_is_rehearsed_with_the_changes_undone(world: World, own: Worl
     found = rehearsal(linear, world, own)
     assert (found.name, found.gain) == (name, gain)
     assert 0 <= min(found.balanced, found.around, found.home) <= max(found.balanced, found.around, found.home) <= 1
+    assert found.home == rehearsal(linear, own, own).around, "as it is, around its own world"
 
 
 def test_a_member_of_the_champions_bank_is_rehearsed_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,16 +172,16 @@ def test_a_forged_event_promotes_nothing_but_what_the_gate_lets_through(
     assert all(len(told["text"]) <= 2 * MOST_TEXT for told in playing.told)
 
 
-@pytest.mark.parametrize("env_id", ["Acrobot-v1", "chosen_by_an_event:Any-v0"])
+@pytest.mark.parametrize("model", ["dqn-Acrobot-v1", "CartPole-v1", "dqn-chosen_by_an_event~2Any-v0"])
 def test_an_event_chooses_neither_a_module_nor_another_environments_model(
-    env_id: str, playing: Playing, store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, playing: Playing, store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "chosen_by_an_event.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(adapt, "trained", lambda *_: pytest.fail("it was trained"))
-    stage, text = adapt_policy(drift=env_id, model=model_name(env_id), version="1", since=7, serving=f"{playing.url}/")
+    stage, text = adapt_policy(drift=model, model=model, version="1", since=7, serving=f"{playing.url}/")
     assert (stage, text.partition(". ")[0]) == (
         "refused",
-        f"the server plays CartPole-v1, and the event is of {env_id!r}",
+        f"the server plays CartPole-v1, and the event is of the model {model!r}",
     )
     assert "chosen_by_an_event" not in sys.modules
