@@ -16,16 +16,14 @@ import dataclasses
 import math
 import secrets
 import time
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-from xml.etree import ElementTree
 
 import numpy as np
 import torch
 
 from benchmarks.harness import table, write
+from benchmarks.workbook import runs
 from dqn.config import DQNConfig
 from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
@@ -42,7 +40,6 @@ from flows.adaptation.beyond_cartpole import warm_config
 EPISODES: Final = 101
 HEALED: Final = {"MountainCar-v0": -121.0, "Acrobot-v1": -110.0}
 """Least mean return of a healed run: the reward threshold less their tolerance of a tenth."""
-_SHEET: Final = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _SET: Final = {"link_length_1": "LINK_LENGTH_1", "link_mass_1": "LINK_MASS_1", "link_mass_2": "LINK_MASS_2"}
 _SET_TOO: Final = {"link_com_pos_1": "LINK_COM_POS_1", "goal_velocity": "goal_velocity"}
 
@@ -60,7 +57,7 @@ def main() -> None:
     champion, spent = champion_of(source, options.champion)
     print(f"champion: {spent:.0f} CPU-s", flush=True)
     healed, name = HEALED[options.environment], f"drift_returns_{options.environment.split('-')[0].lower()}"
-    rows = [row_of(run, judged(champion, options.environment, world_of(run))) for run in published(options.workbook)]
+    rows = [row_of(run, judged(champion, options.environment, world_of(run))) for run in runs(options.workbook)]
     say(rows, healed)
     for row in [row for row in rows if row["champion"] < healed][: options.trainings]:
         adapt(row, champion, source)
@@ -82,22 +79,6 @@ def champion_of(source: DQNConfig, directory: Path | None) -> tuple[QNetworks, f
         directory.mkdir(parents=True)
         save_networks(directory, best, dataclasses.replace(source, num_agents=1))
     return best, time.process_time() - began
-
-
-def published(workbook: Path) -> Iterator[dict[str, Any]]:
-    """The runs of a workbook, by the names in its first row."""
-    with zipfile.ZipFile(workbook) as archive:
-        shared = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))  # noqa: S314 -- chosen by its user
-        sheet = ElementTree.fromstring(archive.read("xl/worksheets/sheet1.xml"))  # noqa: S314
-    texts = ["".join(part.text or "" for part in entry.iter(f"{_SHEET}t")) for entry in shared]
-    lines = []
-    for row in sheet.iter(f"{_SHEET}row"):
-        cells = [(cell.get("t"), cell.findtext(f"{_SHEET}v", "")) for cell in row]
-        lines.append([texts[int(value)] if kind == "s" else value for kind, value in cells])
-    head = [name.strip("'") for name in lines[0]]
-    for line in lines[1:]:
-        if line and line[0]:
-            yield {name: value if name == "instance" else float(value) for name, value in zip(head, line, strict=False)}
 
 
 def world_of(run: dict[str, Any]) -> World:

@@ -6,19 +6,17 @@ has no effect, and a pole above 1.47 kg has a negative inertia: gravity turns it
 against the cart's motion. These are not the physics that the parameters name, and `World` does not contain them.
 """
 
-import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from xml.etree import ElementTree
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
+from benchmarks.workbook import runs
 from dqn.environments.cartpole import CartPoles
 
 STEPS: Final = 200
@@ -28,7 +26,6 @@ HEALED: Final = 195.0
 _FORCE: Final = 10.0
 _TOTAL_MASS: Final = 1.1
 _MASS_LENGTH: Final = 0.05
-_SHEET: Final = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,33 +110,14 @@ def registered(run: Run) -> str:
     return env_id
 
 
-def published(path: Path) -> list[Run]:
+def published(workbook: Path) -> list[Run]:
     """The runs in a workbook of their repository."""
-    head, *rows = _cells(path)
-    found = [dict(zip(head, row, strict=False)) for row in rows if row]
     return [
         Run(
-            name=str(each["instance"]),
-            drift=Drift(
-                masspole=float(each["masspole"]),
-                length=float(each["length"]),
-                friction=float(each["cart_friction"]),
-            ),
-            fine_tuned=float(each["vanilla_average_reward"]),
-            dr_drl=float(each["pruning_average_reward"]),
+            name=each["instance"],
+            drift=Drift(masspole=each["masspole"], length=each["length"], friction=each["cart_friction"]),
+            fine_tuned=each["vanilla_average_reward"],
+            dr_drl=each["pruning_average_reward"],
         )
-        for each in found
+        for each in runs(workbook)
     ]
-
-
-def _cells(path: Path) -> Sequence[list[str]]:
-    """The rows of the first sheet; empty cells are left out."""
-    with zipfile.ZipFile(path) as book:
-        parts = [book.read(f"xl/{name}.xml") for name in ("sharedStrings", "worksheets/sheet1")]
-    shared, sheet = map(ElementTree.fromstring, parts)
-    strings = ["".join(part.text or "" for part in entry.iter(f"{_SHEET}t")) for entry in shared]
-    rows = []
-    for row in sheet.iter(f"{_SHEET}row"):
-        cells = [(cell.get("t"), cell.findtext(f"{_SHEET}v")) for cell in row]
-        rows.append([strings[int(value)] if kind == "s" else value for kind, value in cells if value])
-    return rows

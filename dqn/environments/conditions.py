@@ -22,7 +22,7 @@ _WORLD: Final = 0x77
 """Distinguishes the world's generator from the environment's, which has the same seed."""
 
 _ATTRIBUTE: Final = "attributes."
-_FACTOR: Final = 4.0
+FACTOR: Final = 4.0
 """An attribute changes by this factor at most: beyond it equations become singular, and a step of Acrobot may hang."""
 _CARTPOLE: Final[dict[str, tuple[str, ...]]] = {
     name: (name,) for name in ("length", "masspole", "masscart", "gravity", "force_mag", "tau")
@@ -192,7 +192,10 @@ class Conditions:
         return force + np.where(np.tile(right, len(self.worlds)), pushes, -pushes) * due
 
     def _set_parameters(self) -> None:
-        for name in self._attributes:
+        # A field may change an attribute too: what a world names is set after it, what none names any more before it.
+        for name in sorted(
+            self._attributes, key=lambda name: name.startswith(_ATTRIBUTE) * (2 * (name in self._drawn) - 1)
+        ):
             self._set(name, self._drawn.get(name, self._own[name]))
         if self.has_cart:
             self._env.total_mass = self._env.masspole + self._env.masscart
@@ -208,8 +211,13 @@ class Conditions:
     def _add_attributes(self, worlds: Sequence[World]) -> None:
         """Remember the environment's own values of the attributes of these worlds."""
         for name in {name for world in worlds for name in world.attributes}:
-            if (field := _ATTRIBUTE + name) not in self._attributes:
-                self._attributes[field], self._own[field] = (name,), getattr(self._env, name)
+            self._own[_ATTRIBUTE + name] = self._own_value(name)
+            self._attributes[_ATTRIBUTE + name] = (name,)
+
+    def _own_value(self, attribute: str) -> Any:
+        """An attribute's value before any change."""
+        changed = (name for name, attributes in self._attributes.items() if attribute in attributes)
+        return next((self._own[name] for name in changed), getattr(self._env, attribute))
 
     def _changeable(self) -> list[str]:
         """Names of the environment's own numbers that no field names. Whole ones are perhaps counts: only arguments."""
@@ -238,8 +246,8 @@ class Conditions:
                 f"{env_id} has no {unknown[0]!r:.40} among the attributes for a world to change; {hint}"
             )
         for name, value in world.attributes.items():
-            own = self._own.get(_ATTRIBUTE + name, getattr(self._env, name))
-            low, high = sorted((own / _FACTOR, own * _FACTOR)) if own else (-1.0, 1.0)
+            own = self._own_value(name)
+            low, high = sorted((own / FACTOR, own * FACTOR)) if own else (-1.0, 1.0)
             if not all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,))):
                 raise EnvironmentUnsupportedError(
                     f"world.attributes.{name} must be from {low:g} to {high:g} in {env_id}, got {value}"

@@ -1,11 +1,14 @@
 """Wrappers that put environments into worlds, and selection of sub-environments in mid-episode."""
 
 import copy
-from typing import Any, cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
@@ -14,6 +17,8 @@ from gymnasium.vector.utils import batch_space
 from dqn.environments.conditions import Conditions, Integers
 from dqn.environments.masks import ACTION_MASK
 from dqn.environments.world import NOMINAL, World
+
+_FASTEST: Final = 1e4  # radians per second, or per second squared; Gymnasium's Acrobot stays below a tenth of it
 
 
 class FromZero(gym.ActionWrapper[Any, Any, Any]):
@@ -35,6 +40,9 @@ class WorldEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any], world: World = NOMINAL) -> None:
         super().__init__(env)
+        bare: Any = env.unwrapped
+        if isinstance(bare, AcrobotEnv):
+            bare._dsdt = partial(_bounded, bare._dsdt)  # type: ignore[method-assign]
         self._conditions = Conditions((world,), env, num_envs=1, space=env.observation_space)
 
     @property
@@ -107,6 +115,14 @@ class WorldVectorEnv(VectorWrapper[Any, Any, Any, Any, Any]):
         selected.env = narrowed(self.env, rows)
         selected._conditions = self._conditions.select(selected.env, rows)
         return selected
+
+
+def _bounded(rates: Callable[[Any], tuple[float, ...]], state: Any) -> tuple[float, ...]:
+    """The derivatives that Acrobot integrates in a step, which then takes turns off an angle one at a time.
+
+    In some worlds it would never end: an angle of 1e17 less a turn is the same number.
+    """
+    return tuple(max(-_FASTEST, min(_FASTEST, rate)) for rate in rates(state))
 
 
 def is_in_arrays(envs: VectorEnv[Any, Any, Any]) -> bool:

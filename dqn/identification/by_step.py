@@ -14,9 +14,9 @@ import numpy.typing as npt
 from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from gymnasium.envs.classic_control.mountain_car import MountainCarEnv
 
-from dqn.environments.conditions import ATTRIBUTES
+from dqn.environments.conditions import ATTRIBUTES, FACTOR
 from dqn.environments.making import make
-from dqn.environments.world import World
+from dqn.environments.world import NOMINAL, World
 from dqn.identification.record import UnexplainedError
 
 Floats = npt.NDArray[np.float64]
@@ -43,17 +43,14 @@ class _Steps:
 
     def __init__(self, env_id: str, known: World, observed: Floats, actions: Sequence[int], arrived: Floats) -> None:
         self.env: Any = make(env_id, known).unwrapped
+        self.nominal: Any = make(env_id, NOMINAL).unwrapped
         kind = next(kind for kind in _STATES if isinstance(self.env, kind))
         further = {f"attributes.{name}": (name,) for name in _FURTHER if hasattr(self.env, name)}
         self.names = ATTRIBUTES[kind] | further
-        self._states = [_STATES[kind](row) for row in observed]
+        self._states: list[Any] = [_STATES[kind](row) for row in observed]
         self._actions, self._arrived = actions, arrived
         deviation = (arrived - observed).std(0)
         self._unit = np.where(deviation > 0, deviation, 1.0)
-
-    def own(self, name: str) -> float:
-        """The present value of a field or attribute."""
-        return float(getattr(self.env, self.names[name][0]))
 
     def residual(self, names: Sequence[str], values: Floats) -> Floats:
         """Deviations `[N * obs]` of the next observations, if fields or attributes have these values."""
@@ -71,14 +68,20 @@ class _Steps:
 
     def fit(self, names: Sequence[str]) -> tuple[Floats, float]:
         """Values of fields or attributes with the least squared residual (Levenberg-Marquardt), and its mean square."""
-        own = np.array([self.own(name) for name in names])
-        ends = np.sort(np.stack([own / _FACTOR, own * _FACTOR]), axis=0)
-        ends[0] = [-end if name == "force_mag" else low for name, low, end in zip(names, *ends, strict=True)]
-        values, damping = own, 1e-3
+        values = np.array([float(getattr(self.env, self.names[name][0])) for name in names])
+        nominal = np.array([float(getattr(self.nominal, self.names[name][0])) for name in names])
+        sizes = np.where(values == 0, nominal, values)
+        ends = np.sort(np.stack([sizes / _FACTOR, sizes * _FACTOR]), axis=0)
+        for column, name in enumerate(names):
+            if name == "force_mag":
+                ends[:, column] = np.array([-_FACTOR, _FACTOR]) * abs(sizes[column])
+            elif name.startswith("attributes."):
+                ends[:, column] = nominal[column] / FACTOR, nominal[column] * FACTOR
+        steps, damping = 1e-4 * sizes, 1e-3
         residual = self.residual(names, values)
         for _ in range(_ROUNDS):
-            tried = values + 1e-4 * np.diag(own)
-            slope = np.stack([self.residual(names, row) - residual for row in tried], axis=1) / (1e-4 * own)
+            tried = values + np.diag(steps)
+            slope = np.stack([self.residual(names, row) - residual for row in tried], axis=1) / steps
             normal = slope.T @ slope
             change = np.linalg.lstsq(normal + damping * np.diag(np.diag(normal)), slope.T @ residual, rcond=None)[0]
             further = np.clip(values - change, *ends)
@@ -120,6 +123,8 @@ def identify_by_step(
     rows = np.unique(np.linspace(0, len(actions) - 1, _READ).astype(int))
     steps = _Steps(env_id, known, observed[rows], actions[rows].tolist(), arrived[rows])
     unchanged = steps.residual((), np.zeros(0))
+    if not np.isfinite(unchanged).all():
+        raise UnexplainedError(f"the experience has observations that are too large for {env_id}")
     size = len(unchanged)
     found: list[tuple[float, tuple[str, ...], Floats, float]] = []
     for count in range(MOST + 1):
@@ -136,20 +141,22 @@ def identify_by_step(
         )
     if not names:
         raise UnexplainedError("the steps are as predicted: the motion is the same, perhaps the goal has changed")
-    nominal = make(env_id).unwrapped
-    return _changed(nominal, known, steps.names, dict(zip(names, values.tolist(), strict=True)))
+    return _changed(steps.nominal, known, steps.names, dict(zip(names, values.tolist(), strict=True)))
 
 
 def _changed(nominal: Any, known: World, names: dict[str, tuple[str, ...]], values: dict[str, float]) -> World:
-    """The known world with other values of fields and attributes; a value of the nominal environment is left out."""
+    """The known world with other values of fields and attributes.
+
+    A value of the nominal environment is left out, except for an attribute that a field of the world changes too.
+    """
     content, attributes = known.to_dict(), dict(known.attributes)
     for name, value in values.items():
         for attribute in names[name]:
             attributes.pop(attribute, None)
         place, key = (attributes, names[name][0]) if name.startswith("attributes.") else (content, name)
-        place[key] = float(f"{value:.4g}")
         own = float(getattr(nominal, names[name][0]))
-        if abs(value - own) <= _SAME * abs(own):
+        place[key] = own if abs(value - own) <= _SAME * abs(own) else float(f"{value:.4g}")
+        if place[key] == own and not any(key in names.get(field, ()) for field in content.keys() - {name}):
             del place[key]
     return World.from_dict(content | {"attributes": attributes})
 

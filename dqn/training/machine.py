@@ -39,14 +39,15 @@ def require_device(name: str) -> torch.device:
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
-    """Use this many PyTorch threads inside the block, and take numbers below the least normal float32 for 0.
+    """Use this many PyTorch threads inside the block; a single one takes numbers below the least normal float32 for 0.
 
     A first moment of Adam whose gradient stays 0 otherwise ends as such a number for good. In a network on sparse
-    images two fifths of them do, and a step of AdamW takes twice as long, on some processors ten times.
+    images two fifths of them do, and a step of AdamW takes twice as long, on some processors ten times. PyTorch sets
+    this for the calling thread alone: with several, the thread that computes a number would decide whether it is kept.
     """
     threads, flushed = torch.get_num_threads(), not torch.tensor(1e-20).square().item()
     torch.set_num_threads(number)
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(number == 1)
     try:
         yield
     finally:

@@ -68,7 +68,11 @@ class _Overrides(BaseModel):
         if "acceptance_return" in changes and changes["acceptance_return"] is None:
             changes.setdefault("acceptance_epsilon", 0.0)  # the preset's value needs an acceptance return
         named = {name: changes[name] for name in ("env_id", "env_kwargs", "max_episode_steps") if name in changes}
-        return dataclasses.replace(start_of(preset, DQNConfig(**named).environment), **changes)
+        config = dataclasses.replace(start_of(preset, DQNConfig(**named).environment), **changes)
+        # A world of every agent is the run's: its best agent is tested, recorded and served in it.
+        return (
+            dataclasses.replace(config, world=config.worlds[0], worlds=()) if len(set(config.worlds)) == 1 else config
+        )
 
 
 def refusal(error: ErrorDetails) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks import drift_returns
-from benchmarks.drift_returns import adapt, published, row_of, say, world_of
+from benchmarks.drift_returns import adapt, row_of, say, world_of
+from benchmarks.workbook import runs
 from dqn.environments.world import World
 from dqn.identification.record import UnexplainedError
 from dqn.presets import PRESETS
@@ -35,7 +36,7 @@ def workbook(tmp_path: Path) -> Path:
 
 
 def test_the_runs_of_a_workbook_are_read(workbook: Path) -> None:
-    first, second = published(workbook)
+    first, second = runs(workbook)
     assert world_of(first) == World(gravity=0.003, force_mag=0.00095, attributes={"goal_velocity": 0.0})
     assert world_of(second).attributes == {"goal_velocity": 0.05}
     row = row_of(second, -150.0)
@@ -56,7 +57,7 @@ def test_a_run_that_is_not_identified_is_not_trained_for(workbook: Path, monkeyp
     monkeypatch.setattr(drift_returns, "train", lambda *_, **__: pytest.fail("trained"))
     monkeypatch.setattr(drift_returns, "record", lambda *_: ((), (), ()))
     monkeypatch.setattr(drift_returns, "identify_by_step", unexplained)
-    _, second = published(workbook)
+    _, second = runs(workbook)
     champion: Any = None
     row = row_of(second, -150.0)
     adapt(row, champion, PRESETS["mountaincar"])
@@ -65,7 +66,7 @@ def test_a_run_that_is_not_identified_is_not_trained_for(workbook: Path, monkeyp
 
 
 def test_the_better_of_champion_and_trained_counts(workbook: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = (row_of(run, -150.0) for run in published(workbook))
+    first, second = (row_of(run, -150.0) for run in runs(workbook))
     say([first | {"trained": -115.0, "identified": "x"}, second], -121.0)
     told: Any = capsys.readouterr().out.splitlines()
     assert told[0] == "of 2 runs, all, healed: this project 1, champion 0, fine-tuned 1, Dr. DRL 1"

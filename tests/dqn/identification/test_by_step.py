@@ -34,6 +34,9 @@ def record(env_id: str, world: World, *, steps: int = 60, seed: int = 0) -> dict
         (CAR, NOMINAL, World(gravity=0.0032)),
         (CAR, NOMINAL, World(gravity=0.0021, force_mag=0.0015)),
         (CAR, World(force_mag=0.0007), NOMINAL),
+        (CAR, World(force_mag=-0.001), NOMINAL),
+        (CAR, World(force_mag=0.0), World(force_mag=-0.0005)),
+        (CAR, World(gravity=0.0), NOMINAL),
         (ACROBOT, NOMINAL, World(length=1.5)),
         (ACROBOT, NOMINAL, World(masspole=1.6)),
         (ACROBOT, NOMINAL, World(inertia=2.0)),
@@ -41,6 +44,7 @@ def record(env_id: str, world: World, *, steps: int = 60, seed: int = 0) -> dict
         (ACROBOT, NOMINAL, World(attributes={"LINK_MASS_1": 0.5})),
         (ACROBOT, NOMINAL, World(inertia=1.5, attributes={"LINK_COM_POS_1": 0.8})),
         (ACROBOT, World(inertia=2.0, attributes={"LINK_MASS_1": 2.0}), World(inertia=2.0)),
+        (ACROBOT, World(masspole=2.0), World(masspole=2.0, attributes={"LINK_MASS_1": 1.0})),
     ],
 )
 def test_a_changed_environment_is_identified(env_id: str, known: World, real: World) -> None:
@@ -62,6 +66,12 @@ def test_a_slight_noise_is_not_explained_by_a_further_change(seed: int) -> None:
     real = World(force_mag=0.0007, sensor_noise=(5e-5, 5e-6))
     found = identify_by_step(CAR, NOMINAL, **record(CAR, real, seed=seed))
     assert found.to_dict() == {"force_mag": pytest.approx(0.0007, rel=0.02)}
+
+
+def test_no_attribute_is_beyond_what_a_world_may_have() -> None:
+    columns = record(ACROBOT, World(attributes={"LINK_MASS_2": 4.0}))
+    columns["arrived"][:, 4:] += np.random.default_rng(0).normal(0, 0.01, (60, 2))
+    make(ACROBOT, identify_by_step(ACROBOT, NOMINAL, **columns))
 
 
 def changed(**columns: Any) -> dict[str, Any]:

@@ -68,5 +68,7 @@ def test_training_flushes_numbers_that_are_slow_and_leaves_the_setting_as_it_was
         with torch_threads(1), torch_threads(1):
             assert torch.tensor(1e-20).square().item() == 0
         assert (torch.tensor(1e-20).square().item() == 0) == before
+        with torch_threads(2):  # which share a large product
+            assert bool((torch.full((100_000,), 1e-20).square() > 0).all())
     finally:
         torch.set_flush_denormal(False)

@@ -98,7 +98,7 @@ def test_agents_that_leave_take_their_worlds_along(small_config: Make) -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"worlds": (NOMINAL,)}, r"worlds must be one for each of num_agents = 3 agents, got \(World"),
+        ({"worlds": (NOMINAL,)}, r"worlds must be one for each of num_agents = 3 agents, got 1"),
         ({"worlds": (NOMINAL,) * 3, "world": REVERSED}, "worlds must be left out where there is a world, got"),
         ({"worlds": [NOMINAL] * 3}, "worlds must be a tuple, each entry a World"),
         ({"worlds": ({"length": 1.0},) * 3}, "worlds must be a tuple, each entry a World"),

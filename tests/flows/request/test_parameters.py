@@ -148,3 +148,5 @@ def test_a_training_that_would_register_the_best_of_several_worlds_is_refused() 
         check_request(overrides({"num_agents": 2, "worlds": worlds}), "cartpole", None, None, "checkpoints")
     with pytest.raises(EnvironmentUnsupportedError, match="has no wind"):
         check_trainable(overrides({"num_agents": 2, "worlds": [{}, {"wind": 1.0}]}).applied_to("acrobot"))
+    alike = overrides({"num_agents": 2, "worlds": [{"wind": 1.0}] * 2}).applied_to("cartpole")
+    assert (alike.world, alike.worlds) == (World(wind=1.0), ())

@@ -99,6 +99,22 @@ def test_an_attribute_that_is_not_named_any_more_has_its_own_value_again() -> No
     with pytest.raises(EnvironmentUnsupportedError):
         env.change(World(attributes={"LINK_MASS_1": 2.0, "nothing": 1.0}))
     assert (acrobot.LINK_MASS_1, acrobot.LINK_MASS_2) == (1.0, 0.5), "a refused change changes nothing"
+    env.change(World(masspole=3.0))
+    assert (acrobot.LINK_MASS_1, acrobot.LINK_MASS_2) == (3.0, 3.0), "a field changes what was an attribute's"
+    with pytest.raises(EnvironmentUnsupportedError, match="must be from"):
+        env.change(World(attributes={"LINK_MASS_1": 5.0}))
+    env.change(World(masspole=3.0, attributes={"LINK_MASS_1": 4.0}))
+    assert (acrobot.LINK_MASS_1, acrobot.LINK_MASS_2) == (4.0, 3.0)
+    env.change(NOMINAL)
+    assert (acrobot.LINK_MASS_1, acrobot.LINK_MASS_2) == (1.0, 1.0)
+
+
+def test_a_step_of_acrobot_ends_in_every_world() -> None:
+    env: Any = make("Acrobot-v1", World(masspole=4.0, tau=1.6, attributes={"LINK_MASS_1": 0.25}))
+    env.reset(seed=0)
+    for state in np.random.default_rng(1).uniform(-1, 1, (20, 4)) * np.pi * [1, 1, 4, 9]:
+        env.unwrapped.state = state
+        assert np.isfinite(env.step(0)[0]).all()
 
 
 def test_a_range_is_drawn_at_each_reset_and_survives_a_checkpoint() -> None:
