@@ -29,7 +29,7 @@ size_all := 240 packages, 2.2 GB, 2 to 6 minutes
 needs = .venv/.$(if $(wildcard .venv/.all),all,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train sweep versions compare promote rollback retire ui serve watch record site secrets up down destroy backup restore stack lint types test test-all test-stack bench constraints clean
+.PHONY: help install train sweep bank versions compare promote rollback retire ui serve watch record site secrets up down destroy backup restore stack lint types test test-all test-stack bench constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ train: $(call needs,train) ## train, register and promote a champion; ARGS="--he
 
 sweep: $(call needs,train) ## search hyper-parameters, a thousand configurations in minutes; ARGS="--help" shows every option
 	$(BIN)/python -m flows sweep $(ARGS)
+
+bank: $(call needs,train) ## give the champion members for worlds that it does not balance; ARGS="--help" shows every option
+	$(BIN)/python -m flows bank $(ARGS)
 
 versions: $(call needs,train) ## list the registered versions
 	$(BIN)/python -m flows versions $(ARGS)

@@ -107,10 +107,7 @@ def run(stack: ExitStack, held: Tether, prefect_port: int, mlflow_port: int, ser
     wait_for(f"{prefect}/api/ready", processes[0])
     wait_for(f"{mlflow}/health", processes[1])
     processes += [
-        start(
-            *("worker", "flows.worker", "--pool", "dqn", "--limit", "2"),
-            env={**clients, **worker, "SERVING_URL": serving},
-        ),
+        start("worker", "flows.worker", "--pool", "dqn", "--limit", "2", env={**clients, **worker}),
         start(
             "serving",
             *("serving", "--port", str(serving_port), "--cache-dir", str(STATE / "models"), "--mlflow-url", mlflow),

@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 COMPOSE_FILE: Final = ROOT / "docker" / "compose.yaml"
 ENV_FILE: Final = ROOT / "docker" / ".env"
 PORTS: Final = {"prefect-server": "PREFECT_PORT", "mlflow": "MLFLOW_PORT", "serving": "SERVING_PORT"}
+PROFILES: Final = ("inference", "monitoring")
 MONITORING_PORTS: Final = {"prometheus": "PROMETHEUS_PORT", "grafana": "GRAFANA_PORT"}
 PATIENCE: Final = 300
 _QUOTED: Final = re.compile(r"""(?:'([^']*)'|"((?:[^"\\]|\\.)*)")(?:\s*#.*)?""")
@@ -258,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="docker/stack.py", description=__doc__)
     parser.add_argument("verb", choices=("secrets", "up", "down", "destroy"))
     parser.add_argument("--yes", action="store_true", help="destroy without asking")
-    parser.add_argument("--profile", action="append", default=[], help="inference, or monitoring")
+    parser.add_argument("--profile", action="append", default=[], choices=PROFILES, help="start its containers too")
     options, rest = parser.parse_known_args(arguments)
     try:
         if options.verb == "secrets":
@@ -266,7 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{ENV_FILE.relative_to(ROOT)} holds fresh secrets")
             return 0
         require_env()
-        stack = Stack(profiles=options.profile)
+        stack = Stack(profiles=options.profile if options.verb == "up" else PROFILES)
         if options.verb == "up":
             stack.up(*rest)
             print_places(stack)

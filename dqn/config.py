@@ -38,7 +38,7 @@ class DQNConfig:
     world: World = NOMINAL
     """World that the policy is for: used by tests, gate and server. Each episode draws its own values from ranges."""
     worlds: tuple[World, ...] = ()
-    """One world per agent, each in place of `world`; returns do not rank agents of different worlds. Empty for none."""
+    """One world per agent, each in place of `world`; `make train` refuses worlds that differ. Empty for none."""
     randomisation: World = NOMINAL
     """Changes to `world` for training and selection (domain randomisation); not used by tests, gate and server."""
     seed: int = 0
@@ -223,8 +223,9 @@ class DQNConfig:
             "replay_capacity", self.replay_capacity >= self.num_envs, f"must be at least num_envs = {self.num_envs}"
         )
         self._require("worlds", not self.worlds or self.world == NOMINAL, "must be left out where there is a world")
-        one = f"must be one for each of num_agents = {self.num_agents} agents"
-        self._require("worlds", len(self.worlds) in (0, self.num_agents), one)
+        if len(self.worlds) not in (0, self.num_agents):
+            agents = f"num_agents = {self.num_agents} agents"
+            raise ConfigError(f"worlds must be one for each of {agents}, got {len(self.worlds)}")
         targets = [bool(self.target_update_interval), bool(self.target_update_episodes), bool(self.tau)]
         if sum(targets) != 1:
             names = "target_update_interval, target_update_episodes and tau"

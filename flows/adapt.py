@@ -73,11 +73,10 @@ def adapt_policy(
     Returns:
         The last state that the page shows, and a sentence about it.
     """
-    if serving.rstrip("/") != (known := os.environ.get("SERVING_URL", serving)).rstrip("/"):
-        return (
-            "refused",
-            f"the event names {serving[:MOST_TEXT]!r}, and SERVING_URL is {known}: nothing was asked or told",
-        )
+    serving, known = (each.rstrip("/") for each in (serving, os.environ.get("SERVING_URL", serving)))
+    if serving != known:
+        named = serving[:MOST_TEXT]
+        return "refused", f"the event names {named!r}, and SERVING_URL is {known}: nothing was asked or told"
     show, finding, playing = Show(url=serving, drift=drift), finding[:MOST_TEXT], playing[:MOST_TEXT]
     try:
         require_allowed(mode)
@@ -90,7 +89,7 @@ def adapt_policy(
     adaptation = Adaptation(show=show, attempt=attempt)
     with ending(adaptation):
         adaptation.tell("started", f"version {version[:20]}: {'. '.join(filter(None, (finding, playing)))}")
-        world = identified(adaptation, since)
+        world = identified(adaptation, model, since)
         env_id = environment_of(model)
         chosen = remembered(adaptation, model, env_id, world)
         if chosen is None and env_id not in by_step.ENVIRONMENTS and confirmed(adaptation, model, world):

@@ -227,7 +227,7 @@ def _report(accepted: int, agents: int, coverage: dict[str, float]) -> str:
     lines = [f"{accepted} of {agents} agents were accepted, each in its own world."]
     lines.append(f"Of {_TESTED} fresh worlds without reversed motor, bias and delay, which are undone anyway:")
     numbers = [(count, share) for count, share in coverage.items() if count.isdecimal()]
-    lines += [f"  champion and {count} members balance {share:.1%}" for count, share in numbers]
+    lines += [f"  the champion with {count} members balances {share:.1%}" for count, share in numbers]
     lines.append(f"  a linear-quadratic regulator of the known world balances {coverage['LQR']:.1%}, and")
     lines.append(f"  it or the champion {coverage['LQR and champion']:.1%}")
     return "\n".join(lines)

@@ -28,8 +28,10 @@ def environment_of(name: str) -> str:
 
 def no_version(env_id: str, reference: str, known: Sequence[str], *, why: str = " to start from") -> str:
     """The message for a version that does not exist; `known` are all that do, the oldest first."""
+    if not known:
+        return f"{model_name(env_id)} has no version {reference!r}{why}; none is registered: train first"
     older = f"{len(known) - _NAMED} older ones, " if len(known) > _NAMED else ""
     return (
         f"{model_name(env_id)} has no version {reference!r}{why}; registered are: "
-        f"{older}{', '.join(known[-_NAMED:]) or 'none'}; an alias that is set, such as champion, does too"
+        f"{older}{', '.join(known[-_NAMED:])}; an alias that is set, such as champion, does too"
     )

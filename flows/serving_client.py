@@ -92,7 +92,7 @@ def require_shadow_steps(name: str, version: int, steps: int) -> None:
     Raises:
         InputError: if it has not, with what the server says.
     """
-    url = os.environ.get("SERVING_URL") or "http://127.0.0.1:8000"
+    url = (os.environ.get("SERVING_URL") or "http://127.0.0.1:8000").rstrip("/")
     try:
         answer = httpx.get(f"{url}/api/shadow", timeout=_TIMEOUT).raise_for_status().json()
         shadow = {"model": "", "challenger": "", "notice": "it has no --shadow", "reference": ""} | (answer or {})

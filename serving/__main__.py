@@ -100,6 +100,8 @@ def serve(source: ModelSource, uri: ModelURI, cache: Cache | None, options: Name
     )
     if options.shadow and isinstance(source, FileSource):
         raise ValueError("--shadow names a version of a registry, and --model names a file: leave out one of the two")
+    if options.canary_share and not options.shadow:
+        raise ValueError("--canary-share is of the requests that --shadow answers: name an alias or a number with it")
     shadow = None
     if options.shadow:
         shadow = Shadow(models, options.shadow, share=options.shadow_share, canary_share=options.canary_share)

@@ -42,7 +42,8 @@ class _Steps:
     """Observed transitions, and the environment that has to repeat them."""
 
     def __init__(self, env_id: str, known: World, observed: Floats, actions: Sequence[int], arrived: Floats) -> None:
-        self.env, self.nominal = (make(env_id, world).unwrapped for world in (known, NOMINAL))
+        self.env: Any = make(env_id, known).unwrapped
+        self.nominal: Any = make(env_id, NOMINAL).unwrapped
         kind = next(kind for kind in _STATES if isinstance(self.env, kind))
         further = {f"attributes.{name}": (name,) for name in _FURTHER if hasattr(self.env, name)}
         self.names = ATTRIBUTES[kind] | further

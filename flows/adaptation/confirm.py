@@ -61,12 +61,12 @@ class Rehearsed:
 
 
 def rehearsal(policy: Observed, world: World, own: World) -> Rehearsed:
-    """The policy as it is or with the changes undone, whichever balances a world longer.
+    """The policy as it is, with the changes undone or a member of its bank, whichever balances a world longer.
 
-    A regulator of the world is not among them: it is no version, and no inference client gets it.
+    A regulator of the world is not among them: it is no version.
 
     Args:
-        policy: Q-values of CartPole's observations.
+        policy: an `OnnxPolicy`, or Q-values of CartPole's observations, which have no members.
         world: the changed world.
         own: the world that the policy was trained for.
     """
@@ -123,7 +123,7 @@ def confirmed(adaptation: Adaptation, model: str, world: dict[str, Any]) -> bool
 def rehearsed(model: str, version: int, world: dict[str, Any], attempt: Attempt) -> dict[str, Any]:
     """Rehearse a version in the identified world. Returns the fields of `Rehearsed`."""
     policy = versions.download(model, version).policy
-    played = rehearsal(policy.q_values, World.from_dict(world), policy.metadata.world)
+    played = rehearsal(policy, World.from_dict(world), policy.metadata.world)
     fenced = FencedClient(client=connect(), attempt=attempt)
     fenced.checked().log_dict(attempt.run_id, asdict(played) | {"gain": played.gain}, "rehearsal.json")
     return asdict(played)

@@ -13,6 +13,7 @@ from dqn.identification.record import UnexplainedError
 from flows.adaptation.beyond_cartpole import identify_from
 from flows.adaptation.timeline import Adaptation, RefusedError
 from flows.adaptation.watch import POLL_SECONDS
+from flows.names import model_name
 from flows.orchestration.step import step
 from flows.serving_client import Show, as_experience
 from flows.tracking.attempt import Attempt, FencedClient
@@ -28,8 +29,8 @@ LOOKS: Final = 3
 """Attempts to identify the world before a person is needed: it may change while transitions are collected."""
 
 
-def identified(adaptation: Adaptation, since: int) -> dict[str, Any]:
-    """The world that explains the observed transitions.
+def identified(adaptation: Adaptation, model: str, since: int) -> dict[str, Any]:
+    """The world that explains the observed transitions of a registered model's environment.
 
     Raises:
         RefusedError: if no world explains them.
@@ -38,7 +39,7 @@ def identified(adaptation: Adaptation, since: int) -> dict[str, Any]:
     for _ in range(LOOKS):
         experience, count, since = fetch(adaptation.show.url, since, adaptation.attempt)
         adaptation.tell("experience", f"{count} transitions")
-        found = identify_world(experience, adaptation.attempt)
+        found = identify_world(experience, model, adaptation.attempt)
         if not found["refusal"]:
             world: dict[str, Any] = found["world"]
             adaptation.tell("identified", found["text"], world=world)
@@ -64,17 +65,20 @@ def fetch(url: str, since: int, attempt: Attempt) -> tuple[str, int, int]:
 
 
 @step("identify world")
-def identify_world(experience: str, attempt: Attempt) -> dict[str, Any]:
+def identify_world(experience: str, model: str, attempt: Attempt) -> dict[str, Any]:
     """The world that explains the transitions of an artifact: `world` and `text`, or the `refusal`."""
     answer = mlflow.artifacts.load_dict(experience)
+    env_id = answer["env_id"]
     try:
-        if answer["env_id"] in by_step.ENVIRONMENTS:
+        if model_name(env_id) != model:  # an event chooses neither a module to import nor whose steps explain a world
+            raise UnexplainedError(f"the server plays {env_id}, and the event is of the model {model[:80]!r}")
+        if env_id in by_step.ENVIRONMENTS:
             result = identify_from(answer)
             _keep(attempt, result)
             return result
-        if answer["env_id"] not in ENVIRONMENTS:
+        if env_id not in ENVIRONMENTS:
             known = ", ".join((*ENVIRONMENTS, *by_step.ENVIRONMENTS))
-            raise UnexplainedError(f"the worlds of {answer['env_id']} cannot be identified, those of {known} can")
+            raise UnexplainedError(f"the worlds of {env_id} cannot be identified, those of {known} can")
         found = identify(as_experience(answer["transitions"], NEWEST), World.from_dict(answer["world"]))
     except UnexplainedError as error:
         return {"refusal": str(error)}

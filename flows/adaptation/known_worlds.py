@@ -40,7 +40,8 @@ def distance(one: World, other: World) -> float:
 def near_versions(client: MlflowClient, name: str, world: World) -> list[int]:
     """Versions that were evaluated in a world of their own: the nearest first, then the newest.
 
-    A version that was rolled back or retired is none of them.
+    A version that was rolled back or retired is none of them. Neither is a refused bank: it plays as its champion does,
+    which is tried too.
     """
     found = []
     apart = distance if environment_of(name) in ENVIRONMENTS else beyond_cartpole.distance
@@ -48,7 +49,8 @@ def near_versions(client: MlflowClient, name: str, world: World) -> list[int]:
         tags = version.tags
         if WORLD_TAG not in tags or "eval.mean_return" not in tags or RETIRED_TAG in tags:
             continue
-        if tags.get("gate", "").startswith("rolled back"):
+        left_out = ("rolled back", "refused") if versions.BANKED_TAG in tags else "rolled back"
+        if tags.get("gate", "").startswith(left_out):
             continue
         try:
             home = World.from_dict(json.loads(tags[WORLD_TAG]))

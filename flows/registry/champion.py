@@ -160,6 +160,9 @@ def decide(
         reason = f"the file of {challenger} is not the one that was evaluated any more"
         return Decision(promote=False, outcome="invalid", reason=reason)
     policy = challenger.policy
+    if len(mine.members) != len(policy.metadata.members):
+        reason = f"{len(mine.members)} of the bank's {len(policy.metadata.members)} members were evaluated"
+        return Decision(promote=False, outcome="invalid", reason=reason)
     at_home = world is not None
     # A threshold is of the nominal world. CartPole's is a full episode, which is one in every world.
     threshold = (

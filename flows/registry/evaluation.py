@@ -43,7 +43,8 @@ def evaluate_elsewhere(name: str, version: int, world: dict[str, Any], attempt: 
     seed = version_seed(version, episodes=EPISODES)
     returns = play(artifact.policy, World.from_dict(world), seed=seed)
     file = f"evaluation/version-{version}.json"
-    content = {"returns": returns.tolist(), "seed": seed, "stress": None, "world": world}
+    members = play_members(artifact.policy, seed=seed)  # whatever the world, each is judged in its own
+    content = {"returns": returns.tolist(), "seed": seed, "stress": None, "world": world, "members": members}
     fenced.checked().log_dict(attempt.run_id, content, file)
     return f"{fenced.client.get_run(attempt.run_id).info.artifact_uri}/{file}"
 

@@ -138,6 +138,21 @@ def get_version(client: MlflowClient, name: str, version: int) -> ModelVersion:
         raise RegistryError(f"{name} has no version {version}") from error
 
 
+def trained_by(client: MlflowClient, name: str, version: int) -> str:
+    """The run that trained a version's network; of a version with a bank, its champion's.
+
+    Raises:
+        RegistryError: if a version does not exist, or a bank's champion is no earlier one.
+    """
+    found = get_version(client, name, version)
+    champion = found.tags.get(BANKED_TAG)
+    if champion is None:
+        return str(found.run_id)
+    if not champion.isdecimal() or int(champion) >= version:
+        raise RegistryError(f"the tag {BANKED_TAG} of version {version} of {name} is no earlier version: {champion!r}")
+    return trained_by(client, name, int(champion))
+
+
 def version_of(client: MlflowClient, name: str, alias: Alias) -> int | None:
     """The version that an alias points to, if it is set."""
     return resolve(client, name, alias)

@@ -9,9 +9,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from dqn.cards.card import card
 from dqn.training.result import in_words
+from flows.failures.errors import RegistryError
 from flows.failures.outages import is_transient
 from flows.registry import versions
-from flows.tracking.runs import config_of
+from flows.tracking.runs import read_config
 from flows.training.population import read_summary
 
 CARD: Final = "card.html"
@@ -26,10 +27,12 @@ def version_card(client: MlflowClient, artifact: versions.Artifact) -> bytes:
         trained = f"A policy from {origin}"
     else:
         try:
-            summary = read_summary(client, run.info.run_id)
-            words = in_words(config_of(run), summary.agents, summary.best.agent, summary.seconds, summary.cpu_seconds)
+            learned = versions.trained_by(client, artifact.name, artifact.version)
+            summary = read_summary(client, learned)
+            agents, best = summary.agents, summary.best.agent
+            words = in_words(read_config(client, learned), agents, best, summary.seconds, summary.cpu_seconds)
             trained, judged = words["trained"], words["judged"]
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, RegistryError) as error:
             if is_transient(error):
                 raise
     source = f"MLflow run {run.info.run_name} ({run.info.run_id})"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from dqn.networks.onnx import ModelProperties, to_onnx
 from dqn.networks.population import QNetworks
@@ -79,9 +80,9 @@ class Live:
             due |= record.name == "eval/solved_fraction"
             if record.name == "train/episodic_return":
                 for agent, step, value in zip(record.agent.tolist(), record.step.tolist(), record.value, strict=True):
-                    if agent < AGENTS:
+                    if agent < AGENTS and (rounded := _rounded(value)) is not None:
                         curve = self._curves.setdefault(agent, [])
-                        curve.append((step, round(float(value), 1)))
+                        curve.append((step, rounded))
                         if len(curve) > POINTS:
                             del curve[-2::-2]  # from the last but one backwards: the newest stays
         if due and self.seconds <= SHARE * (self._now() - self._began):
@@ -120,7 +121,7 @@ class Live:
                 "agent": agent,
                 "state": "solved" if state.solved[agent] else "diverged" if agent in state.diverged else
                 "learning" if agent in learning else "ended",
-                "mean_return": round(float(state.last_return[agent]), 1) if state.evaluations else None,
+                "mean_return": _rounded(state.last_return[agent]) if state.evaluations else None,
                 "curve": list(self._curves.get(agent, ())),
                 "model": "",
             }
@@ -133,7 +134,7 @@ class Live:
             "environment_steps": state.environment_steps,
             "num_agents": config.num_agents,
             "solved": None if config.acceptance_return is None else int(state.solved.sum()),
-            "mean_return": round(float(state.last_return[state.sound].mean()), 1) if state.evaluations else None,
+            "mean_return": _rounded(state.last_return[state.sound].mean()) if state.evaluations else None,
             "agents": agents,
         }
 
@@ -158,3 +159,8 @@ class Live:
             properties = dataclasses.replace(self._properties, agent=agent, world=world)
             models.append(to_onnx(networks.agent(agent), properties, observation_shape=networks.body.observation_shape))
         return models
+
+
+def _rounded(value: Tensor) -> float | None:
+    """To a tenth. None for what JSON has no number for, such as the mean of no agents."""
+    return round(float(value), 1) if value.isfinite() else None

@@ -36,7 +36,7 @@ def find_version(client: MlflowClient, config: DQNConfig, reference: str) -> int
     if version is None:
         known = sorted(int(found.version) for found in client.search_model_versions(f"name='{name}'"))
         raise InputError(no_version(config.env_id, reference, [str(number) for number in known]))
-    source = read_config(client, _run_of(client, name, version))
+    source = read_config(client, versions.trained_by(client, name, version))
     differing = [field for field in _SHAPE if getattr(source, field) != getattr(config, field)]
     if differing:
         raise InputError(
@@ -52,13 +52,6 @@ def starting_network(client: MlflowClient, run: Run, name: str) -> QNetworks | N
     version = run.data.tags.get(WARM_START_TAG)
     if version is None:
         return None
-    source = _run_of(client, name, int(version))
+    source = versions.trained_by(client, name, int(version))
     networks, _ = read_networks(client, source)
     return networks.select(torch.tensor([read_summary(client, source).best.agent]))
-
-
-def _run_of(client: MlflowClient, name: str, version: int) -> str:
-    """The run that trained a version's network; of a version with a bank, the champion's."""
-    found = versions.get_version(client, name, version)
-    champion = found.tags.get(versions.BANKED_TAG)
-    return _run_of(client, name, int(champion)) if champion else str(found.run_id)

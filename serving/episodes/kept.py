@@ -1,7 +1,6 @@
 """Replays on the disk, so that their links work after a restart: the newest ones, as JSON, one file each."""
 
 import logging
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -32,16 +31,13 @@ class Kept:
         return found
 
     def add(self, replay: Replay) -> None:
-        """Write a replay, or mark it as requested again, and remove what is beyond the limits.
+        """Write a replay, anew if it is there, and remove what is beyond the limits.
 
         A disk that cannot be written costs the copies, not the replay; the log says so once.
         """
         path = self._folder / f"{replay.id}.json"
         try:
-            if path.is_file():
-                os.utime(path)
-            else:
-                write_new(path, replay.to_json())
+            write_new(path, replay.to_json())
         except OSError as error:
             if not self._failed:
                 _LOG.warning(

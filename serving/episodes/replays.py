@@ -80,24 +80,30 @@ class Replays:
         self._replays: OrderedDict[str, Replay] = OrderedDict()
         self._files: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._working = asyncio.Semaphore(1)
+        self._writing = asyncio.Lock()
 
     async def create(self, request: EpisodeRequest) -> Replay:
         """Play the episode that a request describes, and keep it. Raises what `play` raises."""
         replay = await self.play(request)
         self._keep(replay)
         if self._kept:
-            await asyncio.to_thread(self._kept.add, replay)
+            async with self._writing:  # two writers of one file would be in each other's way
+                await asyncio.to_thread(self._kept.add, replay)
         return replay
 
     async def restore(self) -> None:
         """Read the replays that an earlier server kept on the disk."""
         if self._kept:
-            for replay in await asyncio.to_thread(self._kept.read):
-                self._keep(replay)
+            restored = {replay.id: replay for replay in await asyncio.to_thread(self._kept.read)}
+            self._replays = OrderedDict(restored | self._replays)  # what was played meanwhile is newer
+            self._trim()
 
     def _keep(self, replay: Replay) -> None:
         self._replays[replay.id] = replay
         self._replays.move_to_end(replay.id)
+        self._trim()
+
+    def _trim(self) -> None:
         while len(self._replays) > KEPT_REPLAYS:
             self._replays.popitem(last=False)
 

@@ -7,11 +7,13 @@ that asks for their poles.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Annotated, Final, Literal, TypeVar
+from concurrent.futures import Future
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
+from serving.deadlines import begin
 from serving.episodes.simulation import play
 from serving.errors import PolicyError, RegistryUnavailableError, UnknownModelError
 from serving.models.follower import Models
@@ -106,12 +108,14 @@ class Training:
         self._models = models
         self._mlflow_url = mlflow_url
         self._clock = clock
-        self._working = asyncio.Lock()
+        self._playing = asyncio.Lock()
         self._closing = asyncio.Event()
         self._due = 0.0
+        self._looking: asyncio.Task[None] | None = None
+        self._asked: Future[Any] | None = None
         self._seen = Seen(why="nothing was looked for yet")
         self._read: tuple[str, Population] | None = None
-        self._played: tuple[str, Poles] | None = None
+        self._played: tuple[str, Poles | ValueError] | None = None
 
     async def events(self) -> AsyncGenerator[bytes]:
         """Server-sent events: what is seen, at once and whenever it differs; comments in between."""
@@ -131,37 +135,49 @@ class Training:
 
     async def look(self) -> Seen:
         """What is seen now. All clients share one look, which is not repeated for some seconds."""
-        async with self._working:
-            if self._clock() >= self._due:
-                self._seen = await self._look()
-                self._due = self._clock() + (SELDOM_SECONDS if self._seen.why else LOOK_SECONDS)
-            return self._seen
+        if self._looking is None and self._clock() >= self._due:
+            self._looking = asyncio.create_task(self._renew())
+        if self._looking:
+            await asyncio.shield(self._looking)  # a client that leaves does not end it
+        return self._seen
 
     async def poles(self) -> Poles:
-        """The episodes of the networks in the state that was seen last, played once.
+        """The episodes of the networks in the state that was seen last, played once, even if that fails.
 
         Raises:
             UnknownModelError: if there is no such state.
             PolicyError: if a network is invalid.
         """
-        async with self._working:
+        async with self._playing:
             if self._read is None or not self._seen.poles:
                 raise UnknownModelError(self._seen.why or "no networks of this training can be drawn")
             key, population = self._read
             if self._played is None or self._played[0] != key:
-                self._played = key, await in_thread(_play, self._models.name, population)
-            return self._played[1]
+                try:
+                    self._played = key, await in_thread(_play, self._models.name, population)
+                except ValueError as error:
+                    self._played = key, error
+            if isinstance(played := self._played[1], ValueError):
+                raise played.with_traceback(None)
+            return played
+
+    async def _renew(self) -> None:
+        try:
+            self._seen = await self._look()
+            self._due = self._clock() + (SELDOM_SECONDS if self._seen.why else LOOK_SECONDS)
+        finally:
+            self._looking = None
 
     async def _look(self) -> Seen:
         source = self._models.source
         try:
-            running = newest(await _limited(source.trainings), self._clock())
+            running = newest(await self._limited(source.trainings), self._clock())
             if running is None:
                 return Seen(why="no training runs now")
             updates = running.live.partition(" ")[0]
             key = f"{running.run_id} {updates}"
             if updates and (self._read is None or self._read[0] != key):
-                content = await _limited(lambda: source.population(running))
+                content = await self._limited(lambda: source.population(running))
                 self._read = key, msgspec.json.decode(content, type=Population)
         except (UnknownModelError, RegistryUnavailableError, PolicyError) as error:
             return Seen(why=str(error))
@@ -179,6 +195,18 @@ class Training:
             population=population and _without_networks(population),
             poles=key if drawn else "",
         )
+
+    async def _limited(self, function: Callable[[], T]) -> T:
+        """The function's result, from a thread.
+
+        Raises:
+            TimeoutError: after `_LIMIT_SECONDS`, and at once while an earlier thread still hangs.
+        """
+        if self._asked and not self._asked.done():
+            raise TimeoutError
+        self._asked = asked = begin(function)
+        async with asyncio.timeout(_LIMIT_SECONDS):
+            return await asyncio.wrap_future(asked)
 
 
 def newest(trainings: Sequence[RunningTraining], now: float) -> RunningTraining | None:
@@ -220,13 +248,3 @@ def _play(name: str, population: Population) -> Poles:
         length = sum(given) / 2 if isinstance(given, tuple) else given or _USUAL_LENGTH
         poles.append(Pole(agent=agent.agent, length=length, states=states, terminated=steps[-1].terminated))
     return Poles(updates=population.updates, poles=poles)
-
-
-async def _limited(function: Callable[[], T]) -> T:
-    """The function's result, from a thread.
-
-    Raises:
-        TimeoutError: after `_LIMIT_SECONDS`; the thread is left alone.
-    """
-    async with asyncio.timeout(_LIMIT_SECONDS):
-        return await in_thread(function)

@@ -145,16 +145,18 @@ class InferenceAPI:
             return await self.infer(scope, body)
         served = await self._find(scope)
         failure: Exception | None = None
-        if challenger := shadow.canary(scope["headers"]):
+        challenger = shadow.canary(scope["headers"])
+        counts = shadow.counts  # of this pair: one of the two may move while the other answers
+        if challenger:
             try:
                 work = await self.infer(scope, body, challenger)
-                shadow.counts.canaries += 1
+                counts.canaries += 1
                 return work
             except Exception as error:  # onnxruntime's exceptions have no common base class
                 failure = error
         work = await self.infer(scope, body, served)  # fails too if the fault is the request's
         if failure:
-            shadow.fail(failure)
+            counts.fail(failure)
         shadow.offer(served, work.observation, work.q_values, "requests")
         return work
 

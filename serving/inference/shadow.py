@@ -1,7 +1,6 @@
 """A challenger beside the version that plays: in the shadow of its answers, and for some requests in its place."""
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +15,7 @@ from dqn.environments.masks import MASKED_Q
 from serving.metrics.inputs_by_version import SOURCES, Source
 from serving.metrics.shadow import ShadowCounts
 from serving.models.follower import Models
-from serving.models.loader import describe
-from serving.models.served import ServedModel
+from serving.models.served import TRIED_ROWS, ServedModel
 from serving.policy import FloatArray, OnnxPolicy
 
 HEADER: Final = b"x-canary"
@@ -31,7 +29,6 @@ _PAUSE: Final = 0.25
 """Seconds between two computations: each costs some tenths of a millisecond, however few steps it has."""
 _WAITING_STEPS: Final = 4_096
 _WAITING_BYTES: Final = 4 << 20
-_LOG: Final = logging.getLogger("serving")
 _Sample = tuple[FloatArray, FloatArray, Source, ServedModel]
 
 
@@ -120,14 +117,8 @@ class Shadow(Collector):
 
     def give_back(self, why: str) -> None:
         """Let the champion answer all requests, until one of the two versions moves."""
-        if self._challenger()[0] and not self.counts.returned:
-            self.counts.returned = why
-            _LOG.warning("canary returned", extra={"version": self.counts.challenger, "reason": why})
-
-    def fail(self, error: Exception) -> None:
-        """Count a failure of the challenger at what the champion can answer."""
-        self.counts.errors += 1
-        self.give_back(f"version {self.counts.challenger} failed: {describe(error)}")
+        self._challenger()
+        self.counts.give_back(why)
 
     def status(self) -> ShadowStatus:
         """What has been compared."""
@@ -188,7 +179,7 @@ class Shadow(Collector):
         try:
             while self._waiting:
                 await asyncio.sleep(_PAUSE)
-                challenger, pair = self._challenger()[0], self._pair
+                challenger, counts = self._challenger()[0], self.counts
                 taken = [sample for sample in self._waiting if sample[3] is self._models.current]
                 self._waiting, self._steps, self._bytes = [], 0, 0
                 if challenger is None or not taken:
@@ -196,40 +187,45 @@ class Shadow(Collector):
                 try:
                     answered = await asyncio.to_thread(_answer, challenger.policy, taken)
                 except Exception as error:  # onnxruntime's exceptions have no common base class
-                    if pair == self._pair:
-                        self.fail(error)
-                    continue
-                if pair == self._pair:
-                    self._count(taken, *answered)
+                    counts.fail(error)
+                else:
+                    _count(counts, taken, *answered)
         finally:
             self._working = None
 
-    def _count(self, taken: list[_Sample], shadowed: FloatArray, seconds: float) -> None:
-        self.counts.seconds.observe(seconds)
-        q_values = np.concatenate([q_values for _, q_values, *_ in taken])
-        of_source = np.repeat([SOURCES.index(source) for *_, source, _ in taken], [len(q) for _, q, *_ in taken])
-        finite = np.isfinite(shadowed).all(axis=1)
-        self.counts.add(
-            q_values[finite],
-            shadowed[finite],
-            {source: of_source[finite] == index for index, source in enumerate(SOURCES)},
-        )
-        if not finite.all():
-            self.fail(ValueError("its Q-values are not finite"))
-        steps, agreement = self.counts.steps.total(), self.counts.weighted_agreement
-        if steps >= _LEAST_STEPS and agreement < LEAST_AGREEMENT:
-            self.give_back(f"after {steps} steps its weighted agreement is {agreement:.2f}, below {LEAST_AGREEMENT}")
+
+def _count(counts: ShadowCounts, taken: list[_Sample], shadowed: FloatArray, seconds: float) -> None:
+    """Count answers to samples of a pair; another pair may be there by now, with counts of its own."""
+    counts.seconds.observe(seconds)
+    q_values = np.concatenate([q_values for _, q_values, *_ in taken])
+    of_source = np.repeat([SOURCES.index(source) for *_, source, _ in taken], [len(q) for _, q, *_ in taken])
+    ours, theirs = np.isfinite(q_values).all(axis=1), np.isfinite(shadowed).all(axis=1)
+    finite = ours & theirs
+    counts.add(
+        q_values[finite],
+        shadowed[finite],
+        {source: of_source[finite] == index for index, source in enumerate(SOURCES)},
+    )
+    if (ours & ~theirs).any():
+        counts.fail(ValueError("its Q-values are not finite"))
+    steps, agreement = counts.steps.total(), counts.weighted_agreement
+    if steps >= _LEAST_STEPS and agreement < LEAST_AGREEMENT:
+        counts.give_back(f"after {steps} steps its weighted agreement is {agreement:.2f}, below {LEAST_AGREEMENT}")
 
 
 def _answer(policy: OnnxPolicy, taken: list[_Sample]) -> tuple[FloatArray, float]:
     """The Q-values `[steps, actions]` of all samples, and the seconds that the first one took alone.
 
-    All samples are one batch, because each computation in a thread beside a busy one costs tens of microseconds.
+    Samples share batches, because each computation in a thread beside a busy one costs tens of microseconds.
     """
     observation, q_values = (np.concatenate(part) for part in list(zip(*taken, strict=True))[:2])
     mask = q_values > MASKED_Q if policy.metadata.masked else None
-    first = len(taken[0][0])
+
+    def answers(steps: int) -> FloatArray:
+        batches = [slice(begin, min(begin + TRIED_ROWS, steps)) for begin in range(0, steps, TRIED_ROWS)]
+        return np.concatenate([policy.q_values(observation[b], None if mask is None else mask[b]) for b in batches])
+
     began = time.perf_counter()
-    policy.q_values(observation[:first], None if mask is None else mask[:first])
+    answers(len(taken[0][0]))
     seconds = time.perf_counter() - began
-    return policy.q_values(observation, mask), seconds
+    return answers(len(observation)), seconds

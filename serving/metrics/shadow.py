@@ -1,5 +1,6 @@
 """Counts of what a challenger answers in the shadow of the version that plays, for one pair of versions."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final
@@ -13,9 +14,11 @@ from dqn.environments.masks import MASKED_Q
 from serving.metrics.histogram import Histogram
 from serving.metrics.inputs import GAPS
 from serving.metrics.inputs_by_version import SOURCES, Source
+from serving.models.loader import describe
 from serving.policy import FloatArray
 
 _SECONDS: Final = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1, 1.0)
+_LOG: Final = logging.getLogger("serving")
 
 
 class ShadowCounts(Collector):
@@ -41,6 +44,17 @@ class ShadowCounts(Collector):
         """Requests that the challenger answered."""
         self.returned = ""
         """Why the champion answers the challenger's requests again; empty if it does not."""
+
+    def give_back(self, why: str) -> None:
+        """Let the champion answer all requests of this pair."""
+        if self.challenger and not self.returned:
+            self.returned = why
+            _LOG.warning("canary returned", extra={"version": self.challenger, "reason": why})
+
+    def fail(self, error: Exception) -> None:
+        """Count a failure of the challenger at what the champion can answer."""
+        self.errors += 1
+        self.give_back(f"version {self.challenger} failed: {describe(error)}")
 
     @property
     def agreed(self) -> int:

@@ -162,8 +162,8 @@ class RegistrySource:
         """
         try:
             client = self._connect()
-            size = next((file.file_size for file in client.list_artifacts(training.run_id, _LIVE)), 0)
-            if size and size > _LIVE_BYTES:
+            size = sum(file.file_size or 0 for file in client.list_artifacts(training.run_id, _LIVE))
+            if size > _LIVE_BYTES:
                 raise PolicyError(f"what run {training.run_id} shows of itself has {size:,} bytes")
             with tempfile.TemporaryDirectory(prefix="training-") as scratch:
                 path = client.download_artifacts(training.run_id, f"{_LIVE}/{_POPULATION}", scratch)

@@ -16,7 +16,8 @@ from serving.errors import PolicyError
 from serving.models.source import Version
 from serving.policy import OnnxPolicy
 
-_ROWS: Final = 64
+TRIED_ROWS: Final = 64
+"""Rows of a batch that every version has answered in time before it plays."""
 _STEP_SECONDS: Final = 0.05
 """Longest time for one observation: a show needs an action every 20 ms, besides everything else that is served."""
 
@@ -94,9 +95,9 @@ def _check_environment(policy: OnnxPolicy, admitted: frozenset[str]) -> None:
 
 def _check_answers(policy: OnnxPolicy) -> None:
     shape, actions = policy.metadata.observation_shape, policy.metadata.num_actions
-    batch = np.random.default_rng(0).normal(size=(_ROWS, *shape)).astype(np.float32)
+    batch = np.random.default_rng(0).normal(size=(TRIED_ROWS, *shape)).astype(np.float32)
     batch[0] = 0
-    mask = np.eye(actions, dtype=np.bool_)[np.arange(_ROWS) % actions]  # one action a row
+    mask = np.eye(actions, dtype=np.bool_)[np.arange(TRIED_ROWS) % actions]  # one action a row
     try:
         answers = policy.q_values(batch)
         masked = policy.q_values(batch, mask)
@@ -106,12 +107,12 @@ def _check_answers(policy: OnnxPolicy) -> None:
             policy.q_values(row[np.newaxis])
             seconds = min(seconds, time.perf_counter() - began)
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        raise PolicyError(f"it fails on a batch of {_ROWS} observations: {error}") from error
+        raise PolicyError(f"it fails on a batch of {TRIED_ROWS} observations: {error}") from error
     if seconds > _STEP_SECONDS:
         raise PolicyError(f"it takes {1000 * seconds:.0f} ms for an observation, at most {1000 * _STEP_SECONDS:.0f} ms")
-    if answers.shape != (_ROWS, actions):
+    if answers.shape != (TRIED_ROWS, actions):
         raise PolicyError(
-            f"it answers a batch of {_ROWS} with the shape {list(answers.shape)}, not [{_ROWS}, {actions}]"
+            f"it answers a batch of {TRIED_ROWS} with the shape {list(answers.shape)}, not [{TRIED_ROWS}, {actions}]"
         )
     if not np.isfinite(answers).all():
         raise PolicyError(f"it answers {answers[~np.isfinite(answers)][0]} to ordinary observations")

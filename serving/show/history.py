@@ -44,7 +44,8 @@ def _version(version: Version, models: Models, mlflow_url: str) -> Iterable[Entr
     least = f", least {tags['eval.min_return']}" if "eval.min_return" in tags else ""
     over = f" in {tags['eval.episodes']} episodes" if "eval.episodes" in tags else ""
     gate = tags.get("gate", "")
-    links = {"compare": f"?compare={models.alias or ''},{number}"} if number not in _playing(models) else {}
+    plays = models.current is not None and models.current.version.number == number
+    links = {} if plays else {"compare": f"?compare={models.alias or ''},{number}"}
     if mlflow_url and version.experiment_id:
         links["its run"] = f"{mlflow_url}/#/experiments/{version.experiment_id}/runs/{version.run_id}"
     yield Entry(
@@ -64,8 +65,10 @@ def _version(version: Version, models: Models, mlflow_url: str) -> Iterable[Entr
 def _shadow(shadow: ShadowStatus) -> Entry:
     if shadow.notice:
         return Entry(name="Nothing is in the shadow", at=time.time(), text=shadow.notice)
-    text = f"the same action as version {shadow.champion} in {shadow.agreed:,} of {shadow.steps:,} steps"
-    text += f"; by what is at stake, an agreement of {shadow.weighted_agreement:.2f}"
+    text = f"not yet compared with version {shadow.champion}"
+    if shadow.steps:
+        text = f"the same action as version {shadow.champion} in {shadow.agreed:,} of {shadow.steps:,} steps"
+        text += f"; by what is at stake, an agreement of {shadow.weighted_agreement:.2f}"
     if shadow.canary.returned:
         text += f". It no longer answers requests: {shadow.canary.returned}"
     elif shadow.canary.share:
@@ -84,10 +87,6 @@ def _drift(drift: Drift, stages: Sequence[StageReport]) -> Entry:
         kind=KINDS.get(last.stage, "") if last else "",
         links={name: url for stage in stages for name, url in stage.links.items()},
     )
-
-
-def _playing(models: Models) -> tuple[str, ...]:
-    return (models.current.version.number,) if models.current else ()
 
 
 def _moment(text: str) -> float | None:

@@ -4,13 +4,14 @@ import base64
 import io
 import json
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine import StackError, compose_command, has_failed, is_ready
 from processes import free_ports, kept_key, only_one
-from stack import confirmed, main, parse_port
+from stack import PROFILES, Stack, confirmed, main, parse_port
 
 
 def test_every_service_has_limits(services: dict[str, Any]) -> None:
@@ -126,3 +127,27 @@ def test_replicas_of_inference_keep_nothing_and_start_only_when_asked_for(servic
     assert "--no-show" in service["command"]
     assert "volumes" not in service
     assert service["ports"] == ["127.0.0.1::8000"], "each a free port: a fixed one admits one replica"
+
+
+@pytest.mark.parametrize(
+    ("words", "profiles"),
+    [
+        (["down"], PROFILES),
+        (["destroy", "--yes"], PROFILES),
+        (["up"], []),
+        (["up", "--profile", "inference"], ["inference"]),
+    ],
+)
+def test_what_ends_a_stack_ends_the_containers_of_every_profile(
+    words: list[str], profiles: Sequence[str], services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr("stack.compose_command", lambda: ("compose",))
+    monkeypatch.setattr("stack.require_env", lambda: None)
+    monkeypatch.setattr("stack.print_places", lambda stack: None)
+    monkeypatch.setattr(Stack, "up", lambda stack, *rest: stack.compose("up", *rest))
+    monkeypatch.setattr(Stack, "compose", lambda stack, *given: ran.append(stack.command(*given)))
+    assert main(words) == 0
+    (command,) = ran
+    assert [word.partition("=")[2] for word in command if word.startswith("--profile")] == [*profiles]
+    assert {*PROFILES} == {name for service in services.values() for name in service.get("profiles", ())}

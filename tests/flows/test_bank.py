@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from mlflow import MlflowClient
 
@@ -11,7 +12,7 @@ from dqn.bank import space, to_bank
 from dqn.environments.world import NOMINAL, World
 from dqn.networks.onnx import ExportError
 from flows import bank
-from flows.bank import bank_dqn, check_request, read_coverage, require_same
+from flows.bank import balanced, bank_dqn, check_request, read_coverage, require_same
 from flows.cli import bank as cli
 from flows.failures.errors import InputError
 from flows.registry import versions
@@ -88,6 +89,20 @@ def test_worlds_lie_around_the_champions_own() -> None:
     assert all(isinstance(force, float) and force < 0 for force in forces)
     assert len(set(map(str, drawn))) > 35
     assert all(float(np.mean(world.force_mag or 1)) > 0 for world in space(NOMINAL, count=40, seed=1))
+
+
+def test_each_policy_is_judged_in_each_world() -> None:
+    """The second policy pushes the other way, and so balances where the motor is reversed."""
+    gains = np.array(BALANCES)
+
+    def act(observation: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
+        right = observation.reshape(-1, 2, 3, 4) @ gains > 0
+        right[:, 1] = ~right[:, 1]
+        return right.astype(np.int64).ravel()
+
+    worlds = [NOMINAL, World(force_mag=-10.0), World(length=1.0)]
+    held = balanced(act, worlds, policies=2, episodes=3, seed=0)
+    assert held.tolist() == [[True, False, True], [False, True, False]]
 
 
 def test_a_file_that_plays_anything_else_than_its_parts_is_no_bank() -> None:

@@ -32,6 +32,7 @@ def adaptation_steps(
         "begin_adaptation": Attempt(run_id=run_id, token="t"),
         "identified": REVERSED,
         "remembered": None,
+        "confirmed": False,
         "begin_training": training,
         "train": training.run_id,
         "export": "model",
@@ -73,7 +74,8 @@ def overtake() -> None:
     raise OvertakenError("by another promotion")
 
 
-STEPS = ("identified", "remembered", "begin_training", "train", "export", "register", "evaluate", "wait_for_approval")
+UNTRAINED = ("identified", "remembered", "confirmed", "begin_training")
+STEPS = (*UNTRAINED, "train", "export", "register", "evaluate", "wait_for_approval")
 LATER = ("champion_of", "promote", "watched", "test_agents", "draw_population", "draw_version", "report", "elsewhere")
 
 
@@ -89,7 +91,7 @@ def test_at_whatever_step_an_adaptation_is_ended_all_that_it_began_ends(
     assert run.info.status in FINAL
     assert run.data.tags[OUTCOME_TAG] in ("failed", "refused")
     assert store.files[run_id][TIMELINE]["stages"][-1]["stage"] == run.data.tags[OUTCOME_TAG]
-    if step in ("identified", "remembered", "begin_training"):
+    if step in UNTRAINED:
         return  # no training has begun
     assert store.get_run(store.versions[3].run_id).info.status in FINAL
     if step not in ("train", "export", "register"):  # there is a version

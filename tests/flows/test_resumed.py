@@ -11,6 +11,7 @@ from dqn.config import DQNConfig
 from flows import train
 from flows.registry import versions
 from flows.registry.champion import promote
+from flows.registry.history import PROMOTED_TAG
 from flows.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS
 from flows.request.parameters import ConfigOverrides
 from tests.support.flows.ends import Interfering, connected, prepare
@@ -62,7 +63,8 @@ def test_at_whatever_call_a_promotion_is_ended_the_resumed_one_leaves_the_same_r
     """By an exception, after which the gate tag is written, or by a signal that no process can handle."""
 
     def registry() -> Any:
-        return store.aliases, store.versions[3].tags, store.files
+        tags = store.versions[3].tags
+        return store.aliases, {**tags, PROMOTED_TAG: PROMOTED_TAG in tags}, store.files
 
     def resumed() -> None:
         store.get_run(store.versions[3].run_id).info.status = "RUNNING"
@@ -133,7 +135,11 @@ def left(client: MlflowClient) -> dict[str, Any]:
     children = client.search_runs(experiment, f"tags.`mlflow.parentRunId` = '{run_id}'")
     runs = {entry.info.run_name: entry.info.run_id for entry in (run, *children)}
     return {
-        "tags": {**version.tags, DIGEST_TAG: version.tags[DIGEST_TAG] == artifact.sha256},
+        "tags": {
+            **version.tags,
+            DIGEST_TAG: version.tags[DIGEST_TAG] == artifact.sha256,
+            PROMOTED_TAG: PROMOTED_TAG in version.tags,
+        },
         "description": str(version.description).replace(run_id, "RUN"),
         "aliases": [versions.version_of(client, MODEL, alias) for alias in (CHAMPION, CHALLENGER, PREVIOUS)],
         "linked": sorted((metric.key, metric.value) for metric in model.metrics or ()),

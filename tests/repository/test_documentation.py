@@ -14,7 +14,7 @@ from stack import PORTS, print_places, read_env
 
 import serving.arguments
 import serving.models.advice
-from flows.cli import card, models, options, sweep, train, versions
+from flows.cli import bank, card, models, options, sweep, train, versions
 from tests.support.shown import AUTH_STRING, COMMANDS, PYTHON, READ, RUN
 
 ROOT: Final = Path(__file__).parents[2]
@@ -25,6 +25,7 @@ PROGRAM: Final = re.compile(r"(\.venv/bin/\S+|make|python|pip|prefect|mlflow|doc
 
 DATACLASSES: Final[dict[str, tuple[Any, tuple[str, ...]]]] = {
     "sweep": (sweep.Arguments(), ()),
+    "bank": (bank.Arguments(), ()),
     "versions": (versions.Arguments(), ()),
     "card": (card.Arguments(), ("version",)),
     "compare": (models.Compare(), ("a", "b")),

@@ -21,6 +21,8 @@ from tests.support.serving.policies import BALANCES, linear_model
         (["record", "--model", "nowhere.onnx"], "there is no file nowhere.onnx"),
         (["record", "--model", "champion"], "expected models:/NAME@ALIAS"),
         (["serve", "--model", "MODEL", "--host", "0.0.0.0"], "give it a --token"),
+        (["serve", "--model", "MODEL", "--shadow", "2"], "--shadow names a version of a registry"),
+        (["serve", "--model", "MODEL", "--canary-share", "0.1"], "name an alias or a number with it"),
     ],
 )
 def test_mistakes_get_one_sentence(
@@ -59,6 +61,8 @@ def test_mistakes_get_one_sentence(
         (["--port", "1", "--port=2"], "--port is given 2 times: give it once"),
         (["--no-show", "--host", "::1", "--no-show", "--no-show"], "--no-show is given 3 times: give it once"),
         (["watch", "--model=a.onnx", "--seed", "1", "--model", "b.onnx"], "--model is given 2 times: give it once"),
+        (["--canary-share", "0.51"], "--canary-share: a share is a number from 0 to 0.5, got '0.51'"),
+        (["--shadow-share", "nan"], "--shadow-share: a share is a number from 0 to 1, got 'nan'"),
         (["record", "--out", "x.avi"], "--out: should end in .mp4, .webm or .gif, got 'x.avi'"),
     ],
 )

@@ -118,7 +118,7 @@ def test_agents_that_play_after_others_play_in_their_own_worlds(
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"worlds": (NOMINAL,)}, r"worlds must be one for each of num_agents = 3 agents, got \(World"),
+        ({"worlds": (NOMINAL,)}, r"worlds must be one for each of num_agents = 3 agents, got 1"),
         ({"worlds": (NOMINAL,) * 3, "world": REVERSED}, "worlds must be left out where there is a world, got"),
         ({"worlds": [NOMINAL] * 3}, "worlds must be a tuple, each entry a World"),
         ({"worlds": ({"length": 1.0},) * 3}, "worlds must be a tuple, each entry a World"),

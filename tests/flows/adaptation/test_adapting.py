@@ -40,7 +40,7 @@ def test_an_experience_is_looked_at_three_times_each_time_at_what_came_later(
         asked.append(since)
         return f"after {since}", 100, since + 100
 
-    def found(lived: str, attempt: Attempt) -> dict[str, Any]:
+    def found(lived: str, model: str, attempt: Attempt) -> dict[str, Any]:
         clear = lived == f"after {7 + 100 * explained}"
         return {"refusal": "" if clear else f"nothing explains {lived}", "world": REVERSED, "text": "reversed"}
 
@@ -48,11 +48,11 @@ def test_an_experience_is_looked_at_three_times_each_time_at_what_came_later(
     monkeypatch.setattr(identify, "identify_world", found)
     page = Page()
     if explained < 3:
-        assert identified(adapting(page), 7) == REVERSED
+        assert identified(adapting(page), MODEL, 7) == REVERSED
         assert page.told[-1] == ("identified", "reversed")
     else:
         with pytest.raises(RefusedError, match=r"nothing explains after 207\. Nothing was trained or promoted"):
-            identified(adapting(page), 7)
+            identified(adapting(page), MODEL, 7)
     assert asked == [7, 107, 207][: explained + 1]
     assert page.told.count(("experience", "100 transitions")) == len(asked)
 
@@ -65,7 +65,10 @@ def test_what_explains_an_experience_is_kept_and_what_cannot_be_explained_is_sai
     files = store.files[attempt.run_id]
     files["lived"] = {"env_id": "LunarLander-v3", "transitions": {}, "world": {}}
     lived = f"memory:/{attempt.run_id}/lived"
-    assert "the worlds of LunarLander-v3 cannot be identified" in identify_world.fn(lived, attempt)["refusal"]
+    said = identify_world.fn(lived, "dqn-LunarLander-v3", attempt)["refusal"]
+    assert "the worlds of LunarLander-v3 cannot be identified" in said
+    said = identify_world.fn(lived, "dqn-Acrobot-v1", attempt)["refusal"]
+    assert said == "the server plays LunarLander-v3, and the event is of the model 'dqn-Acrobot-v1'"
 
     def unexplained(*_: Any) -> None:
         raise UnexplainedError("too little")
@@ -73,7 +76,7 @@ def test_what_explains_an_experience_is_kept_and_what_cannot_be_explained_is_sai
     files["lived"]["env_id"] = "CartPole-v1"
     monkeypatch.setattr(identify, "as_experience", lambda transitions, newest: newest)
     monkeypatch.setattr(identify, "identify", unexplained)
-    assert identify_world.fn(lived, attempt) == {"refusal": "too little"}
+    assert identify_world.fn(lived, MODEL, attempt) == {"refusal": "too little"}
     assert files.keys() == {"lived"}
 
     class Found(SimpleNamespace):
@@ -85,7 +88,7 @@ def test_what_explains_an_experience_is_kept_and_what_cannot_be_explained_is_sai
         identify, "identify", lambda newest, home: Found(world=world, changed={}, explained=newest, noise=home)
     )
     result = {"refusal": "", "world": REVERSED, "text": "force_mag -10: explains 99%"}
-    assert identify_world.fn(lived, attempt) == result
+    assert identify_world.fn(lived, MODEL, attempt) == result
     assert files["identification.json"] == {**result, "changed": {}, "explained": 300, "noise": NOMINAL}
 
 

@@ -149,7 +149,7 @@ def test_training_begins_with_the_champions_network_in_its_own_configuration(mon
     ],
 )
 def test_the_threshold_is_of_the_nominal_world_except_of_cartpole(env_id: str, world: World, passes: bool) -> None:
-    metadata = SimpleNamespace(environment=env_id, env_id=env_id, world=NOMINAL)
+    metadata = SimpleNamespace(environment=env_id, env_id=env_id, world=NOMINAL, members=())
     challenger: Any = SimpleNamespace(policy=SimpleNamespace(metadata=metadata), sha256="s", version=2, name="n")
     before = Champion(version=1, returns=np.full(1_000, -200.0))
     mine = Played(returns=np.full(1_000, -150.0), stress=None, seed=0)

@@ -1,22 +1,29 @@
 """Whether the champion with a change undone makes a training superfluous, and what a forged event may do."""
 
 import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from dqn.bank import to_bank
 from dqn.environments.world import NOMINAL, World
 from flows import adapt
 from flows.adapt import MOST_TEXT, adapt_policy
 from flows.adaptation import confirm, watch
-from flows.adaptation.confirm import LOST, Rehearsed, around, confirmed, rehearsal
+from flows.adaptation.confirm import LOST, Rehearsed, around, confirmed, rehearsal, rehearsed
 from flows.registry.versions import CHAMPION, version_of
+from flows.tracking.attempt import Attempt
+from serving.policy import OnnxPolicy
 from tests.support.dqn.living import balancing, live
 from tests.support.flows.adapting import MODEL, REVERSED, Page, adapting
+from tests.support.flows.in_memory import in_memory
 from tests.support.flows.playing import UPRIGHT, Playing, directory, playing, store
-from tests.support.serving.policies import BALANCES
+from tests.support.serving.policies import BALANCES, FALLS, linear_model, member
 
 __all__ = ["directory", "playing", "store"]  # the fixtures
 
@@ -61,6 +68,16 @@ def test_the_policy_is_rehearsed_with_the_changes_undone(world: World, own: Worl
     found = rehearsal(linear, world, own)
     assert (found.name, found.gain) == (name, gain)
     assert 0 <= min(found.balanced, found.around, found.home) <= max(found.balanced, found.around, found.home) <= 1
+    assert found.home == rehearsal(linear, own, own).around, "as it is, around its own world"
+
+
+def test_a_member_of_the_champions_bank_is_rehearsed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = OnnxPolicy.load(to_bank(linear_model(FALLS), [member(FALLS, {}), member(BALANCES, {})], run_id="r"))
+    monkeypatch.setattr("flows.registry.versions.download", lambda *_: SimpleNamespace(policy=bank))
+    store = in_memory(monkeypatch, "flows.adaptation.confirm")
+    attempt = Attempt(run_id=store.create_run("1", {"attempt": "t"}).info.run_id, token="t")
+    found = rehearsed.fn(MODEL, 1, {"gravity": 11.0}, attempt)
+    assert (found["name"], found["balanced"]) == ("member 2 of the bank (nominal)", 1.0)
 
 
 def test_the_worlds_around_one_differ_from_it_a_little() -> None:
@@ -122,6 +139,8 @@ WILD: list[dict[str, Any]] = [
     {"drift": "d" * 10**4},
     {"model": "dqn-CartPole-v1' OR name LIKE '%"},
     {"model": "dqn-" + "m" * 10**4},
+    {"model": "dqn-Acrobot-v1"},
+    {"model": "dqn-imported_by_an_event~2Forged-v0"},
 ]
 
 
@@ -151,3 +170,18 @@ def test_a_forged_event_promotes_nothing_but_what_the_gate_lets_through(
     assert (trained, version_of(store, MODEL, CHAMPION)) == ([], UPRIGHT)
     assert len(store.search_model_versions(f"name='{MODEL}'")) == versions
     assert all(len(told["text"]) <= 2 * MOST_TEXT for told in playing.told)
+
+
+@pytest.mark.parametrize("model", ["dqn-Acrobot-v1", "CartPole-v1", "dqn-chosen_by_an_event~2Any-v0"])
+def test_an_event_chooses_neither_a_module_nor_another_environments_model(
+    model: str, playing: Playing, store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "chosen_by_an_event.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(adapt, "trained", lambda *_: pytest.fail("it was trained"))
+    stage, text = adapt_policy(drift=model, model=model, version="1", since=7, serving=f"{playing.url}/")
+    assert (stage, text.partition(". ")[0]) == (
+        "refused",
+        f"the server plays CartPole-v1, and the event is of the model {model!r}",
+    )
+    assert "chosen_by_an_event" not in sys.modules

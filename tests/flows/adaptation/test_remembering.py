@@ -66,8 +66,10 @@ def test_versions_that_passed_are_remembered_the_nearest_and_newest_first(caplog
         of(NOMINAL),
         of(near, gate="refused: tie"),
         {WORLD_TAG: "{}", "eval.mean_return": "500"},
+        of(World(force_mag=-10.0), gate="refused: a member of the bank returns 9", **{versions.BANKED_TAG: "2"}),
+        of(World(force_mag=-10.0), **{versions.BANKED_TAG: "2"}),
     )
-    assert near_versions(client, "dqn-CartPole-v1", World(force_mag=-10.0)) == [10, 5, 2, 1, 11][:TRIED]
+    assert near_versions(client, "dqn-CartPole-v1", World(force_mag=-10.0)) == [13, 10, 5, 2, 1, 11][:TRIED]
     assert [record.args[0] for record in caplog.records if isinstance(record.args, tuple)] == ["7", "8"]
 
 

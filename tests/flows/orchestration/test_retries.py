@@ -67,5 +67,5 @@ def test_whatever_asks_a_server_is_tried_again_for_two_minutes() -> None:
         assert each.task.retries == len(RETRY_SECONDS), each.name
         assert each.task.retry_delay_seconds == list(RETRY_SECONDS), each.name
     anew = {"start", "begin", "begin training", "find model", "register file", "roll back", "retire", "finish"}
-    anew |= {"retrain the winner", "record"}  # of a sweep, as is a second "report"
+    anew |= {"start bank", "retrain the winner", "record"}  # the last two of a sweep, as is a second "report"
     assert {each.name for each in steps if not each.task.persist_result} - {"report"} == anew

@@ -36,7 +36,7 @@ def test_a_version_that_does_not_exist_is_refused_without_asking_for_impossible_
         return get(model, number)
 
     monkeypatch.setattr(store, "get_model_version", spied)
-    with pytest.raises(InputError, match=f"{name} has no version '{reference}'; registered are: none; an alias"):
+    with pytest.raises(InputError, match=f"{name} has no version '{reference}'; none is registered: train first"):
         versions.require(store, name, reference)
     assert all(number < 2**31 for number in asked), "MLflow's server on Postgres answers these with 500"
 

@@ -45,7 +45,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     with HTTPServer(("127.0.0.1", 0), Handler) as listening:
         thread = threading.Thread(target=listening.serve_forever)
         thread.start()
-        monkeypatch.setenv("SERVING_URL", f"http://127.0.0.1:{listening.server_port}")
+        monkeypatch.setenv("SERVING_URL", f"http://127.0.0.1:{listening.server_port}/")
         yield answers
         listening.shutdown()
         thread.join()

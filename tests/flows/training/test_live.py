@@ -141,6 +141,21 @@ def test_other_environments_have_curves_and_no_networks() -> None:
     assert client.files[0]["num_agents"] == 20
 
 
+def test_a_return_that_is_not_finite_is_left_out(state: TrainingState) -> None:
+    live, client, _ = live_of(state)
+    state.evaluations = 1
+    state.last_return[:] = torch.tensor([torch.nan, -torch.inf, 1.0])
+    live.take(evaluated(torch.nan, torch.inf, 2.0))
+    live.send()
+    told = msgspec.json.decode(json.dumps(client.files[0]), type=Population)
+    assert [(agent.mean_return, agent.curve) for agent in told.agents] == [
+        (None, []),
+        (None, []),
+        (1.0, [(1_000, 2.0)]),
+    ]
+    assert told.mean_return is None
+
+
 def test_a_curve_is_thinned_out_and_keeps_its_newest_value(state: TrainingState) -> None:
     live, client, _ = live_of(state)
     for step in range(1_000):

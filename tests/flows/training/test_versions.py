@@ -167,3 +167,11 @@ def test_a_training_that_starts_from_a_bank_starts_from_its_champion(
     monkeypatch.setattr(warm_start, "read_summary", lambda client, run_id: summary)
     starting_network(store, store.get_run(a_run(store, warm_start="2")), "dqn-CartPole-v1")
     assert asked == [trained]
+
+
+@pytest.mark.parametrize("champion", ["2", "3", "", "one"])
+def test_a_bank_whose_tag_names_no_earlier_version_is_refused(champion: str, store: Any) -> None:
+    for tags in ({}, {versions.BANKED_TAG: champion}):
+        store.version(tags, a_run(store))
+    with pytest.raises(RegistryError, match=f"of version 2 of dqn-CartPole-v1 is no earlier version: '{champion}'"):
+        versions.trained_by(store, "dqn-CartPole-v1", 2)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from serving.application import App
 from serving.episodes import kept as module
 from serving.episodes.kept import KEPT_REPLAYS, Kept
 from serving.episodes.replay import Replay, record
+from serving.episodes.replays import EpisodeRequest, Replays
+from serving.metrics.metrics import Metrics
 from serving.policy import OnnxPolicy
 from tests.support.serving.clients import models_of
 from tests.support.serving.policies import FALLS, linear_model
@@ -75,6 +78,51 @@ def test_a_damaged_file_is_left_out(replay: Replay, tmp_path: Path) -> None:
     (tmp_path / "damaged.json").write_bytes(b"{")
     (tmp_path / "other.json").write_bytes(b'{"id": "other"}')
     assert kept.read() == [replay]
+    (tmp_path / f"{replay.id}.json").write_bytes(b"{")
+    kept.add(replay)
+    assert kept.read() == [replay], "a damaged file is written anew when its episode is played again"
+
+
+def test_what_is_played_while_earlier_replays_are_read_is_newer_than_they(replay: Replay, tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "replays")
+    for name in range(KEPT_REPLAYS):
+        kept.add(structs.replace(replay, id=str(name)))
+    models = models_of(tmp_path)
+    replays = Replays(models, Metrics(), kept)
+
+    async def story() -> str:
+        await models.poll()
+        restoring = asyncio.create_task(replays.restore())
+        await asyncio.sleep(0)
+        replays._keep(replay)
+        await restoring
+        return replays.list()[0].id
+
+    assert asyncio.run(story()) == replay.id
+    assert len(replays.list()) == KEPT_REPLAYS
+
+
+def test_two_requests_for_one_episode_write_its_file_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, most = list[Path](), list[int]()
+
+    def slowly(path: Path, content: bytes) -> None:
+        writing.append(path)
+        most.append(len(writing))
+        time.sleep(0.05)
+        writing.remove(path)
+
+    monkeypatch.setattr(module, "write_new", slowly)
+    models = models_of(tmp_path)
+    replays = Replays(models, Metrics(), Kept(tmp_path / "replays"))
+
+    async def story() -> None:
+        await models.poll()
+        await asyncio.gather(*(replays.create(EpisodeRequest(seed=1)) for _ in range(3)))
+
+    asyncio.run(story())
+    assert most == [1, 1, 1]
 
 
 def test_a_disk_that_cannot_be_written_costs_the_copies_alone(

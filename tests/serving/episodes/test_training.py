@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from starlette.testclient import TestClient
 from serving.application import App
 from serving.episodes import training as module
 from serving.episodes.training import Seen, Training, newest
-from serving.errors import RegistryUnavailableError, UnknownModelError
+from serving.errors import PolicyError, RegistryUnavailableError, UnknownModelError
 from serving.models.follower import Models
 from serving.models.mlflow import RegistrySource
 from serving.models.source import RunningTraining
@@ -137,11 +138,52 @@ def test_what_cannot_be_seen_is_said_in_a_sentence(content: bytes | Exception, s
     assert watched.look().why.startswith(said)
 
 
+def test_clients_that_leave_do_not_have_it_asked_again_and_a_thread_that_hangs_is_the_only_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched, asked, answer = Watched(), list[int](), threading.Event()
+    trainings = watched.source.trainings
+
+    def slow() -> Any:
+        asked.append(1)
+        answer.wait()
+        return trainings()
+
+    watched.source.trainings = slow  # type: ignore[method-assign]
+
+    async def story() -> None:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(watched.training.look(), 0.01)
+        assert len(asked) == 1, "clients left while it was asked"
+        monkeypatch.setattr(module, "_LIMIT_SECONDS", 0.01)
+        assert watched.training._looking
+        watched.training._looking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watched.training.look()
+        for _ in range(3):
+            watched.now += module.SELDOM_SECONDS
+            assert (await watched.training.look()).why == "the tracking server has not answered within 0.01 s"
+        assert len(asked) == 1, "it hangs"
+        answer.set()
+        while watched.training._asked and not watched.training._asked.done():
+            await asyncio.sleep(0)
+        watched.now += module.SELDOM_SECONDS
+        assert (await watched.training.look()).why == ""
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("model", [b"none", linear_model(SWINGS, properties=ACROBOT, actions=3)])
-def test_networks_that_cannot_be_drawn_are_refused(model: bytes) -> None:
+def test_networks_that_cannot_be_drawn_are_refused_and_tried_once(
+    model: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     watched = Watched()
     watched.source.populations["r"] = population(model)
     assert watched.look().poles
+    with pytest.raises(ValueError, match=r"poles are CartPole's|not a loadable ONNX model"):
+        asyncio.run(watched.training.poles())
+    monkeypatch.setattr(module, "_play", lambda *_: pytest.fail("tried again"))
     with pytest.raises(ValueError, match=r"poles are CartPole's|not a loadable ONNX model"):
         asyncio.run(watched.training.poles())
 
@@ -180,7 +222,7 @@ def test_a_training_that_was_killed_is_not_taken_for_one_that_runs(
     assert newest([], NOW) is None
 
 
-def test_trainings_are_found_in_the_tracking_store(registry: LocalRegistry) -> None:
+def test_trainings_are_found_in_the_tracking_store(registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -203,5 +245,8 @@ def test_trainings_are_found_in_the_tracking_store(registry: LocalRegistry) -> N
     client.set_tag(found.run_id, "trained", "true")
     (found,) = source.trainings()
     assert (found.trained, found.live) == (True, "5 6")
+    monkeypatch.setattr("serving.models.mlflow._LIVE_BYTES", 5)
+    with pytest.raises(PolicyError, match="shows of itself has"):
+        source.population(found)
     client.set_terminated(found.run_id)
     assert source.trainings() == []

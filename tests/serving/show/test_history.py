@@ -1,7 +1,9 @@
 """What became of the versions, and what happened in the show, in one timeline."""
 
+import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 
 from serving.inference.shadow import CanaryStatus, ShadowStatus
@@ -40,7 +42,15 @@ def test_versions_have_their_returns_and_what_the_gate_said(stepped: Stepped) ->
     assert registered["links"] == {"compare": "?compare=,4", "its run": "http://m/#/experiments/7/runs/r4"}
     assert (promoted["name"], promoted["at"], promoted["text"]) == ("Version 2 became champion", 3_000, "by ada")
     assert (first["name"], first["kind"]) == ("Version 2 (champion) was registered", "good")
+    assert first["at"] == 2_000
     assert first["text"] == "mean return 499.5, least 480 in 100 episodes. The gate: passed: it is better"
+
+
+def test_what_plays_is_not_compared_with_itself_and_only_what_has_a_page_is_linked(stepped: Stepped) -> None:
+    nowhere = dataclasses.replace(version(3), experiment_id="")
+    here, plays = told(stepped, version(1), nowhere, mlflow_url="http://m")
+    assert (here["links"], list(plays["links"])) == ({"compare": "?compare=,3"}, ["its run"])
+    assert told(stepped, version(1))[0]["links"] == {}
 
 
 @pytest.mark.parametrize(
@@ -120,3 +130,8 @@ def test_a_challenger_in_the_shadow_comes_first(
     )  # fmt: skip
     first, *_ = history(stepped.app.models, stepped.loop, (), mlflow_url="", shadow=shadow)
     assert (first.name, first.text, first.kind) == (name, text, kind)
+    if not notice:
+        first, *_ = history(
+            stepped.app.models, stepped.loop, (), mlflow_url="", shadow=msgspec.structs.replace(shadow, steps=0)
+        )
+        assert first.text.startswith("not yet compared with version 1")
