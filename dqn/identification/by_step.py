@@ -123,8 +123,6 @@ def identify_by_step(
     rows = np.unique(np.linspace(0, len(actions) - 1, _READ).astype(int))
     steps = _Steps(env_id, known, observed[rows], actions[rows].tolist(), arrived[rows])
     unchanged = steps.residual((), np.zeros(0))
-    if not np.isfinite(unchanged).all():
-        raise UnexplainedError(f"the experience has observations that are too large for {env_id}")
     size = len(unchanged)
     found: list[tuple[float, tuple[str, ...], Floats, float]] = []
     for count in range(MOST + 1):

