@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 def short(preset: PresetName) -> DQNConfig:
     """The preset with all it switches on, made short and small."""
     config = PRESETS[preset]
+    updates = config.updates_per_step
     return dataclasses.replace(
         config,
         num_agents=2,
@@ -27,13 +28,13 @@ def short(preset: PresetName) -> DQNConfig:
         replay_capacity=300,
         batch_size=8,
         min_replay_batches=2,
-        max_updates=80,
+        max_updates=80 * updates,
         max_episodes=4 if config.max_episodes else 0,
         learning_rate_decay_updates=min(config.learning_rate_decay_updates, 60),
         epsilon_decay_updates=min(config.epsilon_decay_updates, 60),
         target_update_episodes=min(config.target_update_episodes, 2),
-        eval_start=30,
-        eval_interval=20,
+        eval_start=30 * updates,
+        eval_interval=20 * updates,
         eval_episodes=2,
         acceptance_return=config.acceptance_return and 9.0,
         acceptance_episodes=2,
