@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -21,6 +22,17 @@ from tests.support.serving.policies import BALANCES, FALLS, linear_model
 from tests.support.serving.stepped import Stepped
 
 MODEL = "dqn-CartPole-v1"
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """What a server configures in this process ends with the test: its stream is this test's."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @dataclass
