@@ -186,7 +186,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
         (["--env-id", "QQQ"], "environment 'QQQ' cannot be made"),
         (["--resume", "0" * 32], "there is no run"),
         (["--resume", "0" * 32, "--seed", "1"], "a resumed run keeps its own configuration"),
-        (["--warm-start", "missing"], "has no version 'missing' to start from; none is registered: train first"),
+        (["--warm-start", "missing"], "dqn-CartPole-v1 has no version 'missing' to start from; "),
         (["--warm-start", "12"], "dqn-CartPole-v1 has no version '12' to start from"),
         (["--checkpoint-dir", "/proc/nowhere"], "checkpoints cannot be written to /proc/nowhere"),
     ):
