@@ -124,7 +124,9 @@ def say(rows: list[dict[str, Any]], healed: float) -> None:
         best = sum(
             max(row["champion"], -math.inf if math.isnan(row["trained"]) else row["trained"]) >= healed for row in those
         )
-        others = [f"{who} {sum(row[who] >= healed for row in those)}" for who in ("champion", "fine-tuned", "Dr. DRL")]
+        others = [
+            f"{name} {sum(row[name] >= healed for row in those)}" for name in ("champion", "fine-tuned", "Dr. DRL")
+        ]
         print(f"of {len(those)} runs, {what}, healed: this project {best}, {', '.join(others)}", flush=True)
 
 
@@ -136,7 +138,8 @@ def judged(networks: QNetworks, env_id: str, world: World) -> float:
 
 def record(champion: QNetworks, env_id: str, world: World, *, steps: int = 60) -> tuple[Any, Any, Any]:
     """Observations, actions and next observations of the champion in a world."""
-    env, columns = make(env_id, world), ([], [], [])  # type: ignore[var-annotated]
+    env = make(env_id, world)
+    columns: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     observation, _ = env.reset(seed=secrets.randbits(31))
     for _ in range(steps):
         with torch.no_grad():

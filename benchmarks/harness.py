@@ -34,8 +34,9 @@ def write(name: str, rows: Sequence[dict[str, Any]]) -> Path:
     """Write the rows of a measurement to `results/<name>.json`."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
+    given = ["python", "-m", *sys.argv[1:]] if sys.argv[0] == "-m" else sys.orig_argv[1:]
     content = {
-        "command": " ".join(["python", "-m", *sys.argv[1:]]) if sys.argv[0] == "-m" else " ".join(sys.orig_argv[1:]),
+        "command": " ".join(Path(each).name if Path(each).is_absolute() else each for each in given),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": machine(),

@@ -40,7 +40,7 @@ def main() -> None:
     seconds = cpu_time(play)
     row = {
         "environment": "Acrobot-v1",
-        "who": f"beam search, {arguments.width} states",
+        "method": f"beam search, {arguments.width} states",
         "episodes": len(returns),
         "mean return": float(np.mean(returns)),
         "least": min(returns),

@@ -42,7 +42,7 @@ class WorldEnv(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         bare: Any = env.unwrapped
         if isinstance(bare, AcrobotEnv):
-            bare._dsdt = partial(_bounded, bare._dsdt)  # type: ignore[method-assign]
+            bare._dsdt = partial(_bounded, bare._dsdt)  # type: ignore[method-assign] # bounds what its step integrates
         self._conditions = Conditions((world,), env, num_envs=1, space=env.observation_space)
 
     @property

@@ -41,7 +41,7 @@ def require_device(name: str) -> torch.device:
 def torch_threads(number: int) -> Iterator[None]:
     """Use this many PyTorch threads inside the block; a single one takes numbers below the least normal float32 for 0.
 
-    A first moment of Adam whose gradient stays 0 otherwise ends as such a number for good. In a network on sparse
+    Where a gradient stays 0, Adam's first moment otherwise ends as such a number for good. In a network on sparse
     images two fifths of them do, and a step of AdamW takes twice as long, on some processors ten times. PyTorch sets
     this for the calling thread alone: with several, the thread that computes a number would decide whether it is kept.
     """

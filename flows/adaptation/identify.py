@@ -70,7 +70,7 @@ def identify_world(experience: str, model: str, attempt: Attempt) -> dict[str, A
     answer = mlflow.artifacts.load_dict(experience)
     env_id = answer["env_id"]
     try:
-        if model_name(env_id) != model:  # an event chooses neither a module to import nor whose steps explain a world
+        if model_name(env_id) != model:  # else an event could choose a module to import
             raise UnexplainedError(f"the server plays {env_id}, and the event is of the model {model[:80]!r}")
         if env_id in by_step.ENVIRONMENTS:
             result = identify_from(answer)
